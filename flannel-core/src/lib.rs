@@ -1,2 +1,30 @@
-//! The domain of a routed container network: config, subnets, leases, peers, allocation, the traits and the node that drives them.
+//! The domain of a routed container network, without I/O.
 #![forbid(unsafe_code)]
+
+mod alloc;
+mod backend;
+mod backoff;
+mod cidr;
+mod config;
+mod fields;
+mod identity;
+mod lease;
+mod peers;
+mod report;
+mod store;
+mod subnet;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use alloc::{NetworkFull, choose};
+pub use backend::{Backend, BackendError, Network};
+pub use backoff::Backoff;
+pub use cidr::{Cidr, SubnetRange};
+pub use config::{BackendConfig, ConfigError, NetworkConfig};
+pub use fields::{FieldError, Fields};
+pub use identity::{InvalidNodeId, NodeId};
+pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};
+pub use peers::{Folded, Peers};
+pub use report::{PeerFault, PeerProblem, SyncReport};
+pub use store::{Store, StoreError, SubnetLease};
+pub use subnet::{InvalidSubnetKey, Subnet};

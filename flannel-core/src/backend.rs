@@ -1,0 +1,140 @@
+//! The data path between nodes: the contract that every backend keeps.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::{
+    fields::FieldError,
+    lease::{Lease, LeaseAttrs},
+    peers::Peers,
+    report::SyncReport,
+};
+
+/// A way to carry packets between nodes: it makes the [`Network`] once the node has its lease.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// What this node has to publish so that peers reach it.
+    ///
+    /// Called before there is a lease, with the one from before a restart if the store knows it; and again while the node
+    /// runs, with its lease, whenever the network may have drifted: an answer that differs is published.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; the node calls again later unless the error is final.
+    async fn advertise<'a>(
+        &'a self,
+        previous: Option<&'a Lease>,
+    ) -> Result<LeaseAttrs, BackendError>;
+
+    /// Brings up our own end of the data path, adopting what an earlier run has left.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; the node calls again later unless the error is final.
+    ///
+    /// # Cancel safety
+    ///
+    /// If dropped, our end may be half made; calling it again completes it.
+    async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError>;
+}
+
+/// A running data path. Dropping it leaves the data path up.
+///
+/// Every clause below is a test of `network_conformance!`, which each backend runs on a real
+/// kernel.
+///
+/// * `reaches_the_goal`: after a sync, peers are reached and nobody else.
+/// * `a_second_sync_changes_nothing` and writes nothing.
+/// * `repairs_drift` within a second of [`drifted`](Self::drifted) resolving.
+/// * `forgets_who_left`, also those who left while nobody ran.
+/// * `leaves_foreign_state_alone`.
+/// * `survives_being_dropped_at_any_await`: the next sync finishes the job.
+/// * `a_bad_peer_costs_only_itself` and is named in the report.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait Network: fmt::Debug + Send {
+    /// The largest packet that a pod may send, in bytes. May change with any sync.
+    fn mtu(&self) -> u32;
+
+    /// Makes the data path match `peers`: all of them, and no others of ours.
+    ///
+    /// What fails for one peer is in the report and stops nobody else.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the set as a whole cannot be worked on, such as a kernel that does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// If dropped, part of the changes is made; the next sync makes the rest.
+    async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError>;
+
+    /// Resolves when the data path may not match any more, by somebody else's doing.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if that can no longer be told; the node then syncs to be sure.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it loses no notice: the next call resolves at once.
+    async fn drifted(&mut self) -> Result<(), BackendError>;
+
+    /// Takes down all that this network has made, and nothing else. Never called unless somebody asks for it.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] naming what could not be removed; the rest is removed all the same.
+    async fn teardown(self: Box<Self>) -> Result<(), BackendError>;
+}
+
+/// Why a backend cannot do what it was asked to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The backend's options in the network configuration cannot be used.
+    #[error("options of the {backend} backend")]
+    Config {
+        /// The backend's name.
+        backend: &'static str,
+        /// Which option, and what would be valid.
+        #[source]
+        source: FieldError,
+    },
+    /// There is no interface or address to reach peers from.
+    #[error("no interface to reach peers from")]
+    Interface {
+        /// What was looked for and what was there.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel refuses something that all peers need.
+    #[error("cannot {operation}")]
+    Kernel {
+        /// What we wanted, with its object.
+        operation: String,
+        /// The kernel's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// This backend cannot work with these settings on this machine.
+    #[error("the {backend} backend cannot work here: {reason}")]
+    Unsupported {
+        /// The backend's name.
+        backend: &'static str,
+        /// Why, and what to do instead.
+        reason: String,
+    },
+}
+
+impl BackendError {
+    /// Whether waiting can help without anybody changing the configuration.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Interface { .. } | Self::Kernel { .. } => true,
+            Self::Config { .. } | Self::Unsupported { .. } => false,
+        }
+    }
+}

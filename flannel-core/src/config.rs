@@ -1,0 +1,351 @@
+//! The network configuration: flannel's JSON, read into a value that cannot be wrong.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use ipnetwork::{Ipv4Network, Ipv6Network};
+use serde::{
+    Deserialize, Serialize, Serializer,
+    ser::{Error as _, SerializeMap},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    cidr::{Cidr, SubnetRange, host_mask, parse_cidr},
+    fields::{FieldError, Fields, invalid},
+    subnet::Subnet,
+};
+
+/// What all nodes of a network agree on: the address space, how it is cut, and the backend.
+///
+/// Parsed with [`str::parse`] from flannel's JSON and printed by serde in the same form. At least one family is enabled, and
+/// every range is aligned, ordered and inside of its network.
+///
+/// # Examples
+///
+/// ```
+/// use flannel_core::NetworkConfig;
+///
+/// let config: NetworkConfig = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}"#.parse()?;
+/// let range = config.ipv4().unwrap();
+/// assert_eq!((range.subnet_len(), range.count()), (24, 255));
+/// assert_eq!(config.backend().kind(), "host-gw");
+/// # Ok::<(), flannel_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "Box<RawValue>")]
+pub struct NetworkConfig {
+    ipv4: Option<SubnetRange<Ipv4Network>>,
+    ipv6: Option<SubnetRange<Ipv6Network>>,
+    enable_nftables: bool,
+    backend: BackendConfig,
+}
+
+/// The `Backend` member: a type, and options that only the backend understands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BackendConfig {
+    kind: String,
+    /// The whole object as it was written; `None` if the configuration has none.
+    json: Option<String>,
+}
+
+/// Why a text is not a usable network configuration.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A member is missing, malformed, or does not fit the others.
+    #[error("network config: {0}")]
+    Field(#[from] FieldError),
+    /// Both families are switched off.
+    #[error("network config: EnableIPv4 and EnableIPv6 are both false, expected at least one true")]
+    NoFamily,
+}
+
+impl NetworkConfig {
+    /// The IPv4 subnets, if IPv4 is enabled.
+    pub fn ipv4(&self) -> Option<&SubnetRange<Ipv4Network>> {
+        self.ipv4.as_ref()
+    }
+
+    /// The IPv6 subnets, if IPv6 is enabled.
+    pub fn ipv6(&self) -> Option<&SubnetRange<Ipv6Network>> {
+        self.ipv6.as_ref()
+    }
+
+    /// Whether the cluster asks for nftables instead of iptables.
+    pub fn enable_nftables(&self) -> bool {
+        self.enable_nftables
+    }
+
+    /// Which backend to use, with its options.
+    pub fn backend(&self) -> &BackendConfig {
+        &self.backend
+    }
+
+    /// Whether `subnet` is one that a node may hold: its families are exactly the enabled ones, each in range and of the right size.
+    pub fn admits(&self, subnet: &Subnet) -> bool {
+        let fits4 = match (&self.ipv4, subnet.ipv4()) {
+            (Some(range), Some(block)) => range.contains(block),
+            (range, block) => range.is_none() && block.is_none(),
+        };
+        let fits6 = match (&self.ipv6, subnet.ipv6()) {
+            (Some(range), Some(block)) => range.contains(block),
+            (range, block) => range.is_none() && block.is_none(),
+        };
+        fits4 && fits6
+    }
+}
+
+impl BackendConfig {
+    /// The backend's type in lower case: `udp` if the configuration has no `Backend`, empty if it has one without a `Type`.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// Whether the configuration names its backend; if not, `udp` is flannel's default.
+    pub fn is_explicit(&self) -> bool {
+        self.json.is_some()
+    }
+
+    /// The members of the object, for the backend to read its options from.
+    pub fn options(&self) -> Fields {
+        let json = self.json.as_deref().unwrap_or("{}");
+        Fields::parse(json).expect("checked when the configuration was parsed")
+    }
+}
+
+impl FromStr for NetworkConfig {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let fields = Fields::parse(text)?;
+        let wanted4 = fields.boolean("EnableIPv4", true)?;
+        let wanted6 = fields.boolean("EnableIPv6", false)?;
+        // Malformed members are refused even where the family is off, as flannel does.
+        let ipv4 = Keys::IPV4.read(&fields, |text| text.parse::<Ipv4Addr>().ok())?;
+        let ipv6 = Keys::IPV6.read(&fields, |text| text.parse::<Ipv6Addr>().ok())?;
+        if !wanted4 && !wanted6 {
+            return Err(ConfigError::NoFamily);
+        }
+        Ok(Self {
+            ipv4: wanted4.then(|| Keys::IPV4.range(ipv4)).transpose()?,
+            ipv6: wanted6.then(|| Keys::IPV6.range(ipv6)).transpose()?,
+            enable_nftables: fields.boolean("EnableNFTables", false)?,
+            backend: backend(&fields)?,
+        })
+    }
+}
+
+impl TryFrom<Box<RawValue>> for NetworkConfig {
+    type Error = ConfigError;
+
+    fn try_from(json: Box<RawValue>) -> Result<Self, ConfigError> {
+        json.get().parse()
+    }
+}
+
+impl Serialize for NetworkConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("EnableIPv4", &self.ipv4.is_some())?;
+        map.serialize_entry("EnableIPv6", &self.ipv6.is_some())?;
+        map.serialize_entry("EnableNFTables", &self.enable_nftables)?;
+        if let Some(range) = &self.ipv4 {
+            Keys::IPV4.serialize(range, &mut map)?;
+        }
+        if let Some(range) = &self.ipv6 {
+            Keys::IPV6.serialize(range, &mut map)?;
+        }
+        if let Some(json) = &self.backend.json {
+            let raw: &RawValue = serde_json::from_str(json).map_err(S::Error::custom)?;
+            map.serialize_entry("Backend", raw)?;
+        }
+        map.end()
+    }
+}
+
+fn backend(fields: &Fields) -> Result<BackendConfig, FieldError> {
+    match fields.present("Backend") {
+        None => Ok(BackendConfig {
+            kind: "udp".into(),
+            json: None,
+        }),
+        // `null` is an object without a type in flannel's eyes, and a backend without a type is unknown to everybody.
+        Some("null") => Ok(BackendConfig {
+            kind: String::new(),
+            json: Some("{}".into()),
+        }),
+        Some(json) => {
+            let options = Fields::parse(json)
+                .map_err(|_| invalid("Backend", json, "an object with a Type"))?;
+            let kind = options.text("Type")?.unwrap_or_default().to_lowercase();
+            Ok(BackendConfig {
+                kind,
+                json: Some(json.into()),
+            })
+        }
+    }
+}
+
+/// The names of one family's members, and flannel's limits for it.
+struct Keys {
+    network: &'static str,
+    subnet_len: &'static str,
+    subnet_min: &'static str,
+    subnet_max: &'static str,
+    family: &'static str,
+    /// Leading bits of the smallest network that can be cut, as in flannel's `CheckNetworkConfig`.
+    longest_network: u8,
+    /// Leading bits of the smallest subnet.
+    longest_subnet: u8,
+    /// Leading bits of a subnet if nothing is said and the network has room.
+    usual_subnet: u8,
+}
+
+/// One family's members as written; `None` where absent or all zero, which flannel treats alike.
+struct Written<C: Cidr> {
+    network: Option<C>,
+    subnet_len: Option<u64>,
+    subnet_min: Option<C::Address>,
+    subnet_max: Option<C::Address>,
+}
+
+impl Keys {
+    const IPV4: Self = Self {
+        network: "Network",
+        subnet_len: "SubnetLen",
+        subnet_min: "SubnetMin",
+        subnet_max: "SubnetMax",
+        family: "IPv4",
+        longest_network: 28,
+        longest_subnet: 30,
+        usual_subnet: 24,
+    };
+
+    const IPV6: Self = Self {
+        network: "IPv6Network",
+        subnet_len: "IPv6SubnetLen",
+        subnet_min: "IPv6SubnetMin",
+        subnet_max: "IPv6SubnetMax",
+        family: "IPv6",
+        longest_network: 124,
+        longest_subnet: 126,
+        usual_subnet: 64,
+    };
+
+    fn read<C: Cidr>(
+        &self,
+        fields: &Fields,
+        address: impl Fn(&str) -> Option<C::Address>,
+    ) -> Result<Written<C>, FieldError> {
+        let block = format!("an {} block such as {}", self.family, self.example());
+        let single = format!("an {} address", self.family);
+        let bound = |key: &str| {
+            let bound = fields.parsed(key, &single, &address)?;
+            Ok::<_, FieldError>(bound.filter(|bound| C::address_bits(*bound) != 0))
+        };
+        Ok(Written {
+            network: fields
+                .parsed(self.network, &block, |text| parse_cidr::<C>(text, &address))?
+                .filter(|network| (network.bits(), network.len()) != (0, 0)),
+            subnet_len: fields
+                .integer(self.subnet_len, 0..=u64::from(u32::MAX))?
+                .filter(|len| *len != 0),
+            subnet_min: bound(self.subnet_min)?,
+            subnet_max: bound(self.subnet_max)?,
+        })
+    }
+
+    /// Flannel's derivation of what is not written, and its checks.
+    fn range<C: Cidr>(&self, written: Written<C>) -> Result<SubnetRange<C>, FieldError> {
+        let network = written.network.ok_or_else(|| {
+            let expected = format!("an {} block such as {}", self.family, self.example());
+            invalid(self.network, "missing", expected)
+        })?;
+        let subnet_len = self.subnet_len(network, written.subnet_len)?;
+        let size = host_mask::<C>(subnet_len) + 1;
+
+        // The first subnet stays unused by default, because its address is that of the network.
+        let first = written
+            .subnet_min
+            .map_or(network.bits() + size, C::address_bits);
+        let last = written
+            .subnet_max
+            .map_or(network.last_bits() - (size - 1), C::address_bits);
+        for (key, bound) in [(self.subnet_min, first), (self.subnet_max, last)] {
+            let shown = C::address(bound).to_string();
+            if !(network.bits()..=network.last_bits()).contains(&bound) {
+                return Err(invalid(key, &shown, format!("an address in {network}")));
+            }
+            if bound & (size - 1) != 0 {
+                let before = C::from_bits(bound, subnet_len);
+                return Err(invalid(
+                    key,
+                    &shown,
+                    format!("the first of a /{subnet_len} subnet such as {before}"),
+                ));
+            }
+        }
+        if first > last {
+            let expected = format!("at most {} = {}", self.subnet_max, C::address(last));
+            return Err(invalid(
+                self.subnet_min,
+                &C::address(first).to_string(),
+                expected,
+            ));
+        }
+        Ok(SubnetRange::new(network, subnet_len, first, last))
+    }
+
+    /// The written length if the network has room for four subnets of it, else flannel's default for the network.
+    fn subnet_len<C: Cidr>(&self, network: C, written: Option<u64>) -> Result<u8, FieldError> {
+        let shortest = network.len() + 2;
+        match written {
+            Some(len) => {
+                let valid = u8::try_from(len)
+                    .ok()
+                    .filter(|len| (shortest..=self.longest_subnet).contains(len));
+                valid.ok_or_else(|| {
+                    let expected = if shortest <= self.longest_subnet {
+                        format!(
+                            "{shortest} to {}, so that {network} holds four subnets",
+                            self.longest_subnet
+                        )
+                    } else {
+                        format!("a larger {} than {network}", self.network)
+                    };
+                    invalid(self.subnet_len, &len.to_string(), expected)
+                })
+            }
+            None if network.len() > self.longest_network => {
+                let expected = format!("a block of /{} or larger", self.longest_network);
+                Err(invalid(self.network, &network.to_string(), expected))
+            }
+            None => Ok(shortest.max(self.usual_subnet)),
+        }
+    }
+
+    fn example(&self) -> &'static str {
+        if self.family == "IPv4" {
+            "10.244.0.0/16"
+        } else {
+            "fd00:10:244::/48"
+        }
+    }
+
+    fn serialize<C: Cidr, M: SerializeMap>(
+        &self,
+        range: &SubnetRange<C>,
+        map: &mut M,
+    ) -> Result<(), M::Error> {
+        map.serialize_entry(self.network, &range.network().to_string())?;
+        map.serialize_entry(self.subnet_len, &range.subnet_len())?;
+        map.serialize_entry(self.subnet_min, &range.subnet_min().to_string())?;
+        map.serialize_entry(self.subnet_max, &range.subnet_max().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Leases, and flannel's JSON for what a node tells its peers.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::value::RawValue;
+
+use crate::{
+    fields::{FieldError, Fields, shorten},
+    identity::NodeId,
+    subnet::Subnet,
+};
+
+/// A node's hold on a subnet, as its peers see it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Lease {
+    /// The addresses that are the node's.
+    pub subnet: Subnet,
+    /// How to reach the node.
+    pub attrs: LeaseAttrs,
+    /// Who holds it, where the store knows. Flannel's own leases do not say.
+    pub node: Option<NodeId>,
+}
+
+impl Lease {
+    /// A lease whose holder is known by its address only.
+    pub fn new(subnet: Subnet, attrs: LeaseAttrs) -> Self {
+        Self {
+            subnet,
+            attrs,
+            node: None,
+        }
+    }
+
+    /// The same lease, held by `node`.
+    pub fn held_by(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
+        self
+    }
+}
+
+/// What a node publishes about itself with its lease.
+///
+/// [`fmt::Display`] prints and [`str::parse`] reads flannel's JSON: compact, members in this order, `PublicIP` always there,
+/// `PublicIPv6` `null` when unset, the others left out when empty.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LeaseAttrs {
+    /// The IPv4 address at which peers reach the node; flannel writes `0.0.0.0` for none.
+    pub public_ip: Option<Ipv4Addr>,
+    /// The IPv6 address at which peers reach the node.
+    pub public_ipv6: Option<Ipv6Addr>,
+    /// The backend's name; empty for those that publish none, such as flannel's `udp`.
+    pub backend_type: String,
+    /// What the backend tells its peers about IPv4.
+    pub backend_data: Option<RawJson>,
+    /// What the backend tells its peers about IPv6.
+    pub backend_v6_data: Option<RawJson>,
+}
+
+/// A text that is not a lease's JSON.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// A member is malformed.
+    #[error("lease: {0}")]
+    Field(#[from] FieldError),
+    /// The value is longer than any lease.
+    #[error("lease: {len} bytes, expected at most {MAX_LEASE_BYTES}")]
+    Oversized {
+        /// The value's length in bytes.
+        len: usize,
+    },
+}
+
+/// The longest lease value that is read, in bytes. Those of flannel's backends have less than 300; the rest is room for the
+/// extension backend, whose commands choose what they publish.
+pub const MAX_LEASE_BYTES: usize = 64 * 1024;
+
+impl LeaseAttrs {
+    /// The first public address, IPv4 before IPv6.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.public_ip
+            .map(IpAddr::V4)
+            .or_else(|| self.public_ipv6.map(IpAddr::V6))
+    }
+}
+
+impl fmt::Display for LeaseAttrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        // Go's encoder escapes these five inside strings, and they occur nowhere else in JSON.
+        for c in json.chars() {
+            match c {
+                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => write!(f, "\\u{:04x}", c as u32)?,
+                c => fmt::Write::write_char(f, c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for LeaseAttrs {
+    type Err = LeaseError;
+
+    fn from_str(text: &str) -> Result<Self, LeaseError> {
+        if text.len() > MAX_LEASE_BYTES {
+            return Err(LeaseError::Oversized { len: text.len() });
+        }
+        let fields = Fields::parse(text)?;
+        let raw = |key: &str| fields.raw(key).and_then(|json| RawJson::new(json).ok());
+        Ok(Self {
+            public_ip: fields
+                .parsed("PublicIP", "an IPv4 address", |text| text.parse().ok())?
+                .filter(|ip| *ip != Ipv4Addr::UNSPECIFIED),
+            public_ipv6: fields
+                .parsed("PublicIPv6", "an IPv6 address", |text| text.parse().ok())?
+                .filter(|ip| *ip != Ipv6Addr::UNSPECIFIED),
+            backend_type: fields.text("BackendType")?.unwrap_or_default(),
+            backend_data: raw("BackendData"),
+            backend_v6_data: raw("BackendV6Data"),
+        })
+    }
+}
+
+impl Serialize for LeaseAttrs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Mirrors LeaseAttrs in pkg/lease/lease.go at cdf76059.
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("PublicIP", &self.public_ip.unwrap_or(Ipv4Addr::UNSPECIFIED))?;
+        map.serialize_entry("PublicIPv6", &self.public_ipv6)?;
+        if !self.backend_type.is_empty() {
+            map.serialize_entry("BackendType", &self.backend_type)?;
+        }
+        if let Some(data) = &self.backend_data {
+            map.serialize_entry("BackendData", data)?;
+        }
+        if let Some(data) = &self.backend_v6_data {
+            map.serialize_entry("BackendV6Data", data)?;
+        }
+        map.end()
+    }
+}
+
+/// One JSON value as compact text, which only its backend understands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RawJson(String);
+
+/// A text that is not one JSON value.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{text} is not JSON")]
+pub struct InvalidJson {
+    text: String,
+}
+
+impl RawJson {
+    /// Takes one JSON value, without its white space.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidJson`] if `text` is not exactly one value.
+    pub fn new(text: &str) -> Result<Self, InvalidJson> {
+        let raw: &RawValue = serde_json::from_str(text.trim()).map_err(|_| InvalidJson {
+            text: shorten(text),
+        })?;
+        let (mut in_string, mut escaped) = (false, false);
+        let significant = |c: &char| {
+            let keep = in_string || !c.is_ascii_whitespace();
+            in_string ^= *c == '"' && !escaped;
+            escaped = *c == '\\' && !escaped;
+            keep
+        };
+        Ok(Self(raw.get().chars().filter(significant).collect()))
+    }
+
+    /// The value's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RawJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for RawJson {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+/// A change in the set of leases.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LeaseEvent {
+    /// The subnet is nobody's any more.
+    Remove(Subnet),
+    /// These are all leases there are; whatever was known before is void.
+    Reset(Vec<Lease>),
+    /// A lease is new, or its attributes or holder changed.
+    Upsert(Lease),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn leases_print_byte_for_byte_as_flannels() {
+        // TestEtcdRegistry in pkg/subnet/etcd/registry_test.go at cdf76059 asserts the first; the second is what a vxlan node writes.
+        for text in [
+            r#"{"PublicIP":"1.2.3.4","PublicIPv6":null}"#,
+            r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#,
+            r#"{"PublicIP":"0.0.0.0","PublicIPv6":"fd00::7","BackendType":"host-gw"}"#,
+            r#"{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"extension","BackendData":"a \u003c b\u0026\u2028 \\\" "}"#,
+        ] {
+            assert_eq!(text.parse::<LeaseAttrs>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_other_nodes_write_is_read_in_any_spelling() {
+        let text = r#" {"publicip": "1.2.3.4", "BACKENDTYPE": "vxlan", "extra": [1],
+                        "backendData": { "VNI" : 1, "VtepMAC" : "a b" } , "BackendV6Data": null} "#;
+        let attrs: LeaseAttrs = text.parse().unwrap();
+        assert_eq!(attrs.public_ip, Some(Ipv4Addr::new(1, 2, 3, 4)));
+        assert_eq!(
+            attrs.backend_data.unwrap().as_str(),
+            r#"{"VNI":1,"VtepMAC":"a b"}"#
+        );
+        assert_eq!(attrs.backend_v6_data, None);
+        assert_eq!("{}".parse::<LeaseAttrs>().unwrap(), LeaseAttrs::default());
+    }
+
+    #[test]
+    fn garbage_is_an_error_that_names_the_member() {
+        let error = r#"{"PublicIP":"::1"}"#.parse::<LeaseAttrs>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"lease: PublicIP is "::1", expected an IPv4 address"#
+        );
+        let long = format!(
+            r#"{{"PublicIP":"1.2.3.4","x":"{}"}}"#,
+            "x".repeat(MAX_LEASE_BYTES)
+        );
+        assert!(matches!(
+            long.parse::<LeaseAttrs>(),
+            Err(LeaseError::Oversized { .. })
+        ));
+    }
+
+    prop_compose! {
+        fn attrs()(
+            v4 in proptest::option::of(1u32..),
+            v6 in proptest::option::of(1u128..),
+            backend_type in "[ -~é<>&\u{2028}]{0,20}",
+            data in proptest::option::of("\\PC{0,30}"),
+        ) -> LeaseAttrs {
+            let data = data.map(|text| RawJson::new(&serde_json::to_string(&text).unwrap()).unwrap());
+            LeaseAttrs {
+                public_ip: v4.map(Ipv4Addr::from),
+                public_ipv6: v6.map(Ipv6Addr::from),
+                backend_type,
+                backend_data: data.clone(),
+                backend_v6_data: data,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_lease_survives_its_json(attrs in attrs()) {
+            let read: LeaseAttrs = attrs.to_string().parse().unwrap();
+            // Escapes may differ inside of raw data; the values do not.
+            let value = |raw: &Option<RawJson>| {
+                raw.as_ref().map(|raw| serde_json::from_str::<String>(raw.as_str()).unwrap())
+            };
+            prop_assert_eq!(value(&read.backend_data), value(&attrs.backend_data));
+            prop_assert_eq!(read.to_string(), attrs.to_string());
+            prop_assert_eq!((read.public_ip, read.public_ipv6), (attrs.public_ip, attrs.public_ipv6));
+            prop_assert_eq!(read.backend_type, attrs.backend_type);
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,200}", value in "\\PC{0,20}") {
+            let _ = text.parse::<LeaseAttrs>();
+            let _ = format!(r#"{{"PublicIP":{value},"BackendData":{value}}}"#).parse::<LeaseAttrs>();
+            let _ = RawJson::new(&value);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The other nodes, folded from lease events.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{
+    cidr::Cidr,
+    config::NetworkConfig,
+    lease::{Lease, LeaseEvent},
+    report::{PeerFault, PeerProblem},
+    subnet::Subnet,
+};
+
+/// The complete set of peers, as a backend has to serve it.
+///
+/// Our own lease is never among them. A lease that would harm this node if it were followed (outside of the network, over our
+/// own subnet, at our own or an impossible address) is kept aside with the reason; see [`refused`](Self::refused).
+///
+/// Cloning costs one reference count per peer.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    config: NetworkConfig,
+    own: Lease,
+    accepted: BTreeMap<Subnet, Arc<Lease>>,
+    refused: BTreeMap<Subnet, (Arc<Lease>, PeerFault)>,
+    revision: u64,
+    changes: VecDeque<Subnet>,
+}
+
+/// What folding an event showed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Folded {
+    /// Whether the set of peers changed, so that a sync has something to do.
+    pub peers_changed: bool,
+    /// Whether the store shows our own lease other than we wrote it: gone, or with other attributes or another holder.
+    pub own_differs: bool,
+}
+
+impl Peers {
+    /// No peers yet, for the node that holds `own` in the network of `config`.
+    pub fn new(config: NetworkConfig, own: Lease) -> Self {
+        Self {
+            config,
+            own,
+            accepted: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            revision: 0,
+            changes: VecDeque::new(),
+        }
+    }
+
+    /// Takes in one event of the watch.
+    pub fn fold(&mut self, event: LeaseEvent) -> Folded {
+        let before = self.revision;
+        let own_differs = match event {
+            LeaseEvent::Remove(subnet) => {
+                self.forget(subnet);
+                subnet == self.own.subnet
+            }
+            LeaseEvent::Reset(leases) => {
+                let next: BTreeMap<_, _> = leases
+                    .into_iter()
+                    .map(|lease| (lease.subnet, lease))
+                    .collect();
+                let gone: Vec<_> = self
+                    .subnets()
+                    .filter(|subnet| !next.contains_key(subnet))
+                    .collect();
+                for subnet in gone {
+                    self.forget(subnet);
+                }
+                let own_differs = next
+                    .get(&self.own.subnet)
+                    .is_none_or(|own| self.differs(own));
+                for lease in next.into_values() {
+                    self.upsert(Arc::new(lease));
+                }
+                own_differs
+            }
+            LeaseEvent::Upsert(lease) => {
+                let own_differs = lease.subnet == self.own.subnet && self.differs(&lease);
+                self.upsert(Arc::new(lease));
+                own_differs
+            }
+        };
+        Folded {
+            peers_changed: self.revision != before,
+            own_differs,
+        }
+    }
+
+    /// Goes on with another lease of our own, and judges all known leases anew.
+    pub fn set_own(&mut self, own: Lease) {
+        self.own = own;
+        let refused = std::mem::take(&mut self.refused)
+            .into_values()
+            .map(|(lease, _)| lease);
+        let known: Vec<_> = refused.chain(self.accepted.values().cloned()).collect();
+        for lease in known {
+            self.upsert(lease);
+        }
+        self.forget(self.own.subnet);
+    }
+
+    /// Our own lease.
+    pub fn own(&self) -> &Lease {
+        &self.own
+    }
+
+    /// The network that all peers are in.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// The peers in the order of their subnets.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Lease> {
+        self.accepted.values().map(Arc::as_ref)
+    }
+
+    /// The peer that holds exactly `subnet`.
+    pub fn get(&self, subnet: &Subnet) -> Option<&Lease> {
+        self.accepted.get(subnet).map(Arc::as_ref)
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.accepted.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.accepted.is_empty()
+    }
+
+    /// The leases that are kept aside, with the reason.
+    pub fn refused(&self) -> impl ExactSizeIterator<Item = PeerProblem> {
+        self.refused.values().map(|(lease, fault)| {
+            PeerProblem::new(lease.subnet, lease.attrs.address(), fault.clone())
+        })
+    }
+
+    /// A number that grows with every change of a peer.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The subnets whose peers came, left or changed after `revision`; `None` if that is too long ago to tell, and whoever asks
+    /// has to look at all peers.
+    pub fn changed_since(&self, revision: u64) -> Option<BTreeSet<Subnet>> {
+        let count = usize::try_from(self.revision.checked_sub(revision)?).ok()?;
+        let skip = self.changes.len().checked_sub(count)?;
+        Some(self.changes.iter().skip(skip).copied().collect())
+    }
+
+    fn subnets(&self) -> impl Iterator<Item = Subnet> {
+        self.accepted.keys().chain(self.refused.keys()).copied()
+    }
+
+    fn differs(&self, seen: &Lease) -> bool {
+        // A store that knows no holders shows none; that is no difference.
+        let other_holder = seen.node.is_some() && seen.node != self.own.node;
+        seen.attrs != self.own.attrs || other_holder
+    }
+
+    fn upsert(&mut self, lease: Arc<Lease>) {
+        let subnet = lease.subnet;
+        if subnet == self.own.subnet {
+            return;
+        }
+        match self.harm(&lease) {
+            Some(fault) => {
+                self.forget(subnet);
+                self.refused.insert(subnet, (lease, fault));
+            }
+            None => {
+                self.refused.remove(&subnet);
+                if self.accepted.get(&subnet) != Some(&lease) {
+                    self.accepted.insert(subnet, lease);
+                    self.note(subnet);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, subnet: Subnet) {
+        self.refused.remove(&subnet);
+        if self.accepted.remove(&subnet).is_some() {
+            self.note(subnet);
+        }
+    }
+
+    fn note(&mut self, subnet: Subnet) {
+        self.revision += 1;
+        if self.changes.len() == REMEMBERED_CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(subnet);
+    }
+
+    /// Why following `lease` would harm this node, if it would. Only the families that this node has are looked at.
+    fn harm(&self, lease: &Lease) -> Option<PeerFault> {
+        let refuse = |detail: String| Some(PeerFault::Refused { detail });
+        if lease.subnet.overlaps(&self.own.subnet) {
+            return refuse(format!("it overlaps our own subnet {}", self.own.subnet));
+        }
+        if let (Some(range), Some(block)) = (self.config.ipv4(), lease.subnet.ipv4())
+            && !range.network().encloses(&block)
+        {
+            return refuse(format!(
+                "{block} is outside of the network {}",
+                range.network()
+            ));
+        }
+        if let (Some(range), Some(block)) = (self.config.ipv6(), lease.subnet.ipv6())
+            && !range.network().encloses(&block)
+        {
+            return refuse(format!(
+                "{block} is outside of the network {}",
+                range.network()
+            ));
+        }
+        let v4 = lease.attrs.public_ip.map(IpAddr::V4);
+        let v6 = lease.attrs.public_ipv6.map(IpAddr::V6);
+        for address in [v4, v6].into_iter().flatten() {
+            let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+            if address.is_loopback() || address.is_multicast() || broadcast {
+                return refuse(format!("no node is reached at {address}"));
+            }
+        }
+        None
+    }
+}
+
+/// How many changes are remembered for [`Peers::changed_since`]: more than a burst between two syncs usually has, and few
+/// enough that looking at all peers is cheaper beyond it.
+const REMEMBERED_CHANGES: usize = 1024;
+
+#[cfg(test)]
+mod tests;

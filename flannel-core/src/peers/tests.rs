@@ -1,0 +1,215 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::lease::LeaseAttrs;
+
+fn config() -> NetworkConfig {
+    r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap()
+}
+
+fn lease(key: &str, public_ip: &str) -> Lease {
+    let attrs = LeaseAttrs {
+        public_ip: public_ip.parse().ok(),
+        ..LeaseAttrs::default()
+    };
+    Lease::new(key.parse().unwrap(), attrs)
+}
+
+fn peers() -> Peers {
+    Peers::new(config(), lease("10.3.1.0-24", "192.0.2.1"))
+}
+
+fn keys(peers: &Peers) -> Vec<String> {
+    peers.iter().map(|lease| lease.subnet.to_string()).collect()
+}
+
+#[test]
+fn our_own_lease_is_not_a_peer() {
+    let mut peers = peers();
+    let leases = vec![
+        lease("10.3.1.0-24", "192.0.2.1"),
+        lease("10.3.2.0-24", "192.0.2.2"),
+    ];
+    let folded = peers.fold(LeaseEvent::Reset(leases));
+    assert_eq!(
+        folded,
+        Folded {
+            peers_changed: true,
+            own_differs: false
+        }
+    );
+    assert_eq!(keys(&peers), ["10.3.2.0-24"]);
+}
+
+#[test]
+fn an_own_lease_that_differs_is_told() {
+    let mut peers = peers();
+    assert!(
+        peers
+            .fold(LeaseEvent::Remove("10.3.1.0-24".parse().unwrap()))
+            .own_differs
+    );
+    assert!(
+        peers
+            .fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.9")))
+            .own_differs
+    );
+    assert!(peers.fold(LeaseEvent::Reset(vec![])).own_differs);
+    let thief = lease("10.3.1.0-24", "192.0.2.1").held_by("thief".parse().unwrap());
+    assert!(peers.fold(LeaseEvent::Upsert(thief)).own_differs);
+    assert!(
+        !peers
+            .fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.1")))
+            .own_differs
+    );
+}
+
+#[test]
+fn an_event_that_repeats_what_is_known_changes_nothing() {
+    let mut peers = peers();
+    let event = LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2"));
+    assert!(peers.fold(event.clone()).peers_changed);
+    assert!(!peers.fold(event).peers_changed);
+    assert!(
+        !peers
+            .fold(LeaseEvent::Reset(vec![
+                lease("10.3.1.0-24", "192.0.2.1"),
+                lease("10.3.2.0-24", "192.0.2.2"),
+            ]))
+            .peers_changed
+    );
+}
+
+#[test]
+fn a_lease_that_would_harm_us_is_refused_by_name() {
+    let mut peers = peers();
+    for (key, address, reason) in [
+        ("10.3.1.128-25", "192.0.2.2", "overlaps our own subnet"),
+        ("10.3.0.0-16", "192.0.2.2", "overlaps our own subnet"),
+        ("0.0.0.0-0", "192.0.2.2", "overlaps our own subnet"),
+        (
+            "10.4.2.0-24",
+            "192.0.2.2",
+            "outside of the network 10.3.0.0/16",
+        ),
+        (
+            "10.3.2.0-24",
+            "127.0.0.1",
+            "no node is reached at 127.0.0.1",
+        ),
+        (
+            "10.3.3.0-24",
+            "224.0.0.1",
+            "no node is reached at 224.0.0.1",
+        ),
+        ("10.3.4.0-24", "255.255.255.255", "no node is reached at"),
+    ] {
+        let folded = peers.fold(LeaseEvent::Upsert(lease(key, address)));
+        assert!(!folded.peers_changed, "{key}");
+        let fault = peers
+            .refused()
+            .find(|p| p.peer == key.parse().unwrap())
+            .unwrap()
+            .fault;
+        assert!(fault.to_string().contains(reason), "{fault}");
+    }
+    assert!(peers.is_empty());
+    // A refused lease that is mended becomes a peer.
+    assert!(
+        peers
+            .fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")))
+            .peers_changed
+    );
+    assert_eq!(peers.refused().len(), 6);
+}
+
+#[test]
+fn another_own_lease_makes_a_peer_of_what_was_refused() {
+    let mut peers = peers();
+    peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")));
+    peers.fold(LeaseEvent::Upsert(lease("10.3.1.128-25", "192.0.2.3")));
+    peers.set_own(lease("10.3.2.0-24", "192.0.2.1"));
+    assert_eq!(keys(&peers), ["10.3.1.128-25"]);
+    assert_eq!(peers.refused().len(), 0);
+}
+
+#[test]
+fn changes_are_told_until_they_are_too_many() {
+    let mut peers = peers();
+    let start = peers.revision();
+    assert_eq!(peers.changed_since(start), Some(BTreeSet::new()));
+    peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")));
+    let middle = peers.revision();
+    peers.fold(LeaseEvent::Remove("10.3.2.0-24".parse().unwrap()));
+    peers.fold(LeaseEvent::Upsert(lease("10.3.3.0-24", "192.0.2.3")));
+    let subnets = |keys: &[&str]| Some(keys.iter().map(|key| key.parse().unwrap()).collect());
+    assert_eq!(
+        peers.changed_since(middle),
+        subnets(&["10.3.2.0-24", "10.3.3.0-24"])
+    );
+    assert_eq!(peers.changed_since(peers.revision() + 1), None);
+    for n in 0..REMEMBERED_CHANGES {
+        peers.fold(LeaseEvent::Upsert(lease(
+            "10.3.9.0-24",
+            &format!("192.0.3.{}", n % 2),
+        )));
+    }
+    assert_eq!(peers.changed_since(start), None);
+}
+
+/// What [`Peers`] has to equal: the last known lease of each subnet.
+#[derive(Default)]
+struct Model(BTreeMap<Subnet, Lease>);
+
+impl Model {
+    fn fold(&mut self, event: &LeaseEvent) {
+        match event {
+            LeaseEvent::Remove(subnet) => drop(self.0.remove(subnet)),
+            LeaseEvent::Reset(leases) => {
+                self.0 = leases
+                    .iter()
+                    .map(|lease| (lease.subnet, lease.clone()))
+                    .collect();
+            }
+            LeaseEvent::Upsert(lease) => drop(self.0.insert(lease.subnet, lease.clone())),
+        }
+    }
+}
+
+fn events() -> impl Strategy<Value = LeaseEvent> {
+    let any_lease = (0u8..12, 1u8..5).prop_map(|(subnet, host)| {
+        lease(&format!("10.3.{subnet}.0-24"), &format!("192.0.2.{host}"))
+    });
+    prop_oneof![
+        4 => any_lease.clone().prop_map(LeaseEvent::Upsert),
+        3 => any_lease.clone().prop_map(|lease| LeaseEvent::Remove(lease.subnet)),
+        1 => proptest::collection::vec(any_lease, 0..10).prop_map(LeaseEvent::Reset),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn peers_equal_the_last_known_leases_without_our_own(
+        events in proptest::collection::vec(events(), 0..60),
+    ) {
+        let (mut peers, mut model) = (peers(), Model::default());
+        let mut follower = BTreeMap::<Subnet, Lease>::new();
+        for event in events {
+            let before = peers.revision();
+            model.fold(&event);
+            let folded = peers.fold(event);
+            prop_assert_eq!(folded.peers_changed, peers.revision() != before);
+            // Whoever looks only at what changed sees the same as who looks at all.
+            for subnet in peers.changed_since(before).unwrap() {
+                match peers.get(&subnet) {
+                    Some(lease) => drop(follower.insert(subnet, lease.clone())),
+                    None => drop(follower.remove(&subnet)),
+                }
+            }
+            let expected: Vec<_> =
+                model.0.values().filter(|lease| lease.subnet != peers.own().subnet).collect();
+            prop_assert_eq!(peers.iter().collect::<Vec<_>>(), expected.clone());
+            prop_assert_eq!(follower.values().collect::<Vec<_>>(), expected);
+        }
+    }
+}

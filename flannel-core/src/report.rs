@@ -1,0 +1,114 @@
+//! What a sync did, in numbers and by name.
+
+use std::{net::IpAddr, ops::AddAssign};
+
+use serde::Serialize;
+
+use crate::subnet::Subnet;
+
+/// What one [`sync`](crate::Network::sync) read and wrote.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SyncReport {
+    /// Kernel objects that were listed; 0 if the picture from before was still good.
+    pub read: u64,
+    /// Objects that were not there and are now.
+    pub added: u64,
+    /// Objects that were there with other values.
+    pub replaced: u64,
+    /// Our own objects that nobody needs any more.
+    pub removed: u64,
+    /// Objects that were seen among ours, are not ours, and were not touched.
+    pub left_alone: u64,
+    /// Peers that are not, or not fully, reachable after this sync, in the order of their subnets.
+    pub problems: Vec<PeerProblem>,
+}
+
+impl SyncReport {
+    /// How many objects were written.
+    pub fn writes(&self) -> u64 {
+        self.added + self.replaced + self.removed
+    }
+
+    /// Whether a later sync may succeed where this one failed.
+    pub fn wants_retry(&self) -> bool {
+        self.problems
+            .iter()
+            .any(|problem| matches!(problem.fault, PeerFault::Kernel { .. }))
+    }
+}
+
+impl AddAssign for SyncReport {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.added += other.added;
+        self.replaced += other.replaced;
+        self.removed += other.removed;
+        self.left_alone += other.left_alone;
+        self.problems.extend(other.problems);
+        self.problems.sort_by_key(|problem| problem.peer);
+    }
+}
+
+/// One peer that could not be served, and why.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PeerProblem {
+    /// The peer's subnet.
+    pub peer: Subnet,
+    /// The peer's public address, if it has one.
+    pub address: Option<IpAddr>,
+    /// What is wrong.
+    pub fault: PeerFault,
+}
+
+impl PeerProblem {
+    /// A problem with the peer that holds `peer` and is reached at `address`.
+    pub fn new(peer: Subnet, address: Option<IpAddr>, fault: PeerFault) -> Self {
+        Self {
+            peer,
+            address,
+            fault,
+        }
+    }
+}
+
+/// What is wrong with one peer.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerFault {
+    /// What the peer published cannot be used.
+    #[error("its lease cannot be used: {detail}")]
+    BadData {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The kernel refuses what this peer needs.
+    #[error("cannot {operation}: {reason}")]
+    Kernel {
+        /// What we wanted, with its object.
+        operation: String,
+        /// The kernel's words.
+        reason: String,
+    },
+    /// The peer published no address of a family that it has a subnet of.
+    #[error("it has an {family} subnet and no {family} address")]
+    NoAddress {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// The peer uses another backend.
+    #[error("it uses the backend {theirs:?}, not {ours:?}")]
+    OtherBackend {
+        /// Our backend's name.
+        ours: &'static str,
+        /// What the peer published; empty for none.
+        theirs: String,
+    },
+    /// The lease must not be followed: it would harm this node or others.
+    #[error("its lease is refused: {detail}")]
+    Refused {
+        /// Why.
+        detail: String,
+    },
+}

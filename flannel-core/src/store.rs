@@ -1,0 +1,182 @@
+//! Where leases live: the contract that every store keeps.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::{
+    alloc::NetworkFull,
+    config::{ConfigError, NetworkConfig},
+    identity::NodeId,
+    lease::{Lease, LeaseAttrs, LeaseEvent},
+    subnet::Subnet,
+};
+
+/// Where the network's configuration and leases live, as one node uses it.
+///
+/// A store handle belongs to one node; its identity was given when the handle was made. Every clause below is a test of
+/// `store_conformance!`, which each implementation runs.
+///
+/// * `a_node_keeps_its_subnet`: a node that acquires again gets the subnet that it holds, also if its address changed.
+/// * `two_nodes_never_share_a_subnet`, also when they acquire at the same time.
+/// * `a_subnet_fits_the_network`: it is one that [`NetworkConfig::admits`].
+/// * `a_full_network_says_so`: [`StoreError::Full`], with counts.
+/// * `a_renewal_of_a_lost_lease_is_revoked` and so is publishing; neither touches what is there instead.
+/// * `dropping_a_lease_keeps_it`; only [`SubnetLease::release`] gives it up.
+/// * `dropping_acquire_midway_leaves_at_most_our_lease`.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Reads the network's configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ConfigMissing`] or [`StoreError::Config`] if there is none that can be used, else what keeps the store
+    /// from answering.
+    async fn config(&self) -> Result<NetworkConfig, StoreError>;
+
+    /// The lease that this node holds already, from before a restart; `None` if the store knows of none.
+    ///
+    /// Reads only. The lease may be somebody else's by the time that [`acquire`](Self::acquire) is called.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the store from answering.
+    async fn previous(&self) -> Result<Option<Lease>, StoreError>;
+
+    /// Takes a subnet for this node and publishes `attrs` with it.
+    ///
+    /// Losing a race for a subnet is not an error: the store chooses again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Full`] if nothing is free; the errors of [`config`](Self::config); else what keeps the store from
+    /// answering.
+    ///
+    /// # Cancel safety
+    ///
+    /// If dropped, this node may hold a lease that it does not know of; the next call returns that one.
+    async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError>;
+
+    /// Follows all leases of the network, this node's own among them.
+    ///
+    /// * `the_first_item_is_a_reset` with all leases there are.
+    /// * A later [`LeaseEvent::Reset`] may come at any time and replaces everything known.
+    /// * After an `Err` the stream goes on by itself; it never ends.
+    /// * `a_watcher_that_falls_behind_gets_a_reset`, never a gap.
+    /// * `an_entry_that_is_no_lease_costs_only_itself`: it is skipped and logged.
+    ///
+    /// Dropping the stream ends all work behind it.
+    fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>>;
+}
+
+/// This node's hold on its subnet.
+///
+/// Dropping it does not give the subnet back: a node that restarts gets the same one.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait SubnetLease: fmt::Debug + Send + Sync {
+    /// The lease as we last wrote it.
+    fn lease(&self) -> &Lease;
+
+    /// How long the lease lasts after a renewal; `None` if it does not expire, as with a reservation.
+    fn ttl(&self) -> Option<Duration>;
+
+    /// Makes the lease last for another [`ttl`](Self::ttl), if it is still what we last wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Revoked`] if it is not; then nothing was written. Else what keeps the store from answering.
+    ///
+    /// # Cancel safety
+    ///
+    /// If dropped, the lease may or may not have been renewed; calling it again is safe.
+    async fn renew(&mut self) -> Result<(), StoreError>;
+
+    /// Publishes other attributes for the same subnet, and renews.
+    ///
+    /// # Errors
+    ///
+    /// As [`renew`](Self::renew).
+    ///
+    /// # Cancel safety
+    ///
+    /// If dropped, the attributes may or may not have been published; calling it again is safe.
+    async fn publish(&mut self, attrs: &LeaseAttrs) -> Result<(), StoreError>;
+
+    /// Gives the subnet back, if it is still ours. This is the only way to give it back before it expires.
+    ///
+    /// # Errors
+    ///
+    /// As [`renew`](Self::renew).
+    async fn release(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Why a store cannot do what it was asked to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The network's configuration is there and cannot be used.
+    #[error("the network config in {place} cannot be used")]
+    Config {
+        /// Where it was read.
+        place: String,
+        /// What is wrong with it.
+        #[source]
+        source: ConfigError,
+    },
+    /// There is no network configuration.
+    #[error(
+        "no network config in {place}: write one there, such as {{\"Network\":\"10.244.0.0/16\"}}"
+    )]
+    ConfigMissing {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The store refuses us, and will again until somebody changes that.
+    #[error("the store refuses to {operation}")]
+    Denied {
+        /// What we wanted, with its object.
+        operation: String,
+        /// The store's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Every subnet is taken.
+    #[error("no subnet is free, release leases or enlarge the network")]
+    Full {
+        /// How many there are.
+        #[source]
+        source: NetworkFull,
+    },
+    /// Our lease is not there any more, or not ours.
+    #[error("the lease of {subnet} was lost to {}", owner.as_ref().map_or("nobody", |owner| owner.as_str()))]
+    Revoked {
+        /// The subnet that was ours.
+        subnet: Subnet,
+        /// Who has it now, as far as the store knows; `None` if nobody.
+        owner: Option<NodeId>,
+    },
+    /// The store does not answer, or not in time.
+    #[error("cannot {operation}")]
+    Unavailable {
+        /// What we wanted, with its object.
+        operation: String,
+        /// What came in between.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    /// Whether waiting can help without anybody correcting our own settings.
+    ///
+    /// A missing configuration, a full network and an absent store count as such: their cure happens elsewhere.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::ConfigMissing { .. } | Self::Full { .. } | Self::Unavailable { .. } => true,
+            Self::Config { .. } | Self::Denied { .. } | Self::Revoked { .. } => false,
+        }
+    }
+}
