@@ -25,7 +25,7 @@ pub trait Cidr: Copy + Ord + fmt::Debug + fmt::Display + sealed::Sealed {
     /// The first address as a number.
     fn bits(&self) -> u128;
     /// The number of leading bits that all addresses of the block share.
-    fn len(&self) -> u8;
+    fn prefix_len(&self) -> u8;
     /// The number behind an address.
     fn address_bits(address: Self::Address) -> u128;
     /// The address behind a number.
@@ -33,7 +33,7 @@ pub trait Cidr: Copy + Ord + fmt::Debug + fmt::Display + sealed::Sealed {
 
     /// The last address as a number.
     fn last_bits(&self) -> u128 {
-        self.bits() | host_mask::<Self>(self.len())
+        self.bits() | host_mask::<Self>(self.prefix_len())
     }
 
     /// Whether the two blocks share an address.
@@ -70,7 +70,7 @@ impl Cidr for Ipv4Network {
         Self::address_bits(self.network())
     }
 
-    fn len(&self) -> u8 {
+    fn prefix_len(&self) -> u8 {
         self.prefix()
     }
 
@@ -97,7 +97,7 @@ impl Cidr for Ipv6Network {
         self.network().into()
     }
 
-    fn len(&self) -> u8 {
+    fn prefix_len(&self) -> u8 {
         self.prefix()
     }
 
@@ -161,7 +161,7 @@ impl<C: Cidr> SubnetRange<C> {
 
     /// Whether `subnet` is one that may be handed out.
     pub fn contains(&self, subnet: C) -> bool {
-        subnet.len() == self.subnet_len && (self.first..=self.last).contains(&subnet.bits())
+        subnet.prefix_len() == self.subnet_len && (self.first..=self.last).contains(&subnet.bits())
     }
 
     pub(crate) fn slot(&self, index: u128) -> C {

@@ -249,7 +249,7 @@ impl Keys {
         Ok(Written {
             network: fields
                 .parsed(self.network, &block, |text| parse_cidr::<C>(text, &address))?
-                .filter(|network| (network.bits(), network.len()) != (0, 0)),
+                .filter(|network| (network.bits(), network.prefix_len()) != (0, 0)),
             subnet_len: fields
                 .integer(self.subnet_len, 0..=u64::from(u32::MAX))?
                 .filter(|len| *len != 0),
@@ -270,10 +270,10 @@ impl Keys {
         // The first subnet stays unused by default, because its address is that of the network.
         let first = written
             .subnet_min
-            .map_or(network.bits() + size, C::address_bits);
+            .map_or_else(|| network.bits() + size, C::address_bits);
         let last = written
             .subnet_max
-            .map_or(network.last_bits() - (size - 1), C::address_bits);
+            .map_or_else(|| network.last_bits() - (size - 1), C::address_bits);
         for (key, bound) in [(self.subnet_min, first), (self.subnet_max, last)] {
             let shown = C::address(bound).to_string();
             if !(network.bits()..=network.last_bits()).contains(&bound) {
@@ -301,7 +301,7 @@ impl Keys {
 
     /// The written length if the network has room for four subnets of it, else flannel's default for the network.
     fn subnet_len<C: Cidr>(&self, network: C, written: Option<u64>) -> Result<u8, FieldError> {
-        let shortest = network.len() + 2;
+        let shortest = network.prefix_len() + 2;
         match written {
             Some(len) => {
                 let valid = u8::try_from(len)
@@ -319,7 +319,7 @@ impl Keys {
                     invalid(self.subnet_len, &len.to_string(), expected)
                 })
             }
-            None if network.len() > self.longest_network => {
+            None if network.prefix_len() > self.longest_network => {
                 let expected = format!("a block of /{} or larger", self.longest_network);
                 Err(invalid(self.network, &network.to_string(), expected))
             }

@@ -33,8 +33,8 @@ pub struct InvalidSubnetKey {
 impl Subnet {
     /// A subnet of the families given, host bits cleared; `None` if there is none.
     pub fn new(ipv4: Option<Ipv4Network>, ipv6: Option<Ipv6Network>) -> Option<Self> {
-        let ipv4 = ipv4.map(|block| Ipv4Network::from_bits(block.bits(), block.len()));
-        let ipv6 = ipv6.map(|block| Ipv6Network::from_bits(block.bits(), block.len()));
+        let ipv4 = ipv4.map(|block| Ipv4Network::from_bits(block.bits(), block.prefix_len()));
+        let ipv6 = ipv6.map(|block| Ipv6Network::from_bits(block.bits(), block.prefix_len()));
         (ipv4.is_some() || ipv6.is_some()).then_some(Self { ipv4, ipv6 })
     }
 
