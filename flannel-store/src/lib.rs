@@ -1,2 +1,8 @@
-//! Where the leases of a container network live: memory, a shared folder, and any key-value database.
+//! Where the leases of a container network live: any key-value database.
 #![forbid(unsafe_code)]
+
+mod registry;
+
+pub use registry::{
+    Change, ConfigText, Lifetime, Record, Registry, RegistryError, Skipped, Snapshot, Write,
+};
