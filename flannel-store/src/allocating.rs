@@ -259,7 +259,7 @@ fn value_of(attrs: &LeaseAttrs) -> Result<String, StoreError> {
 }
 
 /// A registry's error as its store has it. A conflict is for the caller to handle before.
-fn store_error(error: RegistryError) -> StoreError {
+pub(crate) fn store_error(error: RegistryError) -> StoreError {
     match error {
         RegistryError::Denied { operation, source } => StoreError::Denied { operation, source },
         RegistryError::Unavailable { operation, source } => {
