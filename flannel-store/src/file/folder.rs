@@ -153,7 +153,7 @@ impl Folder {
     }
 
     /// The number of the last write. Under the lock.
-    pub(super) fn revision(&self) -> Result<u64, RegistryError> {
+    fn revision(&self) -> Result<u64, RegistryError> {
         let path = self.revision_path();
         match fs::read_to_string(&path).map(|text| text.trim().parse()) {
             Ok(Ok(revision)) => return Ok(revision),

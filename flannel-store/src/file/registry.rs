@@ -65,13 +65,14 @@ impl Registry for FileRegistry {
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
-        let names = |folder: &Folder| Ok((folder.names()?, folder.revision()?));
-        let (names, revision) = lock::shared(&self.folder, "list the leases", names).await?;
+        let names = lock::shared(&self.folder, "list the leases", Folder::names).await?;
         let read = move |folder: &Folder| Ok(folder.read_all(&names, SystemTime::now()));
         let found = lock::blocking(&self.folder, read).await?;
+        let records: Vec<_> = found.into_iter().map(|found| found.record).collect();
+        let revision = records.iter().map(|record| record.revision).max();
         Ok(Snapshot {
-            records: found.into_iter().map(|found| found.record).collect(),
-            revision,
+            records,
+            revision: revision.unwrap_or(0),
         })
     }
 
