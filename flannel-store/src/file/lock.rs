@@ -2,7 +2,6 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    hash::{BuildHasher, Hasher, RandomState},
     io,
     os::unix::fs::MetadataExt,
     sync::Arc,
@@ -13,6 +12,7 @@ use flannel_core::Backoff;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use crate::{
+    allocating::random,
     file::folder::{Folder, failed},
     registry::RegistryError,
 };
@@ -81,8 +81,7 @@ where
                 .into(),
             });
         }
-        let random = RandomState::new().build_hasher().finish();
-        tokio::time::sleep(backoff.after_failure(random)).await;
+        tokio::time::sleep(backoff.after_failure(random())).await;
     }
 }
 
