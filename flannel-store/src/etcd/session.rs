@@ -9,6 +9,7 @@ use std::{
 use futures::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use tokio::sync::oneshot;
 use tonic::{
     Code, Request, Status, Streaming,
     client::Grpc,
@@ -161,6 +162,20 @@ pub(super) struct Rpc {
     token: Option<MetadataValue<Ascii>>,
 }
 
+/// A watch that goes on.
+pub(super) struct Following {
+    answers: Streaming<WatchResponse>,
+    /// Keeps our direction open, and with it the watch: HTTP/2 resets a stream when both directions are dropped.
+    _open: oneshot::Sender<()>,
+}
+
+impl Following {
+    /// The next thing that etcd says; `None` if it ends the watch.
+    pub(super) async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
+        self.answers.message().await
+    }
+}
+
 impl Rpc {
     pub(super) async fn authenticate(
         self,
@@ -202,13 +217,12 @@ impl Rpc {
         self.unary("/etcdserverpb.KV/Txn", request).await
     }
 
-    /// Follows changes until the answers are dropped.
-    pub(super) async fn watch(
-        self,
-        request: WatchRequest,
-    ) -> Result<Streaming<WatchResponse>, Status> {
-        let requests = stream::iter([request]).chain(stream::pending());
-        self.stream("/etcdserverpb.Watch/Watch", requests).await
+    /// Follows changes until the result is dropped.
+    pub(super) async fn watch(self, request: WatchRequest) -> Result<Following, Status> {
+        let (open, dropped) = oneshot::channel();
+        let requests = stream::iter([request]).chain(stream::pending().take_until(dropped));
+        let answers = self.stream("/etcdserverpb.Watch/Watch", requests).await?;
+        Ok(Following { answers, _open: open })
     }
 
     async fn unary<M, A>(mut self, path: &'static str, message: M) -> Result<A, Status>

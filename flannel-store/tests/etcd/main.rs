@@ -1,0 +1,7 @@
+//! A real etcd: the contract of a store, flannel beside us, faults, and what errors say.
+//!
+//! These tests need the programs `etcd` and `etcdctl`.
+
+mod certificates;
+mod cluster;
+mod contract;
