@@ -144,9 +144,9 @@ impl Session {
                 if matches!(trouble, Trouble::ClientCertificate { .. }) {
                     return Refusal::Trouble(trouble);
                 }
-                chain(&status)
+                reasons(&status)
             }
-            _ => chain(&status),
+            _ => reasons(&status),
         };
         let is_mute = !endpoint.tls && !self.answered.load(Ordering::Relaxed);
         Refusal::Trouble(match is_mute {
@@ -259,6 +259,14 @@ impl Rpc {
             request.metadata_mut().insert("token", token.clone());
         }
         request
+    }
+}
+
+/// What went wrong below etcd, without the repetitions of the layers.
+fn reasons(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => chain(source),
+        None => status.message().into(),
     }
 }
 

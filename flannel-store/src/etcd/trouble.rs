@@ -69,6 +69,25 @@ impl Trouble {
         }
     }
 
+    fn endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Anonymous { endpoint }
+            | Self::Broken { endpoint, .. }
+            | Self::ClientCertificate { endpoint, .. }
+            | Self::Credentials { endpoint, .. }
+            | Self::Full { endpoint, .. }
+            | Self::NotPlain { endpoint, .. }
+            | Self::NotTls { endpoint, .. }
+            | Self::Permission { endpoint, .. }
+            | Self::Refused { endpoint, .. }
+            | Self::ServerCertificate { endpoint, .. }
+            | Self::Silent { endpoint, .. }
+            | Self::Tls { endpoint, .. }
+            | Self::Unreachable { endpoint, .. } => Some(endpoint),
+            Self::File { .. } => None,
+        }
+    }
+
     /// Whether it stays so until somebody corrects our settings.
     fn is_denial(&self) -> bool {
         match self {
@@ -94,11 +113,22 @@ impl Trouble {
     }
 }
 
-/// Why none of the endpoints tried was of use, in the order in which they were tried.
+/// Why none of the endpoints tried was of use: the last trouble with each of them.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(pub(super) Vec<Trouble>);
+pub(super) struct Troubles(Vec<Trouble>);
 
 impl Troubles {
+    pub(super) fn add(&mut self, trouble: Trouble) {
+        let endpoint = trouble.endpoint();
+        self.0.retain(|other| other.endpoint() != endpoint);
+        self.0.push(trouble);
+    }
+
+    /// The one that was met last.
+    pub(super) fn last(mut self) -> Option<Trouble> {
+        self.0.pop()
+    }
+
     /// The error of `operation`. Only if no endpoint can be expected to do better, it is a denial.
     pub(super) fn of(self, operation: impl Into<String>) -> RegistryError {
         let operation = operation.into();

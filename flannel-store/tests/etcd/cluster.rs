@@ -1,6 +1,7 @@
 //! Real etcd servers on loopback, and etcd's own client to look at them and to meddle.
 
 use std::{
+    cell::Cell,
     fmt::Write as _,
     fs,
     io::{Read, Write},
@@ -29,6 +30,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Member {
     pub(crate) ip: String,
     child: Option<Child>,
+    hangs: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,8 +60,12 @@ impl Cluster {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let [n, m] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let [.., p, q] = std::process::id().to_be_bytes();
-        let ip = |member: usize| format!("127.{}.{q}.{}", 64 + (p ^ n) % 128, usize::from(m) * 4 % 240 + 1 + member);
-        let members = (0..members).map(|member| Member { ip: ip(member), child: None }).collect();
+        let ip = |member: usize| {
+            format!("127.{}.{q}.{}", 64 + (p ^ n) % 128, usize::from(m) * 4 % 240 + 1 + member)
+        };
+        let members = (0..members)
+            .map(|member| Member { ip: ip(member), child: None, hangs: Cell::new(false) })
+            .collect();
         let mut cluster = Self { folder: tempfile::tempdir().unwrap(), members, security };
         if security != Security::None {
             cluster.write_certificates();
@@ -96,7 +102,8 @@ impl Cluster {
         }
         let (ip, peer) = (&self.members[member].ip, url(&self.members[member]));
         let client = self.endpoint(member);
-        let log = fs::File::options().create(true).append(true).open(self.path(&format!("log{member}")));
+        let log =
+            fs::File::options().create(true).append(true).open(self.path(&format!("log{member}")));
         let mut command = Command::new("etcd");
         command
             .args(["--name", &format!("m{member}"), "--data-dir"])
@@ -135,11 +142,13 @@ impl Cluster {
 
     /// Makes a member hang.
     pub(crate) fn stop(&self, member: usize) {
+        self.members[member].hangs.set(true);
         self.signal(member, Signal::STOP);
     }
 
     /// Ends what [`stop`](Self::stop) began.
     pub(crate) fn go_on(&self, member: usize) {
+        self.members[member].hangs.set(false);
         self.signal(member, Signal::CONT);
     }
 
@@ -183,14 +192,20 @@ impl Cluster {
     }
 
     /// The same with something to read.
-    #[expect(clippy::disallowed_methods, reason = "an independent client to compare with")]
     pub(crate) fn ctl_with(&self, args: &[&str], input: &str) -> String {
+        let runs = |member: &usize| {
+            let member = &self.members[*member];
+            member.child.is_some() && !member.hangs.get()
+        };
+        let running = (0..self.members.len()).filter(runs);
+        let endpoints: Vec<_> = running.map(|member| self.endpoint(member)).collect();
+        self.ctl_at(&endpoints.join(","), args, input)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "an independent client to compare with")]
+    fn ctl_at(&self, endpoints: &str, args: &[&str], input: &str) -> String {
         let mut command = Command::new("etcdctl");
-        let endpoints: Vec<_> = (0..self.members.len())
-            .filter(|member| self.members[*member].child.is_some())
-            .map(|member| self.endpoint(member))
-            .collect();
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints.join(",")]);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", endpoints]);
         if self.security != Security::None {
             command.arg("--cacert").arg(self.path("ca.pem"));
         }
@@ -244,7 +259,8 @@ impl Cluster {
     pub(crate) fn kvs(&self, prefix: &str) -> Vec<Kv> {
         let json = self.ctl(&["get", "--prefix", prefix, "-w", "json"]);
         let json: Value = serde_json::from_str(&json).unwrap();
-        let text = |value: &Value| String::from_utf8(base64(value.as_str().unwrap_or_default())).unwrap();
+        let text =
+            |value: &Value| String::from_utf8(base64(value.as_str().unwrap_or_default())).unwrap();
         let kv = |kv: &Value| Kv {
             key: text(&kv["key"]),
             value: text(&kv["value"]),
@@ -256,6 +272,22 @@ impl Cluster {
 
     pub(crate) fn lease_key(subnet: impl std::fmt::Display) -> String {
         format!("{PREFIX}/subnets/{subnet}")
+    }
+
+    /// Makes another member the leader.
+    pub(crate) fn move_leader(&self) {
+        let status = |member: usize| {
+            let endpoint = self.endpoint(member);
+            let json = self.ctl_at(&endpoint, &["endpoint", "status", "-w", "json"], "");
+            let json: Value = serde_json::from_str(&json).unwrap();
+            let status = &json[0]["Status"];
+            (endpoint, status["header"]["member_id"].clone(), status["leader"].clone())
+        };
+        let all: Vec<_> = (0..self.members.len()).map(status).collect();
+        let (leader, ..) = all.iter().find(|(_, id, leader)| id == leader).expect("a leader");
+        let (_, to, _) = all.iter().find(|(_, id, leader)| id != leader).expect("a follower");
+        let to = format!("{:x}", to.as_u64().unwrap());
+        self.ctl_at(leader, &["move-leader", &to], "");
     }
 
     /// Forgets all old revisions.

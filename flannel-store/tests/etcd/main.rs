@@ -5,3 +5,5 @@
 mod certificates;
 mod cluster;
 mod contract;
+mod faults;
+mod flannel;
