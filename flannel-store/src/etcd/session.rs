@@ -54,8 +54,9 @@ pub(super) enum Refusal {
 
 impl Session {
     pub(super) async fn open(endpoint: &Endpoint, files: &TlsFiles) -> Result<Self, Trouble> {
-        let line = dial(endpoint, files).await?;
-        let (objection, mut line) = (line.objection(), Some(line));
+        let mut line = dial(endpoint, files).await?;
+        let (first_byte, objection) = (line.first_byte(), line.objection());
+        let mut line = Some(line);
         let connect = service_fn(move |_| {
             let line = line.take().map(TokioIo::new);
             async { line.ok_or_else(|| io::Error::other("the connection has ended")) }
@@ -70,12 +71,17 @@ impl Session {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .connect_with_connector(connect)
-            .await
-            .map_err(|error| Trouble::Broken {
-                endpoint: endpoint.clone(),
-                reason: chain(&error),
-            })?;
+            .await;
         let endpoint = endpoint.clone();
+        let channel = match channel {
+            Ok(channel) => channel,
+            Err(error) => return Err(broken(endpoint, &objection, false, chain(&error))),
+        };
+        // HTTP/2 begins with what the other side wants, also when nothing is asked. A member that hangs does not say it, and
+        // one that does not like our certificate says that instead.
+        if first_byte.await.is_err() {
+            return Err(broken(endpoint, &objection, false, "it hung up".into()));
+        }
         Ok(Self { endpoint, channel, objection, answered: AtomicBool::new(false) })
     }
 
@@ -137,22 +143,24 @@ impl Session {
         if status.code() == Code::OutOfRange {
             return Refusal::Answer(status);
         }
-        let endpoint = self.endpoint.clone();
-        let reason = match self.objection.get() {
-            Some(objection) if endpoint.tls => {
-                let trouble = Trouble::of_tls(endpoint.clone(), objection);
-                if matches!(trouble, Trouble::ClientCertificate { .. }) {
-                    return Refusal::Trouble(trouble);
-                }
-                reasons(&status)
-            }
-            _ => reasons(&status),
-        };
-        let is_mute = !endpoint.tls && !self.answered.load(Ordering::Relaxed);
-        Refusal::Trouble(match is_mute {
-            true => Trouble::NotPlain { endpoint, reason },
-            false => Trouble::Broken { endpoint, reason },
-        })
+        let has_answered = self.answered.load(Ordering::Relaxed);
+        let reason = reasons(&status);
+        Refusal::Trouble(broken(self.endpoint.clone(), &self.objection, has_answered, reason))
+    }
+}
+
+/// Why a connection broke, as far as is known.
+fn broken(
+    endpoint: Endpoint,
+    objection: &Objection,
+    has_answered: bool,
+    reason: String,
+) -> Trouble {
+    let objection = objection.get().map(|error| Trouble::of_tls(endpoint.clone(), error));
+    match objection {
+        Some(trouble @ Trouble::ClientCertificate { .. }) => trouble,
+        _ if endpoint.tls || has_answered => Trouble::Broken { endpoint, reason },
+        _ => Trouble::NotPlain { endpoint, reason },
     }
 }
 

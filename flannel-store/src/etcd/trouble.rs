@@ -53,6 +53,7 @@ pub(super) enum Trouble {
 impl Trouble {
     /// What went wrong while agreeing on TLS, before or after the handshake.
     pub(super) fn of_tls(endpoint: Endpoint, error: io::Error) -> Self {
+        use io::ErrorKind::{ConnectionReset, UnexpectedEof};
         let known = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match known.cloned() {
             Some(reason @ rustls::Error::InvalidCertificate(_)) => {
@@ -62,7 +63,8 @@ impl Trouble {
                 Self::ClientCertificate { endpoint, reason }
             }
             Some(rustls::Error::InvalidMessage(_)) => Self::NotTls { endpoint, reason: error },
-            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            // Who waits for an HTTP request hangs up.
+            None if matches!(error.kind(), UnexpectedEof | ConnectionReset) => {
                 Self::NotTls { endpoint, reason: error }
             }
             _ => Self::Tls { endpoint, reason: error },

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 use crate::cluster::replace;
 
@@ -17,11 +17,11 @@ pub(crate) struct Signed {
 }
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test authority");
+        params.distinguished_name.push(DnType::CommonName, name);
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
@@ -32,10 +32,16 @@ impl Authority {
 
     /// A certificate for `name`, reached at the addresses `ips`.
     pub(crate) fn sign(&self, name: &str, ips: &[&str]) -> Signed {
+        self.sign_until(name, ips, 4000)
+    }
+
+    /// The same, out of date from `year` on.
+    pub(crate) fn sign_until(&self, name: &str, ips: &[&str], year: i32) -> Signed {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = ips.iter().map(|ip| (*ip).into()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
+        params.not_after = date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Signed { certificate, key: key.serialize_pem() }
     }

@@ -5,5 +5,6 @@
 mod certificates;
 mod cluster;
 mod contract;
+mod errors;
 mod faults;
 mod flannel;
