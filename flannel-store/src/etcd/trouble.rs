@@ -30,7 +30,7 @@ pub(super) enum Trouble {
     Full { endpoint: Endpoint, reason: String },
     #[error("{endpoint} did not talk to us ({reason}): if it wants TLS, write https://")]
     NotPlain { endpoint: Endpoint, reason: String },
-    #[error("{endpoint} does not talk TLS ({reason}): if that is right, write http://")]
+    #[error("{endpoint} did not talk TLS ({reason}): if it wants none, write http://")]
     NotTls { endpoint: Endpoint, reason: io::Error },
     #[error(
         "{endpoint} does not let {user} do this ({reason}): grant it readwrite on everything that begins with {prefix}"

@@ -223,10 +223,8 @@ async fn endpoints() {
 
     let config = at(secure.endpoint(0).replace("https", "http"), plain.config());
     let said = unavailable(&secure, &config).await;
-    println!("{said}");
     assert!(said.ends_with("if it wants TLS, write https://"), "{said}");
     let config = at(plain.endpoint(0).replace("http", "https"), secure.config());
     let said = unavailable(&plain, &config).await;
-    println!("{said}");
-    assert!(said.ends_with("if that is right, write http://"), "{said}");
+    assert!(said.ends_with("if it wants none, write http://"), "{said}");
 }

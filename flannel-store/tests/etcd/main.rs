@@ -2,6 +2,7 @@
 //!
 //! These tests need the programs `etcd` and `etcdctl`.
 
+mod answers;
 mod certificates;
 mod cluster;
 mod contract;
