@@ -411,7 +411,7 @@ async fn dead_and_mute_endpoints_are_passed_over() {
     });
     let longest = join_all(acquired).await.into_iter().max().unwrap();
     println!("the slowest of 8 nodes had its lease after {longest:?}");
-    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    assert!(longest < Duration::from_secs(4), "{longest:?}");
 }
 
 #[tokio::test]
@@ -432,10 +432,15 @@ async fn a_login_that_etcd_forgot_is_renewed() {
         lease.renew().await.unwrap();
         until_known(&mut watch, lease.lease()).await;
     }
-    // Changed rights make all tokens old.
-    cluster.ctl(&["user", "add", "somebody:else"]);
-    lease.renew().await.unwrap();
+    // Changed rights end the logins of a user. A watch is not told that it is so, only that it is not permitted.
+    let registry = EtcdRegistry::new(&cluster.config()).unwrap();
+    let snapshot = registry.list().await.unwrap();
+    cluster.ctl(&["role", "add", "other"]);
+    cluster.ctl(&["user", "grant-role", "flannel", "other"]);
+    let mut changes = registry.watch(snapshot);
     lease.publish(&at(2)).await.unwrap();
+    let change = timeout(LIMIT, changes.next()).await.unwrap();
+    assert!(matches!(change, Some(Ok(flannel_store::Change::Put(_)))), "{change:?}");
     until_known(&mut watch, lease.lease()).await;
 }
 
