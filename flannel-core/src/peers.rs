@@ -26,6 +26,8 @@ pub struct Peers {
     own: Lease,
     accepted: BTreeMap<Subnet, Arc<Lease>>,
     refused: BTreeMap<Subnet, (Arc<Lease>, PeerFault)>,
+    /// What the store shows at our own subnet: usually our lease, after a loss somebody else's.
+    at_own: Option<Arc<Lease>>,
     revision: u64,
     changes: VecDeque<Subnet>,
 }
@@ -48,6 +50,7 @@ impl Peers {
             own,
             accepted: BTreeMap::new(),
             refused: BTreeMap::new(),
+            at_own: None,
             revision: 0,
             changes: VecDeque::new(),
         }
@@ -62,20 +65,14 @@ impl Peers {
                 subnet == self.own.subnet
             }
             LeaseEvent::Reset(leases) => {
-                let next: BTreeMap<_, _> = leases
-                    .into_iter()
-                    .map(|lease| (lease.subnet, lease))
-                    .collect();
-                let gone: Vec<_> = self
-                    .subnets()
-                    .filter(|subnet| !next.contains_key(subnet))
-                    .collect();
+                let next: BTreeMap<_, _> =
+                    leases.into_iter().map(|lease| (lease.subnet, lease)).collect();
+                let gone: Vec<_> =
+                    self.subnets().filter(|subnet| !next.contains_key(subnet)).collect();
                 for subnet in gone {
                     self.forget(subnet);
                 }
-                let own_differs = next
-                    .get(&self.own.subnet)
-                    .is_none_or(|own| self.differs(own));
+                let own_differs = next.get(&self.own.subnet).is_none_or(|own| self.differs(own));
                 for lease in next.into_values() {
                     self.upsert(Arc::new(lease));
                 }
@@ -87,23 +84,21 @@ impl Peers {
                 own_differs
             }
         };
-        Folded {
-            peers_changed: self.revision != before,
-            own_differs,
-        }
+        Folded { peers_changed: self.revision != before, own_differs }
     }
 
     /// Goes on with another lease of our own, and judges all known leases anew.
     pub fn set_own(&mut self, own: Lease) {
+        let refused = std::mem::take(&mut self.refused).into_values().map(|(lease, _)| lease);
+        let known: Vec<_> =
+            refused.chain(self.at_own.take()).chain(self.accepted.values().cloned()).collect();
         self.own = own;
-        let refused = std::mem::take(&mut self.refused)
-            .into_values()
-            .map(|(lease, _)| lease);
-        let known: Vec<_> = refused.chain(self.accepted.values().cloned()).collect();
+        if self.accepted.remove(&self.own.subnet).is_some() {
+            self.note(self.own.subnet);
+        }
         for lease in known {
             self.upsert(lease);
         }
-        self.forget(self.own.subnet);
     }
 
     /// Our own lease.
@@ -157,7 +152,8 @@ impl Peers {
     }
 
     fn subnets(&self) -> impl Iterator<Item = Subnet> {
-        self.accepted.keys().chain(self.refused.keys()).copied()
+        let at_own = self.at_own.as_ref().map(|lease| lease.subnet);
+        self.accepted.keys().chain(self.refused.keys()).copied().chain(at_own)
     }
 
     fn differs(&self, seen: &Lease) -> bool {
@@ -169,6 +165,7 @@ impl Peers {
     fn upsert(&mut self, lease: Arc<Lease>) {
         let subnet = lease.subnet;
         if subnet == self.own.subnet {
+            self.at_own = Some(lease);
             return;
         }
         match self.harm(&lease) {
@@ -187,6 +184,9 @@ impl Peers {
     }
 
     fn forget(&mut self, subnet: Subnet) {
+        if subnet == self.own.subnet {
+            self.at_own = None;
+        }
         self.refused.remove(&subnet);
         if self.accepted.remove(&subnet).is_some() {
             self.note(subnet);
@@ -204,24 +204,21 @@ impl Peers {
     /// Why following `lease` would harm this node, if it would. Only the families that this node has are looked at.
     fn harm(&self, lease: &Lease) -> Option<PeerFault> {
         let refuse = |detail: String| Some(PeerFault::Refused { detail });
+        if lease.node.is_some() && lease.node == self.own.node {
+            return refuse("it is another lease of this node".into());
+        }
         if lease.subnet.overlaps(&self.own.subnet) {
             return refuse(format!("it overlaps our own subnet {}", self.own.subnet));
         }
         if let (Some(range), Some(block)) = (self.config.ipv4(), lease.subnet.ipv4())
             && !range.network().encloses(&block)
         {
-            return refuse(format!(
-                "{block} is outside of the network {}",
-                range.network()
-            ));
+            return refuse(format!("{block} is outside of the network {}", range.network()));
         }
         if let (Some(range), Some(block)) = (self.config.ipv6(), lease.subnet.ipv6())
             && !range.network().encloses(&block)
         {
-            return refuse(format!(
-                "{block} is outside of the network {}",
-                range.network()
-            ));
+            return refuse(format!("{block} is outside of the network {}", range.network()));
         }
         let v4 = lease.attrs.public_ip.map(IpAddr::V4);
         let v6 = lease.attrs.public_ipv6.map(IpAddr::V6);

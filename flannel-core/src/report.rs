@@ -32,9 +32,7 @@ impl SyncReport {
 
     /// Whether a later sync may succeed where this one failed.
     pub fn wants_retry(&self) -> bool {
-        self.problems
-            .iter()
-            .any(|problem| matches!(problem.fault, PeerFault::Kernel { .. }))
+        self.problems.iter().any(|problem| matches!(problem.fault, PeerFault::Kernel { .. }))
     }
 }
 
@@ -65,11 +63,7 @@ pub struct PeerProblem {
 impl PeerProblem {
     /// A problem with the peer that holds `peer` and is reached at `address`.
     pub fn new(peer: Subnet, address: Option<IpAddr>, fault: PeerFault) -> Self {
-        Self {
-            peer,
-            address,
-            fault,
-        }
+        Self { peer, address, fault }
     }
 }
 
