@@ -14,6 +14,7 @@ mod peers;
 mod report;
 mod store;
 mod subnet;
+mod subnet_env;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -30,3 +31,4 @@ pub use peers::{Folded, Peers};
 pub use report::{PeerFault, PeerProblem, SyncReport};
 pub use store::{Store, StoreError, SubnetLease};
 pub use subnet::{InvalidSubnetKey, Subnet};
+pub use subnet_env::SubnetEnv;
