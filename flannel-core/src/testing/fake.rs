@@ -47,6 +47,7 @@ struct State {
     failing_syncs: u32,
     sync_time: Duration,
     syncs: u64,
+    writes: u64,
 }
 
 impl FakeBackend {
@@ -60,6 +61,7 @@ impl FakeBackend {
             failing_syncs: 0,
             sync_time: Duration::ZERO,
             syncs: 0,
+            writes: 0,
         };
         Self { host: Arc::new(Host { state: Mutex::new(state), drift: Notify::new() }) }
     }
@@ -77,6 +79,11 @@ impl FakeBackend {
     /// How many syncs were begun.
     pub fn syncs(&self) -> u64 {
         self.host.state().syncs
+    }
+
+    /// How many routes were written by syncs.
+    pub fn writes(&self) -> u64 {
+        self.host.state().writes
     }
 
     /// Changes the routes as somebody else would, and lets the network notice.
@@ -108,6 +115,18 @@ impl FakeBackend {
 }
 
 impl Host {
+    fn insert(&self, subnet: Subnet, address: IpAddr) -> Option<IpAddr> {
+        let mut state = self.state();
+        state.writes += 1;
+        state.routes.insert(subnet, address)
+    }
+
+    fn remove(&self, subnet: &Subnet) {
+        let mut state = self.state();
+        state.writes += 1;
+        state.routes.remove(subnet);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panics while it holds the lock")
     }
@@ -167,7 +186,7 @@ impl Network for FakeNetwork {
         };
         for subnet in stale {
             sleep(pause).await;
-            self.host.state().routes.remove(&subnet);
+            self.host.remove(&subnet);
             report.removed += 1;
         }
         let half = desired.len() / 2;
@@ -179,7 +198,7 @@ impl Network for FakeNetwork {
                 continue;
             }
             sleep(pause).await;
-            let before = self.host.state().routes.insert(subnet, address);
+            let before = self.host.insert(subnet, address);
             *if before.is_none() { &mut report.added } else { &mut report.replaced } += 1;
         }
         if fails { Err(refused("sync")) } else { Ok(report) }

@@ -1,6 +1,8 @@
-//! What tests of stores, backends and embedders share: mocks of the four traits, and a backend in memory.
+//! What tests of stores, backends and embedders share: mocks of the four traits, a
+//! backend in memory, and the contracts as suites.
 
 mod fake;
+pub mod network;
 
 pub use crate::{
     backend::{MockBackend, MockNetwork},
