@@ -14,7 +14,7 @@ use crate::{
 ///
 /// Never empty, and without host bits. [`fmt::Display`] and [`str::parse`] use flannel's key form, such as `10.5.1.0-24` or
 /// `10.5.1.0-24&fd00:5:1::-64`. An IPv6-only subnet is `fd00:5:1::-64`, which flannel does not read.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subnet {
     ipv4: Option<Ipv4Network>,
@@ -67,6 +67,12 @@ impl fmt::Display for Subnet {
             (None, Some(v6)) => write!(f, "{}-{}", v6.network(), v6.prefix()),
             (None, None) => unreachable!("a subnet is never empty"),
         }
+    }
+}
+
+impl fmt::Debug for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
