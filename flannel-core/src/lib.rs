@@ -27,7 +27,7 @@ pub use fields::{FieldError, Fields};
 pub use identity::{InvalidNodeId, NodeId};
 pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};
 pub use node::{Activity, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Status, Stopped};
-pub use peers::{Folded, Peers};
+pub use peers::{Folded, Peers, Revision};
 pub use report::{PeerFault, PeerProblem, SyncReport};
 pub use store::{Store, StoreError, SubnetLease};
 pub use subnet::{InvalidSubnetKey, Subnet};

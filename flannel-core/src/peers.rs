@@ -28,8 +28,16 @@ pub struct Peers {
     refused: BTreeMap<Subnet, (Arc<Lease>, PeerFault)>,
     /// What the store shows at our own subnet: usually our lease, after a loss somebody else's.
     at_own: Option<Arc<Lease>>,
-    revision: u64,
+    revision: Revision,
     changes: VecDeque<Subnet>,
+}
+
+/// A moment in the life of one set of [`Peers`] and of its clones, to ask what changed since.
+#[derive(Clone, Debug)]
+pub struct Revision {
+    /// The same for all that descend from one [`Peers::new`].
+    lineage: Arc<()>,
+    number: u64,
 }
 
 /// What folding an event showed.
@@ -51,14 +59,14 @@ impl Peers {
             accepted: BTreeMap::new(),
             refused: BTreeMap::new(),
             at_own: None,
-            revision: 0,
+            revision: Revision { lineage: Arc::new(()), number: 0 },
             changes: VecDeque::new(),
         }
     }
 
     /// Takes in one event of the watch.
     pub fn fold(&mut self, event: LeaseEvent) -> Folded {
-        let before = self.revision;
+        let before = self.revision.number;
         let own_differs = match event {
             LeaseEvent::Remove(subnet) => {
                 self.forget(subnet);
@@ -84,7 +92,7 @@ impl Peers {
                 own_differs
             }
         };
-        Folded { peers_changed: self.revision != before, own_differs }
+        Folded { peers_changed: self.revision.number != before, own_differs }
     }
 
     /// Goes on with another lease of our own, and judges all known leases anew.
@@ -138,15 +146,18 @@ impl Peers {
         })
     }
 
-    /// A number that grows with every change of a peer.
-    pub fn revision(&self) -> u64 {
-        self.revision
+    /// This moment, for [`changed_since`](Self::changed_since).
+    pub fn revision(&self) -> &Revision {
+        &self.revision
     }
 
-    /// The subnets whose peers came, left or changed after `revision`; `None` if that is too long ago to tell, and whoever asks
-    /// has to look at all peers.
-    pub fn changed_since(&self, revision: u64) -> Option<BTreeSet<Subnet>> {
-        let count = usize::try_from(self.revision.checked_sub(revision)?).ok()?;
+    /// The subnets whose peers came, left or changed after `revision`. `None` if that cannot be told, because it is too long ago
+    /// or `revision` is of another set: whoever asks has to look at all peers.
+    pub fn changed_since(&self, revision: &Revision) -> Option<BTreeSet<Subnet>> {
+        if !Arc::ptr_eq(&self.revision.lineage, &revision.lineage) {
+            return None;
+        }
+        let count = usize::try_from(self.revision.number.checked_sub(revision.number)?).ok()?;
         let skip = self.changes.len().checked_sub(count)?;
         Some(self.changes.iter().skip(skip).copied().collect())
     }
@@ -194,7 +205,7 @@ impl Peers {
     }
 
     fn note(&mut self, subnet: Subnet) {
-        self.revision += 1;
+        self.revision.number += 1;
         if self.changes.len() == REMEMBERED_CHANGES {
             self.changes.pop_front();
         }
