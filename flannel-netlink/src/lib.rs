@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod diff;
 mod error;
 mod link;
 mod list;
@@ -12,9 +13,11 @@ mod namespace;
 
 mod socket;
 pub mod state;
+mod watch;
 mod wire;
 
 pub use connection::{Connection, OpenError, Request};
+pub use diff::{Op, diff};
 pub use error::KernelError;
 pub use link::{
     Ensured, LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
@@ -22,4 +25,5 @@ pub use link::{
 };
 pub use list::{list_addresses, list_forwarding, list_neighbours, list_nexthops, list_routes};
 pub use namespace::{Namespace, NamespaceError};
+pub use watch::{Monitor, Notice, Subject};
 pub use wire::{Attribute, Message, attributes};
