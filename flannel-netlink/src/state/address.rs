@@ -13,7 +13,6 @@ use crate::{
 /// The key is the device and the address with its prefix. The flags from `deprecated` on are the kernel's; they are read,
 /// never written and never compared.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Address {
     /// The device's index.
     pub link: u32,

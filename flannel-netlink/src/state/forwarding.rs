@@ -15,7 +15,6 @@ use crate::{
 ///
 /// The key is the device and the Ethernet address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct ForwardingEntry {
     /// The device's index.
     pub link: u32,

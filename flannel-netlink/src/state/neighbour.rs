@@ -10,7 +10,6 @@ use crate::{
 ///
 /// The key is the device and the IP address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Neighbour {
     /// The device's index.
     pub link: u32,

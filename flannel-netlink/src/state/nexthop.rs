@@ -13,7 +13,6 @@ use crate::{
 ///
 /// The key is the number. Numbers are shared by all programs of a namespace.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Nexthop {
     /// The number.
     pub id: u32,

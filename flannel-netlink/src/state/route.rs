@@ -15,7 +15,6 @@ use crate::{
 ///
 /// The key is the destination, the table and the metric.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Route {
     /// Where to; a network without host bits.
     pub destination: IpNetwork,
