@@ -35,7 +35,11 @@ impl Connection {
             .options()
             .set_netlink_get_strict_chk(true)
             .map_err(|source| OpenError::Socket { source })?;
-        Ok(Self { socket, sequence: 0, datagram: Vec::with_capacity(DATAGRAM_BYTES) })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            datagram: Vec::with_capacity(DATAGRAM_BYTES),
+        })
     }
 
     /// This socket's address on netlink. A notification of a change made through this connection carries it.
@@ -241,7 +245,10 @@ impl Connection {
     }
 
     async fn send(&mut self) -> Result<(), KernelError> {
-        self.socket.send(&self.datagram).await.map_err(|error| KernelError::from_io(&error))
+        self.socket
+            .send(&self.datagram)
+            .await
+            .map_err(|error| KernelError::from_io(&error))
     }
 
     async fn receive(&mut self, deadline: Instant) -> Result<&[u8], KernelError> {
@@ -365,7 +372,10 @@ fn outcome(message: &Message<'_>, skip: usize) -> Result<(), KernelError> {
         .filter(|_| explained)
         .and_then(|rest| attributes(rest).find(|attribute| attribute.kind == NLMSGERR_ATTR_MSG))
         .and_then(|attribute| attribute.text().map(str::to_owned));
-    Err(KernelError { errno: code.saturating_abs(), message: text })
+    Err(KernelError {
+        errno: code.saturating_abs(),
+        message: text,
+    })
 }
 
 /// How much of the refused request the kernel sent back in front of its explanation.

@@ -13,6 +13,7 @@ mod namespace;
 
 mod socket;
 pub mod state;
+pub mod table;
 mod watch;
 mod wire;
 
@@ -25,5 +26,6 @@ pub use link::{
 };
 pub use list::{list_addresses, list_forwarding, list_neighbours, list_nexthops, list_routes};
 pub use namespace::{Namespace, NamespaceError};
+pub use table::Table;
 pub use watch::{Monitor, Notice, Subject};
 pub use wire::{Attribute, Message, attributes};

@@ -32,7 +32,13 @@ pub struct LinkSpec {
 impl LinkSpec {
     /// A device that is up, with the kernel's choice of the rest.
     pub fn new(name: impl Into<String>, kind: LinkSpecKind) -> Self {
-        Self { name: name.into(), kind, mac: None, mtu: None, up: true }
+        Self {
+            name: name.into(),
+            kind,
+            mac: None,
+            mtu: None,
+            up: true,
+        }
     }
 }
 
@@ -210,7 +216,10 @@ pub async fn alter_link(
     if change.no_link_local {
         requests.push(no_link_local(index));
     }
-    requests.push(Request::from_message(RouteNetlinkMessage::SetLink(link.build()), 0));
+    requests.push(Request::from_message(
+        RouteNetlinkMessage::SetLink(link.build()),
+        0,
+    ));
     connection.apply(&requests).await.into_iter().collect()
 }
 
@@ -253,8 +262,19 @@ fn can_become(link: &Link, kind: &LinkSpecKind) -> bool {
                 && agree(actual.local, wanted.local)
                 && agree(actual.parent, wanted.parent)
                 && agree(actual.group, wanted.group)
-                && (actual.gbp, actual.l2miss, actual.l3miss, actual.proxy, actual.rsc)
-                    == (wanted.gbp, wanted.l2miss, wanted.l3miss, wanted.proxy, wanted.rsc)
+                && (
+                    actual.gbp,
+                    actual.l2miss,
+                    actual.l3miss,
+                    actual.proxy,
+                    actual.rsc,
+                ) == (
+                    wanted.gbp,
+                    wanted.l2miss,
+                    wanted.l3miss,
+                    wanted.proxy,
+                    wanted.rsc,
+                )
         }
         _ => false,
     }
@@ -281,7 +301,10 @@ async fn alter(
             .learning(wanted.learning)
             .build();
         connection
-            .apply_one(Request::from_message(RouteNetlinkMessage::NewLink(message), 0))
+            .apply_one(Request::from_message(
+                RouteNetlinkMessage::NewLink(message),
+                0,
+            ))
             .await?;
         written = true;
     }
@@ -295,7 +318,10 @@ async fn alter(
 fn create(spec: &LinkSpec) -> Request {
     let message = match &spec.kind {
         LinkSpecKind::Bridge => finish(LinkBridge::new(&spec.name), spec),
-        LinkSpecKind::Veth { peer, peer_namespace } => {
+        LinkSpecKind::Veth {
+            peer,
+            peer_namespace,
+        } => {
             let mut message = finish(LinkVeth::new(&spec.name, peer), spec);
             if let Some(namespace) = peer_namespace {
                 put_peer_into(&mut message, namespace);
@@ -304,7 +330,10 @@ fn create(spec: &LinkSpec) -> Request {
         }
         LinkSpecKind::Vxlan(vxlan) => finish(vxlan_message(&spec.name, vxlan), spec),
     };
-    Request::from_message(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    Request::from_message(
+        RouteNetlinkMessage::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
 }
 
 fn finish<T>(mut link: LinkMessageBuilder<T>, spec: &LinkSpec) -> LinkMessage {
@@ -355,7 +384,8 @@ fn put_peer_into(message: &mut LinkMessage, namespace: &Namespace) {
         };
         for info in infos {
             if let LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = info {
-                peer.attributes.push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
+                peer.attributes
+                    .push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
             }
         }
     }
@@ -364,9 +394,11 @@ fn put_peer_into(message: &mut LinkMessage, namespace: &Namespace) {
 /// The kernel takes this only in a message of its own, not while the device is made.
 fn no_link_local(index: u32) -> Request {
     let mut message = LinkUnspec::new_with_index(index).build();
-    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-    ])]));
+    message
+        .attributes
+        .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+            vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
+        )]));
     message.header.interface_family = AddressFamily::Unspec;
     Request::from_message(RouteNetlinkMessage::SetLink(message), 0)
 }

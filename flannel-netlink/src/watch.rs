@@ -37,7 +37,10 @@ impl Monitor {
                 result => result.map_err(|source| OpenError::Socket { source })?,
             }
         }
-        Ok(Self { socket, waiting: VecDeque::new() })
+        Ok(Self {
+            socket,
+            waiting: VecDeque::new(),
+        })
     }
 
     /// How many notifications of our own making are safe to have waiting.
@@ -61,9 +64,9 @@ impl Monitor {
                 return Ok(notice);
             }
             match self.socket.receive().await {
-                Ok(datagram) => {
-                    self.waiting.extend(messages(datagram).map(|message| Notice::of(&message)))
-                }
+                Ok(datagram) => self
+                    .waiting
+                    .extend(messages(datagram).map(|message| Notice::of(&message))),
                 Err(error) if lost(&error) => return Ok(Notice::Lost),
                 Err(error) => return Err(error),
             }
@@ -82,7 +85,8 @@ impl Monitor {
             }
             match self.socket.receive_waiting() {
                 Ok(Some(datagram)) => {
-                    self.waiting.extend(messages(datagram).map(|message| Notice::of(&message)));
+                    self.waiting
+                        .extend(messages(datagram).map(|message| Notice::of(&message)));
                 }
                 Ok(None) => return Ok(None),
                 Err(error) if lost(&error) => return Ok(Some(Notice::Lost)),
@@ -166,7 +170,11 @@ impl Notice {
             Self::Removed { subject, port }
         } else {
             let replaces = message.flags & libc::NLM_F_REPLACE as u16 != 0;
-            Self::Added { subject, replaces, port }
+            Self::Added {
+                subject,
+                replaces,
+                port,
+            }
         }
     }
 }

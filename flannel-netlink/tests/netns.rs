@@ -10,3 +10,5 @@ mod namespace;
 mod objects;
 #[path = "netns/support.rs"]
 mod support;
+#[path = "netns/table.rs"]
+mod table;

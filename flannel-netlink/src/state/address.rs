@@ -13,7 +13,6 @@ use crate::{
 /// The key is the device and the address with its prefix. The flags from `deprecated` on are the kernel's; they are read,
 /// never written and never compared.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Address {
     /// The device's index.
     pub link: u32,
@@ -104,7 +103,12 @@ impl Address {
     /// Whether `actual` is what this one asks for.
     pub(crate) fn fits(&self, actual: &Self) -> bool {
         (self.link, self.address, self.scope, self.no_prefix_route)
-            == (actual.link, actual.address, actual.scope, actual.no_prefix_route)
+            == (
+                actual.link,
+                actual.address,
+                actual.scope,
+                actual.no_prefix_route,
+            )
     }
 
     fn request(&self, kind: u16, flags: u16) -> Request {

@@ -8,7 +8,6 @@ use crate::{
 
 /// A network device.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Link {
     /// The kernel's number for it in its namespace.
     pub index: u32,
@@ -48,7 +47,6 @@ pub enum LinkKind {
 
 /// The attributes of a VXLAN device.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Vxlan {
     /// The network identifier, 24 bits.
     pub vni: u32,
@@ -77,7 +75,10 @@ pub struct Vxlan {
 impl Vxlan {
     /// A device with this identifier that does not learn.
     pub fn new(vni: u32) -> Self {
-        Self { vni, ..Self::default() }
+        Self {
+            vni,
+            ..Self::default()
+        }
     }
 }
 
@@ -154,8 +155,12 @@ fn header(index: u32) -> Vec<u8> {
 }
 
 fn kind_of(info: &Attribute<'_>) -> LinkKind {
-    let name = info.nested().find(|attribute| attribute.kind == IFLA_INFO_KIND);
-    let data = info.nested().find(|attribute| attribute.kind == IFLA_INFO_DATA);
+    let name = info
+        .nested()
+        .find(|attribute| attribute.kind == IFLA_INFO_KIND);
+    let data = info
+        .nested()
+        .find(|attribute| attribute.kind == IFLA_INFO_DATA);
     match name.and_then(|name| name.text()).unwrap_or_default() {
         "bridge" => LinkKind::Bridge,
         "veth" => LinkKind::Veth,

@@ -13,7 +13,6 @@ use crate::{
 ///
 /// The key is the number. Numbers are shared by all programs of a namespace.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Nexthop {
     /// The number.
     pub id: u32,
@@ -30,7 +29,13 @@ pub struct Nexthop {
 impl Nexthop {
     /// A gateway that the device's addresses say is on the link.
     pub const fn new(id: u32, link: u32, gateway: IpAddr, protocol: u8) -> Self {
-        Self { id, link, gateway, onlink: false, protocol }
+        Self {
+            id,
+            link,
+            gateway,
+            onlink: false,
+            protocol,
+        }
     }
 
     /// Reads `RTM_NEWNEXTHOP` and `RTM_DELNEXTHOP`; `None` for anything else and for groups, blackholes and nexthops without a
@@ -84,7 +89,11 @@ impl Nexthop {
 
 impl fmt::Display for Nexthop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nexthop {} via {} on device {}", self.id, self.gateway, self.link)
+        write!(
+            f,
+            "nexthop {} via {} on device {}",
+            self.id, self.gateway, self.link
+        )
     }
 }
 

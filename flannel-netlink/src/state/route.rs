@@ -15,7 +15,6 @@ use crate::{
 ///
 /// The key is the destination, the table and the metric.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Route {
     /// Where to; a network without host bits.
     pub destination: IpNetwork,
@@ -309,7 +308,8 @@ impl fmt::Display for Route {
             Via::Nexthop(id) => write!(f, " via nexthop {id}")?,
             Via::Other => write!(f, " via something else")?,
         }
-        self.link.map_or(Ok(()), |link| write!(f, " on device {link}"))
+        self.link
+            .map_or(Ok(()), |link| write!(f, " on device {link}"))
     }
 }
 
