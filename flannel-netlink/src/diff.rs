@@ -32,7 +32,7 @@ impl Op {
         }
     }
 
-    /// The place in the order, see [`diff`].
+    /// The place in the order, see [`diff()`].
     const fn rank(&self) -> u8 {
         match self {
             Self::Delete(Object::Route(_)) => 0,
@@ -93,7 +93,7 @@ pub(crate) fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec
     ops.extend(others.map(|(_, object)| Op::Delete(*object)));
 }
 
-/// Brings steps into the order that [`diff`] describes.
+/// Brings steps into the order that [`diff()`] describes.
 pub(crate) fn order(ops: &mut [Op]) {
     ops.sort_by_key(|op| (op.rank(), op.object().key()));
 }

@@ -132,7 +132,7 @@ pub struct PatternError {
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// Chooses an interface: the first that any of `selectors`, in their order, finds. See [`choose`]
+/// Chooses an interface: the first that any of `selectors`, in their order, finds. See [`choose()`]
 /// for the rules.
 ///
 /// # Errors
@@ -279,7 +279,7 @@ fn display_all(refusals: &[Refusal]) -> String {
     all.join("; ")
 }
 
-/// Reads what [`choose`] needs for these selectors.
+/// Reads what [`choose()`] needs for these selectors.
 async fn read_candidates(
     connection: &mut Connection,
     selectors: &[Selector],

@@ -1,4 +1,5 @@
-//! Kernel network state as data: what we want, what is there, the difference, and a batched applier.
+//! Kernel network state as data: what we want, what is there, the difference, and a batched
+//! applier.
 //!
 //! Everything works in any network namespace: hold a [`Namespace`], open a [`Connection`] in it, and
 //! use the functions of this crate on that connection. Nothing is global, and nothing needs more
@@ -8,7 +9,7 @@
 //!   plain values, read from the kernel's messages and written as requests.
 //! * [`Connection`]: many requests in one datagram, a result for each, the kernel's own words in
 //!   every error, never a hang.
-//! * [`diff`]: the steps from one state to another, in an order that never leaves a route without
+//! * [`diff()`]: the steps from one state to another, in an order that never leaves a route without
 //!   what it needs.
 //! * [`Table`]: one owner's objects, kept as they should be. It knows them by a
 //!   [`Mark`](table::Mark), leaves everything else alone, and says who changed what.
