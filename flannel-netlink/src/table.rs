@@ -29,17 +29,20 @@ use crate::{
     state::{Key, Link, Object},
 };
 
-/// One owner's objects in one network namespace: what is wanted, a picture of what is there, and the means to make them equal.
+/// One owner's objects in one network namespace: what is wanted, a picture of what is there, and
+/// the means to make them equal.
 ///
-/// Say what is wanted with [`want`](Self::want) and [`forget`](Self::forget), or all at once with [`want_only`](Self::want_only); then
-/// [`sync`](Self::sync). Only what differs is written, so one changed object costs one object's work however many there are.
+/// Say what is wanted with [`want`](Self::want) and [`forget`](Self::forget), or all at once with
+/// [`want_only`](Self::want_only); then [`sync`](Self::sync). Only what differs is written, so one
+/// changed object costs one object's work however many there are.
 ///
-/// The picture is kept true by the kernel's notifications, which arrive before the acknowledgement of the request that caused them. The
-/// kernel is listed at the start, when notifications were lost, after changes that the kernel does not tell about, and every five minutes
-/// as a check.
+/// The picture is kept true by the kernel's notifications, which arrive before the acknowledgement
+/// of the request that caused them. The kernel is listed at the start, when notifications were
+/// lost, after changes that the kernel does not tell about, and every five minutes as a check.
 ///
-/// What is wanted at a key is put there, whoever holds the place. What is not wanted is removed only if it carries the owner's [`Mark`].
-/// Everything else is left alone and counted. Dropping the table leaves the kernel as it is.
+/// What is wanted at a key is put there, whoever holds the place. What is not wanted is removed
+/// only if it carries the owner's [`Mark`]. Everything else is left alone and counted. Dropping the
+/// table leaves the kernel as it is.
 #[derive(Debug)]
 pub struct Table {
     connection: Connection,
@@ -62,11 +65,13 @@ struct Listing {
 }
 
 impl Table {
-    /// Opens a table in `namespace` for the owner with this mark. Needs a tokio runtime with I/O and time.
+    /// Opens a table in `namespace` for the owner with this mark. Needs a tokio runtime with I/O
+    /// and time.
     ///
     /// # Errors
     ///
-    /// [`TableError::Open`] when a socket cannot be made there, [`TableError::List`] when the nexthop objects cannot be listed.
+    /// [`TableError::Open`] when a socket cannot be made there, [`TableError::List`] when the
+    /// nexthop objects cannot be listed.
     ///
     /// # Cancel safety
     ///
@@ -98,7 +103,8 @@ impl Table {
         self.check_every = interval;
     }
 
-    /// The socket that this table writes through. What is changed through it counts as the owner's own doing.
+    /// The socket that this table writes through. What is changed through it counts as the owner's
+    /// own doing.
     pub const fn connection(&mut self) -> &mut Connection {
         &mut self.connection
     }
@@ -108,13 +114,14 @@ impl Table {
         self.nexthops_supported
     }
 
-    /// The number for a nexthop object with this gateway: the one it has, also from an earlier run, or a free one of the mark's range.
-    /// `None` when the range is used up.
+    /// The number for a nexthop object with this gateway: the one it has, also from an earlier run,
+    /// or a free one of the mark's range. `None` when the range is used up.
     pub fn nexthop_id(&mut self, link: u32, gateway: IpAddr) -> Option<u32> {
         self.numbers.number(link, gateway)
     }
 
-    /// Wants this object from the next [`sync`](Self::sync) on, in the place of what was wanted under the same key.
+    /// Wants this object from the next [`sync`](Self::sync) on, in the place of what was wanted
+    /// under the same key.
     pub fn want(&mut self, object: impl Into<Object>) {
         let object = object.into();
         let key = object.key();
@@ -166,8 +173,9 @@ impl Table {
         self.picture.wanted(key)
     }
 
-    /// Lets [`drifted`](Self::drifted) say when this device is altered (Ethernet address, MTU, up) or gone. A later call for the same name
-    /// replaces the earlier one. The device itself is not repaired here.
+    /// Lets [`drifted`](Self::drifted) say when this device is altered (Ethernet address, MTU, up)
+    /// or gone. A later call for the same name replaces the earlier one. The device itself is not
+    /// repaired here.
     pub fn watch_link(&mut self, link: Link) {
         self.picture.watch_link(link);
     }
@@ -179,12 +187,14 @@ impl Table {
 
     /// Makes the kernel hold what is wanted. With nothing to do it writes nothing.
     ///
-    /// What cannot be done is in the report and is tried again by the next call; it keeps nothing else from being done. An object
-    /// that somebody keeps changing is written at most twice a second.
+    /// What cannot be done is in the report and is tried again by the next call; it keeps nothing
+    /// else from being done. An object that somebody keeps changing is written at most twice a
+    /// second.
     ///
     /// # Errors
     ///
-    /// [`TableError::List`] or [`TableError::Watch`] when the kernel cannot be read; what was written until then stays.
+    /// [`TableError::List`] or [`TableError::Watch`] when the kernel cannot be read; what was
+    /// written until then stays.
     ///
     /// # Cancel safety
     ///
@@ -232,8 +242,9 @@ impl Table {
         Ok(report)
     }
 
-    /// Resolves when the kernel no longer holds what was synced, or when what failed may work now, and says what changed. Changes that come
-    /// together are reported together. Meant to be answered by [`sync`](Self::sync), and to be awaited again after it.
+    /// Resolves when the kernel no longer holds what was synced, or when what failed may work now,
+    /// and says what changed. Changes that come together are reported together. Meant to be
+    /// answered by [`sync`](Self::sync), and to be awaited again after it.
     ///
     /// # Errors
     ///
@@ -326,7 +337,8 @@ impl Table {
         let now = Instant::now();
         for op in ops {
             let key = op.object().key();
-            // Still not right though the kernel took it: it stores it differently, or somebody was faster.
+            // Still not right though the kernel took it: it stores it differently, or somebody was
+            // faster.
             if !self.picture.fits(&key) && !failures.contains_key(&key) {
                 self.patience.repaired(key, now);
             }
@@ -378,7 +390,8 @@ impl Table {
         }
     }
 
-    /// When the kernel is to be listed next. Listings take at most a twentieth of the time, however often they are needed.
+    /// When the kernel is to be listed next. Listings take at most a twentieth of the time, however
+    /// often they are needed.
     fn listing_due(&self, now: Instant) -> Instant {
         match self.last_listing {
             None => now,
@@ -418,7 +431,8 @@ pub enum TableError {
 const CHECK_EVERY: Duration = Duration::from_secs(300);
 /// A listing may run again after twenty times the time it took.
 const LISTING_SHARE: u32 = 20;
-/// A write may make the kernel drop something that is wanted; then it is listed and written once more.
+/// A write may make the kernel drop something that is wanted; then it is listed and written once
+/// more.
 const ROUNDS: usize = 3;
 /// So long without a notification ends a burst.
 const QUIET: Duration = Duration::from_millis(5);

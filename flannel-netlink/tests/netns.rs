@@ -2,6 +2,8 @@
 
 #[path = "netns/connection.rs"]
 mod connection;
+#[path = "netns/iface.rs"]
+mod iface;
 #[path = "netns/links.rs"]
 mod links;
 #[path = "netns/namespace.rs"]

@@ -83,7 +83,8 @@ impl Vxlan {
 }
 
 impl Link {
-    /// Reads `RTM_NEWLINK` and `RTM_DELLINK`; `None` for anything else and for the bridge's view of its ports.
+    /// Reads `RTM_NEWLINK` and `RTM_DELLINK`; `None` for anything else and for the bridge's view of
+    /// its ports.
     pub fn parse(message: &Message<'_>) -> Option<Self> {
         if !matches!(message.kind, RTM_NEWLINK | RTM_DELLINK) {
             return None;

@@ -8,7 +8,8 @@ use crate::{
 };
 
 impl Table {
-    /// Reads everything that concerns this owner and corrects the picture; returns how many objects were read.
+    /// Reads everything that concerns this owner and corrects the picture; returns how many objects
+    /// were read.
     pub(super) async fn list(&mut self) -> Result<usize, TableError> {
         let started = Instant::now();
         self.catch_up()?;

@@ -6,8 +6,8 @@ use crate::state::{ForwardingEntry, Neighbour, Object};
 
 /// How one owner's objects are told from everybody else's.
 ///
-/// Two owners on one machine, such as two networks of one node, must differ in the protocol number, the table or the networks, and in
-/// the range of nexthop numbers and the device names.
+/// Two owners on one machine, such as two networks of one node, must differ in the protocol number,
+/// the table or the networks, and in the range of nexthop numbers and the device names.
 #[derive(Clone, Debug)]
 pub struct Mark {
     /// The routing protocol number of our routes and nexthop objects.
@@ -18,7 +18,8 @@ pub struct Mark {
     pub networks: Vec<IpNetwork>,
     /// The numbers of our nexthop objects.
     pub nexthops: RangeInclusive<u32>,
-    /// The names of the devices that are ours. Permanent neighbours and forwarding entries there are ours, and addresses inside `networks`.
+    /// The names of the devices that are ours. Permanent neighbours and forwarding entries there
+    /// are ours, and addresses inside `networks`.
     pub devices: BTreeSet<String>,
 }
 

@@ -6,7 +6,8 @@ use std::{
 
 use crate::state::Nexthop;
 
-/// Which nexthop number a gateway has. Gateways keep their numbers over restarts, because the kernel's objects are read first.
+/// Which nexthop number a gateway has. Gateways keep their numbers over restarts, because the
+/// kernel's objects are read first.
 #[derive(Debug)]
 pub(crate) struct Numbers {
     range: RangeInclusive<u32>,

@@ -21,7 +21,8 @@ impl Patience {
         Some(repair.last + repair.wait).filter(|due| *due > now)
     }
 
-    /// Notes that a changed object was repaired. The wait doubles as long as repairs follow each other.
+    /// Notes that a changed object was repaired. The wait doubles as long as repairs follow each
+    /// other.
     pub(crate) fn repaired(&mut self, key: Key, now: Instant) {
         let repair = self.0.entry(key).or_insert(Repair {
             last: now,

@@ -1,16 +1,21 @@
+mod entry;
+mod news;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    drift::{Culprit, Drift, DriftChange, DriftSubject},
-    mark::Mark,
+use self::{
+    entry::{Actual, Entry},
+    news::WatchedLink,
 };
+use super::{drift::Culprit, mark::Mark};
 use crate::{
     diff::Op,
     state::{Key, Link, Object, Via},
     watch::{Notice, Subject},
 };
 
-/// What one owner wants, what the kernel holds of it, and where the two differ. Pure: notifications, listings and results go in.
+/// What one owner wants, what the kernel holds of it, and where the two differ. Pure:
+/// notifications, listings and results go in.
 #[derive(Debug)]
 pub(crate) struct Picture {
     mark: Mark,
@@ -28,62 +33,6 @@ pub(crate) struct Picture {
     failed: BTreeSet<Key>,
     retry: bool,
     stale: bool,
-}
-
-#[derive(Debug, Default)]
-struct Entry {
-    want: Option<Object>,
-    actual: Actual,
-}
-
-/// What the kernel holds under a key. That it is just what is wanted takes no memory.
-#[derive(Debug, Default)]
-enum Actual {
-    Fits,
-    #[default]
-    Missing,
-    /// In the kernel's order, never empty.
-    Other(Vec<Object>),
-}
-
-#[derive(Debug)]
-struct WatchedLink {
-    wanted: Link,
-    reported: Option<Option<Link>>,
-    by: Culprit,
-}
-
-impl WatchedLink {
-    fn fits(&self, now: &Link) -> bool {
-        let compared = |link: &Link| (link.index, link.mac, link.mtu, link.up);
-        compared(now) == compared(&self.wanted)
-    }
-}
-
-impl Entry {
-    fn found(&self) -> &[Object] {
-        match &self.actual {
-            Actual::Fits => self.want.as_slice(),
-            Actual::Missing => &[],
-            Actual::Other(found) => found,
-        }
-    }
-
-    fn fits(&self) -> bool {
-        match self.actual {
-            Actual::Fits => true,
-            Actual::Missing => self.want.is_none(),
-            Actual::Other(_) => false,
-        }
-    }
-
-    fn set(&mut self, found: Vec<Object>) {
-        self.actual = match (&self.want, &found[..]) {
-            (_, []) => Actual::Missing,
-            (Some(want), [only]) if want.fits(only) => Actual::Fits,
-            _ => Actual::Other(found),
-        };
-    }
 }
 
 impl Picture {
@@ -174,7 +123,8 @@ impl Picture {
         &self.our_devices
     }
 
-    /// Whether the kernel may hold something else than the picture says, so that only a listing helps.
+    /// Whether the kernel may hold something else than the picture says, so that only a listing
+    /// helps.
     pub(crate) const fn stale(&self) -> bool {
         self.stale
     }
@@ -230,7 +180,8 @@ impl Picture {
                 port,
             } => {
                 match object {
-                    // Routes that need the address or the object go without a notification. Our own order never deletes a nexthop object in use.
+                    // Routes that need the address or the object go without a notification. Our own
+                    // order never deletes a nexthop object in use.
                     Object::Address(address) if self.in_use(address.link) => self.stale = true,
                     Object::Nexthop(_) if port != own => self.stale = true,
                     _ => {}
@@ -265,7 +216,8 @@ impl Picture {
         self.our_devices = ours.map(|link| link.index).collect();
     }
 
-    /// Takes in everything else of a listing; returns how many objects are neither wanted nor marked.
+    /// Takes in everything else of a listing; returns how many objects are neither wanted nor
+    /// marked.
     pub(crate) fn listed(&mut self, objects: impl IntoIterator<Item = Object>) -> usize {
         let mut found: BTreeMap<Key, Vec<Object>> = BTreeMap::new();
         let mut foreign = 0;
@@ -323,104 +275,6 @@ impl Picture {
         if self.dirty.contains(&key) {
             self.drifts.entry(key).or_insert(Culprit::Unknown);
         }
-    }
-
-    /// Whether [`take_news`](Self::take_news) would return anything.
-    pub(crate) fn has_news(&self, due: impl Fn(&Key) -> bool) -> bool {
-        self.drifts.keys().any(due)
-            || (self.retry && !self.failed.is_empty())
-            || self
-                .watched
-                .values()
-                .any(|watched| self.link_news(watched).is_some())
-    }
-
-    /// All differences that others made since the last call, of keys that are `due`, and what may work now.
-    pub(crate) fn take_news(&mut self, due: impl Fn(&Key) -> bool) -> Vec<Drift> {
-        let mut news = self.take_link_news();
-        news.extend(self.take_drifts(due));
-        if std::mem::take(&mut self.retry) {
-            news.extend(self.failed.iter().map(|key| Drift {
-                subject: DriftSubject::Object(*key),
-                change: DriftChange::MayWorkNow,
-                by: Culprit::Kernel,
-            }));
-        }
-        news
-    }
-
-    fn take_link_news(&mut self) -> Vec<Drift> {
-        let mut news = Vec::new();
-        let watched: Vec<String> = self.watched.keys().cloned().collect();
-        for name in watched {
-            let Some(now) = self
-                .watched
-                .get(&name)
-                .and_then(|watched| self.link_news(watched))
-            else {
-                continue;
-            };
-            let watched = self
-                .watched
-                .get_mut(&name)
-                .expect("its name comes from the map");
-            watched.reported = Some(now.clone());
-            news.push(Drift {
-                subject: DriftSubject::Link(watched.wanted.clone()),
-                change: now.map_or(DriftChange::Removed, DriftChange::AlteredLink),
-                by: watched.by,
-            });
-        }
-        news
-    }
-
-    /// The differences of objects that others made since the last call, of keys that are `due`.
-    pub(crate) fn take_drifts(&mut self, due: impl Fn(&Key) -> bool) -> Vec<Drift> {
-        let mut news = Vec::new();
-        let keys: Vec<Key> = self.drifts.keys().filter(|key| due(key)).copied().collect();
-        for key in keys {
-            let by = self
-                .drifts
-                .remove(&key)
-                .expect("its key comes from the map");
-            let Some(entry) = self.entries.get(&key) else {
-                continue;
-            };
-            let change = match (&entry.want, entry.found().first()) {
-                (Some(_), None) => DriftChange::Removed,
-                (Some(_), Some(_)) => {
-                    // The one that is not ours, which may stand behind ours.
-                    let other = entry
-                        .found()
-                        .iter()
-                        .find(|object| Some(*object) != entry.want.as_ref());
-                    DriftChange::Altered(other.copied().unwrap_or(entry.found()[0]))
-                }
-                (None, Some(object)) => DriftChange::Stray(*object),
-                (None, None) => continue,
-            };
-            news.push(Drift {
-                subject: DriftSubject::Object(key),
-                change,
-                by,
-            });
-        }
-        news
-    }
-
-    /// What to report about a watched device: its state now (`None` inside: gone), unless it is as wanted or already reported so.
-    fn link_news(&self, watched: &WatchedLink) -> Option<Option<Link>> {
-        let wanted = &watched.wanted;
-        let now = self
-            .links
-            .get(&wanted.index)
-            .filter(|link| link.name == wanted.name);
-        if now.is_some_and(|now| (now.mac, now.mtu, now.up) == (wanted.mac, wanted.mtu, wanted.up))
-        {
-            return None;
-        }
-        let now = now.cloned();
-        (watched.reported.as_ref() != Some(&now)).then_some(now)
     }
 
     fn link_added(&mut self, link: Link, port: u32) {

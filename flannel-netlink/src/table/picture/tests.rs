@@ -5,6 +5,7 @@ use super::*;
 use crate::{
     diff::{order, steps_for},
     state::{Neighbour, Nexthop, Route},
+    table::DriftChange,
 };
 
 const OURS: u32 = 1;
@@ -184,8 +185,8 @@ fn sync(picture: &mut Picture, kernel: &mut Kernel) -> usize {
 }
 
 proptest! {
-    /// Whatever others do and whenever we look, after a sync the kernel holds what we want, our strays are gone, and a second sync
-    /// writes nothing.
+    /// Whatever others do and whenever we look, after a sync the kernel holds what we want, our
+    /// strays are gone, and a second sync writes nothing.
     #[test]
     fn a_sync_reaches_the_goal_whatever_happened_before(steps in prop::collection::vec(step(), 0..40)) {
         let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
