@@ -5,8 +5,12 @@
 //! refused operation belongs to.
 #![forbid(unsafe_code)]
 
+mod mark;
 mod peer_table;
 mod placement;
+mod uplink;
 
+pub use mark::{PROTOCOL, nexthop_numbers};
 pub use peer_table::PeerTable;
 pub use placement::PeerPlan;
+pub use uplink::{Uplink, UplinkFinder, UplinkOptions};
