@@ -1,5 +1,7 @@
 use std::{fmt, io, time::Duration};
 
+use netlink_packet_core::NetlinkSerializable;
+use netlink_packet_route::RouteNetlinkMessage;
 use nix::libc;
 use tokio::time::{Instant, timeout_at};
 
@@ -293,6 +295,17 @@ impl Request {
     /// The whole message as the kernel would see it, for reading it back.
     pub fn message(&self) -> Option<Message<'_>> {
         messages(&self.bytes).next()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn from_message(message: RouteNetlinkMessage, flags: u16) -> Self {
+        let mut body = vec![0; message.buffer_len()];
+        message.serialize(&mut body);
+        Self::new(message.message_type(), flags, &body)
     }
 
     fn write(&self, out: &mut Vec<u8>, flags: u16, sequence: u32) {

@@ -1,7 +1,12 @@
 //! Against the real kernel, each test in namespaces of its own.
 
-#[path = "netns"]
-mod netns {
-    mod connection;
-    mod namespace;
-}
+#[path = "netns/connection.rs"]
+mod connection;
+#[path = "netns/links.rs"]
+mod links;
+#[path = "netns/namespace.rs"]
+mod namespace;
+#[path = "netns/objects.rs"]
+mod objects;
+#[path = "netns/support.rs"]
+mod support;
