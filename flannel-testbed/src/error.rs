@@ -36,9 +36,25 @@ pub enum TestbedError {
         /// The kernel's reason.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The kernel's notifications could not be read.
+    #[error("cannot hear of changes on {place}")]
+    Monitor {
+        /// The host.
+        place: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// There is no such device.
     #[error("there is no device {device} on {place}")]
     NoDevice {
+        /// The device.
+        device: String,
+        /// The host, the pod or the switch.
+        place: String,
+    },
+    /// A device did not get or lose its carrier.
+    #[error("device {device} on {place} does not follow the state of its other end")]
+    NotSettled {
         /// The device.
         device: String,
         /// The host, the pod or the switch.

@@ -1,14 +1,20 @@
 //! The few kernel operations that hosts, pods and the switch share, with errors that name the place.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use flannel_netlink::{
     Connection, LinkChange, LinkSpec, Namespace, alter_link, delete_link, ensure_link,
-    link_by_name,
-    state::{Address, Link, MacAddress, Object, Route},
+    link_by_name, list_addresses,
+    state::{Address, AddressFilter, Link, MacAddress, Object, Route},
 };
 use ipnetwork::IpNetwork;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::{interval, timeout},
+};
 
 use crate::{TestbedError, settings};
 
@@ -96,6 +102,56 @@ impl Kernel {
             .map_err(|source| TestbedError::kernel(format!("delete {device}"), &self.place, source))
     }
 
+    /// Waits until the device is in `state`.
+    ///
+    /// The kernel starts a device some time after its other end came up, and drops what is sent before that.
+    pub(crate) async fn settle(&self, device: &str, state: LinkState) -> Result<(), TestbedError> {
+        let settled = async {
+            let mut ticks = interval(POLL);
+            loop {
+                ticks.tick().await;
+                let link = self.link(device).await?;
+                let there = match state {
+                    LinkState::Addressed => link.running && self.has_link_local(&link).await?,
+                    LinkState::Running => link.running,
+                    LinkState::Silent => !link.running,
+                };
+                if there {
+                    return Ok(());
+                }
+            }
+        };
+        timeout(PATIENCE, settled).await.unwrap_or_else(|_| {
+            Err(TestbedError::NotSettled {
+                device: device.to_owned(),
+                place: self.place.clone(),
+            })
+        })
+    }
+
+    /// True on a kernel without IPv6, where nobody has one.
+    async fn has_link_local(&self, link: &Link) -> Result<bool, TestbedError> {
+        if !settings::ipv6_enabled() {
+            return Ok(true);
+        }
+        let filter = AddressFilter {
+            link: Some(link.index),
+        };
+        let listed = list_addresses(&mut *self.connection().await, filter).await;
+        let addresses = listed.map_err(|source| {
+            TestbedError::kernel(
+                format!("list addresses of {}", link.name),
+                &self.place,
+                source,
+            )
+        })?;
+        let link_local = |address: &Address| match address.address {
+            IpNetwork::V4(_) => false,
+            IpNetwork::V6(v6) => v6.ip().is_unicast_link_local() && !address.tentative,
+        };
+        Ok(addresses.iter().any(link_local))
+    }
+
     pub(crate) async fn put(&self, objects: &[Object]) -> Result<(), TestbedError> {
         let requests: Vec<_> = objects.iter().map(Object::replace).collect();
         let results = self.connection().await.apply(&requests).await;
@@ -106,6 +162,17 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// What [`Kernel::settle`] waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LinkState {
+    /// It carries packets and has the IPv6 link-local address that the kernel gives it when it does.
+    Addressed,
+    /// It carries packets.
+    Running,
+    /// It carries none, because it or its other end is down.
+    Silent,
 }
 
 /// Addresses of a device, usable at once.
@@ -136,3 +203,6 @@ pub(crate) const fn mac(kind: u8, number: u32) -> MacAddress {
 
 /// Routes made by an administrator, linux/rtnetlink.h.
 pub(crate) const RTPROT_STATIC: u8 = 4;
+/// The kernel looks at changed carriers at once or, when there are many, once per second.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(1);

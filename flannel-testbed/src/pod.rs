@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     Blocks, Endpoint, Host, TestbedError,
-    kernel::{Kernel, addresses, default_route, mac},
+    kernel::{Kernel, LinkState, addresses, default_route, mac},
     probe::{Ping, PingError, Pong, ping, serve},
 };
 
@@ -168,6 +168,11 @@ impl Host {
             objects.push(default_route(gateway.ip(), &device));
         }
         kernel.put(&objects).await?;
+        self.kernel()
+            .settle(&cable.name, LinkState::Running)
+            .await?;
+        self.kernel().settle(BRIDGE, LinkState::Addressed).await?;
+        kernel.settle(&device.name, LinkState::Addressed).await?;
 
         let mut echo = JoinSet::new();
         serve(kernel.namespace(), &mut echo).map_err(|source| TestbedError::Echo {

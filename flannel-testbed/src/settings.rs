@@ -15,6 +15,11 @@ pub(crate) fn make(namespace: &Namespace, place: &str) -> Result<(), TestbedErro
         .map_err(|source| TestbedError::namespace(place, source))?
 }
 
+/// Whether the kernel has IPv6 at all.
+pub(crate) fn ipv6_enabled() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
 /// Reads first: `/proc/sys` may be read-only and right.
 fn set(setting: &str, value: &'static str, place: &str) -> Result<(), TestbedError> {
     let path = Path::new("/proc/sys").join(setting);

@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     TestbedError,
-    kernel::{Kernel, addresses, mac},
+    kernel::{Kernel, LinkState, addresses, mac},
 };
 
 /// The underlay: a namespace with a bridge, and one port per host.
@@ -68,7 +68,6 @@ impl Switch {
         let wiring = self.wiring.lock().await;
         let bridge = wiring.separated.get(&host).copied().unwrap_or(wiring.main);
         self.kernel.alter(&port, &member_of(bridge)).await?;
-        drop(wiring);
         to.link(device).await
     }
 
@@ -80,6 +79,19 @@ impl Switch {
             ..LinkChange::default()
         };
         self.kernel.alter(&port, &change).await
+    }
+
+    /// Whether the cable of a host is in.
+    pub(crate) async fn plugged(&self, host: u32) -> Result<bool, TestbedError> {
+        let port = self.kernel.find(&port_name(host)).await?;
+        Ok(port.is_some_and(|port| port.up))
+    }
+
+    /// Waits until the port of a host carries packets.
+    pub(crate) async fn settle(&self, host: u32) -> Result<(), TestbedError> {
+        self.kernel
+            .settle(&port_name(host), LinkState::Running)
+            .await
     }
 
     /// Lets the port of a host forward frames, or drop those of both directions.

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use crate::{
     Host, TestbedError,
     host::UPLINK,
-    kernel::{addresses, default_route, mac},
+    kernel::{LinkState, addresses, default_route, mac},
 };
 
 /// What the host's own network configuration wants the card to be like.
@@ -63,7 +63,8 @@ impl Host {
         for gateway in wanted.gateway {
             objects.push(default_route(gateway, &uplink));
         }
-        self.kernel().put(&objects).await
+        self.kernel().put(&objects).await?;
+        self.settle_uplink().await
     }
 
     /// Pulls the cable out of the switch: the uplink loses its carrier and keeps addresses and routes.
@@ -76,7 +77,8 @@ impl Host {
     ///
     /// Dropping the future leaves it done or not.
     pub async fn unplug(&self) -> Result<(), TestbedError> {
-        self.switch().set_plugged(self.number(), false).await
+        self.switch().set_plugged(self.number(), false).await?;
+        self.settle_uplink().await
     }
 
     /// Puts the cable in again after [`unplug`](Self::unplug).
@@ -89,7 +91,8 @@ impl Host {
     ///
     /// Dropping the future leaves it done or not.
     pub async fn plug(&self) -> Result<(), TestbedError> {
-        self.switch().set_plugged(self.number(), true).await
+        self.switch().set_plugged(self.number(), true).await?;
+        self.settle_uplink().await
     }
 
     /// Deletes the network card. Everything that was on it or bound to it goes too. Fine if it is gone already.
@@ -205,5 +208,18 @@ impl Host {
             ..LinkChange::default()
         };
         self.kernel().alter(&uplink, &change).await
+    }
+
+    /// Waits until the uplink carries packets, or does not, as its own state and the cable's say.
+    async fn settle_uplink(&self) -> Result<(), TestbedError> {
+        let Some(uplink) = self.kernel().find(UPLINK).await? else {
+            return Ok(());
+        };
+        if uplink.up && self.switch().plugged(self.number()).await? {
+            self.switch().settle(self.number()).await?;
+            self.kernel().settle(UPLINK, LinkState::Addressed).await
+        } else {
+            self.kernel().settle(UPLINK, LinkState::Silent).await
+        }
     }
 }
