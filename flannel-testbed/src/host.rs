@@ -47,14 +47,13 @@ pub(crate) struct State {
 impl Host {
     pub(crate) async fn create(
         number: u32,
-        name: &str,
         switch: &Arc<Switch>,
         uplink: Uplink,
     ) -> Result<Self, TestbedError> {
-        let kernel = Kernel::create(name).await?;
+        let kernel = Kernel::create(&format!("host{number}")).await?;
         let mut echo = JoinSet::new();
         serve(kernel.namespace(), &mut echo).map_err(|source| TestbedError::Echo {
-            place: name.to_owned(),
+            place: kernel.place().to_owned(),
             source,
         })?;
         let host = Self {

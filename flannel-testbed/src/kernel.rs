@@ -195,6 +195,11 @@ pub(crate) fn default_route(gateway: IpAddr, link: &Link) -> Object {
     Object::Route(route.via_gateway(gateway, link.index))
 }
 
+/// The Ethernet address of a host's uplink. A new network card has the one of the old.
+pub(crate) const fn uplink_mac(host: u32) -> MacAddress {
+    mac(1, host)
+}
+
 /// A locally administered Ethernet address that says what it belongs to.
 pub(crate) const fn mac(kind: u8, number: u32) -> MacAddress {
     let [_, a, b, c] = number.to_be_bytes();

@@ -1,11 +1,17 @@
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
+use flannel_netlink::state::MacAddress;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::{
     Blocks, Host, Pod, TestbedError,
+    kernel::uplink_mac,
     probe::{Reachability, reachability},
     switch::Switch,
+    uplink::Uplink,
 };
 
 /// A cluster on one machine: a switch, and hosts with an uplink to it.
@@ -135,6 +141,9 @@ impl Builder {
 
     /// Builds it. Takes some milliseconds per host.
     ///
+    /// With more than 30 hosts each has the others as permanent neighbours, because the kernel limits the number of
+    /// discovered neighbours (1024 by default) for all namespaces together.
+    ///
     /// # Errors
     ///
     /// [`TestbedError::AddressesExhausted`] when the underlay is too small; the other variants when the kernel refuses,
@@ -151,21 +160,29 @@ impl Builder {
         let last = self.underlay.capacity();
         let gateway = self.address(last, "the gateway")?;
         let switch = Arc::new(Switch::create(self.mtu, &gateway).await?);
-        let mut hosts = Vec::new();
+        let mut uplinks = Vec::new();
         for number in 1..=self.hosts {
             let name = format!("host{number}");
             if number >= last {
                 return Err(self.exhausted(&name, number));
             }
-            let uplink = crate::uplink::Uplink {
-                addresses: self.address(number, &name)?,
+            uplinks.push((number, self.address(number, &name)?));
+        }
+        let mut hosts = Vec::new();
+        for (number, addresses) in &uplinks {
+            let uplink = Uplink {
+                addresses: addresses.clone(),
                 gateway: match self.default_route {
                     true => gateway.iter().map(IpNetwork::ip).collect(),
                     false => Vec::new(),
                 },
                 mtu: self.mtu,
+                neighbours: match self.hosts > DISCOVERED_HOSTS {
+                    true => neighbours(*number, &uplinks),
+                    false => Vec::new(),
+                },
             };
-            hosts.push(Host::create(number, &name, &switch, uplink).await?);
+            hosts.push(Host::create(*number, &switch, uplink).await?);
         }
         Ok(Testbed { switch, hosts })
     }
@@ -184,15 +201,24 @@ impl Builder {
     }
 }
 
+/// Everybody else's addresses.
+fn neighbours(number: u32, uplinks: &[(u32, Vec<IpNetwork>)]) -> Vec<(IpAddr, MacAddress)> {
+    let others = uplinks.iter().filter(|(other, _)| *other != number);
+    others
+        .flat_map(|(other, addresses)| addresses.iter().map(|it| (it.ip(), uplink_mac(*other))))
+        .collect()
+}
+
+/// 30 hosts that all talk to each other discover 870 neighbours, and pods need some too.
+const DISCOVERED_HOSTS: u32 = 30;
 /// TEST-NET-1 of RFC 5737.
-const UNDERLAY_V4: Ipv4Network =
-    match Ipv4Network::new_checked(std::net::Ipv4Addr::new(192, 0, 2, 0), 24) {
-        Some(block) => block,
-        None => panic!("24 is a prefix length"),
-    };
+const UNDERLAY_V4: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::new(192, 0, 2, 0), 24) {
+    Some(block) => block,
+    None => panic!("24 is a prefix length"),
+};
 /// RFC 3849.
 const UNDERLAY_V6: Ipv6Network =
-    match Ipv6Network::new_checked(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64) {
+    match Ipv6Network::new_checked(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64) {
         Some(block) => block,
         None => panic!("64 is a prefix length"),
     };

@@ -2,13 +2,16 @@
 
 use std::net::IpAddr;
 
-use flannel_netlink::{LinkChange, state::Address};
+use flannel_netlink::{
+    LinkChange,
+    state::{Address, MacAddress, Neighbour},
+};
 use ipnetwork::IpNetwork;
 
 use crate::{
     Host, TestbedError,
     host::UPLINK,
-    kernel::{LinkState, addresses, default_route, mac},
+    kernel::{LinkState, addresses, default_route, uplink_mac},
 };
 
 /// What the host's own network configuration wants the card to be like.
@@ -18,6 +21,8 @@ pub(crate) struct Uplink {
     /// Where default routes lead to; none without.
     pub(crate) gateway: Vec<IpAddr>,
     pub(crate) mtu: u32,
+    /// Neighbours that are entered by hand.
+    pub(crate) neighbours: Vec<(IpAddr, MacAddress)>,
 }
 
 /// Faults and changes of the uplink.
@@ -62,6 +67,9 @@ impl Host {
         let mut objects = addresses(&uplink, &wanted.addresses);
         for gateway in wanted.gateway {
             objects.push(default_route(gateway, &uplink));
+        }
+        for (address, mac) in wanted.neighbours {
+            objects.push(Neighbour::new(uplink.index, address, mac).into());
         }
         self.kernel().put(&objects).await?;
         self.settle_uplink().await
@@ -124,7 +132,7 @@ impl Host {
             .connect(self.number(), self.kernel(), UPLINK)
             .await?;
         let own = LinkChange {
-            mac: Some(mac(1, self.number())),
+            mac: Some(uplink_mac(self.number())),
             ..LinkChange::default()
         };
         self.kernel().alter(&uplink, &own).await?;
