@@ -8,6 +8,8 @@
 mod mark;
 mod peer_table;
 mod placement;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod uplink;
 
 pub use mark::{PROTOCOL, nexthop_numbers};
