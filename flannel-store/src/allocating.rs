@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use flannel_core::{
-    Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, Subnet, SubnetLease,
+    Backoff, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, Subnet,
+    SubnetLease,
 };
 use futures::stream::BoxStream;
 use tracing::{debug, info};
@@ -117,6 +119,43 @@ impl<R: Registry> Allocating<R> {
         self.last.lock().expect("nothing panics while it is locked").or(self.options.hint)
     }
 
+    /// Decides and acts until we hold a record, which is returned; `None` if that needs a new list.
+    ///
+    /// Losing a race shows one record more, so that choosing again needs no new list; only a full network does.
+    async fn acquire_from(
+        &self,
+        mut records: Vec<Record>,
+        config: &NetworkConfig,
+        attrs: &LeaseAttrs,
+        value: &str,
+        hint: Option<Subnet>,
+    ) -> Result<Option<Record>, StoreError> {
+        for races_lost in 0..RACES_PER_LIST {
+            let decision = match plan::decide(config, &records, &self.node, attrs, hint.as_ref()) {
+                Ok(decision) => decision,
+                Err(_) if races_lost > 0 => return Ok(None),
+                Err(source) => return Err(StoreError::Full { source }),
+            };
+            match self.carry_out(decision, value).await {
+                Ok(record) => return Ok(record),
+                Err(RegistryError::Conflict { current }) => {
+                    self.counters.races_lost.fetch_add(1, Ordering::Relaxed);
+                    let Some(current) = current else {
+                        return Ok(None);
+                    };
+                    debug!(
+                        subnet = current.key,
+                        "somebody else was faster, choosing again"
+                    );
+                    records.retain(|record| record.key != current.key);
+                    records.push(*current);
+                }
+                Err(error) => return Err(store_error(error)),
+            }
+        }
+        Ok(None)
+    }
+
     /// Carries out one decision; `Err` with a conflict if the registry has changed since.
     async fn carry_out(
         &self,
@@ -174,41 +213,21 @@ impl<R: Registry> Store for Allocating<R> {
         let value = value_of(attrs)?;
         let config = self.config().await?;
         let hint = self.hint();
+        let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_secs(1));
         loop {
             let snapshot = self.registry.list().await.map_err(store_error)?;
-            let mut records = snapshot.records;
-            // Losing a race shows one record more, so that choosing again needs no new list, only a full network does.
-            let mut listed = true;
-            loop {
-                let decision =
-                    match plan::decide(&config, &records, &self.node, attrs, hint.as_ref()) {
-                        Ok(decision) => decision,
-                        Err(_) if !listed => break,
-                        Err(source) => return Err(StoreError::Full { source }),
-                    };
-                match self.carry_out(decision, &value).await {
-                    Ok(Some(record)) => {
-                        let held = Held::new(
-                            Arc::clone(&self.registry),
-                            self.node.clone(),
-                            self.options.ttl,
-                            record,
-                        )?;
-                        let subnet = held.lease().subnet;
-                        *self.last.lock().expect("nothing panics while it is locked") =
-                            Some(subnet);
-                        return Ok(Box::new(held));
-                    }
-                    Err(RegistryError::Conflict { current: Some(current) }) => {
-                        debug!(subnet = current.key, "somebody else was faster, choosing again");
-                        self.counters.races_lost.fetch_add(1, Ordering::Relaxed);
-                        records.retain(|record| record.key != current.key);
-                        records.push(*current);
-                        listed = false;
-                    }
-                    Ok(None) | Err(RegistryError::Conflict { current: None }) => break,
-                    Err(error) => return Err(store_error(error)),
+            match self
+                .acquire_from(snapshot.records, &config, attrs, &value, hint)
+                .await?
+            {
+                Some(record) => {
+                    let (registry, node) = (Arc::clone(&self.registry), self.node.clone());
+                    let held = Held::new(registry, node, self.options.ttl, record)?;
+                    let subnet = held.lease().subnet;
+                    *self.last.lock().expect("nothing panics while it is locked") = Some(subnet);
+                    return Ok(Box::new(held));
                 }
+                None => tokio::time::sleep(backoff.after_failure(random())).await,
             }
         }
     }
@@ -244,7 +263,7 @@ fn value_of(attrs: &LeaseAttrs) -> Result<String, StoreError> {
 }
 
 /// A registry's error as its store has it. A conflict is for the caller to handle before.
-fn store_error(error: RegistryError) -> StoreError {
+pub(crate) fn store_error(error: RegistryError) -> StoreError {
     match error {
         RegistryError::Denied { operation, source } => StoreError::Denied { operation, source },
         RegistryError::Unavailable { operation, source } => {
@@ -258,3 +277,11 @@ fn store_error(error: RegistryError) -> StoreError {
         }
     }
 }
+
+/// A number to spread waits with. Each hasher of this kind has keys of its own, which is all the randomness that is needed.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Enough for nodes that start together; whoever loses more often looks at the whole again.
+const RACES_PER_LIST: u32 = 64;

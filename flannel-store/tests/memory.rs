@@ -7,7 +7,7 @@ use flannel_core::{
     testing::{Entry, StoreFixture},
 };
 use flannel_store::{Cut, Lifetime, MemoryCluster, Options, Write};
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 
 struct Memory(MemoryCluster);
 
@@ -77,6 +77,14 @@ fn at(last: u8) -> LeaseAttrs {
     }
 }
 
+/// The next item of a watch. A minute goes by at once when everybody waits.
+async fn item(
+    watch: &mut BoxStream<'static, Result<LeaseEvent, StoreError>>,
+) -> Result<LeaseEvent, StoreError> {
+    let item = tokio::time::timeout(2 * TTL, watch.next()).await;
+    item.expect("an event").expect("a watch never ends")
+}
+
 const TTL: Duration = Duration::from_secs(60);
 
 fn short() -> Options {
@@ -90,18 +98,18 @@ fn short() -> Options {
 async fn a_lease_that_is_not_renewed_expires_on_time_and_watchers_see_it() {
     let cluster = cluster();
     let mut watch = cluster.store(node("watcher")).watch();
-    watch.next().await.unwrap().unwrap();
+    item(&mut watch).await.unwrap();
     let mut lease = cluster
         .store_with(node("n1"), short())
         .acquire(&at(1))
         .await
         .unwrap();
-    watch.next().await.unwrap().unwrap();
+    item(&mut watch).await.unwrap();
     assert_eq!(lease.ttl(), Some(TTL));
     tokio::time::sleep(TTL - Duration::from_secs(1)).await;
     lease.renew().await.unwrap();
     let renewed = tokio::time::Instant::now();
-    let event = watch.next().await.unwrap().unwrap();
+    let event = item(&mut watch).await.unwrap();
     assert_eq!(event, LeaseEvent::Remove(lease.lease().subnet));
     // Timers have a resolution of one millisecond.
     let late = renewed.elapsed() - TTL;
@@ -120,11 +128,11 @@ async fn a_watcher_that_lags_behind_the_history_gets_a_reset() {
         let cluster = MemoryCluster::with_history(&config, 8);
         let store = cluster.store(node("watcher"));
         let mut watch = store.watch();
-        watch.next().await.unwrap().unwrap();
+        item(&mut watch).await.unwrap();
         for n in 1..=changes {
             cluster.put(&format!("10.3.{n}.0-24"), &by_hand(&at(n).to_string()));
         }
-        let event = watch.next().await.unwrap().unwrap();
+        let event = item(&mut watch).await.unwrap();
         let lost = matches!(&event, LeaseEvent::Reset(leases) if leases.len() == 9);
         assert_eq!(lost, changes == 9, "{event:?}");
         assert_eq!(store.stats().resets, resets);
@@ -136,9 +144,9 @@ async fn a_node_that_is_cut_off_fails_or_hangs_and_goes_on_when_healed() {
     let cluster = cluster();
     let (one, two) = (cluster.store(node("n1")), cluster.store(node("n2")));
     let mut watch = one.watch();
-    watch.next().await.unwrap().unwrap();
+    item(&mut watch).await.unwrap();
     let mut lease = one.acquire(&at(1)).await.unwrap();
-    watch.next().await.unwrap().unwrap();
+    item(&mut watch).await.unwrap();
 
     cluster.cut(&node("n1"), Cut::Hang);
     assert!(tokio::time::timeout(TTL, lease.renew()).await.is_err());
@@ -153,11 +161,11 @@ async fn a_node_that_is_cut_off_fails_or_hangs_and_goes_on_when_healed() {
         "n1 is cut off from the store"
     );
     for _ in 0..10 {
-        watch.next().await.unwrap().unwrap_err();
+        item(&mut watch).await.unwrap_err();
     }
     // Waits grow up to five seconds.
     let before = tokio::time::Instant::now();
-    watch.next().await.unwrap().unwrap_err();
+    item(&mut watch).await.unwrap_err();
     assert!(
         (2500..=5001).contains(&before.elapsed().as_millis()),
         "{:?}",
@@ -166,7 +174,7 @@ async fn a_node_that_is_cut_off_fails_or_hangs_and_goes_on_when_healed() {
 
     cluster.heal(&node("n1"));
     lease.renew().await.unwrap();
-    let LeaseEvent::Reset(leases) = watch.next().await.unwrap().unwrap() else {
+    let LeaseEvent::Reset(leases) = item(&mut watch).await.unwrap() else {
         panic!("expected a reset");
     };
     assert!(leases.contains(other.lease()));
@@ -255,7 +263,7 @@ async fn skipped_entries_are_counted() {
     cluster.put("foo", &by_hand("x"));
     let store = cluster.store(node("n1"));
     let mut watch = store.watch();
-    watch.next().await.unwrap().unwrap();
+    item(&mut watch).await.unwrap();
     cluster.put("10.3.7.0-24", &by_hand("x"));
     assert!(watch.next().now_or_never().is_none());
     assert_eq!(store.stats().skipped, 2);

@@ -24,7 +24,7 @@ pub trait StoreFixture: Sized {
     /// Writes `value` at `key` past the store, as a person does: without an owner or an expiry.
     async fn put(&self, key: &str, value: &str);
 
-    /// Removes what is at `key` past the store.
+    /// Removes what is at `key` past the store, if there is anything.
     async fn remove(&self, key: &str);
 
     /// Everything that is stored under the leases, whether it is a lease or not.

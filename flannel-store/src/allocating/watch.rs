@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -13,7 +12,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    allocating::{Counters, skips::Skips, store_error},
+    allocating::{Counters, random, skips::Skips, store_error},
     registry::{Change, Lifetime, Record, Registry, RegistryError},
 };
 
@@ -105,9 +104,7 @@ impl<R: Registry> Watch<R> {
     }
 
     fn retry(&mut self) {
-        // Each hasher of this kind has keys of its own, which is all the randomness that is needed.
-        let random = RandomState::new().build_hasher().finish();
-        self.state = State::Listing(self.backoff.after_failure(random));
+        self.state = State::Listing(self.backoff.after_failure(random()));
     }
 
     fn reset(&mut self, records: &[Record]) -> Vec<Lease> {
