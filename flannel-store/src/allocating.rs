@@ -18,7 +18,7 @@ use flannel_core::{
 use futures::stream::BoxStream;
 use tracing::{debug, info};
 
-use crate::registry::{Lifetime, Record, Registry, RegistryError, Write};
+use crate::registry::{ConfigText, Lifetime, Record, Registry, RegistryError, Write};
 
 mod held;
 mod plan;
@@ -192,15 +192,27 @@ impl<R: Registry> Allocating<R> {
     }
 }
 
+/// Reads the network's configuration from a registry: for who needs it before there is a node.
+///
+/// # Errors
+///
+/// As [`Store::config`].
+///
+/// # Cancel safety
+///
+/// Reads only.
+pub async fn network_config(registry: &impl Registry) -> Result<NetworkConfig, StoreError> {
+    let ConfigText { place, text } = registry.config().await.map_err(store_error)?;
+    match text {
+        None => Err(StoreError::ConfigMissing { place }),
+        Some(text) => text.parse().map_err(|source| StoreError::Config { place, source }),
+    }
+}
+
 #[async_trait]
 impl<R: Registry> Store for Allocating<R> {
     async fn config(&self) -> Result<NetworkConfig, StoreError> {
-        let config = self.registry.config().await.map_err(store_error)?;
-        let place = config.place;
-        match config.text {
-            None => Err(StoreError::ConfigMissing { place }),
-            Some(text) => text.parse().map_err(|source| StoreError::Config { place, source }),
-        }
+        network_config(self.registry.as_ref()).await
     }
 
     async fn previous(&self) -> Result<Option<Lease>, StoreError> {

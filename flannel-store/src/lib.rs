@@ -11,7 +11,7 @@ mod file;
 mod memory;
 mod registry;
 
-pub use allocating::{Allocating, Options, Stats};
+pub use allocating::{Allocating, Options, Stats, network_config};
 #[cfg(feature = "file")]
 pub use file::{FileRegistry, FileStore, InitError};
 pub use memory::{Cut, MemoryCluster, MemoryRegistry, MemoryStore};

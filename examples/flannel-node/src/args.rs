@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
@@ -60,7 +60,7 @@ pub(crate) struct NodeArgs {
 
     /// The interface that leads to this address; tried last.
     #[arg(long, value_name = "IP")]
-    pub(crate) iface_can_reach: Option<String>,
+    pub(crate) iface_can_reach: Option<IpAddr>,
 
     /// The IPv4 address that peers use to reach this node, if not the interface's own.
     #[arg(long, value_name = "IPV4")]
