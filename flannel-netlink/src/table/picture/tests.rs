@@ -283,6 +283,15 @@ fn our_own_writes_are_no_drift() {
 }
 
 #[test]
+fn what_the_owner_breaks_itself_is_no_drift_and_is_put_right() {
+    let (mut picture, mut kernel) = synced();
+    kernel.delete(&route(1, 1, PROTOCOL), OURS);
+    catch_up(&mut picture, &mut kernel);
+    assert_eq!(picture.take_news(|_| true), []);
+    assert_eq!(sync(&mut picture, &mut kernel), 1);
+}
+
+#[test]
 fn a_drift_says_what_and_by_whom() {
     let (mut picture, mut kernel) = synced();
     kernel.delete(&route(1, 1, PROTOCOL), THEIRS);
