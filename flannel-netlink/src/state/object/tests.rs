@@ -116,7 +116,10 @@ proptest! {
     /// Real messages with single bytes changed go deeper into the parsers than random bytes.
     #[test]
     fn damaged_messages_are_parsed_without_panic(
-        object in object(), at in any::<prop::sample::Index>(), value: u8, cut in any::<prop::sample::Index>(),
+        object in object(),
+        at in any::<prop::sample::Index>(),
+        value: u8,
+        cut in any::<prop::sample::Index>(),
     ) {
         let mut bytes = object.replace().bytes().to_vec();
         let at = at.index(bytes.len());
