@@ -94,7 +94,10 @@ proptest! {
     /// The same bytes, read by an implementation that is not ours.
     #[test]
     fn what_is_built_is_well_formed_for_another_reader(object in object()) {
-        prop_assume!(!matches!(object, Object::Nexthop(_)));
+        // It reads no nexthop objects.
+        if matches!(object, Object::Nexthop(_)) {
+            return Ok(());
+        }
         for request in [object.replace(), object.delete()] {
             let bytes = request.bytes();
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes);
