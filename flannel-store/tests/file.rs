@@ -455,6 +455,31 @@ async fn a_lease_expires_in_the_watch_and_stays_its_nodes_until_somebody_needs_i
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_never_released_is_an_outage_that_names_it() {
+    let folder = Folder::build(NETWORK).await;
+    let store = folder.open("n1", Options::default()).await;
+    let lock = fs::File::open(folder.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let start = Instant::now();
+    let error = store.acquire(&at(1)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "cannot list the leases");
+    let place = folder.path().join("lock").display().to_string();
+    let reason = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(
+        reason,
+        format!("another process holds {place}; fuser tells which")
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(lock);
+    store.acquire(&at(1)).await.unwrap();
+}
+
 #[tokio::test]
 async fn several_networks_of_one_machine_do_not_meet() {
     let parent = tempfile::tempdir().unwrap();
