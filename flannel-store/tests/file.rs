@@ -350,7 +350,9 @@ async fn a_lease_expires_in_the_watch_and_stays_its_nodes_until_somebody_needs_i
     let others = ["n2", "n3", "n4"].map(|name| folder.open(name, Options::default()));
     let mut given = Vec::new();
     for other in others {
-        given.push(other.await.acquire(&at(9)).await.unwrap().lease().subnet);
+        let other = other.await;
+        let lease = timeout(Duration::from_secs(20), other.acquire(&at(9))).await;
+        given.push(lease.expect("a subnet").unwrap().lease().subnet);
     }
     assert_eq!(given[2], subnet);
     assert!(!given[..2].contains(&subnet));
@@ -404,6 +406,7 @@ async fn measure_sixty_thousand_leases() {
         );
         fs::write(folder.lease(format!("10.{high}.{low}.0-24")), text).unwrap();
     }
+    fs::write(folder.path().join("revision"), "60256\n").unwrap();
     let store = folder.open("me", Options::default()).await;
     let start = Instant::now();
     let mut lease = store.acquire(&at(1)).await.unwrap();
