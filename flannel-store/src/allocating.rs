@@ -143,10 +143,7 @@ impl<R: Registry> Allocating<R> {
                     let Some(current) = current else {
                         return Ok(None);
                     };
-                    debug!(
-                        subnet = current.key,
-                        "somebody else was faster, choosing again"
-                    );
+                    debug!(subnet = current.key, "somebody else was faster, choosing again");
                     records.retain(|record| record.key != current.key);
                     records.push(*current);
                 }
@@ -228,10 +225,7 @@ impl<R: Registry> Store for Allocating<R> {
         let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_secs(1));
         loop {
             let snapshot = self.registry.list().await.map_err(store_error)?;
-            match self
-                .acquire_from(snapshot.records, &config, attrs, &value, hint)
-                .await?
-            {
+            match self.acquire_from(snapshot.records, &config, attrs, &value, hint).await? {
                 Some(record) => {
                     let (registry, node) = (Arc::clone(&self.registry), self.node.clone());
                     let held = Held::new(registry, node, self.options.ttl, record)?;

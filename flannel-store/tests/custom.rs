@@ -49,16 +49,11 @@ impl Rows {
         if current.map(|record| record.revision) == revision {
             return Ok(());
         }
-        Err(RegistryError::Conflict {
-            current: current.cloned().map(Box::new),
-        })
+        Err(RegistryError::Conflict { current: current.cloned().map(Box::new) })
     }
 
     fn list(&self) -> Snapshot {
-        Snapshot {
-            records: self.records.values().cloned().collect(),
-            revision: self.revision,
-        }
+        Snapshot { records: self.records.values().cloned().collect(), revision: self.revision }
     }
 }
 
@@ -74,10 +69,7 @@ impl Table {
 impl Registry for Table {
     async fn config(&self) -> Result<ConfigText, RegistryError> {
         let text = self.query(|rows| rows.config.clone()).await;
-        Ok(ConfigText {
-            place: "a table".into(),
-            text,
-        })
+        Ok(ConfigText { place: "a table".into(), text })
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
@@ -145,11 +137,7 @@ impl StoreFixture for Table {
     }
 
     async fn put(&self, key: &str, value: &str) {
-        let write = Write {
-            value: value.into(),
-            owner: None,
-            ttl: None,
-        };
+        let write = Write { value: value.into(), owner: None, ttl: None };
         self.0.lock().unwrap().put(key, &write);
     }
 
@@ -163,9 +151,7 @@ impl StoreFixture for Table {
             expires: record.lifetime == Lifetime::Bounded,
         };
         let records = self.0.lock().unwrap().list().records.into_iter();
-        records
-            .map(|record| (record.key.clone(), entry(record)))
-            .collect()
+        records.map(|record| (record.key.clone(), entry(record))).collect()
     }
 
     async fn set_config(&self, config: Option<&str>) {

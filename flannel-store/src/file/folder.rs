@@ -88,9 +88,7 @@ impl Folder {
         let path = self.subnets_path();
         let list = || -> io::Result<Vec<OsString>> {
             let names = fs::read_dir(&path)?.map(|file| Ok(file?.file_name()));
-            names
-                .filter(|name| name.as_ref().map_or(true, |name| !is_hidden(name)))
-                .collect()
+            names.filter(|name| name.as_ref().map_or(true, |name| !is_hidden(name))).collect()
         };
         list().map_err(failed("list", &path))
     }
@@ -125,10 +123,7 @@ impl Folder {
         names: impl IntoIterator<Item = &'a OsString>,
         now: SystemTime,
     ) -> Vec<Found> {
-        names
-            .into_iter()
-            .filter_map(|name| self.read(name, now))
-            .collect()
+        names.into_iter().filter_map(|name| self.read(name, now)).collect()
     }
 
     /// Writes one lease file and returns it as it will be read. Under the lock.
@@ -162,11 +157,7 @@ impl Folder {
             Err(error) => return Err(failed("read", &path)(error)),
         }
         let all = self.read_all(&self.names()?, SystemTime::now());
-        Ok(all
-            .iter()
-            .map(|found| found.record.revision)
-            .max()
-            .unwrap_or(0))
+        Ok(all.iter().map(|found| found.record.revision).max().unwrap_or(0))
     }
 
     /// The number for the next write, used up. Under the lock.
@@ -270,14 +261,10 @@ fn found(key: String, entry: Entry, now: SystemTime) -> Found {
 pub(super) fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> RegistryError {
     let operation = format!("{verb} {}", path.display());
     move |source| match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => RegistryError::Denied {
-            operation,
-            source: source.into(),
-        },
-        _ => RegistryError::Unavailable {
-            operation,
-            source: source.into(),
-        },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            RegistryError::Denied { operation, source: source.into() }
+        }
+        _ => RegistryError::Unavailable { operation, source: source.into() },
     }
 }
 
