@@ -30,11 +30,7 @@ pub struct Lease {
 impl Lease {
     /// A lease whose holder is known by its address only.
     pub fn new(subnet: Subnet, attrs: LeaseAttrs) -> Self {
-        Self {
-            subnet,
-            attrs,
-            node: None,
-        }
+        Self { subnet, attrs, node: None }
     }
 
     /// The same lease, held by `node`.
@@ -84,9 +80,7 @@ pub const MAX_LEASE_BYTES: usize = 64 * 1024;
 impl LeaseAttrs {
     /// The first public address, IPv4 before IPv6.
     pub fn address(&self) -> Option<IpAddr> {
-        self.public_ip
-            .map(IpAddr::V4)
-            .or_else(|| self.public_ipv6.map(IpAddr::V6))
+        self.public_ip.map(IpAddr::V4).or_else(|| self.public_ipv6.map(IpAddr::V6))
     }
 }
 
@@ -164,9 +158,8 @@ impl RawJson {
     ///
     /// [`InvalidJson`] if `text` is not exactly one value.
     pub fn new(text: &str) -> Result<Self, InvalidJson> {
-        let raw: &RawValue = serde_json::from_str(text.trim()).map_err(|_| InvalidJson {
-            text: shorten(text),
-        })?;
+        let raw: &RawValue =
+            serde_json::from_str(text.trim()).map_err(|_| InvalidJson { text: shorten(text) })?;
         let (mut in_string, mut escaped) = (false, false);
         let significant = |c: &char| {
             let keep = in_string || !c.is_ascii_whitespace();
@@ -232,10 +225,7 @@ mod tests {
                         "backendData": { "VNI" : 1, "VtepMAC" : "a b" } , "BackendV6Data": null} "#;
         let attrs: LeaseAttrs = text.parse().unwrap();
         assert_eq!(attrs.public_ip, Some(Ipv4Addr::new(1, 2, 3, 4)));
-        assert_eq!(
-            attrs.backend_data.unwrap().as_str(),
-            r#"{"VNI":1,"VtepMAC":"a b"}"#
-        );
+        assert_eq!(attrs.backend_data.unwrap().as_str(), r#"{"VNI":1,"VtepMAC":"a b"}"#);
         assert_eq!(attrs.backend_v6_data, None);
         assert_eq!("{}".parse::<LeaseAttrs>().unwrap(), LeaseAttrs::default());
     }
@@ -243,18 +233,9 @@ mod tests {
     #[test]
     fn garbage_is_an_error_that_names_the_member() {
         let error = r#"{"PublicIP":"::1"}"#.parse::<LeaseAttrs>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"lease: PublicIP is "::1", expected an IPv4 address"#
-        );
-        let long = format!(
-            r#"{{"PublicIP":"1.2.3.4","x":"{}"}}"#,
-            "x".repeat(MAX_LEASE_BYTES)
-        );
-        assert!(matches!(
-            long.parse::<LeaseAttrs>(),
-            Err(LeaseError::Oversized { .. })
-        ));
+        assert_eq!(error.to_string(), r#"lease: PublicIP is "::1", expected an IPv4 address"#);
+        let long = format!(r#"{{"PublicIP":"1.2.3.4","x":"{}"}}"#, "x".repeat(MAX_LEASE_BYTES));
+        assert!(matches!(long.parse::<LeaseAttrs>(), Err(LeaseError::Oversized { .. })));
     }
 
     prop_compose! {

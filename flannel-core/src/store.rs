@@ -15,15 +15,21 @@ use crate::{
 
 /// Where the network's configuration and leases live, as one node uses it.
 ///
-/// A store handle belongs to one node; its identity was given when the handle was made. Every clause below is a test of
-/// `store_conformance!`, which each implementation runs.
+/// A store handle belongs to one node; its identity was given when the handle was made. Every clause below and at
+/// [`watch`](Self::watch) is a test of `store_conformance!` (feature `testing`), which each implementation runs.
 ///
 /// * `a_node_keeps_its_subnet`: a node that acquires again gets the subnet that it holds, also if its address changed.
-/// * `two_nodes_never_share_a_subnet`, also when they acquire at the same time.
+/// * `two_nodes_never_share_a_subnet`, also when they acquire at the same time, and at the same address.
 /// * `a_subnet_fits_the_network`: it is one that [`NetworkConfig::admits`].
+/// * `ipv6_and_dual_stack_networks_are_served` like those of IPv4.
+/// * `a_reservation_is_honoured_and_never_expires`: a lease without expiry, made by a person, goes to the node with its
+///   address; releasing it gives it back to that person.
 /// * `a_full_network_says_so`: [`StoreError::Full`], with counts.
-/// * `a_renewal_of_a_lost_lease_is_revoked` and so is publishing; neither touches what is there instead.
-/// * `dropping_a_lease_keeps_it`; only [`SubnetLease::release`] gives it up.
+/// * `a_network_without_a_usable_config_says_so`: [`StoreError::ConfigMissing`] or [`StoreError::Config`].
+/// * `previous_is_what_the_node_holds`.
+/// * `a_renewal_of_a_lost_lease_is_revoked` and so are publishing and releasing; none touches what is there instead.
+/// * `a_renewal_disturbs_nobody`: watchers are told nothing.
+/// * `dropping_a_lease_keeps_it`; only [`SubnetLease::release`] gives it up, and `a_release_gives_the_subnet_back`.
 /// * `dropping_acquire_midway_leaves_at_most_our_lease`.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -62,12 +68,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Follows all leases of the network, this node's own among them.
     ///
     /// * `the_first_item_is_a_reset` with all leases there are.
+    /// * `a_watcher_sees_leases_come_change_and_go`, and `two_watchers_agree`.
     /// * A later [`LeaseEvent::Reset`] may come at any time and replaces everything known.
+    /// * `a_watcher_that_falls_behind_misses_nothing`: it gets a reset, never a gap.
+    /// * `an_entry_that_is_no_lease_costs_only_itself`: it is skipped and logged. Its subnet is not handed out.
     /// * After an `Err` the stream goes on by itself; it never ends.
-    /// * `a_watcher_that_falls_behind_gets_a_reset`, never a gap.
-    /// * `an_entry_that_is_no_lease_costs_only_itself`: it is skipped and logged.
-    ///
-    /// Dropping the stream ends all work behind it.
+    /// * `dropping_a_watch_ends_its_work`.
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>>;
 }
 

@@ -13,8 +13,9 @@ use crate::{
 
 /// One request socket to the kernel's routing netlink in one namespace.
 ///
-/// Requests go out in large datagrams with the acknowledgement asked on the last message only: the kernel works on all
-/// messages of a datagram before the send returns, always answers those that fail, and says which by sequence number.
+/// Requests go out in large datagrams with the acknowledgement asked on the last message only: the
+/// kernel works on all messages of a datagram before the send returns, always answers those that
+/// fail, and says which by sequence number.
 #[derive(Debug)]
 pub struct Connection {
     socket: RouteSocket,
@@ -42,18 +43,20 @@ impl Connection {
         })
     }
 
-    /// This socket's address on netlink. A notification of a change made through this connection carries it.
+    /// This socket's address on netlink. A notification of a change made through this connection
+    /// carries it.
     pub const fn port(&self) -> u32 {
         self.socket.port()
     }
 
-    /// How many requests fit into one datagram such that the answers, were all to fail, fit into our receive buffer.
+    /// How many requests fit into one datagram such that the answers, were all to fail, fit into
+    /// our receive buffer.
     pub fn batch(&self) -> usize {
         (self.socket.receive_bytes() / ANSWER_TRUESIZE).max(1)
     }
 
-    /// Sends all `requests` and says for each whether the kernel did it. The order is kept; a failure does not stop
-    /// those behind it.
+    /// Sends all `requests` and says for each whether the kernel did it. The order is kept; a
+    /// failure does not stop those behind it.
     ///
     /// It takes at most 5 s per datagram of up to 32 KiB. A request whose answer did not come is
     /// [`KernelError::outcome_unknown`].
@@ -90,11 +93,13 @@ impl Connection {
 
     /// Lists objects: sends `request` as a dump and collects what `parse` makes of each message.
     ///
-    /// When the kernel says that the objects changed during the listing, it starts again, up to ten times.
+    /// When the kernel says that the objects changed during the listing, it starts again, up to ten
+    /// times.
     ///
     /// # Errors
     ///
-    /// What the kernel said; `EAGAIN` when every attempt was disturbed; `ETIMEDOUT` when nothing came for 5 s.
+    /// What the kernel said; `EAGAIN` when every attempt was disturbed; `ETIMEDOUT` when nothing
+    /// came for 5 s.
     ///
     /// # Cancel safety
     ///
@@ -282,8 +287,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request of this type (`RTM_*`) with these extra flags (`NLM_F_CREATE`, ...); `body` is what follows the
-    /// netlink header.
+    /// A request of this type (`RTM_*`) with these extra flags (`NLM_F_CREATE`, ...); `body` is
+    /// what follows the netlink header.
     pub fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(MESSAGE_HEADER + align(body.len()));
         wire::start_message(&mut bytes, kind, flags | libc::NLM_F_REQUEST as u16);
@@ -386,11 +391,13 @@ fn refused_length(message: &Message<'_>) -> usize {
     u32_at(message.body, 4).map_or(MESSAGE_HEADER, |length| align(length as usize))
 }
 
-/// 32 KiB: larger datagrams are not faster, and the kernel refuses those above its send buffer of 208 KiB.
+/// 32 KiB: larger datagrams are not faster, and the kernel refuses those above its send buffer of
+/// 208 KiB.
 const DATAGRAM_BYTES: usize = 32 << 10;
 /// What we ask as receive buffer: room for a datagram of failures.
 const ANSWER_BYTES: usize = 1 << 20;
-/// What one error answer costs of the receive buffer, rounded up: the kernel counts its own bookkeeping in.
+/// What one error answer costs of the receive buffer, rounded up: the kernel counts its own
+/// bookkeeping in.
 const ANSWER_TRUESIZE: usize = 1536;
 /// The kernel answers before the send returns; this is only the end of hope.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);

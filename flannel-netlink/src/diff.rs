@@ -32,7 +32,7 @@ impl Op {
         }
     }
 
-    /// The place in the order, see [`diff`].
+    /// The place in the order, see [`diff()`].
     const fn rank(&self) -> u8 {
         match self {
             Self::Delete(Object::Route(_)) => 0,
@@ -49,11 +49,13 @@ impl Op {
     }
 }
 
-/// The steps that turn `actual` into `desired`. `actual` is what is ours to delete, and whatever stands at a desired key.
+/// The steps that turn `actual` into `desired`. `actual` is what is ours to delete, and whatever
+/// stands at a desired key.
 ///
-/// The order is such that a route never stands without what it needs: stale routes go first; then come addresses, nexthop objects,
-/// forwarding entries, neighbours and routes; last goes what only stale routes needed. So a peer whose Ethernet address changes has
-/// a forwarding entry at every moment and keeps no stale one.
+/// The order is such that a route never stands without what it needs: stale routes go first; then
+/// come addresses, nexthop objects, forwarding entries, neighbours and routes; last goes what only
+/// stale routes needed. So a peer whose Ethernet address changes has a forwarding entry at every
+/// moment and keeps no stale one.
 pub fn diff<'a>(
     desired: impl IntoIterator<Item = &'a Object>,
     actual: impl IntoIterator<Item = &'a Object>,
@@ -91,7 +93,7 @@ pub(crate) fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec
     ops.extend(others.map(|(_, object)| Op::Delete(*object)));
 }
 
-/// Brings steps into the order that [`diff`] describes.
+/// Brings steps into the order that [`diff()`] describes.
 pub(crate) fn order(ops: &mut [Op]) {
     ops.sort_by_key(|op| (op.rank(), op.object().key()));
 }

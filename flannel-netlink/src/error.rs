@@ -43,7 +43,8 @@ impl KernelError {
         self.errno == libc::EEXIST
     }
 
-    /// The object to delete or alter is not there. The kernel has several numbers for this, one per kind of object.
+    /// The object to delete or alter is not there. The kernel has several numbers for this, one per
+    /// kind of object.
     pub const fn not_found(&self) -> bool {
         matches!(
             self.errno,

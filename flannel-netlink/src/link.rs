@@ -137,11 +137,13 @@ pub async fn link_by_index(
     found(connection.get(&Link::by_index(index), Link::parse).await)
 }
 
-/// Makes the device of `spec.name` what `spec` says: takes it over when it fits, alters what can be altered in place, and
-/// deletes and makes it anew when it is of another kind or has attributes that cannot change.
+/// Makes the device of `spec.name` what `spec` says: takes it over when it fits, alters what can be
+/// altered in place, and deletes and makes it anew when it is of another kind or has attributes
+/// that cannot change.
 ///
-/// Of a VXLAN device the identifier, group policy and reporting of unknown addresses must be equal; port, local address, group and parent
-/// only where both sides set them. Learning is altered in place. Of a veth pair only the kind is compared.
+/// Of a VXLAN device the identifier, group policy and reporting of unknown addresses must be equal;
+/// port, local address, group and parent only where both sides set them. Learning is altered in
+/// place. Of a veth pair only the kind is compared.
 ///
 /// # Errors
 ///

@@ -16,9 +16,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace, held open.
 ///
-/// Clones share one file descriptor. An anonymous namespace ([`Namespace::create`]) vanishes when the last clone, the
-/// last socket and the last process in it are gone. Two values are equal when they are the same namespace of the
-/// kernel, however they were opened.
+/// Clones share one file descriptor. An anonymous namespace ([`Namespace::create`]) vanishes when
+/// the last clone, the last socket and the last process in it are gone. Two values are equal when
+/// they are the same namespace of the kernel, however they were opened.
 #[derive(Clone)]
 pub struct Namespace {
     fd: Arc<OwnedFd>,
@@ -72,8 +72,8 @@ impl Namespace {
 
     /// Runs `f` on a thread of its own inside this namespace and returns its value.
     ///
-    /// Sockets opened and child processes started by `f` stay in this namespace. The calling thread waits and keeps
-    /// its own namespace. A panic of `f` continues in the caller.
+    /// Sockets opened and child processes started by `f` stay in this namespace. The calling thread
+    /// waits and keeps its own namespace. A panic of `f` continues in the caller.
     ///
     /// # Errors
     ///
@@ -88,7 +88,8 @@ impl Namespace {
         })
     }
 
-    /// The number that identifies the namespace while it exists, as in `readlink /proc/self/ns/net`.
+    /// The number that identifies the namespace while it exists, as in `readlink
+    /// /proc/self/ns/net`.
     pub const fn inode(&self) -> u64 {
         self.inode
     }

@@ -21,8 +21,8 @@ pub(crate) struct RouteSocket {
 impl RouteSocket {
     /// Opens the socket on a thread inside `namespace`; it stays there.
     ///
-    /// `receive_bytes` is the receive buffer to ask for. Without privilege in the initial user namespace the kernel
-    /// grants less, see [`receive_bytes`](Self::receive_bytes).
+    /// `receive_bytes` is the receive buffer to ask for. Without privilege in the initial user
+    /// namespace the kernel grants less, see [`receive_bytes`](Self::receive_bytes).
     pub(crate) fn open(namespace: &Namespace, receive_bytes: usize) -> Result<Self, OpenError> {
         let inside = namespace.run(|| -> io::Result<_> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -86,15 +86,16 @@ impl RouteSocket {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: a datagram is taken from the socket in the same poll that returns it.
+    /// Dropping the future loses nothing: a datagram is taken from the socket in the same poll that
+    /// returns it.
     pub(crate) async fn receive(&mut self) -> io::Result<&[u8]> {
         loop {
             if self.take_waiting()? {
                 return Ok(&self.buffer);
             }
             let mut ready = self.socket.readable().await?;
-            // A datagram may have come between the two lines above. Readiness is edge triggered, so it is cleared only
-            // after a read that found nothing.
+            // A datagram may have come between the two lines above. Readiness is edge triggered, so
+            // it is cleared only after a read that found nothing.
             let (socket, buffer) = (ready.get_inner(), &mut self.buffer);
             match read(socket, buffer)? {
                 true => return Ok(&self.buffer),
@@ -113,7 +114,8 @@ impl RouteSocket {
     }
 }
 
-/// Reads one datagram of the kernel into `buffer`; false when there is none. Datagrams of other processes are dropped.
+/// Reads one datagram of the kernel into `buffer`; false when there is none. Datagrams of other
+/// processes are dropped.
 fn read(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<bool> {
     loop {
         buffer.clear();
@@ -130,5 +132,6 @@ fn read(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<bool> {
     }
 }
 
-/// The largest datagram the kernel sends: a dump fills at most 32 KiB, and one message is smaller than that.
+/// The largest datagram the kernel sends: a dump fills at most 32 KiB, and one message is smaller
+/// than that.
 const DATAGRAM_BYTES: usize = 64 << 10;

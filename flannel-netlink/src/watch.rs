@@ -11,10 +11,12 @@ use crate::{
     wire::messages,
 };
 
-/// A socket that hears of every change of links, addresses, routes, neighbours, forwarding entries and nexthop objects in one namespace.
+/// A socket that hears of every change of links, addresses, routes, neighbours, forwarding entries
+/// and nexthop objects in one namespace.
 ///
-/// The kernel queues a notification before it acknowledges the request that caused it. What the kernel does as a consequence it does not always tell:
-/// IPv4 routes that go with a device, an address or a nexthop object go silently.
+/// The kernel queues a notification before it acknowledges the request that caused it. What the
+/// kernel does as a consequence it does not always tell: IPv4 routes that go with a device, an
+/// address or a nexthop object go silently.
 #[derive(Debug)]
 pub struct Monitor {
     socket: RouteSocket,
@@ -95,10 +97,11 @@ impl Monitor {
         }
     }
 
-    /// Awaits `work` and says what was changed meanwhile, by whomever. For tests such as "a second sync writes nothing".
+    /// Awaits `work` and says what was changed meanwhile, by whomever. For tests such as "a second
+    /// sync writes nothing".
     ///
-    /// Changes that are queued but not read before the call do not count. If more changes come than the queue holds, the rest
-    /// is one [`Notice::Lost`].
+    /// Changes that are queued but not read before the call do not count. If more changes come than
+    /// the queue holds, the rest is one [`Notice::Lost`].
     ///
     /// # Errors
     ///
@@ -131,7 +134,8 @@ pub enum Notice {
         subject: Subject,
         /// Whether it took the place of the first with the same key.
         replaces: bool,
-        /// The netlink port of who asked for it; 0 for the kernel itself and where the kernel does not say. Often it is the process number.
+        /// The netlink port of who asked for it; 0 for the kernel itself and where the kernel does
+        /// not say. Often it is the process number.
         port: u32,
     },
     /// Notifications were lost because they came faster than they were read. Only a listing helps.

@@ -1,5 +1,5 @@
-//! The netlink framing: messages in a datagram, attributes in a message. Reading never panics; what does not fit its
-//! declared length ends the iteration.
+//! The netlink framing: messages in a datagram, attributes in a message. Reading never panics; what
+//! does not fit its declared length ends the iteration.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

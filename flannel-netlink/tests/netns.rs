@@ -2,6 +2,8 @@
 
 #[path = "netns/connection.rs"]
 mod connection;
+#[path = "netns/iface.rs"]
+mod iface;
 #[path = "netns/links.rs"]
 mod links;
 #[path = "netns/namespace.rs"]
@@ -10,3 +12,5 @@ mod namespace;
 mod objects;
 #[path = "netns/support.rs"]
 mod support;
+#[path = "netns/table.rs"]
+mod table;

@@ -10,10 +10,9 @@ use crate::{
 
 /// An address on a device.
 ///
-/// The key is the device and the address with its prefix. The flags from `deprecated` on are the kernel's; they are read,
-/// never written and never compared.
+/// The key is the device and the address with its prefix. The flags from `deprecated` on are the
+/// kernel's; they are read, never written and never compared.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Address {
     /// The device's index.
     pub link: u32,

@@ -15,7 +15,6 @@ use crate::{
 ///
 /// The key is the device and the Ethernet address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct ForwardingEntry {
     /// The device's index.
     pub link: u32,
@@ -41,8 +40,8 @@ impl ForwardingEntry {
         }
     }
 
-    /// Reads `RTM_NEWNEIGH` and `RTM_DELNEIGH` of the bridge family for entries of the device itself; `None` for
-    /// anything else.
+    /// Reads `RTM_NEWNEIGH` and `RTM_DELNEIGH` of the bridge family for entries of the device
+    /// itself; `None` for anything else.
     pub fn parse(message: &Message<'_>) -> Option<Self> {
         let (header, attributes) = split(message, &[AF_BRIDGE])?;
         if header[10] & NTF_SELF == 0 {

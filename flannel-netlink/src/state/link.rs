@@ -8,7 +8,6 @@ use crate::{
 
 /// A network device.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Link {
     /// The kernel's number for it in its namespace.
     pub index: u32,
@@ -48,7 +47,6 @@ pub enum LinkKind {
 
 /// The attributes of a VXLAN device.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Vxlan {
     /// The network identifier, 24 bits.
     pub vni: u32,
@@ -85,7 +83,8 @@ impl Vxlan {
 }
 
 impl Link {
-    /// Reads `RTM_NEWLINK` and `RTM_DELLINK`; `None` for anything else and for the bridge's view of its ports.
+    /// Reads `RTM_NEWLINK` and `RTM_DELLINK`; `None` for anything else and for the bridge's view of
+    /// its ports.
     pub fn parse(message: &Message<'_>) -> Option<Self> {
         if !matches!(message.kind, RTM_NEWLINK | RTM_DELLINK) {
             return None;

@@ -6,11 +6,11 @@ use crate::{
     wire::{push_attribute, push_ip, u16_at, u32_at},
 };
 
-/// Which Ethernet address an IP address has on a device: an entry of the ARP or neighbour discovery table.
+/// Which Ethernet address an IP address has on a device: an entry of the ARP or neighbour discovery
+/// table.
 ///
 /// The key is the device and the IP address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Neighbour {
     /// The device's index.
     pub link: u32,

@@ -8,12 +8,11 @@ use crate::{
 
 /// A gateway with a number, which routes then refer to ([`Via::Nexthop`](super::Via::Nexthop)).
 ///
-/// Ten thousand routes with gateways of their own take the kernel a second, because it compares each with all others;
-/// through nexthop objects they take a twentieth of that. Since Linux 5.3.
+/// Ten thousand routes with gateways of their own take the kernel a second, because it compares
+/// each with all others; through nexthop objects they take a twentieth of that. Since Linux 5.3.
 ///
 /// The key is the number. Numbers are shared by all programs of a namespace.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Nexthop {
     /// The number.
     pub id: u32,
@@ -39,8 +38,8 @@ impl Nexthop {
         }
     }
 
-    /// Reads `RTM_NEWNEXTHOP` and `RTM_DELNEXTHOP`; `None` for anything else and for groups, blackholes and nexthops without a
-    /// gateway.
+    /// Reads `RTM_NEWNEXTHOP` and `RTM_DELNEXTHOP`; `None` for anything else and for groups,
+    /// blackholes and nexthops without a gateway.
     pub fn parse(message: &Message<'_>) -> Option<Self> {
         if !matches!(message.kind, RTM_NEWNEXTHOP | RTM_DELNEXTHOP) {
             return None;
@@ -64,7 +63,8 @@ impl Nexthop {
         })
     }
 
-    /// The request that creates it or puts it in the place of the one with the same number. Routes that use it follow.
+    /// The request that creates it or puts it in the place of the one with the same number. Routes
+    /// that use it follow.
     pub fn replace(&self) -> Request {
         let flags = if self.onlink { RTNH_F_ONLINK } else { 0 };
         let mut body = vec![family_of(&self.gateway), 0, self.protocol, 0];
@@ -75,7 +75,8 @@ impl Nexthop {
         Request::new(RTM_NEWNEXTHOP, CREATE_OR_REPLACE, &body)
     }
 
-    /// The request that deletes it. The kernel drops routes that still use it, the IPv4 ones without a notification.
+    /// The request that deletes it. The kernel drops routes that still use it, the IPv4 ones
+    /// without a notification.
     pub fn delete(&self) -> Request {
         let mut body = vec![0; HEADER];
         push_attribute(&mut body, NHA_ID, &self.id.to_ne_bytes());

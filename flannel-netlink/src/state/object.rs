@@ -33,7 +33,8 @@ pub enum Key {
     ForwardingEntry(u32, MacAddress),
     /// The device's index and the IP address.
     Neighbour(u32, IpAddr),
-    /// Destination, table and metric. Only here the kernel may hold several objects under one key: the first is used.
+    /// Destination, table and metric. Only here the kernel may hold several objects under one key:
+    /// the first is used.
     Route(IpNetwork, u32, u32),
 }
 
@@ -81,7 +82,8 @@ impl Object {
         }
     }
 
-    /// Whether `actual`, as read from the kernel, is what this one asks for. Flags that only the kernel sets do not count.
+    /// Whether `actual`, as read from the kernel, is what this one asks for. Flags that only the
+    /// kernel sets do not count.
     pub fn fits(&self, actual: &Self) -> bool {
         match (self, actual) {
             (Self::Address(wanted), Self::Address(actual)) => wanted.fits(actual),

@@ -15,7 +15,6 @@ use crate::{
 ///
 /// The key is the destination, the table and the metric.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
 pub struct Route {
     /// Where to; a network without host bits.
     pub destination: IpNetwork,
@@ -29,7 +28,8 @@ pub struct Route {
     pub protocol: u8,
     /// 0 for everywhere, 253 for this link. IPv6 has none.
     pub scope: u8,
-    /// The device's index; `None` lets the kernel find it, and with a nexthop object it is the object's.
+    /// The device's index; `None` lets the kernel find it, and with a nexthop object it is the
+    /// object's. Of several gateways, the first one's.
     pub link: Option<u32>,
     /// Through what.
     pub via: Via,
@@ -63,7 +63,8 @@ pub enum Via {
     Gateway(IpAddr),
     /// A nexthop object by its number.
     Nexthop(u32),
-    /// Several gateways, or a gateway of the other family or with an encapsulation: things we never write.
+    /// Several gateways, or a gateway of the other family or with an encapsulation: things we never
+    /// write.
     Other,
 }
 
@@ -126,8 +127,8 @@ impl Route {
         self
     }
 
-    /// Reads `RTM_NEWROUTE` and `RTM_DELROUTE` of IPv4 and IPv6; `None` for anything else and for cached routes and those
-    /// by source or type of service.
+    /// Reads `RTM_NEWROUTE` and `RTM_DELROUTE` of IPv4 and IPv6; `None` for anything else and for
+    /// cached routes and those by source or type of service.
     pub fn parse(message: &Message<'_>) -> Option<Self> {
         if !matches!(message.kind, RTM_NEWROUTE | RTM_DELROUTE) {
             return None;
@@ -168,13 +169,19 @@ impl Route {
                 RTA_PRIORITY => route.metric = attribute.u32()?,
                 RTA_TABLE => route.table = attribute.u32()?,
                 RTA_METRICS => route.has_metrics = true,
-                RTA_ENCAP | RTA_MULTIPATH | RTA_VIA => unusual = true,
+                RTA_MULTIPATH => {
+                    // The first `struct rtnexthop`: length, flags, weight, device.
+                    route.link = u32_at(attribute.value, 4);
+                    unusual = true;
+                }
+                RTA_ENCAP | RTA_VIA => unusual = true,
                 _ => {}
             }
         }
         route.destination = canonical(IpNetwork::new(destination, header[1]).ok()?);
         if let Some(id) = nexthop {
-            // The kernel repeats the object's gateway and device for readers that do not know of it.
+            // The kernel repeats the object's gateway and device for readers that do not know of
+            // it.
             route = route.via_nexthop(id);
         } else if unusual {
             route.via = Via::Other;

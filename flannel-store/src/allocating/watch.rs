@@ -1,0 +1,143 @@
+//! A watch that never ends: list, follow, and list again whenever following breaks.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use flannel_core::{Backoff, Lease, LeaseEvent, StoreError, Subnet};
+use futures::{StreamExt, stream, stream::BoxStream};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::{
+    allocating::{Counters, random, skips::Skips, store_error},
+    registry::{Change, Lifetime, Record, Registry, RegistryError},
+};
+
+/// The lease events of `registry`, for one watcher.
+pub(crate) fn stream<R: Registry>(
+    registry: Arc<R>,
+    skips: Arc<Skips>,
+    counters: Arc<Counters>,
+) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
+    let watch = Watch {
+        registry,
+        skips,
+        counters,
+        backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
+        state: State::Listing(Duration::ZERO),
+        known: HashSet::new(),
+    };
+    stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
+}
+
+struct Watch<R> {
+    registry: Arc<R>,
+    skips: Arc<Skips>,
+    counters: Arc<Counters>,
+    backoff: Backoff,
+    state: State,
+    /// The subnets that the watcher was told of.
+    known: HashSet<Subnet>,
+}
+
+enum State {
+    Following {
+        changes: BoxStream<'static, Result<Change, RegistryError>>,
+        since: Instant,
+    },
+    /// To be listed after a wait.
+    Listing(Duration),
+}
+
+impl<R: Registry> Watch<R> {
+    async fn next(&mut self) -> Result<LeaseEvent, StoreError> {
+        loop {
+            match &mut self.state {
+                State::Listing(wait) => {
+                    tokio::time::sleep(*wait).await;
+                    match self.registry.list().await {
+                        Ok(snapshot) => {
+                            let leases = self.reset(&snapshot.records);
+                            self.state = State::Following {
+                                changes: self.registry.watch(snapshot),
+                                since: Instant::now(),
+                            };
+                            return Ok(LeaseEvent::Reset(leases));
+                        }
+                        Err(error) => {
+                            self.retry();
+                            return Err(store_error(error));
+                        }
+                    }
+                }
+                State::Following { changes, since } => {
+                    let since = *since;
+                    match changes.next().await {
+                        Some(Ok(change)) => {
+                            if let Some(event) = self.event(change) {
+                                return Ok(event);
+                            }
+                        }
+                        Some(Err(error)) if !matches!(error, RegistryError::Compacted { .. }) => {
+                            self.followed_since(since);
+                            return Err(store_error(error));
+                        }
+                        lost => {
+                            debug!(?lost, "following the leases broke, listing them again");
+                            self.followed_since(since);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lists again soon, if following worked for long enough.
+    fn followed_since(&mut self, since: Instant) {
+        if since.elapsed() >= LONGEST_WAIT {
+            self.backoff.reset();
+        }
+        self.retry();
+    }
+
+    fn retry(&mut self) {
+        self.state = State::Listing(self.backoff.after_failure(random()));
+    }
+
+    fn reset(&mut self, records: &[Record]) -> Vec<Lease> {
+        self.counters.resets.fetch_add(1, Ordering::Relaxed);
+        let leases: Vec<_> = records.iter().filter_map(|record| self.lease(record)).collect();
+        self.known = leases.iter().map(|lease| lease.subnet).collect();
+        leases
+    }
+
+    fn event(&mut self, change: Change) -> Option<LeaseEvent> {
+        let key = match change {
+            Change::Delete(key) => key,
+            Change::Put(record) => match self.lease(&record) {
+                Some(lease) => {
+                    self.known.insert(lease.subnet);
+                    return Some(LeaseEvent::Upsert(lease));
+                }
+                // Whatever lease was there before is not there any more.
+                None => record.key,
+            },
+        };
+        let subnet = key.parse().ok()?;
+        self.known.remove(&subnet).then_some(LeaseEvent::Remove(subnet))
+    }
+
+    fn lease(&self, record: &Record) -> Option<Lease> {
+        if record.lifetime == Lifetime::Lapsed {
+            return None;
+        }
+        record.lease().inspect_err(|reason| self.skips.note(record, reason)).ok()
+    }
+}
+
+/// 100 ms to 5 s, as flannel waits before it watches etcd again.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);

@@ -1,0 +1,192 @@
+//! A cluster's leases in this process's memory: for tests, simulations, and clusters of one process.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use flannel_core::{
+    Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, SubnetLease,
+};
+use futures::stream::BoxStream;
+
+use crate::{
+    allocating::{Allocating, Options, Stats},
+    registry::{Record, Write},
+};
+
+mod link;
+mod registry;
+mod state;
+
+pub use link::Cut;
+pub use registry::MemoryRegistry;
+
+use link::Link;
+use state::State;
+
+/// The leases of one network, shared by all that clone it.
+///
+/// Time is tokio's, so that tests with paused time control expiry. The methods beside [`store`](Self::store) and
+/// [`registry`](Self::registry) do to the cluster what operators, networks and time do to a real one.
+///
+/// # Examples
+///
+/// ```
+/// use flannel_core::{LeaseAttrs, Store};
+/// use flannel_store::MemoryCluster;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+/// let cluster = MemoryCluster::new(&r#"{"Network":"10.244.0.0/16"}"#.parse()?);
+/// let one = cluster.store("node-1".parse()?).acquire(&LeaseAttrs::default()).await?;
+/// let two = cluster.store("node-2".parse()?).acquire(&LeaseAttrs::default()).await?;
+/// assert_ne!(one.lease().subnet, two.lease().subnet);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct MemoryCluster {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Bumped whenever something happens that a waiting node may want to know.
+    bell: tokio::sync::watch::Sender<()>,
+}
+
+impl MemoryCluster {
+    /// An empty cluster with the network of `config`, which remembers the last 1,024 changes for watchers that fall behind.
+    pub fn new(config: &NetworkConfig) -> Self {
+        Self::with_history(config, 1024)
+    }
+
+    /// As [`new`](Self::new), remembering `changes` changes: a watcher that falls further behind gets a reset.
+    pub fn with_history(config: &NetworkConfig, changes: usize) -> Self {
+        let text = serde_json::to_string(config).expect("a network config is valid JSON");
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(State::new(text, changes)),
+                bell: tokio::sync::watch::Sender::new(()),
+            }),
+        }
+    }
+
+    /// The store as `node` uses it, with the usual options.
+    pub fn store(&self, node: NodeId) -> MemoryStore {
+        self.store_with(node, Options::default())
+    }
+
+    /// The store as `node` uses it.
+    pub fn store_with(&self, node: NodeId, options: Options) -> MemoryStore {
+        MemoryStore(Allocating::new(self.registry(node.clone()), node, options))
+    }
+
+    /// The registry as `node` is connected to it.
+    pub fn registry(&self, node: NodeId) -> MemoryRegistry {
+        MemoryRegistry::new(Arc::clone(&self.shared), node)
+    }
+
+    /// Everything that is stored now, in the order of keys.
+    pub fn records(&self) -> Vec<Record> {
+        self.shared.work(|state| state.records())
+    }
+
+    /// Writes a record past all checks, as an operator does.
+    pub fn put(&self, key: &str, write: &Write) {
+        self.shared.work(|state| {
+            state.write(key, write);
+        });
+    }
+
+    /// Removes a record past all checks, as an operator does; whether there was one.
+    pub fn remove(&self, key: &str) -> bool {
+        self.shared.work(|state| state.remove(key))
+    }
+
+    /// Lets a record's time be over now; whether there was one that expires.
+    pub fn expire(&self, key: &str) -> bool {
+        self.shared.work(|state| state.expire(key))
+    }
+
+    /// Replaces the network's configuration; `None` removes it. Any text is taken.
+    pub fn set_config(&self, text: Option<&str>) {
+        self.shared.work(|state| state.config = text.map(Into::into));
+    }
+
+    /// Forgets all remembered changes, so that every watcher that has not seen them gets a reset.
+    pub fn compact(&self) {
+        self.shared.work(State::compact);
+    }
+
+    /// Cuts `node` off: its calls and watches fail or hang until [`heal`](Self::heal). What was on its way to the store may
+    /// have happened.
+    pub fn cut(&self, node: &NodeId, cut: Cut) {
+        self.shared.work(|state| state.link(node).cut = Some(cut));
+    }
+
+    /// Connects `node` again, without delay.
+    pub fn heal(&self, node: &NodeId) {
+        self.shared.work(|state| *state.link(node) = Link::default());
+    }
+
+    /// Makes every call and every watched change of `node` take `delay`.
+    pub fn delay(&self, node: &NodeId, delay: Duration) {
+        self.shared.work(|state| state.link(node).delay = delay);
+    }
+
+    /// How many watches are open now.
+    pub fn open_watches(&self) -> usize {
+        self.shared.lock().watches
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it is locked")
+    }
+
+    /// Works on the state as of now, and wakes all who wait if something changed.
+    fn work<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        state.sweep();
+        let result = work(&mut state);
+        if std::mem::take(&mut state.changed) {
+            self.bell.send_replace(());
+        }
+        result
+    }
+}
+
+/// One node's store in a [`MemoryCluster`].
+#[derive(Debug)]
+pub struct MemoryStore(Allocating<MemoryRegistry>);
+
+impl MemoryStore {
+    /// What has been counted so far.
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn config(&self) -> Result<NetworkConfig, StoreError> {
+        self.0.config().await
+    }
+
+    async fn previous(&self) -> Result<Option<Lease>, StoreError> {
+        self.0.previous().await
+    }
+
+    async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
+        self.0.acquire(attrs).await
+    }
+
+    fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
+        self.0.watch()
+    }
+}

@@ -1,0 +1,138 @@
+//! One entry of a registry, and what it says.
+
+use std::time::Duration;
+
+use flannel_core::{InvalidSubnetKey, Lease, LeaseError, NodeId, Subnet};
+
+/// One entry under the network's leases, whether it is a lease or not.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Record {
+    /// flannel's subnet key, such as `10.5.1.0-24`, without a prefix. Bytes that are not UTF-8 read as U+FFFD.
+    pub key: String,
+    /// flannel's lease JSON, byte for byte; or why it cannot be read. Bytes that are not UTF-8 read as U+FFFD, as Go reads
+    /// them.
+    pub value: Result<String, String>,
+    /// The node that holds it, as the engine keeps it beside the value.
+    pub owner: Option<NodeId>,
+    /// When it was last written visibly.
+    pub revision: u64,
+    /// Whether and when it goes away by itself.
+    pub lifetime: Lifetime,
+    /// For the engine alone, to find what belongs to the record, such as its etcd lease; 0 if there is nothing.
+    pub token: u64,
+}
+
+/// Whether a record goes away by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lifetime {
+    /// It goes away when its time is over, unless it is touched before.
+    Bounded,
+    /// Its time is over; its key may be taken.
+    Lapsed,
+    /// It stays: a reservation.
+    Unbounded,
+}
+
+/// What to write into a record.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Write {
+    /// flannel's lease JSON.
+    pub value: String,
+    /// The node that holds it from then on.
+    pub owner: Option<NodeId>,
+    /// How long it lasts from the write on; `None` makes it a reservation.
+    pub ttl: Option<Duration>,
+}
+
+/// Why a record is not a lease.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Skipped {
+    /// Its key is not that of a subnet.
+    #[error(transparent)]
+    Key(#[from] InvalidSubnetKey),
+    /// The engine cannot read it.
+    #[error("cannot be read: {reason}")]
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
+    /// Its value is not that of a lease.
+    #[error(transparent)]
+    Value(#[from] LeaseError),
+}
+
+impl Record {
+    /// The subnet that the key stands for; `None` if it is a stray key.
+    pub fn subnet(&self) -> Option<Subnet> {
+        self.key.parse().ok()
+    }
+
+    /// The lease that the record holds.
+    ///
+    /// # Errors
+    ///
+    /// [`Skipped`] if it is something else.
+    pub fn lease(&self) -> Result<Lease, Skipped> {
+        let subnet = self.key.parse()?;
+        let value =
+            self.value.as_ref().map_err(|reason| Skipped::Unreadable { reason: reason.clone() })?;
+        let mut lease = Lease::new(subnet, value.parse()?);
+        lease.node.clone_from(&self.owner);
+        Ok(lease)
+    }
+
+    /// Whether a watcher would tell the two apart.
+    pub(crate) fn looks_like(&self, other: &Self) -> bool {
+        (&self.value, &self.owner) == (&other.value, &other.owner)
+            && self.revision == other.revision
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(key: &str, value: Result<&str, &str>) -> Record {
+        Record {
+            key: key.into(),
+            value: value.map(Into::into).map_err(Into::into),
+            owner: NodeId::new("n1").ok(),
+            revision: 1,
+            lifetime: Lifetime::Bounded,
+            token: 0,
+        }
+    }
+
+    #[test]
+    fn a_record_reads_as_a_lease_with_its_holder() {
+        let lease = record("10.3.7.0-24", Ok(r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#));
+        let lease = lease.lease().unwrap();
+        assert_eq!(lease.subnet.to_string(), "10.3.7.0-24");
+        assert_eq!(lease.attrs.to_string(), r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#);
+        assert_eq!(lease.node.unwrap().as_str(), "n1");
+    }
+
+    #[test]
+    fn what_is_no_lease_says_why() {
+        let why = |key, value| record(key, value).lease().unwrap_err();
+        assert!(matches!(why("config", Ok("{}")), Skipped::Key(_)));
+        assert!(matches!(why("10.3.7.0-24", Ok("x")), Skipped::Value(_)));
+        let unreadable = why("10.3.7.0-24", Err("it is a directory"));
+        assert_eq!(unreadable.to_string(), "cannot be read: it is a directory");
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_panics(
+            key in "(10\\.3\\.[0-9]{1,3}\\.0-2[0-9]|\\PC{0,40})",
+            value in "(\\{\"PublicIP\":\"[0-9.]{1,12}\"\\}|\\PC{0,80})",
+        ) {
+            if let Ok(lease) = record(&key, Ok(&value)).lease() {
+                prop_assert_eq!(lease.subnet.to_string(), key);
+            }
+        }
+    }
+}
