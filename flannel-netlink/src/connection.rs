@@ -69,7 +69,13 @@ impl Connection {
         while results.len() < requests.len() {
             let first_sequence = self.sequence.wrapping_add(1);
             let from = results.len();
-            let count = self.fill_datagram(&requests[from..]);
+            let most = self.batch();
+            let count = pack(
+                &requests[from..],
+                most,
+                &mut self.sequence,
+                &mut self.datagram,
+            );
             results.resize(from + count, Ok(()));
             if let Err(error) = self.exchange(first_sequence, &mut results[from..]).await {
                 tracing::debug!(%error, count, "a batch of requests was not answered");
@@ -135,7 +141,12 @@ impl Connection {
         mut parse: impl FnMut(&Message<'_>) -> Option<T>,
     ) -> Result<T, KernelError> {
         let mut found = None;
-        self.fill_datagram(std::slice::from_ref(request));
+        pack(
+            std::slice::from_ref(request),
+            1,
+            &mut self.sequence,
+            &mut self.datagram,
+        );
         let sequence = self.sequence;
         self.send().await?;
         let deadline = Instant::now() + ANSWER_DEADLINE;
@@ -187,30 +198,6 @@ impl Connection {
                 }
             }
         }
-    }
-
-    /// Writes as many of `requests` as one datagram takes, numbered, and returns how many.
-    fn fill_datagram(&mut self, requests: &[Request]) -> usize {
-        self.datagram.clear();
-        let mut last = 0;
-        let mut count = 0;
-        for request in requests {
-            let full =
-                self.datagram.len() + request.bytes.len() > DATAGRAM_BYTES || count == self.batch();
-            if count > 0 && full {
-                break;
-            }
-            last = self.datagram.len();
-            let sequence = self.next_sequence();
-            request.write(&mut self.datagram, 0, sequence);
-            count += 1;
-        }
-        if count > 0 {
-            let flags =
-                wire::u16_at(&self.datagram, last + 6).unwrap_or(0) | libc::NLM_F_ACK as u16;
-            self.datagram[last + 6..last + 8].copy_from_slice(&flags.to_ne_bytes());
-        }
-        count
     }
 
     /// Sends the datagram and stores the answers of the requests numbered from `first_sequence`.
@@ -346,6 +333,28 @@ pub enum OpenError {
     },
 }
 
+/// Writes as many of `requests` as one datagram takes, but `most` at most, numbered on from
+/// `sequence`, and returns how many. The acknowledgement is asked on the last.
+fn pack(requests: &[Request], most: usize, sequence: &mut u32, out: &mut Vec<u8>) -> usize {
+    out.clear();
+    let mut count = 0;
+    for request in requests.iter().take(most) {
+        // One that is too large alone still goes, so that the kernel says what it thinks of it.
+        if count > 0 && out.len() + request.bytes.len() > DATAGRAM_BYTES {
+            break;
+        }
+        *sequence = sequence.wrapping_add(1);
+        request.write(out, 0, *sequence);
+        count += 1;
+    }
+    if let Some(last) = requests[..count].last() {
+        let start = out.len() - last.bytes.len();
+        out.truncate(start);
+        last.write(out, libc::NLM_F_ACK as u16, *sequence);
+    }
+    count
+}
+
 /// What a message from the kernel means for the request it answers.
 enum Answer {
     Data,
@@ -408,3 +417,52 @@ const DUMP_ATTEMPTS: usize = 10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACK: u16 = libc::NLM_F_ACK as u16;
+
+    #[test]
+    fn a_datagram_is_numbered_and_asks_for_one_acknowledgement() {
+        let requests = vec![Request::new(24, 0, &[0; 20]); 5];
+        let (mut sequence, mut datagram) = (u32::MAX - 1, Vec::new());
+        assert_eq!(
+            pack(&requests, 3, &mut sequence, &mut datagram),
+            3,
+            "no more than asked"
+        );
+        let seen: Vec<_> = messages(&datagram)
+            .map(|it| (it.sequence, it.flags & ACK != 0))
+            .collect();
+        assert_eq!(seen, [(u32::MAX, false), (0, false), (1, true)]);
+    }
+
+    #[test]
+    fn a_datagram_stays_within_its_size() {
+        let requests = vec![Request::new(24, 0, &[0; 1000]); 100];
+        let (mut sequence, mut datagram) = (0, Vec::new());
+        let count = pack(&requests, 1000, &mut sequence, &mut datagram);
+        assert_eq!(count, DATAGRAM_BYTES / 1016);
+        assert!(datagram.len() <= DATAGRAM_BYTES);
+        let huge = [
+            Request::new(24, 0, &vec![0; DATAGRAM_BYTES + 4]),
+            Request::new(24, 0, &[]),
+        ];
+        assert_eq!(pack(&huge, 10, &mut sequence, &mut datagram), 1);
+        assert_eq!(pack(&[], 10, &mut sequence, &mut datagram), 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_answer_is_read_without_panic(
+            kind in proptest::sample::select(&[1_u16, 2, 3, 4, 24]),
+            flags: u16,
+            body in proptest::collection::vec(proptest::num::u8::ANY, 0..120),
+        ) {
+            let request = Request::new(kind, flags, &body);
+            let _ = Answer::of(&request.message().expect("it was just built"));
+        }
+    }
+}

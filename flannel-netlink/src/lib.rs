@@ -1,9 +1,9 @@
 //! Kernel network state as data: what we want, what is there, the difference, and a batched
 //! applier.
 //!
-//! Everything works in any network namespace: hold a [`Namespace`], open a [`Connection`] in it, and
-//! use the functions of this crate on that connection. Nothing is global, and nothing needs more
-//! than `CAP_NET_ADMIN` over the namespace.
+//! Everything works in any network namespace: hold a [`Namespace`], open a [`Connection`] in it,
+//! and use the functions of this crate on that connection. Nothing is global, and nothing needs
+//! more than `CAP_NET_ADMIN` over the namespace.
 //!
 //! * [`state`]: addresses, routes, neighbours, forwarding entries, nexthop objects and devices as
 //!   plain values, read from the kernel's messages and written as requests.

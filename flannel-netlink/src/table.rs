@@ -206,7 +206,7 @@ impl Table {
         for _ in 0..ROUNDS {
             self.catch_up()?;
             let now = Instant::now();
-            if self.picture.stale() && self.listing_due(now) <= now {
+            if self.picture.stale() {
                 report.read += self.list().await?;
             }
             self.patience.prune(now);
@@ -390,8 +390,8 @@ impl Table {
         }
     }
 
-    /// When the kernel is to be listed next. Listings take at most a twentieth of the time, however
-    /// often they are needed.
+    /// When [`drifted`](Self::drifted) is to list the kernel next. Its listings take at most a
+    /// twentieth of the time, however often they are needed.
     fn listing_due(&self, now: Instant) -> Instant {
         match self.last_listing {
             None => now,

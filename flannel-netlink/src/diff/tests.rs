@@ -122,8 +122,12 @@ proptest! {
         }
         // A second route under the same key, as `ip route append` makes it.
         for index in doubled {
-            let routes: Vec<_> = actual.iter().filter(|it| matches!(it, Object::Route(_))).copied().collect();
-            if let Some(Object::Route(route)) = (!routes.is_empty()).then(|| routes[index.index(routes.len())]) {
+            let is_route = |it: &&Object| matches!(it, Object::Route(_));
+            let routes: Vec<_> = actual.iter().filter(is_route).copied().collect();
+            if routes.is_empty() {
+                continue;
+            }
+            if let Object::Route(route) = routes[index.index(routes.len())] {
                 let other = route.via_gateway("192.0.2.99".parse().unwrap(), 9);
                 if !actual.contains(&other.into()) {
                     actual.push(other.into());

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use super::Drift;
 use crate::{
     KernelError,
@@ -35,7 +37,7 @@ impl TableReport {
 
 /// One object that could not be brought to what it should be.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot {} {object}", match action { Action::Delete => "delete", Action::Replace => "write" })]
+#[error("cannot {action} {object}")]
 #[non_exhaustive]
 pub struct Failure {
     /// What was tried.
@@ -61,4 +63,13 @@ pub enum Action {
     Delete,
     /// To create it or put it in the place of another.
     Replace,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Delete => "delete",
+            Self::Replace => "write",
+        })
+    }
 }

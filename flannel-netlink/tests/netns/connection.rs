@@ -1,4 +1,6 @@
-use flannel_netlink::{Connection, Namespace, Request, attributes};
+use flannel_netlink::{Connection, Request, attributes};
+
+use crate::support::fresh;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
@@ -36,7 +38,7 @@ async fn names(connection: &mut Connection) -> Vec<String> {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn each_request_has_its_own_result() {
-    let mut connection = Connection::open(&Namespace::create().unwrap()).unwrap();
+    let mut connection = Connection::open(&fresh()).unwrap();
     let results = connection
         .apply(&[
             link_named("br0", "bridge"),
@@ -67,7 +69,7 @@ async fn each_request_has_its_own_result() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn five_thousand_failures_are_all_told_apart() {
-    let mut connection = Connection::open(&Namespace::create().unwrap()).unwrap();
+    let mut connection = Connection::open(&fresh()).unwrap();
     // Addresses for a device that does not exist, and every hundredth request is a good one.
     let mut requests = vec![Request::new(RTM_NEWADDR, 0, &[2, 32, 0, 0, 0xff, 0, 0, 0]); 5000];
     for (number, index) in (0..5000).step_by(100).enumerate() {
@@ -91,14 +93,14 @@ async fn five_thousand_failures_are_all_told_apart() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn nothing_to_do_sends_nothing() {
-    let mut connection = Connection::open(&Namespace::create().unwrap()).unwrap();
+    let mut connection = Connection::open(&fresh()).unwrap();
     assert!(connection.apply(&[]).await.is_empty());
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_listing_that_the_kernel_refuses_is_an_error() {
-    let mut connection = Connection::open(&Namespace::create().unwrap()).unwrap();
+    let mut connection = Connection::open(&fresh()).unwrap();
     // Strict checking refuses a header field that is not a filter.
     let list = Request::new(
         RTM_GETLINK,
@@ -119,7 +121,7 @@ async fn a_listing_that_the_kernel_refuses_is_an_error() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_dropped_request_does_not_confuse_the_next() {
-    let mut connection = Connection::open(&Namespace::create().unwrap()).unwrap();
+    let mut connection = Connection::open(&fresh()).unwrap();
     let list = Request::new(RTM_GETLINK, 0, &[0; 16]);
     let bad = link_named("x0", "no-such-kind");
     drop(

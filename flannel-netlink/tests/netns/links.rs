@@ -1,10 +1,10 @@
 use flannel_netlink::{
-    Connection, Ensured, LinkChange, LinkSpec, LinkSpecKind, Namespace, alter_link, delete_link,
-    ensure_link, link_by_index, link_by_name, list_addresses, list_links,
+    Connection, Ensured, LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
+    link_by_index, link_by_name, list_addresses, list_links,
     state::{AddressFilter, LinkKind, Vxlan},
 };
 
-use crate::support::Host;
+use crate::support::{Host, fresh};
 
 fn vxlan(vni: u32) -> Vxlan {
     let mut vxlan = Vxlan::new(vni);
@@ -107,7 +107,7 @@ async fn what_cannot_change_is_made_anew() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_veth_pair_spans_namespaces() {
     let mut host = Host::new().await;
-    let other = Namespace::create().unwrap();
+    let other = fresh();
     let mut there = Connection::open(&other).unwrap();
     let pair = LinkSpecKind::Veth {
         peer: "eth0".to_owned(),
@@ -142,7 +142,7 @@ async fn a_veth_pair_spans_namespaces() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_device_is_renamed_moved_and_made_a_port() {
     let mut host = Host::new().await;
-    let other = Namespace::create().unwrap();
+    let other = fresh();
     let mut there = Connection::open(&other).unwrap();
     let (bridge, _) = ensure_link(&mut there, &LinkSpec::new("br0", LinkSpecKind::Bridge))
         .await

@@ -20,7 +20,7 @@ fn a_new_namespace_is_another_one() {
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn a_socket_stays_in_the_namespace_it_was_opened_in() {
-    let fresh = Namespace::create().unwrap();
+    let fresh = crate::support::fresh();
     let socket = fresh.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     let refused = socket.send_to(b"x", "127.0.0.1:9").unwrap_err();
     assert_eq!(
@@ -42,7 +42,7 @@ fn a_path_that_is_no_namespace_is_named_in_the_error() {
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn a_panic_inside_continues_in_the_caller() {
-    let fresh = Namespace::create().unwrap();
+    let fresh = crate::support::fresh();
     let result = std::panic::catch_unwind(|| fresh.run(|| panic!("as asked")));
     assert!(result.is_err());
 }

@@ -13,7 +13,7 @@ pub(crate) struct Host {
 impl Host {
     /// `eth0` has 192.0.2.1/24 and 2001:db8::1/64.
     pub(crate) async fn new() -> Self {
-        let namespace = Namespace::create().unwrap();
+        let namespace = fresh();
         let mut connection = Connection::open(&namespace).unwrap();
         let pair = LinkSpecKind::Veth {
             peer: "far0".to_owned(),
@@ -51,4 +51,18 @@ impl Host {
             .await
             .unwrap();
     }
+}
+
+/// A new namespace, after making sure that work for it really happens there: a test that ran in the
+/// machine's own namespace by mistake would alter the machine.
+pub(crate) fn fresh() -> Namespace {
+    let namespace = Namespace::create().unwrap();
+    let inside = namespace.run(Namespace::current).unwrap().unwrap();
+    assert_eq!(inside, namespace, "the work would run elsewhere");
+    assert_ne!(
+        inside,
+        Namespace::current().unwrap(),
+        "the work would run here"
+    );
+    namespace
 }

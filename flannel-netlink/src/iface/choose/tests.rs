@@ -258,7 +258,8 @@ fn a_refusal_lists_what_was_there_and_why_not() {
         refusal.to_string(),
         "name \"eth1\": lo [127.0.0.1/8 ::1/128] has another name, \
          eth0 [192.0.2.1/24 192.0.2.9/24 fe80::1/64 2001:db8::1/64] has another name, \
-         eth1 [198.51.100.1/24] has MTU 0, eth2 [169.254.3.3/16 10.9.0.4/24 fe80::4/64] has another name"
+         eth1 [198.51.100.1/24] has MTU 0, \
+         eth2 [169.254.3.3/16 10.9.0.4/24 fe80::4/64] has another name"
     );
     machine.links[2].mtu = 1500;
     let refusal = choose(&machine, Families::V6, &Selector::Name("eth1".to_owned())).unwrap_err();

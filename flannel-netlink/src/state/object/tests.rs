@@ -94,7 +94,10 @@ proptest! {
     /// The same bytes, read by an implementation that is not ours.
     #[test]
     fn what_is_built_is_well_formed_for_another_reader(object in object()) {
-        prop_assume!(!matches!(object, Object::Nexthop(_)));
+        // It reads no nexthop objects.
+        if matches!(object, Object::Nexthop(_)) {
+            return Ok(());
+        }
         for request in [object.replace(), object.delete()] {
             let bytes = request.bytes();
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes);
@@ -116,7 +119,10 @@ proptest! {
     /// Real messages with single bytes changed go deeper into the parsers than random bytes.
     #[test]
     fn damaged_messages_are_parsed_without_panic(
-        object in object(), at in any::<prop::sample::Index>(), value: u8, cut in any::<prop::sample::Index>(),
+        object in object(),
+        at in any::<prop::sample::Index>(),
+        value: u8,
+        cut in any::<prop::sample::Index>(),
     ) {
         let mut bytes = object.replace().bytes().to_vec();
         let at = at.index(bytes.len());

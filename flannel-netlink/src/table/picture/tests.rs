@@ -188,7 +188,9 @@ proptest! {
     /// Whatever others do and whenever we look, after a sync the kernel holds what we want, our
     /// strays are gone, and a second sync writes nothing.
     #[test]
-    fn a_sync_reaches_the_goal_whatever_happened_before(steps in prop::collection::vec(step(), 0..40)) {
+    fn a_sync_reaches_the_goal_whatever_happened_before(
+        steps in prop::collection::vec(step(), 0..40),
+    ) {
         let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
         let mut wanted: BTreeMap<Key, Object> = BTreeMap::new();
         picture.listed_links(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
@@ -219,7 +221,8 @@ proptest! {
             prop_assert_eq!(kernel.objects.get(key), Some(&vec![*want]), "{}", key);
         }
         for (key, found) in kernel.objects.iter().filter(|(key, _)| !wanted.contains_key(key)) {
-            let strays = found.iter().filter(|it| picture.mark().owns(it, picture.our_devices())).count();
+            let ours = |it: &&Object| picture.mark().owns(it, picture.our_devices());
+            let strays = found.iter().filter(ours).count();
             prop_assert_eq!(strays, 0, "{}", key);
         }
         prop_assert_eq!(sync(&mut picture, &mut kernel), 0);
@@ -283,6 +286,15 @@ fn our_own_writes_are_no_drift() {
 }
 
 #[test]
+fn what_the_owner_breaks_itself_is_no_drift_and_is_put_right() {
+    let (mut picture, mut kernel) = synced();
+    kernel.delete(&route(1, 1, PROTOCOL), OURS);
+    catch_up(&mut picture, &mut kernel);
+    assert_eq!(picture.take_news(|_| true), []);
+    assert_eq!(sync(&mut picture, &mut kernel), 1);
+}
+
+#[test]
 fn a_drift_says_what_and_by_whom() {
     let (mut picture, mut kernel) = synced();
     kernel.delete(&route(1, 1, PROTOCOL), THEIRS);
@@ -296,8 +308,8 @@ fn a_drift_says_what_and_by_whom() {
     assert_eq!(
         shown,
         [
-            "neighbour 10.244.1.0 on device 7 replaced by neighbour 10.244.1.0 on device 7 at 02:00:00:00:00:09, \
-             by the kernel or an unnamed process",
+            "neighbour 10.244.1.0 on device 7 replaced by neighbour 10.244.1.0 on device 7 \
+             at 02:00:00:00:00:09, by the kernel or an unnamed process",
             "route 10.244.1.0/24 removed by another process (netlink port 2)",
         ]
     );
