@@ -95,28 +95,19 @@ impl From<IpNetwork> for Blocks {
 
 impl From<Ipv4Network> for Blocks {
     fn from(block: Ipv4Network) -> Self {
-        Self {
-            ipv4: Ipv4Network::new_checked(block.network(), block.prefix()),
-            ipv6: None,
-        }
+        Self { ipv4: Ipv4Network::new_checked(block.network(), block.prefix()), ipv6: None }
     }
 }
 
 impl From<Ipv6Network> for Blocks {
     fn from(block: Ipv6Network) -> Self {
-        Self {
-            ipv4: None,
-            ipv6: Ipv6Network::new_checked(block.network(), block.prefix()),
-        }
+        Self { ipv4: None, ipv6: Ipv6Network::new_checked(block.network(), block.prefix()) }
     }
 }
 
 impl From<(Ipv4Network, Ipv6Network)> for Blocks {
     fn from((ipv4, ipv6): (Ipv4Network, Ipv6Network)) -> Self {
-        Self {
-            ipv6: Self::from(ipv6).ipv6,
-            ..Self::from(ipv4)
-        }
+        Self { ipv6: Self::from(ipv6).ipv6, ..Self::from(ipv4) }
     }
 }
 
@@ -124,9 +115,7 @@ impl FromStr for Blocks {
     type Err = InvalidBlocks;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidBlocks {
-            text: text.to_owned(),
-        };
+        let invalid = || InvalidBlocks { text: text.to_owned() };
         let (mut ipv4, mut ipv6) = (None, None);
         for part in text.split(',') {
             let taken = match part.trim().parse().map_err(|_| invalid())? {

@@ -92,16 +92,10 @@ impl TestbedError {
     }
 
     pub(crate) fn namespace(place: &str, source: NamespaceError) -> Self {
-        Self::Namespace {
-            place: place.to_owned(),
-            source: Box::new(source),
-        }
+        Self::Namespace { place: place.to_owned(), source: Box::new(source) }
     }
 
     pub(crate) fn socket(place: &str, source: OpenError) -> Self {
-        Self::Namespace {
-            place: place.to_owned(),
-            source: Box::new(source),
-        }
+        Self::Namespace { place: place.to_owned(), source: Box::new(source) }
     }
 }

@@ -52,20 +52,14 @@ impl Host {
     ) -> Result<Self, TestbedError> {
         let kernel = Kernel::create(&format!("host{number}")).await?;
         let mut echo = JoinSet::new();
-        serve(kernel.namespace(), &mut echo).map_err(|source| TestbedError::Echo {
-            place: kernel.place().to_owned(),
-            source,
-        })?;
+        serve(kernel.namespace(), &mut echo)
+            .map_err(|source| TestbedError::Echo { place: kernel.place().to_owned(), source })?;
         let host = Self {
             inner: Arc::new(Inner {
                 number,
                 kernel,
                 switch: Arc::clone(switch),
-                state: Mutex::new(State {
-                    uplink,
-                    pods: Vec::new(),
-                    loss: JoinSet::new(),
-                }),
+                state: Mutex::new(State { uplink, pods: Vec::new(), loss: JoinSet::new() }),
                 _echo: echo,
             }),
         };
@@ -185,9 +179,7 @@ impl Host {
             let operation = || format!("delete route {block}");
             let failed = |source| TestbedError::kernel(operation(), self.name(), source);
             let family = IpFamily::of(&block.ip());
-            let routes = list_routes(&mut connection, Route::MAIN, family)
-                .await
-                .map_err(failed)?;
+            let routes = list_routes(&mut connection, Route::MAIN, family).await.map_err(failed)?;
             for route in routes.iter().filter(|route| route.destination == block) {
                 connection.apply_one(route.delete()).await.map_err(failed)?;
                 deleted += 1;
@@ -237,10 +229,7 @@ impl Host {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.inner
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -34,16 +34,10 @@ impl Kernel {
         settings::make(&namespace, place)?;
         let connection =
             Connection::open(&namespace).map_err(|source| TestbedError::socket(place, source))?;
-        let kernel = Self {
-            place: place.to_owned(),
-            namespace,
-            connection: Mutex::new(connection),
-        };
+        let kernel =
+            Self { place: place.to_owned(), namespace, connection: Mutex::new(connection) };
         let loopback = kernel.link("lo").await?;
-        let up = LinkChange {
-            up: Some(true),
-            ..LinkChange::default()
-        };
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
         kernel.alter(&loopback, &up).await?;
         Ok(kernel)
     }
@@ -85,11 +79,9 @@ impl Kernel {
     }
 
     pub(crate) async fn alter(&self, link: &Link, change: &LinkChange) -> Result<(), TestbedError> {
-        alter_link(&mut *self.connection().await, link.index, change)
-            .await
-            .map_err(|source| {
-                TestbedError::kernel(format!("alter {}", link.name), &self.place, source)
-            })
+        alter_link(&mut *self.connection().await, link.index, change).await.map_err(|source| {
+            TestbedError::kernel(format!("alter {}", link.name), &self.place, source)
+        })
     }
 
     /// Fine if there is no such device.
@@ -122,10 +114,7 @@ impl Kernel {
             }
         };
         timeout(PATIENCE, settled).await.unwrap_or_else(|_| {
-            Err(TestbedError::NotSettled {
-                device: device.to_owned(),
-                place: self.place.clone(),
-            })
+            Err(TestbedError::NotSettled { device: device.to_owned(), place: self.place.clone() })
         })
     }
 
@@ -134,16 +123,10 @@ impl Kernel {
         if !settings::ipv6_enabled() {
             return Ok(true);
         }
-        let filter = AddressFilter {
-            link: Some(link.index),
-        };
+        let filter = AddressFilter { link: Some(link.index) };
         let listed = list_addresses(&mut *self.connection().await, filter).await;
         let addresses = listed.map_err(|source| {
-            TestbedError::kernel(
-                format!("list addresses of {}", link.name),
-                &self.place,
-                source,
-            )
+            TestbedError::kernel(format!("list addresses of {}", link.name), &self.place, source)
         })?;
         let link_local = |address: &Address| match address.address {
             IpNetwork::V4(_) => false,

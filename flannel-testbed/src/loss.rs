@@ -13,6 +13,7 @@ impl Host {
     /// and its quick answer together, and probes that are further apart than a slot are lost independently. Packets that
     /// are close together live or die together: this is not the loss of single packets that TCP sees on a bad line.
     ///
+    /// Everything is lost alike: a lost question for a neighbour's Ethernet address silences that neighbour for a second.
     /// The host's link stays up, and its pods reach each other. `seed` fixes which slots are bad and how long each is. A
     /// busy process makes slots longer, good and bad ones alike.
     ///

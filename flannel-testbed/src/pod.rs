@@ -150,35 +150,24 @@ impl Host {
         let mut cable = LinkSpec::new(cable_name(number), kind);
         cable.mtu = Some(mtu);
         let cable = self.kernel().ensure(&cable).await?;
-        let plugged = LinkChange {
-            controller: Some(bridge.index),
-            ..LinkChange::default()
-        };
+        let plugged = LinkChange { controller: Some(bridge.index), ..LinkChange::default() };
         self.kernel().alter(&cable, &plugged).await?;
 
         let device = kernel.link("eth0").await?;
-        let up = LinkChange {
-            up: Some(true),
-            mtu: Some(mtu),
-            ..LinkChange::default()
-        };
+        let up = LinkChange { up: Some(true), mtu: Some(mtu), ..LinkChange::default() };
         kernel.alter(&device, &up).await?;
         let mut objects = addresses(&device, &own);
         for gateway in &gateway {
             objects.push(default_route(gateway.ip(), &device));
         }
         kernel.put(&objects).await?;
-        self.kernel()
-            .settle(&cable.name, LinkState::Running)
-            .await?;
+        self.kernel().settle(&cable.name, LinkState::Running).await?;
         self.kernel().settle(BRIDGE, LinkState::Addressed).await?;
         kernel.settle(&device.name, LinkState::Addressed).await?;
 
         let mut echo = JoinSet::new();
-        serve(kernel.namespace(), &mut echo).map_err(|source| TestbedError::Echo {
-            place: name.clone(),
-            source,
-        })?;
+        serve(kernel.namespace(), &mut echo)
+            .map_err(|source| TestbedError::Echo { place: name.clone(), source })?;
         let pod = Pod {
             inner: Arc::new(Inner {
                 endpoint: Endpoint::new(&name, kernel.namespace(), &own),
@@ -202,9 +191,7 @@ impl Host {
     /// Dropping the future may leave the pod half removed; another call finishes it.
     pub async fn remove_pod(&self, pod: &Pod) -> Result<(), TestbedError> {
         self.kernel().delete(&cable_name(pod.inner.number)).await?;
-        self.state()
-            .pods
-            .retain(|other| !Arc::ptr_eq(&other.inner, &pod.inner));
+        self.state().pods.retain(|other| !Arc::ptr_eq(&other.inner, &pod.inner));
         if self.pods().is_empty() {
             self.kernel().delete(BRIDGE).await?;
         }
@@ -222,11 +209,8 @@ impl Host {
             number,
             block: subnet,
         };
-        let taken: Vec<_> = self
-            .pods()
-            .iter()
-            .flat_map(|pod| pod.endpoint().addresses().to_owned())
-            .collect();
+        let taken: Vec<_> =
+            self.pods().iter().flat_map(|pod| pod.endpoint().addresses().to_owned()).collect();
         let gateway = subnet.nth(1).ok_or_else(|| exhausted(1))?;
         for number in 2.. {
             let own = subnet.nth(number).ok_or_else(|| exhausted(number))?;
@@ -240,9 +224,7 @@ impl Host {
 
 fn free_number(taken: impl Iterator<Item = u32>) -> u32 {
     let taken: std::collections::BTreeSet<_> = taken.collect();
-    (1..)
-        .find(|number| !taken.contains(number))
-        .unwrap_or(u32::MAX)
+    (1..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX)
 }
 
 fn cable_name(pod: u32) -> String {

@@ -95,12 +95,9 @@ fn refused(source: io::Error) -> PrivilegeError {
         Some(text.trim().to_owned())
     };
     match forbidding(value) {
-        Some((setting, value, needed)) => PrivilegeError::Forbidden {
-            setting,
-            value,
-            needed,
-            source,
-        },
+        Some((setting, value, needed)) => {
+            PrivilegeError::Forbidden { setting, value, needed, source }
+        }
         None => PrivilegeError::Refused { source },
     }
 }
@@ -115,9 +112,7 @@ fn forbidding(
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
@@ -145,11 +140,7 @@ mod tests {
     #[test]
     fn the_forbidding_setting_is_named() {
         let ubuntu = |setting: &str| {
-            let value = if setting.starts_with("kernel.apparmor") {
-                "1"
-            } else {
-                "100"
-            };
+            let value = if setting.starts_with("kernel.apparmor") { "1" } else { "100" };
             Some(value.to_owned())
         };
         let (setting, value, needed) = forbidding(ubuntu).unwrap();
@@ -162,9 +153,6 @@ mod tests {
     fn a_process_with_threads_is_told_so() {
         // The test harness has a main thread beside this one.
         let error = enter_user_namespace().unwrap_err();
-        assert!(
-            matches!(error, PrivilegeError::Threads { threads: 2.. }),
-            "{error}"
-        );
+        assert!(matches!(error, PrivilegeError::Threads { threads: 2.. }), "{error}");
     }
 }

@@ -38,10 +38,7 @@ impl Process {
         mut command: Command,
     ) -> Result<Self, ProcessError> {
         let name = format!("{} on {host}", command.get_program().display());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
         let runtime = Handle::current();
@@ -53,10 +50,7 @@ impl Process {
         let mut child = started
             .map_err(io::Error::other)
             .and_then(|spawned| spawned)
-            .map_err(|source| ProcessError::Spawn {
-                process: name.clone(),
-                source,
-            })?;
+            .map_err(|source| ProcessError::Spawn { process: name.clone(), source })?;
         let output = Arc::new(Output::default());
         let mut readers = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
@@ -65,12 +59,7 @@ impl Process {
         if let Some(stderr) = child.stderr.take() {
             readers.spawn(Arc::clone(&output).collect(stderr));
         }
-        Ok(Self {
-            child,
-            name,
-            output,
-            readers,
-        })
+        Ok(Self { child, name, output, readers })
     }
 
     /// Its process id, until it has been waited for.
@@ -112,10 +101,7 @@ impl Process {
         };
         match timeout(patience, found).await {
             Ok(Some(line)) => Ok(line),
-            _ => Err(ProcessError::Silent {
-                process: self.name.clone(),
-                output: self.output(),
-            }),
+            _ => Err(ProcessError::Silent { process: self.name.clone(), output: self.output() }),
         }
     }
 
@@ -169,10 +155,7 @@ impl Process {
             .child
             .wait()
             .await
-            .map_err(|source| ProcessError::Wait {
-                process: self.name.clone(),
-                source,
-            })?;
+            .map_err(|source| ProcessError::Wait { process: self.name.clone(), source })?;
         // What it printed last may still be in the pipes. A grandchild may hold them open, so this has an end.
         let rest = async { while self.readers.join_next().await.is_some() {} };
         let _ = timeout(DRAIN, rest).await;
@@ -185,13 +168,8 @@ impl Process {
     ///
     /// [`ProcessError::Memory`], for example when it has ended.
     pub fn resident_memory(&self) -> Result<u64, ProcessError> {
-        let failed = |source| ProcessError::Memory {
-            process: self.name.clone(),
-            source,
-        };
-        let pid = self
-            .pid()
-            .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let failed = |source| ProcessError::Memory { process: self.name.clone(), source };
+        let pid = self.pid().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
         resident_bytes(&status).ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
     }
@@ -282,8 +260,7 @@ impl Output {
         // An error of a pipe is its end.
         while let Ok(1..) = pipe.read_until(b'\n', &mut line).await {
             let text = String::from_utf8_lossy(&line);
-            self.lines()
-                .push(text.trim_end_matches(['\r', '\n']).to_owned());
+            self.lines().push(text.trim_end_matches(['\r', '\n']).to_owned());
             self.printed.notify_waiters();
             line.clear();
         }
@@ -297,9 +274,7 @@ impl fmt::Debug for Output {
 }
 
 fn resident_bytes(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
@@ -313,10 +288,7 @@ mod tests {
 
     #[test]
     fn resident_memory_is_read_from_the_status() {
-        assert_eq!(
-            resident_bytes("Name:\tx\nVmRSS:\t    3456 kB\n"),
-            Some(3456 * 1024)
-        );
+        assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    3456 kB\n"), Some(3456 * 1024));
         assert_eq!(resident_bytes("Name:\tx\n"), None);
         assert_eq!(resident_bytes("VmRSS:\t99999999999999999999 kB\n"), None);
     }

@@ -7,11 +7,7 @@ use crate::TestbedError;
 /// Makes the kernel settings that every namespace of a testbed has, whatever this machine's defaults are.
 pub(crate) fn make(namespace: &Namespace, place: &str) -> Result<(), TestbedError> {
     namespace
-        .run(|| {
-            SETTINGS
-                .iter()
-                .try_for_each(|(setting, value)| set(setting, value, place))
-        })
+        .run(|| SETTINGS.iter().try_for_each(|(setting, value)| set(setting, value, place)))
         .map_err(|source| TestbedError::namespace(place, source))?
 }
 

@@ -32,14 +32,8 @@ impl Snapshot {
 
     /// What is different in `later`: lost lines with a minus sign, new ones with a plus sign. Empty when they are equal.
     pub fn difference(&self, later: &Self) -> Vec<String> {
-        let lost = self
-            .lines
-            .difference(&later.lines)
-            .map(|line| format!("- {line}"));
-        let new = later
-            .lines
-            .difference(&self.lines)
-            .map(|line| format!("+ {line}"));
+        let lost = self.lines.difference(&later.lines).map(|line| format!("- {line}"));
+        let new = later.lines.difference(&self.lines).map(|line| format!("+ {line}"));
         lost.chain(new).collect()
     }
 }
@@ -67,9 +61,7 @@ impl Host {
         let found = found.map_err(|source| {
             TestbedError::kernel("list the network state", self.name(), source)
         })?;
-        Ok(Snapshot {
-            lines: found.lines(),
-        })
+        Ok(Snapshot { lines: found.lines() })
     }
 
     /// Awaits `work` and returns its value with what was changed in the host's namespace meanwhile, by whomever.
@@ -90,10 +82,8 @@ impl Host {
         let mut monitor = Monitor::open(self.namespace())
             .map_err(|source| TestbedError::socket(self.name(), source))?;
         let heard = monitor.during(work).await;
-        let (value, mut changes) = heard.map_err(|source| TestbedError::Monitor {
-            place: self.name().to_owned(),
-            source,
-        })?;
+        let (value, mut changes) = heard
+            .map_err(|source| TestbedError::Monitor { place: self.name().to_owned(), source })?;
         changes.retain(|notice| !learned(notice));
         Ok((value, changes))
     }
@@ -118,39 +108,26 @@ impl Found {
             ..Self::default()
         };
         for link in &found.links {
-            found
-                .forwarding
-                .extend(list_forwarding(connection, link.index).await?);
-            found
-                .neighbours
-                .extend(list_neighbours(connection, link.index).await?);
+            found.forwarding.extend(list_forwarding(connection, link.index).await?);
+            found.neighbours.extend(list_neighbours(connection, link.index).await?);
         }
         for family in [AF_INET, AF_INET6] {
             let mut body = [0; RTMSG_BYTES];
             body[0] = family;
             let every_table = Request::new(RTM_GETROUTE, 0, &body);
-            found
-                .routes
-                .extend(connection.dump(&every_table, Route::parse).await?);
+            found.routes.extend(connection.dump(&every_table, Route::parse).await?);
         }
         Ok(found)
     }
 
     fn lines(&self) -> BTreeSet<String> {
-        let names: BTreeMap<_, _> = self
-            .links
-            .iter()
-            .map(|link| (link.index, link.name.as_str()))
-            .collect();
+        let names: BTreeMap<_, _> =
+            self.links.iter().map(|link| (link.index, link.name.as_str())).collect();
         let name = |index: u32| names.get(&index).copied().unwrap_or("?");
         let mut lines = BTreeSet::new();
         lines.extend(self.links.iter().map(|link| link_line(link, name)));
         lines.extend(self.addresses.iter().map(|address| {
-            let route = if address.no_prefix_route {
-                " no prefix route"
-            } else {
-                ""
-            };
+            let route = if address.no_prefix_route { " no prefix route" } else { "" };
             format!(
                 "address {} dev {} scope {}{route}",
                 address.address,
@@ -163,24 +140,13 @@ impl Found {
             entry.permanent && (entry.mac.is_unicast() || entry.remote.is_some())
         };
         lines.extend(self.forwarding.iter().filter(by_hand).map(|entry| {
-            let remote = entry
-                .remote
-                .map(|remote| format!(" to {remote}"))
-                .unwrap_or_default();
+            let remote = entry.remote.map(|remote| format!(" to {remote}")).unwrap_or_default();
             format!("forwarding {} dev {}{remote}", entry.mac, name(entry.link))
         }));
-        lines.extend(
-            self.neighbours
-                .iter()
-                .filter(|entry| entry.permanent)
-                .map(|entry| {
-                    let mac = entry
-                        .mac
-                        .map(|mac| format!(" is {mac}"))
-                        .unwrap_or_default();
-                    format!("neighbour {} dev {}{mac}", entry.address, name(entry.link))
-                }),
-        );
+        lines.extend(self.neighbours.iter().filter(|entry| entry.permanent).map(|entry| {
+            let mac = entry.mac.map(|mac| format!(" is {mac}")).unwrap_or_default();
+            format!("neighbour {} dev {}{mac}", entry.address, name(entry.link))
+        }));
         lines.extend(self.nexthops.iter().map(|nexthop| {
             let onlink = if nexthop.onlink { " onlink" } else { "" };
             format!(
@@ -213,14 +179,8 @@ fn link_line<'a>(link: &Link, name: impl Fn(u32) -> &'a str) -> String {
         other => format!("{other:?}"),
     };
     let state = if link.up { "up" } else { "down" };
-    let mac = link
-        .mac
-        .map(|mac| format!(" mac {mac}"))
-        .unwrap_or_default();
-    let bridge = link
-        .controller
-        .map(|index| format!(" on {}", name(index)))
-        .unwrap_or_default();
+    let mac = link.mac.map(|mac| format!(" mac {mac}")).unwrap_or_default();
+    let bridge = link.controller.map(|index| format!(" on {}", name(index))).unwrap_or_default();
     format!(
         "device {} index {} {kind} {state} mtu {}{mac}{bridge}",
         link.name, link.index, link.mtu
@@ -239,14 +199,8 @@ fn route_line<'a>(route: &Route, name: impl Fn(u32) -> &'a str) -> String {
         Via::Nexthop(id) => format!(" via nexthop {id}"),
         _ => " via several".to_owned(),
     };
-    let device = route
-        .link
-        .map(|index| format!(" dev {}", name(index)))
-        .unwrap_or_default();
-    let source = route
-        .source
-        .map(|source| format!(" src {source}"))
-        .unwrap_or_default();
+    let device = route.link.map(|index| format!(" dev {}", name(index))).unwrap_or_default();
+    let source = route.source.map(|source| format!(" src {source}")).unwrap_or_default();
     let onlink = if route.onlink { " onlink" } else { "" };
     format!(
         "route {kind}{}{via}{device}{source} table {} proto {} metric {} scope {}{onlink}",

@@ -74,10 +74,7 @@ impl Switch {
     /// Pulls out or puts in the cable of a host.
     pub(crate) async fn set_plugged(&self, host: u32, plugged: bool) -> Result<(), TestbedError> {
         let port = self.kernel.link(&port_name(host)).await?;
-        let change = LinkChange {
-            up: Some(plugged),
-            ..LinkChange::default()
-        };
+        let change = LinkChange { up: Some(plugged), ..LinkChange::default() };
         self.kernel.alter(&port, &change).await
     }
 
@@ -89,9 +86,7 @@ impl Switch {
 
     /// Waits until the port of a host carries packets.
     pub(crate) async fn settle(&self, host: u32) -> Result<(), TestbedError> {
-        self.kernel
-            .settle(&port_name(host), LinkState::Running)
-            .await
+        self.kernel.settle(&port_name(host), LinkState::Running).await
     }
 
     /// Lets the port of a host forward frames, or drop those of both directions.
@@ -151,11 +146,7 @@ fn port_name(host: u32) -> String {
 }
 
 fn member_of(bridge: u32) -> LinkChange {
-    LinkChange {
-        controller: Some(bridge),
-        up: Some(true),
-        ..LinkChange::default()
-    }
+    LinkChange { controller: Some(bridge), up: Some(true), ..LinkChange::default() }
 }
 
 /// `RTM_SETLINK` of the bridge family with `IFLA_PROTINFO { IFLA_BRPORT_STATE }`.
@@ -163,17 +154,10 @@ fn member_of(bridge: u32) -> LinkChange {
 /// A port that does not forward is "disabled" and not "blocking", because a bridge without the spanning tree protocol
 /// sets a blocking port to forwarding at once.
 fn port_state(port: u32, forwarding: bool) -> Request {
-    let state = if forwarding {
-        BR_STATE_FORWARDING
-    } else {
-        BR_STATE_DISABLED
-    };
+    let state = if forwarding { BR_STATE_FORWARDING } else { BR_STATE_DISABLED };
     let [p0, p1, p2, p3] = port.to_ne_bytes();
     let mut body = vec![AF_BRIDGE, 0, 0, 0, p0, p1, p2, p3, 0, 0, 0, 0, 0, 0, 0, 0];
-    for (length, kind) in [
-        (12_u16, IFLA_PROTINFO | NLA_F_NESTED),
-        (5, IFLA_BRPORT_STATE),
-    ] {
+    for (length, kind) in [(12_u16, IFLA_PROTINFO | NLA_F_NESTED), (5, IFLA_BRPORT_STATE)] {
         body.extend_from_slice(&length.to_ne_bytes());
         body.extend_from_slice(&kind.to_ne_bytes());
     }

@@ -193,11 +193,7 @@ impl Builder {
     }
 
     fn exhausted(&self, place: &str, number: u32) -> TestbedError {
-        TestbedError::AddressesExhausted {
-            place: place.to_owned(),
-            number,
-            block: self.underlay,
-        }
+        TestbedError::AddressesExhausted { place: place.to_owned(), number, block: self.underlay }
     }
 }
 

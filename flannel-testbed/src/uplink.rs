@@ -38,10 +38,7 @@ impl Host {
     /// Dropping the future leaves it done or not.
     pub async fn link_down(&self) -> Result<(), TestbedError> {
         let uplink = self.kernel().link(UPLINK).await?;
-        let down = LinkChange {
-            up: Some(false),
-            ..LinkChange::default()
-        };
+        let down = LinkChange { up: Some(false), ..LinkChange::default() };
         self.kernel().alter(&uplink, &down).await
     }
 
@@ -127,14 +124,8 @@ impl Host {
     ///
     /// Dropping the future leaves it half done; another call finishes it.
     pub async fn create_uplink(&self) -> Result<(), TestbedError> {
-        let uplink = self
-            .switch()
-            .connect(self.number(), self.kernel(), UPLINK)
-            .await?;
-        let own = LinkChange {
-            mac: Some(uplink_mac(self.number())),
-            ..LinkChange::default()
-        };
+        let uplink = self.switch().connect(self.number(), self.kernel(), UPLINK).await?;
+        let own = LinkChange { mac: Some(uplink_mac(self.number())), ..LinkChange::default() };
         self.kernel().alter(&uplink, &own).await?;
         self.link_up().await
     }
@@ -211,10 +202,7 @@ impl Host {
     pub async fn set_mtu(&self, bytes: u32) -> Result<(), TestbedError> {
         self.state().uplink.mtu = bytes;
         let uplink = self.kernel().link(UPLINK).await?;
-        let change = LinkChange {
-            mtu: Some(bytes),
-            ..LinkChange::default()
-        };
+        let change = LinkChange { mtu: Some(bytes), ..LinkChange::default() };
         self.kernel().alter(&uplink, &change).await
     }
 

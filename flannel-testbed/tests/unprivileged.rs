@@ -22,10 +22,7 @@ fn main() {
 fn an_ordinary_user_builds_a_testbed() {
     enter_user_namespace().unwrap();
     assert!(capable());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let testbed = Testbed::new(2).await.unwrap();
         testbed.host(0).ping(testbed.host(1).ip()).await.unwrap();

@@ -14,16 +14,8 @@ use super::{
 /// Starts a task that answers the probes which reach `namespace`, on any of its addresses.
 pub(crate) fn serve(namespace: &Namespace, tasks: &mut JoinSet<()>) -> io::Result<()> {
     // The IPv6 socket takes IPv4 too, unless the kernel has no IPv6.
-    let socket = bind(
-        namespace,
-        SocketAddr::from((Ipv6Addr::UNSPECIFIED, ECHO_PORT)),
-    )
-    .or_else(|_| {
-        bind(
-            namespace,
-            SocketAddr::from((Ipv4Addr::UNSPECIFIED, ECHO_PORT)),
-        )
-    })?;
+    let socket = bind(namespace, SocketAddr::from((Ipv6Addr::UNSPECIFIED, ECHO_PORT)))
+        .or_else(|_| bind(namespace, SocketAddr::from((Ipv4Addr::UNSPECIFIED, ECHO_PORT))))?;
     tasks.spawn(answer(socket));
     Ok(())
 }

@@ -38,11 +38,7 @@ impl Packet {
             [m @ .., 0, 1, _, _] if m == MAGIC => Some(SocketAddr::new(ip.to_canonical(), port)),
             _ => return None,
         };
-        Some(Self {
-            id: u64::from_be_bytes(*id),
-            sequence: u64::from_be_bytes(*sequence),
-            seen,
-        })
+        Some(Self { id: u64::from_be_bytes(*id), sequence: u64::from_be_bytes(*sequence), seen })
     }
 }
 

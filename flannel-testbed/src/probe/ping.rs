@@ -53,19 +53,13 @@ impl Ping {
             IpAddr::V4(_) => 20 + 8,
             IpAddr::V6(_) => 40 + 8,
         };
-        self.size
-            .saturating_sub(headers)
-            .clamp(PACKET_BYTES, LARGEST_DATAGRAM)
+        self.size.saturating_sub(headers).clamp(PACKET_BYTES, LARGEST_DATAGRAM)
     }
 }
 
 impl Default for Ping {
     fn default() -> Self {
-        Self {
-            size: 84,
-            fragments: true,
-            timeout: Duration::from_secs(1),
-        }
+        Self { size: 84, fragments: true, timeout: Duration::from_secs(1) }
     }
 }
 
@@ -91,20 +85,13 @@ pub struct Pong {
 /// Dropping the future loses the answer only.
 pub async fn ping(from: impl Into<Endpoint>, to: IpAddr, how: Ping) -> Result<Pong, PingError> {
     let from = from.into();
-    let failed = |source| PingError::Socket {
-        from: from.name().to_owned(),
-        source,
-    };
+    let failed = |source| PingError::Socket { from: from.name().to_owned(), source };
     let socket = open(from.namespace(), to).map_err(failed)?;
     if !how.fragments {
         forbid_fragments(&socket).map_err(failed)?;
     }
     let mut datagram = vec![0; how.payload(to)];
-    let question = Packet {
-        id: new_id(),
-        sequence: 0,
-        seen: None,
-    };
+    let question = Packet { id: new_id(), sequence: 0, seen: None };
     question.write(&mut datagram);
     let sent_at = Instant::now();
     socket
@@ -114,17 +101,10 @@ pub async fn ping(from: impl Into<Endpoint>, to: IpAddr, how: Ping) -> Result<Po
     let seen = match timeout_at(sent_at + how.timeout, answer_to(&socket, &question)).await {
         Ok(answered) => answered.map_err(failed)?,
         Err(_) => {
-            return Err(PingError::Lost {
-                from: from.name().to_owned(),
-                to,
-                timeout: how.timeout,
-            });
+            return Err(PingError::Lost { from: from.name().to_owned(), to, timeout: how.timeout });
         }
     };
-    Ok(Pong {
-        round_trip: sent_at.elapsed(),
-        seen_as: seen.ip(),
-    })
+    Ok(Pong { round_trip: sent_at.elapsed(), seen_as: seen.ip() })
 }
 
 /// Why a [`ping`] was not answered.
@@ -176,11 +156,7 @@ async fn answer_to(socket: &UdpSocket, question: &Packet) -> io::Result<SocketAd
     let mut buffer = [0; PACKET_BYTES];
     loop {
         let (length, _) = socket.recv_from(&mut buffer).await?;
-        if let Some(Packet {
-            id,
-            sequence,
-            seen: Some(seen),
-        }) = Packet::read(&buffer[..length])
+        if let Some(Packet { id, sequence, seen: Some(seen) }) = Packet::read(&buffer[..length])
             && (id, sequence) == (question.id, question.sequence)
         {
             return Ok(seen);
@@ -205,9 +181,6 @@ mod tests {
         let how = Ping::default().size(1500);
         assert_eq!(how.payload("10.0.0.1".parse().unwrap()), 1472);
         assert_eq!(how.payload("fd00::1".parse().unwrap()), 1452);
-        assert_eq!(
-            how.size(10).payload("10.0.0.1".parse().unwrap()),
-            PACKET_BYTES
-        );
+        assert_eq!(how.size(10).payload("10.0.0.1".parse().unwrap()), PACKET_BYTES);
     }
 }

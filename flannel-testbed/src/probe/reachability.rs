@@ -33,10 +33,7 @@ pub async fn reachability<E: Into<Endpoint>>(
         [Family::Ipv4, Family::Ipv6].map(|family| row(from, endpoint, family, &endpoints))
     });
     let answers = join_all(probes).await.into_iter().flatten().collect();
-    Reachability {
-        names: endpoints.iter().map(|e| e.name().to_owned()).collect(),
-        answers,
-    }
+    Reachability { names: endpoints.iter().map(|e| e.name().to_owned()).collect(), answers }
 }
 
 /// Who reaches whom. Made by [`reachability`]; prints as a table per address family.
@@ -64,14 +61,9 @@ impl Reachability {
 
     /// The pairs that got no answer.
     pub fn unreachable(&self) -> impl Iterator<Item = Unreachable<'_>> {
-        self.answers
-            .iter()
-            .filter(|(_, answer)| answer.is_none())
-            .map(|((family, from, to), _)| Unreachable {
-                family: family.name(),
-                from: &self.names[*from],
-                to: &self.names[*to],
-            })
+        self.answers.iter().filter(|(_, answer)| answer.is_none()).map(|((family, from, to), _)| {
+            Unreachable { family: family.name(), from: &self.names[*from], to: &self.names[*to] }
+        })
     }
 }
 
@@ -89,11 +81,7 @@ pub struct Unreachable<'a> {
 
 impl fmt::Display for Unreachable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} does not reach {} over {}",
-            self.from, self.to, self.family
-        )
+        write!(f, "{} does not reach {} over {}", self.from, self.to, self.family)
     }
 }
 
@@ -104,12 +92,7 @@ impl fmt::Display for Reachability {
                 self.table(family, f)?;
             }
         }
-        write!(
-            f,
-            "{} of {} pairs reach each other",
-            self.reached(),
-            self.probed()
-        )
+        write!(f, "{} of {} pairs reach each other", self.reached(), self.probed())
     }
 }
 
@@ -184,15 +167,9 @@ async fn row(
     let Some(own) = family.of(endpoint) else {
         return BTreeMap::new();
     };
-    let targets: BTreeMap<usize, IpAddr> = all
-        .iter()
-        .enumerate()
-        .filter_map(|(to, target)| Some((to, family.of(target)?)))
-        .collect();
-    let mut answers = targets
-        .keys()
-        .map(|to| ((family, from, *to), None))
-        .collect();
+    let targets: BTreeMap<usize, IpAddr> =
+        all.iter().enumerate().filter_map(|(to, target)| Some((to, family.of(target)?))).collect();
+    let mut answers = targets.keys().map(|to| ((family, from, *to), None)).collect();
     match open(endpoint.namespace(), own) {
         Ok(socket) => {
             ask(&socket, &targets, |to, time| {
@@ -219,16 +196,9 @@ async fn ask(
         let started = Instant::now();
         for (to, ip) in &silent {
             let mut datagram = [0; PACKET_BYTES];
-            let question = Packet {
-                id,
-                sequence: *to as u64,
-                seen: None,
-            };
+            let question = Packet { id, sequence: *to as u64, seen: None };
             question.write(&mut datagram);
-            if let Err(error) = socket
-                .send_to(&datagram, SocketAddr::new(*ip, ECHO_PORT))
-                .await
-            {
+            if let Err(error) = socket.send_to(&datagram, SocketAddr::new(*ip, ECHO_PORT)).await {
                 tracing::trace!(to = %ip, %error, "a probe was not sent");
             }
         }
@@ -239,11 +209,8 @@ async fn ask(
                 break;
             };
             let Ok((length, _)) = received else { continue };
-            if let Some(Packet {
-                id: of,
-                sequence,
-                seen: Some(_),
-            }) = Packet::read(&buffer[..length])
+            if let Some(Packet { id: of, sequence, seen: Some(_) }) =
+                Packet::read(&buffer[..length])
                 && of == id
                 && let Ok(to) = usize::try_from(sequence)
                 && silent.remove(&to).is_some()
@@ -303,10 +270,7 @@ host2/pod1           lost    0.05 ms
 
     #[test]
     fn nothing_probed_is_not_complete() {
-        let nothing = Reachability {
-            names: Vec::new(),
-            answers: BTreeMap::new(),
-        };
+        let nothing = Reachability { names: Vec::new(), answers: BTreeMap::new() };
         assert!(!nothing.complete());
     }
 
@@ -317,11 +281,7 @@ host2/pod1           lost    0.05 ms
             let answer = (i % 5 != 1).then_some(Duration::ZERO);
             ((Family::Ipv6, i / 12, i % 12), answer)
         });
-        let table = Reachability {
-            names,
-            answers: answers.collect(),
-        }
-        .to_string();
+        let table = Reachability { names, answers: answers.collect() }.to_string();
         assert!(table.starts_with("IPv6 from \\ to  1  2"), "{table}");
         assert!(table.contains("\n12 host12       .  .  .  .  X"), "{table}");
     }

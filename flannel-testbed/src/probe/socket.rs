@@ -21,9 +21,7 @@ pub(super) fn open(namespace: &Namespace, to: IpAddr) -> io::Result<UdpSocket> {
 
 /// Binds a UDP socket inside `namespace`.
 pub(super) fn bind(namespace: &Namespace, address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = namespace
-        .run(|| StdUdpSocket::bind(address))
-        .map_err(io::Error::other)??;
+    let socket = namespace.run(|| StdUdpSocket::bind(address)).map_err(io::Error::other)??;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
 }

@@ -33,14 +33,10 @@ use crate::Endpoint;
 /// When `rate` is zero, or outside a tokio runtime.
 pub fn stream(from: impl Into<Endpoint>, to: IpAddr, rate: u32) -> Result<Stream, PingError> {
     let from = from.into();
-    let socket = open(from.namespace(), to).map_err(|source| PingError::Socket {
-        from: from.name().to_owned(),
-        source,
-    })?;
-    let shared = Arc::new(Shared {
-        tally: Mutex::new(Tally::new(Instant::now())),
-        answered: Notify::new(),
-    });
+    let socket = open(from.namespace(), to)
+        .map_err(|source| PingError::Socket { from: from.name().to_owned(), source })?;
+    let shared =
+        Arc::new(Shared { tally: Mutex::new(Tally::new(Instant::now())), answered: Notify::new() });
     let prober = Prober {
         socket: Arc::new(socket),
         to: SocketAddr::new(to, ECHO_PORT),
@@ -51,11 +47,7 @@ pub fn stream(from: impl Into<Endpoint>, to: IpAddr, rate: u32) -> Result<Stream
     let mut receiver = JoinSet::new();
     receiver.spawn(prober.clone().receive());
     sender.spawn(prober.send(Duration::from_secs(1) / rate));
-    Ok(Stream {
-        shared,
-        sender,
-        receiver,
-    })
+    Ok(Stream { shared, sender, receiver })
 }
 
 /// Probes that are being sent at a steady rate. Made by [`stream`].
@@ -140,11 +132,7 @@ impl Prober {
         let mut datagram = [0; PACKET_BYTES];
         for sequence in 0.. {
             ticks.tick().await;
-            let question = Packet {
-                id: self.id,
-                sequence,
-                seen: None,
-            };
+            let question = Packet { id: self.id, sequence, seen: None };
             question.write(&mut datagram);
             self.shared.tally().sent(sequence, Instant::now());
             if let Err(error) = self.socket.send_to(&datagram, self.to).await {
@@ -162,9 +150,7 @@ impl Prober {
             if let Some(answer @ Packet { seen: Some(_), .. }) = Packet::read(&buffer[..length])
                 && answer.id == self.id
             {
-                self.shared
-                    .tally()
-                    .received(answer.sequence, Instant::now());
+                self.shared.tally().received(answer.sequence, Instant::now());
                 self.shared.answered.notify_waiters();
             }
         }

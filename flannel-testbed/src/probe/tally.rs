@@ -77,10 +77,7 @@ impl Tally {
 
     /// As [`report`](Self::report), when no more answers will be taken.
     pub(super) fn final_report(&self) -> StreamReport {
-        StreamReport {
-            lost: self.pending.len() as u64,
-            ..self.report
-        }
+        StreamReport { lost: self.pending.len() as u64, ..self.report }
     }
 
     pub(super) fn all_answered(&self) -> bool {
@@ -116,11 +113,7 @@ mod tests {
         let report = tally.report(start + 3000 * MS);
         assert_eq!((report.sent, report.received, report.lost), (10, 7, 3));
         assert_eq!(report.slowest, MS);
-        assert_eq!(
-            report.longest_gap,
-            2549 * MS,
-            "nothing came since the last answer"
-        );
+        assert_eq!(report.longest_gap, 2549 * MS, "nothing came since the last answer");
         let report = tally.final_report();
         assert_eq!((report.lost, report.longest_gap), (3, 200 * MS));
     }

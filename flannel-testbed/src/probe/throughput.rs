@@ -29,12 +29,7 @@ pub async fn tcp_throughput(
     let (from, to) = (from.into(), to.into());
     let failed = |step| {
         let (from, to) = (from.name().to_owned(), to.name().to_owned());
-        move |source| ThroughputError::Connection {
-            step,
-            from,
-            to,
-            source,
-        }
+        move |source| ThroughputError::Connection { step, from, to, source }
     };
     let shared_family = |ip: &IpAddr| from.ips().any(|own| own.is_ipv4() == ip.is_ipv4());
     let Some(ip) = to.ips().find(shared_family) else {
@@ -44,14 +39,10 @@ pub async fn tcp_throughput(
         });
     };
     let listen = move || TcpListener::bind(SocketAddr::new(ip, 0));
-    let listener = inside(to.namespace(), listen)
-        .await
-        .map_err(failed("listen"))?;
+    let listener = inside(to.namespace(), listen).await.map_err(failed("listen"))?;
     let address = listener.local_addr().map_err(failed("listen"))?;
     let connect = move || TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
-    let sender = inside(from.namespace(), connect)
-        .await
-        .map_err(failed("connect"))?;
+    let sender = inside(from.namespace(), connect).await.map_err(failed("connect"))?;
     let receiver = blocking(move || take(&listener, duration));
     let sender = blocking(move || send(sender, duration));
     let (received, sent) = tokio::join!(receiver, sender);
@@ -130,10 +121,7 @@ fn take(listener: &TcpListener, duration: Duration) -> io::Result<Throughput> {
             length => bytes += length as u64,
         }
     }
-    Ok(Throughput {
-        bytes,
-        elapsed: started.elapsed(),
-    })
+    Ok(Throughput { bytes, elapsed: started.elapsed() })
 }
 
 async fn inside<T: Send + 'static>(

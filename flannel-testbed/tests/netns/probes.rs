@@ -25,10 +25,7 @@ async fn a_ping_into_the_void_is_lost() {
     let (_testbed, one, _) = two_routed_pods().await;
     let error = one.ping("10.244.1.99".parse().unwrap()).await.unwrap_err();
     assert!(matches!(error, PingError::Lost { .. }), "{error}");
-    assert_eq!(
-        error.to_string(),
-        "no answer to a ping from host1/pod1 to 10.244.1.99 within 1s"
-    );
+    assert_eq!(error.to_string(), "no answer to a ping from host1/pod1 to 10.244.1.99 within 1s");
 }
 
 #[tokio::test]
@@ -41,10 +38,7 @@ async fn a_stream_counts_an_outage() {
     assert_eq!(calm.lost, 0, "{calm}");
     assert!(calm.longest_gap < 200 * MS, "{calm}");
     testbed.separate([testbed.host(0)]).await.unwrap();
-    until("half a second of silence", async || {
-        probes.report().longest_gap > 500 * MS
-    })
-    .await;
+    until("half a second of silence", async || probes.report().longest_gap > 500 * MS).await;
     testbed.heal().await.unwrap();
     timeout(2 * SECOND, probes.flowing()).await.unwrap();
     let report = probes.stop().await;
@@ -74,19 +68,8 @@ async fn bulk_transfer_moves_data() {
     assert!(moved.elapsed >= 300 * MS, "{moved:?}");
 
     let alone = Testbed::new(1).await.unwrap();
-    let v4 = alone
-        .host(0)
-        .add_pod(blocks("10.244.0.0/24"))
-        .await
-        .unwrap();
-    let v6 = alone
-        .host(0)
-        .add_pod(blocks("fd00:244::/64"))
-        .await
-        .unwrap();
+    let v4 = alone.host(0).add_pod(blocks("10.244.0.0/24")).await.unwrap();
+    let v6 = alone.host(0).add_pod(blocks("fd00:244::/64")).await.unwrap();
     let error = tcp_throughput(&v4, &v6, MS).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "host1/pod1 and host1/pod2 have no address family in common"
-    );
+    assert_eq!(error.to_string(), "host1/pod1 and host1/pod2 have no address family in common");
 }

@@ -12,17 +12,11 @@ async fn a_snapshot_shows_what_was_altered() {
     let host = testbed.host(0);
     let before = host.snapshot().await.unwrap();
     assert!(
-        before
-            .lines()
-            .any(|line| line.starts_with("address 192.0.2.1/24 dev eth0")),
+        before.lines().any(|line| line.starts_with("address 192.0.2.1/24 dev eth0")),
         "{before}"
     );
     one.ping(two.ip()).await.unwrap();
-    assert_eq!(
-        host.snapshot().await.unwrap(),
-        before,
-        "traffic alters nothing"
-    );
+    assert_eq!(host.snapshot().await.unwrap(), before, "traffic alters nothing");
 
     let mut connection = host.connect().unwrap();
     let spec = LinkSpec::new("vx0", LinkSpecKind::Vxlan(Vxlan::new(7)));
@@ -31,11 +25,7 @@ async fn a_snapshot_shows_what_was_altered() {
     let peer = testbed.host(1).ip();
     for object in [
         Object::from(ForwardingEntry::new(vxlan.index, mac, peer)),
-        Object::from(Neighbour::new(
-            vxlan.index,
-            "10.9.9.9".parse().unwrap(),
-            mac,
-        )),
+        Object::from(Neighbour::new(vxlan.index, "10.9.9.9".parse().unwrap(), mac)),
     ] {
         connection.apply_one(object.replace()).await.unwrap();
     }
@@ -47,24 +37,14 @@ async fn a_snapshot_shows_what_was_altered() {
         "+ forwarding 02:00:00:00:00:09 dev vx0 to 192.0.2.2",
         "+ neighbour 10.9.9.9 dev vx0 is 02:00:00:00:00:09",
     ] {
-        let found = changed
-            .iter()
-            .filter(|line| line.starts_with(expected))
-            .count();
+        let found = changed.iter().filter(|line| line.starts_with(expected)).count();
         assert_eq!(found, 1, "{expected}: {changed:#?}");
     }
 
-    connection
-        .apply_one(flannel_netlink::state::Link::delete(vxlan.index))
-        .await
-        .unwrap();
+    connection.apply_one(flannel_netlink::state::Link::delete(vxlan.index)).await.unwrap();
     host.add_route(subnet(1), testbed.host(1)).await.unwrap();
     let after = host.snapshot().await.unwrap();
-    assert!(
-        before.difference(&after).is_empty(),
-        "{:#?}",
-        before.difference(&after)
-    );
+    assert!(before.difference(&after).is_empty(), "{:#?}", before.difference(&after));
 }
 
 #[tokio::test]
@@ -78,8 +58,5 @@ async fn changes_are_heard_and_quiet_is_quiet() {
     let delete = host.delete_route(blocks("10.244.1.0/24"));
     let (deleted, changes) = host.changes_during(delete).await.unwrap();
     assert_eq!(deleted.unwrap(), 1);
-    assert!(
-        matches!(changes[..], [Notice::Removed { .. }]),
-        "{changes:?}"
-    );
+    assert!(matches!(changes[..], [Notice::Removed { .. }]), "{changes:?}");
 }

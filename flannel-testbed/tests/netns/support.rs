@@ -47,9 +47,7 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
             ticks.tick().await;
         }
     };
-    timeout(10 * SECOND, met)
-        .await
-        .unwrap_or_else(|_| panic!("not within 10 s: {what}"));
+    timeout(10 * SECOND, met).await.unwrap_or_else(|_| panic!("not within 10 s: {what}"));
 }
 
 /// Whether both pods get answers from each other in both families.

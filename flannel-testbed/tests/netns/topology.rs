@@ -20,14 +20,7 @@ async fn routed_pods_reach_each_other() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn pods_without_a_route_do_not() {
     let (testbed, one, two) = two_routed_pods().await;
-    assert_eq!(
-        testbed
-            .host(0)
-            .delete_route(blocks("10.244.1.0/24"))
-            .await
-            .unwrap(),
-        1
-    );
+    assert_eq!(testbed.host(0).delete_route(blocks("10.244.1.0/24")).await.unwrap(), 1);
     let table = testbed.reachability().await;
     let lost: Vec<_> = table.unreachable().map(|pair| pair.to_string()).collect();
     let expected = [
@@ -59,10 +52,7 @@ async fn pods_of_one_host_share_a_subnet() {
     host.remove_pod(&two).await.unwrap();
     host.remove_pod(&three).await.unwrap();
     let left = host.snapshot().await.unwrap().to_string();
-    assert!(
-        !left.contains("cni0") && !left.contains("10.244."),
-        "{left}"
-    );
+    assert!(!left.contains("cni0") && !left.contains("10.244."), "{left}");
 }
 
 #[tokio::test]
@@ -76,29 +66,16 @@ async fn a_full_subnet_says_so() {
         error.to_string(),
         "cannot give host1/pod2 an address: number 3 is not in 10.244.0.0/30"
     );
-    let error = Testbed::builder(2)
-        .underlay(blocks("192.0.2.0/30"))
-        .build()
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, TestbedError::AddressesExhausted { number: 2, .. }),
-        "{error}"
-    );
+    let error = Testbed::builder(2).underlay(blocks("192.0.2.0/30")).build().await.unwrap_err();
+    assert!(matches!(error, TestbedError::AddressesExhausted { number: 2, .. }), "{error}");
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn each_family_works_alone() {
     for (underlay, v4) in [("198.51.100.0/24", true), ("2001:db8:1::/64", false)] {
-        let testbed = Testbed::builder(2)
-            .underlay(blocks(underlay))
-            .build()
-            .await
-            .unwrap();
-        let [one, two] = testbed.hosts() else {
-            unreachable!()
-        };
+        let testbed = Testbed::builder(2).underlay(blocks(underlay)).build().await.unwrap();
+        let [one, two] = testbed.hosts() else { unreachable!() };
         assert_eq!((one.ipv4().is_some(), one.ipv6().is_some()), (v4, !v4));
         one.ping(two.ip()).await.unwrap();
     }
@@ -110,17 +87,13 @@ async fn a_default_route_leads_to_the_switch() {
     let elsewhere = "203.0.113.1".parse().unwrap();
     let testbed = Testbed::builder(1).default_route().build().await.unwrap();
     let routes = testbed.host(0).snapshot().await.unwrap().to_string();
-    for route in [
-        "route 0.0.0.0/0 via 192.0.2.254 dev eth0",
-        "route ::/0 via 2001:db8::fe dev eth0",
-    ] {
+    for route in
+        ["route 0.0.0.0/0 via 192.0.2.254 dev eth0", "route ::/0 via 2001:db8::fe dev eth0"]
+    {
         assert!(routes.contains(route), "{routes}");
     }
     let error = testbed.host(0).ping(elsewhere).await.unwrap_err();
-    assert!(
-        matches!(error, PingError::Lost { .. }),
-        "sent, and nobody there: {error}"
-    );
+    assert!(matches!(error, PingError::Lost { .. }), "sent, and nobody there: {error}");
     let without = Testbed::new(1).await.unwrap();
     let error = without.host(0).ping(elsewhere).await.unwrap_err();
     assert!(matches!(error, PingError::NotSent { .. }), "{error}");
@@ -140,15 +113,10 @@ async fn the_mtu_is_the_one_asked_for() {
         pod_one.ping_with(to, whole.size(1400)).await.unwrap();
         let error = pod_one.ping_with(to, whole.size(1401)).await.unwrap_err();
         assert!(matches!(error, PingError::TooBig { .. }), "{error}");
-        pod_one
-            .ping_with(to, Ping::default().size(4000))
-            .await
-            .unwrap();
+        pod_one.ping_with(to, Ping::default().size(4000)).await.unwrap();
     }
     for to in pod_two.endpoint().ips() {
-        let whole = Ping::default()
-            .unfragmented()
-            .timeout(super::support::MS * 300);
+        let whole = Ping::default().unfragmented().timeout(super::support::MS * 300);
         pod_one.ping_with(to, whole.size(1300)).await.unwrap();
         // The first is dropped on the way, which is how the sender learns.
         let error = pod_one.ping_with(to, whole.size(1301)).await.unwrap_err();
@@ -167,10 +135,7 @@ async fn fifty_hosts_are_quick() {
     for host in testbed.hosts() {
         host.add_pod(subnet(1)).await.unwrap();
     }
-    println!(
-        "50 hosts in {built:?}, with a pod each in {:?}",
-        start.elapsed()
-    );
+    println!("50 hosts in {built:?}, with a pod each in {:?}", start.elapsed());
     assert!(built.as_secs() < 5, "{built:?}");
     let table = reachability(testbed.hosts()).await;
     assert!(table.complete(), "{table}");
@@ -180,17 +145,9 @@ async fn fifty_hosts_are_quick() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_peer_may_be_an_address_only() {
-    let testbed = Testbed::builder(2)
-        .underlay(blocks("198.18.0.0/15"))
-        .build()
-        .await
-        .unwrap();
+    let testbed = Testbed::builder(2).underlay(blocks("198.18.0.0/15")).build().await.unwrap();
     let more = (0..500_u32).map(|n| format!("198.18.{}.{}/15", 1 + n / 250, 1 + n % 250));
-    testbed
-        .host(1)
-        .add_addresses(more.map(|text| text.parse().unwrap()))
-        .await
-        .unwrap();
+    testbed.host(1).add_addresses(more.map(|text| text.parse().unwrap())).await.unwrap();
     for peer in ["198.18.1.1", "198.18.2.250"] {
         testbed.host(0).ping(peer.parse().unwrap()).await.unwrap();
     }
@@ -200,9 +157,7 @@ async fn a_peer_may_be_an_address_only() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn it_vanishes_and_this_machine_is_unchanged() {
     let ours = Namespace::current().unwrap();
-    let before = list_links(&mut Connection::open(&ours).unwrap())
-        .await
-        .unwrap();
+    let before = list_links(&mut Connection::open(&ours).unwrap()).await.unwrap();
     let testbed = routed_pods(2).await;
     let host = testbed.host(0).namespace().clone();
     let mut inside = Connection::open(&host).unwrap();
@@ -215,14 +170,10 @@ async fn it_vanishes_and_this_machine_is_unchanged() {
     // The other ends of the host's devices are in namespaces that only the testbed held open.
     until("only loopback and the bridge are left", async || {
         let left = names(list_links(&mut inside).await.unwrap());
-        !left
-            .iter()
-            .any(|name| name.starts_with("eth") || name.starts_with("pod"))
+        !left.iter().any(|name| name.starts_with("eth") || name.starts_with("pod"))
     })
     .await;
-    let after = list_links(&mut Connection::open(&ours).unwrap())
-        .await
-        .unwrap();
+    let after = list_links(&mut Connection::open(&ours).unwrap()).await.unwrap();
     assert_eq!(before, after);
     assert_eq!(ours, Namespace::current().unwrap());
 }
