@@ -36,11 +36,7 @@ impl Connection {
             .options()
             .set_netlink_get_strict_chk(true)
             .map_err(|source| OpenError::Socket { source })?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            datagram: Vec::with_capacity(DATAGRAM_BYTES),
-        })
+        Ok(Self { socket, sequence: 0, datagram: Vec::with_capacity(DATAGRAM_BYTES) })
     }
 
     /// This socket's address on netlink. A notification of a change made through this connection
@@ -70,12 +66,7 @@ impl Connection {
             let first_sequence = self.sequence.wrapping_add(1);
             let from = results.len();
             let most = self.batch();
-            let count = pack(
-                &requests[from..],
-                most,
-                &mut self.sequence,
-                &mut self.datagram,
-            );
+            let count = pack(&requests[from..], most, &mut self.sequence, &mut self.datagram);
             results.resize(from + count, Ok(()));
             if let Err(error) = self.exchange(first_sequence, &mut results[from..]).await {
                 tracing::debug!(%error, count, "a batch of requests was not answered");
@@ -141,12 +132,7 @@ impl Connection {
         mut parse: impl FnMut(&Message<'_>) -> Option<T>,
     ) -> Result<T, KernelError> {
         let mut found = None;
-        pack(
-            std::slice::from_ref(request),
-            1,
-            &mut self.sequence,
-            &mut self.datagram,
-        );
+        pack(std::slice::from_ref(request), 1, &mut self.sequence, &mut self.datagram);
         let sequence = self.sequence;
         self.send().await?;
         let deadline = Instant::now() + ANSWER_DEADLINE;
@@ -237,10 +223,7 @@ impl Connection {
     }
 
     async fn send(&mut self) -> Result<(), KernelError> {
-        self.socket
-            .send(&self.datagram)
-            .await
-            .map_err(|error| KernelError::from_io(&error))
+        self.socket.send(&self.datagram).await.map_err(|error| KernelError::from_io(&error))
     }
 
     async fn receive(&mut self, deadline: Instant) -> Result<&[u8], KernelError> {
@@ -386,10 +369,7 @@ fn outcome(message: &Message<'_>, skip: usize) -> Result<(), KernelError> {
         .filter(|_| explained)
         .and_then(|rest| attributes(rest).find(|attribute| attribute.kind == NLMSGERR_ATTR_MSG))
         .and_then(|attribute| attribute.text().map(str::to_owned));
-    Err(KernelError {
-        errno: code.saturating_abs(),
-        message: text,
-    })
+    Err(KernelError { errno: code.saturating_abs(), message: text })
 }
 
 /// How much of the refused request the kernel sent back in front of its explanation.
@@ -428,14 +408,9 @@ mod tests {
     fn a_datagram_is_numbered_and_asks_for_one_acknowledgement() {
         let requests = vec![Request::new(24, 0, &[0; 20]); 5];
         let (mut sequence, mut datagram) = (u32::MAX - 1, Vec::new());
-        assert_eq!(
-            pack(&requests, 3, &mut sequence, &mut datagram),
-            3,
-            "no more than asked"
-        );
-        let seen: Vec<_> = messages(&datagram)
-            .map(|it| (it.sequence, it.flags & ACK != 0))
-            .collect();
+        assert_eq!(pack(&requests, 3, &mut sequence, &mut datagram), 3, "no more than asked");
+        let seen: Vec<_> =
+            messages(&datagram).map(|it| (it.sequence, it.flags & ACK != 0)).collect();
         assert_eq!(seen, [(u32::MAX, false), (0, false), (1, true)]);
     }
 
@@ -446,10 +421,7 @@ mod tests {
         let count = pack(&requests, 1000, &mut sequence, &mut datagram);
         assert_eq!(count, DATAGRAM_BYTES / 1016);
         assert!(datagram.len() <= DATAGRAM_BYTES);
-        let huge = [
-            Request::new(24, 0, &vec![0; DATAGRAM_BYTES + 4]),
-            Request::new(24, 0, &[]),
-        ];
+        let huge = [Request::new(24, 0, &vec![0; DATAGRAM_BYTES + 4]), Request::new(24, 0, &[])];
         assert_eq!(pack(&huge, 10, &mut sequence, &mut datagram), 1);
         assert_eq!(pack(&[], 10, &mut sequence, &mut datagram), 0);
     }

@@ -18,17 +18,11 @@ pub struct KernelError {
 impl KernelError {
     /// An error with this number and no explanation.
     pub const fn new(errno: i32) -> Self {
-        Self {
-            errno,
-            message: None,
-        }
+        Self { errno, message: None }
     }
 
     pub(crate) fn with_message(errno: i32, message: impl Into<String>) -> Self {
-        Self {
-            errno,
-            message: Some(message.into()),
-        }
+        Self { errno, message: Some(message.into()) }
     }
 
     pub(crate) fn from_io(error: &io::Error) -> Self {
@@ -46,18 +40,12 @@ impl KernelError {
     /// The object to delete or alter is not there. The kernel has several numbers for this, one per
     /// kind of object.
     pub const fn not_found(&self) -> bool {
-        matches!(
-            self.errno,
-            libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL
-        )
+        matches!(self.errno, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)
     }
 
     /// The kernel does not know this kind of object or attribute, or was built without it.
     pub const fn unsupported(&self) -> bool {
-        matches!(
-            self.errno,
-            libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT
-        )
+        matches!(self.errno, libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT)
     }
 
     /// The process lacks `CAP_NET_ADMIN` in the namespace.
@@ -67,10 +55,7 @@ impl KernelError {
 
     /// The gateway is not reachable as asked, or the device is down.
     pub const fn unreachable(&self) -> bool {
-        matches!(
-            self.errno,
-            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN
-        )
+        matches!(self.errno, libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN)
     }
 
     /// No answer came, so the kernel may or may not have done it.

@@ -91,30 +91,19 @@ impl Selector {
     ///
     /// [`PatternError`] when `expression` is not a regular expression.
     pub fn pattern(expression: &str) -> Result<Self, PatternError> {
-        regex::Regex::new(expression)
-            .map(Self::Pattern)
-            .map_err(|source| PatternError {
-                expression: expression.to_owned(),
-                source: source.into(),
-            })
+        regex::Regex::new(expression).map(Self::Pattern).map_err(|source| PatternError {
+            expression: expression.to_owned(),
+            source: source.into(),
+        })
     }
 }
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address {
-                v4: Some(v4),
-                v6: Some(v6),
-            } => write!(f, "addresses {v4} and {v6}"),
-            Self::Address {
-                v4: Some(v4),
-                v6: None,
-            } => write!(f, "address {v4}"),
-            Self::Address {
-                v4: None,
-                v6: Some(v6),
-            } => write!(f, "address {v6}"),
+            Self::Address { v4: Some(v4), v6: Some(v6) } => write!(f, "addresses {v4} and {v6}"),
+            Self::Address { v4: Some(v4), v6: None } => write!(f, "address {v4}"),
+            Self::Address { v4: None, v6: Some(v6) } => write!(f, "address {v6}"),
             Self::Address { v4: None, v6: None } => write!(f, "no address"),
             Self::CanReach(address) => write!(f, "way to {address}"),
             Self::DefaultRoute => write!(f, "default route"),
@@ -172,9 +161,7 @@ pub async fn lookup_route(
     connection: &mut Connection,
     destination: IpAddr,
 ) -> Result<Reach, KernelError> {
-    connection
-        .get(&Route::lookup(destination), Reach::parse)
-        .await
+    connection.get(&Route::lookup(destination), Reach::parse).await
 }
 
 /// How the kernel reaches an address.
@@ -201,11 +188,7 @@ impl Reach {
                 _ => {}
             }
         }
-        Some(Self {
-            link: link?,
-            gateway,
-            source,
-        })
+        Some(Self { link: link?, gateway, source })
     }
 }
 
@@ -262,13 +245,7 @@ impl fmt::Display for Refusal {
         for (index, it) in self.interfaces.iter().enumerate() {
             let addresses: Vec<_> = it.addresses.iter().map(ToString::to_string).collect();
             let separator = if index == 0 { ": " } else { ", " };
-            write!(
-                f,
-                "{separator}{} [{}] {}",
-                it.name,
-                addresses.join(" "),
-                it.reason
-            )?;
+            write!(f, "{separator}{} [{}] {}", it.name, addresses.join(" "), it.reason)?;
         }
         Ok(())
     }
@@ -286,29 +263,18 @@ async fn read_candidates(
 ) -> Result<Candidates, SelectError> {
     let failed = |what| move |source| SelectError::List { what, source };
     let links = list_links(connection).await.map_err(failed("links"))?;
-    let addresses = list_addresses(connection, AddressFilter::default())
-        .await
-        .map_err(failed("addresses"))?;
-    let mut candidates = Candidates {
-        links,
-        addresses,
-        ..Candidates::default()
-    };
-    if selectors
-        .iter()
-        .any(|selector| matches!(selector, Selector::DefaultRoute))
-    {
+    let addresses =
+        list_addresses(connection, AddressFilter::default()).await.map_err(failed("addresses"))?;
+    let mut candidates = Candidates { links, addresses, ..Candidates::default() };
+    if selectors.iter().any(|selector| matches!(selector, Selector::DefaultRoute)) {
         for family in IpFamily::ALL {
-            let routes = list_routes(connection, Route::MAIN, family)
-                .await
-                .map_err(failed("routes"))?;
+            let routes =
+                list_routes(connection, Route::MAIN, family).await.map_err(failed("routes"))?;
             candidates
                 .default_routes
                 .extend(routes.into_iter().filter(|it| it.destination.prefix() == 0));
         }
-        candidates.nexthops = list_nexthops(connection)
-            .await
-            .map_err(failed("nexthop objects"))?;
+        candidates.nexthops = list_nexthops(connection).await.map_err(failed("nexthop objects"))?;
     }
     for selector in selectors {
         if let Selector::CanReach(address) = selector {

@@ -32,13 +32,7 @@ pub struct LinkSpec {
 impl LinkSpec {
     /// A device that is up, with the kernel's choice of the rest.
     pub fn new(name: impl Into<String>, kind: LinkSpecKind) -> Self {
-        Self {
-            name: name.into(),
-            kind,
-            mac: None,
-            mtu: None,
-            up: true,
-        }
+        Self { name: name.into(), kind, mac: None, mtu: None, up: true }
     }
 }
 
@@ -218,10 +212,7 @@ pub async fn alter_link(
     if change.no_link_local {
         requests.push(no_link_local(index));
     }
-    requests.push(Request::from_message(
-        RouteNetlinkMessage::SetLink(link.build()),
-        0,
-    ));
+    requests.push(Request::from_message(RouteNetlinkMessage::SetLink(link.build()), 0));
     connection.apply(&requests).await.into_iter().collect()
 }
 
@@ -264,19 +255,8 @@ fn can_become(link: &Link, kind: &LinkSpecKind) -> bool {
                 && agree(actual.local, wanted.local)
                 && agree(actual.parent, wanted.parent)
                 && agree(actual.group, wanted.group)
-                && (
-                    actual.gbp,
-                    actual.l2miss,
-                    actual.l3miss,
-                    actual.proxy,
-                    actual.rsc,
-                ) == (
-                    wanted.gbp,
-                    wanted.l2miss,
-                    wanted.l3miss,
-                    wanted.proxy,
-                    wanted.rsc,
-                )
+                && (actual.gbp, actual.l2miss, actual.l3miss, actual.proxy, actual.rsc)
+                    == (wanted.gbp, wanted.l2miss, wanted.l3miss, wanted.proxy, wanted.rsc)
         }
         _ => false,
     }
@@ -303,10 +283,7 @@ async fn alter(
             .learning(wanted.learning)
             .build();
         connection
-            .apply_one(Request::from_message(
-                RouteNetlinkMessage::NewLink(message),
-                0,
-            ))
+            .apply_one(Request::from_message(RouteNetlinkMessage::NewLink(message), 0))
             .await?;
         written = true;
     }
@@ -320,10 +297,7 @@ async fn alter(
 fn create(spec: &LinkSpec) -> Request {
     let message = match &spec.kind {
         LinkSpecKind::Bridge => finish(LinkBridge::new(&spec.name), spec),
-        LinkSpecKind::Veth {
-            peer,
-            peer_namespace,
-        } => {
+        LinkSpecKind::Veth { peer, peer_namespace } => {
             let mut message = finish(LinkVeth::new(&spec.name, peer), spec);
             if let Some(namespace) = peer_namespace {
                 put_peer_into(&mut message, namespace);
@@ -332,10 +306,7 @@ fn create(spec: &LinkSpec) -> Request {
         }
         LinkSpecKind::Vxlan(vxlan) => finish(vxlan_message(&spec.name, vxlan), spec),
     };
-    Request::from_message(
-        RouteNetlinkMessage::NewLink(message),
-        NLM_F_CREATE | NLM_F_EXCL,
-    )
+    Request::from_message(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 fn finish<T>(mut link: LinkMessageBuilder<T>, spec: &LinkSpec) -> LinkMessage {
@@ -386,8 +357,7 @@ fn put_peer_into(message: &mut LinkMessage, namespace: &Namespace) {
         };
         for info in infos {
             if let LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = info {
-                peer.attributes
-                    .push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
+                peer.attributes.push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
             }
         }
     }
@@ -396,11 +366,9 @@ fn put_peer_into(message: &mut LinkMessage, namespace: &Namespace) {
 /// The kernel takes this only in a message of its own, not while the device is made.
 fn no_link_local(index: u32) -> Request {
     let mut message = LinkUnspec::new_with_index(index).build();
-    message
-        .attributes
-        .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
-            vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
-        )]));
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+    ])]));
     message.header.interface_family = AddressFamily::Unspec;
     Request::from_message(RouteNetlinkMessage::SetLink(message), 0)
 }

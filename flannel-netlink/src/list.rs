@@ -34,12 +34,7 @@ pub async fn list_forwarding(
     connection: &mut Connection,
     link: u32,
 ) -> Result<Vec<ForwardingEntry>, KernelError> {
-    list(
-        connection,
-        &ForwardingEntry::list(link),
-        ForwardingEntry::parse,
-    )
-    .await
+    list(connection, &ForwardingEntry::list(link), ForwardingEntry::parse).await
 }
 
 /// The IPv4 and IPv6 neighbours of the device with this index.

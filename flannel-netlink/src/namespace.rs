@@ -43,9 +43,8 @@ impl Namespace {
     /// [`NamespaceError::Create`] without `CAP_SYS_ADMIN` in the current user namespace.
     pub fn create() -> Result<Self, NamespaceError> {
         on_own_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Create {
-                source: errno.into(),
-            })?;
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| NamespaceError::Create { source: errno.into() })?;
             Self::current()
         })
     }
@@ -57,17 +56,10 @@ impl Namespace {
     /// [`NamespaceError::Open`] when the path cannot be opened.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, NamespaceError> {
         let path = path.as_ref();
-        let failed = |source| NamespaceError::Open {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| NamespaceError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            fd: Arc::new(file.into()),
-        })
+        Ok(Self { device: metadata.dev(), inode: metadata.ino(), fd: Arc::new(file.into()) })
     }
 
     /// Runs `f` on a thread of its own inside this namespace and returns its value.
@@ -164,9 +156,7 @@ fn on_own_thread<T: Send>(
             .name("netns".to_owned())
             .spawn_scoped(scope, f)
             .map_err(|source| NamespaceError::Thread { source })?;
-        thread
-            .join()
-            .unwrap_or_else(|payload| panic::resume_unwind(payload))
+        thread.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
     })
 }
 

@@ -31,9 +31,8 @@ impl RouteSocket {
             Ok((socket, port))
         });
         let failed = |source| OpenError::Socket { source };
-        let (socket, port) = inside
-            .map_err(|source| OpenError::Namespace { source })?
-            .map_err(failed)?;
+        let (socket, port) =
+            inside.map_err(|source| OpenError::Namespace { source })?.map_err(failed)?;
         if setsockopt(&socket, RcvBufForce, &receive_bytes).is_err() {
             let bytes = libc::c_int::try_from(receive_bytes).unwrap_or(libc::c_int::MAX);
             socket.set_rx_buf_sz(bytes).map_err(failed)?;
@@ -46,12 +45,7 @@ impl RouteSocket {
             reason = "the replacement is unsafe; a Socket owns its one descriptor"
         )]
         let socket = AsyncFd::new(socket).map_err(failed)?;
-        Ok(Self {
-            socket,
-            buffer: Vec::with_capacity(DATAGRAM_BYTES),
-            port,
-            receive_bytes,
-        })
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM_BYTES), port, receive_bytes })
     }
 
     pub(crate) fn options(&self) -> &Socket {

@@ -150,16 +150,10 @@ impl Table {
 
     /// Wants these objects and nothing else from the next [`sync`](Self::sync) on.
     pub fn want_only(&mut self, objects: impl IntoIterator<Item = Object>) {
-        let objects: BTreeMap<Key, Object> = objects
-            .into_iter()
-            .map(|object| (object.key(), object))
-            .collect();
-        let gone: Vec<Key> = self
-            .picture
-            .wanted_keys()
-            .filter(|key| !objects.contains_key(key))
-            .copied()
-            .collect();
+        let objects: BTreeMap<Key, Object> =
+            objects.into_iter().map(|object| (object.key(), object)).collect();
+        let gone: Vec<Key> =
+            self.picture.wanted_keys().filter(|key| !objects.contains_key(key)).copied().collect();
         for key in gone {
             self.forget(&key);
         }
@@ -211,10 +205,7 @@ impl Table {
             }
             self.patience.prune(now);
             let patience = &self.patience;
-            report.drifts.extend(
-                self.picture
-                    .take_drifts(|key| patience.due(key, now).is_none()),
-            );
+            report.drifts.extend(self.picture.take_drifts(|key| patience.due(key, now).is_none()));
             let mut ops = Vec::new();
             for key in self.picture.dirty() {
                 if failures.contains_key(key) {
@@ -263,20 +254,14 @@ impl Table {
             let now = Instant::now();
             let patience = &self.patience;
             let mut wake = self.listing_due(now);
-            if self
-                .picture
-                .has_news(|key| patience.due(key, now).is_none())
-            {
+            if self.picture.has_news(|key| patience.due(key, now).is_none()) {
                 let since = *self.news_since.get_or_insert(now);
                 if now >= since + LONGEST_BURST {
                     return Ok(self.report_news(now));
                 }
                 wake = wake.min(now + QUIET);
             } else {
-                let later = self
-                    .picture
-                    .drifted_keys()
-                    .filter_map(|key| patience.due(key, now));
+                let later = self.picture.drifted_keys().filter_map(|key| patience.due(key, now));
                 wake = later.min().map_or(wake, |later| wake.min(later));
             }
             let own = self.connection.port();
@@ -301,17 +286,14 @@ impl Table {
     fn report_news(&mut self, now: Instant) -> Vec<Drift> {
         self.news_since = None;
         let patience = &self.patience;
-        self.picture
-            .take_news(|key| patience.due(key, now).is_none())
+        self.picture.take_news(|key| patience.due(key, now).is_none())
     }
 
     /// Takes in all notifications that wait.
     fn catch_up(&mut self) -> Result<(), TableError> {
         let own = self.connection.port();
-        while let Some(notice) = self
-            .monitor
-            .next_waiting()
-            .map_err(|source| TableError::Watch { source })?
+        while let Some(notice) =
+            self.monitor.next_waiting().map_err(|source| TableError::Watch { source })?
         {
             self.picture.fold(notice, own);
         }
@@ -366,14 +348,7 @@ impl Table {
                     Op::Delete(_) => Action::Delete,
                     Op::Replace(_) => Action::Replace,
                 };
-                failures.insert(
-                    key,
-                    Failure {
-                        action,
-                        object: *op.object(),
-                        source,
-                    },
-                );
+                failures.insert(key, Failure { action, object: *op.object(), source });
             }
             _ => {
                 match op {

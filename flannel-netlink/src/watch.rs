@@ -39,10 +39,7 @@ impl Monitor {
                 result => result.map_err(|source| OpenError::Socket { source })?,
             }
         }
-        Ok(Self {
-            socket,
-            waiting: VecDeque::new(),
-        })
+        Ok(Self { socket, waiting: VecDeque::new() })
     }
 
     /// How many notifications of our own making are safe to have waiting.
@@ -66,9 +63,9 @@ impl Monitor {
                 return Ok(notice);
             }
             match self.socket.receive().await {
-                Ok(datagram) => self
-                    .waiting
-                    .extend(messages(datagram).map(|message| Notice::of(&message))),
+                Ok(datagram) => {
+                    self.waiting.extend(messages(datagram).map(|message| Notice::of(&message)))
+                }
                 Err(error) if lost(&error) => return Ok(Notice::Lost),
                 Err(error) => return Err(error),
             }
@@ -87,8 +84,7 @@ impl Monitor {
             }
             match self.socket.receive_waiting() {
                 Ok(Some(datagram)) => {
-                    self.waiting
-                        .extend(messages(datagram).map(|message| Notice::of(&message)));
+                    self.waiting.extend(messages(datagram).map(|message| Notice::of(&message)));
                 }
                 Ok(None) => return Ok(None),
                 Err(error) if lost(&error) => return Ok(Some(Notice::Lost)),
@@ -174,11 +170,7 @@ impl Notice {
             Self::Removed { subject, port }
         } else {
             let replaces = message.flags & libc::NLM_F_REPLACE as u16 != 0;
-            Self::Added {
-                subject,
-                replaces,
-                port,
-            }
+            Self::Added { subject, replaces, port }
         }
     }
 }

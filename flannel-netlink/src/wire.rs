@@ -71,11 +71,7 @@ impl<'a> Attribute<'a> {
 
     /// The payload as text up to the first zero byte.
     pub fn text(&self) -> Option<&'a str> {
-        let end = self
-            .value
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(self.value.len());
+        let end = self.value.iter().position(|byte| *byte == 0).unwrap_or(self.value.len());
         str::from_utf8(&self.value[..end]).ok()
     }
 
@@ -92,10 +88,7 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
         let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
         let value = bytes.get(ATTRIBUTE_HEADER..length)?;
         bytes = bytes.get(align(length)..).unwrap_or_default();
-        Some(Attribute {
-            kind: kind & ATTRIBUTE_KIND_MASK,
-            value,
-        })
+        Some(Attribute { kind: kind & ATTRIBUTE_KIND_MASK, value })
     })
 }
 
@@ -179,9 +172,7 @@ mod tests {
         let mut bytes = Vec::new();
         push_attribute(&mut bytes, 7, b"abc");
         bytes.extend_from_slice(&[200, 0, 8, 0, 1]);
-        let kinds: Vec<_> = attributes(&bytes)
-            .map(|a| (a.kind, a.value.to_vec()))
-            .collect();
+        let kinds: Vec<_> = attributes(&bytes).map(|a| (a.kind, a.value.to_vec())).collect();
         assert_eq!(kinds, [(7, b"abc".to_vec())]);
     }
 

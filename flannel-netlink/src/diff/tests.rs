@@ -54,10 +54,8 @@ impl World {
                 },
                 Via::Direct | Via::Other => return false,
             };
-            let Some([Object::Neighbour(Neighbour { mac: Some(mac), .. })]) = self
-                .0
-                .get(&Key::Neighbour(LINK, gateway))
-                .map(Vec::as_slice)
+            let Some([Object::Neighbour(Neighbour { mac: Some(mac), .. })]) =
+                self.0.get(&Key::Neighbour(LINK, gateway)).map(Vec::as_slice)
             else {
                 return true;
             };
@@ -98,10 +96,8 @@ fn objects(peers: &BTreeMap<u8, Peer>) -> Vec<Object> {
 }
 
 fn peers() -> impl Strategy<Value = BTreeMap<u8, Peer>> {
-    let peer = (0_u8..3, any::<bool>()).prop_map(|(version, by_nexthop)| Peer {
-        version,
-        by_nexthop,
-    });
+    let peer =
+        (0_u8..3, any::<bool>()).prop_map(|(version, by_nexthop)| Peer { version, by_nexthop });
     prop::collection::btree_map(0_u8..6, peer, 0..6)
 }
 
@@ -160,15 +156,7 @@ proptest! {
 
 #[test]
 fn a_peer_with_a_new_ethernet_address_keeps_no_stale_forwarding_entry() {
-    let at = |version| {
-        objects(&BTreeMap::from([(
-            1,
-            Peer {
-                version,
-                by_nexthop: true,
-            },
-        )]))
-    };
+    let at = |version| objects(&BTreeMap::from([(1, Peer { version, by_nexthop: true })]));
     let ops = diff(&at(2), &at(1));
     let shown: Vec<_> = ops
         .iter()

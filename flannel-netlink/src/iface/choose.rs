@@ -37,21 +37,14 @@ pub fn choose(
     selector: &Selector,
 ) -> Result<Interface, Refusal> {
     let refuse = |reason: Option<String>, interfaces| {
-        Err(Refusal {
-            selector: selector.to_string(),
-            reason,
-            interfaces,
-        })
+        Err(Refusal { selector: selector.to_string(), reason, interfaces })
     };
     match selector {
         Selector::Address { v4: None, v6: None } => {
             refuse(Some("none is given".to_owned()), Vec::new())
         }
         Selector::Address { v4, v6 } => {
-            let given = Given {
-                v4: v4.map(Into::into),
-                v6: v6.map(Into::into),
-            };
+            let given = Given { v4: v4.map(Into::into), v6: v6.map(Into::into) };
             first(candidates, |link| {
                 if let Some(missing) = given.missing_on(candidates, link) {
                     return Err(format!("does not have {missing}"));
@@ -64,19 +57,11 @@ pub fn choose(
             match candidates.reach.iter().find(|(it, _)| it == address) {
                 Some((_, Ok(reach))) => {
                     let source = reach.source.filter(|source| {
-                        candidates
-                            .of(reach.link)
-                            .any(|it| it.address.ip() == *source)
+                        candidates.of(reach.link).any(|it| it.address.ip() == *source)
                     });
                     let given = match IpFamily::of(address) {
-                        IpFamily::V4 => Given {
-                            v4: source,
-                            v6: None,
-                        },
-                        IpFamily::V6 => Given {
-                            v4: None,
-                            v6: source,
-                        },
+                        IpFamily::V4 => Given { v4: source, v6: None },
+                        IpFamily::V6 => Given { v4: None, v6: source },
                     };
                     first(candidates, |link| {
                         if link.index != reach.link {
@@ -118,9 +103,7 @@ pub fn choose(
                     Families::V4 => "has no IPv4 default route",
                     Families::V6 => "has no IPv6 default route",
                 };
-                refused = first(candidates, |_| Err(reason.to_owned()))
-                    .err()
-                    .unwrap_or_default();
+                refused = first(candidates, |_| Err(reason.to_owned())).err().unwrap_or_default();
             }
             refuse(None, refused)
         }
@@ -166,24 +149,15 @@ struct Given {
 
 impl Given {
     fn missing_on(&self, candidates: &Candidates, link: &Link) -> Option<IpAddr> {
-        let has = |address: &IpAddr| {
-            candidates
-                .of(link.index)
-                .any(|it| it.address.ip() == *address)
-        };
-        self.v4
-            .iter()
-            .chain(&self.v6)
-            .find(|address| !has(address))
-            .copied()
+        let has =
+            |address: &IpAddr| candidates.of(link.index).any(|it| it.address.ip() == *address);
+        self.v4.iter().chain(&self.v6).find(|address| !has(address)).copied()
     }
 }
 
 impl Candidates {
     fn of(&self, link: u32) -> impl Iterator<Item = &Address> {
-        self.addresses
-            .iter()
-            .filter(move |address| address.link == link)
+        self.addresses.iter().filter(move |address| address.link == link)
     }
 
     /// The usable addresses of a device, best first.
@@ -192,12 +166,7 @@ impl Candidates {
             .of(link.index)
             .filter(|it| !it.deprecated && IpFamily::of(&it.address.ip()) == family)
             .filter_map(|it| {
-                Some((
-                    reach_of(it.address.ip())?,
-                    !it.permanent,
-                    it.temporary,
-                    it.address.ip(),
-                ))
+                Some((reach_of(it.address.ip())?, !it.permanent, it.temporary, it.address.ip()))
             })
             .collect();
         // Stable, so that the kernel's order decides between equals.
@@ -215,12 +184,8 @@ impl Candidates {
             return Err("has MTU 0".to_owned());
         }
         let first = |family| self.usable(link, family).into_iter().next();
-        let v4 = families
-            .v4()
-            .then(|| given.v4.or_else(|| first(IpFamily::V4)));
-        let v6 = families
-            .v6()
-            .then(|| given.v6.or_else(|| first(IpFamily::V6)));
+        let v4 = families.v4().then(|| given.v4.or_else(|| first(IpFamily::V4)));
+        let v6 = families.v6().then(|| given.v6.or_else(|| first(IpFamily::V6)));
         if v4 == Some(None) {
             return Err("has no usable IPv4 address".to_owned());
         }
@@ -246,11 +211,7 @@ impl Candidates {
                     && route.kind == RouteKind::Unicast
             })
             .filter_map(|route| match route.via {
-                Via::Nexthop(id) => self
-                    .nexthops
-                    .iter()
-                    .find(|it| it.id == id)
-                    .map(|it| it.link),
+                Via::Nexthop(id) => self.nexthops.iter().find(|it| it.id == id).map(|it| it.link),
                 Via::Direct | Via::Gateway(_) | Via::Other => route.link,
             })
             .collect()

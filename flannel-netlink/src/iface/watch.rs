@@ -34,14 +34,7 @@ impl InterfaceWatch {
         let connection = Connection::open(namespace)?;
         // Something may have changed since `current` was found.
         let check_at = Some(Instant::now());
-        Ok(Self {
-            connection,
-            monitor,
-            families,
-            selectors,
-            current,
-            check_at,
-        })
+        Ok(Self { connection, monitor, families, selectors, current, check_at })
     }
 
     /// The last answer.

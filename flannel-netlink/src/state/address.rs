@@ -103,12 +103,7 @@ impl Address {
     /// Whether `actual` is what this one asks for.
     pub(crate) fn fits(&self, actual: &Self) -> bool {
         (self.link, self.address, self.scope, self.no_prefix_route)
-            == (
-                actual.link,
-                actual.address,
-                actual.scope,
-                actual.no_prefix_route,
-            )
+            == (actual.link, actual.address, actual.scope, actual.no_prefix_route)
     }
 
     fn request(&self, kind: u16, flags: u16) -> Request {

@@ -31,13 +31,7 @@ pub struct ForwardingEntry {
 impl ForwardingEntry {
     /// A permanent entry with the device's own port.
     pub const fn new(link: u32, mac: MacAddress, remote: IpAddr) -> Self {
-        Self {
-            link,
-            mac,
-            remote: Some(remote),
-            port: None,
-            permanent: true,
-        }
+        Self { link, mac, remote: Some(remote), port: None, permanent: true }
     }
 
     /// Reads `RTM_NEWNEIGH` and `RTM_DELNEIGH` of the bridge family for entries of the device
@@ -94,8 +88,7 @@ impl ForwardingEntry {
 impl fmt::Display for ForwardingEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "forwarding entry {} on device {}", self.mac, self.link)?;
-        self.remote
-            .map_or(Ok(()), |remote| write!(f, " to {remote}"))
+        self.remote.map_or(Ok(()), |remote| write!(f, " to {remote}"))
     }
 }
 

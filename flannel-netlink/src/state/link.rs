@@ -75,10 +75,7 @@ pub struct Vxlan {
 impl Vxlan {
     /// A device with this identifier that does not learn.
     pub fn new(vni: u32) -> Self {
-        Self {
-            vni,
-            ..Self::default()
-        }
+        Self { vni, ..Self::default() }
     }
 }
 
@@ -156,12 +153,8 @@ fn header(index: u32) -> Vec<u8> {
 }
 
 fn kind_of(info: &Attribute<'_>) -> LinkKind {
-    let name = info
-        .nested()
-        .find(|attribute| attribute.kind == IFLA_INFO_KIND);
-    let data = info
-        .nested()
-        .find(|attribute| attribute.kind == IFLA_INFO_DATA);
+    let name = info.nested().find(|attribute| attribute.kind == IFLA_INFO_KIND);
+    let data = info.nested().find(|attribute| attribute.kind == IFLA_INFO_DATA);
     match name.and_then(|name| name.text()).unwrap_or_default() {
         "bridge" => LinkKind::Bridge,
         "veth" => LinkKind::Veth,

@@ -41,9 +41,7 @@ impl FromStr for MacAddress {
         let value = digits
             .filter(|digits| digits.len() == 12 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
             .and_then(|digits| u64::from_str_radix(&digits, 16).ok())
-            .ok_or_else(|| ParseMacError {
-                text: text.chars().take(40).collect(),
-            })?;
+            .ok_or_else(|| ParseMacError { text: text.chars().take(40).collect() })?;
         let [_, _, octets @ ..] = value.to_be_bytes();
         Ok(Self(octets))
     }
@@ -57,9 +55,7 @@ pub struct ParseMacError {
 }
 
 fn joined(text: &str, separator: char, group: usize) -> Option<String> {
-    text.split(separator)
-        .all(|part| part.len() == group)
-        .then(|| text.replace(separator, ""))
+    text.split(separator).all(|part| part.len() == group).then(|| text.replace(separator, ""))
 }
 
 #[cfg(test)]
@@ -78,13 +74,9 @@ mod tests {
 
     #[test]
     fn other_text_is_refused_and_named() {
-        for text in [
-            "",
-            "0e:2a:11:22:33",
-            "0e:2a:11:22:33:4",
-            "0e:2a-11:22:33:44",
-            "+e:2a:11:22:33:44",
-        ] {
+        for text in
+            ["", "0e:2a:11:22:33", "0e:2a:11:22:33:4", "0e:2a-11:22:33:44", "+e:2a:11:22:33:44"]
+        {
             let error = text.parse::<MacAddress>().unwrap_err();
             assert!(error.to_string().contains(text), "{error}");
         }

@@ -25,12 +25,7 @@ pub struct Neighbour {
 impl Neighbour {
     /// A permanent entry.
     pub const fn new(link: u32, address: IpAddr, mac: MacAddress) -> Self {
-        Self {
-            link,
-            address,
-            mac: Some(mac),
-            permanent: true,
-        }
+        Self { link, address, mac: Some(mac), permanent: true }
     }
 
     /// Reads `RTM_NEWNEIGH` and `RTM_DELNEIGH` of IPv4 and IPv6; `None` for anything else.
@@ -101,17 +96,12 @@ pub(super) fn header(family: u8, link: u32, state: u16, flags: u8) -> Vec<u8> {
 pub(super) fn split<'a>(
     message: &Message<'a>,
     families: &[u8],
-) -> Option<(
-    &'a [u8],
-    impl Iterator<Item = crate::Attribute<'a>> + use<'a>,
-)> {
+) -> Option<(&'a [u8], impl Iterator<Item = crate::Attribute<'a>> + use<'a>)> {
     if !matches!(message.kind, RTM_NEWNEIGH | RTM_DELNEIGH) {
         return None;
     }
     let (header, attributes) = message.split(HEADER)?;
-    families
-        .contains(&header[0])
-        .then_some((header, attributes))
+    families.contains(&header[0]).then_some((header, attributes))
 }
 
 /// The size of `struct ndmsg`.

@@ -29,13 +29,7 @@ pub struct Nexthop {
 impl Nexthop {
     /// A gateway that the device's addresses say is on the link.
     pub const fn new(id: u32, link: u32, gateway: IpAddr, protocol: u8) -> Self {
-        Self {
-            id,
-            link,
-            gateway,
-            onlink: false,
-            protocol,
-        }
+        Self { id, link, gateway, onlink: false, protocol }
     }
 
     /// Reads `RTM_NEWNEXTHOP` and `RTM_DELNEXTHOP`; `None` for anything else and for groups,
@@ -91,11 +85,7 @@ impl Nexthop {
 
 impl fmt::Display for Nexthop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "nexthop {} via {} on device {}",
-            self.id, self.gateway, self.link
-        )
+        write!(f, "nexthop {} via {} on device {}", self.id, self.gateway, self.link)
     }
 }
 

@@ -316,8 +316,7 @@ impl fmt::Display for Route {
             Via::Nexthop(id) => write!(f, " via nexthop {id}")?,
             Via::Other => write!(f, " via something else")?,
         }
-        self.link
-            .map_or(Ok(()), |link| write!(f, " on device {link}"))
+        self.link.map_or(Ok(()), |link| write!(f, " on device {link}"))
     }
 }
 

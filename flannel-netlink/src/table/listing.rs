@@ -24,9 +24,7 @@ impl Table {
                 Key::Address(..) | Key::Nexthop(_) => {}
             }
         }
-        let ours = links
-            .iter()
-            .filter(|link| self.picture.mark().devices.contains(&link.name));
+        let ours = links.iter().filter(|link| self.picture.mark().devices.contains(&link.name));
         networks.extend(ours.map(|link| link.index));
         for list in [&mut networks, &mut tables] {
             list.sort_unstable();
@@ -34,53 +32,30 @@ impl Table {
         }
 
         let addresses = list_addresses(connection, AddressFilter::default()).await;
-        objects.extend(
-            addresses
-                .map_err(failed("addresses"))?
-                .into_iter()
-                .map(Object::from),
-        );
+        objects.extend(addresses.map_err(failed("addresses"))?.into_iter().map(Object::from));
         if self.nexthops_supported {
-            let nexthops = list_nexthops(connection)
-                .await
-                .map_err(failed("nexthop objects"))?;
+            let nexthops = list_nexthops(connection).await.map_err(failed("nexthop objects"))?;
             objects.extend(nexthops.into_iter().map(Object::from));
         }
         for link in networks {
             let entries = list_forwarding(connection, link).await;
             objects.extend(
-                entries
-                    .map_err(failed("forwarding entries"))?
-                    .into_iter()
-                    .map(Object::from),
+                entries.map_err(failed("forwarding entries"))?.into_iter().map(Object::from),
             );
             let neighbours = list_neighbours(connection, link).await;
-            objects.extend(
-                neighbours
-                    .map_err(failed("neighbours"))?
-                    .into_iter()
-                    .map(Object::from),
-            );
+            objects.extend(neighbours.map_err(failed("neighbours"))?.into_iter().map(Object::from));
         }
         for table in tables {
             for family in IpFamily::ALL {
                 let routes = list_routes(connection, table, family).await;
-                objects.extend(
-                    routes
-                        .map_err(failed("routes"))?
-                        .into_iter()
-                        .map(Object::from),
-                );
+                objects.extend(routes.map_err(failed("routes"))?.into_iter().map(Object::from));
             }
         }
 
         let read = links.len() + objects.len();
         self.picture.listed_links(links);
         self.left_alone = self.picture.listed(objects);
-        self.last_listing = Some(Listing {
-            at: Instant::now(),
-            took: started.elapsed(),
-        });
+        self.last_listing = Some(Listing { at: Instant::now(), took: started.elapsed() });
         Ok(read)
     }
 
@@ -89,10 +64,8 @@ impl Table {
         match self.connection.dump(&Nexthop::list(), Nexthop::parse).await {
             Ok(nexthops) => {
                 for nexthop in nexthops {
-                    let ours = self
-                        .picture
-                        .mark()
-                        .owns(&nexthop.into(), self.picture.our_devices());
+                    let ours =
+                        self.picture.mark().owns(&nexthop.into(), self.picture.our_devices());
                     self.numbers.note(&nexthop, ours);
                 }
             }

@@ -43,15 +43,12 @@ impl Mark {
             Object::Address(address) => {
                 our_devices.contains(&address.link) && self.contains(address.address)
             }
-            Object::ForwardingEntry(ForwardingEntry {
-                link,
-                mac,
-                permanent,
-                ..
-            }) => *permanent && mac.is_unicast() && our_devices.contains(link),
-            Object::Neighbour(Neighbour {
-                link, permanent, ..
-            }) => *permanent && our_devices.contains(link),
+            Object::ForwardingEntry(ForwardingEntry { link, mac, permanent, .. }) => {
+                *permanent && mac.is_unicast() && our_devices.contains(link)
+            }
+            Object::Neighbour(Neighbour { link, permanent, .. }) => {
+                *permanent && our_devices.contains(link)
+            }
             Object::Nexthop(nexthop) => {
                 nexthop.protocol == self.protocol && self.nexthops.contains(&nexthop.id)
             }

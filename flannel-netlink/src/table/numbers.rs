@@ -19,21 +19,14 @@ pub(crate) struct Numbers {
 impl Numbers {
     pub(crate) fn new(range: RangeInclusive<u32>) -> Self {
         let next = *range.start();
-        Self {
-            range,
-            by_gateway: BTreeMap::new(),
-            taken: BTreeSet::new(),
-            next,
-        }
+        Self { range, by_gateway: BTreeMap::new(), taken: BTreeSet::new(), next }
     }
 
     /// Notes an object that is there or wanted; `ours` ones may be used again for the same gateway.
     pub(crate) fn note(&mut self, nexthop: &Nexthop, ours: bool) {
         self.taken.insert(nexthop.id);
         if ours {
-            self.by_gateway
-                .entry((nexthop.link, nexthop.gateway))
-                .or_insert(nexthop.id);
+            self.by_gateway.entry((nexthop.link, nexthop.gateway)).or_insert(nexthop.id);
         }
     }
 
@@ -53,9 +46,8 @@ impl Numbers {
         }
         let behind = self.next..=*self.range.end();
         let before = *self.range.start()..=self.next;
-        let id = behind
-            .chain(before)
-            .find(|id| self.range.contains(id) && !self.taken.contains(id))?;
+        let id =
+            behind.chain(before).find(|id| self.range.contains(id) && !self.taken.contains(id))?;
         self.taken.insert(id);
         self.by_gateway.insert((link, gateway), id);
         self.next = id.saturating_add(1);
@@ -77,11 +69,7 @@ mod tests {
         assert_eq!(numbers.number(1, gateway(1)), Some(10));
         assert_eq!(numbers.number(1, gateway(2)), Some(11));
         assert_eq!(numbers.number(1, gateway(1)), Some(10));
-        assert_eq!(
-            numbers.number(2, gateway(1)),
-            Some(12),
-            "another device is another gateway"
-        );
+        assert_eq!(numbers.number(2, gateway(1)), Some(12), "another device is another gateway");
         assert_eq!(numbers.number(2, gateway(2)), None, "used up");
     }
 
@@ -105,10 +93,7 @@ mod tests {
 
     #[test]
     fn an_empty_range_has_no_numbers() {
-        #[expect(
-            clippy::reversed_empty_ranges,
-            reason = "the default mark has an empty range"
-        )]
+        #[expect(clippy::reversed_empty_ranges, reason = "the default mark has an empty range")]
         let mut numbers = Numbers::new(1..=0);
         assert_eq!(numbers.number(1, gateway(1)), None);
     }

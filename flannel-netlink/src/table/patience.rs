@@ -24,10 +24,7 @@ impl Patience {
     /// Notes that a changed object was repaired. The wait doubles as long as repairs follow each
     /// other.
     pub(crate) fn repaired(&mut self, key: Key, now: Instant) {
-        let repair = self.0.entry(key).or_insert(Repair {
-            last: now,
-            wait: Duration::ZERO,
-        });
+        let repair = self.0.entry(key).or_insert(Repair { last: now, wait: Duration::ZERO });
         if now.duration_since(repair.last) > CALM {
             repair.wait = Duration::ZERO;
         } else if repair.last != now {
@@ -43,8 +40,7 @@ impl Patience {
 
     /// Drops what was calm for long.
     pub(crate) fn prune(&mut self, now: Instant) {
-        self.0
-            .retain(|_, repair| now.duration_since(repair.last) <= CALM);
+        self.0.retain(|_, repair| now.duration_since(repair.last) <= CALM);
     }
 }
 

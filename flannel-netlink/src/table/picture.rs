@@ -97,10 +97,7 @@ impl Picture {
     }
 
     pub(crate) fn wanted_keys(&self) -> impl Iterator<Item = &Key> {
-        self.entries
-            .iter()
-            .filter(|(_, entry)| entry.want.is_some())
-            .map(|(key, _)| key)
+        self.entries.iter().filter(|(_, entry)| entry.want.is_some()).map(|(key, _)| key)
     }
 
     pub(crate) fn found(&self, key: &Key) -> &[Object] {
@@ -137,11 +134,7 @@ impl Picture {
     pub(crate) fn watch_link(&mut self, wanted: Link) {
         self.watched.insert(
             wanted.name.clone(),
-            WatchedLink {
-                wanted,
-                reported: None,
-                by: Culprit::Unknown,
-            },
+            WatchedLink { wanted, reported: None, by: Culprit::Unknown },
         );
     }
 
@@ -153,20 +146,11 @@ impl Picture {
     pub(crate) fn fold(&mut self, notice: Notice, own: u32) {
         match notice {
             Notice::Lost => self.stale = true,
-            Notice::Added {
-                subject: Subject::Link(link),
-                port,
-                ..
-            } => self.link_added(link, port),
-            Notice::Removed {
-                subject: Subject::Link(link),
-                port,
-            } => self.link_removed(&link, port),
-            Notice::Added {
-                subject: Subject::Object(object),
-                replaces,
-                port,
-            } => {
+            Notice::Added { subject: Subject::Link(link), port, .. } => self.link_added(link, port),
+            Notice::Removed { subject: Subject::Link(link), port } => {
+                self.link_removed(&link, port)
+            }
+            Notice::Added { subject: Subject::Object(object), replaces, port } => {
                 if let Object::Address(address) = object
                     && self.in_use(address.link)
                 {
@@ -175,10 +159,7 @@ impl Picture {
                 self.object_added(object, replaces);
                 self.note_drift(object.key(), port, own);
             }
-            Notice::Removed {
-                subject: Subject::Object(object),
-                port,
-            } => {
+            Notice::Removed { subject: Subject::Object(object), port } => {
                 match object {
                     // Routes that need the address or the object go without a notification. Our own
                     // order never deletes a nexthop object in use.
@@ -209,10 +190,7 @@ impl Picture {
     /// Takes in the devices of a listing.
     pub(crate) fn listed_links(&mut self, links: Vec<Link>) {
         self.links = links.into_iter().map(|link| (link.index, link)).collect();
-        let ours = self
-            .links
-            .values()
-            .filter(|link| self.mark.devices.contains(&link.name));
+        let ours = self.links.values().filter(|link| self.mark.devices.contains(&link.name));
         self.our_devices = ours.map(|link| link.index).collect();
     }
 
@@ -238,22 +216,11 @@ impl Picture {
             }
         }
         for (key, found) in found {
-            self.entries.insert(
-                key,
-                Entry {
-                    want: None,
-                    actual: Actual::Other(found),
-                },
-            );
+            self.entries.insert(key, Entry { want: None, actual: Actual::Other(found) });
         }
-        self.entries
-            .retain(|_, entry| entry.want.is_some() || !entry.fits());
-        self.dirty = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| !entry.fits())
-            .map(|(key, _)| *key)
-            .collect();
+        self.entries.retain(|_, entry| entry.want.is_some() || !entry.fits());
+        self.dirty =
+            self.entries.iter().filter(|(_, entry)| !entry.fits()).map(|(key, _)| *key).collect();
         self.drifts.retain(|key, _| self.dirty.contains(key));
         self.failed.retain(|key| self.dirty.contains(key));
         self.stale = false;
@@ -319,13 +286,7 @@ impl Picture {
         let key = object.key();
         let Some(entry) = self.entries.get_mut(&key) else {
             if self.mark.owns(&object, &self.our_devices) {
-                self.entries.insert(
-                    key,
-                    Entry {
-                        want: None,
-                        actual: Actual::Other(vec![object]),
-                    },
-                );
+                self.entries.insert(key, Entry { want: None, actual: Actual::Other(vec![object]) });
                 self.settle(key);
             }
             return;

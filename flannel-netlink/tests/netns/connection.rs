@@ -53,17 +53,9 @@ async fn each_request_has_its_own_result() {
     let unknown = results[2].as_ref().unwrap_err();
     assert!(unknown.unsupported());
     assert_eq!(unknown.message.as_deref(), Some("Unknown device type"));
-    assert_eq!(
-        results[3],
-        Ok(()),
-        "a failure does not stop those behind it"
-    );
+    assert_eq!(results[3], Ok(()), "a failure does not stop those behind it");
     let found = names(&mut connection).await;
-    assert!(
-        ["lo", "br0", "br1"]
-            .iter()
-            .all(|name| found.iter().any(|other| other == name))
-    );
+    assert!(["lo", "br0", "br1"].iter().all(|name| found.iter().any(|other| other == name)));
 }
 
 #[tokio::test]
@@ -78,15 +70,8 @@ async fn five_thousand_failures_are_all_told_apart() {
     let results = connection.apply(&requests).await;
     assert_eq!(results.len(), 5000);
     for (index, result) in results.iter().enumerate() {
-        assert_eq!(
-            result.is_ok(),
-            index % 100 == 0,
-            "request {index}: {result:?}"
-        );
-        assert!(
-            !result.as_ref().is_err_and(|error| error.outcome_unknown()),
-            "{result:?}"
-        );
+        assert_eq!(result.is_ok(), index % 100 == 0, "request {index}: {result:?}");
+        assert!(!result.as_ref().is_err_and(|error| error.outcome_unknown()), "{result:?}");
     }
 }
 
@@ -102,20 +87,10 @@ async fn nothing_to_do_sends_nothing() {
 async fn a_listing_that_the_kernel_refuses_is_an_error() {
     let mut connection = Connection::open(&fresh()).unwrap();
     // Strict checking refuses a header field that is not a filter.
-    let list = Request::new(
-        RTM_GETLINK,
-        0,
-        &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
-    );
+    let list = Request::new(RTM_GETLINK, 0, &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     let error = connection.dump(&list, |_| Some(())).await.unwrap_err();
     assert_eq!(error.errno, 22);
-    assert!(
-        error
-            .message
-            .as_deref()
-            .is_some_and(|text| text.contains("Invalid")),
-        "{error}"
-    );
+    assert!(error.message.as_deref().is_some_and(|text| text.contains("Invalid")), "{error}");
 }
 
 #[tokio::test]
@@ -125,11 +100,7 @@ async fn a_dropped_request_does_not_confuse_the_next() {
     let list = Request::new(RTM_GETLINK, 0, &[0; 16]);
     let bad = link_named("x0", "no-such-kind");
     drop(
-        tokio::time::timeout(
-            std::time::Duration::ZERO,
-            connection.dump(&list, |_| Some(())),
-        )
-        .await,
+        tokio::time::timeout(std::time::Duration::ZERO, connection.dump(&list, |_| Some(()))).await,
     );
     assert!(connection.apply_one(bad).await.unwrap_err().unsupported());
     assert!(names(&mut connection).await.contains(&"lo".to_owned()));

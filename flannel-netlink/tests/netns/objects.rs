@@ -13,34 +13,10 @@ const PROTOCOL: u8 = 90;
 async fn everything(connection: &mut Connection, link: u32) -> Vec<Object> {
     let filter = AddressFilter { link: Some(link) };
     let mut found: Vec<Object> = Vec::new();
-    found.extend(
-        list_addresses(connection, filter)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(Object::from),
-    );
-    found.extend(
-        list_forwarding(connection, link)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(Object::from),
-    );
-    found.extend(
-        list_neighbours(connection, link)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(Object::from),
-    );
-    found.extend(
-        list_nexthops(connection)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(Object::from),
-    );
+    found.extend(list_addresses(connection, filter).await.unwrap().into_iter().map(Object::from));
+    found.extend(list_forwarding(connection, link).await.unwrap().into_iter().map(Object::from));
+    found.extend(list_neighbours(connection, link).await.unwrap().into_iter().map(Object::from));
+    found.extend(list_nexthops(connection).await.unwrap().into_iter().map(Object::from));
     for family in IpFamily::ALL {
         found.extend(
             list_routes(connection, Route::MAIN, family)
@@ -50,11 +26,7 @@ async fn everything(connection: &mut Connection, link: u32) -> Vec<Object> {
                 .map(Object::from),
         );
         found.extend(
-            list_routes(connection, 1000, family)
-                .await
-                .unwrap()
-                .into_iter()
-                .map(Object::from),
+            list_routes(connection, 1000, family).await.unwrap().into_iter().map(Object::from),
         );
     }
     found
@@ -94,12 +66,8 @@ fn samples(host: &Host, vxlan: u32) -> Vec<Object> {
         Nexthop::new(9, eth0, "192.0.2.9".parse().unwrap(), PROTOCOL).into(),
         route("10.244.2.0/24").via_nexthop(7).into(),
         route("fd00:2::/64").via_nexthop(8).into(),
-        route("10.244.3.0/24")
-            .via_gateway("192.0.2.3".parse().unwrap(), eth0)
-            .into(),
-        route("fd00:3::/64")
-            .via_gateway("2001:db8::3".parse().unwrap(), eth0)
-            .into(),
+        route("10.244.3.0/24").via_gateway("192.0.2.3".parse().unwrap(), eth0).into(),
+        route("fd00:3::/64").via_gateway("2001:db8::3".parse().unwrap(), eth0).into(),
         route("10.244.4.0/24").direct(eth0).into(),
         route("fd00:4::/64").direct(eth0).into(),
         classic.into(),
@@ -132,10 +100,8 @@ async fn every_object_is_listed_as_it_was_written_and_deleted_again() {
         let mut listed = everything(&mut host.connection, vxlan.index).await;
         listed.extend(everything(&mut host.connection, eth0).await);
         for object in &samples {
-            let same_key: Vec<_> = listed
-                .iter()
-                .filter(|other| other.key() == object.key())
-                .collect();
+            let same_key: Vec<_> =
+                listed.iter().filter(|other| other.key() == object.key()).collect();
             assert!(
                 same_key.iter().any(|other| object.fits(other)),
                 "{round} {object:?} is not {same_key:?}"
@@ -145,24 +111,16 @@ async fn every_object_is_listed_as_it_was_written_and_deleted_again() {
 
     let deletes: Vec<_> = samples.iter().rev().map(Object::delete).collect();
     let results = host.connection.apply(&deletes).await;
-    let failed: Vec<_> = samples
-        .iter()
-        .rev()
-        .zip(results)
-        .filter(|(_, result)| result.is_err())
-        .collect();
+    let failed: Vec<_> =
+        samples.iter().rev().zip(results).filter(|(_, result)| result.is_err()).collect();
     assert!(failed.is_empty(), "{failed:?}");
     let mut after = everything(&mut host.connection, vxlan.index).await;
     after.extend(everything(&mut host.connection, eth0).await);
-    let left: Vec<_> = samples
-        .iter()
-        .filter(|sample| after.iter().any(|it| it.key() == sample.key()))
-        .collect();
+    let left: Vec<_> =
+        samples.iter().filter(|sample| after.iter().any(|it| it.key() == sample.key())).collect();
     assert!(left.is_empty(), "{left:?}");
-    let lost: Vec<_> = before
-        .iter()
-        .filter(|it| !after.iter().any(|other| other.key() == it.key()))
-        .collect();
+    let lost: Vec<_> =
+        before.iter().filter(|it| !after.iter().any(|other| other.key() == it.key())).collect();
     assert!(lost.is_empty(), "{lost:?}");
 }
 
@@ -173,16 +131,10 @@ async fn a_refusal_carries_the_kernels_words() {
     let eth0 = host.eth0.index;
     let unreachable = Route::new("10.1.0.0/24".parse().unwrap(), PROTOCOL)
         .via_gateway("203.0.113.1".parse().unwrap(), eth0);
-    let error: KernelError = host
-        .connection
-        .apply_one(Object::from(unreachable).replace())
-        .await
-        .unwrap_err();
+    let error: KernelError =
+        host.connection.apply_one(Object::from(unreachable).replace()).await.unwrap_err();
     assert!(error.unreachable());
-    assert_eq!(
-        error.message.as_deref(),
-        Some("Nexthop has invalid gateway")
-    );
+    assert_eq!(error.message.as_deref(), Some("Nexthop has invalid gateway"));
     assert_eq!(
         error.to_string(),
         "Network is unreachable (os error 101): Nexthop has invalid gateway"
@@ -199,16 +151,8 @@ async fn replacing_a_route_leaves_one() {
         let gateway = format!("192.0.2.{last}").parse().unwrap();
         host.put(route.via_gateway(gateway, eth0)).await;
     }
-    let routes = list_routes(&mut host.connection, Route::MAIN, IpFamily::V4)
-        .await
-        .unwrap();
-    let ours: Vec<_> = routes
-        .into_iter()
-        .filter(|route| route.protocol == PROTOCOL)
-        .collect();
-    assert_eq!(
-        ours,
-        [route.via_gateway("192.0.2.5".parse().unwrap(), eth0)]
-    );
+    let routes = list_routes(&mut host.connection, Route::MAIN, IpFamily::V4).await.unwrap();
+    let ours: Vec<_> = routes.into_iter().filter(|route| route.protocol == PROTOCOL).collect();
+    assert_eq!(ours, [route.via_gateway("192.0.2.5".parse().unwrap(), eth0)]);
     host.remove(ours[0]).await;
 }

@@ -15,21 +15,11 @@ impl Host {
     pub(crate) async fn new() -> Self {
         let namespace = fresh();
         let mut connection = Connection::open(&namespace).unwrap();
-        let pair = LinkSpecKind::Veth {
-            peer: "far0".to_owned(),
-            peer_namespace: None,
-        };
-        let (eth0, _) = ensure_link(&mut connection, &LinkSpec::new("eth0", pair.clone()))
-            .await
-            .unwrap();
-        ensure_link(&mut connection, &LinkSpec::new("far0", pair))
-            .await
-            .unwrap();
-        let mut host = Self {
-            namespace,
-            connection,
-            eth0,
-        };
+        let pair = LinkSpecKind::Veth { peer: "far0".to_owned(), peer_namespace: None };
+        let (eth0, _) =
+            ensure_link(&mut connection, &LinkSpec::new("eth0", pair.clone())).await.unwrap();
+        ensure_link(&mut connection, &LinkSpec::new("far0", pair)).await.unwrap();
+        let mut host = Self { namespace, connection, eth0 };
         for address in ["192.0.2.1/24", "2001:db8::1/64"] {
             let mut address = Address::new(host.eth0.index, address.parse().unwrap());
             address.no_duplicate_detection = true;
@@ -39,17 +29,11 @@ impl Host {
     }
 
     pub(crate) async fn put(&mut self, object: impl Into<Object>) {
-        self.connection
-            .apply_one(object.into().replace())
-            .await
-            .unwrap();
+        self.connection.apply_one(object.into().replace()).await.unwrap();
     }
 
     pub(crate) async fn remove(&mut self, object: impl Into<Object>) {
-        self.connection
-            .apply_one(object.into().delete())
-            .await
-            .unwrap();
+        self.connection.apply_one(object.into().delete()).await.unwrap();
     }
 }
 
@@ -59,10 +43,6 @@ pub(crate) fn fresh() -> Namespace {
     let namespace = Namespace::create().unwrap();
     let inside = namespace.run(Namespace::current).unwrap().unwrap();
     assert_eq!(inside, namespace, "the work would run elsewhere");
-    assert_ne!(
-        inside,
-        Namespace::current().unwrap(),
-        "the work would run here"
-    );
+    assert_ne!(inside, Namespace::current().unwrap(), "the work would run here");
     namespace
 }

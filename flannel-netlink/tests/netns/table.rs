@@ -17,10 +17,8 @@ const PROTOCOL: u8 = 90;
 const FOREIGN: u8 = 4;
 
 fn mark() -> Mark {
-    let networks: Vec<ipnetwork::IpNetwork> = ["10.0.0.0/8", "fd00::/16"]
-        .iter()
-        .map(|network| network.parse().unwrap())
-        .collect();
+    let networks: Vec<ipnetwork::IpNetwork> =
+        ["10.0.0.0/8", "fd00::/16"].iter().map(|network| network.parse().unwrap()).collect();
     let mut mark = Mark::new(PROTOCOL, networks);
     mark.nexthops = 1_000_000..=1_999_999;
     mark.devices.insert("flannel.1".to_owned());
@@ -32,16 +30,12 @@ async fn table(host: &Host) -> Table {
 }
 
 fn route(host: &Host, number: u8, gateway: u8) -> Route {
-    Route::new(format!("10.1.{number}.0/24").parse().unwrap(), PROTOCOL).via_gateway(
-        format!("192.0.2.{gateway}").parse().unwrap(),
-        host.eth0.index,
-    )
+    Route::new(format!("10.1.{number}.0/24").parse().unwrap(), PROTOCOL)
+        .via_gateway(format!("192.0.2.{gateway}").parse().unwrap(), host.eth0.index)
 }
 
 async fn routes(host: &mut Host) -> Vec<Route> {
-    list_routes(&mut host.connection, Route::MAIN, IpFamily::V4)
-        .await
-        .unwrap()
+    list_routes(&mut host.connection, Route::MAIN, IpFamily::V4).await.unwrap()
 }
 
 async fn vxlan(connection: &mut Connection) -> u32 {
@@ -77,9 +71,7 @@ async fn drift(table: &mut Table) -> Vec<Drift> {
 }
 
 async fn is_quiet(table: &mut Table) -> bool {
-    timeout(Duration::from_millis(150), table.drifted())
-        .await
-        .is_err()
+    timeout(Duration::from_millis(150), table.drifted()).await.is_err()
 }
 
 /// Awaits `work` and counts what the kernel changed meanwhile.
@@ -106,11 +98,8 @@ async fn what_is_wanted_is_there_and_a_second_sync_writes_nothing() {
     });
     assert_eq!(seen.await, 0);
     assert!(is_quiet(&mut table).await);
-    let ours = routes(&mut host)
-        .await
-        .into_iter()
-        .filter(|route| route.protocol == PROTOCOL)
-        .count();
+    let ours =
+        routes(&mut host).await.into_iter().filter(|route| route.protocol == PROTOCOL).count();
     assert_eq!(ours, 20);
 }
 
@@ -119,25 +108,13 @@ async fn what_is_wanted_is_there_and_a_second_sync_writes_nothing() {
 async fn what_is_forgotten_or_stale_goes_and_foreign_state_stays() {
     let mut host = Host::new().await;
     let stale = route(&host, 1, 2);
-    let foreign_protocol = Route {
-        protocol: FOREIGN,
-        ..route(&host, 2, 2)
-    };
-    let foreign_network = Route {
-        destination: "172.16.0.0/24".parse().unwrap(),
-        ..route(&host, 2, 2)
-    };
-    let foreign_table = Route {
-        table: 1000,
-        ..route(&host, 3, 2)
-    };
+    let foreign_protocol = Route { protocol: FOREIGN, ..route(&host, 2, 2) };
+    let foreign_network =
+        Route { destination: "172.16.0.0/24".parse().unwrap(), ..route(&host, 2, 2) };
+    let foreign_table = Route { table: 1000, ..route(&host, 3, 2) };
     let foreign_nexthop = Nexthop::new(7, host.eth0.index, "192.0.2.9".parse().unwrap(), PROTOCOL);
-    let stale_nexthop = Nexthop::new(
-        1_000_005,
-        host.eth0.index,
-        "192.0.2.9".parse().unwrap(),
-        PROTOCOL,
-    );
+    let stale_nexthop =
+        Nexthop::new(1_000_005, host.eth0.index, "192.0.2.9".parse().unwrap(), PROTOCOL);
     let foreign_neighbour = Neighbour::new(
         host.eth0.index,
         "192.0.2.9".parse().unwrap(),
@@ -161,20 +138,12 @@ async fn what_is_forgotten_or_stale_goes_and_foreign_state_stays() {
     let found = routes(&mut host).await;
     assert!(found.contains(&foreign_protocol) && found.contains(&foreign_network));
     assert!(!found.contains(&stale) && !found.contains(&route(&host, 5, 2)));
-    let other = list_routes(&mut host.connection, 1000, IpFamily::V4)
-        .await
-        .unwrap();
+    let other = list_routes(&mut host.connection, 1000, IpFamily::V4).await.unwrap();
     assert_eq!(other, [foreign_table]);
-    assert_eq!(
-        list_nexthops(&mut host.connection).await.unwrap(),
-        [foreign_nexthop]
-    );
+    assert_eq!(list_nexthops(&mut host.connection).await.unwrap(), [foreign_nexthop]);
     let eth0 = host.eth0.index;
     assert!(
-        list_neighbours(&mut host.connection, eth0)
-            .await
-            .unwrap()
-            .contains(&foreign_neighbour)
+        list_neighbours(&mut host.connection, eth0).await.unwrap().contains(&foreign_neighbour)
     );
 }
 
@@ -199,11 +168,7 @@ async fn a_restarted_owner_adopts_what_fits() {
         }
     }
     let report = second.sync().await.unwrap();
-    assert_eq!(
-        (report.added, report.replaced, report.removed),
-        (0, 0, 4),
-        "{report:?}"
-    );
+    assert_eq!((report.added, report.replaced, report.removed), (0, 0, 4), "{report:?}");
 }
 
 #[tokio::test]
@@ -213,10 +178,7 @@ async fn a_wrong_object_at_our_key_is_replaced_and_named() {
     let mut table = table(&host).await;
     table.want(route(&host, 1, 2));
     table.sync().await.unwrap();
-    let wrong = Route {
-        protocol: FOREIGN,
-        ..route(&host, 1, 66)
-    };
+    let wrong = Route { protocol: FOREIGN, ..route(&host, 1, 66) };
     host.put(wrong).await;
     let drifts = drift(&mut table).await;
     assert_eq!(drifts.len(), 1);
@@ -236,10 +198,7 @@ async fn every_kind_of_object_is_repaired_when_removed() {
     let mut wanted = peer(&mut table, link, 256);
     wanted.push(Address::new(link, "10.99.0.0/32".parse().unwrap()).into());
     let v6 = Route::new("fd00:1::/64".parse().unwrap(), PROTOCOL);
-    wanted.push(
-        v6.via_gateway("2001:db8::9".parse().unwrap(), host.eth0.index)
-            .into(),
-    );
+    wanted.push(v6.via_gateway("2001:db8::9".parse().unwrap(), host.eth0.index).into());
     for object in &wanted {
         table.want(*object);
     }
@@ -248,52 +207,24 @@ async fn every_kind_of_object_is_repaired_when_removed() {
     for object in &wanted {
         host.remove(*object).await;
         let drifts = drift(&mut table).await;
-        let named = drifts
-            .iter()
-            .any(|drift| drift.subject == DriftSubject::Object(object.key()));
+        let named = drifts.iter().any(|drift| drift.subject == DriftSubject::Object(object.key()));
         assert!(named, "{object}: {drifts:?}");
         let started = Instant::now();
         while table.sync().await.unwrap().written() > 0 || !is_quiet(&mut table).await {
-            assert!(
-                started.elapsed() < Duration::from_secs(5),
-                "{object} is not repaired"
-            );
+            assert!(started.elapsed() < Duration::from_secs(5), "{object} is not repaired");
         }
     }
-    let mut found: Vec<Object> = routes(&mut host)
-        .await
-        .into_iter()
-        .map(Object::from)
-        .collect();
-    let v6 = list_routes(&mut host.connection, Route::MAIN, IpFamily::V6)
-        .await
-        .unwrap();
+    let mut found: Vec<Object> = routes(&mut host).await.into_iter().map(Object::from).collect();
+    let v6 = list_routes(&mut host.connection, Route::MAIN, IpFamily::V6).await.unwrap();
     found.extend(v6.into_iter().map(Object::from));
+    found.extend(list_nexthops(&mut host.connection).await.unwrap().into_iter().map(Object::from));
     found.extend(
-        list_nexthops(&mut host.connection)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(Object::from),
+        list_forwarding(&mut host.connection, link).await.unwrap().into_iter().map(Object::from),
     );
     found.extend(
-        list_forwarding(&mut host.connection, link)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(Object::from),
+        list_neighbours(&mut host.connection, link).await.unwrap().into_iter().map(Object::from),
     );
-    found.extend(
-        list_neighbours(&mut host.connection, link)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(Object::from),
-    );
-    for object in wanted
-        .iter()
-        .filter(|object| !matches!(object, Object::Address(_)))
-    {
+    for object in wanted.iter().filter(|object| !matches!(object, Object::Address(_))) {
         assert!(found.contains(object), "{object}");
     }
 }
@@ -304,44 +235,19 @@ async fn routes_that_the_kernel_drops_silently_come_back_after_a_link_flap() {
     let mut host = Host::new().await;
     let mut table = table(&host).await;
     table.want(route(&host, 1, 2));
-    let id = table
-        .nexthop_id(host.eth0.index, "192.0.2.3".parse().unwrap())
-        .unwrap();
-    table.want(Nexthop::new(
-        id,
-        host.eth0.index,
-        "192.0.2.3".parse().unwrap(),
-        PROTOCOL,
-    ));
+    let id = table.nexthop_id(host.eth0.index, "192.0.2.3".parse().unwrap()).unwrap();
+    table.want(Nexthop::new(id, host.eth0.index, "192.0.2.3".parse().unwrap(), PROTOCOL));
     table.want(Route::new("10.1.2.0/24".parse().unwrap(), PROTOCOL).via_nexthop(id));
     assert_eq!(table.sync().await.unwrap().added, 3);
-    let set = |up| LinkChange {
-        up: Some(up),
-        ..LinkChange::default()
-    };
-    alter_link(&mut host.connection, host.eth0.index, &set(false))
-        .await
-        .unwrap();
+    let set = |up| LinkChange { up: Some(up), ..LinkChange::default() };
+    alter_link(&mut host.connection, host.eth0.index, &set(false)).await.unwrap();
     assert_eq!(drift(&mut table).await.len(), 3);
     let report = table.sync().await.unwrap();
     assert_eq!(report.failures.len(), 3, "the device is down: {report:?}");
-    assert!(
-        report
-            .failures
-            .iter()
-            .any(|failure| failure.source.unreachable()),
-        "{report:?}"
-    );
-    alter_link(&mut host.connection, host.eth0.index, &set(true))
-        .await
-        .unwrap();
+    assert!(report.failures.iter().any(|failure| failure.source.unreachable()), "{report:?}");
+    alter_link(&mut host.connection, host.eth0.index, &set(true)).await.unwrap();
     let drifts = drift(&mut table).await;
-    assert!(
-        drifts
-            .iter()
-            .all(|drift| drift.change == DriftChange::MayWorkNow),
-        "{drifts:?}"
-    );
+    assert!(drifts.iter().all(|drift| drift.change == DriftChange::MayWorkNow), "{drifts:?}");
     let report = table.sync().await.unwrap();
     assert_eq!((report.added, report.failures.len()), (3, 0), "{report:?}");
     assert!(routes(&mut host).await.contains(&route(&host, 1, 2)));
@@ -364,12 +270,7 @@ async fn a_removed_device_and_address_are_noticed() {
     host.remove(address).await;
     let drifts = drift(&mut table).await;
     let key = Object::from(route(&host, 1, 2)).key();
-    assert!(
-        drifts
-            .iter()
-            .any(|drift| drift.subject == DriftSubject::Object(key)),
-        "{drifts:?}"
-    );
+    assert!(drifts.iter().any(|drift| drift.subject == DriftSubject::Object(key)), "{drifts:?}");
 }
 
 #[tokio::test]
@@ -380,21 +281,14 @@ async fn a_watched_device_is_reported_when_altered() {
     table.sync().await.unwrap();
     table.watch_link(host.eth0.clone());
     assert!(is_quiet(&mut table).await);
-    let change = LinkChange {
-        mtu: Some(1300),
-        ..LinkChange::default()
-    };
-    alter_link(&mut host.connection, host.eth0.index, &change)
-        .await
-        .unwrap();
+    let change = LinkChange { mtu: Some(1300), ..LinkChange::default() };
+    alter_link(&mut host.connection, host.eth0.index, &change).await.unwrap();
     let drifts = drift(&mut table).await;
     assert!(
         matches!(&drifts[0].change, DriftChange::AlteredLink(link) if link.mtu == 1300),
         "{drifts:?}"
     );
-    delete_link(&mut host.connection, host.eth0.index)
-        .await
-        .unwrap();
+    delete_link(&mut host.connection, host.eth0.index).await.unwrap();
     assert_eq!(drift(&mut table).await[0].change, DriftChange::Removed);
 }
 
@@ -407,11 +301,7 @@ async fn lost_notifications_lead_to_a_listing() {
     table.sync().await.unwrap();
     host.remove(route(&host, 1, 2)).await;
     // More than the table's queue holds, and it reads nothing meanwhile.
-    let noise = Route {
-        table: 1000,
-        protocol: FOREIGN,
-        ..route(&host, 2, 2)
-    };
+    let noise = Route { table: 1000, protocol: FOREIGN, ..route(&host, 2, 2) };
     let mut requests = Vec::new();
     for _ in 0..10_000 {
         requests.push(noise.replace());
@@ -443,16 +333,9 @@ async fn a_failure_is_told_with_the_kernels_words_and_blocks_nobody() {
     let eth0 = host.eth0.index;
     let shown = format!("cannot write route 10.1.9.0/24 via 203.0.113.1 on device {eth0}");
     assert_eq!(failure.to_string(), shown);
-    assert_eq!(
-        failure.source.message.as_deref(),
-        Some("Nexthop has invalid gateway")
-    );
+    assert_eq!(failure.source.message.as_deref(), Some("Nexthop has invalid gateway"));
     assert!(is_quiet(&mut table).await, "a failure alone is no drift");
-    assert_eq!(
-        table.sync().await.unwrap().failures.len(),
-        1,
-        "it is tried again"
-    );
+    assert_eq!(table.sync().await.unwrap().failures.len(), 1, "it is tried again");
     host.remove(route(&host, 1, 2)).await;
 }
 
@@ -463,10 +346,7 @@ async fn an_appended_route_under_our_key_goes() {
     let mut table = table(&host).await;
     table.want(route(&host, 1, 2));
     table.sync().await.unwrap();
-    let second = Route {
-        protocol: FOREIGN,
-        ..route(&host, 1, 66)
-    };
+    let second = Route { protocol: FOREIGN, ..route(&host, 1, 66) };
     let body = second.replace().message().unwrap().body.to_vec();
     let append = flannel_netlink::Request::new(24, 0x400 | 0x800, &body);
     host.connection.apply_one(append).await.unwrap();
@@ -513,11 +393,7 @@ async fn a_meddler_does_not_make_us_write_without_end_nor_delay_others() {
         }
     }
     // The last damage is repaired although nothing more happens that could remind us.
-    host.put(Route {
-        protocol: FOREIGN,
-        ..route(&host, 1, 66)
-    })
-    .await;
+    host.put(Route { protocol: FOREIGN, ..route(&host, 1, 66) }).await;
     let stopped = Instant::now();
     while !routes(&mut host).await.contains(&route(&host, 1, 2)) {
         assert!(
@@ -529,11 +405,7 @@ async fn a_meddler_does_not_make_us_write_without_end_nor_delay_others() {
     }
     let mut writes = 0;
     while let Some(notice) = monitor.next_waiting().unwrap() {
-        if let Notice::Added {
-            subject: Subject::Object(Object::Route(it)),
-            port,
-            ..
-        } = notice
+        if let Notice::Added { subject: Subject::Object(Object::Route(it)), port, .. } = notice
             && port == own
             && it.destination == route(&host, 1, 2).destination
         {
@@ -551,30 +423,18 @@ async fn ten_thousand_peers_are_fast_and_one_costs_one() {
     let mut host = Host::new().await;
     let link = vxlan(&mut host.connection).await;
     let mut table = table(&host).await;
-    let objects: Vec<Object> = (256..10_256)
-        .flat_map(|number| peer(&mut table, link, number))
-        .collect();
+    let objects: Vec<Object> =
+        (256..10_256).flat_map(|number| peer(&mut table, link, number)).collect();
     let started = Instant::now();
     table.want_only(objects.iter().copied());
     let planned = started.elapsed();
     let report = table.sync().await.unwrap();
-    println!(
-        "10,000 peers, 40,000 objects: want {planned:?}, with sync {:?}",
-        started.elapsed()
-    );
-    assert_eq!(
-        (report.added, report.failures.len()),
-        (40_000, 0),
-        "{:?}",
-        report.failures.first()
-    );
+    println!("10,000 peers, 40,000 objects: want {planned:?}, with sync {:?}", started.elapsed());
+    assert_eq!((report.added, report.failures.len()), (40_000, 0), "{:?}", report.failures.first());
     let limit = if cfg!(debug_assertions) { 4000 } else { 400 };
     assert!(started.elapsed() < Duration::from_millis(limit));
     assert_eq!(
-        list_routes(&mut host.connection, Route::MAIN, IpFamily::V4)
-            .await
-            .unwrap()
-            .len(),
+        list_routes(&mut host.connection, Route::MAIN, IpFamily::V4).await.unwrap().len(),
         10_001
     );
 
@@ -600,11 +460,7 @@ async fn ten_thousand_peers_are_fast_and_one_costs_one() {
     let mut again = Table::open(&host.namespace, mark()).await.unwrap();
     again.want_only(objects.iter().copied());
     let report = again.sync().await.unwrap();
-    println!(
-        "restart, nothing to do: {:?} for {} objects read",
-        started.elapsed(),
-        report.read
-    );
+    println!("restart, nothing to do: {:?} for {} objects read", started.elapsed(), report.read);
     assert_eq!(report.written(), 0);
 
     let started = Instant::now();

@@ -30,13 +30,9 @@ fn mac() -> impl Strategy<Value = MacAddress> {
 
 fn via(ipv4: bool) -> impl Strategy<Value = Via> {
     let gateway = if ipv4 {
-        any::<u32>()
-            .prop_map(|bits| Via::Gateway(Ipv4Addr::from(bits).into()))
-            .boxed()
+        any::<u32>().prop_map(|bits| Via::Gateway(Ipv4Addr::from(bits).into())).boxed()
     } else {
-        any::<u128>()
-            .prop_map(|bits| Via::Gateway(Ipv6Addr::from(bits).into()))
-            .boxed()
+        any::<u128>().prop_map(|bits| Via::Gateway(Ipv6Addr::from(bits).into())).boxed()
     };
     prop_oneof![Just(Via::Direct), gateway, (1_u32..).prop_map(Via::Nexthop)]
 }
@@ -146,10 +142,7 @@ fn a_route_through_a_nexthop_object_ignores_the_repeated_gateway() {
     crate::wire::push_attribute(&mut body, 30, &7_u32.to_ne_bytes());
     let request = Request::new(24, 0, &body);
     let parsed = Route::parse(&request.message().unwrap());
-    assert_eq!(
-        parsed,
-        Some(Route::new("10.40.15.0/24".parse().unwrap(), 90).via_nexthop(7))
-    );
+    assert_eq!(parsed, Some(Route::new("10.40.15.0/24".parse().unwrap(), 90).via_nexthop(7)));
 }
 
 #[test]
@@ -162,15 +155,9 @@ fn a_route_to_a_host_address_is_about_its_network() {
 fn objects_print_as_an_administrator_would_say_them() {
     let route =
         Route::new("10.1.2.0/24".parse().unwrap(), 4).via_gateway("192.0.2.2".parse().unwrap(), 5);
-    assert_eq!(
-        Object::from(route).to_string(),
-        "route 10.1.2.0/24 via 192.0.2.2 on device 5"
-    );
+    assert_eq!(Object::from(route).to_string(), "route 10.1.2.0/24 via 192.0.2.2 on device 5");
     assert_eq!(Object::from(route).key().to_string(), "route 10.1.2.0/24");
     let mac = "0e:2a:11:22:33:44".parse().unwrap();
     let entry = ForwardingEntry::new(3, mac, "192.0.2.2".parse().unwrap());
-    assert_eq!(
-        entry.to_string(),
-        "forwarding entry 0e:2a:11:22:33:44 on device 3 to 192.0.2.2"
-    );
+    assert_eq!(entry.to_string(), "forwarding entry 0e:2a:11:22:33:44 on device 3 to 192.0.2.2");
 }

@@ -23,10 +23,7 @@ impl Picture {
     pub(crate) fn has_news(&self, due: impl Fn(&Key) -> bool) -> bool {
         self.drifts.keys().any(due)
             || (self.retry && !self.failed.is_empty())
-            || self
-                .watched
-                .values()
-                .any(|watched| self.link_news(watched).is_some())
+            || self.watched.values().any(|watched| self.link_news(watched).is_some())
     }
 
     /// All differences that others made since the last call, of keys that are `due`, and what may
@@ -48,17 +45,11 @@ impl Picture {
         let mut news = Vec::new();
         let watched: Vec<String> = self.watched.keys().cloned().collect();
         for name in watched {
-            let Some(now) = self
-                .watched
-                .get(&name)
-                .and_then(|watched| self.link_news(watched))
+            let Some(now) = self.watched.get(&name).and_then(|watched| self.link_news(watched))
             else {
                 continue;
             };
-            let watched = self
-                .watched
-                .get_mut(&name)
-                .expect("its name comes from the map");
+            let watched = self.watched.get_mut(&name).expect("its name comes from the map");
             watched.reported = Some(now.clone());
             news.push(Drift {
                 subject: DriftSubject::Link(watched.wanted.clone()),
@@ -74,10 +65,7 @@ impl Picture {
         let mut news = Vec::new();
         let keys: Vec<Key> = self.drifts.keys().filter(|key| due(key)).copied().collect();
         for key in keys {
-            let by = self
-                .drifts
-                .remove(&key)
-                .expect("its key comes from the map");
+            let by = self.drifts.remove(&key).expect("its key comes from the map");
             let Some(entry) = self.entries.get(&key) else {
                 continue;
             };
@@ -85,20 +73,14 @@ impl Picture {
                 (Some(_), None) => DriftChange::Removed,
                 (Some(_), Some(first)) => {
                     // The one that is not ours, which may stand behind ours.
-                    let other = entry
-                        .found()
-                        .iter()
-                        .find(|object| Some(*object) != entry.want.as_ref());
+                    let other =
+                        entry.found().iter().find(|object| Some(*object) != entry.want.as_ref());
                     DriftChange::Altered(*other.unwrap_or(first))
                 }
                 (None, Some(object)) => DriftChange::Stray(*object),
                 (None, None) => continue,
             };
-            news.push(Drift {
-                subject: DriftSubject::Object(key),
-                change,
-                by,
-            });
+            news.push(Drift { subject: DriftSubject::Object(key), change, by });
         }
         news
     }
@@ -107,10 +89,7 @@ impl Picture {
     /// wanted or already reported so.
     fn link_news(&self, watched: &WatchedLink) -> Option<Option<Link>> {
         let wanted = &watched.wanted;
-        let now = self
-            .links
-            .get(&wanted.index)
-            .filter(|link| link.name == wanted.name);
+        let now = self.links.get(&wanted.index).filter(|link| link.name == wanted.name);
         if now.is_some_and(|now| (now.mac, now.mtu, now.up) == (wanted.mac, wanted.mtu, wanted.up))
         {
             return None;

@@ -39,19 +39,12 @@ fn link(index: u32, name: &str, up: bool) -> Link {
 
 fn route(number: u8, gateway: u8, protocol: u8) -> Object {
     let route = Route::new(format!("10.244.{number}.0/24").parse().unwrap(), protocol);
-    route
-        .via_gateway(format!("192.0.2.{gateway}").parse().unwrap(), 2)
-        .into()
+    route.via_gateway(format!("192.0.2.{gateway}").parse().unwrap(), 2).into()
 }
 
 fn neighbour(number: u8, mac: u8) -> Object {
     let address = format!("10.244.{number}.0").parse().unwrap();
-    Neighbour::new(
-        DEVICE,
-        address,
-        crate::state::MacAddress::new([2, 0, 0, 0, 0, mac]),
-    )
-    .into()
+    Neighbour::new(DEVICE, address, crate::state::MacAddress::new([2, 0, 0, 0, 0, mac])).into()
 }
 
 fn nexthop(number: u8, gateway: u8) -> Object {
@@ -78,11 +71,7 @@ impl Kernel {
             Some(_) => place[0] = object,
             None => place.push(object),
         }
-        self.told.push(Notice::Added {
-            subject: Subject::Object(object),
-            replaces,
-            port,
-        });
+        self.told.push(Notice::Added { subject: Subject::Object(object), replaces, port });
     }
 
     fn append(&mut self, object: Object, port: u32) {
@@ -91,11 +80,7 @@ impl Kernel {
             return;
         }
         place.push(object);
-        self.told.push(Notice::Added {
-            subject: Subject::Object(object),
-            replaces: false,
-            port,
-        });
+        self.told.push(Notice::Added { subject: Subject::Object(object), replaces: false, port });
     }
 
     fn delete(&mut self, object: &Object, port: u32) {
@@ -109,10 +94,7 @@ impl Kernel {
         if place.is_empty() {
             self.objects.remove(&object.key());
         }
-        self.told.push(Notice::Removed {
-            subject: Subject::Object(*object),
-            port,
-        });
+        self.told.push(Notice::Removed { subject: Subject::Object(*object), port });
     }
 
     fn listing(&self) -> Vec<Object> {
@@ -300,11 +282,7 @@ fn a_drift_says_what_and_by_whom() {
     kernel.delete(&route(1, 1, PROTOCOL), THEIRS);
     kernel.replace(neighbour(1, 9), 0);
     catch_up(&mut picture, &mut kernel);
-    let shown: Vec<_> = picture
-        .take_news(|_| true)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let shown: Vec<_> = picture.take_news(|_| true).iter().map(ToString::to_string).collect();
     assert_eq!(
         shown,
         [
@@ -330,23 +308,14 @@ fn what_the_kernel_drops_silently_asks_for_a_listing() {
         let (mut picture, _) = synced();
         let address = crate::state::Address::new(2, "192.0.2.7/24".parse().unwrap());
         let subject = match fault {
-            0 => Notice::Removed {
-                subject: Subject::Link(link(2, "eth0", false)),
-                port: 0,
-            },
+            0 => Notice::Removed { subject: Subject::Link(link(2, "eth0", false)), port: 0 },
             1 => Notice::Added {
                 subject: Subject::Link(link(2, "eth0", false)),
                 replaces: false,
                 port: THEIRS,
             },
-            2 => Notice::Removed {
-                subject: Subject::Object(address.into()),
-                port: THEIRS,
-            },
-            3 => Notice::Removed {
-                subject: Subject::Object(nexthop(1, 1)),
-                port: THEIRS,
-            },
+            2 => Notice::Removed { subject: Subject::Object(address.into()), port: THEIRS },
+            3 => Notice::Removed { subject: Subject::Object(nexthop(1, 1)), port: THEIRS },
             _ => Notice::Lost,
         };
         picture.fold(subject, OURS);
@@ -358,29 +327,10 @@ fn what_the_kernel_drops_silently_asks_for_a_listing() {
 fn devices_that_nothing_of_ours_needs_cost_no_listing() {
     let (mut picture, _) = synced();
     let pod = || Subject::Link(link(50, "veth50", true));
-    picture.fold(
-        Notice::Added {
-            subject: pod(),
-            replaces: false,
-            port: THEIRS,
-        },
-        OURS,
-    );
-    picture.fold(
-        Notice::Removed {
-            subject: pod(),
-            port: THEIRS,
-        },
-        OURS,
-    );
+    picture.fold(Notice::Added { subject: pod(), replaces: false, port: THEIRS }, OURS);
+    picture.fold(Notice::Removed { subject: pod(), port: THEIRS }, OURS);
     let address = crate::state::Address::new(50, "10.244.7.1/24".parse().unwrap());
-    picture.fold(
-        Notice::Removed {
-            subject: Subject::Object(address.into()),
-            port: THEIRS,
-        },
-        OURS,
-    );
+    picture.fold(Notice::Removed { subject: Subject::Object(address.into()), port: THEIRS }, OURS);
     assert!(!picture.stale());
 }
 
@@ -392,11 +342,7 @@ fn a_watched_device_that_changes_is_news_once_per_state() {
     let altered = |mtu| {
         let mut link = link(DEVICE, "flannel.1", true);
         link.mtu = mtu;
-        Notice::Added {
-            subject: Subject::Link(link),
-            replaces: false,
-            port: THEIRS,
-        }
+        Notice::Added { subject: Subject::Link(link), replaces: false, port: THEIRS }
     };
     picture.fold(altered(1300), OURS);
     assert_eq!(picture.take_news(|_| true).len(), 1);
@@ -406,16 +352,10 @@ fn a_watched_device_that_changes_is_news_once_per_state() {
     picture.fold(altered(1300), OURS);
     assert_eq!(picture.take_news(|_| true).len(), 1);
     picture.fold(
-        Notice::Removed {
-            subject: Subject::Link(link(DEVICE, "flannel.1", true)),
-            port: 0,
-        },
+        Notice::Removed { subject: Subject::Link(link(DEVICE, "flannel.1", true)), port: 0 },
         OURS,
     );
-    assert!(matches!(
-        picture.take_news(|_| true)[0].change,
-        DriftChange::Removed
-    ));
+    assert!(matches!(picture.take_news(|_| true)[0].change, DriftChange::Removed));
 }
 
 #[test]
@@ -424,22 +364,13 @@ fn what_failed_is_news_when_its_device_comes_up() {
     picture.want(route(2, 2, PROTOCOL));
     picture.failed(route(2, 2, PROTOCOL).key());
     assert_eq!(picture.take_news(|_| true), []);
-    let down = Notice::Added {
-        subject: Subject::Link(link(2, "eth0", false)),
-        replaces: false,
-        port: 0,
-    };
-    let up = Notice::Added {
-        subject: Subject::Link(link(2, "eth0", true)),
-        replaces: false,
-        port: 0,
-    };
+    let down =
+        Notice::Added { subject: Subject::Link(link(2, "eth0", false)), replaces: false, port: 0 };
+    let up =
+        Notice::Added { subject: Subject::Link(link(2, "eth0", true)), replaces: false, port: 0 };
     picture.fold(down, OURS);
     picture.fold(up, OURS);
-    assert_eq!(
-        picture.take_news(|_| true)[0].change,
-        DriftChange::MayWorkNow
-    );
+    assert_eq!(picture.take_news(|_| true)[0].change, DriftChange::MayWorkNow);
     assert_eq!(picture.take_news(|_| true), []);
 }
 
