@@ -270,3 +270,30 @@ pub(super) fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> Regis
 
 /// Room for the second line: a node id of 253 characters, a number, a time, and the white space of a person.
 const OUR_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::new(root.path());
+        folder.create().unwrap();
+        let path = folder.subnets_path();
+        fs::create_dir(path.join("folder")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path.join("device")).unwrap();
+        fs::write(path.join("long"), " ".repeat(MAX_LEASE_BYTES + OUR_BYTES + 1)).unwrap();
+        fs::write(path.join("longest"), " ".repeat(MAX_LEASE_BYTES + OUR_BYTES)).unwrap();
+        for (name, reason) in [
+            ("device", "it is not a regular file"),
+            ("folder", "it is not a regular file"),
+            ("long", "it has more than 69632 bytes"),
+            ("longest", "it is empty"),
+        ] {
+            let found = folder.read(OsStr::new(name), SystemTime::now()).unwrap();
+            assert_eq!(found.record.value, Err(reason.into()), "{name}");
+        }
+        assert!(folder.read(OsStr::new("nothing"), SystemTime::now()).is_none());
+    }
+}
