@@ -198,7 +198,9 @@ impl<R: Registry> Allocating<R> {
 /// # Cancel safety
 ///
 /// Reads only.
-pub async fn network_config(registry: &impl Registry) -> Result<NetworkConfig, StoreError> {
+pub async fn network_config(
+    registry: &(impl Registry + ?Sized),
+) -> Result<NetworkConfig, StoreError> {
     let ConfigText { place, text } = registry.config().await.map_err(store_error)?;
     match text {
         None => Err(StoreError::ConfigMissing { place }),
@@ -275,12 +277,12 @@ pub(crate) fn store_error(error: RegistryError) -> StoreError {
         RegistryError::Unavailable { operation, source } => {
             StoreError::Unavailable { operation, source }
         }
-        RegistryError::Compacted { .. } | RegistryError::Conflict { .. } => {
-            StoreError::Unavailable {
-                operation: "follow the changes of others".into(),
-                source: error.into(),
-            }
-        }
+        RegistryError::Compacted { .. }
+        | RegistryError::ConfigConflict
+        | RegistryError::Conflict { .. } => StoreError::Unavailable {
+            operation: "follow the changes of others".into(),
+            source: error.into(),
+        },
     }
 }
 

@@ -72,6 +72,17 @@ impl Registry for Table {
         Ok(ConfigText { place: "a table".into(), text })
     }
 
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+        let set = |rows: &mut Rows| {
+            if rows.config != was.text {
+                return Err(RegistryError::ConfigConflict);
+            }
+            rows.config = Some(text.into());
+            Ok(())
+        };
+        self.query(set).await
+    }
+
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         Ok(self.query(|rows| rows.list()).await)
     }
@@ -127,7 +138,7 @@ impl Registry for Table {
 impl StoreFixture for Table {
     async fn build(config: &str) -> Self {
         let table = Self::default();
-        table.set_config(Some(config)).await;
+        StoreFixture::set_config(&table, Some(config)).await;
         table
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use flannel_core::NodeId;
+use flannel_core::{NodeId, Subnet};
 use ipnetwork::Ipv4Network;
 
 /// A routed subnet for this host, and routes to the subnets of all others.
@@ -29,14 +29,83 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build a cluster of real nodes in network namespaces, break a route, and watch it being repaired.
     Demo(DemoArgs),
+    /// Look at the leases of a network and change them.
+    #[command(subcommand)]
+    Leases(LeasesCommand),
+    /// Look at the configuration of a network and change it.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// What to do with leases.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeasesCommand {
+    /// Print a line for each lease.
+    List(StoreArgs),
+    /// Print one lease in flannel's format.
+    Show {
+        /// The lease, such as 10.244.7.0-24.
+        key: Subnet,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Keep a subnet for the node with a public address, for ever.
+    Reserve {
+        /// The subnet, such as 10.244.7.0-24.
+        key: Subnet,
+        /// The node's IPv4 address.
+        #[arg(long, value_name = "IPV4", required_unless_present = "public_ipv6")]
+        public_ip: Option<Ipv4Addr>,
+        /// The node's IPv6 address.
+        #[arg(long, value_name = "IPV6")]
+        public_ipv6: Option<Ipv6Addr>,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Give a subnet back. A node that still runs takes it again, or another one.
+    Release {
+        /// The lease, such as 10.244.7.0-24.
+        key: Subnet,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+}
+
+/// What to do with a network's configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether a text is a usable configuration, and what follows from it. Looks at no store.
+    Check {
+        /// flannel's JSON.
+        json: String,
+    },
+    /// Print the configuration as it is stored.
+    Get(StoreArgs),
+    /// Store a configuration. Refused if leases exist that do not fit it.
+    Set {
+        /// flannel's JSON.
+        json: String,
+        /// Store it all the same; nodes whose leases do not fit take others when they start again.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+}
+
+/// Which store to use.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StoreArgs {
+    /// Where the leases live: file:FOLDER for all nodes of this machine, memory for a node on its own. Without it, etcd.
+    #[arg(long, value_name = "STORE", value_parser = parse_store)]
+    pub(crate) store: Option<StoreArg>,
 }
 
 /// How to run a node.
 #[derive(Args, Debug)]
 pub(crate) struct NodeArgs {
-    /// Where the leases live: file:FOLDER for all nodes of this machine, memory for a node on its own. Without it, etcd.
-    #[arg(long, value_name = "STORE", value_parser = parse_store)]
-    pub(crate) store: Option<StoreArg>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
 
     /// The network to create if the store has none: an IPv4 block, or flannel's JSON.
     #[arg(long, value_name = "CIDR|JSON", value_parser = parse_network)]
@@ -147,15 +216,18 @@ impl Cli {
         args: impl IntoIterator<Item = OsString>,
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, clap::Error> {
-        let command = Self::command();
+        let root = Self::command();
         let args: Vec<_> = args.into_iter().map(with_two_dashes).collect();
-        let runs_node = !command
-            .get_subcommands()
-            .any(|sub| args.get(1).is_some_and(|arg| *arg == *sub.get_name()));
+        // The options of the command that is meant are those that the environment may give.
+        let mut command = &root;
+        for arg in args.iter().skip(1) {
+            let Some(inner) = command.find_subcommand(arg) else { break };
+            command = inner;
+        }
         let from_environment = command
             .get_arguments()
             .filter_map(clap::Arg::get_long)
-            .filter(|name| runs_node && !args.iter().any(|arg| names(arg, name)))
+            .filter(|name| !args.iter().any(|arg| names(arg, name)))
             .filter_map(|name| {
                 let mut arg = OsString::from(format!("--{name}="));
                 arg.push(environment(&variable(name)).filter(|value| !value.is_empty())?);
@@ -264,6 +336,17 @@ mod tests {
     }
 
     #[test]
+    fn commands_take_the_environment_too() {
+        let environment = [("FLANNELD_STORE", "file:/x"), ("FLANNELD_SUBNET_FILE", "/y")];
+        let cli = read(&["leases", "show", "10.3.7.0-24"], &environment).unwrap();
+        let Some(Command::Leases(LeasesCommand::Show { key, store })) = cli.command else {
+            panic!("another command");
+        };
+        assert_eq!(key, "10.3.7.0-24".parse().unwrap());
+        assert_eq!(store.store, Some(StoreArg::File("/x".into())));
+    }
+
+    #[test]
     fn mistakes_name_the_flag_and_end_with_2() {
         for (args, words) in [
             (&["--no-such-flag"][..], "--no-such-flag"),
@@ -292,12 +375,12 @@ mod tests {
     #[test]
     fn stores_and_networks_are_read() {
         let args = node(&["-store", "file:/var/lib/x", "-network", "10.3.0.0/16"], &[]);
-        assert_eq!(args.store, Some(StoreArg::File("/var/lib/x".into())));
+        assert_eq!(args.store.store, Some(StoreArg::File("/var/lib/x".into())));
         assert_eq!(args.network, Some(NetworkArg::Block("10.3.0.0/16".parse().unwrap())));
         let json = r#"{"Network":"10.3.0.0/16"}"#;
         let args = node(&["-store=memory", "-network", json], &[]);
         assert_eq!(
-            (args.store, args.network),
+            (args.store.store, args.network),
             (Some(StoreArg::Memory), Some(NetworkArg::Json(json.into())))
         );
     }

@@ -4,6 +4,7 @@
 mod args;
 mod demo;
 mod logging;
+mod operate;
 mod run;
 mod subnet_file;
 
@@ -18,9 +19,11 @@ fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Some(Command::Demo(args)) => demo::main(&args),
+        Some(Command::Leases(command)) => block_on(operate::leases(command)),
+        Some(Command::Config(command)) => block_on(operate::config(command)),
         None => {
             logging::start(cli.node.log_format, cli.node.v);
-            runtime().and_then(|runtime| runtime.block_on(run::run(cli.node)))
+            block_on(run::run(cli.node))
         }
     };
     match ended {
@@ -30,6 +33,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    runtime()?.block_on(work)
 }
 
 /// One thread is enough for a node, and keeps it small.

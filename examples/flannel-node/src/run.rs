@@ -40,7 +40,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<()> {
 async fn with_store(args: NodeArgs) -> Result<()> {
     let wanted = args.network.as_ref().map(|network| wanted_network(network, &args.backend));
     let wanted = wanted.transpose()?;
-    match &args.store {
+    match &args.store.store {
         Some(StoreArg::File(path)) => {
             if let Some(wanted) = &wanted {
                 FileStore::init(path, wanted).await?;

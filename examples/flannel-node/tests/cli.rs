@@ -73,3 +73,65 @@ fn an_unknown_backend_and_a_changed_network_are_refused() {
     assert_eq!(code, Some(1));
     assert!(stderr.contains("holds another network"), "{stderr}");
 }
+
+/// Runs `args` on the store in `folder` and returns the exit code and what was said on either channel.
+fn on(folder: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
+    let store = format!("file:{}", folder.display());
+    let (code, stdout, stderr) = run(args, &[("FLANNELD_STORE", &store)]);
+    (code, stdout + &stderr)
+}
+
+#[test]
+fn an_operator_sets_a_network_reserves_looks_and_releases() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |args: &[&str]| on(folder.path(), args);
+    let network = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"host-gw"}}"#;
+    let (code, said) = on(&["config", "get"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no network config in"), "{said}");
+    assert_eq!(on(&["config", "set", network]).0, Some(0));
+    assert_eq!(on(&["config", "get"]), (Some(0), format!("{network}\n")));
+
+    let reserve = ["leases", "reserve", "10.3.7.0-24", "--public-ip", "192.0.2.7"];
+    assert_eq!(on(&reserve).0, Some(0));
+    let value = "{\"PublicIP\":\"192.0.2.7\",\"PublicIPv6\":null}\n";
+    assert_eq!(on(&["leases", "show", "10.3.7.0-24"]), (Some(0), value.into()));
+    let (_, list) = on(&["leases", "list"]);
+    let line = list.lines().nth(1).unwrap();
+    assert_eq!(
+        line.split_whitespace().collect::<Vec<_>>(),
+        ["10.3.7.0-24", "-", "192.0.2.7", "-", "reserved"]
+    );
+
+    let (code, said) = on(&["leases", "reserve", "10.4.7.0-24", "--public-ip", "192.0.2.7"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("not a subnet that this network hands out"), "{said}");
+
+    assert_eq!(on(&["leases", "release", "10.3.7.0-24"]).0, Some(0));
+    let (code, said) = on(&["leases", "show", "10.3.7.0-24"]);
+    assert_eq!((code, said.as_str()), (Some(1), "flannel-node: there is no lease 10.3.7.0-24\n"));
+}
+
+#[test]
+fn a_network_that_would_orphan_leases_is_refused_unless_forced() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |args: &[&str]| on(folder.path(), args);
+    on(&["config", "set", r#"{"Network":"10.3.0.0/16"}"#]);
+    on(&["leases", "reserve", "10.3.7.0-24", "--public-ip", "192.0.2.7"]);
+    let moved = r#"{"Network":"10.4.0.0/16"}"#;
+    let (code, said) = on(&["config", "set", moved]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("1 leases do not fit") && said.contains("10.3.7.0-24"), "{said}");
+    assert_eq!(on(&["config", "set", moved, "--force"]).0, Some(0));
+    assert_eq!(on(&["config", "get"]).1, format!("{moved}\n"));
+}
+
+#[test]
+fn a_configuration_is_checked_without_a_store() {
+    let (code, stdout, _) = run(&["config", "check", r#"{"network":"10.3.0.0/16"}"#], &[]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("\"SubnetMin\": \"10.3.1.0\""), "{stdout}");
+    let (code, _, stderr) = run(&["config", "check", r#"{"Network":"10.3.0.0/30"}"#], &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("expected a block of /28 or larger"), "{stderr}");
+}

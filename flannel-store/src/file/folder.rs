@@ -83,6 +83,15 @@ impl Folder {
         Ok(present)
     }
 
+    /// Replaces the configuration if it is still `was`. Under the lock.
+    pub(super) fn set_config(&self, was: Option<&str>, text: &str) -> Result<(), RegistryError> {
+        if self.config()?.as_deref() != was {
+            return Err(RegistryError::ConfigConflict);
+        }
+        self.replace(&self.config_path(), text)?;
+        self.sync_folder(&self.root)
+    }
+
     /// The names of all lease files. Under the lock, because a listing may miss a file that is replaced meanwhile.
     pub(super) fn names(&self) -> Result<Vec<OsString>, RegistryError> {
         let path = self.subnets_path();

@@ -61,6 +61,12 @@ impl Registry for FileRegistry {
         Ok(ConfigText { place: self.folder.config_path().display().to_string(), text })
     }
 
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+        let (was, text) = (was.text.clone(), text.to_owned());
+        let set = move |folder: &Folder| folder.set_config(was.as_deref(), &text);
+        lock::exclusive(&self.folder, "write the network config", set).await
+    }
+
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         let names = lock::shared(&self.folder, "list the leases", Folder::names).await?;
         let read = move |folder: &Folder| Ok(folder.read_all(&names, SystemTime::now()));

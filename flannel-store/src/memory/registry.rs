@@ -70,6 +70,17 @@ impl Registry for MemoryRegistry {
         self.call("read the network config", read).await
     }
 
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+        let set = |state: &mut State| {
+            if state.config != was.text {
+                return Err(RegistryError::ConfigConflict);
+            }
+            state.config = Some(text.into());
+            Ok(())
+        };
+        self.call("write the network config", set).await
+    }
+
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         let read =
             |state: &mut State| Ok(Snapshot { records: state.records(), revision: state.revision });
