@@ -1,17 +1,22 @@
 //! Where the leases of a container network live: memory, a shared folder, and any key-value database.
 //!
+//! * `EtcdStore` is for clusters with etcd, also those of flannel (feature `etcd`).
 //! * [`FileStore`] is for many processes on one machine (feature `file`).
 //! * [`MemoryStore`] is for tests and for clusters inside of one process.
 //! * [`Allocating`] makes a [`Store`](flannel_core::Store) of anything that implements the small trait [`Registry`].
 #![forbid(unsafe_code)]
 
 mod allocating;
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "file")]
 mod file;
 mod memory;
 mod registry;
 
-pub use allocating::{Allocating, Options, Stats, network_config};
+pub use allocating::{Allocating, Options, Stats};
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdRegistry, EtcdStore};
 #[cfg(feature = "file")]
 pub use file::{FileRegistry, FileStore, InitError};
 pub use memory::{Cut, MemoryCluster, MemoryRegistry, MemoryStore};

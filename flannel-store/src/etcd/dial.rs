@@ -1,0 +1,183 @@
+//! A connection to one member: TCP, and TLS with files that are read for each connection.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    },
+};
+
+use crate::etcd::{
+    config::{Endpoint, EtcdConfig, EtcdConfigError},
+    trouble::Trouble,
+};
+
+/// The files of TLS. They are read again for each connection, so that renewed ones are used from the next one on.
+#[derive(Clone, Debug)]
+pub(super) struct TlsFiles {
+    ca: Option<PathBuf>,
+    /// Certificate and key.
+    own: Option<(PathBuf, PathBuf)>,
+}
+
+/// A connection. It remembers what TLS had against it, because HTTP/2 passes that on as text at best.
+pub(super) struct Line {
+    io: Box<dyn Io>,
+    objection: Objection,
+}
+
+/// The first error in reading from a connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Objection(Arc<OnceLock<io::Error>>);
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl TlsFiles {
+    pub(super) fn new(config: &EtcdConfig) -> Self {
+        Self {
+            ca: config.ca_file.clone(),
+            own: config.cert_file.clone().zip(config.key_file.clone()),
+        }
+    }
+
+    /// Reads the files.
+    pub(super) fn load(&self) -> Result<ClientConfig, EtcdConfigError> {
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(path) => {
+                for certificate in certificates(path)? {
+                    roots.add(certificate).map_err(|error| unusable(path, error))?;
+                }
+            }
+            // What cannot be read of the machine's own is no more than one signer less.
+            None => drop(
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
+            ),
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has the cipher suites of TLS 1.2 and 1.3")
+            .with_root_certificates(roots);
+        let mut config = match &self.own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = certificates(certificate)?;
+                let secret = PrivateKeyDer::from_pem_slice(&read(key)?)
+                    .map_err(|error| unusable(key, format!("it holds no private key: {error}")))?;
+                let builder = builder.with_client_auth_cert(chain, secret);
+                builder.map_err(|error| unusable(certificate, error))?
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+}
+
+/// Connects to `endpoint`, with `files` if it wants TLS.
+pub(super) async fn dial(endpoint: &Endpoint, files: &TlsFiles) -> Result<Line, Trouble> {
+    let unreachable = |reason| Trouble::Unreachable { endpoint: endpoint.clone(), reason };
+    let tcp = TcpStream::connect((&*endpoint.host, endpoint.port)).await.map_err(unreachable)?;
+    tcp.set_nodelay(true).map_err(unreachable)?;
+    if !endpoint.tls {
+        return Ok(Line { io: Box::new(tcp), objection: Objection::default() });
+    }
+    let files = files.clone();
+    let config = tokio::task::spawn_blocking(move || files.load()).await;
+    let config = config.expect("reading files does not panic");
+    let config = config.map_err(|source| Trouble::File { source })?;
+    let tls = |error| Trouble::of_tls(endpoint.clone(), error);
+    let name = ServerName::try_from(endpoint.host.clone());
+    let name = name.map_err(|error| unreachable(io::Error::other(error)))?;
+    let io = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls)?;
+    Ok(Line { io: Box::new(io), objection: Objection::default() })
+}
+
+impl Line {
+    /// Where to find what was wrong after the line has broken.
+    pub(super) fn objection(&self) -> Objection {
+        self.objection.clone()
+    }
+}
+
+impl Objection {
+    /// The error, as far as it can be copied.
+    pub(super) fn get(&self) -> Option<io::Error> {
+        let error = self.0.get()?;
+        let tls =
+            error.get_ref().and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
+        Some(match tls {
+            Some(tls) => io::Error::new(error.kind(), tls.clone()),
+            None => io::Error::new(error.kind(), error.to_string()),
+        })
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        Poll::Ready(result.map_err(|error| {
+            let copy = io::Error::new(error.kind(), error.to_string());
+            // The first one counts.
+            let _ = self.objection.0.set(error);
+            self.objection.get().unwrap_or(copy)
+        }))
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, EtcdConfigError> {
+    fs::read(path).map_err(|error| unusable(path, error))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, EtcdConfigError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(unusable(path, "it holds no certificate")),
+        Ok(all) => Ok(all),
+        Err(error) => Err(unusable(path, error)),
+    }
+}
+
+fn unusable(
+    path: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> EtcdConfigError {
+    EtcdConfigError::Certificate { path: path.into(), source: source.into() }
+}

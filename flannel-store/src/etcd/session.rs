@@ -1,0 +1,276 @@
+//! One connection to one member, and the calls that are made on it.
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt, stream};
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tonic::{
+    Code, Request, Status, Streaming,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
+use tonic_prost::ProstCodec;
+use tower::service_fn;
+
+use crate::etcd::{
+    config::Endpoint,
+    dial::{Objection, TlsFiles, dial},
+    proto::{
+        AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseGrantResponse,
+        LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+        RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchRequest, WatchResponse,
+    },
+    trouble::Trouble,
+};
+
+/// A connection that is used until it fails, and never made again.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) endpoint: Endpoint,
+    channel: Channel,
+    objection: Objection,
+    /// Whether anything was ever heard on it.
+    answered: AtomicBool,
+}
+
+/// What etcd's refusal means.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It is an answer, for the caller to make something of.
+    Answer(Status),
+    /// The token is unknown, or too old.
+    Token,
+    /// This endpoint is of no use.
+    Trouble(Trouble),
+}
+
+impl Session {
+    pub(super) async fn open(endpoint: &Endpoint, files: &TlsFiles) -> Result<Self, Trouble> {
+        let line = dial(endpoint, files).await?;
+        let (objection, mut line) = (line.objection(), Some(line));
+        let connect = service_fn(move |_| {
+            let line = line.take().map(TokioIo::new);
+            async { line.ok_or_else(|| io::Error::other("the connection has ended")) }
+        });
+        // TLS is dealt with below HTTP/2, so that the scheme says nothing here.
+        let authority = endpoint.to_string().replacen("https", "http", 1);
+        let channel = Channel::from_shared(authority)
+            .map_err(|error| io::Error::other(error.to_string()))
+            .map_err(|reason| Trouble::Unreachable { endpoint: endpoint.clone(), reason })?
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .connect_with_connector(connect)
+            .await
+            .map_err(|error| Trouble::Broken {
+                endpoint: endpoint.clone(),
+                reason: chain(&error),
+            })?;
+        let endpoint = endpoint.clone();
+        Ok(Self { endpoint, channel, objection, answered: AtomicBool::new(false) })
+    }
+
+    pub(super) fn rpc(&self, token: Option<MetadataValue<Ascii>>) -> Rpc {
+        let grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        Rpc { grpc, token }
+    }
+
+    /// Notes that the other side is alive and speaks our language.
+    pub(super) fn has_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// What `status` means, asked for by `user` to work below `prefix`.
+    pub(super) fn refusal(&self, status: Status, user: Option<&str>, prefix: &str) -> Refusal {
+        let endpoint = self.endpoint.clone();
+        let reason = status.message().to_owned();
+        let says = |text: &str| reason.contains(text);
+        if std::error::Error::source(&status).is_some() || !says("etcdserver:") {
+            return self.local(status);
+        }
+        self.has_answered();
+        Refusal::Trouble(match (status.code(), user) {
+            (Code::Unauthenticated, Some(_)) => return Refusal::Token,
+            (Code::Unauthenticated, None) => Trouble::Anonymous { endpoint },
+            (Code::InvalidArgument, Some(user)) if says("authentication failed") => {
+                Trouble::Credentials { endpoint, user: user.into() }
+            }
+            (Code::InvalidArgument, Some(_))
+                if says("user name is empty") || says("revision of auth") =>
+            {
+                return Refusal::Token;
+            }
+            (Code::InvalidArgument, None) if says("user name is empty") => {
+                Trouble::Anonymous { endpoint }
+            }
+            (Code::PermissionDenied, user) => {
+                let user = user.map_or_else(|| "us".into(), |user| format!("the user {user}"));
+                Trouble::Permission { endpoint, user, reason, prefix: prefix.into() }
+            }
+            (Code::ResourceExhausted, _) if says("database space exceeded") => {
+                Trouble::Full { endpoint, reason }
+            }
+            (
+                Code::FailedPrecondition
+                | Code::InvalidArgument
+                | Code::NotFound
+                | Code::OutOfRange,
+                _,
+            ) => {
+                return Refusal::Answer(status);
+            }
+            _ => Trouble::Refused { endpoint, reason },
+        })
+    }
+
+    /// What an error means that did not come from etcd.
+    fn local(&self, status: Status) -> Refusal {
+        if status.code() == Code::OutOfRange {
+            return Refusal::Answer(status);
+        }
+        let endpoint = self.endpoint.clone();
+        let reason = match self.objection.get() {
+            Some(objection) if endpoint.tls => {
+                let trouble = Trouble::of_tls(endpoint.clone(), objection);
+                if matches!(trouble, Trouble::ClientCertificate { .. }) {
+                    return Refusal::Trouble(trouble);
+                }
+                chain(&status)
+            }
+            _ => chain(&status),
+        };
+        let is_mute = !endpoint.tls && !self.answered.load(Ordering::Relaxed);
+        Refusal::Trouble(match is_mute {
+            true => Trouble::NotPlain { endpoint, reason },
+            false => Trouble::Broken { endpoint, reason },
+        })
+    }
+}
+
+/// The calls, each of which goes to this member once.
+pub(super) struct Rpc {
+    grpc: Grpc<Channel>,
+    token: Option<MetadataValue<Ascii>>,
+}
+
+impl Rpc {
+    pub(super) async fn authenticate(
+        self,
+        request: AuthenticateRequest,
+    ) -> Result<AuthenticateResponse, Status> {
+        self.unary("/etcdserverpb.Auth/Authenticate", request).await
+    }
+
+    pub(super) async fn grant(
+        self,
+        request: LeaseGrantRequest,
+    ) -> Result<LeaseGrantResponse, Status> {
+        self.unary("/etcdserverpb.Lease/LeaseGrant", request).await
+    }
+
+    /// Renews a lease once. etcd has this as a stream only.
+    pub(super) async fn keep_alive(
+        self,
+        request: LeaseKeepAliveRequest,
+    ) -> Result<LeaseKeepAliveResponse, Status> {
+        let requests = stream::iter([request]);
+        let mut answers = self.stream("/etcdserverpb.Lease/LeaseKeepAlive", requests).await?;
+        let ended = || Status::unavailable("etcdserver: no answer to a keep-alive");
+        answers.message().await?.ok_or_else(ended)
+    }
+
+    pub(super) async fn range(self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        self.unary("/etcdserverpb.KV/Range", request).await
+    }
+
+    pub(super) async fn revoke(
+        self,
+        request: LeaseRevokeRequest,
+    ) -> Result<LeaseRevokeResponse, Status> {
+        self.unary("/etcdserverpb.Lease/LeaseRevoke", request).await
+    }
+
+    pub(super) async fn txn(self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        self.unary("/etcdserverpb.KV/Txn", request).await
+    }
+
+    /// Follows changes until the answers are dropped.
+    pub(super) async fn watch(
+        self,
+        request: WatchRequest,
+    ) -> Result<Streaming<WatchResponse>, Status> {
+        let requests = stream::iter([request]).chain(stream::pending());
+        self.stream("/etcdserverpb.Watch/Watch", requests).await
+    }
+
+    async fn unary<M, A>(mut self, path: &'static str, message: M) -> Result<A, Status>
+    where
+        M: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        self.grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let request = self.request(message);
+        let path = PathAndQuery::from_static(path);
+        Ok(self.grpc.unary(request, path, ProstCodec::default()).await?.into_inner())
+    }
+
+    async fn stream<M, A>(
+        mut self,
+        path: &'static str,
+        messages: impl Stream<Item = M> + Send + 'static,
+    ) -> Result<Streaming<A>, Status>
+    where
+        M: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        self.grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let request = self.request(messages);
+        let path = PathAndQuery::from_static(path);
+        Ok(self.grpc.streaming(request, path, ProstCodec::default()).await?.into_inner())
+    }
+
+    fn request<M>(&self, message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        // A member that has lost its leader then says so instead of keeping us waiting.
+        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        request
+    }
+}
+
+/// An error with all its reasons, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        next = error.source();
+    }
+    text
+}
+
+/// How long nothing may be heard on a connection in use before the other side is asked for a sign of life. etcd ends
+/// connections that ask more often than every 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
+
+/// How long that sign may take. With the interval this is how soon a watch notices that a member hangs.
+const PING_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The longest answer that is read. etcd takes requests of up to 1.5 MiB unless told otherwise, so that each value fits.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+/// How much may be on its way to us, so that a page does not wait for acknowledgements.
+const WINDOW: u32 = 1 << 20;

@@ -1,0 +1,182 @@
+//! What goes wrong between us and etcd, in words that say what to do.
+
+use std::{fmt, io, time::Duration};
+
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
+
+use crate::{
+    etcd::config::{Endpoint, EtcdConfigError},
+    registry::RegistryError,
+};
+
+/// Why one endpoint was of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("{endpoint} wants a user: give username and password")]
+    Anonymous { endpoint: Endpoint },
+    #[error("the connection to {endpoint} broke ({reason})")]
+    Broken { endpoint: Endpoint, reason: String },
+    #[error(
+        "{endpoint} refuses our certificate, or that there is none ({reason}): give cert_file and key_file that its CA has signed"
+    )]
+    ClientCertificate { endpoint: Endpoint, reason: rustls::Error },
+    #[error("{endpoint} refuses the user {user} with this password: correct username or password")]
+    Credentials { endpoint: Endpoint, user: String },
+    #[error("{source} ({})", source_of(source))]
+    File { source: EtcdConfigError },
+    #[error(
+        "{endpoint} has no room left ({reason}): compact and defragment it, then disarm its alarm"
+    )]
+    Full { endpoint: Endpoint, reason: String },
+    #[error("{endpoint} did not talk to us ({reason}): if it wants TLS, write https://")]
+    NotPlain { endpoint: Endpoint, reason: String },
+    #[error("{endpoint} does not talk TLS ({reason}): if that is right, write http://")]
+    NotTls { endpoint: Endpoint, reason: io::Error },
+    #[error(
+        "{endpoint} does not let {user} do this ({reason}): grant it readwrite on everything that begins with {prefix}"
+    )]
+    Permission { endpoint: Endpoint, user: String, reason: String, prefix: String },
+    #[error("{endpoint} answers: {reason}")]
+    Refused { endpoint: Endpoint, reason: String },
+    #[error("{endpoint} has a certificate that {} ({reason}): {}", flaw(reason), cure(reason))]
+    ServerCertificate { endpoint: Endpoint, reason: rustls::Error },
+    #[error("{endpoint} did not answer within {patience:?}: check whether etcd is healthy there")]
+    Silent { endpoint: Endpoint, patience: Duration },
+    #[error("{endpoint} does not agree with us about TLS ({reason})")]
+    Tls { endpoint: Endpoint, reason: io::Error },
+    #[error(
+        "{endpoint} cannot be reached ({reason}): check the address, and whether etcd runs there"
+    )]
+    Unreachable { endpoint: Endpoint, reason: io::Error },
+}
+
+impl Trouble {
+    /// What went wrong while agreeing on TLS, before or after the handshake.
+    pub(super) fn of_tls(endpoint: Endpoint, error: io::Error) -> Self {
+        let known = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match known.cloned() {
+            Some(reason @ rustls::Error::InvalidCertificate(_)) => {
+                Self::ServerCertificate { endpoint, reason }
+            }
+            Some(reason @ rustls::Error::AlertReceived(alert)) if is_about_us(alert) => {
+                Self::ClientCertificate { endpoint, reason }
+            }
+            Some(rustls::Error::InvalidMessage(_)) => Self::NotTls { endpoint, reason: error },
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Self::NotTls { endpoint, reason: error }
+            }
+            _ => Self::Tls { endpoint, reason: error },
+        }
+    }
+
+    /// Whether it stays so until somebody corrects our settings.
+    fn is_denial(&self) -> bool {
+        match self {
+            Self::Anonymous { .. }
+            | Self::ClientCertificate { .. }
+            | Self::Credentials { .. }
+            | Self::Permission { .. } => true,
+            // A certificate that is out of date is replaced over there.
+            Self::ServerCertificate { reason, .. } => !is_a_matter_of_time(reason),
+            _ => false,
+        }
+    }
+
+    /// Whether every other member would say the same.
+    pub(super) fn is_everywhere(&self) -> bool {
+        matches!(
+            self,
+            Self::Anonymous { .. }
+                | Self::Credentials { .. }
+                | Self::Full { .. }
+                | Self::Permission { .. }
+        )
+    }
+}
+
+/// Why none of the endpoints tried was of use, in the order in which they were tried.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(pub(super) Vec<Trouble>);
+
+impl Troubles {
+    /// The error of `operation`. Only if no endpoint can be expected to do better, it is a denial.
+    pub(super) fn of(self, operation: impl Into<String>) -> RegistryError {
+        let operation = operation.into();
+        let everywhere =
+            self.0.last().is_some_and(|trouble| trouble.is_everywhere() && trouble.is_denial());
+        if everywhere || self.0.iter().all(Trouble::is_denial) {
+            return RegistryError::Denied { operation, source: Box::new(self) };
+        }
+        RegistryError::Unavailable { operation, source: Box::new(self) }
+    }
+}
+
+impl From<Trouble> for Troubles {
+    fn from(trouble: Trouble) -> Self {
+        Self(vec![trouble])
+    }
+}
+
+impl std::error::Error for Troubles {}
+
+impl fmt::Display for Troubles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, trouble) in self.0.iter().enumerate() {
+            let between = if n == 0 { "" } else { "; " };
+            write!(f, "{between}{trouble}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether etcd's objection is to our certificate.
+fn is_about_us(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::AccessDenied
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRequired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::UnknownCA
+            | AlertDescription::UnsupportedCertificate
+    )
+}
+
+fn is_a_matter_of_time(error: &rustls::Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return false;
+    };
+    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+}
+
+fn is_about_the_name(error: &rustls::Error) -> bool {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return false;
+    };
+    matches!(error, NotValidForName | NotValidForNameContext { .. })
+}
+
+fn flaw(error: &rustls::Error) -> &'static str {
+    match error {
+        error if is_a_matter_of_time(error) => "is out of date",
+        error if is_about_the_name(error) => "is for another name",
+        _ => "is not to be trusted",
+    }
+}
+
+fn cure(error: &rustls::Error) -> &'static str {
+    match error {
+        error if is_a_matter_of_time(error) => "renew it there, or set the clock here",
+        error if is_about_the_name(error) => "use an address that is in it, or add this one to it",
+        _ => "give the CA that has signed it as ca_file",
+    }
+}
+
+fn source_of(error: &EtcdConfigError) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+}

@@ -1,0 +1,224 @@
+//! Following what changes.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use flannel_core::NodeId;
+use futures::{StreamExt, stream, stream::BoxStream};
+use tokio::time::timeout;
+use tonic::{Status, Streaming};
+
+use crate::{
+    etcd::{
+        client::Client,
+        entry,
+        keys::{Keys, Place},
+        proto::{Event, WatchCreateRequest, WatchRequest, WatchResponse},
+        session::{Refusal, Session},
+        trouble::{Trouble, Troubles},
+    },
+    registry::{Change, RegistryError},
+};
+
+/// The changes after revision `since`, until something fails.
+pub(super) fn stream(
+    client: Arc<Client>,
+    keys: Arc<Keys>,
+    since: u64,
+) -> BoxStream<'static, Result<Change, RegistryError>> {
+    let watch =
+        Watch { client, keys, since, line: None, changes: VecDeque::new(), fold: Fold::default() };
+    let next = async |watch: Option<Watch>| {
+        let mut watch = watch?;
+        match watch.next().await {
+            Ok(change) => Some((Ok(change), Some(watch))),
+            // The stream ends with its first error.
+            Err(error) => Some((Err(error), None)),
+        }
+    };
+    stream::unfold(Some(watch), next).boxed()
+}
+
+struct Watch {
+    client: Arc<Client>,
+    keys: Arc<Keys>,
+    /// The revision that is known.
+    since: u64,
+    line: Option<(Streaming<WatchResponse>, Arc<Session>)>,
+    /// What was received and not yet asked for.
+    changes: VecDeque<Change>,
+    fold: Fold,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<Change, RegistryError> {
+        loop {
+            if let Some(change) = self.changes.pop_front() {
+                return Ok(change);
+            }
+            let (mut answers, session) = match self.line.take() {
+                Some(line) => line,
+                None => self.open().await?,
+            };
+            // A member that hangs does not answer the pings of HTTP/2, which ends the stream with an error.
+            let response = match answers.message().await {
+                Ok(Some(response)) => response,
+                Ok(None) => return Err(self.broken(&session, "it has ended").await),
+                Err(status) => return Err(self.failed(&session, status).await),
+            };
+            self.line = Some((answers, session));
+            self.take(response)?;
+        }
+    }
+
+    /// Begins to follow. A token that is not valid any more looks like a missing permission here, so that a denial counts
+    /// only with a new one.
+    async fn open(&mut self) -> Result<(Streaming<WatchResponse>, Arc<Session>), RegistryError> {
+        let mut is_fresh = false;
+        loop {
+            let request = self.request();
+            let opened = self.client.call_once(|rpc| rpc.watch(request.clone())).await;
+            let (mut answers, session) = match opened {
+                Ok(opened) => opened,
+                Err((_, Refusal::Token)) if !is_fresh => {
+                    self.client.forget_token();
+                    is_fresh = true;
+                    continue;
+                }
+                Err((session, refusal)) => {
+                    if let Some(session) = session {
+                        self.client.give_up(&session).await;
+                    }
+                    return Err(denied_or_unavailable(refusal));
+                }
+            };
+            let first = match timeout(OPEN_TIMEOUT, answers.message()).await {
+                Ok(Ok(Some(first))) => first,
+                Ok(Ok(None)) => return Err(self.broken(&session, "it has ended").await),
+                Ok(Err(status)) => return Err(self.failed(&session, status).await),
+                Err(_) => {
+                    self.client.give_up(&session).await;
+                    let endpoint = session.endpoint.clone();
+                    let trouble = Trouble::Silent { endpoint, patience: OPEN_TIMEOUT };
+                    return Err(Troubles::from(trouble).of(OPERATION));
+                }
+            };
+            if first.canceled && first.compact_revision == 0 {
+                let is_denied = first.cancel_reason.contains("permission denied")
+                    || first.cancel_reason.contains("auth token");
+                if is_denied && !is_fresh {
+                    self.client.forget_token();
+                    is_fresh = true;
+                    continue;
+                }
+                let status = match is_denied {
+                    true => {
+                        Status::permission_denied(format!("etcdserver: {}", first.cancel_reason))
+                    }
+                    false => Status::unknown(format!("etcdserver: {}", first.cancel_reason)),
+                };
+                return Err(self.failed(&session, status).await);
+            }
+            let known = first.header.as_ref().map_or(0, |header| header.revision.unsigned_abs());
+            if first.created && known < self.since {
+                // Either this member lags behind the one that was listed, or the data were replaced by older ones. In the
+                // second case the changes up to `since` would be missed.
+                return Err(self.broken(&session, "it is behind what was listed").await);
+            }
+            self.take(first)?;
+            return Ok((answers, session));
+        }
+    }
+
+    fn request(&self) -> WatchRequest {
+        let create = WatchCreateRequest {
+            key: self.keys.begin(),
+            range_end: self.keys.end(),
+            start_revision: self.since.cast_signed().saturating_add(1),
+            progress_notify: true,
+            fragment: true,
+        };
+        WatchRequest { create: Some(create) }
+    }
+
+    fn take(&mut self, response: WatchResponse) -> Result<(), RegistryError> {
+        if response.compact_revision != 0 {
+            return Err(RegistryError::Compacted { revision: self.since });
+        }
+        if response.canceled {
+            let reason = response.cancel_reason;
+            return Err(RegistryError::Unavailable {
+                operation: OPERATION.into(),
+                source: format!("etcd ended it ({reason})").into(),
+            });
+        }
+        for event in response.events {
+            let revision = event.kv.as_ref().map_or(0, |kv| kv.mod_revision.unsigned_abs());
+            self.since = self.since.max(revision);
+            self.changes.extend(self.fold.change(&self.keys, event));
+        }
+        Ok(())
+    }
+
+    async fn failed(&self, session: &Arc<Session>, status: Status) -> RegistryError {
+        self.client.give_up(session).await;
+        denied_or_unavailable(self.client.refusal(session, status))
+    }
+
+    async fn broken(&self, session: &Arc<Session>, reason: &str) -> RegistryError {
+        self.client.give_up(session).await;
+        let endpoint = session.endpoint.clone();
+        Troubles::from(Trouble::Broken { endpoint, reason: reason.into() }).of(OPERATION)
+    }
+}
+
+fn denied_or_unavailable(refusal: Refusal) -> RegistryError {
+    match refusal {
+        Refusal::Trouble(trouble) => Troubles::from(trouble).of(OPERATION),
+        Refusal::Answer(status) => RegistryError::Unavailable {
+            operation: OPERATION.into(),
+            source: format!("etcd answers: {}", status.message()).into(),
+        },
+        Refusal::Token => RegistryError::Unavailable {
+            operation: OPERATION.into(),
+            source: "etcd has forgotten our login".into(),
+        },
+    }
+}
+
+/// Puts owners and leases together.
+#[derive(Debug, Default)]
+struct Fold {
+    /// The last owner that was written, with its key and revision. Its lease is the next thing written.
+    owner: Option<(Vec<u8>, i64, NodeId)>,
+}
+
+impl Fold {
+    fn change(&mut self, keys: &Keys, event: Event) -> Option<Change> {
+        let kv = event.kv?;
+        let key = kv.key.clone();
+        match (keys.place(&key), event.kind) {
+            (Place::Lease(key), Event::DELETE) => {
+                Some(Change::Delete(String::from_utf8_lossy(key).into()))
+            }
+            (Place::Lease(key), Event::PUT) => {
+                let revision = kv.mod_revision;
+                let mut record = entry::record(key, kv);
+                let owner = self.owner.take();
+                let owner = owner.filter(|(owned, at, _)| owned == key && *at == revision);
+                record.owner = owner.map(|(.., node)| node);
+                Some(Change::Put(record))
+            }
+            (Place::Owner(key), Event::PUT) => {
+                self.owner = entry::owner(&kv).map(|node| (key.to_vec(), kv.mod_revision, node));
+                None
+            }
+            // An owner that goes alone had lost its lease before.
+            _ => None,
+        }
+    }
+}
+
+const OPERATION: &str = "follow the leases";
+
+/// How long a member may take to begin.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
