@@ -8,6 +8,7 @@ use std::{
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use flannel_core::{NodeId, Subnet};
+use flannel_store::{EtcdConfig, EtcdPassword};
 use ipnetwork::Ipv4Network;
 
 /// A routed subnet for this host, and routes to the subnets of all others.
@@ -99,6 +100,54 @@ pub(crate) struct StoreArgs {
     /// Where the leases live: file:FOLDER for all nodes of this machine, memory for a node on its own. Without it, etcd.
     #[arg(long, value_name = "STORE", value_parser = parse_store)]
     pub(crate) store: Option<StoreArg>,
+
+    /// The client addresses of etcd's members.
+    #[arg(
+        long,
+        value_name = "URL,...",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    )]
+    pub(crate) etcd_endpoints: Vec<String>,
+
+    /// What all keys of the network in etcd begin with.
+    #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
+    pub(crate) etcd_prefix: String,
+
+    /// The key of our certificate, to show to etcd.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+
+    /// Our certificate, to show to etcd.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+
+    /// The certificates that etcd's has to be signed by; this alone is enough for TLS.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+
+    /// The user to log in to etcd as.
+    #[arg(long, value_name = "USER")]
+    pub(crate) etcd_username: Option<String>,
+
+    /// That user's password; better given as FLANNELD_ETCD_PASSWORD, where other users do not see it.
+    #[arg(long, value_name = "PASSWORD")]
+    pub(crate) etcd_password: Option<EtcdPassword>,
+}
+
+impl StoreArgs {
+    /// How to reach etcd.
+    pub(crate) fn etcd(&self) -> EtcdConfig {
+        EtcdConfig {
+            ca_file: self.etcd_cafile.clone(),
+            cert_file: self.etcd_certfile.clone(),
+            endpoints: self.etcd_endpoints.clone(),
+            key_file: self.etcd_keyfile.clone(),
+            password: self.etcd_password.clone(),
+            prefix: self.etcd_prefix.clone(),
+            username: self.etcd_username.clone(),
+        }
+    }
 }
 
 /// How to run a node.
@@ -333,6 +382,18 @@ mod tests {
         assert_eq!(args.subnet_file, PathBuf::from("/line"));
         assert_eq!(args.iface, ["eth1"]);
         assert_eq!((args.v, args.public_ip), (2, None));
+    }
+
+    #[test]
+    fn etcd_has_flanneld_s_options_and_defaults() {
+        let etcd = node(&[], &[]).store.etcd();
+        assert_eq!(etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+        assert_eq!(etcd.prefix, "/coreos.com/network");
+        let environment = [("FLANNELD_ETCD_PASSWORD", "hunter2"), ("FLANNELD_ETCD_USERNAME", "f")];
+        let args = node(&["-etcd-endpoints=https://a:1,https://b:2"], &environment);
+        assert_eq!(args.store.etcd().endpoints, ["https://a:1", "https://b:2"]);
+        assert!(args.store.etcd().password.is_some());
+        assert!(!format!("{args:?}").contains("hunter2"));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::{net::IpAddr, path::Path};
 use anyhow::{Context, Result, bail, ensure};
 use flannel_core::{LeaseAttrs, NetworkConfig, Subnet};
 use flannel_store::{
-    FileRegistry, Lifetime, Record, Registry, RegistryError, Snapshot, Write, network_config,
+    EtcdRegistry, FileRegistry, Lifetime, Record, Registry, RegistryError, Snapshot, Write,
+    network_config,
 };
 
 use crate::args::{ConfigCommand, LeasesCommand, StoreArg, StoreArgs};
@@ -147,8 +148,6 @@ async fn open(args: &StoreArgs) -> Result<Box<dyn Registry>> {
             Ok(Box::new(FileRegistry::open(path).await?))
         }
         Some(StoreArg::Memory) => bail!("a store in memory has no leases outside of its node"),
-        None => bail!(
-            "no --store, which means etcd as with flanneld; this build has no etcd store: use --store file:FOLDER"
-        ),
+        None => Ok(Box::new(EtcdRegistry::new(&args.etcd())?)),
     }
 }

@@ -10,7 +10,8 @@ use flannel_core::{
 };
 use flannel_netlink::Namespace;
 use flannel_store::{
-    Allocating, FileRegistry, FileStore, MemoryCluster, Options, Registry, network_config,
+    Allocating, EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Options, Registry,
+    RegistryError, network_config,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -53,10 +54,33 @@ async fn with_store(args: NodeArgs) -> Result<()> {
             let registry = MemoryCluster::new(&config).registry(NodeId::new("memory")?);
             with_registry(registry, args).await
         }
-        None => bail!(
-            "no --store, which means etcd as with flanneld; this build has no etcd store: use --store file:FOLDER"
-        ),
+        None => {
+            let registry = EtcdRegistry::new(&args.store.etcd())?;
+            if let Some(wanted) = &wanted {
+                let init = patiently("set up the network", async || {
+                    init(&registry, wanted).await.map_err(|error| (is_retryable(&error), error))
+                });
+                init.await?;
+            }
+            with_registry(registry, args).await
+        }
     }
+}
+
+/// Stores `wanted` as the network's configuration if there is none.
+async fn init(registry: &impl Registry, wanted: &NetworkConfig) -> Result<(), RegistryError> {
+    let was = registry.config().await?;
+    if was.text.is_some() {
+        info!("{} has a network config already, which is used", was.place);
+        return Ok(());
+    }
+    let json = serde_json::to_string(wanted).expect("a network config is valid JSON");
+    registry.set_config(&was, &json).await
+}
+
+/// Whether a registry may do what it did not do if it is asked again.
+fn is_retryable(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::ConfigConflict | RegistryError::Unavailable { .. })
 }
 
 /// The network says which families an uplink needs, and the uplink names the node: so they come in this order.

@@ -40,10 +40,16 @@ fn version_and_help_go_to_standard_output() {
 }
 
 #[test]
-fn without_a_store_the_error_says_what_flanneld_would_do_and_what_there_is() {
-    let (code, _, stderr) = run(&[], &[]);
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("etcd") && stderr.contains("--store file:FOLDER"), "{stderr}");
+fn without_a_store_it_is_etcd_and_mistakes_there_are_named() {
+    for (args, words) in [
+        (&["-etcd-endpoints=ftp://192.0.2.1:2379"][..], "ftp://192.0.2.1:2379"),
+        (&["-etcd-username=flannel"], "username is given without password"),
+        (&["-etcd-cafile=/no/such/file", "-etcd-endpoints=https://127.0.0.1:1"], "/no/such/file"),
+    ] {
+        let (code, _, stderr) = run(args, &[]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
 }
 
 #[test]
