@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 
 # command -> the Debian package that has it
-tools=(cc:gcc ip:iproute2 unshare:util-linux)
+tools=(cc:gcc etcd:etcd-server ip:iproute2 unshare:util-linux)
 
 part_tools() {
     local missing=()
@@ -69,13 +69,24 @@ part_netns() {
     else
         echo "this system lets nobody but root make namespaces: run ./ci.sh netns as root"; return 1
     fi
-    local ran; ran=$(sed -n 's/^test result: ok\. \([0-9]*\) passed.*/\1/p' "$log" | paste -sd+ | bc_or_zero)
+    local ran; ran=$(tests_passed "$log")
     rm -f "$log"
     echo "netns tests that ran: $ran"
     [ "$ran" -gt 0 ]
 }
 
-bc_or_zero() { local sum; read -r sum || true; echo $((${sum:-0})); }
+# How many tests passed according to a log of cargo test.
+tests_passed() { awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$1"; }
+
+# The store in etcd, on etcds that the tests start on loopback.
+part_etcd() {
+    local log; log=$(mktemp)
+    cargo test -p flannel-store --all-features --test etcd -- --ignored 2>&1 | tee "$log"
+    local ran; ran=$(tests_passed "$log")
+    rm -f "$log"
+    echo "etcd tests that ran: $ran"
+    [ "$ran" -gt 0 ]
+}
 
 # The first command of the README, as whoever runs this and without root.
 part_demo() {
@@ -85,7 +96,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure netns demo)
+all=(tools fmt clippy test doc pure netns etcd demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }
