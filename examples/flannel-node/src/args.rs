@@ -168,6 +168,11 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "ID")]
     pub(crate) node_id: Option<NodeId>,
 
+    /// How long our lease lasts without a renewal, in seconds: 24 h as flannel's unless given.
+    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 60 * 60,
+        value_parser = clap::value_parser!(u32).range(5..))]
+    pub(crate) lease_ttl: u32,
+
     /// An interface to reach peers from, by name or address; may be given several times, the first that fits is taken.
     #[arg(long, value_name = "NAME|IP")]
     pub(crate) iface: Vec<String>,

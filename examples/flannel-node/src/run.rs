@@ -112,7 +112,8 @@ async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
         }
     };
     let hint = subnet_file::read(&args.subnet_file).held();
-    let store = Allocating::new(registry, id, Options { hint, ..Options::default() });
+    let ttl = Duration::from_secs(args.lease_ttl.into());
+    let store = Allocating::new(registry, id, Options { hint, ttl });
     let on_lease_loss = match args.on_lease_loss {
         LeaseLossArg::Exit => OnLeaseLoss::Exit,
         LeaseLossArg::Reacquire => OnLeaseLoss::Reacquire,

@@ -9,17 +9,20 @@ use tokio::time::{Instant, sleep, timeout};
 
 const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
 
-/// A cluster of processes over one folder.
+const IPV4: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
+
+/// A cluster of processes over one folder, or over an etcd on host 0.
 struct Cluster {
     testbed: Testbed,
     folder: TempDir,
     network: &'static str,
+    etcd: bool,
 }
 
 impl Cluster {
     async fn new(hosts: u32, network: &'static str) -> Self {
         let testbed = Testbed::builder(hosts).build().await.unwrap();
-        Self { testbed, folder: tempfile::tempdir().unwrap(), network }
+        Self { testbed, folder: tempfile::tempdir().unwrap(), network, etcd: false }
     }
 
     fn host(&self, n: usize) -> &Host {
@@ -32,15 +35,36 @@ impl Cluster {
 
     fn command(&self, n: usize) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flannel-node"));
-        command.arg(format!("-store=file:{}", self.folder.path().join("store").display()));
+        if self.etcd {
+            command.arg(format!("-etcd-endpoints=http://{}:2379", self.host(0).ip()));
+        } else {
+            command.arg(format!("-store=file:{}", self.folder.path().join("store").display()));
+        }
         command.args(["-iface=eth0", "-network", self.network]);
         command.arg("-subnet-file").arg(self.subnet_file(n));
         command
     }
 
+    /// Starts etcd on host 0, on the data that it had before if it ran already.
+    async fn start_etcd(&self) -> Process {
+        let (ip, data) = (self.host(0).ip(), self.folder.path().join("etcd"));
+        let clients = format!("http://{ip}:2379");
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(data);
+        command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+        command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
+        let mut etcd = self.host(0).spawn(command).expect("etcd: apt-get install etcd-server");
+        let serves = |line: &str| line.contains("serving insecure client requests");
+        etcd.line(Duration::from_secs(20), serves).await.unwrap();
+        etcd
+    }
+
     async fn start(&self, n: usize) -> Process {
         let mut process = self.host(n).spawn(self.command(n)).unwrap();
-        process.line(Duration::from_secs(20), |line| line.contains("ready")).await.unwrap();
+        process
+            .line(Duration::from_secs(20), |line| line.contains(" ready subnet="))
+            .await
+            .unwrap();
         process
     }
 
@@ -148,7 +172,7 @@ async fn a_node_waits_for_its_network_card_and_follows_it() {
     let said = |line: &str| line.contains("cannot find the uplink") && line.contains("eth0");
     node.line(Duration::from_secs(20), said).await.unwrap();
     cluster.host(0).create_uplink().await.unwrap();
-    node.line(Duration::from_secs(20), |line| line.contains("ready")).await.unwrap();
+    node.line(Duration::from_secs(20), |line| line.contains(" ready subnet=")).await.unwrap();
     eventually(async || cluster.knows(0, 1).await).await;
 
     cluster.host(0).set_mtu(1400).await.unwrap();
@@ -161,12 +185,11 @@ async fn a_node_waits_for_its_network_card_and_follows_it() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_new_address_is_published_and_peers_follow() {
-    let cluster =
-        Cluster::new(2, r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#).await;
+    let cluster = Cluster::new(2, IPV4).await;
     let mut command = cluster.command(0);
     command.args(["-node-id", "wanderer"]);
     let mut node = cluster.host(0).spawn(command).unwrap();
-    node.line(Duration::from_secs(20), |line| line.contains("ready")).await.unwrap();
+    node.line(Duration::from_secs(20), |line| line.contains(" ready subnet=")).await.unwrap();
     let _peer = cluster.start(1).await;
     eventually(async || cluster.knows(0, 1).await && cluster.knows(1, 0).await).await;
     let (subnet, pods) = (cluster.subnet(0), cluster.pods(2).await);
@@ -181,8 +204,7 @@ async fn a_new_address_is_published_and_peers_follow() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_lost_lease_is_taken_anew_and_pods_keep_talking() {
-    let cluster =
-        Cluster::new(2, r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#).await;
+    let cluster = Cluster::new(2, IPV4).await;
     let mut node = cluster.start(0).await;
     let _peer = cluster.start(1).await;
     eventually(async || cluster.knows(0, 1).await && cluster.knows(1, 0).await).await;
@@ -194,6 +216,41 @@ async fn a_lost_lease_is_taken_anew_and_pods_keep_talking() {
     eventually(async || leases.join(&key).exists()).await;
     eventually(async || pods[1].ping(pods[0].ip()).await.is_ok()).await;
     assert_eq!(cluster.subnet(0), subnet);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn etcd_may_be_away_for_longer_than_a_lease_lasts() {
+    let mut cluster = Cluster::new(3, IPV4).await;
+    cluster.etcd = true;
+    let mut etcd = cluster.start_etcd().await;
+    let mut nodes = Vec::new();
+    for n in 0..2 {
+        let mut command = cluster.command(n);
+        command.arg("-lease-ttl=5");
+        let mut node = cluster.host(n).spawn(command).unwrap();
+        node.line(Duration::from_secs(20), |line| line.contains(" ready subnet=")).await.unwrap();
+        nodes.push(node);
+    }
+    eventually(async || cluster.knows(0, 1).await && cluster.knows(1, 0).await).await;
+    let pods = cluster.pods(2).await;
+    let subnets = [cluster.subnet(0), cluster.subnet(1)];
+    let stream = probe::stream(&pods[0], pods[1].ip(), 20).unwrap();
+
+    etcd.kill().unwrap();
+    etcd.wait().await.unwrap();
+    sleep(Duration::from_secs(15)).await;
+    etcd = cluster.start_etcd().await;
+
+    // A node that joins then is known to the others, and they kept what they had.
+    nodes.push(cluster.start(2).await);
+    let joined = cluster.subnet(2);
+    assert!(!subnets.contains(&joined));
+    eventually(async || cluster.knows(0, 2).await && cluster.knows(1, 2).await).await;
+    assert_eq!([cluster.subnet(0), cluster.subnet(1)], subnets);
+    let report = stream.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
+    drop(etcd);
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ impl Cluster {
             processes.push(host.spawn(self.command(host)?)?);
         }
         for (host, mut process) in self.testbed.hosts().iter().zip(processes) {
-            process.line(START, |line| line.contains("ready")).await?;
+            process.line(START, |line| line.contains(" ready subnet=")).await?;
             let env = subnet_file::read(&self.subnet_file(host));
             let subnet = Blocks::new(env.subnet, env.ipv6_subnet);
             let subnet = subnet.with_context(|| format!("{} has no subnet", host.name()))?;
