@@ -221,10 +221,15 @@ async fn damaged_files_cost_only_themselves() {
         let skipped = store.stats().skipped;
         make();
         // The damaged subnet is not handed out, and the other one is.
-        let other = folder.open("n2", Options::default()).await.acquire(&at(2)).await;
+        let (two, three) = (
+            folder.open("n2", Options::default()).await,
+            folder.open("n3", Options::default()).await,
+        );
+        let (at_two, at_three) = (at(2), at(3));
+        let other = timeout(Duration::from_secs(20), two.acquire(&at_two)).await.expect(damage);
         let other = other.unwrap_or_else(|error| panic!("{damage}: {error:?}"));
         assert_eq!(other.lease().subnet.to_string(), broken[1], "{damage}");
-        let full = folder.open("n3", Options::default()).await.acquire(&at(3)).await;
+        let full = timeout(Duration::from_secs(20), three.acquire(&at_three)).await.expect(damage);
         assert!(matches!(full, Err(StoreError::Full { .. })), "{damage}");
         assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Upsert(other.lease().clone()));
         let LeaseEvent::Reset(leases) = item(&mut store.watch()).await.unwrap() else {
