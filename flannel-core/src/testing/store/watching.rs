@@ -88,7 +88,8 @@ pub async fn an_entry_that_is_no_lease_costs_only_itself<F: StoreFixture>() {
     }
     let two = acquire(&*fixture.store("n2").await, 2).await;
     assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(two.lease().clone()));
-    let full = fixture.store("n3").await.acquire(&at(3)).await.unwrap_err();
+    let late = fixture.store("n3").await;
+    let full = soon("acquire", late.acquire(&at(3))).await.unwrap_err();
     assert!(matches!(full, StoreError::Full { .. }), "{full:?}");
 
     // A lease that becomes garbage is a lease no more, and one that is repaired is one again.
