@@ -87,15 +87,20 @@ impl LeaseAttrs {
 impl fmt::Display for LeaseAttrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
-        // Go's encoder escapes these five inside strings, and they occur nowhere else in JSON.
-        for c in json.chars() {
-            match c {
-                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => write!(f, "\\u{:04x}", c as u32)?,
-                c => fmt::Write::write_char(f, c)?,
-            }
-        }
-        Ok(())
+        f.write_str(&with_escapes(json.chars()))
     }
+}
+
+/// JSON with the five characters escaped that Go's encoder escapes. They occur inside of strings only.
+fn with_escapes(json: impl Iterator<Item = char>) -> String {
+    let mut text = String::new();
+    for c in json {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => text += &format!("\\u{:04x}", c as u32),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 impl FromStr for LeaseAttrs {
@@ -140,7 +145,7 @@ impl Serialize for LeaseAttrs {
     }
 }
 
-/// One JSON value as compact text, which only its backend understands.
+/// One JSON value, which only its backend understands, as Go's encoder writes it: compact, and with `<`, `>`, `&` escaped.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RawJson(String);
 
@@ -152,7 +157,7 @@ pub struct InvalidJson {
 }
 
 impl RawJson {
-    /// Takes one JSON value, without its white space.
+    /// Takes one JSON value, without its white space and with Go's escapes.
     ///
     /// # Errors
     ///
@@ -167,7 +172,7 @@ impl RawJson {
             escaped = *c == '\\' && !escaped;
             keep
         };
-        Ok(Self(raw.get().chars().filter(significant).collect()))
+        Ok(Self(with_escapes(raw.get().chars().filter(significant))))
     }
 
     /// The value's text.
@@ -260,14 +265,8 @@ mod tests {
         #[test]
         fn every_lease_survives_its_json(attrs in attrs()) {
             let read: LeaseAttrs = attrs.to_string().parse().unwrap();
-            // Escapes may differ inside of raw data; the values do not.
-            let value = |raw: &Option<RawJson>| {
-                raw.as_ref().map(|raw| serde_json::from_str::<String>(raw.as_str()).unwrap())
-            };
-            prop_assert_eq!(value(&read.backend_data), value(&attrs.backend_data));
+            prop_assert_eq!(&read, &attrs);
             prop_assert_eq!(read.to_string(), attrs.to_string());
-            prop_assert_eq!((read.public_ip, read.public_ipv6), (attrs.public_ip, attrs.public_ipv6));
-            prop_assert_eq!(read.backend_type, attrs.backend_type);
         }
 
         #[test]
