@@ -48,6 +48,11 @@ impl Fields {
             .map_err(|error| FieldError::Syntax { reason: shorten(&error.to_string()) })
     }
 
+    /// The members' names as written, to tell people about those that nobody knows.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The member's JSON text; `None` if it is absent or `null`.
     pub fn raw(&self, key: &str) -> Option<&str> {
         self.present(key).filter(|text| *text != "null")
@@ -173,6 +178,7 @@ mod tests {
         assert_eq!(fields.integer("Vni", 0..=9), Ok(Some(7)));
         assert_eq!(fields.raw("other"), None);
         assert_eq!(fields.raw("absent"), None);
+        assert_eq!(fields.names().collect::<Vec<_>>(), ["vni", "VNI", "other"]);
     }
 
     #[test]

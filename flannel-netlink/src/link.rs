@@ -27,12 +27,14 @@ pub struct LinkSpec {
     pub mtu: Option<u32>,
     /// Whether it is set up.
     pub up: bool,
+    /// Whether the kernel is kept from giving it an IPv6 link-local address. One that it has stays.
+    pub no_link_local: bool,
 }
 
 impl LinkSpec {
     /// A device that is up, with the kernel's choice of the rest.
     pub fn new(name: impl Into<String>, kind: LinkSpecKind) -> Self {
-        Self { name: name.into(), kind, mac: None, mtu: None, up: true }
+        Self { name: name.into(), kind, mac: None, mtu: None, up: true, no_link_local: false }
     }
 }
 
@@ -136,8 +138,8 @@ pub async fn link_by_index(
 /// that cannot change.
 ///
 /// Of a VXLAN device the identifier, group policy and reporting of unknown addresses must be equal;
-/// port, local address, group and parent only where both sides set them. Learning is altered in
-/// place. Of a veth pair only the kind is compared.
+/// port, group, parent and the family of the local address only where both sides set them. Learning
+/// and the local address are altered in place. Of a veth pair only the kind is compared.
 ///
 /// # Errors
 ///
@@ -150,29 +152,29 @@ pub async fn ensure_link(
     connection: &mut Connection,
     spec: &LinkSpec,
 ) -> Result<(Link, Ensured), KernelError> {
-    let mut ensured = Ensured::Adopted;
-    if let Some(existing) = link_by_name(connection, &spec.name).await? {
-        if can_become(&existing, &spec.kind) {
-            if alter(connection, &existing, spec).await? {
-                ensured = Ensured::Altered;
-            }
-        } else {
+    let existing = link_by_name(connection, &spec.name).await?;
+    let mut ensured = Ensured::Created;
+    if let Some(existing) = &existing {
+        ensured = Ensured::Adopted;
+        if !can_become(existing, &spec.kind) {
             delete_link(connection, existing.index).await?;
             ensured = Ensured::Recreated;
         }
-    } else {
-        ensured = Ensured::Created;
     }
-    if matches!(ensured, Ensured::Created | Ensured::Recreated) {
-        connection.apply_one(create(spec)).await?;
+    let link = match existing {
+        Some(existing) if ensured == Ensured::Adopted => existing,
+        _ => {
+            connection.apply_one(create(spec)).await?;
+            read_back(connection, &spec.name).await?
+        }
+    };
+    if !alter(connection, &link, spec).await? {
+        return Ok((link, ensured));
     }
-    match link_by_name(connection, &spec.name).await? {
-        Some(link) => Ok((link, ensured)),
-        None => Err(KernelError::with_message(
-            nix::libc::ENODEV,
-            "the device vanished right after it was made",
-        )),
+    if ensured == Ensured::Adopted {
+        ensured = Ensured::Altered;
     }
+    Ok((read_back(connection, &spec.name).await?, ensured))
 }
 
 /// Alters the device of this index.
@@ -232,6 +234,12 @@ pub async fn delete_link(connection: &mut Connection, index: u32) -> Result<(), 
     }
 }
 
+async fn read_back(connection: &mut Connection, name: &str) -> Result<Link, KernelError> {
+    link_by_name(connection, name).await?.ok_or_else(|| {
+        KernelError::with_message(nix::libc::ENODEV, "the device vanished right after it was made")
+    })
+}
+
 fn found(result: Result<Link, KernelError>) -> Result<Option<Link>, KernelError> {
     match result {
         Ok(link) => Ok(Some(link)),
@@ -252,7 +260,10 @@ fn can_become(link: &Link, kind: &LinkSpecKind) -> bool {
             }
             actual.vni == wanted.vni
                 && agree(actual.port, wanted.port)
-                && agree(actual.local, wanted.local)
+                && agree(
+                    actual.local.map(|local| local.is_ipv4()),
+                    wanted.local.map(|local| local.is_ipv4()),
+                )
                 && agree(actual.parent, wanted.parent)
                 && agree(actual.group, wanted.group)
                 && (actual.gbp, actual.l2miss, actual.l3miss, actual.proxy, actual.rsc)
@@ -272,22 +283,23 @@ async fn alter(
         up: (link.up != spec.up).then_some(spec.up),
         mtu: spec.mtu.filter(|mtu| *mtu != link.mtu),
         mac: spec.mac.filter(|mac| Some(*mac) != link.mac),
+        no_link_local: spec.no_link_local && link.link_local,
         ..LinkChange::default()
     };
     let mut written = false;
-    if let (LinkKind::Vxlan(actual), LinkSpecKind::Vxlan(wanted)) = (&link.kind, &spec.kind)
-        && actual.learning != wanted.learning
-    {
-        let message = LinkVxlan::new(&spec.name, wanted.vni)
-            .index(link.index)
-            .learning(wanted.learning)
-            .build();
-        connection
-            .apply_one(Request::from_message(RouteNetlinkMessage::NewLink(message), 0))
-            .await?;
-        written = true;
+    if let (LinkKind::Vxlan(actual), LinkSpecKind::Vxlan(wanted)) = (&link.kind, &spec.kind) {
+        // The kernel takes another address in the place of one, and none in the place of none.
+        let local = wanted.local.filter(|local| actual.local.is_some_and(|it| it != *local));
+        if actual.learning != wanted.learning || local.is_some() {
+            let message = LinkVxlan::new(&spec.name, wanted.vni).index(link.index);
+            let message = with_local(message.learning(wanted.learning), local).build();
+            let request = Request::from_message(RouteNetlinkMessage::NewLink(message), 0);
+            connection.apply_one(request).await?;
+            written = true;
+        }
     }
-    if change.up.is_some() || change.mtu.is_some() || change.mac.is_some() {
+    let LinkChange { up, mtu, mac, no_link_local, .. } = &change;
+    if up.is_some() || mtu.is_some() || mac.is_some() || *no_link_local {
         alter_link(connection, link.index, &change).await?;
         written = true;
     }
@@ -304,7 +316,12 @@ fn create(spec: &LinkSpec) -> Request {
             }
             message
         }
-        LinkSpecKind::Vxlan(vxlan) => finish(vxlan_message(&spec.name, vxlan), spec),
+        LinkSpecKind::Vxlan(vxlan) => {
+            let mut message = finish(vxlan_message(&spec.name, vxlan), spec);
+            // It hands packets on at once, so it needs no queue.
+            message.attributes.push(LinkAttribute::TxQueueLen(0));
+            message
+        }
     };
     Request::from_message(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
@@ -316,7 +333,8 @@ fn finish<T>(mut link: LinkMessageBuilder<T>, spec: &LinkSpec) -> LinkMessage {
     if let Some(mac) = spec.mac {
         link = link.address(mac.octets().to_vec());
     }
-    if spec.up {
+    // Up at once, it would have a link-local address before it could be told not to.
+    if spec.up && !spec.no_link_local {
         link = link.up();
     }
     link.build()
@@ -332,11 +350,7 @@ fn vxlan_message(name: &str, vxlan: &Vxlan) -> LinkMessageBuilder<LinkVxlan> {
     if let Some(port) = vxlan.port {
         link = link.port(port);
     }
-    link = match vxlan.local {
-        Some(std::net::IpAddr::V4(local)) => link.local(local),
-        Some(std::net::IpAddr::V6(local)) => link.local6(local),
-        None => link,
-    };
+    link = with_local(link, vxlan.local);
     link = match vxlan.group {
         Some(std::net::IpAddr::V4(group)) => link.group(group),
         Some(std::net::IpAddr::V6(group)) => link.group6(group),
@@ -346,6 +360,17 @@ fn vxlan_message(name: &str, vxlan: &Vxlan) -> LinkMessageBuilder<LinkVxlan> {
         link = link.dev(parent);
     }
     if vxlan.gbp { link.gbp() } else { link }
+}
+
+fn with_local(
+    link: LinkMessageBuilder<LinkVxlan>,
+    local: Option<std::net::IpAddr>,
+) -> LinkMessageBuilder<LinkVxlan> {
+    match local {
+        Some(std::net::IpAddr::V4(local)) => link.local(local),
+        Some(std::net::IpAddr::V6(local)) => link.local6(local),
+        None => link,
+    }
 }
 
 fn put_peer_into(message: &mut LinkMessage, namespace: &Namespace) {

@@ -29,6 +29,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// The index of the device below it, or of the other end of a veth pair.
     pub parent: Option<u32>,
+    /// The kernel gives it an IPv6 link-local address when it comes up.
+    pub link_local: bool,
 }
 
 /// What a device is.
@@ -102,9 +104,11 @@ impl Link {
             loopback: flags & IFF_LOOPBACK != 0,
             controller: None,
             parent: None,
+            link_local: false,
         };
         for attribute in attributes {
             match attribute.kind {
+                IFLA_AF_SPEC => link.link_local = makes_link_local(&attribute),
                 IFLA_IFNAME => link.name = attribute.text()?.to_owned(),
                 IFLA_ADDRESS => link.mac = attribute.value.try_into().ok().map(MacAddress::new),
                 IFLA_MTU => link.mtu = attribute.u32()?,
@@ -150,6 +154,15 @@ fn header(index: u32) -> Vec<u8> {
     let mut body = vec![0; HEADER];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     body
+}
+
+/// False where the device has no IPv6.
+fn makes_link_local(families: &Attribute<'_>) -> bool {
+    let ipv6 = families.nested().filter(|family| family.kind == u16::from(super::AF_INET6));
+    let mode = ipv6
+        .flat_map(|family| family.nested())
+        .find_map(|attribute| (attribute.kind == IFLA_INET6_ADDR_GEN_MODE).then(|| attribute.u8()));
+    mode.flatten().is_some_and(|mode| mode != IN6_ADDR_GEN_MODE_NONE)
 }
 
 fn kind_of(info: &Attribute<'_>) -> LinkKind {
@@ -199,6 +212,9 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VXLAN_ID: u16 = 1;

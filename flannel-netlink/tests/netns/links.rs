@@ -1,7 +1,7 @@
 use flannel_netlink::{
-    Connection, Ensured, LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
-    link_by_index, link_by_name, list_addresses, list_links,
-    state::{AddressFilter, LinkKind, Vxlan},
+    Connection, Ensured, LinkChange, LinkSpec, LinkSpecKind, Message, alter_link, delete_link,
+    ensure_link, link_by_index, link_by_name, list_addresses, list_links,
+    state::{AddressFilter, Link, LinkKind, Vxlan},
 };
 
 use crate::support::{Host, fresh};
@@ -30,6 +30,12 @@ async fn a_vxlan_device_is_made_as_asked_and_then_adopted() {
     assert_eq!(made.kind, LinkKind::Vxlan(wanted));
     assert_eq!((made.mtu, made.up), (1450, true));
     assert_eq!(made.mac, spec(wanted).mac);
+    let queue = |message: &Message<'_>| {
+        let (_, attributes) = message.split(16)?;
+        attributes.filter(|it| it.kind == IFLA_TXQLEN).find_map(|it| it.u32())
+    };
+    let queue = host.connection.get(&Link::by_index(made.index), queue).await;
+    assert_eq!(queue, Ok(0), "as flannel makes it");
     let (again, how) = ensure_link(&mut host.connection, &spec(wanted)).await.unwrap();
     assert_eq!((again, how), (made, Ensured::Adopted));
 }
@@ -56,6 +62,7 @@ async fn what_can_change_is_altered_in_place() {
     let (before, _) = ensure_link(&mut host.connection, &spec(vxlan(1))).await.unwrap();
     let mut wanted = vxlan(1);
     wanted.learning = true;
+    wanted.local = Some("192.0.2.7".parse().unwrap());
     let mut wanted = spec(wanted);
     (wanted.mtu, wanted.up, wanted.mac) =
         (Some(1400), false, Some("0e:2a:11:22:33:55".parse().unwrap()));
@@ -65,7 +72,9 @@ async fn what_can_change_is_altered_in_place() {
         (after.index, after.mtu, after.up, after.mac),
         (before.index, 1400, false, wanted.mac)
     );
-    assert!(matches!(after.kind, LinkKind::Vxlan(attributes) if attributes.learning));
+    let LinkKind::Vxlan(attributes) = after.kind else { panic!("{after:?}") };
+    assert!(attributes.learning);
+    assert_eq!(attributes.local, Some("192.0.2.7".parse().unwrap()));
 }
 
 #[tokio::test]
@@ -130,13 +139,26 @@ async fn a_device_is_renamed_moved_and_made_a_port() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_device_without_link_local_address() {
     let mut host = Host::new().await;
-    let mut down = spec(vxlan(1));
-    down.up = false;
-    let (link, _) = ensure_link(&mut host.connection, &down).await.unwrap();
-    let change = LinkChange { no_link_local: true, up: Some(true), ..Default::default() };
-    alter_link(&mut host.connection, link.index, &change).await.unwrap();
+    let mut without = spec(vxlan(1));
+    without.no_link_local = true;
+    let (link, how) = ensure_link(&mut host.connection, &without).await.unwrap();
+    assert_eq!((how, link.up, link.link_local), (Ensured::Created, true, false));
     let filter = AddressFilter { link: Some(link.index) };
     assert_eq!(list_addresses(&mut host.connection, filter).await, Ok(vec![]));
+    let (again, how) = ensure_link(&mut host.connection, &without).await.unwrap();
+    assert_eq!((again, how), (link, Ensured::Adopted));
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_device_that_makes_link_local_addresses_is_told_to_stop() {
+    let mut host = Host::new().await;
+    let (with, _) = ensure_link(&mut host.connection, &spec(vxlan(1))).await.unwrap();
+    assert!(with.link_local);
+    let mut without = spec(vxlan(1));
+    without.no_link_local = true;
+    let (link, how) = ensure_link(&mut host.connection, &without).await.unwrap();
+    assert_eq!((how, link.index, link.link_local), (Ensured::Altered, with.index, false));
 }
 
 #[tokio::test]
@@ -147,3 +169,5 @@ async fn deleting_twice_is_fine() {
     delete_link(&mut host.connection, host.eth0.index).await.unwrap();
     assert_eq!(link_by_index(&mut host.connection, host.eth0.index).await, Ok(None));
 }
+
+const IFLA_TXQLEN: u16 = 13;

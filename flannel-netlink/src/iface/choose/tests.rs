@@ -13,6 +13,7 @@ fn link(index: u32, name: &str) -> Link {
         loopback: index == 1,
         controller: None,
         parent: None,
+        link_local: true,
     }
 }
 

@@ -34,6 +34,7 @@ fn link(index: u32, name: &str, up: bool) -> Link {
         loopback: false,
         controller: None,
         parent: None,
+        link_local: true,
     }
 }
 
