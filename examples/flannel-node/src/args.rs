@@ -161,7 +161,7 @@ pub(crate) struct NodeArgs {
     pub(crate) network: Option<NetworkArg>,
 
     /// The backend of a network that is created from a block.
-    #[arg(long, value_name = "TYPE", default_value = "host-gw", requires = "network")]
+    #[arg(long, value_name = "TYPE", default_value = "vxlan", requires = "network")]
     pub(crate) backend: String,
 
     /// This node's name in the store. Without it, its public address.

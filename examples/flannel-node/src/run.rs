@@ -5,6 +5,7 @@ use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use flannel_backend::{UplinkFinder, UplinkOptions};
 use flannel_backend_hostgw::HostGw;
+use flannel_backend_vxlan::Vxlan;
 use flannel_core::{
     Backend, NetworkConfig, Node, NodeHandle, NodeId, NodeOptions, OnLeaseLoss, Status, SubnetEnv,
 };
@@ -101,7 +102,7 @@ async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
         public_ipv6: args.public_ipv6,
     };
     let finder = UplinkFinder::new(&namespace, &config, &uplink)?;
-    let backend = backend(&config, &finder)?;
+    let backend = backend(&config, &finder, args.node_id.as_ref())?;
     let id = match args.node_id {
         Some(id) => id,
         None => {
@@ -139,12 +140,23 @@ fn wanted_network(network: &NetworkArg, backend: &str) -> Result<NetworkConfig> 
     Ok(json.parse()?)
 }
 
-/// The backend that the network asks for.
-fn backend(config: &NetworkConfig, finder: &UplinkFinder) -> Result<Arc<dyn Backend>> {
+/// The backend that the network asks for, for the node of this name if it has one apart from its address.
+fn backend(
+    config: &NetworkConfig,
+    finder: &UplinkFinder,
+    node: Option<&NodeId>,
+) -> Result<Arc<dyn Backend>> {
     match config.backend().kind() {
         "host-gw" => Ok(Arc::new(HostGw::new(config, finder.clone()))),
-        "" => bail!("network config: Backend has no Type, expected one of: host-gw"),
-        other => bail!("network config: Backend.Type is {other:?}, expected one of: host-gw"),
+        "vxlan" => {
+            let vxlan = Vxlan::new(config, finder.clone())?;
+            Ok(match node {
+                Some(node) => Arc::new(vxlan.with_identity(node.clone())),
+                None => Arc::new(vxlan),
+            })
+        }
+        "" => bail!("network config: Backend has no Type, expected one of: {BACKENDS}"),
+        other => bail!("network config: Backend.Type is {other:?}, expected one of: {BACKENDS}"),
     }
 }
 
@@ -194,3 +206,6 @@ async fn patiently<T, E: Error + Send + Sync + 'static>(
 
 /// Between attempts to get what is needed before there is a node: 1 s as flannel's.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The backends of this program.
+const BACKENDS: &str = "host-gw, vxlan";
