@@ -103,15 +103,10 @@ impl Client {
     {
         let deadline = Instant::now() + PATIENCE;
         let mut troubles = Troubles::default();
-        let (mut repeated, mut logged_in_again) = (false, false);
+        let (mut attempts, mut repeated, mut logged_in_again) = (0, false, false);
         loop {
-            let session = match timeout_at(deadline, self.session()).await {
-                Ok(Ok(session)) => session,
-                Ok(Err(more)) => {
-                    troubles.0.extend(more.0);
-                    return Err(Failure::Troubles(troubles));
-                }
-                Err(_) => return Err(Failure::Troubles(self.out_of_time(troubles).await)),
+            let Some(session) = self.session(deadline, &mut troubles).await else {
+                return Err(Failure::Troubles(troubles));
             };
             let refusal = match self.attempt(&session, deadline, &rpc).await {
                 Ok(value) => return Ok(Answer { value, repeated }),
@@ -137,9 +132,10 @@ impl Client {
             if !everywhere {
                 self.give_up(&session).await;
             }
-            troubles.0.push(trouble);
+            troubles.add(trouble);
+            attempts += 1;
             // One more than there are members: the first connection may have been an old one.
-            if everywhere || troubles.0.len() > self.endpoints.len() || Instant::now() >= deadline {
+            if everywhere || attempts > self.endpoints.len() || Instant::now() >= deadline {
                 return Err(Failure::Troubles(troubles));
             }
             repeated = true;
@@ -157,17 +153,10 @@ impl Client {
         F: Future<Output = Result<T, Status>>,
     {
         let deadline = Instant::now() + PATIENCE;
-        let session = match timeout_at(deadline, self.session()).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(mut troubles)) => {
-                let last = troubles.0.pop().expect("there is an endpoint");
-                return Err((None, Refusal::Trouble(last)));
-            }
-            Err(_) => {
-                let mut troubles = self.out_of_time(Troubles::default()).await;
-                let last = troubles.0.pop().expect("there is one now");
-                return Err((None, Refusal::Trouble(last)));
-            }
+        let mut troubles = Troubles::default();
+        let Some(session) = self.session(deadline, &mut troubles).await else {
+            let last = troubles.last().expect("there is an endpoint, and it was tried");
+            return Err((None, Refusal::Trouble(last)));
         };
         match self.attempt(&session, deadline, &rpc).await {
             Ok(value) => Ok((value, session)),
@@ -257,14 +246,25 @@ impl Client {
         }
     }
 
-    /// The connection in use, or a new one to the next endpoint that takes it.
-    async fn session(&self) -> Result<Arc<Session>, Troubles> {
-        let mut current = self.current.lock().await;
+    /// The connection in use, or a new one to the next endpoint that takes it. If there is none, the troubles say why.
+    async fn session(&self, deadline: Instant, troubles: &mut Troubles) -> Option<Arc<Session>> {
+        let out_of_time = |endpoint: usize| {
+            let endpoint = self.endpoints[endpoint].clone();
+            Trouble::Silent { endpoint, patience: PATIENCE }
+        };
+        let Ok(mut current) = timeout_at(deadline, self.current.lock()).await else {
+            // Others are trying all the time.
+            troubles.add(out_of_time(0));
+            return None;
+        };
         if let Some(session) = &current.session {
-            return Ok(Arc::clone(session));
+            return Some(Arc::clone(session));
         }
-        let mut troubles = Troubles::default();
         for _ in &self.endpoints {
+            if Instant::now() >= deadline {
+                troubles.add(out_of_time(current.endpoint));
+                return None;
+            }
             let endpoint = &self.endpoints[current.endpoint];
             let silent =
                 |_| Trouble::Silent { endpoint: endpoint.clone(), patience: CONNECT_TIMEOUT };
@@ -274,26 +274,16 @@ impl Client {
                     debug!(%endpoint, "connected to etcd");
                     let session = Arc::new(session);
                     current.session = Some(Arc::clone(&session));
-                    return Ok(session);
+                    return Some(session);
                 }
                 Err(trouble) => {
                     debug!(%trouble, "cannot connect to etcd");
-                    troubles.0.push(trouble);
+                    troubles.add(trouble);
                     current.endpoint = (current.endpoint + 1) % self.endpoints.len();
                 }
             }
         }
-        Err(troubles)
-    }
-
-    /// What to say when there was no time to try all endpoints.
-    async fn out_of_time(&self, mut troubles: Troubles) -> Troubles {
-        let endpoint = match self.current.try_lock() {
-            Ok(current) => self.endpoints[current.endpoint].clone(),
-            Err(_) => self.endpoints[0].clone(),
-        };
-        troubles.0.push(Trouble::Silent { endpoint, patience: PATIENCE });
-        troubles
+        None
     }
 
     fn user(&self) -> Option<&str> {

@@ -11,11 +11,12 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::oneshot,
 };
 use tokio_rustls::{
     TlsConnector,
     rustls::{
-        ClientConfig, RootCertStore,
+        self, ClientConfig, RootCertStore,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     },
@@ -34,9 +35,13 @@ pub(super) struct TlsFiles {
     own: Option<(PathBuf, PathBuf)>,
 }
 
-/// A connection. It remembers what TLS had against it, because HTTP/2 passes that on as text at best.
+/// A connection. It tells of its first byte, and remembers what TLS had against it, because HTTP/2 passes that on as text at
+/// best.
 pub(super) struct Line {
     io: Box<dyn Io>,
+    first: Option<oneshot::Sender<()>>,
+    /// What was wrong in writing, until everything is read.
+    broken: Option<io::Error>,
     objection: Objection,
 }
 
@@ -95,7 +100,7 @@ pub(super) async fn dial(endpoint: &Endpoint, files: &TlsFiles) -> Result<Line, 
     let tcp = TcpStream::connect((&*endpoint.host, endpoint.port)).await.map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
     if !endpoint.tls {
-        return Ok(Line { io: Box::new(tcp), objection: Objection::default() });
+        return Ok(Line::new(tcp));
     }
     let files = files.clone();
     let config = tokio::task::spawn_blocking(move || files.load()).await;
@@ -105,13 +110,48 @@ pub(super) async fn dial(endpoint: &Endpoint, files: &TlsFiles) -> Result<Line, 
     let name = ServerName::try_from(endpoint.host.clone());
     let name = name.map_err(|error| unreachable(io::Error::other(error)))?;
     let io = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls)?;
-    Ok(Line { io: Box::new(io), objection: Objection::default() })
+    Ok(Line::new(io))
 }
 
 impl Line {
+    fn new(io: impl Io + 'static) -> Self {
+        Self { io: Box::new(io), first: None, broken: None, objection: Objection::default() }
+    }
+
+    /// Resolves when the other side has said something. It fails when the line is dropped before.
+    pub(super) fn first_byte(&mut self) -> oneshot::Receiver<()> {
+        let (first, heard) = oneshot::channel();
+        self.first = Some(first);
+        heard
+    }
+
     /// Where to find what was wrong after the line has broken.
     pub(super) fn objection(&self) -> Objection {
         self.objection.clone()
+    }
+
+    /// Keeps an error in writing back until all is read that came in before: the reason may be there.
+    fn after_reading<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let error = match result {
+            Poll::Ready(Err(error)) => error,
+            result => return result,
+        };
+        let mut rest = [0; 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut rest);
+            match Pin::new(&mut *self).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.broken = Some(error);
+                    return Poll::Pending;
+                }
+            }
+        }
     }
 }
 
@@ -119,8 +159,7 @@ impl Objection {
     /// The error, as far as it can be copied.
     pub(super) fn get(&self) -> Option<io::Error> {
         let error = self.0.get()?;
-        let tls =
-            error.get_ref().and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         Some(match tls {
             Some(tls) => io::Error::new(error.kind(), tls.clone()),
             None => io::Error::new(error.kind(), error.to_string()),
@@ -134,13 +173,21 @@ impl AsyncRead for Line {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        Poll::Ready(result.map_err(|error| {
-            let copy = io::Error::new(error.kind(), error.to_string());
-            // The first one counts.
-            let _ = self.objection.0.set(error);
-            self.objection.get().unwrap_or(copy)
-        }))
+        let before = buf.filled().len();
+        match ready!(Pin::new(&mut self.io).poll_read(cx, buf)) {
+            Ok(()) if buf.filled().len() > before => {
+                // Whoever waits for it may have given up.
+                let _ = self.first.take().map(|first| first.send(()));
+                Poll::Ready(Ok(()))
+            }
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => {
+                let copy = io::Error::new(error.kind(), error.to_string());
+                // The first one counts.
+                let _ = self.objection.0.set(error);
+                Poll::Ready(Err(self.objection.get().unwrap_or(copy)))
+            }
+        }
     }
 }
 
@@ -150,11 +197,19 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = match self.broken.take() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Pin::new(&mut self.io).poll_write(cx, buf),
+        };
+        self.after_reading(cx, result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = match self.broken.take() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Pin::new(&mut self.io).poll_flush(cx),
+        };
+        self.after_reading(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -9,6 +9,7 @@ use std::{
 use futures::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use tokio::sync::oneshot;
 use tonic::{
     Code, Request, Status, Streaming,
     client::Grpc,
@@ -53,8 +54,9 @@ pub(super) enum Refusal {
 
 impl Session {
     pub(super) async fn open(endpoint: &Endpoint, files: &TlsFiles) -> Result<Self, Trouble> {
-        let line = dial(endpoint, files).await?;
-        let (objection, mut line) = (line.objection(), Some(line));
+        let mut line = dial(endpoint, files).await?;
+        let (first_byte, objection) = (line.first_byte(), line.objection());
+        let mut line = Some(line);
         let connect = service_fn(move |_| {
             let line = line.take().map(TokioIo::new);
             async { line.ok_or_else(|| io::Error::other("the connection has ended")) }
@@ -69,12 +71,17 @@ impl Session {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .connect_with_connector(connect)
-            .await
-            .map_err(|error| Trouble::Broken {
-                endpoint: endpoint.clone(),
-                reason: chain(&error),
-            })?;
+            .await;
         let endpoint = endpoint.clone();
+        let channel = match channel {
+            Ok(channel) => channel,
+            Err(error) => return Err(broken(endpoint, &objection, false, chain(&error))),
+        };
+        // HTTP/2 begins with what the other side wants, also when nothing is asked. A member that hangs does not say it, and
+        // one that does not like our certificate says that instead.
+        if first_byte.await.is_err() {
+            return Err(broken(endpoint, &objection, false, "it hung up".into()));
+        }
         Ok(Self { endpoint, channel, objection, answered: AtomicBool::new(false) })
     }
 
@@ -136,22 +143,24 @@ impl Session {
         if status.code() == Code::OutOfRange {
             return Refusal::Answer(status);
         }
-        let endpoint = self.endpoint.clone();
-        let reason = match self.objection.get() {
-            Some(objection) if endpoint.tls => {
-                let trouble = Trouble::of_tls(endpoint.clone(), objection);
-                if matches!(trouble, Trouble::ClientCertificate { .. }) {
-                    return Refusal::Trouble(trouble);
-                }
-                chain(&status)
-            }
-            _ => chain(&status),
-        };
-        let is_mute = !endpoint.tls && !self.answered.load(Ordering::Relaxed);
-        Refusal::Trouble(match is_mute {
-            true => Trouble::NotPlain { endpoint, reason },
-            false => Trouble::Broken { endpoint, reason },
-        })
+        let has_answered = self.answered.load(Ordering::Relaxed);
+        let reason = reasons(&status);
+        Refusal::Trouble(broken(self.endpoint.clone(), &self.objection, has_answered, reason))
+    }
+}
+
+/// Why a connection broke, as far as is known.
+fn broken(
+    endpoint: Endpoint,
+    objection: &Objection,
+    has_answered: bool,
+    reason: String,
+) -> Trouble {
+    let objection = objection.get().map(|error| Trouble::of_tls(endpoint.clone(), error));
+    match objection {
+        Some(trouble @ Trouble::ClientCertificate { .. }) => trouble,
+        _ if endpoint.tls || has_answered => Trouble::Broken { endpoint, reason },
+        _ => Trouble::NotPlain { endpoint, reason },
     }
 }
 
@@ -159,6 +168,20 @@ impl Session {
 pub(super) struct Rpc {
     grpc: Grpc<Channel>,
     token: Option<MetadataValue<Ascii>>,
+}
+
+/// A watch that goes on.
+pub(super) struct Following {
+    answers: Streaming<WatchResponse>,
+    /// Keeps our direction open, and with it the watch: HTTP/2 resets a stream when both directions are dropped.
+    _open: oneshot::Sender<()>,
+}
+
+impl Following {
+    /// The next thing that etcd says; `None` if it ends the watch.
+    pub(super) async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
+        self.answers.message().await
+    }
 }
 
 impl Rpc {
@@ -202,13 +225,12 @@ impl Rpc {
         self.unary("/etcdserverpb.KV/Txn", request).await
     }
 
-    /// Follows changes until the answers are dropped.
-    pub(super) async fn watch(
-        self,
-        request: WatchRequest,
-    ) -> Result<Streaming<WatchResponse>, Status> {
-        let requests = stream::iter([request]).chain(stream::pending());
-        self.stream("/etcdserverpb.Watch/Watch", requests).await
+    /// Follows changes until the result is dropped.
+    pub(super) async fn watch(self, request: WatchRequest) -> Result<Following, Status> {
+        let (open, dropped) = oneshot::channel();
+        let requests = stream::iter([request]).chain(stream::pending().take_until(dropped));
+        let answers = self.stream("/etcdserverpb.Watch/Watch", requests).await?;
+        Ok(Following { answers, _open: open })
     }
 
     async fn unary<M, A>(mut self, path: &'static str, message: M) -> Result<A, Status>
@@ -245,6 +267,14 @@ impl Rpc {
             request.metadata_mut().insert("token", token.clone());
         }
         request
+    }
+}
+
+/// What went wrong below etcd, without the repetitions of the layers.
+fn reasons(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => chain(source),
+        None => status.message().into(),
     }
 }
 

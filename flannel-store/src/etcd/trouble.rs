@@ -30,7 +30,7 @@ pub(super) enum Trouble {
     Full { endpoint: Endpoint, reason: String },
     #[error("{endpoint} did not talk to us ({reason}): if it wants TLS, write https://")]
     NotPlain { endpoint: Endpoint, reason: String },
-    #[error("{endpoint} does not talk TLS ({reason}): if that is right, write http://")]
+    #[error("{endpoint} did not talk TLS ({reason}): if it wants none, write http://")]
     NotTls { endpoint: Endpoint, reason: io::Error },
     #[error(
         "{endpoint} does not let {user} do this ({reason}): grant it readwrite on everything that begins with {prefix}"
@@ -53,6 +53,7 @@ pub(super) enum Trouble {
 impl Trouble {
     /// What went wrong while agreeing on TLS, before or after the handshake.
     pub(super) fn of_tls(endpoint: Endpoint, error: io::Error) -> Self {
+        use io::ErrorKind::{ConnectionReset, UnexpectedEof};
         let known = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match known.cloned() {
             Some(reason @ rustls::Error::InvalidCertificate(_)) => {
@@ -62,10 +63,30 @@ impl Trouble {
                 Self::ClientCertificate { endpoint, reason }
             }
             Some(rustls::Error::InvalidMessage(_)) => Self::NotTls { endpoint, reason: error },
-            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            // Who waits for an HTTP request hangs up.
+            None if matches!(error.kind(), UnexpectedEof | ConnectionReset) => {
                 Self::NotTls { endpoint, reason: error }
             }
             _ => Self::Tls { endpoint, reason: error },
+        }
+    }
+
+    fn endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Anonymous { endpoint }
+            | Self::Broken { endpoint, .. }
+            | Self::ClientCertificate { endpoint, .. }
+            | Self::Credentials { endpoint, .. }
+            | Self::Full { endpoint, .. }
+            | Self::NotPlain { endpoint, .. }
+            | Self::NotTls { endpoint, .. }
+            | Self::Permission { endpoint, .. }
+            | Self::Refused { endpoint, .. }
+            | Self::ServerCertificate { endpoint, .. }
+            | Self::Silent { endpoint, .. }
+            | Self::Tls { endpoint, .. }
+            | Self::Unreachable { endpoint, .. } => Some(endpoint),
+            Self::File { .. } => None,
         }
     }
 
@@ -94,11 +115,22 @@ impl Trouble {
     }
 }
 
-/// Why none of the endpoints tried was of use, in the order in which they were tried.
+/// Why none of the endpoints tried was of use: the last trouble with each of them.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(pub(super) Vec<Trouble>);
+pub(super) struct Troubles(Vec<Trouble>);
 
 impl Troubles {
+    pub(super) fn add(&mut self, trouble: Trouble) {
+        let endpoint = trouble.endpoint();
+        self.0.retain(|other| other.endpoint() != endpoint);
+        self.0.push(trouble);
+    }
+
+    /// The one that was met last.
+    pub(super) fn last(mut self) -> Option<Trouble> {
+        self.0.pop()
+    }
+
     /// The error of `operation`. Only if no endpoint can be expected to do better, it is a denial.
     pub(super) fn of(self, operation: impl Into<String>) -> RegistryError {
         let operation = operation.into();

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use flannel_core::NodeId;
 use futures::{StreamExt, stream, stream::BoxStream};
 use tokio::time::timeout;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::{
     etcd::{
@@ -13,7 +13,7 @@ use crate::{
         entry,
         keys::{Keys, Place},
         proto::{Event, WatchCreateRequest, WatchRequest, WatchResponse},
-        session::{Refusal, Session},
+        session::{Following, Refusal, Session},
         trouble::{Trouble, Troubles},
     },
     registry::{Change, RegistryError},
@@ -43,7 +43,7 @@ struct Watch {
     keys: Arc<Keys>,
     /// The revision that is known.
     since: u64,
-    line: Option<(Streaming<WatchResponse>, Arc<Session>)>,
+    line: Option<(Following, Arc<Session>)>,
     /// What was received and not yet asked for.
     changes: VecDeque<Change>,
     fold: Fold,
@@ -55,29 +55,29 @@ impl Watch {
             if let Some(change) = self.changes.pop_front() {
                 return Ok(change);
             }
-            let (mut answers, session) = match self.line.take() {
+            let (mut following, session) = match self.line.take() {
                 Some(line) => line,
                 None => self.open().await?,
             };
             // A member that hangs does not answer the pings of HTTP/2, which ends the stream with an error.
-            let response = match answers.message().await {
+            let response = match following.next().await {
                 Ok(Some(response)) => response,
                 Ok(None) => return Err(self.broken(&session, "it has ended").await),
                 Err(status) => return Err(self.failed(&session, status).await),
             };
-            self.line = Some((answers, session));
+            self.line = Some((following, session));
             self.take(response)?;
         }
     }
 
     /// Begins to follow. A token that is not valid any more looks like a missing permission here, so that a denial counts
     /// only with a new one.
-    async fn open(&mut self) -> Result<(Streaming<WatchResponse>, Arc<Session>), RegistryError> {
+    async fn open(&mut self) -> Result<(Following, Arc<Session>), RegistryError> {
         let mut is_fresh = false;
         loop {
             let request = self.request();
             let opened = self.client.call_once(|rpc| rpc.watch(request.clone())).await;
-            let (mut answers, session) = match opened {
+            let (mut following, session) = match opened {
                 Ok(opened) => opened,
                 Err((_, Refusal::Token)) if !is_fresh => {
                     self.client.forget_token();
@@ -91,7 +91,7 @@ impl Watch {
                     return Err(denied_or_unavailable(refusal));
                 }
             };
-            let first = match timeout(OPEN_TIMEOUT, answers.message()).await {
+            let first = match timeout(OPEN_TIMEOUT, following.next()).await {
                 Ok(Ok(Some(first))) => first,
                 Ok(Ok(None)) => return Err(self.broken(&session, "it has ended").await),
                 Ok(Err(status)) => return Err(self.failed(&session, status).await),
@@ -125,7 +125,7 @@ impl Watch {
                 return Err(self.broken(&session, "it is behind what was listed").await);
             }
             self.take(first)?;
-            return Ok((answers, session));
+            return Ok((following, session));
         }
     }
 

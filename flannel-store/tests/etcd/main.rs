@@ -1,0 +1,11 @@
+//! A real etcd: the contract of a store, flannel beside us, faults, and what errors say.
+//!
+//! These tests need the programs `etcd` and `etcdctl`.
+
+mod answers;
+mod certificates;
+mod cluster;
+mod contract;
+mod errors;
+mod faults;
+mod flannel;
