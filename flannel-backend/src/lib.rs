@@ -5,6 +5,7 @@
 //! refused operation belongs to.
 #![forbid(unsafe_code)]
 
+mod leftovers;
 mod mark;
 mod peer_table;
 mod placement;
@@ -12,6 +13,7 @@ mod placement;
 pub mod testing;
 mod uplink;
 
+pub use leftovers::remove_leftovers;
 pub use mark::{PROTOCOL, nexthop_numbers};
 pub use peer_table::PeerTable;
 pub use placement::PeerPlan;
