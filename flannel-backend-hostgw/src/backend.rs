@@ -65,6 +65,7 @@ impl Backend for HostGw {
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
         let uplink = self.uplink().await?;
         let watch = self.finder.watch(&uplink)?;
+        flannel_backend::remove_leftovers(self.finder.namespace(), &self.networks, &[]).await?;
         let mut mark = Mark::new(self.protocol, self.networks.clone());
         mark.table = self.table;
         mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
