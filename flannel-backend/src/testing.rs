@@ -12,7 +12,7 @@ use flannel_netlink::{
     state::{Neighbour, Object, Route},
 };
 use flannel_testbed::{Blocks, Host, Pod, Testbed, probe::Ping};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::PROTOCOL;
 
@@ -136,12 +136,16 @@ where
 
     async fn writes(&self, host: usize) -> u64 {
         let mut counter = self.monitors[host].lock().await;
-        while let Some(notice) = counter.monitor.next_waiting().expect("notifications") {
-            counter.count += u64::from(!is_learned(&notice));
+        // Some of what a write causes comes later: an IPv6 address is announced again when the kernel has looked for duplicates.
+        while let Ok(notice) = timeout(QUIET, counter.monitor.next()).await {
+            counter.count += u64::from(!is_learned(&notice.expect("notifications")));
         }
         counter.count
     }
 }
+
+/// After so long without a notification a host has settled.
+const QUIET: Duration = Duration::from_millis(100);
 
 async fn uplink(host: &Host) -> u32 {
     let mut connection = host.connect().expect("a connection");
