@@ -47,10 +47,7 @@ pub async fn remove_leftovers(
     Ok(removed)
 }
 
-fn refused(
-    operation: &str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> BackendError {
+fn refused(operation: &str, error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
     BackendError::Kernel { operation: operation.to_owned(), source: error.into() }
 }
 
