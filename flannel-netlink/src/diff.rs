@@ -54,7 +54,8 @@ impl Op {
 ///
 /// The order is such that a route never stands without what it needs: stale routes go first; then
 /// come addresses, nexthop objects, forwarding entries, neighbours and routes; last goes what only
-/// stale routes needed. So a peer whose Ethernet address changes has a forwarding entry at every
+/// stale routes needed. An IPv6 route that leads elsewhere goes first as well, because the kernel
+/// does not take the new way while the old one stands. So a peer whose Ethernet address changes has a forwarding entry at every
 /// moment and keeps no stale one.
 pub fn diff<'a>(
     desired: impl IntoIterator<Item = &'a Object>,
@@ -86,11 +87,25 @@ pub(crate) fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec
         Some(kept) => kept,
         None => {
             ops.push(Op::Replace(*wanted));
+            if leads_elsewhere(wanted, found) {
+                ops.extend(found.iter().map(|object| Op::Delete(*object)));
+                return;
+            }
             0
         }
     };
     let others = found.iter().enumerate().filter(|(index, _)| *index != kept);
     ops.extend(others.map(|(_, object)| Op::Delete(*object)));
+}
+
+/// Whether an IPv6 route stands in the way of the one that is wanted. The kernel refuses an on-link gateway on one device while a
+/// route leads to its address through another device, and the gateway of a tunnel is inside of what the route is for.
+fn leads_elsewhere(wanted: &Object, found: &[Object]) -> bool {
+    let Object::Route(wanted) = wanted else {
+        return false;
+    };
+    let differs = |object: &Object| matches!(object, Object::Route(it) if it.via != wanted.via);
+    wanted.destination.is_ipv6() && found.iter().any(differs)
 }
 
 /// Brings steps into the order that [`diff()`] describes.
