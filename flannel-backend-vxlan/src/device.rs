@@ -123,7 +123,8 @@ impl Devices {
                 Ok(_) => Ok(()),
                 Err(error) => Err(error),
             };
-            result = result.and(deleted.map_err(refused));
+            let deleted = deleted.map_err(refused);
+            result = result.and(deleted);
         }
         result
     }
