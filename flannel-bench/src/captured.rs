@@ -273,6 +273,7 @@ mod tests {
             loopback: false,
             controller: None,
             parent: None,
+            link_local: true,
         }
     }
 
