@@ -353,6 +353,10 @@ impl Driver {
                 } else if own.attrs != lease.attrs {
                     info!(attrs = %lease.attrs, "published");
                 }
+                if moved {
+                    // What is synced is the data path of the old subnet.
+                    self.status.send_modify(|status| status.in_sync = false);
+                }
                 if *own != lease {
                     Arc::make_mut(&mut session.peers).set_own(lease.clone());
                     session.sync_at = Some(Instant::now());

@@ -21,6 +21,8 @@ use crate::{
     testing::{FakeBackend, MockBackend, MockStore},
 };
 
+mod trouble;
+
 const OWN: &str = "10.3.1.0-24";
 
 fn config() -> NetworkConfig {
@@ -48,6 +50,7 @@ fn unavailable() -> StoreError {
 struct Held {
     lease: Lease,
     ttl: Option<Duration>,
+    renew_time: Duration,
     renewals: Arc<AtomicUsize>,
     published: Arc<Mutex<Vec<LeaseAttrs>>>,
     revoked: Arc<AtomicUsize>,
@@ -58,6 +61,7 @@ impl Held {
         Self {
             lease: lease(key, 1),
             ttl: Some(Duration::from_secs(90)),
+            renew_time: Duration::ZERO,
             renewals: Arc::default(),
             published: Arc::default(),
             revoked: Arc::default(),
@@ -85,6 +89,7 @@ impl SubnetLease for Held {
 
     async fn renew(&mut self) -> Result<(), StoreError> {
         self.renewals.fetch_add(1, Ordering::SeqCst);
+        sleep(self.renew_time).await;
         self.checked()
     }
 
