@@ -130,7 +130,7 @@ impl Driver {
                 Arc::clone(&self.store),
                 lease,
                 self.backoff(),
-                Random::new(self.random.next()),
+                self.fork(),
                 self.options.deadline,
             ),
             peers: Arc::new(Peers::new(config, current.clone())),
@@ -143,28 +143,20 @@ impl Driver {
         };
         loop {
             span.record("subnet", tracing::field::display(current.subnet));
-            let mut network = select! {
-                biased;
-                () = &mut stop => break Ok(Stopped {
-                    lease: session.keeper.into_lease(STOP_GRACE).await,
-                    network: None,
-                }),
-                // Bringing up the data path may take long; the lease is kept meanwhile.
-                kept = session.keeper.next() => {
-                    current = self.kept(&mut session, kept)?.unwrap_or(current);
-                    continue;
+            let (end, network) = match self.start(&mut session, &current, &mut stop).await? {
+                Err(end) => (end, None),
+                Ok(mut network) => {
+                    self.status.send_modify(|status| status.mtu = Some(network.mtu()));
+                    session.sync_at = Some(Instant::now());
+                    let end = self.serve(&mut session, &mut network, &mut stop).await?;
+                    (end, Some(network))
                 }
-                network = self.start(&current) => network?,
             };
-            self.status.send_modify(|status| status.mtu = Some(network.mtu()));
-            session.sync_at = Some(Instant::now());
-            match self.serve(&mut session, &mut network, &mut stop).await? {
+            match end {
                 End::Moved(lease) => current = lease,
                 End::Stop => {
-                    break Ok(Stopped {
-                        lease: session.keeper.into_lease(STOP_GRACE).await,
-                        network: Some(network),
-                    });
+                    let lease = session.keeper.into_lease(STOP_GRACE).await;
+                    break Ok(Stopped { lease, network });
                 }
             }
         }
@@ -172,28 +164,48 @@ impl Driver {
 
     /// Everything up to the first lease.
     async fn acquire(&mut self) -> Result<(NetworkConfig, Box<dyn SubnetLease>), NodeError> {
-        let store = Arc::clone(&self.store);
-        let backend = Arc::clone(&self.backend);
-        let config = self.persist(Activity::Config, || store.config()).await?;
-        let previous = self.persist(Activity::Acquire, || store.previous()).await?;
-        let attrs =
-            self.persist(Activity::Advertise, || backend.advertise(previous.as_ref())).await?;
-        let lease = self.persist(Activity::Acquire, || store.acquire(&attrs)).await?;
+        let mut random = self.fork();
+        let Self { store, backend, .. } = &*self;
+        let random = &mut random;
+        let config = self.persist(Activity::Config, random, || store.config()).await?;
+        let previous = self.persist(Activity::Acquire, random, || store.previous()).await?;
+        let advertise = || backend.advertise(previous.as_ref());
+        let attrs = self.persist(Activity::Advertise, random, advertise).await?;
+        let lease = self.persist(Activity::Acquire, random, || store.acquire(&attrs)).await?;
         let held = lease.lease().clone();
         info!(subnet = %held.subnet, "lease held");
         self.status.send_modify(|status| status.lease = Some(held));
         Ok((config, lease))
     }
 
-    async fn start(&mut self, lease: &Lease) -> Result<Box<dyn Network>, NodeError> {
-        let backend = Arc::clone(&self.backend);
-        self.persist(Activity::Start, || backend.start(lease)).await
+    /// Brings up the data path of `lease`. That may take long; the lease is kept meanwhile.
+    async fn start<S: Future<Output = ()>>(
+        &mut self,
+        session: &mut Session,
+        lease: &Lease,
+        stop: &mut Pin<&mut S>,
+    ) -> Result<Result<Box<dyn Network>, End>, NodeError> {
+        let mut random = self.fork();
+        let this = &*self;
+        let mut started =
+            pin!(this.persist(Activity::Start, &mut random, || this.backend.start(lease)));
+        loop {
+            select! {
+                biased;
+                () = stop.as_mut() => return Ok(Err(End::Stop)),
+                kept = session.keeper.next() => if let Some(moved) = this.kept(session, kept)? {
+                    return Ok(Err(End::Moved(moved)));
+                },
+                network = &mut started => return network.map(Ok),
+            }
+        }
     }
 
     /// Calls until it succeeds or fails for good.
     async fn persist<T, E: Failure, F: Future<Output = Result<T, E>>>(
-        &mut self,
+        &self,
         activity: Activity,
+        random: &mut Random,
         call: impl Fn() -> F,
     ) -> Result<T, NodeError> {
         let mut backoff = self.backoff();
@@ -210,7 +222,7 @@ impl Driver {
                 return Err(error.into_final());
             }
             self.fail(activity, &error);
-            sleep(backoff.after_failure(self.random.next())).await;
+            sleep(backoff.after_failure(random.next())).await;
         }
     }
 
@@ -330,7 +342,7 @@ impl Driver {
     }
 
     /// Acts on what happened to our lease; returns the new one if its subnet is another.
-    fn kept(&mut self, session: &mut Session, kept: Kept) -> Result<Option<Lease>, NodeError> {
+    fn kept(&self, session: &mut Session, kept: Kept) -> Result<Option<Lease>, NodeError> {
         match kept {
             Kept::AcquireFailed(error) => self.fail(Activity::Acquire, &error),
             Kept::Failed(error) => self.fail(Activity::Renew, &error),
@@ -446,6 +458,11 @@ impl Driver {
 
     fn succeed(&self, activity: Activity) {
         self.status.send_if_modified(|status| status.faults.remove(&activity).is_some());
+    }
+
+    /// Random numbers for something that goes on beside the loop.
+    fn fork(&mut self) -> Random {
+        Random::new(self.random.next())
     }
 
     fn backoff(&self) -> Backoff {
