@@ -148,6 +148,8 @@ impl Driver {
                 Ok(mut network) => {
                     self.status.send_modify(|status| status.mtu = Some(network.mtu()));
                     session.sync_at = Some(Instant::now());
+                    // What was found before the lease was there may have changed unseen since.
+                    session.advertise = true;
                     let end = self.serve(&mut session, &mut network, &mut stop).await?;
                     (end, Some(network))
                 }

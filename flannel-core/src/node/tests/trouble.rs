@@ -3,24 +3,32 @@
 use super::*;
 use crate::BackendError;
 
-/// A host that takes its time to start.
+/// A host that takes its time to start, and whose address changes without anybody telling the network.
 #[derive(Clone, Debug)]
 struct Odd {
     inner: FakeBackend,
     start_time: Duration,
     starts: Arc<AtomicUsize>,
+    /// What is advertised next; after that it is always the same.
+    advertised: Arc<Mutex<Vec<LeaseAttrs>>>,
 }
 
 impl Odd {
     fn new() -> Self {
-        Self { inner: fake(), start_time: Duration::ZERO, starts: Arc::default() }
+        Self {
+            inner: fake(),
+            start_time: Duration::ZERO,
+            starts: Arc::default(),
+            advertised: Arc::default(),
+        }
     }
 }
 
 #[async_trait::async_trait]
 impl Backend for Odd {
     async fn advertise<'a>(&'a self, _: Option<&'a Lease>) -> Result<LeaseAttrs, BackendError> {
-        Ok(attrs(1))
+        let mut left = self.advertised.lock().unwrap();
+        Ok(if left.is_empty() { attrs(1) } else { left.remove(0) })
     }
 
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
@@ -67,4 +75,16 @@ async fn renewals_do_not_disturb_a_slow_start() {
     ready.expect("ready as soon as it has started");
     assert_eq!(starts.load(Ordering::SeqCst), 1);
     assert!(held.renewals.load(Ordering::SeqCst) >= 5, "the lease is kept meanwhile");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_changed_while_the_store_was_away_is_published() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    let backend = Odd::new();
+    *backend.advertised.lock().unwrap() = vec![attrs(1), attrs(77), attrs(77)];
+    tokio::spawn(node(store, backend).run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    settle().await;
+    assert_eq!(*held.published.lock().unwrap(), [attrs(77)]);
 }
