@@ -54,7 +54,10 @@ struct Session {
     advertise: bool,
     /// When to look for drift again.
     listen_from: Instant,
+    /// Between failed syncs.
     backoff: Backoff,
+    /// Between failures to hear of drift.
+    deafness: Backoff,
 }
 
 /// One operation on the network at a time.
@@ -140,6 +143,7 @@ impl Driver {
             advertise: false,
             listen_from: Instant::now(),
             backoff: self.backoff(),
+            deafness: self.backoff(),
         };
         loop {
             span.record("subnet", tracing::field::display(current.subnet));
@@ -389,12 +393,20 @@ impl Driver {
 
     fn drifted(&mut self, session: &mut Session, result: Result<(), BackendError>) {
         session.advertise = true;
-        session.sync_at = Some(Instant::now());
-        session.listen_from = Instant::now() + DRIFT_PAUSE;
-        if let Err(error) = result {
-            self.fail(Activity::Sync, &error);
-            session.sync_at =
-                Some(Instant::now() + session.backoff.after_failure(self.random.next()));
+        let now = Instant::now();
+        match result {
+            Ok(()) => {
+                session.deafness.reset();
+                session.sync_at = Some(now);
+                session.listen_from = now + DRIFT_PAUSE;
+            }
+            // What cannot be heard has to be looked for.
+            Err(error) => {
+                self.fail(Activity::Sync, &error);
+                let retry = now + session.deafness.after_failure(self.random.next());
+                session.sync_by(retry);
+                session.listen_from = retry;
+            }
         }
     }
 
@@ -426,7 +438,7 @@ impl Driver {
         };
         if again {
             let retry = Instant::now() + session.backoff.after_failure(self.random.next());
-            session.sync_at = Some(session.sync_at.map_or(retry, |at| at.min(retry)));
+            session.sync_by(retry);
         } else {
             session.backoff.reset();
         }
@@ -473,6 +485,11 @@ impl Driver {
 }
 
 impl Session {
+    /// Syncs at `latest` if not before.
+    fn sync_by(&mut self, latest: Instant) {
+        self.sync_at = Some(self.sync_at.map_or(latest, |at| at.min(latest)));
+    }
+
     fn is_due(&self) -> bool {
         self.known && self.sync_at.is_some_and(|at| at <= Instant::now())
     }

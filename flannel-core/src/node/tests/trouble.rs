@@ -1,7 +1,7 @@
 //! What goes wrong while something else is under way.
 
 use super::*;
-use crate::BackendError;
+use crate::{BackendError, Peers, SyncReport, testing::MockNetwork};
 
 /// A host that takes its time to start, and whose address changes without anybody telling the network.
 #[derive(Clone, Debug)]
@@ -87,4 +87,34 @@ async fn an_address_that_changed_while_the_store_was_away_is_published() {
     events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
     settle().await;
     assert_eq!(*held.published.lock().unwrap(), [attrs(77)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_cannot_tell_of_drift_is_synced_at_growing_intervals() {
+    let (store, events) = store(&Held::new(OWN));
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&syncs);
+    let mut backend = MockBackend::new();
+    backend.expect_advertise().returning(|_| Ok(attrs(1)));
+    backend.expect_start().returning(move |_| {
+        let counter = Arc::clone(&counter);
+        let mut network = MockNetwork::new();
+        network.expect_mtu().return_const(1500_u32);
+        network.expect_drifted().returning(|| {
+            Err(BackendError::Kernel { operation: "listen".into(), source: "deaf".into() })
+        });
+        network.expect_sync().returning(move |_: &Peers| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok(SyncReport::default())
+        });
+        Ok(Box::new(network))
+    });
+    let node = node(store, backend);
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    sleep(Duration::from_secs(60)).await;
+    let early = syncs.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&early), "{early} syncs in a minute");
+    sleep(Duration::from_secs(60)).await;
+    assert!(syncs.load(Ordering::SeqCst) > early, "the syncs go on");
 }
