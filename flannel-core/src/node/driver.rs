@@ -48,6 +48,10 @@ struct Session {
     /// Whether the store has said who the peers are. Until then they are unknown, and unknown is never synced.
     known: bool,
     leases: BoxStream<'static, Result<LeaseEvent, StoreError>>,
+    /// Since when `leases` is followed.
+    watched_from: Instant,
+    /// Between watches that ended.
+    watches: Backoff,
     /// When to sync next, if there is a reason to.
     sync_at: Option<Instant>,
     /// Whether the next sync has to look at our own end as well.
@@ -139,6 +143,8 @@ impl Driver {
             peers: Arc::new(Peers::new(config, current.clone())),
             known: false,
             leases: self.store.watch(),
+            watched_from: Instant::now(),
+            watches: self.backoff(),
             sync_at: None,
             advertise: false,
             listen_from: Instant::now(),
@@ -315,11 +321,7 @@ impl Driver {
         let event = match item {
             Some(Ok(event)) => event,
             Some(Err(error)) => return self.fail(Activity::Watch, &error),
-            // Stores promise that this does not happen; following anew is right if it does.
-            None => {
-                session.leases = self.store.watch();
-                return;
-            }
+            None => return self.watch_again(session),
         };
         self.succeed(Activity::Watch);
         if let LeaseEvent::Reset(_) = event
@@ -345,6 +347,23 @@ impl Driver {
                 changed
             });
         }
+    }
+
+    /// Follows the leases anew after a pause. Stores promise that they never need it.
+    fn watch_again(&mut self, session: &mut Session) {
+        warn!("the store's watch ended, opening another");
+        let now = Instant::now();
+        if now.saturating_duration_since(session.watched_from) >= self.options.retry_longest {
+            session.watches.reset();
+        }
+        let wait = session.watches.after_failure(self.random.next());
+        session.watched_from = now + wait;
+        let store = Arc::clone(&self.store);
+        let watch = async move {
+            sleep(wait).await;
+            store.watch()
+        };
+        session.leases = watch.flatten_stream().boxed();
     }
 
     /// Acts on what happened to our lease; returns the new one if its subnet is another.

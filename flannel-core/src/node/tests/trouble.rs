@@ -118,3 +118,27 @@ async fn a_network_that_cannot_tell_of_drift_is_synced_at_growing_intervals() {
     sleep(Duration::from_secs(60)).await;
     assert!(syncs.load(Ordering::SeqCst) > early, "the syncs go on");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
+    let (mut store, _) = store(&Held::new(OWN));
+    store.checkpoint();
+    let watches = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&watches);
+    store.expect_config().returning(|| Ok(config()));
+    store.expect_previous().returning(|| Ok(None));
+    store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
+    store.expect_watch().returning(move || {
+        // Enough for the node to come to an end if nothing slows it down.
+        assert!(counter.fetch_add(1, Ordering::SeqCst) < 100, "opened again and again");
+        stream::iter([Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))]).boxed()
+    });
+    let node = node(store, fake());
+    let handle = node.handle();
+    let run = tokio::spawn(node.run());
+    sleep(Duration::from_secs(60)).await;
+    assert!(!run.is_finished());
+    assert!(handle.status().is_ready(), "what was known stays");
+    let watches = watches.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&watches), "{watches} watches in a minute");
+}
