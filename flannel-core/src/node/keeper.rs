@@ -23,6 +23,8 @@ pub(super) struct Keeper {
     state: State,
     /// When there is something to do; `None` for a lease that never expires.
     due: Option<Instant>,
+    /// Whether to check once more after what is under way, which may have asked the store too early.
+    again: bool,
     backoff: Backoff,
     random: Random,
     deadline: Duration,
@@ -70,6 +72,7 @@ impl Keeper {
             attrs: current.attrs.clone(),
             lease: current,
             due: None,
+            again: false,
             state: State::Moving,
             backoff,
             random,
@@ -89,7 +92,12 @@ impl Keeper {
 
     /// Finds out soon whether the lease is still ours.
     pub(super) fn check(&mut self) {
-        self.due = Some(Instant::now());
+        match self.state {
+            State::Held(_) => self.due = Some(Instant::now()),
+            State::Working(_) => self.again = true,
+            // Taking one anew finds out.
+            State::Lost | State::Moving => {}
+        }
     }
 
     /// Waits for the next thing that happens to the lease.
@@ -120,6 +128,7 @@ impl Keeper {
 
     fn begin(&mut self) {
         let (attrs, deadline) = (self.attrs.clone(), self.deadline);
+        self.again = false;
         self.state = match mem::replace(&mut self.state, State::Moving) {
             State::Held(mut lease) => State::Working(Box::pin(async move {
                 let result = if lease.lease().attrs == attrs {
@@ -163,7 +172,7 @@ impl Keeper {
             }
             Outcome::Kept(_, Err(error @ StoreError::Revoked { .. })) => {
                 self.state = State::Lost;
-                self.check();
+                self.due = Some(Instant::now());
                 Kept::Lost(error)
             }
             Outcome::Kept(lease, Err(error)) => {
@@ -181,7 +190,7 @@ impl Keeper {
         let spread = 0.9 + 0.2 * (self.random.next() as f64 / u64::MAX as f64);
         let now = Instant::now();
         self.due = lease.ttl().map(|ttl| now + ttl.mul_f64(spread / 3.0));
-        if self.lease.attrs != self.attrs {
+        if self.again || self.lease.attrs != self.attrs {
             self.due = Some(now);
         }
         self.state = State::Held(lease);

@@ -142,3 +142,20 @@ async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
     let watches = watches.load(Ordering::SeqCst);
     assert!((4..=20).contains(&watches), "{watches} watches in a minute");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_shows_during_a_renewal_is_checked_after_it() {
+    let held = Held { renew_time: Duration::from_secs(2), ..Held::new(OWN) };
+    let (store, events) = store(&held);
+    tokio::spawn(node(store, fake()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    settle().await;
+    events.send(Ok(LeaseEvent::Upsert(lease(OWN, 66)))).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(held.renewals.load(Ordering::SeqCst), 1, "under way");
+    events.send(Ok(LeaseEvent::Remove(OWN.parse().unwrap()))).unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(held.renewals.load(Ordering::SeqCst), 2);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(held.renewals.load(Ordering::SeqCst), 2, "once is enough");
+}
