@@ -25,7 +25,11 @@ pub(super) struct Keeper {
     due: Option<Instant>,
     /// Whether to check once more after what is under way, which may have asked the store too early.
     again: bool,
+    /// Between failures.
     backoff: Backoff,
+    /// Between losses that follow each other.
+    losses: Backoff,
+    taken_anew: Option<Instant>,
     random: Random,
     deadline: Duration,
 }
@@ -74,6 +78,8 @@ impl Keeper {
             due: None,
             again: false,
             state: State::Moving,
+            losses: backoff.clone(),
+            taken_anew: None,
             backoff,
             random,
             deadline,
@@ -158,6 +164,7 @@ impl Keeper {
     fn settle(&mut self, outcome: Outcome) -> Kept {
         match outcome {
             Outcome::Acquired(Ok(lease)) => {
+                self.taken_anew = Some(Instant::now());
                 self.hold(lease);
                 Kept::Acquired(self.lease.clone())
             }
@@ -172,7 +179,7 @@ impl Keeper {
             }
             Outcome::Kept(_, Err(error @ StoreError::Revoked { .. })) => {
                 self.state = State::Lost;
-                self.due = Some(Instant::now());
+                self.lost();
                 Kept::Lost(error)
             }
             Outcome::Kept(lease, Err(error)) => {
@@ -196,6 +203,18 @@ impl Keeper {
         self.state = State::Held(lease);
     }
 
+    /// Takes a lease anew: at once, unless it was lost shortly after it was taken anew, as when another node has our name.
+    fn lost(&mut self) {
+        let now = Instant::now();
+        let lasted = self.taken_anew.is_none_or(|taken| now - taken >= LASTING);
+        if lasted {
+            self.losses.reset();
+            self.due = Some(now);
+        } else {
+            self.due = Some(now + self.losses.after_failure(self.random.next()));
+        }
+    }
+
     fn retry(&mut self) {
         self.due = Some(Instant::now() + self.backoff.after_failure(self.random.next()));
     }
@@ -205,3 +224,6 @@ impl Keeper {
 pub(super) fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> StoreError {
     StoreError::Unavailable { operation, source: elapsed.into() }
 }
+
+/// A lease that was held for so long is not fought over.
+const LASTING: Duration = Duration::from_secs(60);

@@ -159,3 +159,41 @@ async fn a_loss_that_shows_during_a_renewal_is_checked_after_it() {
     sleep(Duration::from_secs(5)).await;
     assert_eq!(held.renewals.load(Ordering::SeqCst), 2, "once is enough");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
+    let held = Held::new(OWN);
+    held.revoked.store(usize::MAX, Ordering::SeqCst);
+    let (mut store, _) = store(&held);
+    store.checkpoint();
+    let acquired = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&acquired);
+    let (send, receive) = mpsc::unbounded_channel();
+    store.expect_config().returning(|| Ok(config()));
+    store.expect_previous().returning(|| Ok(None));
+    store.expect_acquire().returning(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        let took = LeaseEvent::Upsert(lease(OWN, 1));
+        let lost = LeaseEvent::Upsert(lease(OWN, 66));
+        let send = send.clone();
+        // The other node with our name is as fast as we are.
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(1)).await;
+            send.send(Ok(took)).unwrap();
+            send.send(Ok(lost)).unwrap();
+        });
+        Ok(Box::new(held.clone()))
+    });
+    let receive = Mutex::new(Some(receive));
+    store.expect_watch().returning(move || {
+        let receive = receive.lock().unwrap().take().expect("watched once");
+        stream::unfold(receive, |mut receive: mpsc::UnboundedReceiver<_>| async {
+            Some((receive.recv().await?, receive))
+        })
+        .boxed()
+    });
+    tokio::spawn(node(store, fake()).run());
+    sleep(Duration::from_secs(60)).await;
+    let acquired = acquired.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&acquired), "taken {acquired} times in a minute");
+}
