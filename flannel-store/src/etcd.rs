@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod dial;
 mod entry;
+mod fold;
 mod keys;
 mod list;
 mod proto;

@@ -246,6 +246,10 @@ async fn a_watch_behind_a_compaction_begins_anew() {
     assert!(matches!(lost, RegistryError::Compacted { revision: r } if r == revision), "{lost:?}");
     assert!(late.next().await.is_none());
     assert!(matches!(early.next().await, Some(Ok(_))), "who has kept up goes on");
+    // Such as when the data of etcd were replaced by older ones.
+    let future = flannel_store::Snapshot { records: vec![], revision: 1_000_000 };
+    let behind = timeout(LIMIT, registry.watch(future).next()).await.unwrap().unwrap();
+    assert!(matches!(behind, Err(RegistryError::Unavailable { .. })), "{behind:?}");
 }
 
 #[tokio::test]
