@@ -54,11 +54,7 @@ fn full<C: Cidr + Into<ipnetwork::IpNetwork>>(
     family: &'static str,
     range: &SubnetRange<C>,
 ) -> NetworkFull {
-    NetworkFull {
-        family,
-        network: range.network().into(),
-        total: range.count(),
-    }
+    NetworkFull { family, network: range.network().into(), total: range.count() }
 }
 
 fn choose_block<C: Cidr>(
@@ -129,10 +125,7 @@ mod tests {
         let config = config(r#"{"Network":"10.3.0.0/16"}"#);
         let previous = "10.3.77.0-24".parse().unwrap();
         let taken = subnets(&["10.3.76.0-24", "10.3.78.0-24"]);
-        assert_eq!(
-            choose(&config, &taken, &node("n"), Some(&previous)),
-            Ok(previous)
-        );
+        assert_eq!(choose(&config, &taken, &node("n"), Some(&previous)), Ok(previous));
     }
 
     #[test]
@@ -168,10 +161,7 @@ mod tests {
         let config = config(r#"{"Network":"10.3.0.0/28"}"#);
         let taken = subnets(&["10.3.0.4-30", "10.3.0.8-29"]);
         let error = choose(&config, &taken, &node("n"), None).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "all 3 IPv4 subnets of 10.3.0.0/28 are taken"
-        );
+        assert_eq!(error.to_string(), "all 3 IPv4 subnets of 10.3.0.0/28 are taken");
     }
 
     #[test]
@@ -194,10 +184,7 @@ mod tests {
             buckets[usize::from(second >> 4)] += 1;
         }
         // 1,000 a bucket on average with a standard deviation of 31: five of those on either side.
-        assert!(
-            buckets.iter().all(|n| (845..=1155).contains(n)),
-            "{buckets:?}"
-        );
+        assert!(buckets.iter().all(|n| (845..=1155).contains(n)), "{buckets:?}");
     }
 
     prop_compose! {

@@ -42,16 +42,19 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
 /// A running data path. Dropping it leaves the data path up.
 ///
-/// Every clause below is a test of `network_conformance!`, which each backend runs on a real
-/// kernel.
+/// Every clause below is a test of [`testing::network`](crate::testing::network), which each
+/// backend runs on a real kernel.
 ///
 /// * `reaches_the_goal`: after a sync, peers are reached and nobody else.
 /// * `a_second_sync_changes_nothing` and writes nothing.
 /// * `repairs_drift` within a second of [`drifted`](Self::drifted) resolving.
-/// * `forgets_who_left`, also those who left while nobody ran.
+/// * `follows_a_changed_peer`: nothing is left of what it was before.
+/// * `forgets_who_left`, and `forgets_who_left_while_nobody_ran`.
+/// * `a_restart_adopts_what_is_there` and writes nothing.
 /// * `leaves_foreign_state_alone`.
 /// * `survives_being_dropped_at_any_await`: the next sync finishes the job.
 /// * `a_bad_peer_costs_only_itself` and is named in the report.
+/// * `teardown_removes_all_we_made`.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Network: fmt::Debug + Send {

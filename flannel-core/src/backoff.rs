@@ -14,19 +14,12 @@ pub struct Backoff {
 impl Backoff {
     /// Waits from `shortest` to `longest`.
     pub fn new(shortest: Duration, longest: Duration) -> Self {
-        Self {
-            shortest,
-            longest,
-            failures: 0,
-        }
+        Self { shortest, longest, failures: 0 }
     }
 
     /// The wait after one more failure. `random` is any number.
     pub fn after_failure(&mut self, random: u64) -> Duration {
-        let doubled = self
-            .shortest
-            .saturating_mul(1 << self.failures.min(31))
-            .min(self.longest);
+        let doubled = self.shortest.saturating_mul(1 << self.failures.min(31)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         doubled.mul_f64(0.5 + (random as f64 / u64::MAX as f64) / 2.0)
     }

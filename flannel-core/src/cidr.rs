@@ -48,10 +48,7 @@ pub trait Cidr: Copy + Ord + fmt::Debug + fmt::Display + sealed::Sealed {
 }
 
 mod sealed {
-    #[expect(
-        unnameable_types,
-        reason = "a sealed trait cannot be implemented elsewhere"
-    )]
+    #[expect(unnameable_types, reason = "a sealed trait cannot be implemented elsewhere")]
     pub trait Sealed {}
     impl Sealed for ipnetwork::Ipv4Network {}
     impl Sealed for ipnetwork::Ipv6Network {}
@@ -126,12 +123,7 @@ impl<C: Cidr> SubnetRange<C> {
     pub(crate) fn new(network: C, subnet_len: u8, first: u128, last: u128) -> Self {
         debug_assert!(network.bits() <= first && first <= last && last <= network.last_bits());
         debug_assert_eq!((first | last) & host_mask::<C>(subnet_len), 0);
-        Self {
-            network,
-            subnet_len,
-            first,
-            last,
-        }
+        Self { network, subnet_len, first, last }
     }
 
     /// The cluster's whole address block.
@@ -165,10 +157,7 @@ impl<C: Cidr> SubnetRange<C> {
     }
 
     pub(crate) fn slot(&self, index: u128) -> C {
-        C::from_bits(
-            self.first + (index << (C::BITS - self.subnet_len)),
-            self.subnet_len,
-        )
+        C::from_bits(self.first + (index << (C::BITS - self.subnet_len)), self.subnet_len)
     }
 
     /// First and last slot that `block` touches, `None` if it touches none.
@@ -182,11 +171,7 @@ impl<C: Cidr> SubnetRange<C> {
 
 /// The bits of an address that a prefix of `len` leaves to the host.
 pub(crate) fn host_mask<C: Cidr>(len: u8) -> u128 {
-    let all = if C::BITS == 128 {
-        u128::MAX
-    } else {
-        (1 << C::BITS) - 1
-    };
+    let all = if C::BITS == 128 { u128::MAX } else { (1 << C::BITS) - 1 };
     all.checked_shr(len.into()).unwrap_or(0)
 }
 
@@ -227,14 +212,9 @@ mod tests {
     fn a_block_is_written_as_address_and_length_only() {
         let parse = |text| parse_cidr::<Ipv4Network>(text, |a| a.parse().ok());
         assert_eq!(parse("10.1.2.3/16"), Some("10.1.0.0/16".parse().unwrap()));
-        for text in [
-            "10.1.2.3",
-            "10.0.0.0/255.0.0.0",
-            "10.0.0.0/33",
-            "10.0.0.0/+8",
-            "10.0.0.0/",
-            "/8",
-        ] {
+        for text in
+            ["10.1.2.3", "10.0.0.0/255.0.0.0", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/", "/8"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -168,23 +168,14 @@ impl Serialize for NetworkConfig {
 
 fn backend(fields: &Fields) -> Result<BackendConfig, FieldError> {
     match fields.present("Backend") {
-        None => Ok(BackendConfig {
-            kind: "udp".into(),
-            json: None,
-        }),
+        None => Ok(BackendConfig { kind: "udp".into(), json: None }),
         // `null` is an object without a type in flannel's eyes, and a backend without a type is unknown to everybody.
-        Some("null") => Ok(BackendConfig {
-            kind: String::new(),
-            json: Some("{}".into()),
-        }),
+        Some("null") => Ok(BackendConfig { kind: String::new(), json: Some("{}".into()) }),
         Some(json) => {
             let options = Fields::parse(json)
                 .map_err(|_| invalid("Backend", json, "an object with a Type"))?;
             let kind = options.text("Type")?.unwrap_or_default().to_lowercase();
-            Ok(BackendConfig {
-                kind,
-                json: Some(json.into()),
-            })
+            Ok(BackendConfig { kind, json: Some(json.into()) })
         }
     }
 }
@@ -268,12 +259,9 @@ impl Keys {
         let size = host_mask::<C>(subnet_len) + 1;
 
         // The first subnet stays unused by default, because its address is that of the network.
-        let first = written
-            .subnet_min
-            .map_or_else(|| network.bits() + size, C::address_bits);
-        let last = written
-            .subnet_max
-            .map_or_else(|| network.last_bits() - (size - 1), C::address_bits);
+        let first = written.subnet_min.map_or_else(|| network.bits() + size, C::address_bits);
+        let last =
+            written.subnet_max.map_or_else(|| network.last_bits() - (size - 1), C::address_bits);
         for (key, bound) in [(self.subnet_min, first), (self.subnet_max, last)] {
             let shown = C::address(bound).to_string();
             if !(network.bits()..=network.last_bits()).contains(&bound) {
@@ -290,11 +278,7 @@ impl Keys {
         }
         if first > last {
             let expected = format!("at most {} = {}", self.subnet_max, C::address(last));
-            return Err(invalid(
-                self.subnet_min,
-                &C::address(first).to_string(),
-                expected,
-            ));
+            return Err(invalid(self.subnet_min, &C::address(first).to_string(), expected));
         }
         Ok(SubnetRange::new(network, subnet_len, first, last))
     }
@@ -328,11 +312,7 @@ impl Keys {
     }
 
     fn example(&self) -> &'static str {
-        if self.family == "IPv4" {
-            "10.244.0.0/16"
-        } else {
-            "fd00:10:244::/48"
-        }
+        if self.family == "IPv4" { "10.244.0.0/16" } else { "fd00:10:244::/48" }
     }
 
     fn serialize<C: Cidr, M: SerializeMap>(

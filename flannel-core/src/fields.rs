@@ -44,9 +44,13 @@ impl Fields {
     ///
     /// [`FieldError::Syntax`] if `text` is anything else, also if something follows the object.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
-        serde_json::from_str(text).map_err(|error| FieldError::Syntax {
-            reason: shorten(&error.to_string()),
-        })
+        serde_json::from_str(text)
+            .map_err(|error| FieldError::Syntax { reason: shorten(&error.to_string()) })
+    }
+
+    /// The members' names as written, to tell people about those that nobody knows.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
     }
 
     /// The member's JSON text; `None` if it is absent or `null`.
@@ -56,11 +60,7 @@ impl Fields {
 
     /// The member's JSON text, `null` included; `None` if it is absent.
     pub(crate) fn present(&self, key: &str) -> Option<&str> {
-        let (_, value) = self
-            .0
-            .iter()
-            .rev()
-            .find(|(name, _)| name.eq_ignore_ascii_case(key))?;
+        let (_, value) = self.0.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(key))?;
         Some(value.get())
     }
 
@@ -91,9 +91,7 @@ impl Fields {
         let Some(text) = self.raw(key) else {
             return Ok(None);
         };
-        let number = serde_json::from_str::<u64>(text)
-            .ok()
-            .filter(|n| valid.contains(n));
+        let number = serde_json::from_str::<u64>(text).ok().filter(|n| valid.contains(n));
         number.map(Some).ok_or_else(|| {
             let expected = format!("a whole number from {} to {}", valid.start(), valid.end());
             invalid(key, text, expected)
@@ -109,9 +107,7 @@ impl Fields {
         let Some(text) = self.raw(key) else {
             return Ok(None);
         };
-        serde_json::from_str(text)
-            .map(Some)
-            .map_err(|_| invalid(key, text, "a string"))
+        serde_json::from_str(text).map(Some).map_err(|_| invalid(key, text, "a string"))
     }
 
     /// The member as whatever `parse` makes of its string; `None` if it is absent.
@@ -128,9 +124,7 @@ impl Fields {
         let Some(text) = self.raw(key) else {
             return Ok(None);
         };
-        let value = serde_json::from_str::<String>(text)
-            .ok()
-            .and_then(|string| parse(&string));
+        let value = serde_json::from_str::<String>(text).ok().and_then(|string| parse(&string));
         value.map(Some).ok_or_else(|| invalid(key, text, expected))
     }
 }
@@ -158,11 +152,7 @@ impl<'de> Deserialize<'de> for Fields {
 }
 
 pub(crate) fn invalid(key: &str, value: &str, expected: impl Into<String>) -> FieldError {
-    FieldError::Invalid {
-        key: key.into(),
-        value: shorten(value),
-        expected: expected.into(),
-    }
+    FieldError::Invalid { key: key.into(), value: shorten(value), expected: expected.into() }
 }
 
 /// `text` cut to a length that fits one log line.
@@ -188,16 +178,14 @@ mod tests {
         assert_eq!(fields.integer("Vni", 0..=9), Ok(Some(7)));
         assert_eq!(fields.raw("other"), None);
         assert_eq!(fields.raw("absent"), None);
+        assert_eq!(fields.names().collect::<Vec<_>>(), ["vni", "VNI", "other"]);
     }
 
     #[test]
     fn an_invalid_member_names_key_value_and_what_is_valid() {
         let fields = Fields::parse(r#"{"Port":-1,"GBP":"yes"}"#).unwrap();
         let error = fields.integer("Port", 1..=65535).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "Port is -1, expected a whole number from 1 to 65535"
-        );
+        assert_eq!(error.to_string(), "Port is -1, expected a whole number from 1 to 65535");
         let error = fields.boolean("GBP", false).unwrap_err();
         assert_eq!(error.to_string(), r#"GBP is "yes", expected true or false"#);
         assert_eq!(fields.integer("absent", 1..=2), Ok(None));

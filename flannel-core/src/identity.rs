@@ -30,9 +30,7 @@ impl NodeId {
         if (1..=253).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
             Ok(Self(text))
         } else {
-            Err(InvalidNodeId {
-                text: crate::fields::shorten(&text),
-            })
+            Err(InvalidNodeId { text: crate::fields::shorten(&text) })
         }
     }
 
@@ -46,12 +44,9 @@ impl NodeId {
         let half = |seed: u64| {
             // FNV-1a for the bytes (offset and prime of the 64-bit variant), then the finalizer of MurmurHash3, because names such as n1 and n2
             // differ in their last byte only and FNV alone leaves them close together.
-            let mut hash = self
-                .0
-                .bytes()
-                .fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| {
-                    (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-                });
+            let mut hash = self.0.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
             hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
             hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
             hash ^ (hash >> 33)
@@ -104,18 +99,12 @@ mod tests {
         for text in ["", "a b", "a\n", "ü", &"x".repeat(254)] {
             assert!(NodeId::new(text).is_err(), "{text}");
         }
-        assert_eq!(
-            NodeId::new("worker-7.rack_2").unwrap().as_str(),
-            "worker-7.rack_2"
-        );
+        assert_eq!(NodeId::new("worker-7.rack_2").unwrap().as_str(), "worker-7.rack_2");
     }
 
     #[test]
     fn the_spread_of_a_name_never_changes() {
-        assert_eq!(
-            NodeId::new("n1").unwrap().spread(),
-            NodeId::new("n1").unwrap().spread()
-        );
+        assert_eq!(NodeId::new("n1").unwrap().spread(), NodeId::new("n1").unwrap().spread());
         let pinned = NodeId::new("worker-1").unwrap().spread();
         assert_eq!(format!("{pinned:032x}"), "ab341e81cfc4438f47e73c9b4c3c6e74");
     }

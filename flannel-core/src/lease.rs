@@ -30,11 +30,7 @@ pub struct Lease {
 impl Lease {
     /// A lease whose holder is known by its address only.
     pub fn new(subnet: Subnet, attrs: LeaseAttrs) -> Self {
-        Self {
-            subnet,
-            attrs,
-            node: None,
-        }
+        Self { subnet, attrs, node: None }
     }
 
     /// The same lease, held by `node`.
@@ -84,24 +80,27 @@ pub const MAX_LEASE_BYTES: usize = 64 * 1024;
 impl LeaseAttrs {
     /// The first public address, IPv4 before IPv6.
     pub fn address(&self) -> Option<IpAddr> {
-        self.public_ip
-            .map(IpAddr::V4)
-            .or_else(|| self.public_ipv6.map(IpAddr::V6))
+        self.public_ip.map(IpAddr::V4).or_else(|| self.public_ipv6.map(IpAddr::V6))
     }
 }
 
 impl fmt::Display for LeaseAttrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
-        // Go's encoder escapes these five inside strings, and they occur nowhere else in JSON.
-        for c in json.chars() {
-            match c {
-                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => write!(f, "\\u{:04x}", c as u32)?,
-                c => fmt::Write::write_char(f, c)?,
-            }
-        }
-        Ok(())
+        f.write_str(&with_escapes(json.chars()))
     }
+}
+
+/// JSON with the five characters escaped that Go's encoder escapes. They occur inside of strings only.
+fn with_escapes(json: impl Iterator<Item = char>) -> String {
+    let mut text = String::new();
+    for c in json {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => text += &format!("\\u{:04x}", c as u32),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 impl FromStr for LeaseAttrs {
@@ -146,7 +145,7 @@ impl Serialize for LeaseAttrs {
     }
 }
 
-/// One JSON value as compact text, which only its backend understands.
+/// One JSON value, which only its backend understands, as Go's encoder writes it: compact, and with `<`, `>`, `&` escaped.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RawJson(String);
 
@@ -158,15 +157,14 @@ pub struct InvalidJson {
 }
 
 impl RawJson {
-    /// Takes one JSON value, without its white space.
+    /// Takes one JSON value, without its white space and with Go's escapes.
     ///
     /// # Errors
     ///
     /// [`InvalidJson`] if `text` is not exactly one value.
     pub fn new(text: &str) -> Result<Self, InvalidJson> {
-        let raw: &RawValue = serde_json::from_str(text.trim()).map_err(|_| InvalidJson {
-            text: shorten(text),
-        })?;
+        let raw: &RawValue =
+            serde_json::from_str(text.trim()).map_err(|_| InvalidJson { text: shorten(text) })?;
         let (mut in_string, mut escaped) = (false, false);
         let significant = |c: &char| {
             let keep = in_string || !c.is_ascii_whitespace();
@@ -174,7 +172,7 @@ impl RawJson {
             escaped = *c == '\\' && !escaped;
             keep
         };
-        Ok(Self(raw.get().chars().filter(significant).collect()))
+        Ok(Self(with_escapes(raw.get().chars().filter(significant))))
     }
 
     /// The value's text.
@@ -232,10 +230,7 @@ mod tests {
                         "backendData": { "VNI" : 1, "VtepMAC" : "a b" } , "BackendV6Data": null} "#;
         let attrs: LeaseAttrs = text.parse().unwrap();
         assert_eq!(attrs.public_ip, Some(Ipv4Addr::new(1, 2, 3, 4)));
-        assert_eq!(
-            attrs.backend_data.unwrap().as_str(),
-            r#"{"VNI":1,"VtepMAC":"a b"}"#
-        );
+        assert_eq!(attrs.backend_data.unwrap().as_str(), r#"{"VNI":1,"VtepMAC":"a b"}"#);
         assert_eq!(attrs.backend_v6_data, None);
         assert_eq!("{}".parse::<LeaseAttrs>().unwrap(), LeaseAttrs::default());
     }
@@ -243,18 +238,9 @@ mod tests {
     #[test]
     fn garbage_is_an_error_that_names_the_member() {
         let error = r#"{"PublicIP":"::1"}"#.parse::<LeaseAttrs>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"lease: PublicIP is "::1", expected an IPv4 address"#
-        );
-        let long = format!(
-            r#"{{"PublicIP":"1.2.3.4","x":"{}"}}"#,
-            "x".repeat(MAX_LEASE_BYTES)
-        );
-        assert!(matches!(
-            long.parse::<LeaseAttrs>(),
-            Err(LeaseError::Oversized { .. })
-        ));
+        assert_eq!(error.to_string(), r#"lease: PublicIP is "::1", expected an IPv4 address"#);
+        let long = format!(r#"{{"PublicIP":"1.2.3.4","x":"{}"}}"#, "x".repeat(MAX_LEASE_BYTES));
+        assert!(matches!(long.parse::<LeaseAttrs>(), Err(LeaseError::Oversized { .. })));
     }
 
     prop_compose! {
@@ -279,14 +265,8 @@ mod tests {
         #[test]
         fn every_lease_survives_its_json(attrs in attrs()) {
             let read: LeaseAttrs = attrs.to_string().parse().unwrap();
-            // Escapes may differ inside of raw data; the values do not.
-            let value = |raw: &Option<RawJson>| {
-                raw.as_ref().map(|raw| serde_json::from_str::<String>(raw.as_str()).unwrap())
-            };
-            prop_assert_eq!(value(&read.backend_data), value(&attrs.backend_data));
+            prop_assert_eq!(&read, &attrs);
             prop_assert_eq!(read.to_string(), attrs.to_string());
-            prop_assert_eq!((read.public_ip, read.public_ipv6), (attrs.public_ip, attrs.public_ipv6));
-            prop_assert_eq!(read.backend_type, attrs.backend_type);
         }
 
         #[test]

@@ -9,10 +9,12 @@ mod config;
 mod fields;
 mod identity;
 mod lease;
+mod node;
 mod peers;
 mod report;
 mod store;
 mod subnet;
+mod subnet_env;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -24,7 +26,9 @@ pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use fields::{FieldError, Fields};
 pub use identity::{InvalidNodeId, NodeId};
 pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};
-pub use peers::{Folded, Peers};
-pub use report::{PeerFault, PeerProblem, SyncReport};
+pub use node::{Activity, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Status, Stopped};
+pub use peers::{Folded, Peers, Revision};
+pub use report::{PeerFault, PeerProblem, RouteForm, SyncReport};
 pub use store::{Store, StoreError, SubnetLease};
 pub use subnet::{InvalidSubnetKey, Subnet};
+pub use subnet_env::SubnetEnv;

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     cidr::Cidr,
     config::NetworkConfig,
-    lease::{Lease, LeaseEvent},
+    lease::{Lease, LeaseAttrs, LeaseEvent},
     report::{PeerFault, PeerProblem},
     subnet::Subnet,
 };
@@ -26,8 +26,18 @@ pub struct Peers {
     own: Lease,
     accepted: BTreeMap<Subnet, Arc<Lease>>,
     refused: BTreeMap<Subnet, (Arc<Lease>, PeerFault)>,
-    revision: u64,
+    /// What the store shows at our own subnet: usually our lease, after a loss somebody else's.
+    at_own: Option<Arc<Lease>>,
+    revision: Revision,
     changes: VecDeque<Subnet>,
+}
+
+/// A moment in the life of one set of [`Peers`] and of its clones, to ask what changed since.
+#[derive(Clone, Debug)]
+pub struct Revision {
+    /// The same for all that descend from one [`Peers::new`].
+    lineage: Arc<()>,
+    number: u64,
 }
 
 /// What folding an event showed.
@@ -48,34 +58,29 @@ impl Peers {
             own,
             accepted: BTreeMap::new(),
             refused: BTreeMap::new(),
-            revision: 0,
+            at_own: None,
+            revision: Revision { lineage: Arc::new(()), number: 0 },
             changes: VecDeque::new(),
         }
     }
 
     /// Takes in one event of the watch.
     pub fn fold(&mut self, event: LeaseEvent) -> Folded {
-        let before = self.revision;
+        let before = self.revision.number;
         let own_differs = match event {
             LeaseEvent::Remove(subnet) => {
                 self.forget(subnet);
                 subnet == self.own.subnet
             }
             LeaseEvent::Reset(leases) => {
-                let next: BTreeMap<_, _> = leases
-                    .into_iter()
-                    .map(|lease| (lease.subnet, lease))
-                    .collect();
-                let gone: Vec<_> = self
-                    .subnets()
-                    .filter(|subnet| !next.contains_key(subnet))
-                    .collect();
+                let next: BTreeMap<_, _> =
+                    leases.into_iter().map(|lease| (lease.subnet, lease)).collect();
+                let gone: Vec<_> =
+                    self.subnets().filter(|subnet| !next.contains_key(subnet)).collect();
                 for subnet in gone {
                     self.forget(subnet);
                 }
-                let own_differs = next
-                    .get(&self.own.subnet)
-                    .is_none_or(|own| self.differs(own));
+                let own_differs = next.get(&self.own.subnet).is_none_or(|own| self.differs(own));
                 for lease in next.into_values() {
                     self.upsert(Arc::new(lease));
                 }
@@ -87,23 +92,21 @@ impl Peers {
                 own_differs
             }
         };
-        Folded {
-            peers_changed: self.revision != before,
-            own_differs,
-        }
+        Folded { peers_changed: self.revision.number != before, own_differs }
     }
 
     /// Goes on with another lease of our own, and judges all known leases anew.
     pub fn set_own(&mut self, own: Lease) {
+        let refused = std::mem::take(&mut self.refused).into_values().map(|(lease, _)| lease);
+        let known: Vec<_> =
+            refused.chain(self.at_own.take()).chain(self.accepted.values().cloned()).collect();
         self.own = own;
-        let refused = std::mem::take(&mut self.refused)
-            .into_values()
-            .map(|(lease, _)| lease);
-        let known: Vec<_> = refused.chain(self.accepted.values().cloned()).collect();
+        if self.accepted.remove(&self.own.subnet).is_some() {
+            self.note(self.own.subnet);
+        }
         for lease in known {
             self.upsert(lease);
         }
-        self.forget(self.own.subnet);
     }
 
     /// Our own lease.
@@ -143,21 +146,25 @@ impl Peers {
         })
     }
 
-    /// A number that grows with every change of a peer.
-    pub fn revision(&self) -> u64 {
-        self.revision
+    /// This moment, for [`changed_since`](Self::changed_since).
+    pub fn revision(&self) -> &Revision {
+        &self.revision
     }
 
-    /// The subnets whose peers came, left or changed after `revision`; `None` if that is too long ago to tell, and whoever asks
-    /// has to look at all peers.
-    pub fn changed_since(&self, revision: u64) -> Option<BTreeSet<Subnet>> {
-        let count = usize::try_from(self.revision.checked_sub(revision)?).ok()?;
+    /// The subnets whose peers came, left or changed after `revision`. `None` if that cannot be told, because it is too long ago
+    /// or `revision` is of another set: whoever asks has to look at all peers.
+    pub fn changed_since(&self, revision: &Revision) -> Option<BTreeSet<Subnet>> {
+        if !Arc::ptr_eq(&self.revision.lineage, &revision.lineage) {
+            return None;
+        }
+        let count = usize::try_from(self.revision.number.checked_sub(revision.number)?).ok()?;
         let skip = self.changes.len().checked_sub(count)?;
         Some(self.changes.iter().skip(skip).copied().collect())
     }
 
     fn subnets(&self) -> impl Iterator<Item = Subnet> {
-        self.accepted.keys().chain(self.refused.keys()).copied()
+        let at_own = self.at_own.as_ref().map(|lease| lease.subnet);
+        self.accepted.keys().chain(self.refused.keys()).copied().chain(at_own)
     }
 
     fn differs(&self, seen: &Lease) -> bool {
@@ -169,6 +176,7 @@ impl Peers {
     fn upsert(&mut self, lease: Arc<Lease>) {
         let subnet = lease.subnet;
         if subnet == self.own.subnet {
+            self.at_own = Some(lease);
             return;
         }
         match self.harm(&lease) {
@@ -187,6 +195,9 @@ impl Peers {
     }
 
     fn forget(&mut self, subnet: Subnet) {
+        if subnet == self.own.subnet {
+            self.at_own = None;
+        }
         self.refused.remove(&subnet);
         if self.accepted.remove(&subnet).is_some() {
             self.note(subnet);
@@ -194,7 +205,7 @@ impl Peers {
     }
 
     fn note(&mut self, subnet: Subnet) {
-        self.revision += 1;
+        self.revision.number += 1;
         if self.changes.len() == REMEMBERED_CHANGES {
             self.changes.pop_front();
         }
@@ -204,28 +215,31 @@ impl Peers {
     /// Why following `lease` would harm this node, if it would. Only the families that this node has are looked at.
     fn harm(&self, lease: &Lease) -> Option<PeerFault> {
         let refuse = |detail: String| Some(PeerFault::Refused { detail });
+        if lease.node.is_some() && lease.node == self.own.node {
+            return refuse("it is another lease of this node".into());
+        }
         if lease.subnet.overlaps(&self.own.subnet) {
             return refuse(format!("it overlaps our own subnet {}", self.own.subnet));
         }
         if let (Some(range), Some(block)) = (self.config.ipv4(), lease.subnet.ipv4())
             && !range.network().encloses(&block)
         {
-            return refuse(format!(
-                "{block} is outside of the network {}",
-                range.network()
-            ));
+            return refuse(format!("{block} is outside of the network {}", range.network()));
         }
         if let (Some(range), Some(block)) = (self.config.ipv6(), lease.subnet.ipv6())
             && !range.network().encloses(&block)
         {
-            return refuse(format!(
-                "{block} is outside of the network {}",
-                range.network()
-            ));
+            return refuse(format!("{block} is outside of the network {}", range.network()));
         }
-        let v4 = lease.attrs.public_ip.map(IpAddr::V4);
-        let v6 = lease.attrs.public_ipv6.map(IpAddr::V6);
-        for address in [v4, v6].into_iter().flatten() {
+        let addresses = |attrs: &LeaseAttrs| {
+            [attrs.public_ip.map(IpAddr::V4), attrs.public_ipv6.map(IpAddr::V6)]
+                .into_iter()
+                .flatten()
+        };
+        for address in addresses(&lease.attrs) {
+            if addresses(&self.own.attrs).any(|own| own == address) {
+                return refuse(format!("{address} is our own address"));
+            }
             let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
             if address.is_loopback() || address.is_multicast() || broadcast {
                 return refuse(format!("no node is reached at {address}"));

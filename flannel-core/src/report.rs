@@ -1,6 +1,6 @@
 //! What a sync did, in numbers and by name.
 
-use std::{net::IpAddr, ops::AddAssign};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -20,6 +20,12 @@ pub struct SyncReport {
     pub removed: u64,
     /// Objects that were seen among ours, are not ours, and were not touched.
     pub left_alone: u64,
+    /// Objects that others had changed and that this sync found.
+    pub drifted: u64,
+    /// Objects that somebody keeps changing, and that wait for their next turn.
+    pub postponed: u64,
+    /// How the routes of peers refer to their gateways; `None` if the backend has no such routes.
+    pub routes: Option<RouteForm>,
     /// Peers that are not, or not fully, reachable after this sync, in the order of their subnets.
     pub problems: Vec<PeerProblem>,
 }
@@ -32,22 +38,20 @@ impl SyncReport {
 
     /// Whether a later sync may succeed where this one failed.
     pub fn wants_retry(&self) -> bool {
-        self.problems
-            .iter()
-            .any(|problem| matches!(problem.fault, PeerFault::Kernel { .. }))
+        let refused = |problem: &PeerProblem| matches!(problem.fault, PeerFault::Kernel { .. });
+        self.postponed > 0 || self.problems.iter().any(refused)
     }
 }
 
-impl AddAssign for SyncReport {
-    fn add_assign(&mut self, other: Self) {
-        self.read += other.read;
-        self.added += other.added;
-        self.replaced += other.replaced;
-        self.removed += other.removed;
-        self.left_alone += other.left_alone;
-        self.problems.extend(other.problems);
-        self.problems.sort_by_key(|problem| problem.peer);
-    }
+/// How a route refers to its gateway.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum RouteForm {
+    /// By the number of a nexthop object, which stays fast with many peers. Linux 5.3 and newer.
+    Nexthop,
+    /// By itself. The kernel compares each of them with all others.
+    Plain,
 }
 
 /// One peer that could not be served, and why.
@@ -65,11 +69,7 @@ pub struct PeerProblem {
 impl PeerProblem {
     /// A problem with the peer that holds `peer` and is reached at `address`.
     pub fn new(peer: Subnet, address: Option<IpAddr>, fault: PeerFault) -> Self {
-        Self {
-            peer,
-            address,
-            fault,
-        }
+        Self { peer, address, fault }
     }
 }
 

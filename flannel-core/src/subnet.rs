@@ -14,7 +14,7 @@ use crate::{
 ///
 /// Never empty, and without host bits. [`fmt::Display`] and [`str::parse`] use flannel's key form, such as `10.5.1.0-24` or
 /// `10.5.1.0-24&fd00:5:1::-64`. An IPv6-only subnet is `fd00:5:1::-64`, which flannel does not read.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subnet {
     ipv4: Option<Ipv4Network>,
@@ -50,14 +50,8 @@ impl Subnet {
 
     /// Whether the two share an address in either family.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let ipv4 = self
-            .ipv4
-            .zip(other.ipv4)
-            .is_some_and(|(a, b)| a.overlaps_with(&b));
-        let ipv6 = self
-            .ipv6
-            .zip(other.ipv6)
-            .is_some_and(|(a, b)| a.overlaps_with(&b));
+        let ipv4 = self.ipv4.zip(other.ipv4).is_some_and(|(a, b)| a.overlaps_with(&b));
+        let ipv6 = self.ipv6.zip(other.ipv6).is_some_and(|(a, b)| a.overlaps_with(&b));
         ipv4 || ipv6
     }
 }
@@ -67,19 +61,18 @@ impl fmt::Display for Subnet {
         // Mirrors MakeSubnetKey in pkg/subnet/subnet.go at cdf76059.
         match (self.ipv4, self.ipv6) {
             (Some(v4), Some(v6)) => {
-                write!(
-                    f,
-                    "{}-{}&{}-{}",
-                    v4.network(),
-                    v4.prefix(),
-                    v6.network(),
-                    v6.prefix()
-                )
+                write!(f, "{}-{}&{}-{}", v4.network(), v4.prefix(), v6.network(), v6.prefix())
             }
             (Some(v4), None) => write!(f, "{}-{}", v4.network(), v4.prefix()),
             (None, Some(v6)) => write!(f, "{}-{}", v6.network(), v6.prefix()),
             (None, None) => unreachable!("a subnet is never empty"),
         }
+    }
+}
+
+impl fmt::Debug for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -138,11 +131,7 @@ mod tests {
     #[test]
     fn keys_read_and_print_as_flannels() {
         // TestSubnetNodev4 and TestSubnetNodev6 in pkg/subnet/subnet_test.go at cdf76059.
-        for key in [
-            "10.12.13.0-24",
-            "10.12.13.0-24&fd00:12:13::-56",
-            "fd00:12:13::-56",
-        ] {
+        for key in ["10.12.13.0-24", "10.12.13.0-24&fd00:12:13::-56", "fd00:12:13::-56"] {
             assert_eq!(key.parse::<Subnet>().unwrap().to_string(), key);
         }
         let dual: Subnet = "10.12.13.0-24&fd00:12:13::-56".parse().unwrap();

@@ -18,7 +18,7 @@ use flannel_core::{
 use futures::stream::BoxStream;
 use tracing::{debug, info};
 
-use crate::registry::{Lifetime, Record, Registry, RegistryError, Write};
+use crate::registry::{ConfigText, Lifetime, Record, Registry, RegistryError, Write};
 
 mod held;
 mod plan;
@@ -61,10 +61,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            ttl: Duration::from_secs(24 * 60 * 60),
-            hint: None,
-        }
+        Self { ttl: Duration::from_secs(24 * 60 * 60), hint: None }
     }
 }
 
@@ -119,10 +116,7 @@ impl<R: Registry> Allocating<R> {
     }
 
     fn hint(&self) -> Option<Subnet> {
-        self.last
-            .lock()
-            .expect("nothing panics while it is locked")
-            .or(self.options.hint)
+        self.last.lock().expect("nothing panics while it is locked").or(self.options.hint)
     }
 
     /// Decides and acts until we hold a record, which is returned; `None` if that needs a new list.
@@ -149,10 +143,7 @@ impl<R: Registry> Allocating<R> {
                     let Some(current) = current else {
                         return Ok(None);
                     };
-                    debug!(
-                        subnet = current.key,
-                        "somebody else was faster, choosing again"
-                    );
+                    debug!(subnet = current.key, "somebody else was faster, choosing again");
                     records.retain(|record| record.key != current.key);
                     records.push(*current);
                 }
@@ -174,11 +165,9 @@ impl<R: Registry> Allocating<R> {
             ttl: Some(self.options.ttl),
         };
         match decision {
-            Decision::Create(subnet) => self
-                .registry
-                .create(&subnet.to_string(), &write)
-                .await
-                .map(Some),
+            Decision::Create(subnet) => {
+                self.registry.create(&subnet.to_string(), &write).await.map(Some)
+            }
             Decision::Delete(record) => {
                 info!(
                     subnet = record.key,
@@ -200,17 +189,29 @@ impl<R: Registry> Allocating<R> {
     }
 }
 
+/// Reads the network's configuration from a registry: for who needs it before there is a node.
+///
+/// # Errors
+///
+/// As [`Store::config`].
+///
+/// # Cancel safety
+///
+/// Reads only.
+pub async fn network_config(
+    registry: &(impl Registry + ?Sized),
+) -> Result<NetworkConfig, StoreError> {
+    let ConfigText { place, text } = registry.config().await.map_err(store_error)?;
+    match text {
+        None => Err(StoreError::ConfigMissing { place }),
+        Some(text) => text.parse().map_err(|source| StoreError::Config { place, source }),
+    }
+}
+
 #[async_trait]
 impl<R: Registry> Store for Allocating<R> {
     async fn config(&self) -> Result<NetworkConfig, StoreError> {
-        let config = self.registry.config().await.map_err(store_error)?;
-        let place = config.place;
-        match config.text {
-            None => Err(StoreError::ConfigMissing { place }),
-            Some(text) => text
-                .parse()
-                .map_err(|source| StoreError::Config { place, source }),
-        }
+        network_config(self.registry.as_ref()).await
     }
 
     async fn previous(&self) -> Result<Option<Lease>, StoreError> {
@@ -226,10 +227,7 @@ impl<R: Registry> Store for Allocating<R> {
         let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_secs(1));
         loop {
             let snapshot = self.registry.list().await.map_err(store_error)?;
-            match self
-                .acquire_from(snapshot.records, &config, attrs, &value, hint)
-                .await?
-            {
+            match self.acquire_from(snapshot.records, &config, attrs, &value, hint).await? {
                 Some(record) => {
                     let (registry, node) = (Arc::clone(&self.registry), self.node.clone());
                     let held = Held::new(registry, node, self.options.ttl, record)?;
@@ -279,12 +277,12 @@ pub(crate) fn store_error(error: RegistryError) -> StoreError {
         RegistryError::Unavailable { operation, source } => {
             StoreError::Unavailable { operation, source }
         }
-        RegistryError::Compacted { .. } | RegistryError::Conflict { .. } => {
-            StoreError::Unavailable {
-                operation: "follow the changes of others".into(),
-                source: error.into(),
-            }
-        }
+        RegistryError::Compacted { .. }
+        | RegistryError::ConfigConflict
+        | RegistryError::Conflict { .. } => StoreError::Unavailable {
+            operation: "follow the changes of others".into(),
+            source: error.into(),
+        },
     }
 }
 

@@ -31,7 +31,7 @@ use folder::Folder;
 /// | --- | --- |
 /// | `config` | the network configuration, flannel's JSON |
 /// | `subnets/KEY` | one lease; the name is flannel's subnet key, such as `10.5.1.0-24` |
-/// | `lock` | nothing: whoever writes holds a lock on it, which the kernel takes back from a process that dies |
+/// | `lock` | nothing: whoever writes holds a lock on it, which the kernel takes back from a process that dies; do not remove it while nodes run |
 /// | `revision` | the number of the last write; if it is lost it is counted anew from the leases |
 ///
 /// The first line of a lease is flannel's lease JSON, byte for byte. The second is ours:
@@ -124,14 +124,9 @@ impl FileStore {
         let (wanted, place) = (config.clone(), folder.config_path().display().to_string());
         let unavailable = {
             let place = place.clone();
-            |error: RegistryError| InitError::Unavailable {
-                place,
-                source: error.into(),
-            }
+            |error: RegistryError| InitError::Unavailable { place, source: error.into() }
         };
-        lock::blocking(&folder, Folder::create)
-            .await
-            .map_err(unavailable.clone())?;
+        lock::blocking(&folder, Folder::create).await.map_err(unavailable.clone())?;
         let work = move |folder: &Folder| folder.init_config(&wanted);
         let present = match lock::exclusive(&folder, "set up the network", work).await {
             Ok(present) => present,
@@ -141,10 +136,8 @@ impl FileStore {
             None => Ok(()),
             Some(text) => {
                 let present = text.parse::<NetworkConfig>();
-                let present = present.map_err(|source| InitError::Unusable {
-                    place: place.clone(),
-                    source,
-                })?;
+                let present = present
+                    .map_err(|source| InitError::Unusable { place: place.clone(), source })?;
                 let (present, wanted) = (json(&present), json(config));
                 if present == wanted {
                     return Ok(());

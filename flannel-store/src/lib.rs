@@ -14,7 +14,7 @@ mod file;
 mod memory;
 mod registry;
 
-pub use allocating::{Allocating, Options, Stats};
+pub use allocating::{Allocating, Options, Stats, network_config};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdRegistry, EtcdStore};
 #[cfg(feature = "file")]

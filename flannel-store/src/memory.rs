@@ -114,8 +114,7 @@ impl MemoryCluster {
 
     /// Replaces the network's configuration; `None` removes it. Any text is taken.
     pub fn set_config(&self, text: Option<&str>) {
-        self.shared
-            .work(|state| state.config = text.map(Into::into));
+        self.shared.work(|state| state.config = text.map(Into::into));
     }
 
     /// Forgets all remembered changes, so that every watcher that has not seen them gets a reset.
@@ -131,8 +130,7 @@ impl MemoryCluster {
 
     /// Connects `node` again, without delay.
     pub fn heal(&self, node: &NodeId) {
-        self.shared
-            .work(|state| *state.link(node) = Link::default());
+        self.shared.work(|state| *state.link(node) = Link::default());
     }
 
     /// Makes every call and every watched change of `node` take `delay`.
@@ -148,9 +146,7 @@ impl MemoryCluster {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("nothing panics while it is locked")
+        self.state.lock().expect("nothing panics while it is locked")
     }
 
     /// Works on the state as of now, and wakes all who wait if something changed.

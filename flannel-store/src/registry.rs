@@ -13,9 +13,10 @@ pub use snapshot::{Change, Snapshot};
 
 /// A key-value engine that keeps the leases of one network, as one node is connected to it.
 ///
-/// Implement these seven methods over an engine (etcd, Consul, a SQL table, a replicated log), and
+/// Implement these eight methods over an engine (etcd, Consul, a SQL table, a replicated log), and
 /// [`Allocating`](crate::Allocating) makes a [`Store`](flannel_core::Store) of it: allocation, fencing, adoption of flannel's
-/// leases and retries are there, and not in the engine. Run `flannel_core::store_conformance!` over the result.
+/// leases and retries are there, and not in the engine. Run `flannel_core::store_conformance!` over the result;
+/// `tests/custom.rs` in this crate is a small engine with everything that takes.
 ///
 /// # What an engine has to offer
 ///
@@ -60,6 +61,13 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`RegistryError::Denied`] and [`RegistryError::Unavailable`]. That there is none is not an error.
     async fn config(&self) -> Result<ConfigText, RegistryError>;
+
+    /// Replaces the network's configuration `was` by `text`, if it is still the same. For operators; nodes never call it.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::ConfigConflict`] if it is not; nothing was written. Else as for [`create`](Self::create).
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError>;
 
     /// Reads all records, in one consistent read.
     ///
@@ -132,6 +140,9 @@ pub enum RegistryError {
         /// The last revision that the watcher has seen.
         revision: u64,
     },
+    /// The network's configuration is not what the caller thought; nothing was written.
+    #[error("the network config was changed by somebody else")]
+    ConfigConflict,
     /// The record is not what the caller thought; nothing was written.
     #[error("{}", match current {
         Some(record) => format!("{} was changed by somebody else", record.key),

@@ -49,16 +49,11 @@ impl Rows {
         if current.map(|record| record.revision) == revision {
             return Ok(());
         }
-        Err(RegistryError::Conflict {
-            current: current.cloned().map(Box::new),
-        })
+        Err(RegistryError::Conflict { current: current.cloned().map(Box::new) })
     }
 
     fn list(&self) -> Snapshot {
-        Snapshot {
-            records: self.records.values().cloned().collect(),
-            revision: self.revision,
-        }
+        Snapshot { records: self.records.values().cloned().collect(), revision: self.revision }
     }
 }
 
@@ -74,10 +69,18 @@ impl Table {
 impl Registry for Table {
     async fn config(&self) -> Result<ConfigText, RegistryError> {
         let text = self.query(|rows| rows.config.clone()).await;
-        Ok(ConfigText {
-            place: "a table".into(),
-            text,
-        })
+        Ok(ConfigText { place: "a table".into(), text })
+    }
+
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+        let set = |rows: &mut Rows| {
+            if rows.config != was.text {
+                return Err(RegistryError::ConfigConflict);
+            }
+            rows.config = Some(text.into());
+            Ok(())
+        };
+        self.query(set).await
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
@@ -135,7 +138,7 @@ impl Registry for Table {
 impl StoreFixture for Table {
     async fn build(config: &str) -> Self {
         let table = Self::default();
-        table.set_config(Some(config)).await;
+        StoreFixture::set_config(&table, Some(config)).await;
         table
     }
 
@@ -145,11 +148,7 @@ impl StoreFixture for Table {
     }
 
     async fn put(&self, key: &str, value: &str) {
-        let write = Write {
-            value: value.into(),
-            owner: None,
-            ttl: None,
-        };
+        let write = Write { value: value.into(), owner: None, ttl: None };
         self.0.lock().unwrap().put(key, &write);
     }
 
@@ -163,9 +162,7 @@ impl StoreFixture for Table {
             expires: record.lifetime == Lifetime::Bounded,
         };
         let records = self.0.lock().unwrap().list().records.into_iter();
-        records
-            .map(|record| (record.key.clone(), entry(record)))
-            .collect()
+        records.map(|record| (record.key.clone(), entry(record))).collect()
     }
 
     async fn set_config(&self, config: Option<&str>) {

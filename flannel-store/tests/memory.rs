@@ -34,9 +34,7 @@ impl StoreFixture for Memory {
             expires: record.lifetime == Lifetime::Bounded,
         };
         let records = self.0.records().into_iter();
-        records
-            .map(|record| (record.key.clone(), entry(record)))
-            .collect()
+        records.map(|record| (record.key.clone(), entry(record))).collect()
     }
 
     async fn set_config(&self, config: Option<&str>) {
@@ -55,11 +53,7 @@ impl StoreFixture for Memory {
 flannel_core::store_conformance!(Memory);
 
 fn by_hand(value: &str) -> Write {
-    Write {
-        value: value.into(),
-        owner: None,
-        ttl: None,
-    }
+    Write { value: value.into(), owner: None, ttl: None }
 }
 
 fn cluster() -> MemoryCluster {
@@ -71,10 +65,7 @@ fn node(name: &str) -> NodeId {
 }
 
 fn at(last: u8) -> LeaseAttrs {
-    LeaseAttrs {
-        public_ip: Some([192, 0, 2, last].into()),
-        ..LeaseAttrs::default()
-    }
+    LeaseAttrs { public_ip: Some([192, 0, 2, last].into()), ..LeaseAttrs::default() }
 }
 
 /// The next item of a watch. A minute goes by at once when everybody waits.
@@ -88,10 +79,7 @@ async fn item(
 const TTL: Duration = Duration::from_secs(60);
 
 fn short() -> Options {
-    Options {
-        ttl: TTL,
-        ..Options::default()
-    }
+    Options { ttl: TTL, ..Options::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,11 +87,7 @@ async fn a_lease_that_is_not_renewed_expires_on_time_and_watchers_see_it() {
     let cluster = cluster();
     let mut watch = cluster.store(node("watcher")).watch();
     item(&mut watch).await.unwrap();
-    let mut lease = cluster
-        .store_with(node("n1"), short())
-        .acquire(&at(1))
-        .await
-        .unwrap();
+    let mut lease = cluster.store_with(node("n1"), short()).acquire(&at(1)).await.unwrap();
     item(&mut watch).await.unwrap();
     assert_eq!(lease.ttl(), Some(TTL));
     tokio::time::sleep(TTL - Duration::from_secs(1)).await;
@@ -115,10 +99,7 @@ async fn a_lease_that_is_not_renewed_expires_on_time_and_watchers_see_it() {
     let late = renewed.elapsed() - TTL;
     assert!(late <= Duration::from_millis(1), "{late:?}");
     let error = lease.renew().await.unwrap_err();
-    assert!(
-        matches!(error, StoreError::Revoked { owner: None, .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, StoreError::Revoked { owner: None, .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,11 +147,7 @@ async fn a_node_that_is_cut_off_fails_or_hangs_and_goes_on_when_healed() {
     // Waits grow up to five seconds.
     let before = tokio::time::Instant::now();
     item(&mut watch).await.unwrap_err();
-    assert!(
-        (2500..=5001).contains(&before.elapsed().as_millis()),
-        "{:?}",
-        before.elapsed()
-    );
+    assert!((2500..=5001).contains(&before.elapsed().as_millis()), "{:?}", before.elapsed());
 
     cluster.heal(&node("n1"));
     lease.renew().await.unwrap();
@@ -207,27 +184,34 @@ async fn an_answer_that_is_lost_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_lost_answers_in_a_row_cost_nothing() {
+    let cluster = cluster();
+    let mut lease = cluster.store(node("n1")).acquire(&at(1)).await.unwrap();
+    for (attrs, written) in [(at(2), at(2)), (at(3), at(2))] {
+        // The first one is written, the second one does not get that far.
+        cluster.delay(&node("n1"), Duration::from_secs(2));
+        let patience = Duration::from_millis(if attrs == written { 1500 } else { 500 });
+        let published = tokio::time::timeout(patience, lease.publish(&attrs)).await;
+        assert!(published.is_err());
+        assert_eq!(cluster.records()[0].value, Ok(written.to_string()));
+    }
+    cluster.heal(&node("n1"));
+    lease.publish(&at(4)).await.unwrap();
+    assert_eq!(cluster.records()[0].value, Ok(at(4).to_string()));
+    lease.publish(&at(1)).await.unwrap();
+    lease.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hint_is_used_when_nothing_better_is_known() {
     let cluster = cluster();
     let hint = Some("10.3.200.0-24".parse().unwrap());
     let options = Options { hint, ..short() };
-    let lease = cluster
-        .store_with(node("n1"), options)
-        .acquire(&at(1))
-        .await
-        .unwrap();
+    let lease = cluster.store_with(node("n1"), options).acquire(&at(1)).await.unwrap();
     assert_eq!(Some(lease.lease().subnet), hint);
-    let other = cluster
-        .store_with(node("n2"), options)
-        .acquire(&at(2))
-        .await
-        .unwrap();
+    let other = cluster.store_with(node("n2"), options).acquire(&at(2)).await.unwrap();
     assert_ne!(Some(other.lease().subnet), hint);
-    let other = cluster
-        .store_with(node("n2"), options)
-        .previous()
-        .await
-        .unwrap();
+    let other = cluster.store_with(node("n2"), options).previous().await.unwrap();
     assert_ne!(other.map(|lease| lease.subnet), hint);
 }
 
@@ -273,10 +257,7 @@ async fn skipped_entries_are_counted() {
 async fn attributes_that_nobody_could_read_are_not_published() {
     let cluster = cluster();
     let store = cluster.store(node("n1"));
-    let huge = LeaseAttrs {
-        backend_type: "x".repeat(flannel_core::MAX_LEASE_BYTES),
-        ..at(1)
-    };
+    let huge = LeaseAttrs { backend_type: "x".repeat(flannel_core::MAX_LEASE_BYTES), ..at(1) };
     let error = store.acquire(&huge).await.unwrap_err();
     assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
     assert!(cluster.records().is_empty());

@@ -78,10 +78,7 @@ impl Drop for Process {
 fn a_child() {
     let role = env::var(ROLE).expect("only other tests run this one");
     let (folder, node) = (env::var(FOLDER).unwrap(), env::var(NODE).unwrap());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match role.as_str() {
         "acquire" => runtime.block_on(async {
             let store = open(folder.as_ref(), &node).await;
@@ -111,10 +108,8 @@ fn a_child() {
             while let Some(key) = heard() {
                 let folder = Path::new(&folder);
                 let temporary = folder.join(".stamp");
-                let stamp = LeaseAttrs {
-                    backend_data: RawJson::new(&now().to_string()).ok(),
-                    ..at(1)
-                };
+                let stamp =
+                    LeaseAttrs { backend_data: RawJson::new(&now().to_string()).ok(), ..at(1) };
                 fs::write(&temporary, stamp.to_string()).unwrap();
                 fs::rename(&temporary, folder.join("subnets").join(key)).unwrap();
             }
@@ -136,39 +131,26 @@ fn heard() -> Option<String> {
 
 /// Nanoseconds of the wall clock, which all processes share.
 fn now() -> u128 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_nanos()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
 }
 
 fn at(last: u8) -> LeaseAttrs {
-    LeaseAttrs {
-        public_ip: Some([192, 0, 2, last.max(1)].into()),
-        ..LeaseAttrs::default()
-    }
+    LeaseAttrs { public_ip: Some([192, 0, 2, last.max(1)].into()), ..LeaseAttrs::default() }
 }
 
 async fn folder(config: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    FileStore::init(folder.path(), &config.parse().unwrap())
-        .await
-        .unwrap();
+    FileStore::init(folder.path(), &config.parse().unwrap()).await.unwrap();
     folder
 }
 
 async fn open(folder: &Path, node: &str) -> FileStore {
-    FileStore::open(folder, node.parse().unwrap(), Options::default())
-        .await
-        .unwrap()
+    FileStore::open(folder, node.parse().unwrap(), Options::default()).await.unwrap()
 }
 
 async fn acquire(folder: &Path, node: &str) -> Box<dyn SubnetLease> {
     let store = open(folder, node).await;
-    timeout(Duration::from_secs(20), store.acquire(&at(1)))
-        .await
-        .unwrap()
-        .unwrap()
+    timeout(Duration::from_secs(20), store.acquire(&at(1))).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -184,22 +166,12 @@ async fn twenty_processes_that_race_get_twenty_subnets() {
     for process in &mut processes {
         process.tell("go");
     }
-    let subnets: BTreeSet<_> = processes
-        .iter_mut()
-        .map(|p| p.says().expect("a subnet"))
-        .collect();
+    let subnets: BTreeSet<_> = processes.iter_mut().map(|p| p.says().expect("a subnet")).collect();
     println!("20 processes have their leases after {:?}", begin.elapsed());
     assert_eq!(subnets.len(), 20, "{subnets:?}");
     let config: NetworkConfig = config.parse().unwrap();
-    assert!(
-        subnets
-            .iter()
-            .all(|subnet| config.admits(&subnet.parse().unwrap()))
-    );
-    assert_eq!(
-        fs::read_dir(folder.path().join("subnets")).unwrap().count(),
-        20
-    );
+    assert!(subnets.iter().all(|subnet| config.admits(&subnet.parse().unwrap())));
+    assert_eq!(fs::read_dir(folder.path().join("subnets")).unwrap().count(), 20);
 }
 
 #[tokio::test]
@@ -211,23 +183,14 @@ async fn a_process_killed_with_the_lock_blocks_nobody() {
     let attrs = at(1);
     let mut waiting = store.acquire(&attrs);
     assert!(
-        timeout(Duration::from_millis(300), &mut waiting)
-            .await
-            .is_err(),
+        timeout(Duration::from_millis(300), &mut waiting).await.is_err(),
         "the lock was ignored"
     );
     process.child.kill().unwrap();
     let killed = Instant::now();
-    let lease = timeout(Duration::from_secs(20), waiting)
-        .await
-        .unwrap()
-        .unwrap();
+    let lease = timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap();
     println!("acquired {:?} after the kill", killed.elapsed());
-    assert!(
-        killed.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        killed.elapsed()
-    );
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
     // What the dead one was writing is nowhere.
     let subnets = fs::read_dir(folder.path().join("subnets")).unwrap().count();
     assert_eq!(
@@ -251,16 +214,9 @@ async fn a_process_killed_at_any_time_leaves_a_whole_store() {
         process.child.kill().unwrap();
         process.child.wait().unwrap();
         let store = open(folder.path(), "n1").await;
-        let previous = store
-            .previous()
-            .await
-            .unwrap()
-            .expect("the lease is there and whole");
+        let previous = store.previous().await.unwrap().expect("the lease is there and whole");
         assert_eq!(*subnet.get_or_insert(previous.subnet), previous.subnet);
-        assert_eq!(
-            store.acquire(&at(1)).await.unwrap().lease().subnet,
-            previous.subnet
-        );
+        assert_eq!(store.acquire(&at(1)).await.unwrap().lease().subnet, previous.subnet);
         let files = fs::read_dir(folder.path().join("subnets")).unwrap().count();
         assert_eq!((files, store.stats().skipped), (1, 0), "round {round}");
     }
@@ -270,18 +226,13 @@ async fn a_process_killed_at_any_time_leaves_a_whole_store() {
 async fn a_change_is_seen_by_other_processes_within_ten_milliseconds() {
     let folder = folder(r#"{"Network":"10.0.0.0/8"}"#).await;
     let mut watch = open(folder.path(), "watcher").await.watch();
-    assert_eq!(
-        watch.next().await.unwrap().unwrap(),
-        LeaseEvent::Reset(vec![])
-    );
+    assert_eq!(watch.next().await.unwrap().unwrap(), LeaseEvent::Reset(vec![]));
     let mut process = Process::start("write when told", folder.path(), "writer");
     assert_eq!(process.says().as_deref(), Some("ready"));
     let mut latencies = Vec::new();
     for n in 0..100 {
         process.tell(&format!("10.1.{n}.0-24"));
-        let event = timeout(Duration::from_secs(20), watch.next())
-            .await
-            .unwrap();
+        let event = timeout(Duration::from_secs(20), watch.next()).await.unwrap();
         let LeaseEvent::Upsert(lease) = event.unwrap().unwrap() else {
             panic!("expected an upsert");
         };
@@ -290,10 +241,7 @@ async fn a_change_is_seen_by_other_processes_within_ten_milliseconds() {
         latencies.push(Duration::from_nanos(u64::try_from(seen - written).unwrap()));
     }
     latencies.sort();
-    println!(
-        "seen after: median {:?}, 99th of 100 {:?}",
-        latencies[50], latencies[98]
-    );
+    println!("seen after: median {:?}, 99th of 100 {:?}", latencies[50], latencies[98]);
     // The median, because other tests keep this machine busy.
     assert!(latencies[50] < Duration::from_millis(10), "{latencies:?}");
 }

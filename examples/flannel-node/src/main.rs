@@ -1,4 +1,47 @@
 //! The daemon: a flannel node made of the crates of this project.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod demo;
+mod logging;
+mod operate;
+mod run;
+mod subnet_file;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os(), |name| std::env::var_os(name)) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let ended = match cli.command {
+        Some(Command::Demo(args)) => demo::main(&args),
+        Some(Command::Leases(command)) => block_on(operate::leases(command)),
+        Some(Command::Config(command)) => block_on(operate::config(command)),
+        None => {
+            logging::start(cli.node.log_format, cli.node.v);
+            block_on(run::run(cli.node))
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flannel-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    runtime()?.block_on(work)
+}
+
+/// One thread is enough for a node, and keeps it small.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    use anyhow::Context;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().context("cannot start the runtime")
+}

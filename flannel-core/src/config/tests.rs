@@ -64,10 +64,7 @@ fn networks_at_the_end_of_the_address_space_work() {
     assert_eq!(range.subnet_max(), Ipv4Addr::new(255, 255, 255, 0));
     let config =
         parse(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"ffff::/16"}"#).unwrap();
-    assert_eq!(
-        config.ipv6().unwrap().subnet_max().to_string(),
-        "ffff:ffff:ffff:ffff::"
-    );
+    assert_eq!(config.ipv6().unwrap().subnet_max().to_string(), "ffff:ffff:ffff:ffff::");
 }
 
 #[test]
@@ -150,15 +147,9 @@ fn malformed_members_are_refused_even_where_the_family_is_off() {
 fn the_backend_keeps_its_options_and_its_type_is_lower_case() {
     let config = parse(r#"{"Network":"10.3.0.0/16","backend":{"type":"VXLAN","vni":7}}"#).unwrap();
     assert_eq!(config.backend().kind(), "vxlan");
-    assert_eq!(
-        config.backend().options().integer("VNI", 0..=9),
-        Ok(Some(7))
-    );
+    assert_eq!(config.backend().options().integer("VNI", 0..=9), Ok(Some(7)));
     let config = parse(r#"{"Network":"10.3.0.0/16","Backend":null}"#).unwrap();
-    assert_eq!(
-        (config.backend().kind(), config.backend().is_explicit()),
-        ("", true)
-    );
+    assert_eq!((config.backend().kind(), config.backend().is_explicit()), ("", true));
 }
 
 #[test]
@@ -182,9 +173,7 @@ fn configs() -> impl Strategy<Value = String> {
             } else {
                 (Ipv6Addr::from(bits_).to_string(), "IPv6")
             };
-            let len = len
-                .map(|len| format!(r#","{p}SubnetLen":{len}"#))
-                .unwrap_or_default();
+            let len = len.map(|len| format!(r#","{p}SubnetLen":{len}"#)).unwrap_or_default();
             let v = if name.is_empty() { "4" } else { "6" };
             format!(r#""EnableIPv{v}":{on},"{p}Network":"{address}/{prefix}"{len}"#)
         })

@@ -8,10 +8,7 @@ fn config() -> NetworkConfig {
 }
 
 fn lease(key: &str, public_ip: &str) -> Lease {
-    let attrs = LeaseAttrs {
-        public_ip: public_ip.parse().ok(),
-        ..LeaseAttrs::default()
-    };
+    let attrs = LeaseAttrs { public_ip: public_ip.parse().ok(), ..LeaseAttrs::default() };
     Lease::new(key.parse().unwrap(), attrs)
 }
 
@@ -26,42 +23,21 @@ fn keys(peers: &Peers) -> Vec<String> {
 #[test]
 fn our_own_lease_is_not_a_peer() {
     let mut peers = peers();
-    let leases = vec![
-        lease("10.3.1.0-24", "192.0.2.1"),
-        lease("10.3.2.0-24", "192.0.2.2"),
-    ];
+    let leases = vec![lease("10.3.1.0-24", "192.0.2.1"), lease("10.3.2.0-24", "192.0.2.2")];
     let folded = peers.fold(LeaseEvent::Reset(leases));
-    assert_eq!(
-        folded,
-        Folded {
-            peers_changed: true,
-            own_differs: false
-        }
-    );
+    assert_eq!(folded, Folded { peers_changed: true, own_differs: false });
     assert_eq!(keys(&peers), ["10.3.2.0-24"]);
 }
 
 #[test]
 fn an_own_lease_that_differs_is_told() {
     let mut peers = peers();
-    assert!(
-        peers
-            .fold(LeaseEvent::Remove("10.3.1.0-24".parse().unwrap()))
-            .own_differs
-    );
-    assert!(
-        peers
-            .fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.9")))
-            .own_differs
-    );
+    assert!(peers.fold(LeaseEvent::Remove("10.3.1.0-24".parse().unwrap())).own_differs);
+    assert!(peers.fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.9"))).own_differs);
     assert!(peers.fold(LeaseEvent::Reset(vec![])).own_differs);
     let thief = lease("10.3.1.0-24", "192.0.2.1").held_by("thief".parse().unwrap());
     assert!(peers.fold(LeaseEvent::Upsert(thief)).own_differs);
-    assert!(
-        !peers
-            .fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.1")))
-            .own_differs
-    );
+    assert!(!peers.fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.1"))).own_differs);
 }
 
 #[test]
@@ -87,40 +63,21 @@ fn a_lease_that_would_harm_us_is_refused_by_name() {
         ("10.3.1.128-25", "192.0.2.2", "overlaps our own subnet"),
         ("10.3.0.0-16", "192.0.2.2", "overlaps our own subnet"),
         ("0.0.0.0-0", "192.0.2.2", "overlaps our own subnet"),
-        (
-            "10.4.2.0-24",
-            "192.0.2.2",
-            "outside of the network 10.3.0.0/16",
-        ),
-        (
-            "10.3.2.0-24",
-            "127.0.0.1",
-            "no node is reached at 127.0.0.1",
-        ),
-        (
-            "10.3.3.0-24",
-            "224.0.0.1",
-            "no node is reached at 224.0.0.1",
-        ),
+        ("10.4.2.0-24", "192.0.2.2", "outside of the network 10.3.0.0/16"),
+        ("10.3.2.0-24", "127.0.0.1", "no node is reached at 127.0.0.1"),
+        ("10.3.3.0-24", "224.0.0.1", "no node is reached at 224.0.0.1"),
         ("10.3.4.0-24", "255.255.255.255", "no node is reached at"),
+        ("10.3.5.0-24", "192.0.2.1", "192.0.2.1 is our own address"),
     ] {
         let folded = peers.fold(LeaseEvent::Upsert(lease(key, address)));
         assert!(!folded.peers_changed, "{key}");
-        let fault = peers
-            .refused()
-            .find(|p| p.peer == key.parse().unwrap())
-            .unwrap()
-            .fault;
+        let fault = peers.refused().find(|p| p.peer == key.parse().unwrap()).unwrap().fault;
         assert!(fault.to_string().contains(reason), "{fault}");
     }
     assert!(peers.is_empty());
     // A refused lease that is mended becomes a peer.
-    assert!(
-        peers
-            .fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")))
-            .peers_changed
-    );
-    assert_eq!(peers.refused().len(), 6);
+    assert!(peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2"))).peers_changed);
+    assert_eq!(peers.refused().len(), 7);
 }
 
 #[test]
@@ -128,33 +85,42 @@ fn another_own_lease_makes_a_peer_of_what_was_refused() {
     let mut peers = peers();
     peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")));
     peers.fold(LeaseEvent::Upsert(lease("10.3.1.128-25", "192.0.2.3")));
+    peers.fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.4")));
     peers.set_own(lease("10.3.2.0-24", "192.0.2.1"));
-    assert_eq!(keys(&peers), ["10.3.1.128-25"]);
+    assert_eq!(keys(&peers), ["10.3.1.0-24", "10.3.1.128-25"]);
     assert_eq!(peers.refused().len(), 0);
+    peers.set_own(lease("10.3.1.0-24", "192.0.2.1"));
+    assert_eq!(keys(&peers), ["10.3.2.0-24"]);
+    peers.fold(LeaseEvent::Reset(vec![]));
+    peers.set_own(lease("10.3.7.0-24", "192.0.2.1"));
+    assert_eq!(keys(&peers), Vec::<String>::new());
+}
+
+#[test]
+fn an_older_lease_of_this_node_is_not_a_peer() {
+    let node: crate::NodeId = "n1".parse().unwrap();
+    let mut peers = Peers::new(config(), lease("10.3.1.0-24", "192.0.2.1").held_by(node.clone()));
+    peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.1").held_by(node)));
+    assert_eq!((peers.len(), peers.refused().len()), (0, 1));
 }
 
 #[test]
 fn changes_are_told_until_they_are_too_many() {
     let mut peers = peers();
-    let start = peers.revision();
-    assert_eq!(peers.changed_since(start), Some(BTreeSet::new()));
+    let start = peers.revision().clone();
+    assert_eq!(peers.changed_since(&start), Some(BTreeSet::new()));
     peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")));
-    let middle = peers.revision();
+    let middle = peers.revision().clone();
     peers.fold(LeaseEvent::Remove("10.3.2.0-24".parse().unwrap()));
     peers.fold(LeaseEvent::Upsert(lease("10.3.3.0-24", "192.0.2.3")));
     let subnets = |keys: &[&str]| Some(keys.iter().map(|key| key.parse().unwrap()).collect());
-    assert_eq!(
-        peers.changed_since(middle),
-        subnets(&["10.3.2.0-24", "10.3.3.0-24"])
-    );
-    assert_eq!(peers.changed_since(peers.revision() + 1), None);
+    assert_eq!(peers.changed_since(&middle), subnets(&["10.3.2.0-24", "10.3.3.0-24"]));
+    let other = Peers::new(config(), lease("10.3.1.0-24", "192.0.2.1"));
+    assert_eq!(peers.changed_since(other.revision()), None);
     for n in 0..REMEMBERED_CHANGES {
-        peers.fold(LeaseEvent::Upsert(lease(
-            "10.3.9.0-24",
-            &format!("192.0.3.{}", n % 2),
-        )));
+        peers.fold(LeaseEvent::Upsert(lease("10.3.9.0-24", &format!("192.0.3.{}", n % 2))));
     }
-    assert_eq!(peers.changed_since(start), None);
+    assert_eq!(peers.changed_since(&start), None);
 }
 
 /// What [`Peers`] has to equal: the last known lease of each subnet.
@@ -166,10 +132,7 @@ impl Model {
         match event {
             LeaseEvent::Remove(subnet) => drop(self.0.remove(subnet)),
             LeaseEvent::Reset(leases) => {
-                self.0 = leases
-                    .iter()
-                    .map(|lease| (lease.subnet, lease.clone()))
-                    .collect();
+                self.0 = leases.iter().map(|lease| (lease.subnet, lease.clone())).collect();
             }
             LeaseEvent::Upsert(lease) => drop(self.0.insert(lease.subnet, lease.clone())),
         }
@@ -195,19 +158,23 @@ proptest! {
         let (mut peers, mut model) = (peers(), Model::default());
         let mut follower = BTreeMap::<Subnet, Lease>::new();
         for event in events {
-            let before = peers.revision();
+            let before = peers.revision().clone();
             model.fold(&event);
             let folded = peers.fold(event);
-            prop_assert_eq!(folded.peers_changed, peers.revision() != before);
+            let changed = peers.changed_since(&before).unwrap();
+            prop_assert_eq!(folded.peers_changed, !changed.is_empty());
             // Whoever looks only at what changed sees the same as who looks at all.
-            for subnet in peers.changed_since(before).unwrap() {
+            for subnet in changed {
                 match peers.get(&subnet) {
                     Some(lease) => drop(follower.insert(subnet, lease.clone())),
                     None => drop(follower.remove(&subnet)),
                 }
             }
-            let expected: Vec<_> =
-                model.0.values().filter(|lease| lease.subnet != peers.own().subnet).collect();
+            let own = peers.own();
+            let is_peer = |lease: &&Lease| {
+                lease.subnet != own.subnet && lease.attrs.public_ip != own.attrs.public_ip
+            };
+            let expected: Vec<_> = model.0.values().filter(is_peer).collect();
             prop_assert_eq!(peers.iter().collect::<Vec<_>>(), expected.clone());
             prop_assert_eq!(follower.values().collect::<Vec<_>>(), expected);
         }

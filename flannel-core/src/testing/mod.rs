@@ -1,10 +1,13 @@
-//! What tests of stores, backends and embedders share: mocks of the four traits, and the suites that state their contracts.
+//! What tests of stores, backends and embedders share: mocks of the four traits, a backend in
+//! memory, and the suites that state the contracts of stores and networks.
 
+mod fake;
+pub mod network;
 pub mod store;
-
-pub use store::{Entry, StoreFixture};
 
 pub use crate::{
     backend::{MockBackend, MockNetwork},
     store::{MockStore, MockSubnetLease},
 };
+pub use fake::{FakeBackend, FakeNetwork};
+pub use store::{Entry, StoreFixture};

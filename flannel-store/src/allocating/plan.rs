@@ -27,14 +27,8 @@ pub(crate) fn decide<'a>(
     let usable = |(subnet, record): &&(Subnet, &'a Record)| {
         config.admits(subnet) && !is_lost(subnet, record, &entries)
     };
-    let own = || {
-        entries
-            .iter()
-            .filter(|(_, record)| record.owner.as_ref() == Some(node))
-    };
-    let kept = own()
-        .filter(usable)
-        .min_by_key(|(subnet, record)| order(subnet, record, hint));
+    let own = || entries.iter().filter(|(_, record)| record.owner.as_ref() == Some(node));
+    let kept = own().filter(usable).min_by_key(|(subnet, record)| order(subnet, record, hint));
     // A reservation was made by a person, who may still want it.
     let surplus = own().find(|(subnet, record)| {
         record.lifetime != Lifetime::Unbounded && kept.is_none_or(|(kept, _)| kept != subnet)
@@ -49,9 +43,8 @@ pub(crate) fn decide<'a>(
         let address = || record.lease().ok().and_then(|lease| lease.attrs.address());
         attrs.address().is_some() && record.owner.is_none() && address() == attrs.address()
     });
-    if let Some((_, record)) = adoptable
-        .filter(usable)
-        .min_by_key(|(subnet, record)| order(subnet, record, hint))
+    if let Some((_, record)) =
+        adoptable.filter(usable).min_by_key(|(subnet, record)| order(subnet, record, hint))
     {
         return Ok(Decision::Take(record));
     }
@@ -65,35 +58,22 @@ pub(crate) fn decide<'a>(
 pub(crate) fn previous(records: &[Record], node: &NodeId, hint: Option<&Subnet>) -> Option<Lease> {
     let entries = entries(records);
     let leases = entries.iter().filter_map(|(subnet, record)| {
-        let lease = record
-            .lease()
-            .ok()
-            .filter(|_| !is_lost(subnet, record, &entries))?;
+        let lease = record.lease().ok().filter(|_| !is_lost(subnet, record, &entries))?;
         let ours = match &lease.node {
             Some(owner) => owner == node,
-            None => lease
-                .attrs
-                .address()
-                .is_some_and(|address| NodeId::from(address) == *node),
+            None => lease.attrs.address().is_some_and(|address| NodeId::from(address) == *node),
         };
         ours.then_some((lease.node.is_none(), order(subnet, record, hint), lease))
     });
-    leases
-        .min_by_key(|(adopted, order, _)| (*adopted, *order))
-        .map(|(_, _, lease)| lease)
+    leases.min_by_key(|(adopted, order, _)| (*adopted, *order)).map(|(_, _, lease)| lease)
 }
 
 fn entries(records: &[Record]) -> Vec<(Subnet, &Record)> {
-    records
-        .iter()
-        .filter_map(|record| Some((record.subnet()?, record)))
-        .collect()
+    records.iter().filter_map(|record| Some((record.subnet()?, record))).collect()
 }
 
 fn live<'a>(entries: &'a [(Subnet, &Record)]) -> impl Iterator<Item = &'a Subnet> + Clone {
-    let live = entries
-        .iter()
-        .filter(|(_, record)| record.lifetime != Lifetime::Lapsed);
+    let live = entries.iter().filter(|(_, record)| record.lifetime != Lifetime::Lapsed);
     live.map(|(subnet, _)| subnet)
 }
 

@@ -36,10 +36,7 @@ impl Skips {
         let reason = reason.to_string();
         let mut log = self.log.lock().expect("nothing panics while it is locked");
         if let Some(suppressed) = log.permits(&record.key, &reason, Instant::now()) {
-            warn!(
-                key = record.key,
-                reason, suppressed, "skipping an entry that is no lease"
-            );
+            warn!(key = record.key, reason, suppressed, "skipping an entry that is no lease");
         }
     }
 
@@ -54,10 +51,7 @@ impl Log {
         if self.seen.get(key).is_some_and(|said| said == reason) {
             return None;
         }
-        if self
-            .minute
-            .is_none_or(|start| now - start >= Duration::from_secs(60))
-        {
+        if self.minute.is_none_or(|start| now - start >= Duration::from_secs(60)) {
             self.minute = Some(now);
             self.lines = 0;
         }

@@ -109,10 +109,7 @@ impl<R: Registry> Watch<R> {
 
     fn reset(&mut self, records: &[Record]) -> Vec<Lease> {
         self.counters.resets.fetch_add(1, Ordering::Relaxed);
-        let leases: Vec<_> = records
-            .iter()
-            .filter_map(|record| self.lease(record))
-            .collect();
+        let leases: Vec<_> = records.iter().filter_map(|record| self.lease(record)).collect();
         self.known = leases.iter().map(|lease| lease.subnet).collect();
         leases
     }
@@ -130,19 +127,14 @@ impl<R: Registry> Watch<R> {
             },
         };
         let subnet = key.parse().ok()?;
-        self.known
-            .remove(&subnet)
-            .then_some(LeaseEvent::Remove(subnet))
+        self.known.remove(&subnet).then_some(LeaseEvent::Remove(subnet))
     }
 
     fn lease(&self, record: &Record) -> Option<Lease> {
         if record.lifetime == Lifetime::Lapsed {
             return None;
         }
-        record
-            .lease()
-            .inspect_err(|reason| self.skips.note(record, reason))
-            .ok()
+        record.lease().inspect_err(|reason| self.skips.note(record, reason)).ok()
     }
 }
 

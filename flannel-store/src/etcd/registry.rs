@@ -19,8 +19,8 @@ use crate::{
         keys::Keys,
         list,
         proto::{
-            LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, RangeRequest, TxnRequest,
-            TxnResponse,
+            KeyValue, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, RangeRequest,
+            TxnRequest, TxnResponse, changed_at, put,
         },
         watch,
     },
@@ -45,6 +45,15 @@ impl EtcdRegistry {
             client: Arc::new(Client::new(config)?),
             keys: Arc::new(Keys::new(&config.prefix)),
         })
+    }
+
+    /// The network's configuration as a key and its value, if there is one.
+    async fn config_key(&self) -> Result<Option<KeyValue>, RegistryError> {
+        let key = self.keys.config();
+        let request = RangeRequest { key: key.into(), ..RangeRequest::default() };
+        let answer = self.client.call(|rpc| rpc.range(request.clone())).await;
+        let answer = answer.map_err(|failure| failure.of(format!("read etcd key {key}")))?;
+        Ok(answer.value.kvs.into_iter().next())
     }
 
     async fn txn(
@@ -147,14 +156,30 @@ impl EtcdRegistry {
 impl Registry for EtcdRegistry {
     async fn config(&self) -> Result<ConfigText, RegistryError> {
         let key = self.keys.config();
-        let request = RangeRequest { key: key.into(), ..RangeRequest::default() };
-        let answer = self.client.call(|rpc| rpc.range(request.clone())).await;
-        let answer = answer.map_err(|failure| failure.of(format!("read etcd key {key}")))?;
-        let text = answer.value.kvs.into_iter().next();
+        let found = self.config_key().await?;
         Ok(ConfigText {
             place: format!("etcd key {key}"),
-            text: text.map(|kv| String::from_utf8_lossy(&kv.value).into()),
+            text: found.map(|kv| String::from_utf8_lossy(&kv.value).into()),
         })
+    }
+
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+        let found = self.config_key().await?;
+        let present = found.as_ref().map(|kv| String::from_utf8_lossy(&kv.value));
+        if present.as_deref() != was.text.as_deref() {
+            return Err(RegistryError::ConfigConflict);
+        }
+        let key = self.keys.config();
+        let revision = found.map_or(0, |kv| kv.mod_revision);
+        let request = TxnRequest {
+            compare: vec![changed_at(key.into(), revision)],
+            success: vec![put(key.into(), text, 0)],
+            failure: Vec::new(),
+        };
+        let answer = self.txn(&format!("write etcd key {key}"), request).await?;
+        // An answer may have been lost after the first attempt had done it.
+        let ours = answer.repeated && self.config().await?.text.as_deref() == Some(text);
+        if answer.value.succeeded || ours { Ok(()) } else { Err(RegistryError::ConfigConflict) }
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {

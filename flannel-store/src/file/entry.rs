@@ -47,10 +47,7 @@ impl Entry {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, EntryError> {
         let text = std::str::from_utf8(bytes).map_err(|_| EntryError::Utf8)?;
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-        let value = values
-            .next()
-            .ok_or(EntryError::Empty)?
-            .map_err(EntryError::Json)?;
+        let value = values.next().ok_or(EntryError::Empty)?.map_err(EntryError::Json)?;
         let ours = match values.next() {
             None => Ours::default(),
             Some(ours) => {
@@ -73,14 +70,8 @@ impl Entry {
     }
 
     pub(super) fn print(&self) -> String {
-        let expires = self
-            .expires
-            .map(|time| humantime::format_rfc3339(time).to_string());
-        let ours = Ours {
-            node: self.owner.clone(),
-            revision: self.revision,
-            expires,
-        };
+        let expires = self.expires.map(|time| humantime::format_rfc3339(time).to_string());
+        let ours = Ours { node: self.owner.clone(), revision: self.revision, expires };
         let ours = serde_json::to_string(&ours).expect("three plain members are valid JSON");
         format!("{}\n{ours}\n", self.value)
     }
@@ -90,9 +81,7 @@ impl Entry {
 pub(super) fn expiry(now: SystemTime, ttl: Duration) -> SystemTime {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let end = now.saturating_add(ttl);
-    let seconds = end
-        .as_secs()
-        .saturating_add(u64::from(end.subsec_nanos() > 0));
+    let seconds = end.as_secs().saturating_add(u64::from(end.subsec_nanos() > 0));
     UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND))
 }
 
@@ -109,10 +98,7 @@ mod tests {
 
     #[test]
     fn a_lease_file_is_two_lines_that_a_person_can_read() {
-        let expires = expiry(
-            UNIX_EPOCH + Duration::from_millis(1_795_255_199_001),
-            Duration::ZERO,
-        );
+        let expires = expiry(UNIX_EPOCH + Duration::from_millis(1_795_255_199_001), Duration::ZERO);
         let entry = Entry {
             value: VALUE.into(),
             owner: NodeId::new("n1").ok(),
@@ -130,10 +116,7 @@ mod tests {
     fn a_file_written_by_hand_is_a_reservation() {
         let text = "\n{\n  \"PublicIP\": \"192.0.2.1\"\n}\n\n";
         let entry = Entry::parse(text.as_bytes()).unwrap();
-        assert_eq!(
-            (entry.owner, entry.revision, entry.expires),
-            (None, 0, None)
-        );
+        assert_eq!((entry.owner, entry.revision, entry.expires), (None, 0, None));
         assert_eq!(entry.value, text.trim());
     }
 
@@ -142,10 +125,7 @@ mod tests {
         for (text, reason) in [
             ("", "it is empty"),
             ("\u{0}\u{0}", "it is not JSON: expected value"),
-            (
-                "{\"PublicIP\":\"192",
-                "it is not JSON: EOF while parsing a string",
-            ),
+            ("{\"PublicIP\":\"192", "it is not JSON: EOF while parsing a string"),
             (
                 "{}\n{\"Node\":\"n1\",\"Rev",
                 "its second value is not one of ours: EOF while parsing a string",
@@ -164,19 +144,13 @@ mod tests {
             let error = Entry::parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(reason), "{error}");
         }
-        assert!(matches!(
-            Entry::parse(b"{\"a\":\"\xff\"}"),
-            Err(EntryError::Utf8)
-        ));
+        assert!(matches!(Entry::parse(b"{\"a\":\"\xff\"}"), Err(EntryError::Utf8)));
     }
 
     #[test]
     fn no_time_to_live_is_too_long() {
         let end = expiry(SystemTime::now(), Duration::MAX);
-        assert_eq!(
-            humantime::format_rfc3339(end).to_string(),
-            "9999-12-31T23:59:59Z"
-        );
+        assert_eq!(humantime::format_rfc3339(end).to_string(), "9999-12-31T23:59:59Z");
     }
 
     proptest! {

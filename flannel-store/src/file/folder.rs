@@ -83,14 +83,21 @@ impl Folder {
         Ok(present)
     }
 
+    /// Replaces the configuration if it is still `was`. Under the lock.
+    pub(super) fn set_config(&self, was: Option<&str>, text: &str) -> Result<(), RegistryError> {
+        if self.config()?.as_deref() != was {
+            return Err(RegistryError::ConfigConflict);
+        }
+        self.replace(&self.config_path(), text)?;
+        self.sync_folder(&self.root)
+    }
+
     /// The names of all lease files. Under the lock, because a listing may miss a file that is replaced meanwhile.
     pub(super) fn names(&self) -> Result<Vec<OsString>, RegistryError> {
         let path = self.subnets_path();
         let list = || -> io::Result<Vec<OsString>> {
             let names = fs::read_dir(&path)?.map(|file| Ok(file?.file_name()));
-            names
-                .filter(|name| name.as_ref().map_or(true, |name| !is_hidden(name)))
-                .collect()
+            names.filter(|name| name.as_ref().map_or(true, |name| !is_hidden(name))).collect()
         };
         list().map_err(failed("list", &path))
     }
@@ -125,10 +132,7 @@ impl Folder {
         names: impl IntoIterator<Item = &'a OsString>,
         now: SystemTime,
     ) -> Vec<Found> {
-        names
-            .into_iter()
-            .filter_map(|name| self.read(name, now))
-            .collect()
+        names.into_iter().filter_map(|name| self.read(name, now)).collect()
     }
 
     /// Writes one lease file and returns it as it will be read. Under the lock.
@@ -162,11 +166,7 @@ impl Folder {
             Err(error) => return Err(failed("read", &path)(error)),
         }
         let all = self.read_all(&self.names()?, SystemTime::now());
-        Ok(all
-            .iter()
-            .map(|found| found.record.revision)
-            .max()
-            .unwrap_or(0))
+        Ok(all.iter().map(|found| found.record.revision).max().unwrap_or(0))
     }
 
     /// The number for the next write, used up. Under the lock.
@@ -270,16 +270,39 @@ fn found(key: String, entry: Entry, now: SystemTime) -> Found {
 pub(super) fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> RegistryError {
     let operation = format!("{verb} {}", path.display());
     move |source| match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => RegistryError::Denied {
-            operation,
-            source: source.into(),
-        },
-        _ => RegistryError::Unavailable {
-            operation,
-            source: source.into(),
-        },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            RegistryError::Denied { operation, source: source.into() }
+        }
+        _ => RegistryError::Unavailable { operation, source: source.into() },
     }
 }
 
 /// Room for the second line: a node id of 253 characters, a number, a time, and the white space of a person.
 const OUR_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::new(root.path());
+        folder.create().unwrap();
+        let path = folder.subnets_path();
+        fs::create_dir(path.join("folder")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path.join("device")).unwrap();
+        fs::write(path.join("long"), " ".repeat(MAX_LEASE_BYTES + OUR_BYTES + 1)).unwrap();
+        fs::write(path.join("longest"), " ".repeat(MAX_LEASE_BYTES + OUR_BYTES)).unwrap();
+        for (name, reason) in [
+            ("device", "it is not a regular file"),
+            ("folder", "it is not a regular file"),
+            ("long", "it has more than 69632 bytes"),
+            ("longest", "it is empty"),
+        ] {
+            let found = folder.read(OsStr::new(name), SystemTime::now()).unwrap();
+            assert_eq!(found.record.value, Err(reason.into()), "{name}");
+        }
+        assert!(folder.read(OsStr::new("nothing"), SystemTime::now()).is_none());
+    }
+}

@@ -3,7 +3,6 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::MetadataExt,
     sync::Arc,
     time::Duration,
 };
@@ -75,10 +74,7 @@ where
         if Instant::now() >= deadline {
             return Err(RegistryError::Unavailable {
                 operation: operation.into(),
-                source: Busy {
-                    path: folder.lock_path().display().to_string(),
-                }
-                .into(),
+                source: Busy { path: folder.lock_path().display().to_string() }.into(),
             });
         }
         tokio::time::sleep(backoff.after_failure(random())).await;
@@ -94,14 +90,10 @@ fn try_lock(
     let attempt = || -> io::Result<Option<File>> {
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         match lock(&file) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
         }
-        // If somebody removed the file meanwhile, the next process would lock another one.
-        let (held, named) = (file.metadata()?, std::fs::metadata(&path));
-        let is_it = named.is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino()));
-        Ok(is_it.then_some(file))
     };
     attempt().map_err(failed("lock", &path))
 }

@@ -58,10 +58,13 @@ impl FileRegistry {
 impl Registry for FileRegistry {
     async fn config(&self) -> Result<ConfigText, RegistryError> {
         let text = lock::blocking(&self.folder, Folder::config).await?;
-        Ok(ConfigText {
-            place: self.folder.config_path().display().to_string(),
-            text,
-        })
+        Ok(ConfigText { place: self.folder.config_path().display().to_string(), text })
+    }
+
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+        let (was, text) = (was.text.clone(), text.to_owned());
+        let set = move |folder: &Folder| folder.set_config(was.as_deref(), &text);
+        lock::exclusive(&self.folder, "write the network config", set).await
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
@@ -70,10 +73,7 @@ impl Registry for FileRegistry {
         let found = lock::blocking(&self.folder, read).await?;
         let records: Vec<_> = found.into_iter().map(|found| found.record).collect();
         let revision = records.iter().map(|record| record.revision).max();
-        Ok(Snapshot {
-            records,
-            revision: revision.unwrap_or(0),
-        })
+        Ok(Snapshot { records, revision: revision.unwrap_or(0) })
     }
 
     async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError> {
@@ -113,10 +113,7 @@ impl Registry for FileRegistry {
                     };
                     folder.write(key, entry, now)
                 }
-                (_, value) => Ok(Record {
-                    value,
-                    ..found.record
-                }),
+                (_, value) => Ok(Record { value, ..found.record }),
             }
         };
         self.change("renew", &key, touch).await
@@ -147,9 +144,7 @@ fn compare(found: Option<Found>, was: &Record) -> Result<Found, RegistryError> {
 }
 
 fn conflict(found: Option<Found>) -> RegistryError {
-    RegistryError::Conflict {
-        current: found.map(|found| Box::new(found.record)),
-    }
+    RegistryError::Conflict { current: found.map(|found| Box::new(found.record)) }
 }
 
 fn put(folder: &Folder, key: &str, write: Write) -> Result<Record, RegistryError> {

@@ -31,15 +31,8 @@ pub(super) fn stream(
         hasher: RandomState::new(),
         changes: VecDeque::new(),
     };
-    for record in since
-        .records
-        .into_iter()
-        .filter(|record| record.lifetime != Lifetime::Lapsed)
-    {
-        let seen = Seen {
-            print: watch.print(&record),
-            expires: None,
-        };
+    for record in since.records.into_iter().filter(|record| record.lifetime != Lifetime::Lapsed) {
+        let seen = Seen { print: watch.print(&record), expires: None };
         watch.seen.insert(record.key, seen);
     }
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
@@ -74,10 +67,7 @@ impl Watch {
             };
             let next_expiry = self.seen.values().filter_map(|seen| seen.expires).min();
             let wait = next_expiry.map_or(LONGEST_WAIT, |expiry| {
-                expiry
-                    .duration_since(SystemTime::now())
-                    .unwrap_or_default()
-                    .min(LONGEST_WAIT)
+                expiry.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_WAIT)
             });
             let noticed = tokio::select! {
                 noticed = notices.next() => Some(noticed),
@@ -151,16 +141,12 @@ impl Watch {
 
     fn lapsed(&self) -> Vec<OsString> {
         let now = SystemTime::now();
-        let lapsed = self
-            .seen
-            .iter()
-            .filter(|(_, seen)| seen.expires.is_some_and(|at| at <= now));
+        let lapsed = self.seen.iter().filter(|(_, seen)| seen.expires.is_some_and(|at| at <= now));
         lapsed.map(|(key, _)| key.into()).collect()
     }
 
     fn print(&self, record: &Record) -> u64 {
-        self.hasher
-            .hash_one((&record.value, &record.owner, record.revision))
+        self.hasher.hash_one((&record.value, &record.owner, record.revision))
     }
 }
 

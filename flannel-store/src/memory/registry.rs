@@ -65,21 +65,25 @@ impl MemoryRegistry {
 impl Registry for MemoryRegistry {
     async fn config(&self) -> Result<ConfigText, RegistryError> {
         let read = |state: &mut State| {
-            Ok(ConfigText {
-                place: "memory".into(),
-                text: state.config.clone(),
-            })
+            Ok(ConfigText { place: "memory".into(), text: state.config.clone() })
         };
         self.call("read the network config", read).await
     }
 
-    async fn list(&self) -> Result<Snapshot, RegistryError> {
-        let read = |state: &mut State| {
-            Ok(Snapshot {
-                records: state.records(),
-                revision: state.revision,
-            })
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+        let set = |state: &mut State| {
+            if state.config != was.text {
+                return Err(RegistryError::ConfigConflict);
+            }
+            state.config = Some(text.into());
+            Ok(())
         };
+        self.call("write the network config", set).await
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        let read =
+            |state: &mut State| Ok(Snapshot { records: state.records(), revision: state.revision });
         self.call("list the leases", read).await
     }
 
@@ -127,10 +131,8 @@ impl Registry for MemoryRegistry {
             seen: since.revision,
             bell: self.shared.bell.subscribe(),
         };
-        stream::unfold(follower, async |mut follower| {
-            Some((follower.next().await, follower))
-        })
-        .boxed()
+        stream::unfold(follower, async |mut follower| Some((follower.next().await, follower)))
+            .boxed()
     }
 }
 
@@ -184,14 +186,9 @@ impl Drop for Follower {
 }
 
 async fn ring(bell: &mut watch::Receiver<()>) {
-    bell.changed()
-        .await
-        .expect("the sender lives in the shared state, which is held here");
+    bell.changed().await.expect("the sender lives in the shared state, which is held here");
 }
 
 fn cut_off(node: &NodeId, operation: &str) -> RegistryError {
-    RegistryError::Unavailable {
-        operation: operation.into(),
-        source: CutOff(node.clone()).into(),
-    }
+    RegistryError::Unavailable { operation: operation.into(), source: CutOff(node.clone()).into() }
 }

@@ -47,10 +47,7 @@ impl State {
     }
 
     pub(super) fn records(&self) -> Vec<Record> {
-        self.entries
-            .values()
-            .map(|entry| entry.record.clone())
-            .collect()
+        self.entries.values().map(|entry| entry.record.clone()).collect()
     }
 
     /// Removes everything whose time is over.
@@ -76,9 +73,7 @@ impl State {
         if current.map(|record| record.revision) == was.map(|record| record.revision) {
             return Ok(());
         }
-        Err(RegistryError::Conflict {
-            current: current.cloned().map(Box::new),
-        })
+        Err(RegistryError::Conflict { current: current.cloned().map(Box::new) })
     }
 
     pub(super) fn write(&mut self, key: &str, write: &Write) -> Record {
@@ -97,12 +92,8 @@ impl State {
             lifetime,
             token: 0,
         };
-        self.deadlines
-            .extend(expires.map(|deadline| (deadline, key.into())));
-        let entry = Entry {
-            record: record.clone(),
-            expires,
-        };
+        self.deadlines.extend(expires.map(|deadline| (deadline, key.into())));
+        let entry = Entry { record: record.clone(), expires };
         self.entries.insert(key.into(), entry);
         self.remember(Change::Put(record.clone()));
         record
@@ -127,18 +118,13 @@ impl State {
     }
 
     pub(super) fn expire(&mut self, key: &str) -> bool {
-        let expires = self
-            .entries
-            .get(key)
-            .is_some_and(|entry| entry.expires.is_some());
+        let expires = self.entries.get(key).is_some_and(|entry| entry.expires.is_some());
         expires && self.remove(key)
     }
 
     /// The first change after revision `seen`, with its own revision.
     pub(super) fn change_after(&self, seen: u64) -> Result<Option<(u64, Change)>, RegistryError> {
-        let next = self
-            .history
-            .partition_point(|(revision, _)| *revision <= seen);
+        let next = self.history.partition_point(|(revision, _)| *revision <= seen);
         match self.history.get(next) {
             // Every revision is one change, so that a missing one shows.
             Some((revision, _)) if *revision == seen + 1 => Ok(self.history.get(next).cloned()),
@@ -169,11 +155,7 @@ impl State {
     }
 
     fn forget_deadline(&mut self, key: &str) {
-        if let Some(deadline) = self
-            .entries
-            .get_mut(key)
-            .and_then(|entry| entry.expires.take())
-        {
+        if let Some(deadline) = self.entries.get_mut(key).and_then(|entry| entry.expires.take()) {
             self.deadlines.remove(&(deadline, key.into()));
         }
     }

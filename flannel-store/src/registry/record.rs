@@ -75,9 +75,8 @@ impl Record {
     /// [`Skipped`] if it is something else.
     pub fn lease(&self) -> Result<Lease, Skipped> {
         let subnet = self.key.parse()?;
-        let value = self.value.as_ref().map_err(|reason| Skipped::Unreadable {
-            reason: reason.clone(),
-        })?;
+        let value =
+            self.value.as_ref().map_err(|reason| Skipped::Unreadable { reason: reason.clone() })?;
         let mut lease = Lease::new(subnet, value.parse()?);
         lease.node.clone_from(&self.owner);
         Ok(lease)
@@ -109,16 +108,10 @@ mod tests {
 
     #[test]
     fn a_record_reads_as_a_lease_with_its_holder() {
-        let lease = record(
-            "10.3.7.0-24",
-            Ok(r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#),
-        );
+        let lease = record("10.3.7.0-24", Ok(r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#));
         let lease = lease.lease().unwrap();
         assert_eq!(lease.subnet.to_string(), "10.3.7.0-24");
-        assert_eq!(
-            lease.attrs.to_string(),
-            r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#
-        );
+        assert_eq!(lease.attrs.to_string(), r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#);
         assert_eq!(lease.node.unwrap().as_str(), "n1");
     }
 

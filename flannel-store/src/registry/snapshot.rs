@@ -31,23 +31,16 @@ impl Snapshot {
         let mut puts: Vec<&Record> = after
             .into_values()
             .filter(|record| {
-                before
-                    .remove(record.key.as_str())
-                    .is_none_or(|old| !old.looks_like(record))
+                before.remove(record.key.as_str()).is_none_or(|old| !old.looks_like(record))
             })
             .collect();
         puts.sort_by_key(|record| record.revision);
         let deletes = before.into_keys().map(|key| Change::Delete(key.into()));
-        deletes
-            .chain(puts.into_iter().cloned().map(Change::Put))
-            .collect()
+        deletes.chain(puts.into_iter().cloned().map(Change::Put)).collect()
     }
 
     fn live(&self) -> BTreeMap<&str, &Record> {
-        let live = self
-            .records
-            .iter()
-            .filter(|record| record.lifetime != Lifetime::Lapsed);
+        let live = self.records.iter().filter(|record| record.lifetime != Lifetime::Lapsed);
         live.map(|record| (record.key.as_str(), record)).collect()
     }
 }
@@ -59,11 +52,8 @@ mod tests {
     use super::*;
 
     fn records() -> impl Strategy<Value = Vec<Record>> {
-        let lifetime = prop_oneof![
-            Just(Lifetime::Bounded),
-            Just(Lifetime::Lapsed),
-            Just(Lifetime::Unbounded)
-        ];
+        let lifetime =
+            prop_oneof![Just(Lifetime::Bounded), Just(Lifetime::Lapsed), Just(Lifetime::Unbounded)];
         let record = ("[a-f]", "[xy]", 0u64..3, lifetime);
         proptest::collection::btree_map("[a-f]", record, 0..6).prop_map(|map| {
             let record = |(key, (_, value, revision, lifetime)): (
@@ -83,11 +73,8 @@ mod tests {
 
     /// What watchers can tell apart.
     fn visible(records: &[Record]) -> BTreeMap<String, (Result<String, String>, u64)> {
-        let live = records
-            .iter()
-            .filter(|record| record.lifetime != Lifetime::Lapsed);
-        live.map(|record| (record.key.clone(), (record.value.clone(), record.revision)))
-            .collect()
+        let live = records.iter().filter(|record| record.lifetime != Lifetime::Lapsed);
+        live.map(|record| (record.key.clone(), (record.value.clone(), record.revision))).collect()
     }
 
     proptest! {

@@ -24,10 +24,7 @@ pub async fn a_full_network_says_so<F: StoreFixture>() {
     let StoreError::Full { source } = error else {
         panic!("expected Full, got {error:?}");
     };
-    assert_eq!(
-        (source.total, source.network.to_string()),
-        (3, "10.3.0.0/28".into())
-    );
+    assert_eq!((source.total, source.network.to_string()), (3, "10.3.0.0/28".into()));
     let freed = leases.remove(1);
     let subnet = freed.lease().subnet;
     soon("release", freed.release()).await.unwrap();
@@ -39,22 +36,14 @@ pub async fn a_network_without_a_usable_config_says_so<F: StoreFixture>() {
     let fixture = F::build(ROOMY).await;
     let store = fixture.store("n1").await;
     assert_eq!(store.config().await.unwrap(), ROOMY.parse().unwrap());
-    fixture
-        .set_config(Some(r#"{"Network":"10.3.0.0/33"}"#))
-        .await;
+    fixture.set_config(Some(r#"{"Network":"10.3.0.0/33"}"#)).await;
     let error = store.config().await.unwrap_err();
     assert!(matches!(error, StoreError::Config { .. }), "{error:?}");
     fixture.set_config(None).await;
     let error = store.config().await.unwrap_err();
-    assert!(
-        matches!(error, StoreError::ConfigMissing { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, StoreError::ConfigMissing { .. }), "{error:?}");
     let error = store.acquire(&at(1)).await.unwrap_err();
-    assert!(
-        matches!(error, StoreError::ConfigMissing { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, StoreError::ConfigMissing { .. }), "{error:?}");
     assert!(fixture.entries().await.is_empty());
 }
 
@@ -66,10 +55,7 @@ pub async fn a_node_keeps_its_subnet<F: StoreFixture>() {
     assert_eq!(acquire(&*first, 1).await.lease().subnet, subnet);
     let again = fixture.store("n1").await;
     let mut lease = acquire(&*again, 2).await;
-    assert_eq!(
-        (lease.lease().subnet, &lease.lease().attrs),
-        (subnet, &at(2))
-    );
+    assert_eq!((lease.lease().subnet, &lease.lease().attrs), (subnet, &at(2)));
     let entries = fixture.entries().await;
     assert_eq!(entries.keys().collect::<Vec<_>>(), [&subnet.to_string()]);
     assert_eq!(entries[&subnet.to_string()].value, at(2).to_string());
@@ -91,10 +77,7 @@ pub async fn a_release_gives_the_subnet_back<F: StoreFixture>() {
 /// nothing.
 pub async fn a_renewal_of_a_lost_lease_is_revoked<F: StoreFixture>() {
     let fixture = F::build(ROOMY).await;
-    for (n, loss) in [Loss::Gone, Loss::Replaced, Loss::Taken]
-        .into_iter()
-        .enumerate()
-    {
+    for (n, loss) in [Loss::Gone, Loss::Replaced, Loss::Taken].into_iter().enumerate() {
         for operation in [Operation::Publish, Operation::Release, Operation::Renew] {
             let name = format!("{loss:?}-{operation:?}-{n}");
             let mut lease = acquire(&*fixture.store(&name).await, 1).await;
@@ -114,11 +97,7 @@ pub async fn a_renewal_of_a_lost_lease_is_revoked<F: StoreFixture>() {
                 Operation::Release => soon("release", lease.release()).await,
                 Operation::Renew => soon("renew", lease.renew()).await,
             };
-            let Err(StoreError::Revoked {
-                subnet: lost,
-                owner,
-            }) = result
-            else {
+            let Err(StoreError::Revoked { subnet: lost, owner }) = result else {
                 panic!("{operation:?} of a lease that is {loss:?}: {result:?}");
             };
             assert_eq!(lost, subnet);
@@ -127,11 +106,7 @@ pub async fn a_renewal_of_a_lost_lease_is_revoked<F: StoreFixture>() {
                 Loss::Replaced => assert_ne!(owner, NodeId::new(&name).ok()),
                 Loss::Taken => assert_eq!(owner, NodeId::new("thief").ok()),
             }
-            assert_eq!(
-                fixture.entries().await,
-                before,
-                "{operation:?} wrote something"
-            );
+            assert_eq!(fixture.entries().await, before, "{operation:?} wrote something");
             fixture.remove(&key).await;
         }
     }
@@ -157,16 +132,10 @@ pub async fn a_reservation_is_honoured_and_never_expires<F: StoreFixture>() {
     soon("publish", lease.publish(&at(9))).await.unwrap();
     assert_eq!(lease.ttl(), None);
     let again = acquire(&*fixture.store("n1").await, 9).await;
-    assert_eq!(
-        (again.lease().subnet.to_string().as_str(), again.ttl()),
-        (key, None)
-    );
+    assert_eq!((again.lease().subnet.to_string().as_str(), again.ttl()), (key, None));
     assert!(!fixture.entries().await[key].expires);
     soon("release", again.release()).await.unwrap();
-    assert!(
-        !fixture.entries().await[key].expires,
-        "a person's reservation stays"
-    );
+    assert!(!fixture.entries().await[key].expires, "a person's reservation stays");
 }
 
 /// What is handed out is aligned and in range, and so never the network's first subnet.
@@ -176,11 +145,7 @@ pub async fn a_subnet_fits_the_network<F: StoreFixture>() {
     let mut subnets = BTreeSet::new();
     for n in 1..=3 {
         let lease = acquire(&*fixture.store(&format!("n{n}")).await, n).await;
-        assert!(
-            config.admits(&lease.lease().subnet),
-            "{}",
-            lease.lease().subnet
-        );
+        assert!(config.admits(&lease.lease().subnet), "{}", lease.lease().subnet);
         subnets.insert(lease.lease().subnet.to_string());
     }
     assert!(!subnets.contains("10.3.0.0-30"));
@@ -195,11 +160,7 @@ pub async fn dropping_a_lease_keeps_it<F: StoreFixture>() {
     drop(store);
     let entries = fixture.entries().await;
     assert_eq!(entries.len(), 1);
-    assert!(
-        entries
-            .values()
-            .all(|entry| entry.value == at(1).to_string() && entry.expires)
-    );
+    assert!(entries.values().all(|entry| entry.value == at(1).to_string() && entry.expires));
 }
 
 /// Wherever acquiring is interrupted, the node has its one lease after the next attempt, and nothing else is left.
@@ -213,11 +174,7 @@ pub async fn dropping_acquire_midway_leaves_at_most_our_lease<F: StoreFixture>()
         let finished = finished.map(|lease| lease.unwrap().lease().subnet);
         let lease = acquire(&*fixture.store(&name).await, 1).await;
         assert!(finished.is_none_or(|subnet| subnet == lease.lease().subnet));
-        assert_eq!(
-            fixture.entries().await.len(),
-            polls + 1,
-            "after {polls} polls"
-        );
+        assert_eq!(fixture.entries().await.len(), polls + 1, "after {polls} polls");
         if finished.is_some() {
             assert!(polls > 1, "nothing was interrupted");
             return;
@@ -228,10 +185,7 @@ pub async fn dropping_acquire_midway_leaves_at_most_our_lease<F: StoreFixture>()
 /// Networks of either family and of both give subnets of exactly these families.
 pub async fn ipv6_and_dual_stack_networks_are_served<F: StoreFixture>() {
     for (config, families) in [
-        (
-            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:3::/56"}"#,
-            (false, true),
-        ),
+        (r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:3::/56"}"#, (false, true)),
         (
             r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:3::/56"}"#,
             (true, true),
@@ -246,10 +200,7 @@ pub async fn ipv6_and_dual_stack_networks_are_served<F: StoreFixture>() {
         let mut one = soon("acquire", one.acquire(&attrs)).await.unwrap();
         let two = soon("acquire", two.acquire(&attrs)).await.unwrap();
         let (one_subnet, two_subnet) = (one.lease().subnet, two.lease().subnet);
-        assert_eq!(
-            (one_subnet.ipv4().is_some(), one_subnet.ipv6().is_some()),
-            families
-        );
+        assert_eq!((one_subnet.ipv4().is_some(), one_subnet.ipv6().is_some()), families);
         assert!(config.admits(&one_subnet) && config.admits(&two_subnet));
         assert!(!one_subnet.overlaps(&two_subnet));
         let entry = &fixture.entries().await[&one_subnet.to_string()];
@@ -266,10 +217,7 @@ pub async fn ipv6_and_dual_stack_networks_are_served<F: StoreFixture>() {
 pub async fn previous_is_what_the_node_holds<F: StoreFixture>() {
     let fixture = F::build(ROOMY).await;
     assert_eq!(fixture.store("n1").await.previous().await.unwrap(), None);
-    let lease = acquire(&*fixture.store("n1").await, 1)
-        .await
-        .lease()
-        .clone();
+    let lease = acquire(&*fixture.store("n1").await, 1).await.lease().clone();
     acquire(&*fixture.store("n2").await, 1).await;
     let previous = fixture.store("n1").await.previous().await.unwrap();
     assert_eq!(previous, Some(lease));
@@ -284,11 +232,7 @@ pub async fn two_nodes_never_share_a_subnet<F: StoreFixture>() {
     for n in 0..20 {
         stores.push(fixture.store(&format!("n{n}")).await);
     }
-    let all = join_all(
-        stores
-            .iter()
-            .map(|store| async { acquire(&**store, 1).await }),
-    );
+    let all = join_all(stores.iter().map(|store| async { acquire(&**store, 1).await }));
     let leases = soon("twenty nodes", all).await;
     let subnets: BTreeSet<Subnet> = leases.iter().map(|lease| lease.lease().subnet).collect();
     assert_eq!(subnets.len(), 20);

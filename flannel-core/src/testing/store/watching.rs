@@ -14,20 +14,21 @@ use crate::{
 /// Renewing a lease is no event for anybody, and changes nothing that others read.
 pub async fn a_renewal_disturbs_nobody<F: StoreFixture>() {
     let fixture = F::build(ROOMY).await;
-    let mut lease = acquire(&*fixture.store("n1").await, 1).await;
     let mut watch = fixture.store("n2").await.watch();
-    assert!(matches!(next(&mut watch).await, LeaseEvent::Reset(_)));
+    assert_eq!(next(&mut watch).await, LeaseEvent::Reset(Vec::new()));
+    let mut lease = acquire(&*fixture.store("n1").await, 1).await;
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease.lease().clone()));
     let before = fixture.entries().await;
     for _ in 0..3 {
         soon("renew", lease.renew()).await.unwrap();
     }
-    soon("publish what is published", lease.publish(&at(1)))
-        .await
-        .unwrap();
+    soon("publish what is published", lease.publish(&at(1))).await.unwrap();
     assert_eq!(fixture.entries().await, before);
     let other = acquire(&*fixture.store("n3").await, 3).await;
-    let event = next(&mut watch).await;
-    assert_eq!(event, LeaseEvent::Upsert(other.lease().clone()));
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(other.lease().clone()));
+    let subnet = other.lease().subnet;
+    soon("release", other.release()).await.unwrap();
+    assert_eq!(next(&mut watch).await, LeaseEvent::Remove(subnet));
 }
 
 /// A new lease, other attributes and a release are one event each, in this order.
@@ -36,16 +37,10 @@ pub async fn a_watcher_sees_leases_come_change_and_go<F: StoreFixture>() {
     let mut watch = fixture.store("n2").await.watch();
     assert_eq!(next(&mut watch).await, LeaseEvent::Reset(Vec::new()));
     let mut lease = acquire(&*fixture.store("n1").await, 1).await;
-    assert_eq!(
-        next(&mut watch).await,
-        LeaseEvent::Upsert(lease.lease().clone())
-    );
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease.lease().clone()));
     soon("publish", lease.publish(&at(2))).await.unwrap();
     assert_eq!(lease.lease().attrs, at(2));
-    assert_eq!(
-        next(&mut watch).await,
-        LeaseEvent::Upsert(lease.lease().clone())
-    );
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease.lease().clone()));
     let subnet = lease.lease().subnet;
     soon("release", lease.release()).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseEvent::Remove(subnet));
@@ -55,10 +50,12 @@ pub async fn a_watcher_sees_leases_come_change_and_go<F: StoreFixture>() {
 pub async fn a_watcher_that_falls_behind_misses_nothing<F: StoreFixture>() {
     let fixture = F::build(ROOMY).await;
     let leaving = acquire(&*fixture.store("leaving").await, 1).await;
-    let mut changing = acquire(&*fixture.store("changing").await, 2).await;
     let mut watch = fixture.store("watcher").await.watch();
     let mut seen = Seen::default();
     seen.fold(next(&mut watch).await);
+    // One change that it sees, so that it is at work when it is left behind.
+    let mut changing = acquire(&*fixture.store("changing").await, 2).await;
+    seen.until_it_is_true(&fixture, &mut watch).await;
     soon("release", leaving.release()).await.unwrap();
     soon("publish", changing.publish(&at(3))).await.unwrap();
     fixture.outrun().await;
@@ -72,10 +69,7 @@ pub async fn a_watcher_that_falls_behind_misses_nothing<F: StoreFixture>() {
 /// Stray keys and broken values are skipped; the subnet behind a broken one is not handed out; everybody else is served.
 pub async fn an_entry_that_is_no_lease_costs_only_itself<F: StoreFixture>() {
     let fixture = F::build(TINY).await;
-    let oversized = format!(
-        r#"{{"PublicIP":"192.0.2.1","x":"{}"}}"#,
-        "x".repeat(MAX_LEASE_BYTES)
-    );
+    let oversized = format!(r#"{{"PublicIP":"192.0.2.1","x":"{}"}}"#, "x".repeat(MAX_LEASE_BYTES));
     let stray = ["foo", "config", "10.3.0.8", "10.3.0.8-30&", "10.3.0.8-30hi"];
     for key in stray {
         fixture.put(key, "x").await;
@@ -87,20 +81,15 @@ pub async fn an_entry_that_is_no_lease_costs_only_itself<F: StoreFixture>() {
     assert_eq!(store.previous().await.unwrap(), None);
 
     let one = acquire(&*store, 1).await;
-    assert_eq!(
-        next(&mut watch).await,
-        LeaseEvent::Upsert(one.lease().clone())
-    );
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(one.lease().clone()));
     for value in ["", "{", "[]", "\u{1}", r#"{"PublicIP":7}"#, &oversized] {
         fixture.put("10.3.0.4-30", value).await;
         fixture.put("foo", value).await;
     }
     let two = acquire(&*fixture.store("n2").await, 2).await;
-    assert_eq!(
-        next(&mut watch).await,
-        LeaseEvent::Upsert(two.lease().clone())
-    );
-    let full = fixture.store("n3").await.acquire(&at(3)).await.unwrap_err();
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(two.lease().clone()));
+    let late = fixture.store("n3").await;
+    let full = soon("acquire", late.acquire(&at(3))).await.unwrap_err();
     assert!(matches!(full, StoreError::Full { .. }), "{full:?}");
 
     // A lease that becomes garbage is a lease no more, and one that is repaired is one again.
@@ -108,19 +97,13 @@ pub async fn an_entry_that_is_no_lease_costs_only_itself<F: StoreFixture>() {
     fixture.put(&subnet.to_string(), &oversized).await;
     assert_eq!(next(&mut watch).await, LeaseEvent::Remove(subnet));
     fixture.put(&subnet.to_string(), &at(2).to_string()).await;
-    assert_eq!(
-        next(&mut watch).await,
-        LeaseEvent::Upsert(Lease::new(subnet, at(2)))
-    );
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(Lease::new(subnet, at(2))));
     for key in stray {
         fixture.remove(key).await;
     }
     fixture.remove("10.3.0.4-30").await;
     let three = acquire(&*fixture.store("n3").await, 3).await;
-    assert_eq!(
-        next(&mut watch).await,
-        LeaseEvent::Upsert(three.lease().clone())
-    );
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(three.lease().clone()));
 }
 
 /// Nothing stays behind a watch that was dropped.
@@ -135,10 +118,7 @@ pub async fn dropping_a_watch_ends_its_work<F: StoreFixture>() {
     acquire(&*store, 1).await;
     next(&mut one).await;
     next(&mut two).await;
-    assert!(
-        fixture.open_watches().await > before,
-        "this fixture does not count watches"
-    );
+    assert!(fixture.open_watches().await > before, "this fixture does not count watches");
     drop((one, two));
     let ended = async {
         while fixture.open_watches().await > before {
@@ -152,10 +132,7 @@ pub async fn dropping_a_watch_ends_its_work<F: StoreFixture>() {
 pub async fn the_first_item_is_a_reset<F: StoreFixture>() {
     let fixture = F::build(ROOMY).await;
     let store = fixture.store("n1").await;
-    assert_eq!(
-        next(&mut store.watch()).await,
-        LeaseEvent::Reset(Vec::new())
-    );
+    assert_eq!(next(&mut store.watch()).await, LeaseEvent::Reset(Vec::new()));
     let one = acquire(&*store, 1).await;
     let two = acquire(&*fixture.store("n2").await, 2).await;
     let LeaseEvent::Reset(mut leases) = next(&mut store.watch()).await else {
@@ -170,10 +147,8 @@ pub async fn the_first_item_is_a_reset<F: StoreFixture>() {
 /// A watcher that follows closely, one that comes late and the store itself agree in the end.
 pub async fn two_watchers_agree<F: StoreFixture>() {
     let fixture = F::build(ROOMY).await;
-    let (mut close, mut late) = (
-        fixture.store("close").await.watch(),
-        fixture.store("late").await.watch(),
-    );
+    let (mut close, mut late) =
+        (fixture.store("close").await.watch(), fixture.store("late").await.watch());
     let (mut close_seen, mut late_seen) = (Seen::default(), Seen::default());
     late_seen.fold(next(&mut late).await);
     let mut leases = Vec::new();
@@ -181,9 +156,7 @@ pub async fn two_watchers_agree<F: StoreFixture>() {
         leases.push(acquire(&*fixture.store(&format!("n{n}")).await, n).await);
         close_seen.until_it_is_true(&fixture, &mut close).await;
         match n % 4 {
-            2 => soon("publish", leases[0].publish(&at(100 + n)))
-                .await
-                .unwrap(),
+            2 => soon("publish", leases[0].publish(&at(100 + n))).await.unwrap(),
             3 => soon("release", leases.remove(0).release()).await.unwrap(),
             _ => {}
         }
@@ -191,10 +164,8 @@ pub async fn two_watchers_agree<F: StoreFixture>() {
     }
     late_seen.until_it_is_true(&fixture, &mut late).await;
     assert_eq!(close_seen, late_seen);
-    let held: BTreeMap<_, _> = leases
-        .iter()
-        .map(|lease| (lease.lease().subnet, lease.lease().clone()))
-        .collect();
+    let held: BTreeMap<_, _> =
+        leases.iter().map(|lease| (lease.lease().subnet, lease.lease().clone())).collect();
     assert_eq!(close_seen.0, held);
 }
 
@@ -209,10 +180,7 @@ impl Seen {
                 self.0.remove(&subnet);
             }
             LeaseEvent::Reset(leases) => {
-                self.0 = leases
-                    .into_iter()
-                    .map(|lease| (lease.subnet, lease))
-                    .collect();
+                self.0 = leases.into_iter().map(|lease| (lease.subnet, lease)).collect();
             }
             LeaseEvent::Upsert(lease) => {
                 self.0.insert(lease.subnet, lease);
@@ -242,6 +210,5 @@ type Watch = BoxStream<'static, Result<LeaseEvent, StoreError>>;
 
 async fn next(watch: &mut Watch) -> LeaseEvent {
     let item = soon("an event", watch.next()).await;
-    item.expect("a watch never ends")
-        .expect("nothing is wrong with the store")
+    item.expect("a watch never ends").expect("nothing is wrong with the store")
 }

@@ -13,10 +13,7 @@ fn node(name: &str) -> NodeId {
 }
 
 fn at(address: &str) -> LeaseAttrs {
-    LeaseAttrs {
-        public_ip: Some(address.parse().unwrap()),
-        ..LeaseAttrs::default()
-    }
+    LeaseAttrs { public_ip: Some(address.parse().unwrap()), ..LeaseAttrs::default() }
 }
 
 fn record(key: &str, address: &str, owner: Option<&str>, lifetime: Lifetime) -> Record {
@@ -36,13 +33,7 @@ fn decide_for_n1<'a>(
     hint: Option<&str>,
 ) -> Result<Decision<'a>, NetworkFull> {
     let hint = hint.map(|key| key.parse().unwrap());
-    decide(
-        &config(CONFIG),
-        records,
-        &node("n1"),
-        &at(address),
-        hint.as_ref(),
-    )
+    decide(&config(CONFIG), records, &node("n1"), &at(address), hint.as_ref())
 }
 
 use Lifetime::{Bounded, Lapsed, Unbounded};
@@ -53,10 +44,7 @@ fn an_own_lease_is_kept_also_after_the_address_changed() {
         record("10.3.0.4-30", "192.0.2.9", None, Bounded),
         record("10.3.0.8-30", "192.0.2.1", Some("n1"), Bounded),
     ];
-    assert_eq!(
-        decide_for_n1(&records, "192.0.2.9", None),
-        Ok(Decision::Take(&records[1]))
-    );
+    assert_eq!(decide_for_n1(&records, "192.0.2.9", None), Ok(Decision::Take(&records[1])));
 }
 
 #[test]
@@ -67,17 +55,9 @@ fn a_lease_without_owner_at_our_address_is_adopted() {
         record("10.3.0.12-30", "192.0.2.1", None, Unbounded),
     ];
     let taken = decide_for_n1(&records, "192.0.2.1", None);
-    assert_eq!(
-        taken,
-        Ok(Decision::Take(&records[2])),
-        "a reservation before a lease"
-    );
+    assert_eq!(taken, Ok(Decision::Take(&records[2])), "a reservation before a lease");
     let taken = decide_for_n1(&records, "192.0.2.1", Some("10.3.0.8-30"));
-    assert_eq!(
-        taken,
-        Ok(Decision::Take(&records[1])),
-        "the one we had before all"
-    );
+    assert_eq!(taken, Ok(Decision::Take(&records[1])), "the one we had before all");
 }
 
 #[test]
@@ -88,10 +68,7 @@ fn what_another_node_owns_is_never_taken() {
     ];
     let free = "10.3.0.12-30".parse().unwrap();
     let hint = Some("10.3.0.4-30");
-    assert_eq!(
-        decide_for_n1(&records, "192.0.2.1", hint),
-        Ok(Decision::Create(free))
-    );
+    assert_eq!(decide_for_n1(&records, "192.0.2.1", hint), Ok(Decision::Create(free)));
 }
 
 #[test]
@@ -113,10 +90,7 @@ fn a_key_with_garbage_is_taken_all_the_same() {
 #[test]
 fn an_own_lease_that_does_not_fit_is_removed_and_a_reservation_is_not() {
     let records = [record("10.3.0.0-24", "192.0.2.1", Some("n1"), Bounded)];
-    assert_eq!(
-        decide_for_n1(&records, "192.0.2.1", None),
-        Ok(Decision::Delete(&records[0]))
-    );
+    assert_eq!(decide_for_n1(&records, "192.0.2.1", None), Ok(Decision::Delete(&records[0])));
     let records = [record("10.4.0.0-24", "192.0.2.1", Some("n1"), Unbounded)];
     let decision = decide_for_n1(&records, "192.0.2.1", None);
     assert!(matches!(decision, Ok(Decision::Create(_))), "{decision:?}");
@@ -130,32 +104,20 @@ fn lapsed_subnets_are_given_out_last() {
     ];
     let hint = Some("10.3.0.4-30");
     let create = |key: &str| Ok(Decision::Create(key.parse().unwrap()));
-    assert_eq!(
-        decide_for_n1(&records, "192.0.2.1", hint),
-        create("10.3.0.12-30")
-    );
+    assert_eq!(decide_for_n1(&records, "192.0.2.1", hint), create("10.3.0.12-30"));
     let more = [record("10.3.0.12-30", "192.0.2.6", Some("n6"), Bounded)];
     let records = [&records[..], &more].concat();
-    assert_eq!(
-        decide_for_n1(&records, "192.0.2.1", hint),
-        create("10.3.0.4-30")
-    );
+    assert_eq!(decide_for_n1(&records, "192.0.2.1", hint), create("10.3.0.4-30"));
 }
 
 #[test]
 fn an_own_lapsed_lease_is_taken_up_again_unless_somebody_has_its_addresses() {
     let own = record("10.3.0.4-30", "192.0.2.1", Some("n1"), Lapsed);
     let records = [own.clone()];
-    assert_eq!(
-        decide_for_n1(&records, "192.0.2.1", None),
-        Ok(Decision::Take(&records[0]))
-    );
+    assert_eq!(decide_for_n1(&records, "192.0.2.1", None), Ok(Decision::Take(&records[0])));
     assert!(previous(&records, &node("n1"), None).is_some());
     let records = [own, record("10.3.0.4-31", "192.0.2.2", Some("n2"), Bounded)];
-    assert_eq!(
-        decide_for_n1(&records, "192.0.2.1", None),
-        Ok(Decision::Delete(&records[0]))
-    );
+    assert_eq!(decide_for_n1(&records, "192.0.2.1", None), Ok(Decision::Delete(&records[0])));
     assert!(previous(&records, &node("n1"), None).is_none());
 }
 

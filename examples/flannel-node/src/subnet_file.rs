@@ -1,0 +1,56 @@
+//! Writes `subnet.env`.
+
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path};
+
+use anyhow::{Context, Result};
+use flannel_core::SubnetEnv;
+use tempfile::Builder;
+
+/// What the last writer left at `path`; empty if there is no such file.
+pub(crate) fn read(path: &Path) -> SubnetEnv {
+    fs::read_to_string(path).map(|text| SubnetEnv::parse(&text)).unwrap_or_default()
+}
+
+/// Puts `env` at `path` in one step, so that no reader ever sees half a file, and so that it is there after a power failure.
+pub(crate) fn write(path: &Path, env: &SubnetEnv) -> Result<()> {
+    let context = || format!("cannot write {}", path.display());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(folder).with_context(context)?;
+    let mut file =
+        Builder::new().prefix(".subnet.env").tempfile_in(folder).with_context(context)?;
+    // Readers are other users, whatever our umask says: 0644 as flannel's.
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).with_context(context)?;
+    write!(file, "{env}").with_context(context)?;
+    file.as_file().sync_all().with_context(context)?;
+    file.persist(path).with_context(context)?;
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).with_context(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_can_be_read_by_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/flannel/subnet.env");
+        for subnet in ["10.3.7.1/24", "10.3.8.1/24"] {
+            let text = format!(
+                "FLANNEL_NETWORK=10.3.0.0/16\nFLANNEL_SUBNET={subnet}\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+            );
+            write(&path, &SubnetEnv::parse(&text)).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(read(&path), SubnetEnv::parse(&text));
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named() {
+        let error = write(Path::new("/proc/no/subnet.env"), &SubnetEnv::default()).unwrap_err();
+        assert_eq!(error.to_string(), "cannot write /proc/no/subnet.env");
+        assert_eq!(read(Path::new("/no/such/file")), SubnetEnv::default());
+    }
+}

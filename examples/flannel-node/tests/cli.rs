@@ -1,0 +1,143 @@
+//! What the program says to those who start it wrongly. Touches nothing.
+#![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
+
+use std::process::{Command, Output};
+
+fn run(args: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flannel-node"));
+    command.args(args).envs(environment.iter().copied());
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn an_unknown_flag_ends_with_2_and_the_usage() {
+    let (code, stdout, stderr) = run(&["-no-such-flag"], &[]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("--no-such-flag") && stderr.contains("--help"), "{stderr}");
+}
+
+#[test]
+fn a_wrong_value_names_the_flag_wherever_it_came_from() {
+    for (args, environment) in
+        [(&["-public-ip", "10.0.0"][..], &[][..]), (&[], &[("FLANNELD_PUBLIC_IP", "10.0.0")])]
+    {
+        let (code, _, stderr) = run(args, environment);
+        assert_eq!(code, Some(2));
+        assert!(stderr.contains("--public-ip"), "{stderr}");
+    }
+}
+
+#[test]
+fn version_and_help_go_to_standard_output() {
+    let (code, stdout, stderr) = run(&["--version"], &[]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert_eq!(stdout, format!("flannel-node {}\n", env!("CARGO_PKG_VERSION")));
+    let (code, stdout, _) = run(&["-help"], &[]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("--iface-can-reach"), "{stdout}");
+}
+
+#[test]
+fn without_a_store_it_is_etcd_and_mistakes_there_are_named() {
+    for (args, words) in [
+        (&["-etcd-endpoints=ftp://192.0.2.1:2379"][..], "ftp://192.0.2.1:2379"),
+        (&["-etcd-username=flannel"], "username is given without password"),
+        (&["-etcd-cafile=/no/such/file", "-etcd-endpoints=https://127.0.0.1:1"], "/no/such/file"),
+    ] {
+        let (code, _, stderr) = run(args, &[]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+}
+
+#[test]
+fn a_bad_network_is_refused_before_anything_is_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().join("net").display());
+    for (network, words) in [
+        ("10.3.0.0/29", "expected a block of /28 or larger"),
+        (r#"{"Network":"10.3.0.0/16","SubnetLen":31}"#, "SubnetLen is 31, expected 18 to 30"),
+    ] {
+        let (code, _, stderr) = run(&["-store", &store, "-network", network], &[]);
+        assert_eq!(code, Some(1));
+        assert!(stderr.contains(words), "{stderr}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
+    }
+}
+
+#[test]
+fn an_unknown_backend_and_a_changed_network_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().display());
+    let network = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"carrier-pigeon"}}"#;
+    let (code, _, stderr) = run(&["-store", &store, "-network", network], &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("\"carrier-pigeon\", expected one of: host-gw, vxlan"), "{stderr}");
+    let (code, _, stderr) = run(&["-store", &store, "-network", "10.4.0.0/16"], &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("holds another network"), "{stderr}");
+}
+
+/// Runs `args` on the store in `folder` and returns the exit code and what was said on either channel.
+fn on(folder: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
+    let store = format!("file:{}", folder.display());
+    let (code, stdout, stderr) = run(args, &[("FLANNELD_STORE", &store)]);
+    (code, stdout + &stderr)
+}
+
+#[test]
+fn an_operator_sets_a_network_reserves_looks_and_releases() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |args: &[&str]| on(folder.path(), args);
+    let network = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"host-gw"}}"#;
+    let (code, said) = on(&["config", "get"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no network config in"), "{said}");
+    assert_eq!(on(&["config", "set", network]).0, Some(0));
+    assert_eq!(on(&["config", "get"]), (Some(0), format!("{network}\n")));
+
+    let reserve = ["leases", "reserve", "10.3.7.0-24", "--public-ip", "192.0.2.7"];
+    assert_eq!(on(&reserve).0, Some(0));
+    let value = "{\"PublicIP\":\"192.0.2.7\",\"PublicIPv6\":null}\n";
+    assert_eq!(on(&["leases", "show", "10.3.7.0-24"]), (Some(0), value.into()));
+    let (_, list) = on(&["leases", "list"]);
+    let line = list.lines().nth(1).unwrap();
+    assert_eq!(
+        line.split_whitespace().collect::<Vec<_>>(),
+        ["10.3.7.0-24", "-", "192.0.2.7", "-", "reserved"]
+    );
+
+    let (code, said) = on(&["leases", "reserve", "10.4.7.0-24", "--public-ip", "192.0.2.7"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("not a subnet that this network hands out"), "{said}");
+
+    assert_eq!(on(&["leases", "release", "10.3.7.0-24"]).0, Some(0));
+    let (code, said) = on(&["leases", "show", "10.3.7.0-24"]);
+    assert_eq!((code, said.as_str()), (Some(1), "flannel-node: there is no lease 10.3.7.0-24\n"));
+}
+
+#[test]
+fn a_network_that_would_orphan_leases_is_refused_unless_forced() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |args: &[&str]| on(folder.path(), args);
+    on(&["config", "set", r#"{"Network":"10.3.0.0/16"}"#]);
+    on(&["leases", "reserve", "10.3.7.0-24", "--public-ip", "192.0.2.7"]);
+    let moved = r#"{"Network":"10.4.0.0/16"}"#;
+    let (code, said) = on(&["config", "set", moved]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("1 leases do not fit") && said.contains("10.3.7.0-24"), "{said}");
+    assert_eq!(on(&["config", "set", moved, "--force"]).0, Some(0));
+    assert_eq!(on(&["config", "get"]).1, format!("{moved}\n"));
+}
+
+#[test]
+fn a_configuration_is_checked_without_a_store() {
+    let (code, stdout, _) = run(&["config", "check", r#"{"network":"10.3.0.0/16"}"#], &[]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("\"SubnetMin\": \"10.3.1.0\""), "{stdout}");
+    let (code, _, stderr) = run(&["config", "check", r#"{"Network":"10.3.0.0/30"}"#], &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("expected a block of /28 or larger"), "{stderr}");
+}

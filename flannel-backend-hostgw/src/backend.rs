@@ -1,0 +1,77 @@
+//! The backend: which routes are ours, and what we publish.
+
+use async_trait::async_trait;
+use flannel_backend::{PROTOCOL, PeerTable, Uplink, UplinkFinder};
+use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig};
+use flannel_netlink::{state::Route, table::Mark};
+use ipnetwork::IpNetwork;
+
+use crate::{KIND, network::HostGwNetwork, plan::Routes};
+
+/// Carries packets by routes through the peers themselves.
+#[derive(Debug)]
+pub struct HostGw {
+    networks: Vec<IpNetwork>,
+    finder: UplinkFinder,
+    protocol: u8,
+    table: u32,
+}
+
+impl HostGw {
+    /// The backend of the network in `config`, on the uplink that `finder` finds, with routes in the main table.
+    pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Self {
+        let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
+        let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
+        let networks = ipv4.into_iter().chain(ipv6).collect();
+        Self { networks, finder, protocol: PROTOCOL, table: Route::MAIN }
+    }
+
+    /// The same with another mark on its routes: a routing protocol number and a table. Our routes are told from others by them,
+    /// and by lying inside of the network.
+    #[must_use]
+    pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
+        (self.protocol, self.table) = (protocol, table);
+        self
+    }
+
+    async fn uplink(&self) -> Result<Uplink, BackendError> {
+        let uplink = self.finder.find().await?;
+        let Uplink { interface, public_ip, public_ipv6, .. } = &uplink;
+        if (*public_ip, *public_ipv6) != (interface.v4, interface.v6) {
+            return Err(BackendError::Unsupported {
+                backend: KIND,
+                reason: format!(
+                    "peers would route to a public address that is not one of {}, so something in between translates \
+                     addresses: leave out the public address, or use vxlan",
+                    interface.name
+                ),
+            });
+        }
+        Ok(uplink)
+    }
+}
+
+#[async_trait]
+impl Backend for HostGw {
+    async fn advertise<'a>(
+        &'a self,
+        _previous: Option<&'a Lease>,
+    ) -> Result<LeaseAttrs, BackendError> {
+        let Uplink { public_ip, public_ipv6, .. } = self.uplink().await?;
+        let backend_type = KIND.into();
+        Ok(LeaseAttrs { public_ip, public_ipv6, backend_type, ..LeaseAttrs::default() })
+    }
+
+    async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
+        let uplink = self.uplink().await?;
+        let watch = self.finder.watch(&uplink)?;
+        flannel_backend::remove_leftovers(self.finder.namespace(), &self.networks, &[]).await?;
+        let mut mark = Mark::new(self.protocol, self.networks.clone());
+        mark.table = self.table;
+        mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
+        let table = PeerTable::open(self.finder.namespace(), mark).await?;
+        let (protocol, table_number) = (self.protocol, self.table);
+        let routes = Routes { link: uplink.interface.index, protocol, table: table_number };
+        Ok(Box::new(HostGwNetwork::new(watch, lease.clone(), table, routes)))
+    }
+}

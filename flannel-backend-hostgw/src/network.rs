@@ -1,0 +1,61 @@
+//! The running data path: routes to all peers.
+
+use async_trait::async_trait;
+use flannel_backend::PeerTable;
+use flannel_core::{BackendError, Lease, Network, Peers, SyncReport};
+use flannel_netlink::iface::InterfaceWatch;
+
+use crate::plan::Routes;
+
+/// Routes to all peers of one network.
+#[derive(Debug)]
+pub(crate) struct HostGwNetwork {
+    uplink: InterfaceWatch,
+    lease: Lease,
+    table: PeerTable,
+    routes: Routes,
+}
+
+impl HostGwNetwork {
+    pub(crate) fn new(
+        uplink: InterfaceWatch,
+        lease: Lease,
+        table: PeerTable,
+        routes: Routes,
+    ) -> Self {
+        Self { uplink, lease, table, routes }
+    }
+}
+
+#[async_trait]
+impl Network for HostGwNetwork {
+    fn mtu(&self) -> u32 {
+        self.uplink.current().mtu
+    }
+
+    async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
+        let link = self.uplink.current().index;
+        if self.routes.link != link || self.lease.subnet != peers.own().subnet {
+            self.routes.link = link;
+            self.lease = peers.own().clone();
+            self.table.replan();
+        }
+        let (routes, own) = (self.routes, &self.lease);
+        self.table.sync(peers, |peer| routes.plan(own, peer)).await
+    }
+
+    async fn drifted(&mut self) -> Result<(), BackendError> {
+        tokio::select! {
+            drifted = self.table.drifted() => drifted,
+            changed = self.uplink.changed() => {
+                let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
+                tracing::info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");
+                Ok(())
+            }
+        }
+    }
+
+    async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
+        self.table.teardown().await
+    }
+}

@@ -1,0 +1,174 @@
+//! Host-gw on a real kernel, with real packets.
+
+use std::{sync::Arc, time::Duration};
+
+use flannel_backend::{UplinkFinder, UplinkOptions, testing::KernelWorld};
+use flannel_backend_hostgw::HostGw;
+use flannel_core::{
+    Backend, BackendError, Lease, LeaseAttrs, NetworkConfig, PeerFault,
+    testing::network::{NetworkWorld, Nodes},
+};
+use flannel_testbed::Host;
+
+const IPV4: &str = r#"{"Network":"10.244.0.0/16"}"#;
+const IPV6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48"}"#;
+const DUAL: &str =
+    r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48"}"#;
+
+fn backend(host: &Host, config: &NetworkConfig, options: &UplinkOptions) -> HostGw {
+    let finder = UplinkFinder::new(host.namespace(), config, options).unwrap();
+    HostGw::new(config, finder)
+}
+
+fn make(host: &Host, config: &NetworkConfig) -> Arc<dyn Backend> {
+    let options = UplinkOptions { names: vec!["eth0".into()], ..UplinkOptions::default() };
+    Arc::new(backend(host, config, &options))
+}
+
+type Make = fn(&Host, &NetworkConfig) -> Arc<dyn Backend>;
+
+async fn world(config: &str) -> KernelWorld<Make> {
+    KernelWorld::new(config, make as Make).await
+}
+
+mod ipv4 {
+    flannel_core::network_conformance!(
+        super::world(super::IPV4),
+        #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+    );
+}
+
+mod ipv6 {
+    flannel_core::network_conformance!(
+        super::world(super::IPV6),
+        #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+    );
+}
+
+mod dual {
+    flannel_core::network_conformance!(
+        super::world(super::DUAL),
+        #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_peer_that_is_not_on_the_link_is_named_with_the_kernels_words() {
+    let world = world(IPV4).await;
+    let mut nodes = Nodes::start(&world).await;
+    let attrs =
+        LeaseAttrs { public_ip: Some([198, 51, 100, 7].into()), ..nodes.lease(1).attrs.clone() };
+    let far = Lease::new("10.244.77.0-24".parse().unwrap(), attrs);
+    let report = nodes.sync_other(0, 3, vec![far.clone()]).await;
+    assert_eq!(report.problems.len(), 1);
+    assert_eq!(report.problems[0].peer, far.subnet);
+    let PeerFault::Kernel { reason, .. } = &report.problems[0].fault else {
+        panic!("{report:?}");
+    };
+    assert!(reason.contains("gateway") || reason.contains("nreachable"), "{reason}");
+    assert!(report.wants_retry());
+    assert!(world.reaches(0, 1).await);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_route_with_a_wrong_gateway_is_put_right() {
+    let world = world(IPV4).await;
+    let mut nodes = Nodes::start(&world).await;
+    let host = world.testbed().host(0);
+    // Host 2 would know the way otherwise.
+    nodes.sync_other(2, 1, vec![]).await;
+    host.add_route(world.blocks(1), world.testbed().host(2)).await.unwrap();
+    assert!(!world.reaches(0, 1).await);
+    assert!(nodes.repair(async || world.reaches(0, 1).await).await);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn routes_are_back_after_the_link_was_down() {
+    let world = world(IPV4).await;
+    let mut nodes = Nodes::start(&world).await;
+    let host = world.testbed().host(0);
+    host.link_down().await.unwrap();
+    nodes.sync(0).await;
+    assert!(!world.reaches(0, 1).await);
+    host.link_up().await.unwrap();
+    assert!(nodes.repair(async || world.reaches(0, 1).await).await);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn routes_follow_a_new_network_card() {
+    let world = world(IPV4).await;
+    let mut nodes = Nodes::start(&world).await;
+    let host = world.testbed().host(0);
+    host.delete_uplink().await.unwrap();
+    host.create_uplink().await.unwrap();
+    assert!(nodes.repair(async || world.reaches(0, 1).await).await);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn the_mtu_follows_the_link() {
+    let world = world(IPV4).await;
+    let nodes = Nodes::start(&world).await;
+    let (lease, mut network) = nodes.into_first();
+    assert_eq!(network.mtu(), 1500);
+    world.testbed().host(0).set_mtu(1400).await.unwrap();
+    let noticed = async {
+        while network.mtu() != 1400 {
+            network.drifted().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), noticed).await.expect("within a second");
+    drop(lease);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_new_address_is_noticed_and_advertised() {
+    let world = world(IPV4).await;
+    let nodes = Nodes::start(&world).await;
+    let (lease, mut network) = nodes.into_first();
+    let host = world.testbed().host(0);
+    host.set_addresses(["192.0.2.77/24".parse().unwrap()]).await.unwrap();
+    let backend = world.backend(0);
+    let noticed = async {
+        loop {
+            network.drifted().await.unwrap();
+            let attrs = backend.advertise(Some(&lease)).await.unwrap();
+            if attrs.public_ip == Some([192, 0, 2, 77].into()) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), noticed).await.expect("within a second");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_public_address_that_is_not_the_interfaces_is_refused_with_a_remedy() {
+    let world = world(IPV4).await;
+    let options = UplinkOptions {
+        names: vec!["eth0".into()],
+        public_ip: Some([203, 0, 113, 9].into()),
+        ..UplinkOptions::default()
+    };
+    let backend = backend(world.testbed().host(0), &world.config(), &options);
+    let error = backend.advertise(None).await.unwrap_err();
+    assert!(matches!(error, BackendError::Unsupported { .. }) && !error.is_retryable());
+    assert!(error.to_string().contains("leave out the public address, or use vxlan"), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn without_an_uplink_the_error_lists_what_is_there() {
+    let world = world(IPV4).await;
+    let options = UplinkOptions { names: vec!["nic9".into()], ..UplinkOptions::default() };
+    let backend = backend(world.testbed().host(0), &world.config(), &options);
+    let error = backend.advertise(None).await.unwrap_err();
+    assert!(error.is_retryable());
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("nic9") && cause.contains("eth0 [192.0.2.1/24"), "{cause}");
+}

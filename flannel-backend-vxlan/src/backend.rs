@@ -1,0 +1,164 @@
+//! The backend: its options, and what we publish.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use flannel_backend::{PROTOCOL, PeerTable, Uplink, UplinkFinder};
+use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, NodeId};
+use flannel_netlink::{iface::Interface, state::Route, table::Mark};
+use ipnetwork::IpNetwork;
+use tracing::warn;
+
+use crate::{
+    KIND,
+    config::Settings,
+    device::{Devices, Ready},
+    family::Family,
+    network::VxlanNetwork,
+    underlay::{Overlay, UnderlayWatch},
+};
+
+/// Carries packets in the kernel's VXLAN.
+#[derive(Debug)]
+pub struct Vxlan {
+    shared: Arc<Shared>,
+    finder: UplinkFinder,
+}
+
+/// What the backend and its network work on together.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) networks: Vec<IpNetwork>,
+    pub(crate) protocol: u8,
+    pub(crate) table: u32,
+    identity: Option<NodeId>,
+    devices: tokio::sync::Mutex<Devices>,
+    /// The uplink as it was found last, by whomever.
+    uplink: Mutex<Option<Interface>>,
+}
+
+impl Vxlan {
+    /// The backend of the network in `config`, on the uplink that `finder` finds, with routes in the main table.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Config`] if one of the options VNI, Port, MTU, GBP, Learning and DirectRouting is invalid.
+    pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Result<Self, BackendError> {
+        let options = config.backend().options();
+        let settings = Settings::read(&options, Family::of(config))
+            .map_err(|source| BackendError::Config { backend: KIND, source })?;
+        for key in Settings::unknown(&options) {
+            warn!(key, "the vxlan backend has no such option");
+        }
+        let networks = settings.families.iter().filter_map(|family| family.network(config));
+        let shared = Shared {
+            networks: networks.collect(),
+            protocol: PROTOCOL,
+            table: Route::MAIN,
+            identity: None,
+            devices: Devices::new(finder.namespace(), settings.clone()).into(),
+            settings,
+            uplink: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), finder })
+    }
+
+    /// The same with another mark on its routes: a routing protocol number and a table. Our routes are told from others by them,
+    /// and by lying inside of the network.
+    #[must_use]
+    pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
+        let shared = self.not_yet_shared();
+        (shared.protocol, shared.table) = (protocol, table);
+        self
+    }
+
+    /// The same for a node of this name, from which the Ethernet addresses of new devices are derived. Without it that is the
+    /// node's public address.
+    #[must_use]
+    pub fn with_identity(mut self, node: NodeId) -> Self {
+        self.not_yet_shared().identity = Some(node);
+        self
+    }
+
+    fn not_yet_shared(&mut self) -> &mut Shared {
+        Arc::get_mut(&mut self.shared)
+            .expect("only networks share it, and they need a backend that is done")
+    }
+
+    async fn ready(&self, lease: Option<&Lease>) -> Result<(Uplink, Ready), BackendError> {
+        let uplink = self.finder.find().await?;
+        self.shared.set_uplink(uplink.interface.clone());
+        let mut ready = self.shared.ensure(&uplink.interface, uplink.address(), lease).await;
+        match ready.error.take() {
+            Some(error) => Err(error),
+            None => Ok((uplink, ready)),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn uplink(&self) -> Option<Interface> {
+        self.uplink.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_uplink(&self, uplink: Interface) {
+        *self.uplink.lock().unwrap_or_else(PoisonError::into_inner) = Some(uplink);
+    }
+
+    /// Makes the devices fit. `public` is where peers reach this node.
+    pub(crate) async fn ensure(
+        &self,
+        uplink: &Interface,
+        public: Option<IpAddr>,
+        lease: Option<&Lease>,
+    ) -> Ready {
+        let by_address = || public.map_or_else(|| NodeId::from(IpAddr::from([0; 4])), NodeId::from);
+        let node = self.identity.clone().unwrap_or_else(by_address);
+        self.devices.lock().await.ensure(uplink, lease, &node).await
+    }
+
+    pub(crate) const fn devices(&self) -> &tokio::sync::Mutex<Devices> {
+        &self.devices
+    }
+}
+
+#[async_trait]
+impl Backend for Vxlan {
+    /// Makes the devices, because their Ethernet addresses are published.
+    async fn advertise<'a>(
+        &'a self,
+        previous: Option<&'a Lease>,
+    ) -> Result<LeaseAttrs, BackendError> {
+        let (uplink, _) = self.ready(previous).await?;
+        let Uplink { public_ip, public_ipv6, .. } = uplink;
+        let backend_type = KIND.into();
+        let mut attrs =
+            LeaseAttrs { public_ip, public_ipv6, backend_type, ..LeaseAttrs::default() };
+        self.shared.devices.lock().await.publish(&mut attrs);
+        Ok(attrs)
+    }
+
+    async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
+        let (uplink, _) = self.ready(Some(lease)).await?;
+        let namespace = self.finder.namespace();
+        let watch = self.finder.watch(&uplink)?;
+        let shared = Arc::clone(&self.shared);
+        let names = shared.devices.lock().await.names();
+        flannel_backend::remove_leftovers(namespace, &shared.networks, &names).await?;
+        let overlay = Overlay { protocol: shared.protocol, networks: shared.networks.clone() };
+        let underlay = match shared.settings.direct_routing {
+            true => Some(UnderlayWatch::open(namespace, overlay).await?),
+            false => None,
+        };
+        let mut mark = Mark::new(shared.protocol, shared.networks.clone());
+        mark.table = shared.table;
+        mark.nexthops = flannel_backend::nexthop_numbers(&shared.networks);
+        mark.devices = names.into_iter().collect();
+        let table = PeerTable::open(namespace, mark).await?;
+        Ok(Box::new(VxlanNetwork::new(shared, watch, underlay, table)))
+    }
+}

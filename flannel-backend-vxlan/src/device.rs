@@ -1,0 +1,324 @@
+//! Our own devices, made and kept as they should be.
+
+use std::{fs, io, net::IpAddr, path::PathBuf};
+
+use flannel_core::{BackendError, Lease, LeaseAttrs, NodeId};
+use flannel_netlink::{
+    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, Namespace, delete_link, ensure_link,
+    iface::Interface,
+    link_by_name,
+    state::{Link, LinkKind, MacAddress, Vxlan},
+};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::{
+    config::Settings, defence::Defence, family::Family, lease_data, mac::derived, plan::End,
+};
+
+/// The devices of one node, one for each family.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    namespace: Namespace,
+    connection: Option<Connection>,
+    settings: Settings,
+    devices: Vec<Device>,
+}
+
+#[derive(Debug)]
+struct Device {
+    family: Family,
+    name: String,
+    /// What we publish, and put back; `None` before the first look at the kernel.
+    mac: Option<MacAddress>,
+    /// What it was last made to be, and what it was then.
+    last: Option<(Wanted, Link)>,
+    defence: Defence,
+}
+
+/// What a device should be, apart from its Ethernet address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Wanted {
+    local: IpAddr,
+    mtu: u32,
+}
+
+/// What became of the devices.
+#[derive(Debug, Default)]
+pub(crate) struct Ready {
+    /// The devices that are there.
+    pub(crate) ends: Vec<End>,
+    /// The same as the kernel should show them.
+    pub(crate) links: Vec<Link>,
+    /// When to look again, because somebody keeps altering one.
+    pub(crate) due: Option<Instant>,
+    /// Why one is missing.
+    pub(crate) error: Option<BackendError>,
+}
+
+impl Devices {
+    pub(crate) fn new(namespace: &Namespace, settings: Settings) -> Self {
+        let device = |family: &Family| Device {
+            family: *family,
+            name: family.device(settings.vni),
+            mac: None,
+            last: None,
+            defence: Defence::default(),
+        };
+        let devices = settings.families.iter().map(device).collect();
+        Self { namespace: namespace.clone(), connection: None, settings, devices }
+    }
+
+    /// Makes the devices fit `uplink`. What is right is not touched.
+    ///
+    /// The Ethernet address of a new device is that of the `previous` lease, or else derived from the node's name.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave a device half made; the next call finishes it.
+    pub(crate) async fn ensure(
+        &mut self,
+        uplink: &Interface,
+        previous: Option<&Lease>,
+        node: &NodeId,
+    ) -> Ready {
+        let mut ready = Ready::default();
+        for index in 0..self.devices.len() {
+            if let Err(error) = self.ensure_one(index, uplink, previous, node, &mut ready).await {
+                ready.error.get_or_insert(error);
+            }
+        }
+        ready
+    }
+
+    /// What our devices let us publish.
+    pub(crate) fn publish(&self, attrs: &mut LeaseAttrs) {
+        for device in &self.devices {
+            let data = device.mac.map(|mac| lease_data::print(self.settings.vni, mac));
+            match device.family {
+                Family::V4 => attrs.backend_data = data,
+                Family::V6 => attrs.backend_v6_data = data,
+            }
+        }
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.devices.iter().map(|device| device.name.clone()).collect()
+    }
+
+    /// Deletes the devices; all of them, even if one is refused.
+    pub(crate) async fn delete(&mut self) -> Result<(), BackendError> {
+        let mut result = Ok(());
+        for device in &mut self.devices {
+            device.last = None;
+            let refused = |error: KernelError| BackendError::Kernel {
+                operation: format!("delete device {}", device.name),
+                source: error.into(),
+            };
+            let connection = opened(&mut self.connection, &self.namespace)?;
+            let deleted = match link_by_name(connection, &device.name).await {
+                Ok(Some(link)) if is_of(&link, &self.settings) => {
+                    delete_link(connection, link.index).await
+                }
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            let deleted = deleted.map_err(refused);
+            result = result.and(deleted);
+        }
+        result
+    }
+
+    async fn ensure_one(
+        &mut self,
+        index: usize,
+        uplink: &Interface,
+        previous: Option<&Lease>,
+        node: &NodeId,
+        ready: &mut Ready,
+    ) -> Result<(), BackendError> {
+        let Self { namespace, connection, settings, devices } = self;
+        let device = &mut devices[index];
+        let wanted = device.wanted(settings, uplink)?;
+        let connection = opened(connection, namespace)?;
+        let name = device.name.clone();
+        let refused = |error: KernelError| BackendError::Kernel {
+            operation: format!("set up device {name}"),
+            source: error.into(),
+        };
+        let actual = link_by_name(connection, &device.name).await.map_err(refused)?;
+        let now = Instant::now();
+        let left = device.last.as_ref().filter(|(before, _)| *before == wanted);
+        if let Some((_, left)) = left {
+            let there = actual.as_ref().filter(|actual| actual.index == left.index);
+            let is_right = there.is_some_and(|actual| is_same(actual, left));
+            let due = device.defence.due(now).filter(|_| !is_right);
+            if is_right || due.is_some() {
+                if let Some(link) = there.map(|_| left).or(actual.as_ref()) {
+                    device.add_to(ready, wanted, link);
+                }
+                ready.due = ready.due.into_iter().chain(due).min();
+                return Ok(());
+            }
+        }
+        let meddled = left.is_some();
+        let mac = device.choose_mac(actual.as_ref(), previous, node);
+        let made = device.make(connection, settings, wanted, mac, actual.as_ref()).await;
+        let (link, ensured) = made.map_err(refused)?;
+        if meddled {
+            device.defence.repaired(now);
+        }
+        if ensured != Ensured::Altered || device.last.is_none() {
+            quiet(namespace, &device.name);
+        }
+        device.tell(&link, ensured, wanted);
+        device.add_to(ready, wanted, &link);
+        // As it should be: somebody may have been faster than the reading back.
+        device.last = Some((wanted, Link { mac: device.mac, mtu: wanted.mtu, up: true, ..link }));
+        Ok(())
+    }
+}
+
+impl Device {
+    fn wanted(&self, settings: &Settings, uplink: &Interface) -> Result<Wanted, BackendError> {
+        let family = self.family;
+        let unusable = |reason: String| BackendError::Interface { source: reason.into() };
+        let local = family
+            .local(uplink)
+            .ok_or_else(|| unusable(format!("{} has no {family} address", uplink.name)))?;
+        let mtu = settings.device_mtu(family, uplink);
+        if mtu < family.smallest_mtu() {
+            return Err(unusable(format!(
+                "{} has an MTU of {} bytes, and {family} over vxlan needs {}",
+                uplink.name,
+                uplink.mtu,
+                family.smallest_mtu() + family.overhead()
+            )));
+        }
+        Ok(Wanted { local, mtu })
+    }
+
+    /// Whose Ethernet address counts: at first that of a device which is there, which peers may know already; later ours, until
+    /// somebody does not let us have it.
+    fn choose_mac(
+        &mut self,
+        actual: Option<&Link>,
+        previous: Option<&Lease>,
+        node: &NodeId,
+    ) -> MacAddress {
+        let actual = actual.filter(|link| matches!(link.kind, LinkKind::Vxlan(_)));
+        let actual = actual.and_then(|link| link.mac).filter(|mac| mac.is_unicast());
+        if let Some(mac) = self.mac {
+            if let Some(theirs) = actual.filter(|theirs| *theirs != mac)
+                && self.defence.is_hopeless()
+            {
+                warn!(device = self.name, ours = %mac, %theirs, "somebody insists on another Ethernet address: publishing it");
+                self.defence = Defence::default();
+                self.mac = Some(theirs);
+                return theirs;
+            }
+            return mac;
+        }
+        let published = previous.filter(|lease| lease.attrs.backend_type == crate::KIND);
+        let published = published.and_then(|lease| lease_data::parse(self.family.data(lease)).ok());
+        let mac = actual.or(published).unwrap_or_else(|| derived(node, &self.name));
+        self.mac = Some(mac);
+        mac
+    }
+
+    async fn make(
+        &mut self,
+        connection: &mut Connection,
+        settings: &Settings,
+        wanted: Wanted,
+        mac: MacAddress,
+        actual: Option<&Link>,
+    ) -> Result<(Link, Ensured), KernelError> {
+        let mut vxlan = Vxlan::new(settings.vni.number());
+        vxlan.port = settings.port;
+        vxlan.local = Some(wanted.local);
+        vxlan.learning = settings.learning;
+        vxlan.gbp = settings.gbp;
+        // Not bound to the uplink: a bound device vanishes with it.
+        let mut spec = LinkSpec::new(&self.name, LinkSpecKind::Vxlan(vxlan));
+        spec.mac = Some(mac);
+        spec.mtu = Some(wanted.mtu);
+        spec.no_link_local = true;
+        match ensure_link(connection, &spec).await {
+            Err(error) if actual.is_some_and(|actual| actual.mac != Some(mac)) => {
+                // It may be the Ethernet address that cannot be had. Peers must know the real one then.
+                spec.mac = None;
+                let (link, ensured) =
+                    ensure_link(connection, &spec).await.map_err(|_| error.clone())?;
+                warn!(device = self.name, wanted = %mac, %error, "cannot set the Ethernet address: publishing the one it has");
+                self.mac = link.mac.or(self.mac);
+                Ok((link, ensured))
+            }
+            result => result,
+        }
+    }
+
+    fn tell(&self, link: &Link, ensured: Ensured, wanted: Wanted) {
+        let how = match ensured {
+            Ensured::Adopted => "device adopted",
+            Ensured::Altered if self.last.is_none() => "device adopted and altered",
+            Ensured::Altered => "device put right",
+            Ensured::Created => "device created",
+            _ => "device of other kind or attributes replaced",
+        };
+        let mac = link.mac.map(tracing::field::display);
+        info!(device = self.name, mac, mtu = link.mtu, local = %wanted.local, "{how}");
+    }
+
+    fn add_to(&self, ready: &mut Ready, wanted: Wanted, link: &Link) {
+        let Some(mac) = self.mac else { return };
+        let Wanted { local, mtu } = wanted;
+        ready.ends.push(End { family: self.family, link: link.index, mac, local });
+        ready.links.push(Link { mac: Some(mac), mtu, up: true, ..link.clone() });
+    }
+}
+
+fn opened<'a>(
+    connection: &'a mut Option<Connection>,
+    namespace: &Namespace,
+) -> Result<&'a mut Connection, BackendError> {
+    if connection.is_none() {
+        let opened = Connection::open(namespace).map_err(|error| BackendError::Kernel {
+            operation: "look at devices".into(),
+            source: error.into(),
+        })?;
+        *connection = Some(opened);
+    }
+    Ok(connection.as_mut().expect("opened above"))
+}
+
+/// Whether a device is as it was left.
+fn is_same(actual: &Link, left: &Link) -> bool {
+    let compared = |link: &Link| (link.index, link.mac, link.mtu, link.up, link.link_local);
+    compared(actual) == compared(left) && actual.kind == left.kind
+}
+
+fn is_of(link: &Link, settings: &Settings) -> bool {
+    matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni.number())
+}
+
+/// Keeps the kernel from configuring the device by router advertisements. As with flannel it is no failure if that cannot be done.
+fn quiet(namespace: &Namespace, device: &str) {
+    let mut path = PathBuf::from("/proc/sys/net/ipv6/conf");
+    path.push(device);
+    path.push("accept_ra");
+    let written = namespace.run(|| match fs::read_to_string(&path) {
+        // Read first: /proc/sys may be read-only and right.
+        Ok(current) if current.trim() == "0" => Ok(()),
+        Ok(_) => fs::write(&path, "0"),
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    });
+    let error = match written {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    warn!(device, path = %path.display(), error, "cannot switch off router advertisements");
+}

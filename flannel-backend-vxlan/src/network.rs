@@ -1,0 +1,170 @@
+//! The running data path: our own devices, and what leads to all peers.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flannel_backend::PeerTable;
+use flannel_core::{BackendError, Lease, LeaseAttrs, Network, Peers, SyncReport};
+use flannel_netlink::{iface::InterfaceWatch, state::Link};
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use crate::{
+    backend::Shared, claims::Claims, device::Ready, family::Family, plan::Facts,
+    underlay::UnderlayWatch,
+};
+
+/// The devices of one network, and the way to all its peers.
+#[derive(Debug)]
+pub(crate) struct VxlanNetwork {
+    shared: Arc<Shared>,
+    uplink: InterfaceWatch,
+    /// With direct routing only.
+    underlay: Option<UnderlayWatch>,
+    table: PeerTable,
+    claims: Claims,
+    facts: Option<Facts>,
+    watched: Vec<Link>,
+    /// What we should publish, if the lease says something else.
+    unpublished: Option<LeaseAttrs>,
+    /// When a device may be repaired that somebody keeps altering, or something is to be published.
+    look_again_at: Option<Instant>,
+}
+
+impl VxlanNetwork {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        uplink: InterfaceWatch,
+        underlay: Option<UnderlayWatch>,
+        table: PeerTable,
+    ) -> Self {
+        Self {
+            shared,
+            uplink,
+            underlay,
+            table,
+            claims: Claims::default(),
+            facts: None,
+            watched: Vec::new(),
+            unpublished: None,
+            look_again_at: None,
+        }
+    }
+
+    /// Lets drift of these devices be told.
+    fn watch(&mut self, links: Vec<Link>) {
+        for link in &self.watched {
+            if !links.iter().any(|other| other.name == link.name) {
+                self.table.table().unwatch_link(&link.name);
+            }
+        }
+        for link in &links {
+            // Watching anew would tell what was told before.
+            if !self.watched.contains(link) {
+                self.table.table().watch_link(link.clone());
+            }
+        }
+        self.watched = links;
+    }
+
+    /// Sees to it that what our devices are is published, when a sync found it to be other than the lease says. It is told once,
+    /// since the store may be away.
+    async fn compare(&mut self, own: &Lease) {
+        let mut attrs = own.attrs.clone();
+        self.shared.devices().lock().await.publish(&mut attrs);
+        if attrs == own.attrs {
+            self.unpublished = None;
+        } else if self.unpublished.as_ref() != Some(&attrs) {
+            self.unpublished = Some(attrs);
+            self.look_again_at = Some(Instant::now());
+        }
+    }
+
+    fn follow(&mut self, facts: Facts, peers: &Peers) {
+        let contested = self.claims.follow(peers);
+        if self.facts.as_ref() == Some(&facts) {
+            if contested {
+                self.table.replan();
+            }
+            return;
+        }
+        self.table.want_own(facts.own_addresses());
+        self.table.replan();
+        if facts.on_link.is_some() {
+            let publics = |peer: &Lease| Family::ALL.map(|family| family.public(&peer.attrs));
+            let is_direct =
+                |peer: &&Lease| publics(peer).into_iter().flatten().any(|ip| facts.is_direct(ip));
+            let direct = peers.iter().filter(is_direct).count();
+            info!(direct, encapsulated = peers.len() - direct, "ways to peers chosen");
+        }
+        self.facts = Some(facts);
+    }
+}
+
+#[async_trait]
+impl Network for VxlanNetwork {
+    fn mtu(&self) -> u32 {
+        let uplink = self.shared.uplink();
+        self.shared.settings.pod_mtu(uplink.as_ref().unwrap_or_else(|| self.uplink.current()))
+    }
+
+    async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
+        let shared = Arc::clone(&self.shared);
+        let uplink = shared.uplink().unwrap_or_else(|| self.uplink.current().clone());
+        let own = peers.own();
+        let ready = shared.ensure(&uplink, own.attrs.address(), Some(own)).await;
+        let Ready { ends, links, due, error } = ready;
+        self.look_again_at = due;
+        self.watch(links);
+        self.compare(own).await;
+        let facts = Facts {
+            own: own.clone(),
+            ends,
+            uplink: uplink.index,
+            on_link: self.underlay.as_ref().map(|underlay| underlay.current().clone()),
+            protocol: shared.protocol,
+            table: shared.table,
+        };
+        self.follow(facts, peers);
+        let (claims, facts) = (&self.claims, self.facts.as_ref().expect("followed above"));
+        let plan =
+            |peer: &Lease| facts.plan(peer, |family, mac| claims.rival(family, mac, &peer.subnet));
+        let mut report = self.table.sync(peers, plan).await?;
+        report.postponed += u64::from(due.is_some());
+        // The other family works by now.
+        error.map_or(Ok(report), Err)
+    }
+
+    async fn drifted(&mut self) -> Result<(), BackendError> {
+        let underlay = async {
+            match &mut self.underlay {
+                Some(underlay) => underlay.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let look_again = async {
+            match self.look_again_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            drifted = self.table.drifted() => drifted,
+            changed = underlay => changed,
+            () = look_again => Ok(()),
+            changed = self.uplink.changed() => {
+                let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
+                info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");
+                self.shared.set_uplink(uplink);
+                Ok(())
+            }
+        }
+    }
+
+    async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
+        let Self { shared, table, .. } = *self;
+        let removed = table.teardown().await;
+        let deleted = shared.devices().lock().await.delete().await;
+        removed.and(deleted)
+    }
+}

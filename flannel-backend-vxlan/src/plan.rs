@@ -1,0 +1,129 @@
+//! What one peer needs: a neighbour, a forwarding entry and a route, or a route alone.
+
+use std::net::IpAddr;
+
+use flannel_backend::PeerPlan;
+use flannel_core::{Lease, PeerFault, Subnet};
+use flannel_netlink::state::{Address, ForwardingEntry, MacAddress, Neighbour, Object, Route};
+use ipnetwork::IpNetwork;
+
+use crate::{
+    KIND,
+    family::{Family, is_unicast},
+    lease_data,
+    underlay::OnLink,
+};
+
+/// Our own end of one family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct End {
+    pub(crate) family: Family,
+    /// The device.
+    pub(crate) link: u32,
+    /// Its Ethernet address.
+    pub(crate) mac: MacAddress,
+    /// Where its packets come from.
+    pub(crate) local: IpAddr,
+}
+
+/// All that plans depend on, apart from the peer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Facts {
+    pub(crate) own: Lease,
+    pub(crate) ends: Vec<End>,
+    /// The device that leads to peers.
+    pub(crate) uplink: u32,
+    /// What is on its link; `None` without direct routing.
+    pub(crate) on_link: Option<OnLink>,
+    pub(crate) protocol: u8,
+    pub(crate) table: u32,
+}
+
+impl Facts {
+    /// The addresses of our devices: that of the subnet itself, which peers use as gateway.
+    pub(crate) fn own_addresses(&self) -> Vec<Object> {
+        let address = |end: &End| {
+            let block = end.family.block(&self.own.subnet)?;
+            let mut address = Address::new(end.link, Family::single(block.network()));
+            address.no_duplicate_detection = true;
+            Some(address.into())
+        };
+        self.ends.iter().filter_map(address).collect()
+    }
+
+    /// Whether packets to a peer at `public` go there as they are.
+    pub(crate) fn is_direct(&self, public: IpAddr) -> bool {
+        self.on_link.as_ref().is_some_and(|on_link| on_link.contains(public, self.uplink))
+    }
+
+    /// What `peer` needs. Families that the node does not have are not looked at, and what is wrong with one family does not
+    /// stop the other. `rival` says who else has an Ethernet address that the peer claims.
+    pub(crate) fn plan(
+        &self,
+        peer: &Lease,
+        rival: impl Fn(Family, MacAddress) -> Option<Subnet>,
+    ) -> PeerPlan {
+        let mut plan = PeerPlan::default();
+        // Case matters, as it does to flannel on Linux.
+        if peer.attrs.backend_type != KIND {
+            let theirs = peer.attrs.backend_type.clone();
+            plan.faults.push(PeerFault::OtherBackend { ours: KIND, theirs });
+            return plan;
+        }
+        for end in &self.ends {
+            if let Some(block) = end.family.block(&peer.subnet) {
+                match self.half(end, peer, block, &rival) {
+                    Ok(objects) => plan.objects.extend(objects),
+                    Err(fault) => plan.faults.push(fault),
+                }
+            }
+        }
+        plan
+    }
+
+    fn half(
+        &self,
+        end: &End,
+        peer: &Lease,
+        block: IpNetwork,
+        rival: impl Fn(Family, MacAddress) -> Option<Subnet>,
+    ) -> Result<Vec<Object>, PeerFault> {
+        let refused = |detail| Err(PeerFault::Refused { detail });
+        let Some(public) = end.family.public(&peer.attrs) else {
+            return Err(PeerFault::NoAddress { family: end.family.name() });
+        };
+        if !is_unicast(public) {
+            return refused(format!("no node is reached at {public}"));
+        }
+        if public == end.local || Some(public) == end.family.public(&self.own.attrs) {
+            return refused(format!("its public address {public} is ours"));
+        }
+        if block.contains(public) {
+            return refused(format!("its public address {public} is inside of its own subnet"));
+        }
+        let mut route = Route::new(block, self.protocol);
+        route.table = self.table;
+        if self.is_direct(public) {
+            return Ok(vec![route.via_gateway(public, self.uplink).into()]);
+        }
+        let mac = lease_data::parse(end.family.data(peer))
+            .map_err(|detail| PeerFault::BadData { detail })?;
+        if self.ends.iter().any(|own| own.mac == mac) {
+            return refused(format!("its Ethernet address {mac} is ours"));
+        }
+        if let Some(rival) = rival(end.family, mac) {
+            return refused(format!("its Ethernet address {mac} is that of the peer {rival}"));
+        }
+        let gateway = block.network();
+        route = route.via_gateway(gateway, end.link);
+        route.onlink = true;
+        Ok(vec![
+            Neighbour::new(end.link, gateway, mac).into(),
+            ForwardingEntry::new(end.link, mac, public).into(),
+            route.into(),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! Which peers are on the link: the facts that direct routing is decided by.
+
+use std::{net::IpAddr, time::Duration};
+
+use flannel_core::BackendError;
+use flannel_netlink::{
+    Connection, KernelError, Monitor, Namespace, Notice, OpenError, Subject, list_routes,
+    state::{IpFamily, Object, Route, RouteKind, Via},
+};
+use ipnetwork::IpNetwork;
+use tokio::time::{Instant, timeout_at};
+
+/// Whose routes are not of the underlay.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Overlay {
+    pub(crate) protocol: u8,
+    pub(crate) networks: Vec<IpNetwork>,
+}
+
+/// How the main table reaches addresses outside of the overlay.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct OnLink {
+    /// Destinations with the device that they are on the link of, if any; the longest prefix first, and then the lowest metric.
+    routes: Vec<(IpNetwork, Option<u32>)>,
+}
+
+impl OnLink {
+    /// What these routes say.
+    pub(crate) fn new(routes: impl IntoIterator<Item = Route>, overlay: &Overlay) -> Self {
+        let mut routes: Vec<_> = routes.into_iter().filter(|route| !overlay.has(route)).collect();
+        routes.sort_by_key(|route| {
+            (u8::MAX - route.destination.prefix(), route.destination, route.metric)
+        });
+        let direct = |route: &Route| {
+            let is_direct = route.kind == RouteKind::Unicast && route.via == Via::Direct;
+            (route.destination, route.link.filter(|_| is_direct))
+        };
+        Self { routes: routes.iter().map(direct).collect() }
+    }
+
+    /// Whether `address` is reached on the link of the device `link` itself, without a gateway.
+    pub(crate) fn contains(&self, address: IpAddr, link: u32) -> bool {
+        let best = self.routes.iter().find(|(destination, _)| destination.contains(address));
+        best.is_some_and(|(_, direct)| *direct == Some(link))
+    }
+}
+
+impl Overlay {
+    /// Whether the route is one of ours, whose changes say nothing about the underlay.
+    fn has(&self, route: &Route) -> bool {
+        let inside = |network: &IpNetwork| network.contains(route.destination.ip());
+        route.protocol == self.protocol && self.networks.iter().any(inside)
+    }
+}
+
+/// Tells when the facts are others.
+#[derive(Debug)]
+pub(crate) struct UnderlayWatch {
+    connection: Connection,
+    monitor: Monitor,
+    overlay: Overlay,
+    current: OnLink,
+    check_at: Option<Instant>,
+}
+
+impl UnderlayWatch {
+    /// Reads the facts in `namespace` and watches them.
+    pub(crate) async fn open(
+        namespace: &Namespace,
+        overlay: Overlay,
+    ) -> Result<Self, BackendError> {
+        let closed = |error: OpenError| unreadable(error);
+        // The monitor first, so that no change falls between the listing and it.
+        let monitor = Monitor::open(namespace).map_err(closed)?;
+        let mut connection = Connection::open(namespace).map_err(closed)?;
+        let current = read(&mut connection, &overlay).await.map_err(unreadable)?;
+        Ok(Self { connection, monitor, overlay, current, check_at: None })
+    }
+
+    /// The facts as they were read last.
+    pub(crate) const fn current(&self) -> &OnLink {
+        &self.current
+    }
+
+    /// Resolves when the facts are others than before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: the next call tells the difference.
+    pub(crate) async fn changed(&mut self) -> Result<(), BackendError> {
+        loop {
+            let notice = match self.check_at {
+                Some(at) => timeout_at(at, self.monitor.next()).await.ok(),
+                None => Some(self.monitor.next().await),
+            };
+            match notice {
+                Some(notice) => {
+                    if concerns(&notice.map_err(unreadable)?, &self.overlay) {
+                        self.check_at.get_or_insert_with(|| Instant::now() + GATHER);
+                    }
+                }
+                None => {
+                    let read = read(&mut self.connection, &self.overlay).await;
+                    self.check_at = None;
+                    let read = read.map_err(unreadable)?;
+                    if read != self.current {
+                        self.current = read;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn read(connection: &mut Connection, overlay: &Overlay) -> Result<OnLink, KernelError> {
+    let mut routes = Vec::new();
+    for family in IpFamily::ALL {
+        routes.extend(list_routes(connection, Route::MAIN, family).await?);
+    }
+    Ok(OnLink::new(routes, overlay))
+}
+
+/// Whether the facts may be others now. The kernel removes IPv4 routes with their device or address without a word about the routes.
+fn concerns(notice: &Notice, overlay: &Overlay) -> bool {
+    match notice {
+        Notice::Lost => true,
+        Notice::Added { subject, .. } | Notice::Removed { subject, .. } => match subject {
+            Subject::Link(_) | Subject::Object(Object::Address(_)) => true,
+            Subject::Object(Object::Route(route)) => {
+                route.table == Route::MAIN && !overlay.has(route)
+            }
+            Subject::Object(_) | Subject::Other(_) => false,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
+    BackendError::Kernel {
+        operation: "read the routes of the underlay".into(),
+        source: error.into(),
+    }
+}
+
+/// Changes come in groups: a device, its addresses, its routes.
+const GATHER: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NIC: u32 = 7;
+
+    fn facts(routes: Vec<Route>) -> OnLink {
+        let networks = vec!["10.244.0.0/16".parse().unwrap()];
+        OnLink::new(routes, &Overlay { protocol: 241, networks })
+    }
+
+    fn route(destination: &str) -> Route {
+        Route::new(destination.parse().unwrap(), 2)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_longest_prefix_decides() {
+        let facts = facts(vec![
+            route("0.0.0.0/0").via_gateway(ip("192.0.2.254"), NIC),
+            route("192.0.2.0/24").direct(NIC),
+            route("192.0.2.64/26").via_gateway(ip("192.0.2.254"), NIC),
+            route("192.0.2.65/32").direct(NIC),
+            route("192.0.2.66/32").blackhole(),
+            route("198.51.100.0/24").direct(9),
+            route("2001:db8::/64").direct(NIC),
+        ]);
+        assert!(facts.contains(ip("192.0.2.2"), NIC));
+        assert!(facts.contains(ip("192.0.2.65"), NIC));
+        assert!(facts.contains(ip("2001:db8::2"), NIC));
+        assert!(!facts.contains(ip("192.0.2.66"), NIC), "dropped");
+        assert!(!facts.contains(ip("192.0.2.67"), NIC), "behind a gateway");
+        assert!(!facts.contains(ip("203.0.113.1"), NIC), "behind the default gateway");
+        assert!(!facts.contains(ip("198.51.100.1"), NIC), "on another link");
+        assert!(!facts.contains(ip("2001:db8:1::1"), NIC), "not reached at all");
+    }
+
+    #[test]
+    fn of_equal_prefixes_the_lowest_metric_decides() {
+        let behind =
+            Route { metric: 10, ..route("192.0.2.0/24").via_gateway(ip("192.0.2.254"), NIC) };
+        let direct = Route { metric: 100, ..route("192.0.2.0/24").direct(NIC) };
+        assert!(!facts(vec![direct, behind]).contains(ip("192.0.2.2"), NIC));
+        assert!(
+            facts(vec![Route { metric: 200, ..behind }, direct]).contains(ip("192.0.2.2"), NIC)
+        );
+    }
+
+    #[test]
+    fn our_own_routes_are_no_facts() {
+        let ours = Route { protocol: 241, ..route("10.244.7.0/24").direct(NIC) };
+        assert!(!facts(vec![ours]).contains(ip("10.244.7.1"), NIC));
+        assert_eq!(facts(vec![ours]), OnLink::default());
+    }
+}

@@ -1,0 +1,20 @@
+//! VXLAN on a real kernel, with real packets.
+
+#[path = "netns/contract.rs"]
+mod contract;
+#[path = "netns/devices.rs"]
+mod devices;
+#[path = "netns/direct.rs"]
+mod direct;
+#[path = "netns/leftovers.rs"]
+mod leftovers;
+#[path = "netns/mtu.rs"]
+mod mtu;
+#[path = "netns/nodes.rs"]
+mod nodes;
+#[path = "netns/peers.rs"]
+mod peers;
+#[path = "netns/repairs.rs"]
+mod repairs;
+#[path = "netns/support.rs"]
+mod support;

@@ -1,0 +1,212 @@
+//! Whole nodes with a store: what has to be published, and restarts.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use flannel_core::{
+    Node, NodeHandle, NodeId, NodeOptions, Status, Stopped,
+    testing::network::{NetworkWorld, Nodes},
+};
+use flannel_netlink::{LinkChange, Monitor, Notice, Subject, alter_link, link_by_name};
+use flannel_store::MemoryCluster;
+use flannel_testbed::{Blocks, Pod, Testbed, probe};
+use futures::FutureExt;
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{interval, timeout},
+};
+
+use crate::support::{DUAL, IPV4, Kernel, REPAIR, mac, mac_of, make, world};
+
+/// Nodes that find each other through a store.
+struct Cluster {
+    testbed: Testbed,
+    pods: Vec<Pod>,
+    handles: Vec<NodeHandle>,
+    stops: Vec<oneshot::Sender<()>>,
+    nodes: JoinSet<Stopped>,
+}
+
+impl Cluster {
+    async fn start(config: &str) -> Self {
+        let config = config.parse().unwrap();
+        let store = MemoryCluster::new(&config);
+        let mut cluster = Self {
+            testbed: Testbed::new(2).await.unwrap(),
+            pods: Vec::new(),
+            handles: Vec::new(),
+            stops: Vec::new(),
+            nodes: JoinSet::new(),
+        };
+        for host in cluster.testbed.hosts() {
+            let id: NodeId = host.name().parse().unwrap();
+            let backend = make(host, &config);
+            let node = Node::from_parts(Arc::new(store.store(id)), backend, NodeOptions::default());
+            let mut handle = node.handle();
+            let (stop, stopped) = oneshot::channel();
+            cluster.nodes.spawn(async move {
+                let stop = stopped.map(|_| ());
+                node.run_until(stop).await.expect("a node that runs")
+            });
+            let status = timeout(PATIENCE, handle.wait_for(Status::is_ready)).await;
+            let lease = status.expect("ready in time").expect("a node").lease.expect("a lease");
+            let blocks = Blocks::new(lease.subnet.ipv4(), lease.subnet.ipv6()).unwrap();
+            cluster.pods.push(host.add_pod(blocks).await.unwrap());
+            cluster.handles.push(handle);
+            cluster.stops.push(stop);
+        }
+        assert!(cluster.flows(PATIENCE).await);
+        cluster
+    }
+
+    /// Whether packets of all families flow within this time.
+    async fn flows(&self, patience: Duration) -> bool {
+        let all = async {
+            for ip in self.pods[1].endpoint().ips() {
+                probe::stream(&self.pods[0], ip, 50).unwrap().flowing().await;
+            }
+        };
+        timeout(patience, all).await.is_ok()
+    }
+
+    fn status(&self, node: usize) -> Status {
+        self.handles[node].status()
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_new_address_of_the_node_is_followed_and_published() {
+    let cluster = Cluster::start(DUAL).await;
+    let subnet = cluster.status(0).lease.unwrap().subnet;
+    let host = cluster.testbed.host(0);
+    let mut kernel = Kernel::of(host);
+    let before = kernel.link("flannel.1").await;
+    let new = ["192.0.2.77/24".parse().unwrap(), "2001:db8::77/64".parse().unwrap()];
+    host.set_addresses(new).await.unwrap();
+    assert!(cluster.flows(REPAIR).await);
+    let lease = cluster.status(0).lease.unwrap();
+    assert_eq!(lease.subnet, subnet);
+    assert_eq!(lease.attrs.public_ip, Some([192, 0, 2, 77].into()));
+    let local = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+    assert_eq!(kernel.vxlan("flannel.1").await.local, local("192.0.2.77"));
+    assert_eq!(kernel.vxlan("flannel-v6.1").await.local, local("2001:db8::77"));
+    let after = kernel.link("flannel.1").await;
+    assert_eq!((after.index, after.mac), (before.index, before.mac), "altered in place");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_mac_that_was_changed_once_is_put_back_and_nothing_published() {
+    let cluster = Cluster::start(IPV4).await;
+    let host = cluster.testbed.host(0);
+    let mut kernel = Kernel::of(host);
+    let before = kernel.link("flannel.1").await.mac;
+    let meddled = LinkChange { mac: Some(mac("0e:66:66:66:66:66")), ..LinkChange::default() };
+    kernel.alter("flannel.1", meddled).await;
+    assert!(cluster.flows(REPAIR).await);
+    assert_eq!(kernel.link("flannel.1").await.mac, before);
+    assert_eq!(Some(mac_of(&cluster.status(0).lease.unwrap().attrs)), before);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn somebody_who_insists_on_a_mac_is_followed_and_it_is_published() {
+    let cluster = Cluster::start(IPV4).await;
+    let host = cluster.testbed.host(0);
+    let theirs = mac("0e:66:66:66:66:66");
+    let mut monitor = Monitor::open(host.namespace()).unwrap();
+    let meddler = host.meddle(Duration::from_millis(100), move |connection| {
+        async move {
+            let Some(link) = link_by_name(connection, "flannel.1").await? else { return Ok(()) };
+            let change = LinkChange { mac: Some(theirs), ..LinkChange::default() };
+            alter_link(connection, link.index, &change).await
+        }
+        .boxed()
+    });
+    let meddler = meddler.unwrap();
+    let published = async {
+        let mut handle = cluster.handles[0].clone();
+        let is_theirs = |status: &Status| {
+            status.lease.as_ref().is_some_and(|lease| mac_of(&lease.attrs) == theirs)
+        };
+        handle.wait_for(is_theirs).await
+    };
+    timeout(2 * REPAIR, published).await.expect("published").expect("a node");
+    let mut ticks = interval(Duration::from_millis(50));
+    let insisted = async {
+        while meddler.deeds() < 30 {
+            ticks.tick().await;
+        }
+    };
+    timeout(2 * PATIENCE, insisted).await.expect("30 deeds");
+    // Theirs are at most one per deed; all others are ours.
+    let (mut ours, mut count) = (0, 0);
+    while let Some(notice) = monitor.next_waiting().unwrap() {
+        let Notice::Added { subject: Subject::Link(link), .. } = notice else { continue };
+        count += 1;
+        ours += u64::from(link.mac != Some(theirs));
+    }
+    assert!((4..=8).contains(&ours), "{ours} of {count}: repairs are few, and end");
+    drop(meddler);
+    assert!(cluster.flows(REPAIR).await);
+    assert_eq!(Kernel::of(host).link("flannel.1").await.mac, Some(theirs));
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_deleted_device_is_back_and_peers_need_no_word() {
+    let cluster = Cluster::start(DUAL).await;
+    let host = cluster.testbed.host(0);
+    let before = cluster.status(0).lease;
+    for name in ["flannel.1", "flannel-v6.1"] {
+        let mut kernel = Kernel::of(host);
+        let index = kernel.link(name).await.index;
+        flannel_netlink::delete_link(&mut kernel.0, index).await.unwrap();
+        assert!(cluster.flows(REPAIR).await, "{name}");
+    }
+    assert_eq!(cluster.status(0).lease, before);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_card_that_is_pulled_and_put_in_again_costs_nothing() {
+    let cluster = Cluster::start(DUAL).await;
+    let host = cluster.testbed.host(0);
+    let writes = cluster.status(0).writes;
+    host.delete_uplink().await.unwrap();
+    assert!(!cluster.flows(Duration::from_millis(300)).await);
+    host.create_uplink().await.unwrap();
+    assert!(cluster.flows(REPAIR).await);
+    assert_eq!(cluster.status(0).writes, writes);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn restarts_lose_no_packet() {
+    let world = world(DUAL).await;
+    let mut nodes = Nodes::start(&world).await;
+    let pairs = world.pod(0).endpoint().ips().zip(world.pod(1).endpoint().ips());
+    let mut probes = Vec::new();
+    for (ours, theirs) in pairs {
+        probes.push(probe::stream(world.pod(0), theirs, 100).unwrap());
+        probes.push(probe::stream(world.pod(1), ours, 100).unwrap());
+    }
+    for _ in 0..5 {
+        nodes.restart(&world).await;
+        assert_eq!(nodes.sync(0).await.writes(), 0);
+        assert!(world.reaches(0, 2).await);
+        for probes in &probes {
+            let (flowing, before) = (probes.flowing(), probes.report().received);
+            timeout(REPAIR, flowing).await.expect("packets flow");
+            assert!(probes.report().received > before);
+        }
+    }
+    for probes in probes {
+        let report = probes.stop().await;
+        assert_eq!(report.lost, 0, "{report}");
+        assert!(report.received >= 5);
+    }
+}

@@ -1,0 +1,133 @@
+//! Devices of ours that an earlier configuration has left.
+
+use flannel_core::BackendError;
+use flannel_netlink::{
+    Connection, Namespace, delete_link, list_addresses, list_links,
+    state::{Address, AddressFilter, Link, LinkKind},
+};
+use ipnetwork::IpNetwork;
+use tracing::info;
+
+/// Removes the VXLAN devices that another backend or another VNI of ours has left in `namespace`, except those named in
+/// `keep`, and returns their names. Routes need no such care: they carry our mark.
+///
+/// A device is ours if its name is `flannel.VNI` or `flannel-v6.VNI` with its own VNI, it is no port of a bridge, and it has
+/// addresses of single hosts inside of `networks` and no others, link-local ones aside.
+///
+/// # Errors
+///
+/// [`BackendError::Kernel`] if the kernel cannot be asked or refuses.
+///
+/// # Cancel safety
+///
+/// Dropping it leaves a part of them; another call removes the rest.
+pub async fn remove_leftovers(
+    namespace: &Namespace,
+    networks: &[IpNetwork],
+    keep: &[String],
+) -> Result<Vec<String>, BackendError> {
+    let mut connection =
+        Connection::open(namespace).map_err(|error| refused("list devices", error))?;
+    let links =
+        list_links(&mut connection).await.map_err(|error| refused("list devices", error))?;
+    let mut removed = Vec::new();
+    for link in links.into_iter().filter(|link| is_named(link) && !keep.contains(&link.name)) {
+        let filter = AddressFilter { link: Some(link.index) };
+        let addresses = list_addresses(&mut connection, filter).await;
+        let addresses = addresses.map_err(|error| refused("list addresses", error))?;
+        if !has_our_addresses(&addresses, networks) {
+            continue;
+        }
+        delete_link(&mut connection, link.index)
+            .await
+            .map_err(|error| refused(&format!("delete {link}"), error))?;
+        info!(device = link.name, "device of an earlier configuration removed");
+        removed.push(link.name);
+    }
+    Ok(removed)
+}
+
+fn refused(operation: &str, error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
+    BackendError::Kernel { operation: operation.to_owned(), source: error.into() }
+}
+
+fn is_named(link: &Link) -> bool {
+    let LinkKind::Vxlan(vxlan) = &link.kind else {
+        return false;
+    };
+    let names = [format!("flannel.{}", vxlan.vni), format!("flannel-v6.{}", vxlan.vni)];
+    names.contains(&link.name) && link.controller.is_none()
+}
+
+fn has_our_addresses(addresses: &[Address], networks: &[IpNetwork]) -> bool {
+    let link_local = |address: &&Address| match address.address {
+        IpNetwork::V4(_) => false,
+        IpNetwork::V6(v6) => v6.ip().is_unicast_link_local(),
+    };
+    let mut others = addresses.iter().filter(|address| !link_local(address)).peekable();
+    let ours = |address: &Address| {
+        let single = match address.address {
+            IpNetwork::V4(v4) => v4.prefix() == 32,
+            IpNetwork::V6(v6) => v6.prefix() == 128,
+        };
+        single && networks.iter().any(|network| network.contains(address.address.ip()))
+    };
+    others.peek().is_some() && others.all(ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_netlink::state::Vxlan;
+
+    use super::*;
+
+    fn link(name: &str, kind: LinkKind) -> Link {
+        Link {
+            index: 7,
+            name: name.into(),
+            kind,
+            mac: None,
+            mtu: 1450,
+            up: true,
+            running: true,
+            loopback: false,
+            controller: None,
+            parent: None,
+            link_local: false,
+        }
+    }
+
+    #[test]
+    fn only_a_vxlan_device_with_its_own_vni_in_the_name_is_named_like_ours() {
+        let vxlan = || LinkKind::Vxlan(Vxlan::new(7));
+        assert!(is_named(&link("flannel.7", vxlan())));
+        assert!(is_named(&link("flannel-v6.7", vxlan())));
+        for (name, kind) in [
+            ("flannel.8", vxlan()),
+            ("flannel.07", vxlan()),
+            ("flannel.7x", vxlan()),
+            ("vxlan.7", vxlan()),
+            ("flannel.7", LinkKind::Bridge),
+        ] {
+            assert!(!is_named(&link(name, kind)), "{name}");
+        }
+        assert!(!is_named(&Link { controller: Some(3), ..link("flannel.7", vxlan()) }));
+    }
+
+    #[test]
+    fn only_single_addresses_inside_of_the_network_are_like_ours() {
+        let networks = ["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()];
+        let ours = |addresses: &[&str]| {
+            let addresses: Vec<_> =
+                addresses.iter().map(|text| Address::new(7, text.parse().unwrap())).collect();
+            has_our_addresses(&addresses, &networks)
+        };
+        assert!(ours(&["10.244.1.0/32"]));
+        assert!(ours(&["fe80::1/64", "fd00:10:244:1::/128"]));
+        assert!(!ours(&[]), "nothing says whose it is");
+        assert!(!ours(&["fe80::1/64"]));
+        assert!(!ours(&["10.244.1.0/32", "192.0.2.1/32"]), "somebody uses it for more");
+        assert!(!ours(&["10.244.1.1/24"]));
+        assert!(!ours(&["10.245.1.0/32"]));
+    }
+}

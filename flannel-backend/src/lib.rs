@@ -1,0 +1,20 @@
+//! What backends that forward in the kernel share.
+//!
+//! A backend says with a plain function what one peer needs ([`PeerPlan`]); [`PeerTable`] keeps the
+//! kernel equal to the plans of all peers, at the cost of those that changed, and says which peer a
+//! refused operation belongs to.
+#![forbid(unsafe_code)]
+
+mod leftovers;
+mod mark;
+mod peer_table;
+mod placement;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod uplink;
+
+pub use leftovers::remove_leftovers;
+pub use mark::{PROTOCOL, nexthop_numbers};
+pub use peer_table::PeerTable;
+pub use placement::PeerPlan;
+pub use uplink::{Uplink, UplinkFinder, UplinkOptions};

@@ -1,0 +1,229 @@
+//! The kernel's state for a whole set of peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flannel_core::{
+    BackendError, Lease, PeerFault, PeerProblem, Peers, Revision, RouteForm, Subnet, SyncReport,
+};
+use flannel_netlink::{
+    Namespace, Table,
+    state::{Key, Nexthop, Object, Via},
+    table::{Drift, Failure, Mark, TableError, TableReport},
+};
+use tracing::warn;
+
+use crate::placement::{Holder, PeerPlan, Placement};
+
+/// A [`Table`] whose wants are the plans of all peers, and the node's own objects.
+///
+/// Routes through a gateway go through nexthop objects where the kernel has them.
+#[derive(Debug)]
+pub struct PeerTable {
+    table: Table,
+    protocol: u8,
+    placement: Placement,
+    faults: BTreeMap<Subnet, Vec<PeerFault>>,
+    planned: Option<Revision>,
+}
+
+impl PeerTable {
+    /// Opens the table in `namespace` for the owner with this mark.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Kernel`] if the kernel cannot be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Writes nothing.
+    pub async fn open(namespace: &Namespace, mark: Mark) -> Result<Self, BackendError> {
+        let protocol = mark.protocol;
+        let table = Table::open(namespace, mark).await.map_err(unreadable)?;
+        Ok(Self {
+            table,
+            protocol,
+            placement: Placement::default(),
+            faults: BTreeMap::new(),
+            planned: None,
+        })
+    }
+
+    /// The table itself, to look at devices and to watch them.
+    pub fn table(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
+    /// The node wants exactly these objects for itself.
+    pub fn want_own(&mut self, objects: impl IntoIterator<Item = Object>) {
+        self.place(None, objects.into_iter().collect());
+    }
+
+    /// Forgets what was planned, so that the next [`sync`](Self::sync) plans every peer anew: for when what plans depend on has
+    /// changed.
+    pub fn replan(&mut self) {
+        self.planned = None;
+    }
+
+    /// Makes the kernel match the plans of `peers`. `plan` says what one peer needs; it is asked for those that changed.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Kernel`] if the kernel cannot be read, or refuses one of the node's own objects. All else is done by then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves part of the work done; the next call does the rest.
+    pub async fn sync(
+        &mut self,
+        peers: &Peers,
+        plan: impl Fn(&Lease) -> PeerPlan,
+    ) -> Result<SyncReport, BackendError> {
+        for subnet in self.to_plan(peers) {
+            let PeerPlan { objects, faults } = peers.get(&subnet).map(&plan).unwrap_or_default();
+            self.place(Some(subnet), objects);
+            if faults.is_empty() {
+                self.faults.remove(&subnet);
+            } else {
+                self.faults.insert(subnet, faults);
+            }
+        }
+        self.planned = Some(peers.revision().clone());
+        let report = self.table.sync().await.map_err(unreadable)?;
+        self.report(peers, report)
+    }
+
+    /// Resolves when the kernel may not match any more, and logs what somebody else changed.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Kernel`] if the kernel's notifications cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it loses nothing.
+    pub async fn drifted(&mut self) -> Result<(), BackendError> {
+        log(&self.table.drifted().await.map_err(unreadable)?);
+        Ok(())
+    }
+
+    /// Removes all that carries our mark.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Kernel`] naming the first object that could not be removed; all others are removed all the same.
+    pub async fn teardown(mut self) -> Result<(), BackendError> {
+        self.table.want_only([]);
+        let report = self.table.sync().await.map_err(unreadable)?;
+        report.failures.into_iter().next().map_or(Ok(()), |failure| Err(refused(failure)))
+    }
+
+    /// The subnets whose plans may be others than before.
+    fn to_plan(&self, peers: &Peers) -> BTreeSet<Subnet> {
+        let changed = self.planned.as_ref().and_then(|planned| peers.changed_since(planned));
+        changed.unwrap_or_else(|| {
+            let present = peers.iter().map(|lease| lease.subnet);
+            present
+                .chain(self.placement.holders().flatten())
+                .chain(self.faults.keys().copied())
+                .collect()
+        })
+    }
+
+    fn place(&mut self, holder: Holder, objects: Vec<Object>) {
+        let objects: Vec<_> = objects.into_iter().flat_map(|object| self.shape(object)).collect();
+        let changes = self.placement.place(holder, objects);
+        for key in &changes.forget {
+            self.table.forget(key);
+        }
+        for object in changes.want {
+            self.table.want(object);
+        }
+    }
+
+    /// A route through a gateway as a route through a nexthop object and that object, where the kernel has such.
+    fn shape(&mut self, object: Object) -> Vec<Object> {
+        if let Object::Route(route) = object
+            && let (Via::Gateway(gateway), Some(link)) = (route.via, route.link)
+            && self.table.nexthops_supported()
+            && let Some(id) = self.table.nexthop_id(link, gateway)
+        {
+            let mut nexthop = Nexthop::new(id, link, gateway, self.protocol);
+            nexthop.onlink = route.onlink;
+            return vec![nexthop.into(), route.via_nexthop(id).into()];
+        }
+        vec![object]
+    }
+
+    fn report(&self, peers: &Peers, table: TableReport) -> Result<SyncReport, BackendError> {
+        log(&table.drifts);
+        let mut report = SyncReport::default();
+        report.read = table.read as u64;
+        report.added = table.added as u64;
+        report.replaced = table.replaced as u64;
+        report.removed = table.removed as u64;
+        report.left_alone = table.left_alone as u64;
+        report.drifted = table.drifts.len() as u64;
+        report.postponed = table.postponed as u64;
+        report.routes = Some(if self.table.nexthops_supported() {
+            RouteForm::Nexthop
+        } else {
+            RouteForm::Plain
+        });
+        let mut faults = self.faults.clone();
+        let mut own = None;
+        for failure in table.failures {
+            let subnets = self.blamed(&failure.key());
+            if subnets.is_empty() {
+                own.get_or_insert(failure);
+                continue;
+            }
+            for subnet in subnets {
+                faults.entry(subnet).or_default().push(PeerFault::Kernel {
+                    operation: operation(&failure),
+                    reason: failure.source.to_string(),
+                });
+            }
+        }
+        if let Some(failure) = own {
+            return Err(refused(failure));
+        }
+        for (subnet, faults) in faults {
+            let address = peers.get(&subnet).and_then(|lease| lease.attrs.address());
+            // One reason is enough: the route fails because its nexthop did.
+            if let Some(fault) = faults.into_iter().next() {
+                report.problems.push(PeerProblem::new(subnet, address, fault));
+            }
+        }
+        Ok(report)
+    }
+
+    /// The peers that want what is at `key`; none if it is the node's own or nobody's.
+    fn blamed(&self, key: &Key) -> Vec<Subnet> {
+        self.placement.holders_of(key).flatten().collect()
+    }
+}
+
+fn operation(failure: &Failure) -> String {
+    let text = failure.to_string();
+    text.strip_prefix("cannot ").unwrap_or(&text).to_owned()
+}
+
+fn refused(failure: Failure) -> BackendError {
+    BackendError::Kernel { operation: operation(&failure), source: failure.source.into() }
+}
+
+fn unreadable(error: TableError) -> BackendError {
+    BackendError::Kernel { operation: "follow the kernel's state".into(), source: error.into() }
+}
+
+fn log(drifts: &[Drift]) {
+    for drift in drifts.iter().take(LOGGED_DRIFTS) {
+        warn!("{drift}");
+    }
+    if drifts.len() > LOGGED_DRIFTS {
+        warn!("and {} more objects", drifts.len() - LOGGED_DRIFTS);
+    }
+}
+
+/// How many changes by others are named at once: who flushes a table removes thousands.
+const LOGGED_DRIFTS: usize = 5;

@@ -1,0 +1,201 @@
+//! The interface and the addresses that peers are reached from.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use flannel_core::{BackendError, NetworkConfig};
+use flannel_netlink::{
+    Connection, Namespace,
+    iface::{Families, Interface, InterfaceWatch, PatternError, Selector, select_interface},
+};
+use tokio::sync::Mutex;
+
+/// How a node comes to its uplink, as flannel's options have it.
+///
+/// The names are tried in order, then the patterns, then the way to an address; the first that fits is taken. With none of
+/// them it is the interface that has the public address, and else that of the default route.
+#[derive(Clone, Debug, Default)]
+pub struct UplinkOptions {
+    /// Interfaces by name or by address.
+    pub names: Vec<String>,
+    /// Interfaces by regular expressions on addresses, then on names.
+    pub patterns: Vec<String>,
+    /// The interface that leads to this address.
+    pub can_reach: Option<IpAddr>,
+    /// The IPv4 address that peers use, if not the interface's.
+    pub public_ip: Option<Ipv4Addr>,
+    /// The IPv6 address that peers use, if not the interface's.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+/// What a node uses to reach its peers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Uplink {
+    /// The interface with its own addresses, of the families that the network has.
+    pub interface: Interface,
+    /// The IPv4 address that peers use; `None` if the network has no IPv4.
+    pub public_ip: Option<Ipv4Addr>,
+    /// The IPv6 address that peers use; `None` if the network has no IPv6.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+/// Finds the uplink, as often as it is asked. Clones share one socket.
+#[derive(Clone, Debug)]
+pub struct UplinkFinder {
+    namespace: Namespace,
+    connection: Arc<Mutex<Option<Connection>>>,
+    families: Families,
+    selectors: Vec<Selector>,
+    public_ip: Option<Ipv4Addr>,
+    public_ipv6: Option<Ipv6Addr>,
+}
+
+impl UplinkFinder {
+    /// A finder for the families of `config` in `namespace`.
+    ///
+    /// # Errors
+    ///
+    /// [`PatternError`] if one of the patterns is not a regular expression.
+    pub fn new(
+        namespace: &Namespace,
+        config: &NetworkConfig,
+        options: &UplinkOptions,
+    ) -> Result<Self, PatternError> {
+        let families = match (config.ipv4(), config.ipv6()) {
+            (Some(_), Some(_)) => Families::Dual,
+            (_, None) => Families::V4,
+            (None, Some(_)) => Families::V6,
+        };
+        Ok(Self {
+            namespace: namespace.clone(),
+            connection: Arc::default(),
+            families,
+            selectors: selectors(options)?,
+            public_ip: options.public_ip.filter(|_| families.v4()),
+            public_ipv6: options.public_ipv6.filter(|_| families.v6()),
+        })
+    }
+
+    /// The uplink as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Interface`] with what was looked for, what was there, and why that was not taken.
+    ///
+    /// # Cancel safety
+    ///
+    /// Reads only.
+    pub async fn find(&self) -> Result<Uplink, BackendError> {
+        let mut shared = self.connection.lock().await;
+        // Taken out, so that a call that is dropped midway leaves no half-read answer behind for the next one.
+        let mut connection = match shared.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.namespace).map_err(no_interface)?,
+        };
+        let found = select_interface(&mut connection, self.families, &self.selectors).await;
+        *shared = Some(connection);
+        Ok(self.uplink(found.map_err(no_interface)?))
+    }
+
+    /// Tells when [`find`](Self::find) has another answer than `uplink`.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Interface`] if the kernel's notifications cannot be had.
+    pub fn watch(&self, uplink: &Uplink) -> Result<InterfaceWatch, BackendError> {
+        let selectors = self.selectors.clone();
+        InterfaceWatch::open(&self.namespace, self.families, selectors, uplink.interface.clone())
+            .map_err(no_interface)
+    }
+
+    /// The namespace that this finder looks into.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    fn uplink(&self, interface: Interface) -> Uplink {
+        Uplink {
+            public_ip: self.public_ip.or(interface.v4),
+            public_ipv6: self.public_ipv6.or(interface.v6),
+            interface,
+        }
+    }
+}
+
+impl Uplink {
+    /// The first public address, IPv4 before IPv6.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.public_ip.map(IpAddr::V4).or_else(|| self.public_ipv6.map(IpAddr::V6))
+    }
+}
+
+fn selectors(options: &UplinkOptions) -> Result<Vec<Selector>, PatternError> {
+    let named = options.names.iter().map(|name| match name.parse() {
+        Ok(IpAddr::V4(v4)) => Selector::Address { v4: Some(v4), v6: None },
+        Ok(IpAddr::V6(v6)) => Selector::Address { v4: None, v6: Some(v6) },
+        Err(_) => Selector::Name(name.clone()),
+    });
+    let mut selectors: Vec<_> = named.collect();
+    for pattern in &options.patterns {
+        selectors.push(Selector::pattern(pattern)?);
+    }
+    selectors.extend(options.can_reach.map(Selector::CanReach));
+    if selectors.is_empty() {
+        let (v4, v6) = (options.public_ip, options.public_ipv6);
+        if v4.is_some() || v6.is_some() {
+            selectors.push(Selector::Address { v4, v6 });
+        }
+        // A public address that is not ours belongs to a router in front of us.
+        selectors.push(Selector::DefaultRoute);
+    }
+    Ok(selectors)
+}
+
+fn no_interface(error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
+    BackendError::Interface { source: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(options: &UplinkOptions) -> Vec<String> {
+        selectors(options).unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn selectors_are_tried_in_flannels_order() {
+        let options = UplinkOptions {
+            names: vec!["192.0.2.1".into(), "eth1".into()],
+            patterns: vec!["^10\\.".into()],
+            can_reach: Some([198, 51, 100, 1].into()),
+            public_ip: Some([203, 0, 113, 1].into()),
+            public_ipv6: None,
+        };
+        let expected = [
+            "address 192.0.2.1",
+            "name \"eth1\"",
+            "expression \"^10\\\\.\"",
+            "way to 198.51.100.1",
+        ];
+        assert_eq!(shown(&options), expected);
+    }
+
+    #[test]
+    fn without_options_the_public_address_and_then_the_default_route_decide() {
+        assert_eq!(shown(&UplinkOptions::default()), ["default route"]);
+        let public_ip = Some([203, 0, 113, 1].into());
+        let options = UplinkOptions { public_ip, ..UplinkOptions::default() };
+        assert_eq!(shown(&options), ["address 203.0.113.1", "default route"]);
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_is_an_error() {
+        let options = UplinkOptions { patterns: vec!["(".into()], ..UplinkOptions::default() };
+        let error = selectors(&options).unwrap_err();
+        assert_eq!(error.to_string(), "\"(\" is not a regular expression");
+    }
+}

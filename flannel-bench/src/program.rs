@@ -1,0 +1,132 @@
+//! The programs that are compared, and one of them running as a node.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use flannel_core::SubnetEnv;
+use flannel_testbed::{Blocks, Host, Process};
+use tokio::time::{Instant, timeout};
+
+use crate::{args::Common, arrivals::Arrivals};
+
+/// A program that takes flanneld's flags.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+}
+
+/// Our node first, then the others.
+pub(crate) fn programs(common: &Common) -> Result<Vec<Program>> {
+    let own = match &common.node {
+        Some(path) => path.clone(),
+        None => beside_us()?,
+    };
+    let others = common.peer.iter().cloned();
+    let all = [(NODE.into(), own)].into_iter().chain(others);
+    let all: Vec<_> = all.map(|(name, path)| Program { name, path }).collect();
+    for Program { name, path } in &all {
+        ensure!(path.is_file(), "there is no program {} for {name}", path.display());
+    }
+    Ok(all)
+}
+
+fn beside_us() -> Result<PathBuf> {
+    let own = env::current_exe().context("cannot find this program's file")?;
+    let path = own.with_file_name(NODE);
+    if !path.is_file() {
+        let release = if cfg!(debug_assertions) { "" } else { " --release" };
+        bail!(
+            "there is no {}: build it with `cargo build{release} -p {NODE}`, or name one with --node PATH",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// A node on a host.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) process: Process,
+    /// When it was started.
+    pub(crate) started: Instant,
+    env: PathBuf,
+    arrivals: Arrivals,
+}
+
+impl Node {
+    /// Starts `program` on `host`, with its leases in `store` and its own files in `folder`.
+    pub(crate) fn start(
+        program: &Program,
+        host: &Host,
+        store: &Path,
+        folder: &Path,
+    ) -> Result<Self> {
+        #[expect(clippy::disallowed_methods, reason = "the program is what is measured")]
+        let mut command = Command::new(&program.path);
+        let inherited = env::vars_os().map(|(name, _)| name);
+        for name in inherited.filter(|name| name.to_string_lossy().starts_with("FLANNELD_")) {
+            command.env_remove(name);
+        }
+        let env = folder.join(format!("{}.env", host.name()));
+        let mut store_arg = OsStr::new("file:").to_owned();
+        store_arg.push(store);
+        command.arg("--store").arg(store_arg);
+        command.args(["--iface", "eth0", "--node-id", host.name()]);
+        command.arg("--subnet-file").arg(&env);
+        let arrivals = Arrivals::watch(folder)?;
+        let started = Instant::now();
+        let process = host.spawn(command)?;
+        Ok(Self { process, started, env, arrivals })
+    }
+
+    /// Waits until it has written its subnet file, and returns what that says and when it was there.
+    pub(crate) async fn ready(&mut self, patience: Duration) -> Result<(SubnetEnv, Instant)> {
+        let name = self.env.file_name().context("the subnet file has a name")?;
+        let arrived = tokio::select! {
+            arrived = timeout(patience, self.arrivals.file(name)) => arrived,
+            ended = self.process.wait() => {
+                let output = self.process.output().join("\n  ");
+                bail!("the node ended with {} before it was ready:\n  {output}", ended?);
+            }
+        };
+        let at = Instant::now();
+        match arrived {
+            Ok(arrived) => arrived?,
+            Err(_) => {
+                let output = self.process.output().join("\n  ");
+                bail!("the node was not ready after {patience:?}:\n  {output}");
+            }
+        }
+        let text = fs::read_to_string(&self.env);
+        let text = text.with_context(|| format!("cannot read {}", self.env.display()))?;
+        Ok((SubnetEnv::parse(&text), at))
+    }
+
+    /// Its process number.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.process.pid().context("the node has ended")
+    }
+
+    /// Ends it and waits until it is gone.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait().await?;
+        Ok(())
+    }
+}
+
+/// The blocks that a node has for its pods.
+pub(crate) fn subnet(env: &SubnetEnv) -> Result<Blocks> {
+    Blocks::new(env.subnet, env.ipv6_subnet).context("the subnet file names no subnet")
+}
+
+/// The name of our program, and of its row.
+pub(crate) const NODE: &str = "flannel-node";

@@ -1,0 +1,64 @@
+//! What all benchmarks work with.
+
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use flannel_testbed::{Builder, Testbed};
+
+use crate::{
+    args::Common,
+    leases::UNDERLAY,
+    program::{NODE, Program, programs},
+};
+
+/// The options, the programs, and a place for files.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) common: Common,
+    pub(crate) programs: Vec<Program>,
+    pub(crate) scratch: PathBuf,
+}
+
+impl Session {
+    pub(crate) fn new(common: Common) -> Result<Self> {
+        let programs = programs(&common)?;
+        let scratch = common.scratch.clone().unwrap_or_else(|| {
+            let memory = Path::new("/dev/shm");
+            if memory.is_dir() { memory.into() } else { std::env::temp_dir() }
+        });
+        Ok(Self { common, programs, scratch })
+    }
+
+    /// Every program with every backend, and the name of their row.
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = (&Program, &str, String)> {
+        self.common.backend.iter().flat_map(|backend| {
+            self.programs.iter().map(move |program| {
+                let row = match program.name.as_str() {
+                    NODE => backend.clone(),
+                    other => format!("{backend}, {other}"),
+                };
+                (program, backend.as_str(), row)
+            })
+        })
+    }
+
+    /// Runs, counted for people.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = u32> + use<> {
+        1..=self.common.runs
+    }
+
+    /// Says on standard error what is being done.
+    pub(crate) fn progress(&self, run: u32, what: impl AsRef<str>) {
+        let line = format!("run {run}/{}: {}\n", self.common.runs, what.as_ref());
+        // Nobody may be reading, which is no reason to stop measuring.
+        drop(io::stderr().write_all(line.as_bytes()));
+    }
+}
+
+/// Hosts on an underlay that has all peers on the link.
+pub(crate) fn testbed(hosts: u32) -> Builder {
+    Testbed::builder(hosts).underlay(UNDERLAY)
+}

@@ -1,0 +1,639 @@
+//! The event loop.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, stream::BoxStream};
+use tokio::{
+    select,
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
+
+use super::{
+    Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
+    keeper::{Keeper, Kept},
+    random::Random,
+    status::chain,
+};
+use crate::{
+    backend::{Backend, BackendError, Network},
+    backoff::Backoff,
+    config::NetworkConfig,
+    lease::{Lease, LeaseAttrs, LeaseEvent},
+    peers::Peers,
+    report::SyncReport,
+    store::{Store, StoreError, SubnetLease},
+};
+
+pub(super) struct Driver {
+    store: Arc<dyn Store>,
+    backend: Arc<dyn Backend>,
+    options: NodeOptions,
+    status: watch::Sender<Status>,
+    requests: mpsc::Receiver<PeersRequest>,
+    random: Random,
+}
+
+/// What the loop works on while the node holds one subnet.
+struct Session {
+    keeper: Keeper,
+    peers: Arc<Peers>,
+    /// Whether the store has said who the peers are. Until then they are unknown, and unknown is never synced.
+    known: bool,
+    leases: BoxStream<'static, Result<LeaseEvent, StoreError>>,
+    /// Since when `leases` is followed.
+    watched_from: Instant,
+    /// Between watches that ended.
+    watches: Backoff,
+    /// When to sync next, if there is a reason to.
+    sync_at: Option<Instant>,
+    /// Whether the next sync has to look at our own end as well.
+    advertise: bool,
+    /// When to look for drift again.
+    listen_from: Instant,
+    /// Between failed syncs.
+    backoff: Backoff,
+    /// Between failures to hear of drift.
+    deafness: Backoff,
+}
+
+/// One operation on the network at a time.
+enum Operation {
+    /// Wait until somebody else changes the data path, from a moment on.
+    Drift(Instant),
+    Sync {
+        peers: Arc<Peers>,
+        advertise: Option<Lease>,
+    },
+}
+
+enum Outcome {
+    Drifted(Result<(), BackendError>),
+    Synced {
+        result: Result<SyncReport, BackendError>,
+        attrs: Option<Result<LeaseAttrs, BackendError>>,
+    },
+}
+
+/// Why the loop turned.
+enum Input {
+    Due,
+    Kept(Kept),
+    Lease(Option<Result<LeaseEvent, StoreError>>),
+    Outcome(Outcome),
+    Request(PeersRequest),
+    Stop,
+}
+
+/// How a session ends.
+enum End {
+    /// The subnet is another one.
+    Moved(Lease),
+    Stop,
+}
+
+impl Driver {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        backend: Arc<dyn Backend>,
+        options: NodeOptions,
+        status: watch::Sender<Status>,
+        requests: mpsc::Receiver<PeersRequest>,
+    ) -> Self {
+        let random = Random::new(options.seed);
+        Self { store, backend, options, status, requests, random }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Stopped, NodeError> {
+        let span = info_span!("node", subnet = tracing::field::Empty);
+        let stop = pin!(stop);
+        self.drive(stop, span.clone()).instrument(span).await
+    }
+
+    async fn drive<S: Future<Output = ()>>(
+        &mut self,
+        mut stop: Pin<&mut S>,
+        span: Span,
+    ) -> Result<Stopped, NodeError> {
+        let started = select! {
+            biased;
+            () = &mut stop => return Ok(Stopped::default()),
+            started = self.acquire() => started?,
+        };
+        let (config, lease) = started;
+        let mut current = lease.lease().clone();
+        let mut session = Session {
+            keeper: Keeper::new(
+                Arc::clone(&self.store),
+                lease,
+                self.backoff(),
+                self.fork(),
+                self.options.deadline,
+            ),
+            peers: Arc::new(Peers::new(config, current.clone())),
+            known: false,
+            leases: self.store.watch(),
+            watched_from: Instant::now(),
+            watches: self.backoff(),
+            sync_at: None,
+            advertise: false,
+            listen_from: Instant::now(),
+            backoff: self.backoff(),
+            deafness: self.backoff(),
+        };
+        loop {
+            span.record("subnet", tracing::field::display(current.subnet));
+            let (end, network) = match self.start(&mut session, &current, &mut stop).await? {
+                Err(end) => (end, None),
+                Ok(mut network) => {
+                    self.status.send_modify(|status| status.mtu = Some(network.mtu()));
+                    session.sync_at = Some(Instant::now());
+                    // What was found before the lease was there may have changed unseen since.
+                    session.advertise = true;
+                    let end = self.serve(&mut session, &mut network, &mut stop).await?;
+                    (end, Some(network))
+                }
+            };
+            match end {
+                End::Moved(lease) => current = lease,
+                End::Stop => {
+                    let lease = session.keeper.into_lease(STOP_GRACE).await;
+                    break Ok(Stopped { lease, network });
+                }
+            }
+        }
+    }
+
+    /// Everything up to the first lease.
+    async fn acquire(&mut self) -> Result<(NetworkConfig, Box<dyn SubnetLease>), NodeError> {
+        let mut random = self.fork();
+        let Self { store, backend, .. } = &*self;
+        let random = &mut random;
+        let config = self.persist(Activity::Config, random, || store.config()).await?;
+        let previous = self.persist(Activity::Acquire, random, || store.previous()).await?;
+        let advertise = || backend.advertise(previous.as_ref());
+        let attrs = self.persist(Activity::Advertise, random, advertise).await?;
+        let lease = self.persist(Activity::Acquire, random, || store.acquire(&attrs)).await?;
+        let held = lease.lease().clone();
+        info!(subnet = %held.subnet, "lease held");
+        self.status.send_modify(|status| status.lease = Some(held));
+        Ok((config, lease))
+    }
+
+    /// Brings up the data path of `lease`. That may take long; the lease is kept meanwhile.
+    async fn start<S: Future<Output = ()>>(
+        &mut self,
+        session: &mut Session,
+        lease: &Lease,
+        stop: &mut Pin<&mut S>,
+    ) -> Result<Result<Box<dyn Network>, End>, NodeError> {
+        let mut random = self.fork();
+        let this = &*self;
+        let mut started =
+            pin!(this.persist(Activity::Start, &mut random, || this.backend.start(lease)));
+        loop {
+            select! {
+                biased;
+                () = stop.as_mut() => return Ok(Err(End::Stop)),
+                kept = session.keeper.next() => if let Some(moved) = this.kept(session, kept)? {
+                    return Ok(Err(End::Moved(moved)));
+                },
+                network = &mut started => return network.map(Ok),
+            }
+        }
+    }
+
+    /// Calls until it succeeds or fails for good.
+    async fn persist<T, E: Failure, F: Future<Output = Result<T, E>>>(
+        &self,
+        activity: Activity,
+        random: &mut Random,
+        call: impl Fn() -> F,
+    ) -> Result<T, NodeError> {
+        let mut backoff = self.backoff();
+        loop {
+            let error = match timeout(self.options.deadline, call()).await {
+                Ok(Ok(value)) => {
+                    self.succeed(activity);
+                    return Ok(value);
+                }
+                Ok(Err(error)) => error,
+                Err(elapsed) => E::late(activity.to_string(), elapsed),
+            };
+            if !error.is_retryable() {
+                return Err(error.into_final());
+            }
+            self.fail(activity, &error);
+            sleep(backoff.after_failure(random.next())).await;
+        }
+    }
+
+    /// The loop proper. Every arm of the `select!` computes a value; the body acts on it.
+    async fn serve<S: Future<Output = ()>>(
+        &mut self,
+        session: &mut Session,
+        network: &mut Box<dyn Network>,
+        stop: &mut Pin<&mut S>,
+    ) -> Result<End, NodeError> {
+        let (backend, deadline) = (Arc::clone(&self.backend), self.options.deadline);
+        loop {
+            self.drain(session).await;
+            let operation = session.next_operation();
+            let waiting = matches!(operation, Operation::Drift(_));
+            let outcome = {
+                let work = operate(backend.as_ref(), network.as_mut(), operation, deadline);
+                let mut work = pin!(work);
+                loop {
+                    let sync_at = session.sync_at.filter(|_| waiting && session.known);
+                    let input = select! {
+                        biased;
+                        () = stop.as_mut() => Input::Stop,
+                        kept = session.keeper.next() => Input::Kept(kept),
+                        Some(request) = self.requests.recv(), if session.known => Input::Request(request),
+                        outcome = &mut work => Input::Outcome(outcome),
+                        item = session.leases.next() => Input::Lease(item),
+                        () = at(sync_at) => Input::Due,
+                    };
+                    match input {
+                        Input::Stop => {
+                            if !waiting {
+                                timeout(STOP_GRACE, &mut work).await.ok();
+                            }
+                            return Ok(End::Stop);
+                        }
+                        Input::Kept(kept) => {
+                            if let Some(moved) = self.kept(session, kept)? {
+                                return Ok(End::Moved(moved));
+                            }
+                        }
+                        // Whoever asked may have gone meanwhile.
+                        Input::Request(reply) => drop(reply.send(Arc::clone(&session.peers))),
+                        Input::Lease(item) => self.lease(session, item),
+                        Input::Outcome(outcome) => break Some(outcome),
+                        Input::Due => break None,
+                    }
+                    if waiting && session.is_due() {
+                        break None;
+                    }
+                }
+            };
+            match outcome {
+                Some(Outcome::Drifted(result)) => self.drifted(session, result),
+                Some(Outcome::Synced { result, attrs }) => {
+                    self.advertised(session, attrs);
+                    self.synced(session, result, network.mtu());
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Folds the events that are there already, so that a burst of them costs one sync.
+    async fn drain(&mut self, session: &mut Session) {
+        let mut paused = false;
+        for _ in 0..BURST {
+            match session.leases.next().now_or_never() {
+                Some(item) => {
+                    self.lease(session, item);
+                    paused = false;
+                }
+                None if paused => return,
+                // A stream of tokio pretends to be empty when its task has had its share. The next turn tells.
+                None => {
+                    breathe().await;
+                    paused = true;
+                }
+            }
+        }
+    }
+
+    fn lease(&mut self, session: &mut Session, item: Option<Result<LeaseEvent, StoreError>>) {
+        let event = match item {
+            Some(Ok(event)) => event,
+            Some(Err(error)) => return self.fail(Activity::Watch, &error),
+            None => return self.watch_again(session),
+        };
+        self.succeed(Activity::Watch);
+        if let LeaseEvent::Reset(_) = event
+            && !session.known
+        {
+            session.known = true;
+            session.sync_at = Some(Instant::now());
+        }
+        debug!(?event, "lease event");
+        let peers = Arc::make_mut(&mut session.peers);
+        let folded = peers.fold(event);
+        if folded.peers_changed {
+            session.sync_at = Some(Instant::now());
+        }
+        if folded.own_differs {
+            session.keeper.check();
+        }
+        if session.known {
+            let (count, refused) = (peers.len(), peers.refused().collect());
+            self.status.send_if_modified(|status| {
+                let changed = (status.peers, &status.refused) != (Some(count), &refused);
+                (status.peers, status.refused) = (Some(count), refused);
+                changed
+            });
+        }
+    }
+
+    /// Follows the leases anew after a pause. Stores promise that they never need it.
+    fn watch_again(&mut self, session: &mut Session) {
+        warn!("the store's watch ended, opening another");
+        let now = Instant::now();
+        if now.saturating_duration_since(session.watched_from) >= self.options.retry_longest {
+            session.watches.reset();
+        }
+        let wait = session.watches.after_failure(self.random.next());
+        session.watched_from = now + wait;
+        let store = Arc::clone(&self.store);
+        let watch = async move {
+            sleep(wait).await;
+            store.watch()
+        };
+        session.leases = watch.flatten_stream().boxed();
+    }
+
+    /// Acts on what happened to our lease; returns the new one if its subnet is another.
+    fn kept(&self, session: &mut Session, kept: Kept) -> Result<Option<Lease>, NodeError> {
+        match kept {
+            Kept::AcquireFailed(error) => self.fail(Activity::Acquire, &error),
+            Kept::Failed(error) => self.fail(Activity::Renew, &error),
+            Kept::Lost(error) => {
+                let subnet = session.peers.own().subnet;
+                self.status.send_modify(|status| status.lease = None);
+                if self.options.on_lease_loss == OnLeaseLoss::Exit {
+                    return Err(NodeError::LeaseLost { subnet, source: error });
+                }
+                error!(%subnet, error = chain(&error), "lease lost, taking one anew; the data path stays");
+                self.status.send_modify(|status| status.fail(Activity::Renew, &error));
+            }
+            Kept::Acquired(lease) | Kept::Renewed(lease) => {
+                self.succeed(Activity::Acquire);
+                self.succeed(Activity::Renew);
+                let own = session.peers.own();
+                let moved = own.subnet != lease.subnet;
+                if moved {
+                    warn!(old = %own.subnet, new = %lease.subnet, "another subnet: pods of the old one must move");
+                } else if own.attrs != lease.attrs {
+                    info!(attrs = %lease.attrs, "published");
+                }
+                if moved {
+                    // What is synced is the data path of the old subnet.
+                    self.status.send_modify(|status| status.in_sync = false);
+                }
+                if *own != lease {
+                    Arc::make_mut(&mut session.peers).set_own(lease.clone());
+                    session.sync_at = Some(Instant::now());
+                }
+                let held = lease.clone();
+                self.status.send_if_modified(|status| {
+                    let changed = status.lease.as_ref() != Some(&held);
+                    status.lease = Some(held);
+                    changed
+                });
+                return Ok(moved.then_some(lease));
+            }
+        }
+        Ok(None)
+    }
+
+    fn drifted(&mut self, session: &mut Session, result: Result<(), BackendError>) {
+        session.advertise = true;
+        let now = Instant::now();
+        match result {
+            Ok(()) => {
+                session.deafness.reset();
+                session.sync_at = Some(now);
+                session.listen_from = now + DRIFT_PAUSE;
+            }
+            // What cannot be heard has to be looked for.
+            Err(error) => {
+                self.fail(Activity::Sync, &error);
+                let retry = now + session.deafness.after_failure(self.random.next());
+                session.sync_by(retry);
+                session.listen_from = retry;
+            }
+        }
+    }
+
+    fn advertised(
+        &mut self,
+        session: &mut Session,
+        attrs: Option<Result<LeaseAttrs, BackendError>>,
+    ) {
+        match attrs {
+            None => {}
+            Some(Ok(attrs)) => {
+                self.succeed(Activity::Advertise);
+                session.advertise = false;
+                session.keeper.publish(attrs);
+            }
+            Some(Err(error)) => self.fail(Activity::Advertise, &error),
+        }
+    }
+
+    fn synced(
+        &mut self,
+        session: &mut Session,
+        result: Result<SyncReport, BackendError>,
+        mtu: u32,
+    ) {
+        let again = match &result {
+            Ok(report) => report.wants_retry() || session.advertise,
+            Err(_) => true,
+        };
+        if again {
+            let retry = Instant::now() + session.backoff.after_failure(self.random.next());
+            session.sync_by(retry);
+        } else {
+            session.backoff.reset();
+        }
+        match result {
+            Ok(report) => {
+                self.succeed(Activity::Sync);
+                if report.writes() > 0 {
+                    let SyncReport { added, replaced, removed, .. } = report;
+                    info!(peers = session.peers.len(), added, replaced, removed, "synced");
+                }
+                self.status.send_modify(|status| {
+                    log_problems(status.last_sync.as_ref(), &report);
+                    status.syncs += 1;
+                    status.writes += report.writes();
+                    status.in_sync = true;
+                    status.mtu = Some(mtu);
+                    status.last_sync = Some(report);
+                });
+            }
+            Err(error) => {
+                self.status.send_modify(|status| status.in_sync = false);
+                self.fail(Activity::Sync, &error);
+            }
+        }
+    }
+
+    fn fail(&self, activity: Activity, error: &(dyn std::error::Error + 'static)) {
+        warn!(error = chain(error), "cannot {activity}, trying again");
+        self.status.send_modify(|status| status.fail(activity, error));
+    }
+
+    fn succeed(&self, activity: Activity) {
+        self.status.send_if_modified(|status| status.faults.remove(&activity).is_some());
+    }
+
+    /// Random numbers for something that goes on beside the loop.
+    fn fork(&mut self) -> Random {
+        Random::new(self.random.next())
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.options.retry_shortest, self.options.retry_longest)
+    }
+}
+
+impl Session {
+    /// Syncs at `latest` if not before.
+    fn sync_by(&mut self, latest: Instant) {
+        self.sync_at = Some(self.sync_at.map_or(latest, |at| at.min(latest)));
+    }
+
+    fn is_due(&self) -> bool {
+        self.known && self.sync_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn next_operation(&mut self) -> Operation {
+        if !self.is_due() {
+            return Operation::Drift(self.listen_from);
+        }
+        self.sync_at = None;
+        Operation::Sync {
+            peers: Arc::clone(&self.peers),
+            advertise: self.advertise.then(|| self.peers.own().clone()),
+        }
+    }
+}
+
+async fn operate(
+    backend: &dyn Backend,
+    network: &mut dyn Network,
+    operation: Operation,
+    deadline: Duration,
+) -> Outcome {
+    match operation {
+        Operation::Drift(from) => {
+            sleep_until(from).await;
+            Outcome::Drifted(network.drifted().await)
+        }
+        Operation::Sync { peers, advertise } => {
+            let attrs = match &advertise {
+                None => None,
+                Some(own) => Some(within(deadline, backend.advertise(Some(own))).await),
+            };
+            let result = within(deadline, network.sync(&peers)).await;
+            Outcome::Synced { result, attrs }
+        }
+    }
+}
+
+async fn within<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
+    match timeout(deadline, call).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(Failure::late("finish a sync in time".into(), elapsed)),
+    }
+}
+
+/// Lets the executor turn once.
+async fn breathe() {
+    let mut turned = false;
+    poll_fn(|context| {
+        if turned {
+            return Poll::Ready(());
+        }
+        turned = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Waits until `instant`, or for ever if there is none.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says which peers are no longer served, and which are again.
+fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
+    let before = before.map_or(&[][..], |report| &report.problems);
+    for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
+        warn!(peer = %problem.peer, "peer not served: {}", problem.fault);
+    }
+    for problem in before {
+        if now.problems.iter().all(|p| p.peer != problem.peer) {
+            info!(peer = %problem.peer, "peer served again, or gone");
+        }
+    }
+}
+
+/// What [`Driver::persist`] has to know of an error.
+trait Failure: std::error::Error + 'static {
+    fn is_retryable(&self) -> bool;
+    fn into_final(self) -> NodeError;
+    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self;
+}
+
+impl Failure for StoreError {
+    fn is_retryable(&self) -> bool {
+        self.is_retryable()
+    }
+
+    fn into_final(self) -> NodeError {
+        NodeError::Store(self)
+    }
+
+    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self {
+        super::keeper::late(operation, elapsed)
+    }
+}
+
+impl Failure for BackendError {
+    fn is_retryable(&self) -> bool {
+        self.is_retryable()
+    }
+
+    fn into_final(self) -> NodeError {
+        NodeError::Backend(self)
+    }
+
+    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self {
+        Self::Kernel { operation, source: elapsed.into() }
+    }
+}
+
+/// How long a node that was asked to stop waits for a sync under way, and then for the store.
+/// Together less than the second in which supervisors and users expect a stop.
+const STOP_GRACE: Duration = Duration::from_millis(400);
+
+/// The most events that are folded before anything else gets its turn: a burst of 10,000 leases takes three turns.
+const BURST: usize = 4096;
+
+/// The shortest time between two repairs. Somebody who changes the data path all the time costs 20 syncs a second at most, and
+/// a single change is repaired at once.
+const DRIFT_PAUSE: Duration = Duration::from_millis(50);

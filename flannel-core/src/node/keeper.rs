@@ -1,0 +1,229 @@
+//! Keeps this node's lease: renews it, publishes changes, and takes one anew when it is lost.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::random::Random;
+use crate::{
+    backoff::Backoff,
+    lease::{Lease, LeaseAttrs},
+    store::{Store, StoreError, SubnetLease},
+};
+
+/// The lease side of a node. It never blocks the rest of the node: [`next`](Self::next) may be dropped at any await, and what
+/// was under way goes on with the next call.
+pub(super) struct Keeper {
+    store: Arc<dyn Store>,
+    /// The lease as last written, also while it is being worked on or lost.
+    lease: Lease,
+    /// What should be published.
+    attrs: LeaseAttrs,
+    state: State,
+    /// When there is something to do; `None` for a lease that never expires.
+    due: Option<Instant>,
+    /// Whether to check once more after what is under way, which may have asked the store too early.
+    again: bool,
+    /// Between failures.
+    backoff: Backoff,
+    /// Between losses that follow each other.
+    losses: Backoff,
+    taken_anew: Option<Instant>,
+    random: Random,
+    deadline: Duration,
+}
+
+enum State {
+    Held(Box<dyn SubnetLease>),
+    Lost,
+    Working(BoxFuture<'static, Outcome>),
+    /// Only between two lines of [`Keeper::next`].
+    Moving,
+}
+
+enum Outcome {
+    Acquired(Result<Box<dyn SubnetLease>, StoreError>),
+    Kept(Box<dyn SubnetLease>, Result<(), StoreError>),
+}
+
+/// What happened to the lease.
+#[derive(Debug)]
+pub(super) enum Kept {
+    /// It was taken anew after a loss; the subnet may be another.
+    Acquired(Lease),
+    /// It could not be taken anew; tried again later.
+    AcquireFailed(StoreError),
+    /// It was not renewed; tried again later.
+    Failed(StoreError),
+    /// It is gone. Taking one anew has begun.
+    Lost(StoreError),
+    /// It was renewed, perhaps with other attributes.
+    Renewed(Lease),
+}
+
+impl Keeper {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        lease: Box<dyn SubnetLease>,
+        backoff: Backoff,
+        random: Random,
+        deadline: Duration,
+    ) -> Self {
+        let current = lease.lease().clone();
+        let mut keeper = Self {
+            store,
+            attrs: current.attrs.clone(),
+            lease: current,
+            due: None,
+            again: false,
+            state: State::Moving,
+            losses: backoff.clone(),
+            taken_anew: None,
+            backoff,
+            random,
+            deadline,
+        };
+        keeper.hold(lease);
+        keeper
+    }
+
+    /// Publishes `attrs` soon, if they are others than published already.
+    pub(super) fn publish(&mut self, attrs: LeaseAttrs) {
+        if attrs != self.attrs {
+            self.attrs = attrs;
+            self.check();
+        }
+    }
+
+    /// Finds out soon whether the lease is still ours.
+    pub(super) fn check(&mut self) {
+        match self.state {
+            State::Held(_) => self.due = Some(Instant::now()),
+            State::Working(_) => self.again = true,
+            // Taking one anew finds out.
+            State::Lost | State::Moving => {}
+        }
+    }
+
+    /// Waits for the next thing that happens to the lease.
+    pub(super) async fn next(&mut self) -> Kept {
+        loop {
+            if let State::Working(work) = &mut self.state {
+                let outcome = work.await;
+                return self.settle(outcome);
+            }
+            match self.due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+            self.begin();
+        }
+    }
+
+    /// The lease for whoever goes on with it, if what is under way ends within `grace`.
+    pub(super) async fn into_lease(mut self, grace: Duration) -> Option<Box<dyn SubnetLease>> {
+        if matches!(self.state, State::Working(_)) {
+            timeout(grace, self.next()).await.ok();
+        }
+        match self.state {
+            State::Held(lease) => Some(lease),
+            State::Lost | State::Working(_) | State::Moving => None,
+        }
+    }
+
+    fn begin(&mut self) {
+        let (attrs, deadline) = (self.attrs.clone(), self.deadline);
+        self.again = false;
+        self.state = match mem::replace(&mut self.state, State::Moving) {
+            State::Held(mut lease) => State::Working(Box::pin(async move {
+                let result = if lease.lease().attrs == attrs {
+                    timeout(deadline, lease.renew()).await
+                } else {
+                    timeout(deadline, lease.publish(&attrs)).await
+                };
+                let subnet = lease.lease().subnet;
+                let result =
+                    result.unwrap_or_else(|elapsed| Err(late(format!("renew {subnet}"), elapsed)));
+                Outcome::Kept(lease, result)
+            })),
+            State::Lost => {
+                let store = Arc::clone(&self.store);
+                State::Working(Box::pin(async move {
+                    let acquired = timeout(deadline, store.acquire(&attrs)).await;
+                    Outcome::Acquired(
+                        acquired
+                            .unwrap_or_else(|elapsed| Err(late("acquire a lease".into(), elapsed))),
+                    )
+                }))
+            }
+            working => working,
+        };
+    }
+
+    fn settle(&mut self, outcome: Outcome) -> Kept {
+        match outcome {
+            Outcome::Acquired(Ok(lease)) => {
+                self.taken_anew = Some(Instant::now());
+                self.hold(lease);
+                Kept::Acquired(self.lease.clone())
+            }
+            Outcome::Acquired(Err(error)) => {
+                self.state = State::Lost;
+                self.retry();
+                Kept::AcquireFailed(error)
+            }
+            Outcome::Kept(lease, Ok(())) => {
+                self.hold(lease);
+                Kept::Renewed(self.lease.clone())
+            }
+            Outcome::Kept(_, Err(error @ StoreError::Revoked { .. })) => {
+                self.state = State::Lost;
+                self.lost();
+                Kept::Lost(error)
+            }
+            Outcome::Kept(lease, Err(error)) => {
+                self.state = State::Held(lease);
+                self.retry();
+                Kept::Failed(error)
+            }
+        }
+    }
+
+    fn hold(&mut self, lease: Box<dyn SubnetLease>) {
+        self.lease = lease.lease().clone();
+        self.backoff.reset();
+        // A third of the lifetime leaves two more chances. A tenth less or more keeps nodes that started together apart.
+        let spread = 0.9 + 0.2 * (self.random.next() as f64 / u64::MAX as f64);
+        let now = Instant::now();
+        self.due = lease.ttl().map(|ttl| now + ttl.mul_f64(spread / 3.0));
+        if self.again || self.lease.attrs != self.attrs {
+            self.due = Some(now);
+        }
+        self.state = State::Held(lease);
+    }
+
+    /// Takes a lease anew: at once, unless it was lost shortly after it was taken anew, as when another node has our name.
+    fn lost(&mut self) {
+        let now = Instant::now();
+        let lasted = self.taken_anew.is_none_or(|taken| now - taken >= LASTING);
+        if lasted {
+            self.losses.reset();
+            self.due = Some(now);
+        } else {
+            self.due = Some(now + self.losses.after_failure(self.random.next()));
+        }
+    }
+
+    fn retry(&mut self) {
+        self.due = Some(Instant::now() + self.backoff.after_failure(self.random.next()));
+    }
+}
+
+/// A call that took too long, as the error that it stands for.
+pub(super) fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> StoreError {
+    StoreError::Unavailable { operation, source: elapsed.into() }
+}
+
+/// A lease that was held for so long is not fought over.
+const LASTING: Duration = Duration::from_secs(60);

@@ -1,0 +1,211 @@
+//! One node of a network: the only event loop, which drives a store and a backend.
+
+mod driver;
+mod keeper;
+mod random;
+mod status;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    backend::{Backend, BackendError, Network},
+    peers::Peers,
+    store::{Store, StoreError, SubnetLease},
+    subnet::Subnet,
+};
+
+pub use status::{Activity, Status};
+
+/// A node: it takes a subnet, brings up the data path, and keeps it matching the leases of its peers.
+///
+/// Nothing happens until [`run`](Self::run) or [`run_until`](Self::run_until) is polled. Dropping that future stops the node
+/// at once and leaves lease and data path as they are, so that a successor goes on without a lost packet.
+///
+/// What a retry can fix is retried for as long as it takes, at growing intervals, and shown in [`Status`]. Only what somebody
+/// has to correct ends the node.
+#[derive(Debug)]
+pub struct Node {
+    store: Arc<dyn Store>,
+    backend: Arc<dyn Backend>,
+    options: NodeOptions,
+    status: watch::Sender<Status>,
+    requests: (mpsc::Sender<PeersRequest>, mpsc::Receiver<PeersRequest>),
+}
+
+/// How a node behaves where there is a choice.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// The longest that one call of the store or the backend may take before it counts as failed. 30 s: well above what a
+    /// loaded store or a sync of 100,000 peers needs.
+    pub deadline: Duration,
+    /// What to do when the lease is lost to another owner or deleted.
+    pub on_lease_loss: OnLeaseLoss,
+    /// The longest wait between attempts. 30 s, so that a store that was away for hours is noticed within half a minute.
+    pub retry_longest: Duration,
+    /// The wait after a first failure. 200 ms, so that a short hiccup is hardly noticed.
+    pub retry_shortest: Duration,
+    /// Where the node's random numbers start; they only spread its waits. Simulations set it to repeat a run.
+    pub seed: u64,
+}
+
+/// What a node does when its lease is lost.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum OnLeaseLoss {
+    /// [`Node::run`] ends with [`NodeError::LeaseLost`]; the data path stays.
+    Exit,
+    /// Take a lease anew, the same subnet if it is free, and go on.
+    #[default]
+    Reacquire,
+}
+
+/// A view of a running node, for whoever embeds it. Clones see the same node.
+#[derive(Clone, Debug)]
+pub struct NodeHandle {
+    status: watch::Receiver<Status>,
+    requests: mpsc::Sender<PeersRequest>,
+}
+
+/// What is left of a node that was asked to stop: the data path is up, and the lease is held until it expires.
+///
+/// Dropping both parts keeps it so.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// The lease, to [`release`](SubnetLease::release) it; `None` if the node had none or the store did not answer in time.
+    pub lease: Option<Box<dyn SubnetLease>>,
+    /// The data path, to [`teardown`](Network::teardown) it; `None` if it was not up yet.
+    pub network: Option<Box<dyn Network>>,
+}
+
+/// Why a node cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The backend cannot work with this configuration or on this machine.
+    #[error("the data path cannot be brought up")]
+    Backend(#[source] BackendError),
+    /// The lease was lost, and the node was told to end then.
+    #[error("the lease of {subnet} was lost")]
+    LeaseLost {
+        /// The subnet that was ours.
+        subnet: Subnet,
+        /// How it was lost.
+        #[source]
+        source: StoreError,
+    },
+    /// The store's configuration cannot be used, or the store refuses us.
+    #[error("the store cannot be used")]
+    Store(#[source] StoreError),
+}
+
+type PeersRequest = tokio::sync::oneshot::Sender<Arc<Peers>>;
+
+impl Node {
+    /// A node that keeps its lease in `store` and carries packets with `backend`.
+    pub fn new(store: impl Store, backend: impl Backend) -> Self {
+        Self::from_parts(Arc::new(store), Arc::new(backend), NodeOptions::default())
+    }
+
+    /// A node made of parts that were chosen at run time.
+    pub fn from_parts(
+        store: Arc<dyn Store>,
+        backend: Arc<dyn Backend>,
+        options: NodeOptions,
+    ) -> Self {
+        let status = watch::Sender::new(Status::default());
+        Self { store, backend, options, status, requests: mpsc::channel(REQUESTS) }
+    }
+
+    /// A view of this node that stays useful while it runs.
+    pub fn handle(&self) -> NodeHandle {
+        NodeHandle { status: self.status.subscribe(), requests: self.requests.0.clone() }
+    }
+
+    /// Runs for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`], if somebody has to correct something first. The data path is left as it is.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it stops the node; lease and data path stay. A write that was under way may or may not have happened, and the
+    /// next run of a node puts that right.
+    pub async fn run(self) -> Result<Infallible, NodeError> {
+        self.run_until(std::future::pending()).await?;
+        unreachable!("a node ends without an error only if it is asked to stop")
+    }
+
+    /// Runs until `stop` resolves, then finishes what is under way for less than a second.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<Stopped, NodeError> {
+        let Self { store, backend, options, status, requests: (_, requests) } = self;
+        driver::Driver::new(store, backend, options, status, requests).run(stop).await
+    }
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        use std::hash::{BuildHasher, Hasher, RandomState};
+        Self {
+            deadline: Duration::from_secs(30),
+            on_lease_loss: OnLeaseLoss::default(),
+            retry_longest: Duration::from_secs(30),
+            retry_shortest: Duration::from_millis(200),
+            seed: RandomState::new().build_hasher().finish(),
+        }
+    }
+}
+
+impl NodeHandle {
+    /// The node as it is now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until the status satisfies `condition`, and returns it; `None` if the node ended before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it.
+    pub async fn wait_for(&mut self, condition: impl FnMut(&Status) -> bool) -> Option<Status> {
+        Some(self.status.wait_for(condition).await.ok()?.clone())
+    }
+
+    /// Waits until the status is another than this handle has seen; `None` if the node ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it.
+    pub async fn changed(&mut self) -> Option<Status> {
+        self.status.changed().await.ok()?;
+        Some(self.status.borrow_and_update().clone())
+    }
+
+    /// All peers as the node knows them; waits for the first snapshot. `None` if the node ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it.
+    pub async fn peers(&self) -> Option<Arc<Peers>> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.requests.send(reply).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// How many questions may wait for the node's next turn: more than anybody asks at once.
+const REQUESTS: usize = 16;
+
+#[cfg(test)]
+mod tests;

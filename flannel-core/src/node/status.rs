@@ -1,0 +1,97 @@
+//! What a node shows of itself.
+
+use std::{collections::BTreeMap, error::Error, fmt};
+
+use serde::Serialize;
+
+use crate::{
+    lease::Lease,
+    report::{PeerProblem, SyncReport},
+};
+
+/// A node at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// The lease that this node holds as far as it knows; `None` before the first and after a lost one.
+    pub lease: Option<Lease>,
+    /// The largest packet that a pod may send, in bytes; `None` until the data path is up.
+    pub mtu: Option<u32>,
+    /// How many peers there are; `None` until the store's first snapshot.
+    pub peers: Option<usize>,
+    /// Leases that are not followed because they would harm this node.
+    pub refused: Vec<PeerProblem>,
+    /// What the last sync did; `None` until the first one.
+    pub last_sync: Option<SyncReport>,
+    /// How many syncs there were.
+    pub syncs: u64,
+    /// How many objects all syncs have written.
+    pub writes: u64,
+    /// Whether the data path matched all peers when it was last looked at.
+    pub in_sync: bool,
+    /// What does not work right now, and why; retried until it does.
+    pub faults: BTreeMap<Activity, String>,
+    /// The latest fault, kept after it is over.
+    pub last_error: Option<String>,
+}
+
+/// What a node was doing when something failed.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// Taking a subnet.
+    Acquire,
+    /// Finding out what to publish.
+    Advertise,
+    /// Reading the network's configuration.
+    Config,
+    /// Keeping the lease.
+    Renew,
+    /// Bringing up our own end of the data path.
+    Start,
+    /// Making the data path match the peers.
+    Sync,
+    /// Following the leases of others.
+    Watch,
+}
+
+impl Status {
+    /// Whether pods can be served: the lease is held, the peers are known, and the data path matches them.
+    ///
+    /// A peer whose own data is bad does not count against it.
+    pub fn is_ready(&self) -> bool {
+        self.lease.is_some() && self.peers.is_some() && self.in_sync
+    }
+
+    pub(super) fn fail(&mut self, activity: Activity, error: &dyn Error) {
+        let text = chain(error);
+        self.last_error = Some(format!("{activity}: {text}"));
+        self.faults.insert(activity, text);
+    }
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Acquire => "acquire a lease",
+            Self::Advertise => "find out what to publish",
+            Self::Config => "read the network config",
+            Self::Renew => "renew the lease",
+            Self::Start => "start the backend",
+            Self::Sync => "sync the data path",
+            Self::Watch => "watch leases",
+        })
+    }
+}
+
+/// An error with all its causes, in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,475 @@
+//! The loop against a scripted store. How it behaves on a real store is tested with the stores.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+
+use super::*;
+use crate::{
+    Backend, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Store, StoreError,
+    testing::{FakeBackend, MockBackend, MockStore},
+};
+
+mod trouble;
+
+const OWN: &str = "10.3.1.0-24";
+
+fn config() -> NetworkConfig {
+    r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap()
+}
+
+fn attrs(host: u8) -> LeaseAttrs {
+    LeaseAttrs {
+        public_ip: Some(Ipv4Addr::new(192, 0, 2, host)),
+        backend_type: "fake".into(),
+        ..LeaseAttrs::default()
+    }
+}
+
+fn lease(key: &str, host: u8) -> Lease {
+    Lease::new(key.parse().unwrap(), attrs(host))
+}
+
+fn unavailable() -> StoreError {
+    StoreError::Unavailable { operation: "reach the store".into(), source: "down".into() }
+}
+
+/// A lease that is renewed and published without a store behind it.
+#[derive(Clone, Debug)]
+struct Held {
+    lease: Lease,
+    ttl: Option<Duration>,
+    renew_time: Duration,
+    renewals: Arc<AtomicUsize>,
+    published: Arc<Mutex<Vec<LeaseAttrs>>>,
+    revoked: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn new(key: &str) -> Self {
+        Self {
+            lease: lease(key, 1),
+            ttl: Some(Duration::from_secs(90)),
+            renew_time: Duration::ZERO,
+            renewals: Arc::default(),
+            published: Arc::default(),
+            revoked: Arc::default(),
+        }
+    }
+
+    fn checked(&self) -> Result<(), StoreError> {
+        if self.revoked.load(Ordering::SeqCst) > 0 {
+            self.revoked.fetch_sub(1, Ordering::SeqCst);
+            return Err(StoreError::Revoked { subnet: self.lease.subnet, owner: None });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl SubnetLease for Held {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        self.renewals.fetch_add(1, Ordering::SeqCst);
+        sleep(self.renew_time).await;
+        self.checked()
+    }
+
+    async fn publish(&mut self, attrs: &LeaseAttrs) -> Result<(), StoreError> {
+        self.checked()?;
+        self.published.lock().unwrap().push(attrs.clone());
+        self.lease.attrs = attrs.clone();
+        Ok(())
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), StoreError> {
+        self.checked()
+    }
+}
+
+/// A store that hands out `held` and follows what the test sends.
+fn store(held: &Held) -> (MockStore, mpsc::UnboundedSender<Result<LeaseEvent, StoreError>>) {
+    let (send, receive) = mpsc::unbounded_channel();
+    let mut store = MockStore::new();
+    store.expect_config().returning(|| Ok(config()));
+    store.expect_previous().returning(|| Ok(None));
+    let held = held.clone();
+    store.expect_acquire().returning(move |_| Ok(Box::new(held.clone())));
+    let receive = Mutex::new(Some(receive));
+    store.expect_watch().returning(move || {
+        let receive = receive.lock().unwrap().take().expect("watched once");
+        stream::unfold(receive, |mut receive| async {
+            let item = receive.recv().await?;
+            Some((item, receive))
+        })
+        .chain(stream::pending())
+        .boxed()
+    });
+    (store, send)
+}
+
+fn node(store: impl Store, backend: impl Backend) -> Node {
+    let options = NodeOptions { seed: 7, ..NodeOptions::default() };
+    Node::from_parts(Arc::new(store), Arc::new(backend), options)
+}
+
+fn fake() -> FakeBackend {
+    FakeBackend::new(Ipv4Addr::new(192, 0, 2, 1))
+}
+
+async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_ready_after_lease_first_snapshot_and_first_sync() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    backend.slow_syncs(Duration::from_secs(1));
+    let node = node(store, backend.clone());
+    let handle = node.handle();
+    tokio::spawn(node.run());
+    settle().await;
+    assert_eq!(handle.status().lease, Some(lease(OWN, 1)));
+    assert_eq!((handle.status().is_ready(), backend.syncs()), (false, 0));
+
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1), lease("10.3.2.0-24", 2)]))).unwrap();
+    settle().await;
+    assert_eq!((handle.status().is_ready(), handle.status().peers), (false, Some(1)));
+    sleep(Duration::from_secs(1)).await;
+    assert!(handle.status().is_ready());
+    assert_eq!(backend.routes().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_synced_before_the_peers_are_known() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    backend.meddle(|routes| {
+        routes.insert("10.3.2.0-24".parse().unwrap(), [192, 0, 2, 2].into());
+    });
+    tokio::spawn(node(store, backend.clone()).run());
+    events.send(Ok(LeaseEvent::Upsert(lease("10.3.3.0-24", 3)))).unwrap();
+    events.send(Err(unavailable())).unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!((backend.syncs(), backend.routes().len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_events_is_one_sync() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    tokio::spawn(node(store, backend.clone()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    for n in 2..250 {
+        events.send(Ok(LeaseEvent::Upsert(lease(&format!("10.3.{n}.0-24"), n)))).unwrap();
+    }
+    settle().await;
+    assert_eq!((backend.syncs(), backend.routes().len()), (1, 248));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_during_a_sync_are_in_the_next_one() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    backend.slow_syncs(Duration::from_secs(1));
+    tokio::spawn(node(store, backend.clone()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    settle().await;
+    events.send(Ok(LeaseEvent::Upsert(lease("10.3.3.0-24", 3)))).unwrap();
+    events.send(Ok(LeaseEvent::Remove("10.3.2.0-24".parse().unwrap()))).unwrap();
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(backend.syncs(), 2);
+    assert_eq!(backend.routes().into_keys().collect::<Vec<_>>(), ["10.3.3.0-24".parse().unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_sync_is_tried_again_until_it_succeeds() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    backend.fail_syncs(3);
+    let node = node(store, backend.clone());
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    settle().await;
+    assert_eq!(handle.status().faults[&Activity::Sync], "cannot sync: refused by the test");
+    assert!(!handle.status().is_ready());
+    let start = Instant::now();
+    handle.wait_for(Status::is_ready).await.unwrap();
+    // Three waits of 200, 400 and 800 ms, each cut by up to half.
+    assert!((700..1400).contains(&start.elapsed().as_millis()));
+    assert!(handle.status().faults.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_by_somebody_else_is_undone() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    tokio::spawn(node(store, backend.clone()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    settle().await;
+    backend.meddle(|routes| routes.clear());
+    settle().await;
+    assert_eq!(backend.routes().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_without_end_cost_a_bounded_number_of_syncs() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    tokio::spawn(node(store, backend.clone()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    for _ in 0..1000 {
+        sleep(Duration::from_millis(1)).await;
+        backend.meddle(|routes| routes.clear());
+    }
+    assert!((10..=25).contains(&backend.syncs()), "{}", backend.syncs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_address_is_published_and_the_subnet_stays() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    let backend = fake();
+    let node = node(store, backend.clone());
+    let handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    settle().await;
+    backend.set_address(Ipv4Addr::new(192, 0, 2, 77));
+    settle().await;
+    assert_eq!(*held.published.lock().unwrap(), [attrs(77)]);
+    assert_eq!(handle.status().lease, Some(lease(OWN, 77)));
+    assert_eq!(backend.started().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_at_a_third_of_its_life() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    tokio::spawn(node(store, fake()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    sleep(Duration::from_secs(900)).await;
+    // Every 27 to 33 s.
+    let renewals = held.renewals.load(Ordering::SeqCst);
+    assert!((27..=33).contains(&renewals), "{renewals}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_without_an_end_is_left_alone() {
+    let held = Held { ttl: None, ..Held::new(OWN) };
+    let (store, events) = store(&held);
+    tokio::spawn(node(store, fake()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    sleep(Duration::from_secs(100_000)).await;
+    assert_eq!(held.renewals.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_lease_that_looks_gone_is_checked_at_once() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    tokio::spawn(node(store, fake()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    settle().await;
+    events.send(Ok(LeaseEvent::Remove(OWN.parse().unwrap()))).unwrap();
+    settle().await;
+    assert_eq!(held.renewals.load(Ordering::SeqCst), 1);
+}
+
+/// A store that first hands out 10.3.1.0/24 and later 10.3.9.0/24.
+fn moving_store(held: &Held) -> (MockStore, mpsc::UnboundedSender<Result<LeaseEvent, StoreError>>) {
+    let (mut store, events) = store(held);
+    store.checkpoint();
+    store.expect_config().returning(|| Ok(config()));
+    store.expect_previous().returning(|| Ok(None));
+    let (first, next) = (held.clone(), Held::new("10.3.9.0-24"));
+    let calls = AtomicUsize::new(0);
+    store.expect_acquire().returning(move |_| match calls.fetch_add(1, Ordering::SeqCst) {
+        0 => Ok(Box::new(first.clone())),
+        1 => Err(unavailable()),
+        _ => Ok(Box::new(next.clone())),
+    });
+    let (send, receive) = mpsc::unbounded_channel();
+    let receive = Mutex::new(Some(receive));
+    store.expect_watch().returning(move || {
+        let receive = receive.lock().unwrap().take().expect("watched once");
+        stream::unfold(receive, |mut receive: mpsc::UnboundedReceiver<_>| async {
+            Some((receive.recv().await?, receive))
+        })
+        .chain(stream::pending())
+        .boxed()
+    });
+    drop(events);
+    (store, send)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_taken_anew_and_the_data_path_stays_meanwhile() {
+    let held = Held::new(OWN);
+    let (store, events) = moving_store(&held);
+    let backend = fake();
+    let node = node(store, backend.clone());
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1), lease("10.3.2.0-24", 2)]))).unwrap();
+    handle.wait_for(Status::is_ready).await.unwrap();
+
+    held.revoked.store(1, Ordering::SeqCst);
+    let thief = lease(OWN, 66).held_by("thief".parse().unwrap());
+    events.send(Ok(LeaseEvent::Upsert(thief))).unwrap();
+    settle().await;
+    assert_eq!(handle.status().lease, None);
+    let lost = "the lease of 10.3.1.0-24 was lost to nobody";
+    assert_eq!(handle.status().faults[&Activity::Renew], lost);
+    assert_eq!(handle.status().faults[&Activity::Acquire], "cannot reach the store: down");
+    assert_eq!(backend.routes().len(), 1);
+
+    handle.wait_for(Status::is_ready).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(handle.status().lease.unwrap().subnet, "10.3.9.0-24".parse().unwrap());
+    assert_eq!(backend.started(), [OWN.parse().unwrap(), "10.3.9.0-24".parse().unwrap()]);
+    // The one who has our old subnet is a peer now.
+    assert_eq!(backend.routes().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_ends_the_node_if_asked_for() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    let options = NodeOptions { on_lease_loss: OnLeaseLoss::Exit, ..NodeOptions::default() };
+    let backend = fake();
+    let node = Node::from_parts(Arc::new(store), Arc::new(backend.clone()), options);
+    let run = tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    held.revoked.store(1, Ordering::SeqCst);
+    let error = run.await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the lease of 10.3.1.0-24 was lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waiting_can_help_is_waited_for() {
+    let (mut store, events) = store(&Held::new(OWN));
+    store.checkpoint();
+    drop(events);
+    let calls = AtomicUsize::new(0);
+    store.expect_config().returning(move || match calls.fetch_add(1, Ordering::SeqCst) {
+        0 => Err(unavailable()),
+        1 => Err(StoreError::ConfigMissing { place: "/x".into() }),
+        _ => Ok(config()),
+    });
+    store.expect_previous().returning(|| Ok(None));
+    store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
+    store.expect_watch().returning(|| {
+        stream::iter([Ok(LeaseEvent::Reset(vec![]))]).chain(stream::pending()).boxed()
+    });
+    let backend = fake();
+    backend.fail_starts(5);
+    let node = node(store, backend.clone());
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    settle().await;
+    assert_eq!(handle.status().faults[&Activity::Config], "cannot reach the store: down");
+    handle.wait_for(Status::is_ready).await.unwrap();
+    assert!(handle.status().last_error.unwrap().starts_with("start the backend: "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_has_to_correct_ends_the_node() {
+    let mut store = MockStore::new();
+    store.expect_config().returning(|| {
+        let source = "{}".parse::<NetworkConfig>().unwrap_err();
+        Err(StoreError::Config { place: "/net/config".into(), source })
+    });
+    let error = node(store, fake()).run().await.unwrap_err();
+    let text = status::chain(&error);
+    assert!(text.contains("/net/config") && text.contains("Network is missing"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_counts_as_absent() {
+    #[derive(Debug)]
+    struct Hanging;
+    #[async_trait::async_trait]
+    impl Store for Hanging {
+        async fn config(&self) -> Result<NetworkConfig, StoreError> {
+            std::future::pending().await
+        }
+        async fn previous(&self) -> Result<Option<Lease>, StoreError> {
+            unreachable!("config comes first")
+        }
+        async fn acquire(&self, _: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
+            unreachable!("config comes first")
+        }
+        fn watch(&self) -> stream::BoxStream<'static, Result<LeaseEvent, StoreError>> {
+            unreachable!("config comes first")
+        }
+    }
+    let node = node(Hanging, MockBackend::new());
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    let status = handle.wait_for(|status| !status.faults.is_empty()).await.unwrap();
+    assert_eq!(
+        status.faults[&Activity::Config],
+        "cannot read the network config: deadline has elapsed"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_asked_to_stop_leaves_lease_and_data_path() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    backend.slow_syncs(Duration::from_millis(300));
+    let node = node(store, backend.clone());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    let stopped = node.run_until(sleep(Duration::from_millis(100))).await.unwrap();
+    // The sync that was under way is finished.
+    assert_eq!(backend.routes().len(), 1);
+    assert_eq!(stopped.lease.unwrap().lease().subnet, OWN.parse().unwrap());
+    stopped.network.unwrap().teardown().await.unwrap();
+    assert!(backend.routes().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_waits_for_nothing_that_hangs() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    backend.slow_syncs(Duration::from_secs(3600));
+    let node = node(store, backend.clone());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    let stop = node.run_until(sleep(Duration::from_millis(100)));
+    timeout(Duration::from_secs(1), stop).await.expect("within a second").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_embedder_can_look_at_all_peers() {
+    let (store, events) = store(&Held::new(OWN));
+    let node = node(store, fake());
+    let handle = node.handle();
+    tokio::spawn(node.run());
+    events
+        .send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2), lease("10.4.2.0-24", 3)])))
+        .unwrap();
+    let peers = handle.peers().await.unwrap();
+    assert_eq!(peers.iter().cloned().collect::<Vec<_>>(), [lease("10.3.2.0-24", 2)]);
+    assert_eq!(handle.status().refused.len(), 1);
+}

@@ -1,0 +1,440 @@
+use std::{fmt, io, time::Duration};
+
+use netlink_packet_core::NetlinkSerializable;
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::libc;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    KernelError, Message, Namespace, NamespaceError,
+    socket::RouteSocket,
+    wire::{self, MESSAGE_HEADER, align, attributes, messages, u32_at},
+};
+
+/// One request socket to the kernel's routing netlink in one namespace.
+///
+/// Requests go out in large datagrams with the acknowledgement asked on the last message only: the
+/// kernel works on all messages of a datagram before the send returns, always answers those that
+/// fail, and says which by sequence number.
+#[derive(Debug)]
+pub struct Connection {
+    socket: RouteSocket,
+    sequence: u32,
+    datagram: Vec<u8>,
+}
+
+impl Connection {
+    /// Opens a socket in `namespace`. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when the namespace cannot be entered or the socket cannot be made.
+    pub fn open(namespace: &Namespace) -> Result<Self, OpenError> {
+        let socket = RouteSocket::open(namespace, ANSWER_BYTES)?;
+        // The kernel then applies the filter of a listing instead of ignoring it. Since Linux 4.20.
+        socket
+            .options()
+            .set_netlink_get_strict_chk(true)
+            .map_err(|source| OpenError::Socket { source })?;
+        Ok(Self { socket, sequence: 0, datagram: Vec::with_capacity(DATAGRAM_BYTES) })
+    }
+
+    /// This socket's address on netlink. A notification of a change made through this connection
+    /// carries it.
+    pub const fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    /// How many requests fit into one datagram such that the answers, were all to fail, fit into
+    /// our receive buffer.
+    pub fn batch(&self) -> usize {
+        (self.socket.receive_bytes() / ANSWER_TRUESIZE).max(1)
+    }
+
+    /// Sends all `requests` and says for each whether the kernel did it. The order is kept; a
+    /// failure does not stop those behind it.
+    ///
+    /// It takes at most 5 s per datagram of up to 32 KiB. A request whose answer did not come is
+    /// [`KernelError::outcome_unknown`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves a part of the requests done. The connection stays usable.
+    pub async fn apply(&mut self, requests: &[Request]) -> Vec<Result<(), KernelError>> {
+        let mut results = Vec::with_capacity(requests.len());
+        while results.len() < requests.len() {
+            let first_sequence = self.sequence.wrapping_add(1);
+            let from = results.len();
+            let most = self.batch();
+            let count = pack(&requests[from..], most, &mut self.sequence, &mut self.datagram);
+            results.resize(from + count, Ok(()));
+            if let Err(error) = self.exchange(first_sequence, &mut results[from..]).await {
+                tracing::debug!(%error, count, "a batch of requests was not answered");
+            }
+        }
+        results
+    }
+
+    /// Sends one request.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said, or [`KernelError::outcome_unknown`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`apply`](Self::apply).
+    pub async fn apply_one(&mut self, request: Request) -> Result<(), KernelError> {
+        self.apply(&[request]).await.pop().unwrap_or(Ok(()))
+    }
+
+    /// Lists objects: sends `request` as a dump and collects what `parse` makes of each message.
+    ///
+    /// When the kernel says that the objects changed during the listing, it starts again, up to ten
+    /// times.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said; `EAGAIN` when every attempt was disturbed; `ETIMEDOUT` when nothing
+    /// came for 5 s.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses the listing only.
+    pub async fn dump<T>(
+        &mut self,
+        request: &Request,
+        mut parse: impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            if let Some(found) = self.dump_once(request, &mut parse).await? {
+                return Ok(found);
+            }
+        }
+        Err(KernelError::with_message(
+            libc::EAGAIN,
+            "the objects kept changing while they were listed",
+        ))
+    }
+
+    /// Sends one request that is answered by one message, such as a route lookup.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said; `ENODATA` when it answered with something that `parse` does not take.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses the answer only.
+    pub async fn get<T>(
+        &mut self,
+        request: &Request,
+        mut parse: impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<T, KernelError> {
+        let mut found = None;
+        pack(std::slice::from_ref(request), 1, &mut self.sequence, &mut self.datagram);
+        let sequence = self.sequence;
+        self.send().await?;
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        loop {
+            for message in messages(self.receive(deadline).await?) {
+                match Answer::of(&message) {
+                    _ if message.sequence != sequence => {}
+                    Answer::Data => found = found.or_else(|| parse(&message)),
+                    Answer::Outcome(outcome) => {
+                        outcome?;
+                        return found.ok_or_else(|| {
+                            KernelError::with_message(
+                                libc::ENODATA,
+                                "the answer was not understood",
+                            )
+                        });
+                    }
+                    Answer::Nothing => {}
+                }
+            }
+        }
+    }
+
+    async fn dump_once<T>(
+        &mut self,
+        request: &Request,
+        parse: &mut impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, KernelError> {
+        let mut found = Vec::new();
+        let mut disturbed = false;
+        let sequence = self.next_sequence();
+        self.datagram.clear();
+        request.write(&mut self.datagram, libc::NLM_F_DUMP as u16, sequence);
+        self.send().await?;
+        loop {
+            let deadline = Instant::now() + ANSWER_DEADLINE;
+            for message in messages(self.receive(deadline).await?) {
+                if message.sequence != sequence {
+                    continue;
+                }
+                disturbed |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
+                match Answer::of(&message) {
+                    Answer::Data => found.extend(parse(&message)),
+                    Answer::Outcome(outcome) => {
+                        outcome?;
+                        return Ok((!disturbed).then_some(found));
+                    }
+                    Answer::Nothing => {}
+                }
+            }
+        }
+    }
+
+    /// Sends the datagram and stores the answers of the requests numbered from `first_sequence`.
+    async fn exchange(
+        &mut self,
+        first_sequence: u32,
+        results: &mut [Result<(), KernelError>],
+    ) -> Result<(), KernelError> {
+        if let Err(error) = self.send().await {
+            results.fill(Err(error.clone()));
+            return Err(error);
+        }
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        loop {
+            let datagram = match self.receive(deadline).await {
+                Ok(datagram) => datagram,
+                Err(error) => {
+                    for result in results.iter_mut().filter(|result| result.is_ok()) {
+                        *result = Err(error.clone());
+                    }
+                    return Err(error);
+                }
+            };
+            for message in messages(datagram) {
+                let index = message.sequence.wrapping_sub(first_sequence) as usize;
+                if index >= results.len() {
+                    continue;
+                }
+                if let Answer::Outcome(outcome) = Answer::of(&message) {
+                    results[index] = outcome;
+                    if index + 1 == results.len() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self) -> Result<(), KernelError> {
+        self.socket.send(&self.datagram).await.map_err(|error| KernelError::from_io(&error))
+    }
+
+    async fn receive(&mut self, deadline: Instant) -> Result<&[u8], KernelError> {
+        match timeout_at(deadline, self.socket.receive()).await {
+            Ok(Ok(datagram)) => Ok(datagram),
+            Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                Err(KernelError::with_message(
+                    libc::ENOBUFS,
+                    "answers were lost, the outcome is unknown",
+                ))
+            }
+            Ok(Err(error)) => Err(KernelError::from_io(&error)),
+            Err(_) => Err(KernelError::with_message(
+                libc::ETIMEDOUT,
+                "no answer came, the outcome is unknown",
+            )),
+        }
+    }
+
+    fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+}
+
+/// One message to the kernel.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Request {
+    /// A whole netlink message, padded, with the sequence number left open.
+    bytes: Vec<u8>,
+}
+
+impl Request {
+    /// A request of this type (`RTM_*`) with these extra flags (`NLM_F_CREATE`, ...); `body` is
+    /// what follows the netlink header.
+    pub fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(MESSAGE_HEADER + align(body.len()));
+        wire::start_message(&mut bytes, kind, flags | libc::NLM_F_REQUEST as u16);
+        bytes.extend_from_slice(body);
+        wire::finish_message(&mut bytes);
+        Self { bytes }
+    }
+
+    /// The whole message as the kernel would see it, for reading it back.
+    pub fn message(&self) -> Option<Message<'_>> {
+        messages(&self.bytes).next()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn from_message(message: RouteNetlinkMessage, flags: u16) -> Self {
+        let mut body = vec![0; message.buffer_len()];
+        message.serialize(&mut body);
+        Self::new(message.message_type(), flags, &body)
+    }
+
+    fn write(&self, out: &mut Vec<u8>, flags: u16, sequence: u32) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        let flags = wire::u16_at(&self.bytes, 6).unwrap_or(0) | flags;
+        out[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
+        out[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Request").field(&self.message()).finish()
+    }
+}
+
+/// Why a netlink socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The namespace could not be entered.
+    #[error("cannot open a netlink socket in another namespace")]
+    Namespace {
+        /// Why.
+        source: NamespaceError,
+    },
+    /// The socket could not be made or configured.
+    #[error("cannot open a netlink socket")]
+    Socket {
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// Writes as many of `requests` as one datagram takes, but `most` at most, numbered on from
+/// `sequence`, and returns how many. The acknowledgement is asked on the last.
+fn pack(requests: &[Request], most: usize, sequence: &mut u32, out: &mut Vec<u8>) -> usize {
+    out.clear();
+    let mut count = 0;
+    for request in requests.iter().take(most) {
+        // One that is too large alone still goes, so that the kernel says what it thinks of it.
+        if count > 0 && out.len() + request.bytes.len() > DATAGRAM_BYTES {
+            break;
+        }
+        *sequence = sequence.wrapping_add(1);
+        request.write(out, 0, *sequence);
+        count += 1;
+    }
+    if let Some(last) = requests[..count].last() {
+        let start = out.len() - last.bytes.len();
+        out.truncate(start);
+        last.write(out, libc::NLM_F_ACK as u16, *sequence);
+    }
+    count
+}
+
+/// What a message from the kernel means for the request it answers.
+enum Answer {
+    Data,
+    Nothing,
+    Outcome(Result<(), KernelError>),
+}
+
+impl Answer {
+    fn of(message: &Message<'_>) -> Self {
+        // A dump that ends says its error, if any, in the same place as an error message.
+        match i32::from(message.kind) {
+            libc::NLMSG_NOOP | libc::NLMSG_OVERRUN => Self::Nothing,
+            libc::NLMSG_ERROR => Self::Outcome(outcome(message, refused_length(message))),
+            libc::NLMSG_DONE => Self::Outcome(outcome(message, 0)),
+            _ => Self::Data,
+        }
+    }
+}
+
+fn outcome(message: &Message<'_>, skip: usize) -> Result<(), KernelError> {
+    let code = u32_at(message.body, 0).map_or(0, |code| code as i32);
+    if code == 0 {
+        return Ok(());
+    }
+    let explained = message.flags & NLM_F_ACK_TLVS != 0;
+    let text = message
+        .body
+        .get(4 + skip..)
+        .filter(|_| explained)
+        .and_then(|rest| attributes(rest).find(|attribute| attribute.kind == NLMSGERR_ATTR_MSG))
+        .and_then(|attribute| attribute.text().map(str::to_owned));
+    Err(KernelError { errno: code.saturating_abs(), message: text })
+}
+
+/// How much of the refused request the kernel sent back in front of its explanation.
+fn refused_length(message: &Message<'_>) -> usize {
+    if message.flags & NLM_F_CAPPED != 0 {
+        return MESSAGE_HEADER;
+    }
+    u32_at(message.body, 4).map_or(MESSAGE_HEADER, |length| align(length as usize))
+}
+
+/// 32 KiB: larger datagrams are not faster, and the kernel refuses those above its send buffer of
+/// 208 KiB.
+const DATAGRAM_BYTES: usize = 32 << 10;
+/// What we ask as receive buffer: room for a datagram of failures.
+const ANSWER_BYTES: usize = 1 << 20;
+/// What one error answer costs of the receive buffer, rounded up: the kernel counts its own
+/// bookkeeping in.
+const ANSWER_TRUESIZE: usize = 1536;
+/// The kernel answers before the send returns; this is only the end of hope.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// How often a listing is tried while somebody keeps changing what it lists.
+const DUMP_ATTEMPTS: usize = 10;
+
+// linux/netlink.h
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACK: u16 = libc::NLM_F_ACK as u16;
+
+    #[test]
+    fn a_datagram_is_numbered_and_asks_for_one_acknowledgement() {
+        let requests = vec![Request::new(24, 0, &[0; 20]); 5];
+        let (mut sequence, mut datagram) = (u32::MAX - 1, Vec::new());
+        assert_eq!(pack(&requests, 3, &mut sequence, &mut datagram), 3, "no more than asked");
+        let seen: Vec<_> =
+            messages(&datagram).map(|it| (it.sequence, it.flags & ACK != 0)).collect();
+        assert_eq!(seen, [(u32::MAX, false), (0, false), (1, true)]);
+    }
+
+    #[test]
+    fn a_datagram_stays_within_its_size() {
+        let requests = vec![Request::new(24, 0, &[0; 1000]); 100];
+        let (mut sequence, mut datagram) = (0, Vec::new());
+        let count = pack(&requests, 1000, &mut sequence, &mut datagram);
+        assert_eq!(count, DATAGRAM_BYTES / 1016);
+        assert!(datagram.len() <= DATAGRAM_BYTES);
+        let huge = [Request::new(24, 0, &vec![0; DATAGRAM_BYTES + 4]), Request::new(24, 0, &[])];
+        assert_eq!(pack(&huge, 10, &mut sequence, &mut datagram), 1);
+        assert_eq!(pack(&[], 10, &mut sequence, &mut datagram), 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_answer_is_read_without_panic(
+            kind in proptest::sample::select(&[1_u16, 2, 3, 4, 24]),
+            flags: u16,
+            body in proptest::collection::vec(proptest::num::u8::ANY, 0..120),
+        ) {
+            let request = Request::new(kind, flags, &body);
+            let _ = Answer::of(&request.message().expect("it was just built"));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What to do so that the kernel holds what it should, and in which order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    Request,
+    state::{Key, Object},
+};
+
+/// One step.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Op {
+    /// Take it away.
+    Delete(Object),
+    /// Create it, or put it in the place of the one with the same key.
+    Replace(Object),
+}
+
+impl Op {
+    /// What it is about.
+    pub const fn object(&self) -> &Object {
+        match self {
+            Self::Delete(object) | Self::Replace(object) => object,
+        }
+    }
+
+    /// The request for the kernel.
+    pub fn request(&self) -> Request {
+        match self {
+            Self::Delete(object) => object.delete(),
+            Self::Replace(object) => object.replace(),
+        }
+    }
+
+    /// The place in the order, see [`diff()`].
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::Delete(Object::Route(_)) => 0,
+            Self::Replace(Object::Address(_)) => 1,
+            Self::Replace(Object::Nexthop(_)) => 2,
+            Self::Replace(Object::ForwardingEntry(_)) => 3,
+            Self::Replace(Object::Neighbour(_)) => 4,
+            Self::Replace(Object::Route(_)) => 5,
+            Self::Delete(Object::Neighbour(_)) => 6,
+            Self::Delete(Object::ForwardingEntry(_)) => 7,
+            Self::Delete(Object::Nexthop(_)) => 8,
+            Self::Delete(Object::Address(_)) => 9,
+        }
+    }
+}
+
+/// The steps that turn `actual` into `desired`. `actual` is what is ours to delete, and whatever
+/// stands at a desired key.
+///
+/// The order is such that a route never stands without what it needs: stale routes go first; then
+/// come addresses, nexthop objects, forwarding entries, neighbours and routes; last goes what only
+/// stale routes needed. An IPv6 route that leads elsewhere goes first as well, because the kernel
+/// does not take the new way while the old one stands. So a peer whose Ethernet address changes has a forwarding entry at every
+/// moment and keeps no stale one.
+pub fn diff<'a>(
+    desired: impl IntoIterator<Item = &'a Object>,
+    actual: impl IntoIterator<Item = &'a Object>,
+) -> Vec<Op> {
+    let desired: BTreeMap<Key, &Object> = desired.into_iter().map(|it| (it.key(), it)).collect();
+    let mut found: BTreeMap<Key, Vec<Object>> = BTreeMap::new();
+    for object in actual {
+        found.entry(object.key()).or_default().push(*object);
+    }
+    let keys: BTreeSet<&Key> = desired.keys().chain(found.keys()).collect();
+    let mut ops = Vec::new();
+    for key in keys {
+        let found = found.get(key).map_or(&[][..], Vec::as_slice);
+        steps_for(desired.get(key).copied(), found, &mut ops);
+    }
+    order(&mut ops);
+    ops
+}
+
+/// The steps for one key, under which `found` stand in the kernel's order.
+pub(crate) fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec<Op>) {
+    let Some(wanted) = wanted else {
+        ops.extend(found.iter().map(|object| Op::Delete(*object)));
+        return;
+    };
+    // The kernel uses the first, and replacing replaces the first.
+    let kept = match found.iter().position(|object| wanted.fits(object)) {
+        Some(kept) => kept,
+        None => {
+            ops.push(Op::Replace(*wanted));
+            if leads_elsewhere(wanted, found) {
+                ops.extend(found.iter().map(|object| Op::Delete(*object)));
+                return;
+            }
+            0
+        }
+    };
+    let others = found.iter().enumerate().filter(|(index, _)| *index != kept);
+    ops.extend(others.map(|(_, object)| Op::Delete(*object)));
+}
+
+/// Whether an IPv6 route stands in the way of the one that is wanted. The kernel refuses an on-link gateway on one device while a
+/// route leads to its address through another device, and the gateway of a tunnel is inside of what the route is for.
+fn leads_elsewhere(wanted: &Object, found: &[Object]) -> bool {
+    let Object::Route(wanted) = wanted else {
+        return false;
+    };
+    let differs = |object: &Object| matches!(object, Object::Route(it) if it.via != wanted.via);
+    wanted.destination.is_ipv6() && found.iter().any(differs)
+}
+
+/// Brings steps into the order that [`diff()`] describes.
+pub(crate) fn order(ops: &mut [Op]) {
+    ops.sort_by_key(|op| (op.rank(), op.object().key()));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Families, Interface, SelectError, Selector, select_interface};
+use crate::{Connection, Monitor, Namespace, Notice, OpenError, Subject, state::Object};
+
+/// Tells when the same question for an interface has another answer: another MTU, another address,
+/// a device made anew, another device.
+#[derive(Debug)]
+pub struct InterfaceWatch {
+    connection: Connection,
+    monitor: Monitor,
+    families: Families,
+    selectors: Vec<Selector>,
+    current: Interface,
+    check_at: Option<Instant>,
+}
+
+impl InterfaceWatch {
+    /// Watches the answer of [`select_interface`] in `namespace`, where `current` is what it said
+    /// last. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when a socket cannot be made there.
+    pub fn open(
+        namespace: &Namespace,
+        families: Families,
+        selectors: Vec<Selector>,
+        current: Interface,
+    ) -> Result<Self, OpenError> {
+        let monitor = Monitor::open(namespace)?;
+        let connection = Connection::open(namespace)?;
+        // Something may have changed since `current` was found.
+        let check_at = Some(Instant::now());
+        Ok(Self { connection, monitor, families, selectors, current, check_at })
+    }
+
+    /// The last answer.
+    pub const fn current(&self) -> &Interface {
+        &self.current
+    }
+
+    /// Resolves with the new answer when it differs from the last. While no interface fits, for
+    /// example because it is being made anew, the last answer stands.
+    ///
+    /// # Errors
+    ///
+    /// [`SelectError::List`] when the kernel cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: the next call tells the difference.
+    pub async fn changed(&mut self) -> Result<Interface, SelectError> {
+        loop {
+            let notice = match self.check_at {
+                Some(at) if at <= Instant::now() => None,
+                Some(at) => timeout_at(at, self.monitor.next()).await.ok(),
+                None => Some(self.monitor.next().await),
+            };
+            match notice {
+                Some(Ok(notice)) if !concerns(&notice) => {}
+                Some(_) => {
+                    self.check_at.get_or_insert_with(|| Instant::now() + GATHER);
+                }
+                None => {
+                    let answer =
+                        select_interface(&mut self.connection, self.families, &self.selectors)
+                            .await;
+                    self.check_at = None;
+                    match answer {
+                        Ok(interface) if interface != self.current => {
+                            self.current = interface.clone();
+                            return Ok(interface);
+                        }
+                        Ok(_) | Err(SelectError::NoneFits { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the answer may be another one now.
+fn concerns(notice: &Notice) -> bool {
+    match notice {
+        Notice::Lost => true,
+        Notice::Added { subject, .. } | Notice::Removed { subject, .. } => match subject {
+            Subject::Link(_) | Subject::Object(Object::Address(_)) => true,
+            Subject::Object(Object::Route(route)) => route.destination.prefix() == 0,
+            Subject::Object(_) | Subject::Other(_) => false,
+        },
+    }
+}
+
+/// Changes come in groups: a device, its addresses, its routes.
+const GATHER: Duration = Duration::from_millis(100);

@@ -1,0 +1,399 @@
+//! Making, finding, altering and deleting devices.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage},
+};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+
+use crate::{
+    Connection, KernelError, Namespace, Request,
+    state::{Link, LinkKind, MacAddress, Vxlan},
+};
+
+/// A device as it should be.
+#[derive(Clone, Debug)]
+pub struct LinkSpec {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// What it is.
+    pub kind: LinkSpecKind,
+    /// Its Ethernet address; `None` leaves it to the kernel or as it is.
+    pub mac: Option<MacAddress>,
+    /// The largest packet it takes, bytes; `None` leaves it to the kernel or as it is.
+    pub mtu: Option<u32>,
+    /// Whether it is set up.
+    pub up: bool,
+    /// Whether the kernel is kept from giving it an IPv6 link-local address. One that it has stays.
+    pub no_link_local: bool,
+}
+
+impl LinkSpec {
+    /// A device that is up, with the kernel's choice of the rest.
+    pub fn new(name: impl Into<String>, kind: LinkSpecKind) -> Self {
+        Self { name: name.into(), kind, mac: None, mtu: None, up: true, no_link_local: false }
+    }
+}
+
+/// What a device to make is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum LinkSpecKind {
+    /// A bridge.
+    Bridge,
+    /// A pair, whose other end may be made in another namespace.
+    Veth {
+        /// The name of the other end.
+        peer: String,
+        /// Where the other end goes.
+        peer_namespace: Option<Namespace>,
+    },
+    /// A VXLAN device.
+    Vxlan(Vxlan),
+}
+
+/// How [`ensure_link`] came to the device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Ensured {
+    /// It was there and right.
+    Adopted,
+    /// It was there and was altered in place.
+    Altered,
+    /// It was not there.
+    Created,
+    /// What was there could not become it, so it was deleted and made anew.
+    Recreated,
+}
+
+/// What to alter on a device. `None` leaves it as it is.
+#[derive(Clone, Debug, Default)]
+pub struct LinkChange {
+    /// Set it up or down.
+    pub up: Option<bool>,
+    /// The largest packet, bytes.
+    pub mtu: Option<u32>,
+    /// The Ethernet address.
+    pub mac: Option<MacAddress>,
+    /// The index of the bridge it becomes a port of; 0 takes it out.
+    pub controller: Option<u32>,
+    /// The new name. Older kernels want the device down.
+    pub name: Option<String>,
+    /// Where it moves. The kernel sets it down and removes its addresses.
+    pub namespace: Option<Namespace>,
+    /// Make no IPv6 link-local address by itself.
+    pub no_link_local: bool,
+}
+
+/// All devices of the connection's namespace.
+///
+/// # Errors
+///
+/// What the kernel said.
+///
+/// # Cancel safety
+///
+/// Reads only.
+pub async fn list_links(connection: &mut Connection) -> Result<Vec<Link>, KernelError> {
+    connection.dump(&Link::list(), Link::parse).await
+}
+
+/// The device of this name, if there is one.
+///
+/// # Errors
+///
+/// What the kernel said, other than that there is none.
+///
+/// # Cancel safety
+///
+/// Reads only.
+pub async fn link_by_name(
+    connection: &mut Connection,
+    name: &str,
+) -> Result<Option<Link>, KernelError> {
+    found(connection.get(&Link::by_name(name), Link::parse).await)
+}
+
+/// The device of this index, if there is one.
+///
+/// # Errors
+///
+/// What the kernel said, other than that there is none.
+///
+/// # Cancel safety
+///
+/// Reads only.
+pub async fn link_by_index(
+    connection: &mut Connection,
+    index: u32,
+) -> Result<Option<Link>, KernelError> {
+    found(connection.get(&Link::by_index(index), Link::parse).await)
+}
+
+/// Makes the device of `spec.name` what `spec` says: takes it over when it fits, alters what can be
+/// altered in place, and deletes and makes it anew when it is of another kind or has attributes
+/// that cannot change.
+///
+/// Of a VXLAN device the identifier, group policy and reporting of unknown addresses must be equal;
+/// port, group, parent and the family of the local address only where both sides set them. Learning
+/// and the local address are altered in place. Of a veth pair only the kind is compared.
+///
+/// # Errors
+///
+/// What the kernel said about the first step that failed.
+///
+/// # Cancel safety
+///
+/// Dropping the future may leave the device missing or half altered; another call finishes it.
+pub async fn ensure_link(
+    connection: &mut Connection,
+    spec: &LinkSpec,
+) -> Result<(Link, Ensured), KernelError> {
+    let existing = link_by_name(connection, &spec.name).await?;
+    let mut ensured = Ensured::Created;
+    if let Some(existing) = &existing {
+        ensured = Ensured::Adopted;
+        if !can_become(existing, &spec.kind) {
+            delete_link(connection, existing.index).await?;
+            ensured = Ensured::Recreated;
+        }
+    }
+    let link = match existing {
+        Some(existing) if ensured == Ensured::Adopted => existing,
+        _ => {
+            connection.apply_one(create(spec)).await?;
+            read_back(connection, &spec.name).await?
+        }
+    };
+    if !alter(connection, &link, spec).await? {
+        return Ok((link, ensured));
+    }
+    if ensured == Ensured::Adopted {
+        ensured = Ensured::Altered;
+    }
+    Ok((read_back(connection, &spec.name).await?, ensured))
+}
+
+/// Alters the device of this index.
+///
+/// # Errors
+///
+/// What the kernel said. Earlier parts of the change may be done.
+///
+/// # Cancel safety
+///
+/// Dropping the future leaves the change done, undone or half done.
+pub async fn alter_link(
+    connection: &mut Connection,
+    index: u32,
+    change: &LinkChange,
+) -> Result<(), KernelError> {
+    let mut link = LinkUnspec::new_with_index(index);
+    if let Some(up) = change.up {
+        link = if up { link.up() } else { link.down() };
+    }
+    if let Some(mtu) = change.mtu {
+        link = link.mtu(mtu);
+    }
+    if let Some(mac) = change.mac {
+        link = link.address(mac.octets().to_vec());
+    }
+    if let Some(controller) = change.controller {
+        link = link.controller(controller);
+    }
+    if let Some(name) = &change.name {
+        link = link.name(name.clone());
+    }
+    if let Some(namespace) = &change.namespace {
+        link = link.setns_by_fd(namespace.as_fd().as_raw_fd());
+    }
+    let mut requests = Vec::new();
+    if change.no_link_local {
+        requests.push(no_link_local(index));
+    }
+    requests.push(Request::from_message(RouteNetlinkMessage::SetLink(link.build()), 0));
+    connection.apply(&requests).await.into_iter().collect()
+}
+
+/// Deletes the device of this index; fine if it is gone already.
+///
+/// # Errors
+///
+/// What the kernel said.
+///
+/// # Cancel safety
+///
+/// Dropping the future leaves the device there or gone.
+pub async fn delete_link(connection: &mut Connection, index: u32) -> Result<(), KernelError> {
+    match connection.apply_one(Link::delete(index)).await {
+        Err(error) if error.not_found() => Ok(()),
+        result => result,
+    }
+}
+
+async fn read_back(connection: &mut Connection, name: &str) -> Result<Link, KernelError> {
+    link_by_name(connection, name).await?.ok_or_else(|| {
+        KernelError::with_message(nix::libc::ENODEV, "the device vanished right after it was made")
+    })
+}
+
+fn found(result: Result<Link, KernelError>) -> Result<Option<Link>, KernelError> {
+    match result {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the device can be used for `kind` without making it anew.
+fn can_become(link: &Link, kind: &LinkSpecKind) -> bool {
+    match (&link.kind, kind) {
+        (LinkKind::Bridge, LinkSpecKind::Bridge) | (LinkKind::Veth, LinkSpecKind::Veth { .. }) => {
+            true
+        }
+        (LinkKind::Vxlan(actual), LinkSpecKind::Vxlan(wanted)) => {
+            fn agree<T: PartialEq>(actual: Option<T>, wanted: Option<T>) -> bool {
+                actual.is_none() || wanted.is_none() || actual == wanted
+            }
+            actual.vni == wanted.vni
+                && agree(actual.port, wanted.port)
+                && agree(
+                    actual.local.map(|local| local.is_ipv4()),
+                    wanted.local.map(|local| local.is_ipv4()),
+                )
+                && agree(actual.parent, wanted.parent)
+                && agree(actual.group, wanted.group)
+                && (actual.gbp, actual.l2miss, actual.l3miss, actual.proxy, actual.rsc)
+                    == (wanted.gbp, wanted.l2miss, wanted.l3miss, wanted.proxy, wanted.rsc)
+        }
+        _ => false,
+    }
+}
+
+/// Brings what can change to what `spec` says; true if anything was written.
+async fn alter(
+    connection: &mut Connection,
+    link: &Link,
+    spec: &LinkSpec,
+) -> Result<bool, KernelError> {
+    let change = LinkChange {
+        up: (link.up != spec.up).then_some(spec.up),
+        mtu: spec.mtu.filter(|mtu| *mtu != link.mtu),
+        mac: spec.mac.filter(|mac| Some(*mac) != link.mac),
+        no_link_local: spec.no_link_local && link.link_local,
+        ..LinkChange::default()
+    };
+    let mut written = false;
+    if let (LinkKind::Vxlan(actual), LinkSpecKind::Vxlan(wanted)) = (&link.kind, &spec.kind) {
+        // The kernel takes another address in the place of one, and none in the place of none.
+        let local = wanted.local.filter(|local| actual.local.is_some_and(|it| it != *local));
+        if actual.learning != wanted.learning || local.is_some() {
+            let message = LinkVxlan::new(&spec.name, wanted.vni).index(link.index);
+            let message = with_local(message.learning(wanted.learning), local).build();
+            let request = Request::from_message(RouteNetlinkMessage::NewLink(message), 0);
+            connection.apply_one(request).await?;
+            written = true;
+        }
+    }
+    let LinkChange { up, mtu, mac, no_link_local, .. } = &change;
+    if up.is_some() || mtu.is_some() || mac.is_some() || *no_link_local {
+        alter_link(connection, link.index, &change).await?;
+        written = true;
+    }
+    Ok(written)
+}
+
+fn create(spec: &LinkSpec) -> Request {
+    let message = match &spec.kind {
+        LinkSpecKind::Bridge => finish(LinkBridge::new(&spec.name), spec),
+        LinkSpecKind::Veth { peer, peer_namespace } => {
+            let mut message = finish(LinkVeth::new(&spec.name, peer), spec);
+            if let Some(namespace) = peer_namespace {
+                put_peer_into(&mut message, namespace);
+            }
+            message
+        }
+        LinkSpecKind::Vxlan(vxlan) => {
+            let mut message = finish(vxlan_message(&spec.name, vxlan), spec);
+            // It hands packets on at once, so it needs no queue.
+            message.attributes.push(LinkAttribute::TxQueueLen(0));
+            message
+        }
+    };
+    Request::from_message(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn finish<T>(mut link: LinkMessageBuilder<T>, spec: &LinkSpec) -> LinkMessage {
+    if let Some(mtu) = spec.mtu {
+        link = link.mtu(mtu);
+    }
+    if let Some(mac) = spec.mac {
+        link = link.address(mac.octets().to_vec());
+    }
+    // Up at once, it would have a link-local address before it could be told not to.
+    if spec.up && !spec.no_link_local {
+        link = link.up();
+    }
+    link.build()
+}
+
+fn vxlan_message(name: &str, vxlan: &Vxlan) -> LinkMessageBuilder<LinkVxlan> {
+    let mut link = LinkVxlan::new(name, vxlan.vni)
+        .learning(vxlan.learning)
+        .proxy(vxlan.proxy)
+        .rsc(vxlan.rsc)
+        .l2miss(vxlan.l2miss)
+        .l3miss(vxlan.l3miss);
+    if let Some(port) = vxlan.port {
+        link = link.port(port);
+    }
+    link = with_local(link, vxlan.local);
+    link = match vxlan.group {
+        Some(std::net::IpAddr::V4(group)) => link.group(group),
+        Some(std::net::IpAddr::V6(group)) => link.group6(group),
+        None => link,
+    };
+    if let Some(parent) = vxlan.parent {
+        link = link.dev(parent);
+    }
+    if vxlan.gbp { link.gbp() } else { link }
+}
+
+fn with_local(
+    link: LinkMessageBuilder<LinkVxlan>,
+    local: Option<std::net::IpAddr>,
+) -> LinkMessageBuilder<LinkVxlan> {
+    match local {
+        Some(std::net::IpAddr::V4(local)) => link.local(local),
+        Some(std::net::IpAddr::V6(local)) => link.local6(local),
+        None => link,
+    }
+}
+
+fn put_peer_into(message: &mut LinkMessage, namespace: &Namespace) {
+    use netlink_packet_route::link::{InfoData, InfoVeth, LinkInfo};
+
+    for attribute in &mut message.attributes {
+        let LinkAttribute::LinkInfo(infos) = attribute else {
+            continue;
+        };
+        for info in infos {
+            if let LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = info {
+                peer.attributes.push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
+            }
+        }
+    }
+}
+
+/// The kernel takes this only in a message of its own, not while the device is made.
+fn no_link_local(index: u32) -> Request {
+    let mut message = LinkUnspec::new_with_index(index).build();
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+    ])]));
+    message.header.interface_family = AddressFamily::Unspec;
+    Request::from_message(RouteNetlinkMessage::SetLink(message), 0)
+}

@@ -1,0 +1,131 @@
+use std::io;
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt::RcvBufForce},
+};
+use tokio::io::unix::AsyncFd;
+
+use crate::{Namespace, OpenError};
+
+/// A bound, non-blocking `NETLINK_ROUTE` socket inside a namespace.
+#[derive(Debug)]
+pub(crate) struct RouteSocket {
+    socket: AsyncFd<Socket>,
+    buffer: Vec<u8>,
+    port: u32,
+    receive_bytes: usize,
+}
+
+impl RouteSocket {
+    /// Opens the socket on a thread inside `namespace`; it stays there.
+    ///
+    /// `receive_bytes` is the receive buffer to ask for. Without privilege in the initial user
+    /// namespace the kernel grants less, see [`receive_bytes`](Self::receive_bytes).
+    pub(crate) fn open(namespace: &Namespace, receive_bytes: usize) -> Result<Self, OpenError> {
+        let inside = namespace.run(|| -> io::Result<_> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            let port = socket.bind_auto()?.port_number();
+            socket.set_non_blocking(true)?;
+            Ok((socket, port))
+        });
+        let failed = |source| OpenError::Socket { source };
+        let (socket, port) =
+            inside.map_err(|source| OpenError::Namespace { source })?.map_err(failed)?;
+        if setsockopt(&socket, RcvBufForce, &receive_bytes).is_err() {
+            let bytes = libc::c_int::try_from(receive_bytes).unwrap_or(libc::c_int::MAX);
+            socket.set_rx_buf_sz(bytes).map_err(failed)?;
+        }
+        socket.set_ext_ack(true).map_err(failed)?;
+        socket.set_cap_ack(true).map_err(failed)?;
+        let receive_bytes = socket.get_rx_buf_sz().map_err(failed)?;
+        #[expect(
+            deprecated,
+            reason = "the replacement is unsafe; a Socket owns its one descriptor"
+        )]
+        let socket = AsyncFd::new(socket).map_err(failed)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM_BYTES), port, receive_bytes })
+    }
+
+    pub(crate) fn options(&self) -> &Socket {
+        self.socket.get_ref()
+    }
+
+    /// Our address on netlink. Notifications of changes made through this socket carry it.
+    pub(crate) const fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// The receive buffer the kernel granted, with its own bookkeeping counted in.
+    pub(crate) const fn receive_bytes(&self) -> usize {
+        self.receive_bytes
+    }
+
+    /// Sends one datagram to the kernel, which works on all of it before this returns.
+    pub(crate) async fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        let kernel = SocketAddr::new(0, 0);
+        loop {
+            match self.socket.get_ref().send_to(datagram, &kernel, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.socket.writable().await?.clear_ready();
+                }
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    /// The next datagram from the kernel.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: a datagram is taken from the socket in the same poll that
+    /// returns it.
+    pub(crate) async fn receive(&mut self) -> io::Result<&[u8]> {
+        loop {
+            if self.take_waiting()? {
+                return Ok(&self.buffer);
+            }
+            let mut ready = self.socket.readable().await?;
+            // A datagram may have come between the two lines above. Readiness is edge triggered, so
+            // it is cleared only after a read that found nothing.
+            let (socket, buffer) = (ready.get_inner(), &mut self.buffer);
+            match read(socket, buffer)? {
+                true => return Ok(&self.buffer),
+                false => ready.clear_ready(),
+            }
+        }
+    }
+
+    /// The next datagram that is already there, without waiting.
+    pub(crate) fn receive_waiting(&mut self) -> io::Result<Option<&[u8]>> {
+        Ok(self.take_waiting()?.then_some(&self.buffer))
+    }
+
+    fn take_waiting(&mut self) -> io::Result<bool> {
+        read(self.socket.get_ref(), &mut self.buffer)
+    }
+}
+
+/// Reads one datagram of the kernel into `buffer`; false when there is none. Datagrams of other
+/// processes are dropped.
+fn read(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    loop {
+        buffer.clear();
+        match socket.recv_from(buffer, libc::MSG_TRUNC) {
+            Ok((length, _)) if length > buffer.len() => {
+                return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+            }
+            Ok((_, sender)) if sender.port_number() == 0 => return Ok(true),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The largest datagram the kernel sends: a dump fills at most 32 KiB, and one message is smaller
+/// than that.
+const DATAGRAM_BYTES: usize = 64 << 10;

@@ -1,0 +1,35 @@
+//! Objects of the kernel as plain values: parse from the kernel's messages, build requests for it.
+
+mod address;
+mod forwarding;
+mod link;
+mod mac;
+mod neighbour;
+mod nexthop;
+mod object;
+mod route;
+
+pub use address::{Address, AddressFilter};
+pub use forwarding::ForwardingEntry;
+pub use link::{Link, LinkKind, Vxlan};
+pub use mac::{MacAddress, ParseMacError};
+pub use neighbour::Neighbour;
+pub use nexthop::Nexthop;
+pub use object::{Key, Object};
+pub use route::{IpFamily, Route, RouteKind, Via};
+
+/// `AF_INET`, `AF_INET6`: the family byte of an address or network.
+pub(crate) const fn family_of(address: &std::net::IpAddr) -> u8 {
+    match address {
+        std::net::IpAddr::V4(_) => AF_INET,
+        std::net::IpAddr::V6(_) => AF_INET6,
+    }
+}
+
+pub(crate) const AF_UNSPEC: u8 = 0;
+pub(crate) const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;
+pub(crate) const AF_BRIDGE: u8 = 7;
+
+/// Create it, or put it in the place of the one with the same key.
+pub(crate) const CREATE_OR_REPLACE: u16 = 0x400 | 0x100;

@@ -1,0 +1,163 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    state::{Link, Via},
+    wire::messages,
+};
+
+fn ip() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<u32>().prop_map(|bits| Ipv4Addr::from(bits).into()),
+        any::<u128>().prop_map(|bits| Ipv6Addr::from(bits).into()),
+    ]
+}
+
+fn network() -> impl Strategy<Value = IpNetwork> {
+    (ip(), 0_u8..=128).prop_map(|(ip, prefix)| {
+        let prefix = if ip.is_ipv4() { prefix % 33 } else { prefix };
+        IpNetwork::new(ip, prefix).unwrap()
+    })
+}
+
+fn mac() -> impl Strategy<Value = MacAddress> {
+    any::<[u8; 6]>().prop_map(MacAddress::new)
+}
+
+fn via(ipv4: bool) -> impl Strategy<Value = Via> {
+    let gateway = if ipv4 {
+        any::<u32>().prop_map(|bits| Via::Gateway(Ipv4Addr::from(bits).into())).boxed()
+    } else {
+        any::<u128>().prop_map(|bits| Via::Gateway(Ipv6Addr::from(bits).into())).boxed()
+    };
+    prop_oneof![Just(Via::Direct), gateway, (1_u32..).prop_map(Via::Nexthop)]
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let numbers = (any::<u32>(), any::<u32>(), any::<u8>(), any::<u8>());
+    let rest = (prop::option::of(1_u32..), any::<bool>(), any::<bool>());
+    let network_and_via = network().prop_flat_map(|to| (Just(to), via(to.is_ipv4())));
+    (network_and_via, numbers, rest).prop_map(
+        |((destination, via), (table, metric, protocol, scope), (link, onlink, blackhole))| {
+            let mut route = Route {
+                table,
+                metric,
+                scope,
+                link,
+                onlink,
+                via,
+                ..Route::new(destination, protocol)
+            };
+            if let Via::Nexthop(id) = via {
+                route = route.via_nexthop(id);
+            }
+            if blackhole { route.blackhole() } else { route }
+        },
+    )
+}
+
+fn object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        (any::<u32>(), network()).prop_map(|(link, address)| Address::new(link, address).into()),
+        (any::<u32>(), mac(), ip())
+            .prop_map(|(link, mac, remote)| ForwardingEntry::new(link, mac, remote).into()),
+        (any::<u32>(), ip(), mac())
+            .prop_map(|(link, address, mac)| Neighbour::new(link, address, mac).into()),
+        (any::<u32>(), any::<u32>(), ip(), any::<u8>(), any::<bool>()).prop_map(
+            |(id, link, gateway, protocol, onlink)| {
+                let mut nexthop = Nexthop::new(id, link, gateway, protocol);
+                nexthop.onlink = onlink;
+                nexthop.into()
+            }
+        ),
+        route().prop_map(Object::Route),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_built_is_parsed(object in object()) {
+        let request = object.replace();
+        let parsed = Object::parse(&request.message().unwrap());
+        prop_assert_eq!(parsed, Some(object));
+        prop_assert!(object.fits(&parsed.unwrap()));
+    }
+
+    /// The same bytes, read by an implementation that is not ours.
+    #[test]
+    fn what_is_built_is_well_formed_for_another_reader(object in object()) {
+        // It reads no nexthop objects.
+        if matches!(object, Object::Nexthop(_)) {
+            return Ok(());
+        }
+        for request in [object.replace(), object.delete()] {
+            let bytes = request.bytes();
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes);
+            let message = message.map_err(|error| TestCaseError::fail(error.to_string()))?;
+            prop_assert!(matches!(message.payload, NetlinkPayload::InnerMessage(_)));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_parsed_without_panic(
+        kind in prop::sample::select(&[16_u16, 17, 20, 21, 24, 25, 28, 29, 104, 105, 0]),
+        body in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let request = Request::new(kind, 0, &body);
+        let message = request.message().unwrap();
+        let _ = (Object::parse(&message), Link::parse(&message));
+    }
+
+    /// Real messages with single bytes changed go deeper into the parsers than random bytes.
+    #[test]
+    fn damaged_messages_are_parsed_without_panic(
+        object in object(),
+        at in any::<prop::sample::Index>(),
+        value: u8,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = object.replace().bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        bytes.truncate(cut.index(bytes.len() + 1));
+        for message in messages(&bytes) {
+            let _ = (Object::parse(&message), Link::parse(&message));
+        }
+    }
+}
+
+#[test]
+fn a_route_through_a_nexthop_object_ignores_the_repeated_gateway() {
+    // `10.40.15.0/24 nhid 7 via 10.40.15.0 dev 3 onlink` as the kernel lists it.
+    let listed = Route {
+        onlink: true,
+        ..Route::new("10.40.15.0/24".parse().unwrap(), 90)
+            .via_gateway("10.40.15.0".parse().unwrap(), 3)
+    };
+    let mut body = listed.replace().message().unwrap().body.to_vec();
+    crate::wire::push_attribute(&mut body, 30, &7_u32.to_ne_bytes());
+    let request = Request::new(24, 0, &body);
+    let parsed = Route::parse(&request.message().unwrap());
+    assert_eq!(parsed, Some(Route::new("10.40.15.0/24".parse().unwrap(), 90).via_nexthop(7)));
+}
+
+#[test]
+fn a_route_to_a_host_address_is_about_its_network() {
+    let route = Route::new("10.1.2.3/24".parse().unwrap(), 4);
+    assert_eq!(route.destination.to_string(), "10.1.2.0/24");
+}
+
+#[test]
+fn objects_print_as_an_administrator_would_say_them() {
+    let route =
+        Route::new("10.1.2.0/24".parse().unwrap(), 4).via_gateway("192.0.2.2".parse().unwrap(), 5);
+    assert_eq!(Object::from(route).to_string(), "route 10.1.2.0/24 via 192.0.2.2 on device 5");
+    assert_eq!(Object::from(route).key().to_string(), "route 10.1.2.0/24");
+    let mac = "0e:2a:11:22:33:44".parse().unwrap();
+    let entry = ForwardingEntry::new(3, mac, "192.0.2.2".parse().unwrap());
+    assert_eq!(entry.to_string(), "forwarding entry 0e:2a:11:22:33:44 on device 3 to 192.0.2.2");
+}

@@ -1,0 +1,415 @@
+//! What one owner has in the kernel, kept as it should be.
+
+mod drift;
+mod listing;
+mod mark;
+mod numbers;
+mod patience;
+mod picture;
+mod report;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout_at};
+
+pub use self::{
+    drift::{Culprit, Drift, DriftChange, DriftSubject},
+    mark::Mark,
+    report::{Action, Failure, TableReport},
+};
+use self::{numbers::Numbers, patience::Patience, picture::Picture};
+use crate::{
+    Connection, KernelError, Monitor, Namespace, OpenError,
+    diff::{Op, order, steps_for},
+    state::{Key, Link, Object},
+};
+
+/// One owner's objects in one network namespace: what is wanted, a picture of what is there, and
+/// the means to make them equal.
+///
+/// Say what is wanted with [`want`](Self::want) and [`forget`](Self::forget), or all at once with
+/// [`want_only`](Self::want_only); then [`sync`](Self::sync). Only what differs is written, so one
+/// changed object costs one object's work however many there are.
+///
+/// The picture is kept true by the kernel's notifications, which arrive before the acknowledgement
+/// of the request that caused them. The kernel is listed at the start, when notifications were
+/// lost, after changes that the kernel does not tell about, and every five minutes as a check.
+///
+/// What is wanted at a key is put there, whoever holds the place. What is not wanted is removed
+/// only if it carries the owner's [`Mark`]. Everything else is left alone and counted. Dropping the
+/// table leaves the kernel as it is.
+#[derive(Debug)]
+pub struct Table {
+    connection: Connection,
+    monitor: Monitor,
+    picture: Picture,
+    numbers: Numbers,
+    patience: Patience,
+    nexthops_supported: bool,
+    left_alone: usize,
+    last_listing: Option<Listing>,
+    check_every: Duration,
+    news_since: Option<Instant>,
+}
+
+/// When the kernel was listed, and how long that took.
+#[derive(Clone, Copy, Debug)]
+struct Listing {
+    at: Instant,
+    took: Duration,
+}
+
+impl Table {
+    /// Opens a table in `namespace` for the owner with this mark. Needs a tokio runtime with I/O
+    /// and time.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::Open`] when a socket cannot be made there, [`TableError::List`] when the
+    /// nexthop objects cannot be listed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Writes nothing.
+    pub async fn open(namespace: &Namespace, mark: Mark) -> Result<Self, TableError> {
+        let failed = |source| TableError::Open { source };
+        // The monitor first, so that no change falls between the listing and it.
+        let monitor = Monitor::open(namespace).map_err(failed)?;
+        let connection = Connection::open(namespace).map_err(failed)?;
+        let numbers = Numbers::new(mark.nexthops.clone());
+        let mut table = Self {
+            connection,
+            monitor,
+            picture: Picture::new(mark),
+            numbers,
+            patience: Patience::default(),
+            nexthops_supported: true,
+            left_alone: 0,
+            last_listing: None,
+            check_every: CHECK_EVERY,
+            news_since: None,
+        };
+        table.read_nexthops().await?;
+        Ok(table)
+    }
+
+    /// How often the kernel is listed as a check while nothing seems wrong. 5 min by default.
+    pub const fn set_check_interval(&mut self, interval: Duration) {
+        self.check_every = interval;
+    }
+
+    /// The socket that this table writes through. What is changed through it counts as the owner's
+    /// own doing.
+    pub const fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Whether this kernel has nexthop objects (Linux 5.3).
+    pub const fn nexthops_supported(&self) -> bool {
+        self.nexthops_supported
+    }
+
+    /// The number for a nexthop object with this gateway: the one it has, also from an earlier run,
+    /// or a free one of the mark's range. `None` when the range is used up.
+    pub fn nexthop_id(&mut self, link: u32, gateway: IpAddr) -> Option<u32> {
+        self.numbers.number(link, gateway)
+    }
+
+    /// Wants this object from the next [`sync`](Self::sync) on, in the place of what was wanted
+    /// under the same key.
+    pub fn want(&mut self, object: impl Into<Object>) {
+        let object = object.into();
+        let key = object.key();
+        let before = self.picture.wanted(&key).copied();
+        if self.picture.want(object) {
+            self.patience.forget(&key);
+            if let Some(Object::Nexthop(before)) = &before {
+                self.numbers.free(before);
+            }
+            if let Object::Nexthop(nexthop) = &object {
+                self.numbers.note(nexthop, true);
+            }
+        }
+    }
+
+    /// Wants nothing under this key from the next [`sync`](Self::sync) on.
+    pub fn forget(&mut self, key: &Key) {
+        let wanted = self.picture.wanted(key).copied();
+        if self.picture.forget(key) {
+            self.patience.forget(key);
+            if let Some(Object::Nexthop(nexthop)) = &wanted {
+                self.numbers.free(nexthop);
+            }
+        }
+    }
+
+    /// Wants these objects and nothing else from the next [`sync`](Self::sync) on.
+    pub fn want_only(&mut self, objects: impl IntoIterator<Item = Object>) {
+        let objects: BTreeMap<Key, Object> =
+            objects.into_iter().map(|object| (object.key(), object)).collect();
+        let gone: Vec<Key> =
+            self.picture.wanted_keys().filter(|key| !objects.contains_key(key)).copied().collect();
+        for key in gone {
+            self.forget(&key);
+        }
+        for object in objects.into_values() {
+            self.want(object);
+        }
+    }
+
+    /// What is wanted under this key.
+    pub fn wanted(&self, key: &Key) -> Option<&Object> {
+        self.picture.wanted(key)
+    }
+
+    /// Lets [`drifted`](Self::drifted) say when this device is altered (Ethernet address, MTU, up)
+    /// or gone. A later call for the same name replaces the earlier one. The device itself is not
+    /// repaired here.
+    pub fn watch_link(&mut self, link: Link) {
+        self.picture.watch_link(link);
+    }
+
+    /// Takes back [`watch_link`](Self::watch_link).
+    pub fn unwatch_link(&mut self, name: &str) {
+        self.picture.unwatch_link(name);
+    }
+
+    /// Makes the kernel hold what is wanted. With nothing to do it writes nothing.
+    ///
+    /// What cannot be done is in the report and is tried again by the next call; it keeps nothing
+    /// else from being done. An object that somebody keeps changing is written at most twice a
+    /// second.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::List`] or [`TableError::Watch`] when the kernel cannot be read; what was
+    /// written until then stays.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves part of the work done. The next call does the rest.
+    pub async fn sync(&mut self) -> Result<TableReport, TableError> {
+        let mut report = TableReport::default();
+        let mut failures: BTreeMap<Key, Failure> = BTreeMap::new();
+        let mut postponed = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            self.catch_up()?;
+            let now = Instant::now();
+            if self.picture.stale() {
+                report.read += self.list().await?;
+            }
+            self.patience.prune(now);
+            let patience = &self.patience;
+            report.drifts.extend(self.picture.take_drifts(|key| patience.due(key, now).is_none()));
+            let mut ops = Vec::new();
+            for key in self.picture.dirty() {
+                if failures.contains_key(key) {
+                    continue;
+                }
+                if self.patience.due(key, now).is_some() {
+                    postponed.insert(*key);
+                    continue;
+                }
+                steps_for(self.picture.wanted(key), self.picture.found(key), &mut ops);
+            }
+            order(&mut ops);
+            if ops.is_empty() {
+                break;
+            }
+            self.write(&ops, &mut report, &mut failures).await?;
+        }
+        failures.retain(|key, _| !self.picture.fits(key));
+        report.failures = failures.into_values().collect();
+        report.postponed = postponed.len();
+        report.left_alone = self.left_alone;
+        for key in postponed {
+            self.picture.drift_again(key);
+        }
+        Ok(report)
+    }
+
+    /// Resolves when the kernel no longer holds what was synced, or when what failed may work now,
+    /// and says what changed. Changes that come together are reported together. Meant to be
+    /// answered by [`sync`](Self::sync), and to be awaited again after it.
+    ///
+    /// # Errors
+    ///
+    /// As [`sync`](Self::sync).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: the next call reports it.
+    pub async fn drifted(&mut self) -> Result<Vec<Drift>, TableError> {
+        loop {
+            self.catch_up()?;
+            let now = Instant::now();
+            if self.listing_due(now) <= now {
+                self.list().await?;
+            }
+            let now = Instant::now();
+            let patience = &self.patience;
+            let mut wake = self.listing_due(now);
+            if self.picture.has_news(|key| patience.due(key, now).is_none()) {
+                let since = *self.news_since.get_or_insert(now);
+                if now >= since + LONGEST_BURST {
+                    return Ok(self.report_news(now));
+                }
+                wake = wake.min(now + QUIET);
+            } else {
+                let later = self.picture.drifted_keys().filter_map(|key| patience.due(key, now));
+                wake = later.min().map_or(wake, |later| wake.min(later));
+            }
+            let own = self.connection.port();
+            match timeout_at(wake, self.monitor.next()).await {
+                Ok(notice) => {
+                    let notice = notice.map_err(|source| TableError::Watch { source })?;
+                    self.picture.fold(notice, own);
+                }
+                Err(_) if self.news_since.is_some() => {
+                    let now = Instant::now();
+                    self.catch_up()?;
+                    let news = self.report_news(now);
+                    if !news.is_empty() {
+                        return Ok(news);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn report_news(&mut self, now: Instant) -> Vec<Drift> {
+        self.news_since = None;
+        let patience = &self.patience;
+        self.picture.take_news(|key| patience.due(key, now).is_none())
+    }
+
+    /// Takes in all notifications that wait.
+    fn catch_up(&mut self) -> Result<(), TableError> {
+        let own = self.connection.port();
+        while let Some(notice) =
+            self.monitor.next_waiting().map_err(|source| TableError::Watch { source })?
+        {
+            self.picture.fold(notice, own);
+        }
+        Ok(())
+    }
+
+    async fn write(
+        &mut self,
+        ops: &[Op],
+        report: &mut TableReport,
+        failures: &mut BTreeMap<Key, Failure>,
+    ) -> Result<(), TableError> {
+        for batch in ops.chunks(self.connection.batch().min(self.monitor.room())) {
+            let requests: Vec<_> = batch.iter().map(Op::request).collect();
+            let results = self.connection.apply(&requests).await;
+            for (op, result) in batch.iter().zip(results) {
+                self.written(op, result, report, failures);
+            }
+            self.catch_up()?;
+            // A long list of changes must not keep the other tasks of a thread waiting.
+            tokio::task::yield_now().await;
+        }
+        let now = Instant::now();
+        for op in ops {
+            let key = op.object().key();
+            // Still not right though the kernel took it: it stores it differently, or somebody was
+            // faster.
+            if !self.picture.fits(&key) && !failures.contains_key(&key) {
+                self.patience.repaired(key, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn written(
+        &mut self,
+        op: &Op,
+        result: Result<(), KernelError>,
+        report: &mut TableReport,
+        failures: &mut BTreeMap<Key, Failure>,
+    ) {
+        let key = op.object().key();
+        let gone_already =
+            matches!((op, &result), (Op::Delete(_), Err(error)) if error.not_found());
+        match result {
+            Err(source) if !gone_already => {
+                if source.outcome_unknown() || source.exists() {
+                    self.picture.set_stale();
+                }
+                self.picture.failed(key);
+                let action = match op {
+                    Op::Delete(_) => Action::Delete,
+                    Op::Replace(_) => Action::Replace,
+                };
+                failures.insert(key, Failure { action, object: *op.object(), source });
+            }
+            _ => {
+                match op {
+                    Op::Delete(_) if gone_already => {}
+                    Op::Delete(_) => report.removed += 1,
+                    Op::Replace(_) if self.picture.found(&key).is_empty() => report.added += 1,
+                    Op::Replace(_) => report.replaced += 1,
+                }
+                if self.picture.take_meddled(&key) {
+                    self.patience.repaired(key, Instant::now());
+                }
+                self.picture.done(op);
+            }
+        }
+    }
+
+    /// When [`drifted`](Self::drifted) is to list the kernel next. Its listings take at most a
+    /// twentieth of the time, however often they are needed.
+    fn listing_due(&self, now: Instant) -> Instant {
+        match self.last_listing {
+            None => now,
+            Some(last) if self.picture.stale() => last.at + last.took * LISTING_SHARE,
+            Some(last) => last.at + self.check_every,
+        }
+    }
+}
+
+/// Why a table could not be opened or kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// The kernel could not be listed.
+    #[error("cannot list {what} in the kernel")]
+    List {
+        /// Which objects.
+        what: &'static str,
+        /// The kernel's reason.
+        source: KernelError,
+    },
+    /// A socket could not be made.
+    #[error("cannot open a table of kernel objects")]
+    Open {
+        /// Why.
+        source: OpenError,
+    },
+    /// Notifications could not be read.
+    #[error("cannot read the kernel's notifications")]
+    Watch {
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// As a check against what no notification told.
+const CHECK_EVERY: Duration = Duration::from_secs(300);
+/// A listing may run again after twenty times the time it took.
+const LISTING_SHARE: u32 = 20;
+/// A write may make the kernel drop something that is wanted; then it is listed and written once
+/// more.
+const ROUNDS: usize = 3;
+/// So long without a notification ends a burst.
+const QUIET: Duration = Duration::from_millis(5);
+/// A burst is reported after this time even if it goes on.
+const LONGEST_BURST: Duration = Duration::from_millis(50);

@@ -1,0 +1,83 @@
+use std::fmt;
+
+use crate::state::{Key, Link, Object};
+
+/// A difference between what is wanted and what the kernel holds, that this owner did not make.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Drift {
+    /// What differs.
+    pub subject: DriftSubject,
+    /// In which way.
+    pub change: DriftChange,
+    /// Who did it.
+    pub by: Culprit,
+}
+
+/// What a [`Drift`] is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum DriftSubject {
+    /// A device that the owner watches, as it should be.
+    Link(Link),
+    /// An object, by its key.
+    Object(Key),
+}
+
+/// In which way something differs from what is wanted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum DriftChange {
+    /// Something else stands in its place: this, as the kernel has it now.
+    Altered(Object),
+    /// A watched device has other attributes now: these.
+    AlteredLink(Link),
+    /// It could not be written before, and since then a device came up or an address came.
+    MayWorkNow,
+    /// It is gone.
+    Removed,
+    /// It carries the owner's mark but the owner does not want it.
+    Stray(Object),
+}
+
+/// Who made a change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Culprit {
+    /// The kernel itself, or somebody where the kernel does not say who.
+    Kernel,
+    /// Another program, by its netlink port, which often is its process number.
+    Port(u32),
+    /// Nobody knows: it was found by listing.
+    Unknown,
+}
+
+impl Culprit {
+    pub(crate) const fn of_port(port: u32) -> Self {
+        match port {
+            0 => Self::Kernel,
+            port => Self::Port(port),
+        }
+    }
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            DriftSubject::Link(link) => write!(f, "{link}")?,
+            DriftSubject::Object(key) => write!(f, "{key}")?,
+        }
+        match &self.change {
+            DriftChange::Altered(object) => write!(f, " replaced by {object}")?,
+            DriftChange::AlteredLink(_) => write!(f, " altered")?,
+            DriftChange::MayWorkNow => return write!(f, " may be possible now"),
+            DriftChange::Removed => write!(f, " removed")?,
+            DriftChange::Stray(object) => write!(f, " added as {object}")?,
+        }
+        match self.by {
+            Culprit::Kernel => write!(f, ", by the kernel or an unnamed process"),
+            Culprit::Port(port) => write!(f, " by another process (netlink port {port})"),
+            Culprit::Unknown => write!(f, ", unknown by whom"),
+        }
+    }
+}

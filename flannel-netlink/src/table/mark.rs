@@ -1,0 +1,70 @@
+use std::{collections::BTreeSet, ops::RangeInclusive};
+
+use ipnetwork::IpNetwork;
+
+use crate::state::{ForwardingEntry, Neighbour, Object};
+
+/// How one owner's objects are told from everybody else's.
+///
+/// Two owners on one machine, such as two networks of one node, must differ in the protocol number,
+/// the table or the networks, and in the range of nexthop numbers and the device names.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// The routing protocol number of our routes and nexthop objects.
+    pub protocol: u8,
+    /// The routing table that our routes are in.
+    pub table: u32,
+    /// The networks that our routes, and the addresses on our devices, are inside of.
+    pub networks: Vec<IpNetwork>,
+    /// The numbers of our nexthop objects.
+    pub nexthops: RangeInclusive<u32>,
+    /// The names of the devices that are ours. Permanent neighbours and forwarding entries there
+    /// are ours, and addresses inside `networks`.
+    pub devices: BTreeSet<String>,
+}
+
+impl Mark {
+    /// A mark for routes in the main table, without devices and nexthop objects.
+    pub fn new(protocol: u8, networks: impl IntoIterator<Item = IpNetwork>) -> Self {
+        Self {
+            protocol,
+            table: crate::state::Route::MAIN,
+            networks: networks.into_iter().collect(),
+            // An empty range.
+            #[expect(clippy::reversed_empty_ranges, reason = "no nexthop object is ours")]
+            nexthops: 1..=0,
+            devices: BTreeSet::new(),
+        }
+    }
+
+    /// Whether `object` carries the mark. `our_devices` are the indexes of our devices now.
+    pub(crate) fn owns(&self, object: &Object, our_devices: &BTreeSet<u32>) -> bool {
+        match object {
+            Object::Address(address) => {
+                our_devices.contains(&address.link) && self.contains(address.address)
+            }
+            Object::ForwardingEntry(ForwardingEntry { link, mac, permanent, .. }) => {
+                *permanent && mac.is_unicast() && our_devices.contains(link)
+            }
+            Object::Neighbour(Neighbour { link, permanent, .. }) => {
+                *permanent && our_devices.contains(link)
+            }
+            Object::Nexthop(nexthop) => {
+                nexthop.protocol == self.protocol && self.nexthops.contains(&nexthop.id)
+            }
+            Object::Route(route) => {
+                route.protocol == self.protocol
+                    && route.table == self.table
+                    && self.contains(route.destination)
+            }
+        }
+    }
+
+    fn contains(&self, network: IpNetwork) -> bool {
+        self.networks.iter().any(|outer| match (outer, network) {
+            (IpNetwork::V4(outer), IpNetwork::V4(network)) => network.is_subnet_of(*outer),
+            (IpNetwork::V6(outer), IpNetwork::V6(network)) => network.is_subnet_of(*outer),
+            _ => false,
+        })
+    }
+}

@@ -1,0 +1,100 @@
+use super::{
+    super::drift::{Culprit, Drift, DriftChange, DriftSubject},
+    Picture,
+};
+use crate::state::{Key, Link};
+
+#[derive(Debug)]
+pub(super) struct WatchedLink {
+    pub(super) wanted: Link,
+    pub(super) reported: Option<Option<Link>>,
+    pub(super) by: Culprit,
+}
+
+impl WatchedLink {
+    pub(super) fn fits(&self, now: &Link) -> bool {
+        let compared = |link: &Link| (link.index, link.mac, link.mtu, link.up);
+        compared(now) == compared(&self.wanted)
+    }
+}
+
+impl Picture {
+    /// Whether [`take_news`](Self::take_news) would return anything.
+    pub(crate) fn has_news(&self, due: impl Fn(&Key) -> bool) -> bool {
+        self.drifts.keys().any(due)
+            || (self.retry && !self.failed.is_empty())
+            || self.watched.values().any(|watched| self.link_news(watched).is_some())
+    }
+
+    /// All differences that others made since the last call, of keys that are `due`, and what may
+    /// work now.
+    pub(crate) fn take_news(&mut self, due: impl Fn(&Key) -> bool) -> Vec<Drift> {
+        let mut news = self.take_link_news();
+        news.extend(self.take_drifts(due));
+        if std::mem::take(&mut self.retry) {
+            news.extend(self.failed.iter().map(|key| Drift {
+                subject: DriftSubject::Object(*key),
+                change: DriftChange::MayWorkNow,
+                by: Culprit::Kernel,
+            }));
+        }
+        news
+    }
+
+    fn take_link_news(&mut self) -> Vec<Drift> {
+        let mut news = Vec::new();
+        let watched: Vec<String> = self.watched.keys().cloned().collect();
+        for name in watched {
+            let Some(now) = self.watched.get(&name).and_then(|watched| self.link_news(watched))
+            else {
+                continue;
+            };
+            let watched = self.watched.get_mut(&name).expect("its name comes from the map");
+            watched.reported = Some(now.clone());
+            news.push(Drift {
+                subject: DriftSubject::Link(watched.wanted.clone()),
+                change: now.map_or(DriftChange::Removed, DriftChange::AlteredLink),
+                by: watched.by,
+            });
+        }
+        news
+    }
+
+    /// The differences of objects that others made since the last call, of keys that are `due`.
+    pub(crate) fn take_drifts(&mut self, due: impl Fn(&Key) -> bool) -> Vec<Drift> {
+        let mut news = Vec::new();
+        let keys: Vec<Key> = self.drifts.keys().filter(|key| due(key)).copied().collect();
+        for key in keys {
+            let by = self.drifts.remove(&key).expect("its key comes from the map");
+            let Some(entry) = self.entries.get(&key) else {
+                continue;
+            };
+            let change = match (&entry.want, entry.found().first()) {
+                (Some(_), None) => DriftChange::Removed,
+                (Some(_), Some(first)) => {
+                    // The one that is not ours, which may stand behind ours.
+                    let other =
+                        entry.found().iter().find(|object| Some(*object) != entry.want.as_ref());
+                    DriftChange::Altered(*other.unwrap_or(first))
+                }
+                (None, Some(object)) => DriftChange::Stray(*object),
+                (None, None) => continue,
+            };
+            news.push(Drift { subject: DriftSubject::Object(key), change, by });
+        }
+        news
+    }
+
+    /// What to report about a watched device: its state now (`None` inside: gone), unless it is as
+    /// wanted or already reported so.
+    fn link_news(&self, watched: &WatchedLink) -> Option<Option<Link>> {
+        let wanted = &watched.wanted;
+        let now = self.links.get(&wanted.index).filter(|link| link.name == wanted.name);
+        if now.is_some_and(|now| (now.mac, now.mtu, now.up) == (wanted.mac, wanted.mtu, wanted.up))
+        {
+            return None;
+        }
+        let now = now.cloned();
+        (watched.reported.as_ref() != Some(&now)).then_some(now)
+    }
+}

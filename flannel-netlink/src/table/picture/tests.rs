@@ -1,0 +1,386 @@
+use ipnetwork::IpNetwork;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    diff::{order, steps_for},
+    state::{Neighbour, Nexthop, Route},
+    table::DriftChange,
+};
+
+const OURS: u32 = 1;
+const THEIRS: u32 = 2;
+const PROTOCOL: u8 = 90;
+const DEVICE: u32 = 7;
+
+fn mark() -> Mark {
+    let mut mark = Mark::new(PROTOCOL, ["10.244.0.0/16".parse::<IpNetwork>().unwrap()]);
+    mark.nexthops = 100..=199;
+    mark.devices.insert("flannel.1".to_owned());
+    mark
+}
+
+fn link(index: u32, name: &str, up: bool) -> Link {
+    let mac = Some("0e:00:00:00:00:01".parse().unwrap());
+    let kind = crate::state::LinkKind::Veth;
+    Link {
+        index,
+        name: name.to_owned(),
+        kind,
+        mac,
+        mtu: 1450,
+        up,
+        running: up,
+        loopback: false,
+        controller: None,
+        parent: None,
+        link_local: true,
+    }
+}
+
+fn route(number: u8, gateway: u8, protocol: u8) -> Object {
+    let route = Route::new(format!("10.244.{number}.0/24").parse().unwrap(), protocol);
+    route.via_gateway(format!("192.0.2.{gateway}").parse().unwrap(), 2).into()
+}
+
+fn neighbour(number: u8, mac: u8) -> Object {
+    let address = format!("10.244.{number}.0").parse().unwrap();
+    Neighbour::new(DEVICE, address, crate::state::MacAddress::new([2, 0, 0, 0, 0, mac])).into()
+}
+
+fn nexthop(number: u8, gateway: u8) -> Object {
+    let gateway = format!("192.0.2.{gateway}").parse().unwrap();
+    Nexthop::new(u32::from(number) + 100, 2, gateway, PROTOCOL).into()
+}
+
+/// A kernel that tells of each change, and what it told.
+#[derive(Debug, Default)]
+struct Kernel {
+    objects: BTreeMap<Key, Vec<Object>>,
+    told: Vec<Notice>,
+}
+
+impl Kernel {
+    fn replace(&mut self, object: Object, port: u32) {
+        let place = self.objects.entry(object.key()).or_default();
+        let replaces = !place.is_empty();
+        match place.first().copied() {
+            // Writing what is there already is not told.
+            Some(first) if first == object => return,
+            // Refused with EEXIST.
+            Some(_) if place[1..].contains(&object) => return,
+            Some(_) => place[0] = object,
+            None => place.push(object),
+        }
+        self.told.push(Notice::Added { subject: Subject::Object(object), replaces, port });
+    }
+
+    fn append(&mut self, object: Object, port: u32) {
+        let place = self.objects.entry(object.key()).or_default();
+        if !matches!(object, Object::Route(_)) || place.contains(&object) {
+            return;
+        }
+        place.push(object);
+        self.told.push(Notice::Added { subject: Subject::Object(object), replaces: false, port });
+    }
+
+    fn delete(&mut self, object: &Object, port: u32) {
+        let Some(place) = self.objects.get_mut(&object.key()) else {
+            return;
+        };
+        let Some(at) = place.iter().position(|it| it == object) else {
+            return;
+        };
+        place.remove(at);
+        if place.is_empty() {
+            self.objects.remove(&object.key());
+        }
+        self.told.push(Notice::Removed { subject: Subject::Object(*object), port });
+    }
+
+    fn listing(&self) -> Vec<Object> {
+        self.objects.values().flatten().copied().collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Appended(Object),
+    Deleted(Object),
+    Forget(Key),
+    Listed,
+    Replaced(Object),
+    Synced,
+    Want(Object),
+}
+
+fn object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        (0_u8..3, 0_u8..3, prop::sample::select(&[PROTOCOL, 4]))
+            .prop_map(|(n, g, p)| route(n, g, p)),
+        (0_u8..3, 0_u8..3).prop_map(|(n, mac)| neighbour(n, mac)),
+        (0_u8..3, 0_u8..3).prop_map(|(n, g)| nexthop(n, g)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        object().prop_map(Step::Appended),
+        object().prop_map(Step::Deleted),
+        object().prop_map(|object| Step::Forget(object.key())),
+        Just(Step::Listed),
+        object().prop_map(Step::Replaced),
+        Just(Step::Synced),
+        object().prop_map(Step::Want),
+    ]
+}
+
+fn catch_up(picture: &mut Picture, kernel: &mut Kernel) {
+    for notice in kernel.told.drain(..) {
+        picture.fold(notice, OURS);
+    }
+}
+
+/// What `Table::sync` does, with this kernel.
+fn sync(picture: &mut Picture, kernel: &mut Kernel) -> usize {
+    let mut written = 0;
+    for _ in 0..3 {
+        catch_up(picture, kernel);
+        if picture.stale() {
+            picture.listed(kernel.listing());
+        }
+        let mut ops = Vec::new();
+        for key in picture.dirty() {
+            steps_for(picture.wanted(key), picture.found(key), &mut ops);
+        }
+        order(&mut ops);
+        written += ops.len();
+        for op in &ops {
+            match op {
+                Op::Delete(object) => kernel.delete(object, OURS),
+                Op::Replace(object) => kernel.replace(*object, OURS),
+            }
+            picture.done(op);
+        }
+    }
+    catch_up(picture, kernel);
+    written
+}
+
+proptest! {
+    /// Whatever others do and whenever we look, after a sync the kernel holds what we want, our
+    /// strays are gone, and a second sync writes nothing.
+    #[test]
+    fn a_sync_reaches_the_goal_whatever_happened_before(
+        steps in prop::collection::vec(step(), 0..40),
+    ) {
+        let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
+        let mut wanted: BTreeMap<Key, Object> = BTreeMap::new();
+        picture.listed_links(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
+        for step in steps {
+            match step {
+                Step::Appended(object) => kernel.append(object, THEIRS),
+                Step::Deleted(object) => kernel.delete(&object, THEIRS),
+                Step::Forget(key) => {
+                    prop_assert_eq!(picture.forget(&key), wanted.remove(&key).is_some());
+                }
+                Step::Listed => {
+                    picture.listed(kernel.listing());
+                }
+                Step::Replaced(object) => kernel.replace(object, THEIRS),
+                Step::Synced => {
+                    sync(&mut picture, &mut kernel);
+                }
+                Step::Want(object) => {
+                    wanted.insert(object.key(), object);
+                    picture.want(object);
+                }
+            }
+        }
+        sync(&mut picture, &mut kernel);
+        picture.set_stale();
+        sync(&mut picture, &mut kernel);
+        for (key, want) in &wanted {
+            prop_assert_eq!(kernel.objects.get(key), Some(&vec![*want]), "{}", key);
+        }
+        for (key, found) in kernel.objects.iter().filter(|(key, _)| !wanted.contains_key(key)) {
+            let ours = |it: &&Object| picture.mark().owns(it, picture.our_devices());
+            let strays = found.iter().filter(ours).count();
+            prop_assert_eq!(strays, 0, "{}", key);
+        }
+        prop_assert_eq!(sync(&mut picture, &mut kernel), 0);
+        prop_assert!(picture.take_news(|_| true).is_empty());
+    }
+
+    /// Notifications alone keep the picture true, also after a listing.
+    #[test]
+    fn notifications_keep_the_picture_true(
+        wants in prop::collection::vec(object(), 0..6),
+        changes in prop::collection::vec((object(), 0_u8..3), 0..30),
+        listed_after in 0_usize..30,
+    ) {
+        let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
+        picture.listed_links(vec![link(DEVICE, "flannel.1", true)]);
+        for want in wants {
+            picture.want(want);
+        }
+        picture.listed([]);
+        for (index, (object, change)) in changes.into_iter().enumerate() {
+            match change {
+                0 => kernel.append(object, THEIRS),
+                1 => kernel.delete(&object, THEIRS),
+                _ => kernel.replace(object, THEIRS),
+            }
+            if index == listed_after {
+                catch_up(&mut picture, &mut kernel);
+                picture.listed(kernel.listing());
+            }
+        }
+        catch_up(&mut picture, &mut kernel);
+        if !picture.stale() {
+            for key in picture.wanted_keys() {
+                let held = kernel.objects.get(key).map_or(&[][..], Vec::as_slice);
+                let (mut seen, mut held) = (picture.found(key).to_vec(), held.to_vec());
+                seen.sort_by_key(ToString::to_string);
+                held.sort_by_key(ToString::to_string);
+                prop_assert_eq!(seen, held, "{}", key);
+            }
+        }
+    }
+}
+
+fn synced() -> (Picture, Kernel) {
+    let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
+    picture.listed_links(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
+    for object in [route(1, 1, PROTOCOL), neighbour(1, 1), nexthop(1, 1)] {
+        picture.want(object);
+    }
+    sync(&mut picture, &mut kernel);
+    assert!(!picture.stale());
+    (picture, kernel)
+}
+
+#[test]
+fn our_own_writes_are_no_drift() {
+    let (mut picture, mut kernel) = synced();
+    picture.want(route(1, 2, PROTOCOL));
+    sync(&mut picture, &mut kernel);
+    assert_eq!(picture.take_news(|_| true), []);
+}
+
+#[test]
+fn what_the_owner_breaks_itself_is_no_drift_and_is_put_right() {
+    let (mut picture, mut kernel) = synced();
+    kernel.delete(&route(1, 1, PROTOCOL), OURS);
+    catch_up(&mut picture, &mut kernel);
+    assert_eq!(picture.take_news(|_| true), []);
+    assert_eq!(sync(&mut picture, &mut kernel), 1);
+}
+
+#[test]
+fn a_drift_says_what_and_by_whom() {
+    let (mut picture, mut kernel) = synced();
+    kernel.delete(&route(1, 1, PROTOCOL), THEIRS);
+    kernel.replace(neighbour(1, 9), 0);
+    catch_up(&mut picture, &mut kernel);
+    let shown: Vec<_> = picture.take_news(|_| true).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "neighbour 10.244.1.0 on device 7 replaced by neighbour 10.244.1.0 on device 7 \
+             at 02:00:00:00:00:09, by the kernel or an unnamed process",
+            "route 10.244.1.0/24 removed by another process (netlink port 2)",
+        ]
+    );
+}
+
+#[test]
+fn what_was_put_right_by_its_breaker_is_no_news() {
+    let (mut picture, mut kernel) = synced();
+    kernel.delete(&route(1, 1, PROTOCOL), THEIRS);
+    kernel.replace(route(1, 1, PROTOCOL), THEIRS);
+    catch_up(&mut picture, &mut kernel);
+    assert_eq!(picture.take_news(|_| true), []);
+}
+
+#[test]
+fn what_the_kernel_drops_silently_asks_for_a_listing() {
+    for fault in 0..5 {
+        let (mut picture, _) = synced();
+        let address = crate::state::Address::new(2, "192.0.2.7/24".parse().unwrap());
+        let subject = match fault {
+            0 => Notice::Removed { subject: Subject::Link(link(2, "eth0", false)), port: 0 },
+            1 => Notice::Added {
+                subject: Subject::Link(link(2, "eth0", false)),
+                replaces: false,
+                port: THEIRS,
+            },
+            2 => Notice::Removed { subject: Subject::Object(address.into()), port: THEIRS },
+            3 => Notice::Removed { subject: Subject::Object(nexthop(1, 1)), port: THEIRS },
+            _ => Notice::Lost,
+        };
+        picture.fold(subject, OURS);
+        assert!(picture.stale(), "fault {fault}");
+    }
+}
+
+#[test]
+fn devices_that_nothing_of_ours_needs_cost_no_listing() {
+    let (mut picture, _) = synced();
+    let pod = || Subject::Link(link(50, "veth50", true));
+    picture.fold(Notice::Added { subject: pod(), replaces: false, port: THEIRS }, OURS);
+    picture.fold(Notice::Removed { subject: pod(), port: THEIRS }, OURS);
+    let address = crate::state::Address::new(50, "10.244.7.1/24".parse().unwrap());
+    picture.fold(Notice::Removed { subject: Subject::Object(address.into()), port: THEIRS }, OURS);
+    assert!(!picture.stale());
+}
+
+#[test]
+fn a_watched_device_that_changes_is_news_once_per_state() {
+    let (mut picture, _) = synced();
+    picture.watch_link(link(DEVICE, "flannel.1", true));
+    assert_eq!(picture.take_news(|_| true), []);
+    let altered = |mtu| {
+        let mut link = link(DEVICE, "flannel.1", true);
+        link.mtu = mtu;
+        Notice::Added { subject: Subject::Link(link), replaces: false, port: THEIRS }
+    };
+    picture.fold(altered(1300), OURS);
+    assert_eq!(picture.take_news(|_| true).len(), 1);
+    assert_eq!(picture.take_news(|_| true).len(), 0);
+    picture.fold(altered(1450), OURS);
+    assert_eq!(picture.take_news(|_| true).len(), 0);
+    picture.fold(altered(1300), OURS);
+    assert_eq!(picture.take_news(|_| true).len(), 1);
+    picture.fold(
+        Notice::Removed { subject: Subject::Link(link(DEVICE, "flannel.1", true)), port: 0 },
+        OURS,
+    );
+    assert!(matches!(picture.take_news(|_| true)[0].change, DriftChange::Removed));
+}
+
+#[test]
+fn what_failed_is_news_when_its_device_comes_up() {
+    let (mut picture, _) = synced();
+    picture.want(route(2, 2, PROTOCOL));
+    picture.failed(route(2, 2, PROTOCOL).key());
+    assert_eq!(picture.take_news(|_| true), []);
+    let down =
+        Notice::Added { subject: Subject::Link(link(2, "eth0", false)), replaces: false, port: 0 };
+    let up =
+        Notice::Added { subject: Subject::Link(link(2, "eth0", true)), replaces: false, port: 0 };
+    picture.fold(down, OURS);
+    picture.fold(up, OURS);
+    assert_eq!(picture.take_news(|_| true)[0].change, DriftChange::MayWorkNow);
+    assert_eq!(picture.take_news(|_| true), []);
+}
+
+#[test]
+fn a_foreign_route_under_a_forgotten_key_is_left_alone() {
+    let (mut picture, mut kernel) = synced();
+    kernel.replace(route(1, 9, 4), THEIRS);
+    catch_up(&mut picture, &mut kernel);
+    picture.forget(&route(1, 1, PROTOCOL).key());
+    sync(&mut picture, &mut kernel);
+    assert_eq!(kernel.objects[&route(1, 9, 4).key()], [route(1, 9, 4)]);
+}

@@ -1,0 +1,190 @@
+//! What the kernel tells about changes, whoever made them.
+
+use std::{collections::VecDeque, future::Future, io};
+
+use nix::libc;
+
+use crate::{
+    Message, Namespace, OpenError,
+    socket::RouteSocket,
+    state::{Link, Object},
+    wire::messages,
+};
+
+/// A socket that hears of every change of links, addresses, routes, neighbours, forwarding entries
+/// and nexthop objects in one namespace.
+///
+/// The kernel queues a notification before it acknowledges the request that caused it. What the
+/// kernel does as a consequence it does not always tell: IPv4 routes that go with a device, an
+/// address or a nexthop object go silently.
+#[derive(Debug)]
+pub struct Monitor {
+    socket: RouteSocket,
+    waiting: VecDeque<Notice>,
+}
+
+impl Monitor {
+    /// Opens a monitor in `namespace`. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when the namespace cannot be entered or the socket cannot be made.
+    pub fn open(namespace: &Namespace) -> Result<Self, OpenError> {
+        let socket = RouteSocket::open(namespace, QUEUE_BYTES)?;
+        for group in GROUPS {
+            match socket.options().add_membership(group) {
+                // A kernel without nexthop objects has no such group.
+                Err(error)
+                    if group == RTNLGRP_NEXTHOP && error.raw_os_error() == Some(libc::EINVAL) => {}
+                result => result.map_err(|source| OpenError::Socket { source })?,
+            }
+        }
+        Ok(Self { socket, waiting: VecDeque::new() })
+    }
+
+    /// How many notifications of our own making are safe to have waiting.
+    pub(crate) fn room(&self) -> usize {
+        // Half of the queue, so that changes of others fit as well.
+        (self.socket.receive_bytes() / 2 / NOTICE_TRUESIZE).max(1)
+    }
+
+    /// The next notification.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be read. Lost notifications are not an error but [`Notice::Lost`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> io::Result<Notice> {
+        loop {
+            if let Some(notice) = self.waiting.pop_front() {
+                return Ok(notice);
+            }
+            match self.socket.receive().await {
+                Ok(datagram) => {
+                    self.waiting.extend(messages(datagram).map(|message| Notice::of(&message)))
+                }
+                Err(error) if lost(&error) => return Ok(Notice::Lost),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The next notification that is there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn next_waiting(&mut self) -> io::Result<Option<Notice>> {
+        loop {
+            if let Some(notice) = self.waiting.pop_front() {
+                return Ok(Some(notice));
+            }
+            match self.socket.receive_waiting() {
+                Ok(Some(datagram)) => {
+                    self.waiting.extend(messages(datagram).map(|message| Notice::of(&message)));
+                }
+                Ok(None) => return Ok(None),
+                Err(error) if lost(&error) => return Ok(Some(Notice::Lost)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Awaits `work` and says what was changed meanwhile, by whomever. For tests such as "a second
+    /// sync writes nothing".
+    ///
+    /// Changes that are queued but not read before the call do not count. If more changes come than
+    /// the queue holds, the rest is one [`Notice::Lost`].
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    ///
+    /// # Cancel safety
+    ///
+    /// As `work`.
+    pub async fn during<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> io::Result<(T, Vec<Notice>)> {
+        while self.next_waiting()?.is_some() {}
+        let value = work.await;
+        let mut seen = Vec::new();
+        while let Some(notice) = self.next_waiting()? {
+            seen.push(notice);
+        }
+        Ok((value, seen))
+    }
+}
+
+/// One notification.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// Something is there now, or is different now.
+    Added {
+        /// What.
+        subject: Subject,
+        /// Whether it took the place of the first with the same key.
+        replaces: bool,
+        /// The netlink port of who asked for it; 0 for the kernel itself and where the kernel does
+        /// not say. Often it is the process number.
+        port: u32,
+    },
+    /// Notifications were lost because they came faster than they were read. Only a listing helps.
+    Lost,
+    /// Something is gone.
+    Removed {
+        /// What, as it was last.
+        subject: Subject,
+        /// As for `Added`.
+        port: u32,
+    },
+}
+
+/// What a notification is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Subject {
+    /// A device.
+    Link(Link),
+    /// An object.
+    Object(Object),
+    /// A kind that this crate does not read, such as a nexthop group, by its message type.
+    Other(u16),
+}
+
+impl Notice {
+    fn of(message: &Message<'_>) -> Self {
+        let subject = match (Object::parse(message), Link::parse(message)) {
+            (Some(object), _) => Subject::Object(object),
+            (None, Some(link)) => Subject::Link(link),
+            (None, None) => Subject::Other(message.kind),
+        };
+        let port = message.port;
+        // New, delete, get, set: in blocks of four.
+        if message.kind % 4 == 1 {
+            Self::Removed { subject, port }
+        } else {
+            let replaces = message.flags & libc::NLM_F_REPLACE as u16 != 0;
+            Self::Added { subject, replaces, port }
+        }
+    }
+}
+
+fn lost(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// What we ask as queue: some thousands of notifications.
+const QUEUE_BYTES: usize = 4 << 20;
+/// What one notification costs of the queue, rounded up: the kernel counts its own bookkeeping in.
+const NOTICE_TRUESIZE: usize = 2048;
+
+// linux/rtnetlink.h
+const RTNLGRP_NEXTHOP: u32 = 32;
+/// Links, neighbours, IPv4 addresses and routes, IPv6 addresses and routes, nexthop objects.
+const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, RTNLGRP_NEXTHOP];

@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use flannel_netlink::{
+    LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
+    iface::{Families, InterfaceWatch, SelectError, Selector, lookup_route, select_interface},
+    state::{Address, Route},
+};
+use tokio::time::timeout;
+
+use crate::support::Host;
+
+async fn select(
+    host: &mut Host,
+    families: Families,
+    selector: Selector,
+) -> Result<(String, String, String), SelectError> {
+    let it = select_interface(&mut host.connection, families, &[selector]).await?;
+    let text = |address: Option<String>| address.unwrap_or_default();
+    Ok((it.name, text(it.v4.map(|it| it.to_string())), text(it.v6.map(|it| it.to_string()))))
+}
+
+fn found(name: &str, v4: &str, v6: &str) -> (String, String, String) {
+    (name.to_owned(), v4.to_owned(), v6.to_owned())
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn every_selector_finds_the_interface() {
+    let mut host = Host::new().await;
+    let eth0 = host.eth0.index;
+    for (to, via) in [("0.0.0.0/0", "192.0.2.254"), ("::/0", "2001:db8::fe")] {
+        host.put(Route::new(to.parse().unwrap(), 3).via_gateway(via.parse().unwrap(), eth0)).await;
+    }
+    let both = found("eth0", "192.0.2.1", "2001:db8::1");
+    for selector in [
+        Selector::DefaultRoute,
+        Selector::Name("eth0".to_owned()),
+        Selector::Address { v4: "192.0.2.1".parse().ok(), v6: None },
+        Selector::Address { v4: None, v6: "2001:db8::1".parse().ok() },
+        Selector::pattern("^eth").unwrap(),
+        Selector::CanReach("198.51.100.1".parse().unwrap()),
+        Selector::CanReach("2001:db8:1::1".parse().unwrap()),
+    ] {
+        let shown = selector.to_string();
+        assert_eq!(
+            select(&mut host, Families::Dual, selector.clone()).await.unwrap(),
+            both,
+            "{shown}"
+        );
+        let v4 = select(&mut host, Families::V4, selector).await.unwrap();
+        assert_eq!(v4, found("eth0", "192.0.2.1", ""), "{shown}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn the_error_says_what_was_there() {
+    let mut host = Host::new().await;
+    let selectors =
+        [Selector::Name("eth7".to_owned()), Selector::CanReach("198.51.100.1".parse().unwrap())];
+    let error = select_interface(&mut host.connection, Families::V4, &selectors).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("eth0 [192.0.2.1/24 2001:db8::1/64"), "{text}");
+    assert!(text.contains("way to 198.51.100.1 (Network is unreachable"), "{text}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_lookup_tells_gateway_and_source() {
+    let mut host = Host::new().await;
+    let eth0 = host.eth0.index;
+    let gateway = "192.0.2.254".parse().unwrap();
+    host.put(Route::new("198.51.100.0/24".parse().unwrap(), 4).via_gateway(gateway, eth0)).await;
+    let far = lookup_route(&mut host.connection, "198.51.100.7".parse().unwrap()).await.unwrap();
+    assert_eq!((far.link, far.gateway), (eth0, Some(gateway)));
+    assert_eq!(far.source, Some("192.0.2.1".parse().unwrap()));
+    let near = lookup_route(&mut host.connection, "192.0.2.7".parse().unwrap()).await.unwrap();
+    assert_eq!((near.link, near.gateway), (eth0, None));
+    let none =
+        lookup_route(&mut host.connection, "203.0.113.1".parse().unwrap()).await.unwrap_err();
+    assert!(none.unreachable());
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_watch_tells_each_new_answer() {
+    let mut host = Host::new().await;
+    let selectors = vec![Selector::Name("eth0".to_owned())];
+    let first = select_interface(&mut host.connection, Families::V4, &selectors).await.unwrap();
+    let mut watch =
+        InterfaceWatch::open(&host.namespace, Families::V4, selectors, first.clone()).unwrap();
+    assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err(), "nothing changed");
+
+    let change = LinkChange { mtu: Some(1400), ..LinkChange::default() };
+    alter_link(&mut host.connection, host.eth0.index, &change).await.unwrap();
+    assert_eq!(next(&mut watch).await.mtu, 1400);
+
+    host.put(Address::new(host.eth0.index, "192.0.2.77/24".parse().unwrap())).await;
+    host.remove(Address::new(host.eth0.index, "192.0.2.77/24".parse().unwrap())).await;
+    assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err(), "the same answer");
+
+    delete_link(&mut host.connection, host.eth0.index).await.unwrap();
+    assert!(
+        timeout(Duration::from_millis(300), watch.changed()).await.is_err(),
+        "no answer is no news"
+    );
+    let pair = LinkSpecKind::Veth { peer: "far0".to_owned(), peer_namespace: None };
+    let (eth0, _) = ensure_link(&mut host.connection, &LinkSpec::new("eth0", pair)).await.unwrap();
+    host.put(Address::new(eth0.index, "192.0.2.2/24".parse().unwrap())).await;
+    let anew = next(&mut watch).await;
+    assert_eq!((anew.index, anew.v4), (eth0.index, Some([192, 0, 2, 2].into())));
+    assert_eq!(watch.current(), &anew);
+}
+
+async fn next(watch: &mut InterfaceWatch) -> flannel_netlink::iface::Interface {
+    timeout(Duration::from_secs(1), watch.changed()).await.expect("within a second").unwrap()
+}

@@ -1,0 +1,48 @@
+use flannel_netlink::{
+    Connection, LinkSpec, LinkSpecKind, Namespace, ensure_link,
+    state::{Address, Link, Object},
+};
+
+/// A namespace with one veth device `eth0` that carries packets, and a connection to it.
+pub(crate) struct Host {
+    pub(crate) namespace: Namespace,
+    pub(crate) connection: Connection,
+    pub(crate) eth0: Link,
+}
+
+impl Host {
+    /// `eth0` has 192.0.2.1/24 and 2001:db8::1/64.
+    pub(crate) async fn new() -> Self {
+        let namespace = fresh();
+        let mut connection = Connection::open(&namespace).unwrap();
+        let pair = LinkSpecKind::Veth { peer: "far0".to_owned(), peer_namespace: None };
+        let (eth0, _) =
+            ensure_link(&mut connection, &LinkSpec::new("eth0", pair.clone())).await.unwrap();
+        ensure_link(&mut connection, &LinkSpec::new("far0", pair)).await.unwrap();
+        let mut host = Self { namespace, connection, eth0 };
+        for address in ["192.0.2.1/24", "2001:db8::1/64"] {
+            let mut address = Address::new(host.eth0.index, address.parse().unwrap());
+            address.no_duplicate_detection = true;
+            host.put(address).await;
+        }
+        host
+    }
+
+    pub(crate) async fn put(&mut self, object: impl Into<Object>) {
+        self.connection.apply_one(object.into().replace()).await.unwrap();
+    }
+
+    pub(crate) async fn remove(&mut self, object: impl Into<Object>) {
+        self.connection.apply_one(object.into().delete()).await.unwrap();
+    }
+}
+
+/// A new namespace, after making sure that work for it really happens there: a test that ran in the
+/// machine's own namespace by mistake would alter the machine.
+pub(crate) fn fresh() -> Namespace {
+    let namespace = Namespace::create().unwrap();
+    let inside = namespace.run(Namespace::current).unwrap().unwrap();
+    assert_eq!(inside, namespace, "the work would run elsewhere");
+    assert_ne!(inside, Namespace::current().unwrap(), "the work would run here");
+    namespace
+}

@@ -1,0 +1,279 @@
+//! Whole clusters in paused time: real nodes, the real allocation over a memory registry, hosts in
+//! memory, and everything that can go wrong, chosen by a seed.
+//!
+//! `FLANNEL_SIM_SEED=n` repeats one run, `FLANNEL_SIM_RUNS=n` makes as many as wanted.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use flannel_core::{
+    LeaseAttrs, NetworkConfig, Node, NodeHandle, NodeId, NodeOptions, Subnet, testing::FakeBackend,
+};
+use flannel_store::{Cut, Lifetime, MemoryCluster, Options, Write};
+use tokio::{task::JoinHandle, time::sleep};
+
+/// Short, so that leases expire within a run.
+const TTL: Duration = Duration::from_secs(60);
+
+/// After this long without faults everybody has noticed everything: it is more than the longest call and the longest wait
+/// between attempts, and then a lease's life.
+const SETTLE: Duration = Duration::from_secs(180);
+
+/// Things that happen in one run.
+const STEPS: u64 = 40;
+
+#[test]
+fn whatever_happens_no_subnet_is_held_twice_and_everybody_converges() {
+    let variable = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let seeds = match variable("FLANNEL_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..variable("FLANNEL_SIM_RUNS").unwrap_or(300),
+    };
+    for seed in seeds {
+        let mut world = World::new(seed);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&mut world))) {
+            println!("{}", world.history.join("\n"));
+            println!("repeat with FLANNEL_SIM_SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn run(world: &mut World) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build().unwrap().block_on(async {
+        for _ in 0..STEPS {
+            world.step();
+            let wait = Duration::from_millis(world.random.below(20_000));
+            sleep(wait).await;
+            world.check_always();
+        }
+        world.heal();
+        sleep(SETTLE).await;
+        world.check_always();
+        world.check_settled();
+    });
+}
+
+/// `SplitMix64`, so that a seed means the same run everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn pick<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len() as u64) as usize]
+    }
+}
+
+/// One machine with its node. The host outlives the node.
+struct Machine {
+    id: NodeId,
+    host: FakeBackend,
+    address: Ipv4Addr,
+    running: Option<(JoinHandle<()>, NodeHandle)>,
+}
+
+struct World {
+    cluster: MemoryCluster,
+    machines: Vec<Machine>,
+    /// How many subnets there are.
+    room: usize,
+    random: Random,
+    history: Vec<String>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let count = 1 + random.below(40) as u8;
+        // From too few subnets to plenty, and sometimes hardly any memory of changes.
+        let len = random.pick(&[25, 24, 23, 20]);
+        let config: NetworkConfig =
+            format!(r#"{{"Network":"10.3.0.0/{len}","SubnetLen":30}}"#).parse().unwrap();
+        let memory = random.pick(&[2, 16, 1024]);
+        let machine = |n| {
+            let address = Ipv4Addr::new(192, 0, 2, 1 + n);
+            let id = format!("n{n}").parse().unwrap();
+            Machine { id, host: FakeBackend::new(address), address, running: None }
+        };
+        Self {
+            cluster: MemoryCluster::with_history(&config, memory),
+            machines: (0..count).map(machine).collect(),
+            room: config.ipv4().unwrap().count() as usize,
+            random,
+            history: vec![format!("{count} nodes, /{len}, {memory} changes remembered")],
+        }
+    }
+
+    fn start(&mut self, n: usize) {
+        let seed = self.random.next();
+        let machine = &mut self.machines[n];
+        if machine.running.is_some() {
+            return;
+        }
+        let options = Options { ttl: TTL, ..Options::default() };
+        let store = self.cluster.store_with(machine.id.clone(), options);
+        let options = NodeOptions { seed, ..NodeOptions::default() };
+        let node = Node::from_parts(Arc::new(store), Arc::new(machine.host.clone()), options);
+        let handle = node.handle();
+        let task = tokio::spawn(async move {
+            let error = node.run().await.expect_err("a node only ends with an error");
+            panic!("a node ended: {error}");
+        });
+        machine.running = Some((task, handle));
+    }
+
+    /// One random thing happens.
+    fn step(&mut self) {
+        let n = self.random.below(self.machines.len() as u64) as usize;
+        let key = self.some_key();
+        let id = self.machines[n].id.clone();
+        let what = self.random.below(18);
+        self.history.push(format!("{what} at {id}, {key:?}"));
+        match what {
+            0..4 => self.start(n),
+            4 => {
+                if let Some((task, _)) = self.machines[n].running.take() {
+                    task.abort();
+                }
+            }
+            5 => self.cluster.cut(&id, Cut::Fail),
+            6 => self.cluster.cut(&id, Cut::Hang),
+            7 | 8 => self.cluster.heal(&id),
+            9 => self.cluster.delay(&id, Duration::from_millis(self.random.below(3000))),
+            10 => self.machines[n].host.fail_syncs(self.random.below(4) as u32),
+            11 => {
+                let time = Duration::from_millis(self.random.below(300));
+                self.machines[n].host.slow_syncs(time);
+            }
+            12 => self.machines[n].host.meddle(|routes| {
+                routes.pop_first();
+            }),
+            13 => {
+                let host = self.random.below(200) as u8;
+                self.move_to(n, Ipv4Addr::new(192, 0, 3, host));
+            }
+            14 | 15 => {
+                if let Some(key) = key {
+                    let gone = if what == 14 {
+                        self.cluster.expire(&key)
+                    } else {
+                        self.cluster.remove(&key)
+                    };
+                    self.history.push(format!("gone: {gone}"));
+                }
+            }
+            16 => self.cluster.compact(),
+            _ => self.intrude(key),
+        }
+    }
+
+    /// A machine gets another address, if nobody has it.
+    fn move_to(&mut self, n: usize, address: Ipv4Addr) {
+        if self.machines.iter().all(|machine| machine.address != address) {
+            self.machines[n].address = address;
+            self.machines[n].host.set_address(address);
+        }
+    }
+
+    /// A stranger takes a subnet for a while, in use or not, or writes what is no lease.
+    fn intrude(&mut self, key: Option<String>) {
+        let attrs = LeaseAttrs {
+            public_ip: Some(Ipv4Addr::new(198, 51, 100, 1)),
+            backend_type: "fake".into(),
+            ..LeaseAttrs::default()
+        };
+        let (key, value) = match key {
+            Some(key) => (key, attrs.to_string()),
+            None => ("stray".into(), "no lease".into()),
+        };
+        let owner = Some("stranger".parse().unwrap());
+        self.cluster.put(&key, &Write { value, owner, ttl: Some(TTL) });
+    }
+
+    fn some_key(&mut self) -> Option<String> {
+        let records = self.cluster.records();
+        let n = self.random.below(records.len() as u64 + 1) as usize;
+        records.into_iter().nth(n).map(|record| record.key)
+    }
+
+    /// The leases that count now, with their owners.
+    fn leases(&self) -> BTreeMap<Subnet, Option<NodeId>> {
+        let records = self.cluster.records().into_iter();
+        records
+            .filter(|record| record.lifetime != Lifetime::Lapsed)
+            .filter_map(|record| Some((record.key.parse().ok()?, record.owner)))
+            .collect()
+    }
+
+    /// What holds at every moment.
+    fn check_always(&self) {
+        let subnets: Vec<Subnet> = self.leases().into_keys().collect();
+        for (n, a) in subnets.iter().enumerate() {
+            for b in &subnets[n + 1..] {
+                assert!(!a.overlaps(b), "{a} and {b} are both leased");
+            }
+        }
+        for Machine { id, running, .. } in &self.machines {
+            assert!(running.as_ref().is_none_or(|(task, _)| !task.is_finished()), "{id} ended");
+        }
+    }
+
+    /// Removes all faults, and starts everybody.
+    fn heal(&mut self) {
+        self.history.push("healed".into());
+        for n in 0..self.machines.len() {
+            let machine = &self.machines[n];
+            self.cluster.heal(&machine.id);
+            machine.host.fail_syncs(0);
+            machine.host.slow_syncs(Duration::ZERO);
+            self.start(n);
+        }
+    }
+
+    /// What holds once everybody had time without faults.
+    fn check_settled(&self) {
+        let mut held = BTreeMap::<Subnet, &Machine>::new();
+        for machine in &self.machines {
+            let (_, handle) = machine.running.as_ref().expect("healed");
+            let status = handle.status();
+            if status.lease.is_none() && self.room < self.machines.len() {
+                continue;
+            }
+            assert!(status.is_ready(), "{} is not ready: {status:?}", machine.id);
+            let lease = status.lease.expect("ready");
+            assert_eq!(lease.attrs.public_ip, Some(machine.address), "{}", machine.id);
+            if let Some(other) = held.insert(lease.subnet, machine) {
+                panic!("{} and {} both hold {}", machine.id, other.id, lease.subnet);
+            }
+        }
+        assert_eq!(held.len(), self.room.min(self.machines.len()), "not all subnets are in use");
+
+        let owner = |machine: &Machine| Some(machine.id.clone());
+        let believed: BTreeMap<_, _> = held.iter().map(|(s, m)| (*s, owner(m))).collect();
+        assert_eq!(self.leases(), believed, "store and nodes disagree");
+
+        for (own, machine) in &held {
+            let others = held.iter().filter(|(subnet, _)| *subnet != own);
+            let desired: BTreeMap<Subnet, IpAddr> =
+                others.map(|(subnet, peer)| (*subnet, peer.address.into())).collect();
+            assert_eq!(machine.host.routes(), desired, "routes of {}", machine.id);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Probes between endpoints with real packets, without external tools.
+//!
+//! Every host and pod of a testbed answers UDP probes on port 7 (the echo service of RFC 862). An answer carries the
+//! source address that the other side saw, so that address translation on the way shows.
+
+mod echo;
+mod packet;
+mod ping;
+mod reachability;
+mod socket;
+mod stream;
+mod tally;
+mod throughput;
+
+pub(crate) use echo::serve;
+pub use ping::{Ping, PingError, Pong, ping};
+pub use reachability::{Reachability, Unreachable, reachability};
+pub use stream::{Stream, stream};
+pub use tally::StreamReport;
+pub use throughput::{Throughput, ThroughputError, tcp_throughput};
