@@ -108,6 +108,13 @@ async fn a_lost_answer_is_not_a_lost_lease() {
         let records = async || registry.list().await.unwrap().records;
         let before = lost;
 
+        let was = registry.config().await.unwrap();
+        let text = format!(r#"{{"Network":"10.3.0.0/16","SubnetLen":{}}}"#, 18 + after % 10);
+        proxy.lose_after(after);
+        registry.set_config(&was, &text).await.unwrap();
+        lost += u32::from(proxy.has_lost());
+        assert_eq!(registry.config().await.unwrap().text, Some(text), "set_config, {after}");
+
         proxy.lose_after(after);
         let created = registry.create(&key, &write(Some("n1"), 1, Some(3600))).await.unwrap();
         lost += u32::from(proxy.has_lost());

@@ -432,11 +432,10 @@ async fn a_login_that_etcd_forgot_is_renewed() {
         lease.renew().await.unwrap();
         until_known(&mut watch, lease.lease()).await;
     }
-    // Changed rights end the logins of a user. A watch is not told that it is so, only that it is not permitted.
+    // A password that is set ends all logins. A watch is not told that it is so, only that it is not permitted.
     let registry = EtcdRegistry::new(&cluster.config()).unwrap();
     let snapshot = registry.list().await.unwrap();
-    cluster.ctl(&["role", "add", "other"]);
-    cluster.ctl(&["user", "grant-role", "flannel", "other"]);
+    cluster.ctl_with(&["user", "passwd", "flannel", "--interactive=false"], "hunter2\n");
     let mut changes = registry.watch(snapshot);
     lease.publish(&at(2)).await.unwrap();
     let change = timeout(LIMIT, changes.next()).await.unwrap();
