@@ -235,7 +235,13 @@ impl Device {
         actual: Option<&Link>,
     ) -> Result<(Link, Ensured), KernelError> {
         let mut vxlan = Vxlan::new(settings.vni.number());
-        vxlan.port = settings.port;
+        let port = actual.and_then(|link| match &link.kind {
+            LinkKind::Vxlan(vxlan) => vxlan.port,
+            _ => None,
+        });
+        // Left to the kernel, unless what is there has the port of an earlier configuration.
+        let other = port.filter(|port| *port != USUAL_PORT).map(|_| USUAL_PORT);
+        vxlan.port = settings.port.or(other);
         vxlan.local = Some(wanted.local);
         vxlan.learning = settings.learning;
         vxlan.gbp = settings.gbp;
@@ -322,3 +328,6 @@ fn quiet(namespace: &Namespace, device: &str) {
     };
     warn!(device, path = %path.display(), error, "cannot switch off router advertisements");
 }
+
+/// The kernel's own choice, from before VXLAN had a port of its own.
+const USUAL_PORT: u16 = 8472;

@@ -46,10 +46,16 @@ impl OnLink {
 }
 
 impl Overlay {
-    /// Whether the route is one of ours, whose changes say nothing about the underlay.
+    /// Whether the route is one of ours, or one that the kernel makes for an address of our devices: their changes say nothing
+    /// about the underlay.
     fn has(&self, route: &Route) -> bool {
         let inside = |network: &IpNetwork| network.contains(route.destination.ip());
-        route.protocol == self.protocol && self.networks.iter().any(inside)
+        let single = match route.destination {
+            IpNetwork::V4(v4) => v4.prefix() == 32,
+            IpNetwork::V6(v6) => v6.prefix() == 128,
+        };
+        let ours = route.protocol == self.protocol || single && route.protocol == RTPROT_KERNEL;
+        ours && self.networks.iter().any(inside)
     }
 }
 
@@ -144,6 +150,8 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> BackendE
     }
 }
 
+/// Routes that come with an address, linux/rtnetlink.h.
+const RTPROT_KERNEL: u8 = 2;
 /// Changes come in groups: a device, its addresses, its routes.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -202,6 +210,7 @@ mod tests {
     fn our_own_routes_are_no_facts() {
         let ours = Route { protocol: 241, ..route("10.244.7.0/24").direct(NIC) };
         assert!(!facts(vec![ours]).contains(ip("10.244.7.1"), NIC));
-        assert_eq!(facts(vec![ours]), OnLink::default());
+        let address = route("10.244.7.0/32").direct(NIC);
+        assert_eq!(facts(vec![ours, address]), OnLink::default());
     }
 }

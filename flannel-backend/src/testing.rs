@@ -62,6 +62,17 @@ where
         &self.pods[host]
     }
 
+    /// Waits until the kernel of a host has nothing more to tell, and returns how many changes it has told so far.
+    ///
+    /// Some of what a write causes comes later: an IPv6 address is announced again when the kernel has looked for duplicates.
+    pub async fn settle(&self, host: usize) -> u64 {
+        let mut counter = self.monitors[host].lock().await;
+        while let Ok(notice) = timeout(QUIET, counter.monitor.next()).await {
+            counter.count += u64::from(!is_learned(&notice.expect("notifications")));
+        }
+        counter.count
+    }
+
     /// The blocks of a host's subnet.
     pub fn blocks(&self, host: usize) -> Blocks {
         let subnet = self.subnet(host);
@@ -131,16 +142,12 @@ where
     }
 
     async fn snapshot(&self, host: usize) -> String {
+        self.settle(host).await;
         self.testbed.host(host).snapshot().await.expect("a snapshot").to_string()
     }
 
     async fn writes(&self, host: usize) -> u64 {
-        let mut counter = self.monitors[host].lock().await;
-        // Some of what a write causes comes later: an IPv6 address is announced again when the kernel has looked for duplicates.
-        while let Ok(notice) = timeout(QUIET, counter.monitor.next()).await {
-            counter.count += u64::from(!is_learned(&notice.expect("notifications")));
-        }
-        counter.count
+        self.settle(host).await
     }
 }
 

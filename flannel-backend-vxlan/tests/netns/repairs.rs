@@ -14,6 +14,7 @@ async fn repaired(config: &str, damage: impl AsyncFn(&mut Kernel)) {
     let mut nodes = Nodes::start(&world).await;
     let host = world.testbed().host(0);
     let mut kernel = Kernel::of(host);
+    world.settle(0).await;
     let before = host.snapshot().await.unwrap();
     damage(&mut kernel).await;
     assert_ne!(before.difference(&host.snapshot().await.unwrap()), Vec::<String>::new());

@@ -184,3 +184,13 @@ fn a_second_route_under_our_key_goes_and_ours_stays() {
     assert_eq!(diff(&[ours], &[theirs, ours]), [Op::Delete(theirs)]);
     assert_eq!(diff(&[ours], &[ours, theirs]), [Op::Delete(theirs)]);
 }
+
+#[test]
+fn an_ipv6_route_that_leads_elsewhere_goes_before_the_new_way_comes() {
+    let block = "fd00:1::/64".parse().unwrap();
+    let before = Object::from(Route::new(block, PROTOCOL).via_nexthop(100));
+    let nexthop = Nexthop::new(101, LINK, "fd00:1::".parse().unwrap(), PROTOCOL).into();
+    let after = Object::from(Route::new(block, PROTOCOL).via_nexthop(101));
+    let ops = [Op::Delete(before), Op::Replace(nexthop), Op::Replace(after)];
+    assert_eq!(diff(&[after, nexthop], &[before]), ops);
+}

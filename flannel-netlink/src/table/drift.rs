@@ -69,7 +69,12 @@ impl fmt::Display for Drift {
         }
         match &self.change {
             DriftChange::Altered(object) => write!(f, " replaced by {object}")?,
-            DriftChange::AlteredLink(_) => write!(f, " altered")?,
+            DriftChange::AlteredLink(now) => {
+                write!(f, " altered")?;
+                if let DriftSubject::Link(wanted) = &self.subject {
+                    write_difference(f, wanted, now)?;
+                }
+            }
             DriftChange::MayWorkNow => return write!(f, " may be possible now"),
             DriftChange::Removed => write!(f, " removed")?,
             DriftChange::Stray(object) => write!(f, " added as {object}")?,
@@ -79,5 +84,52 @@ impl fmt::Display for Drift {
             Culprit::Port(port) => write!(f, " by another process (netlink port {port})"),
             Culprit::Unknown => write!(f, ", unknown by whom"),
         }
+    }
+}
+
+/// What a watched device is, where that is not what it should be.
+fn write_difference(f: &mut fmt::Formatter<'_>, wanted: &Link, now: &Link) -> fmt::Result {
+    if let (Some(mac), true) = (now.mac, now.mac != wanted.mac) {
+        write!(f, " to Ethernet address {mac}")?;
+    }
+    if now.mtu != wanted.mtu {
+        write!(f, " to MTU {}", now.mtu)?;
+    }
+    if now.up != wanted.up {
+        write!(f, " to {}", if now.up { "up" } else { "down" })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::LinkKind;
+
+    #[test]
+    fn a_drift_says_who_did_what() {
+        let wanted = Link {
+            index: 7,
+            name: "flannel.1".into(),
+            kind: LinkKind::Bridge,
+            mac: Some("0e:2a:11:22:33:44".parse().unwrap()),
+            mtu: 1450,
+            up: true,
+            running: true,
+            loopback: false,
+            controller: None,
+            parent: None,
+            link_local: false,
+        };
+        let mac = Some("0e:66:66:66:66:66".parse().unwrap());
+        let now = Link { mac, up: false, ..wanted.clone() };
+        let drift = Drift {
+            subject: DriftSubject::Link(wanted),
+            change: DriftChange::AlteredLink(now),
+            by: Culprit::Port(4711),
+        };
+        let shown = "device flannel.1 altered to Ethernet address 0e:66:66:66:66:66 to down \
+                     by another process (netlink port 4711)";
+        assert_eq!(drift.to_string(), shown);
     }
 }
