@@ -18,8 +18,8 @@ pub(crate) struct Held<R> {
     ttl: Duration,
     record: Record,
     lease: Lease,
-    /// What we tried to publish without learning whether it was written.
-    unanswered: Option<String>,
+    /// What we tried to publish, each value once, without learning whether it was written.
+    unanswered: Vec<String>,
 }
 
 impl<R: Registry> Held<R> {
@@ -30,17 +30,18 @@ impl<R: Registry> Held<R> {
         record: Record,
     ) -> Result<Self, StoreError> {
         let lease = lease_of(&record)?;
-        Ok(Self { registry, node, ttl, record, lease, unanswered: None })
+        Ok(Self { registry, node, ttl, record, lease, unanswered: Vec::new() })
     }
 
     /// Goes on from what the registry has, if we wrote it: its answer was lost.
     fn resume(&mut self, current: Option<Box<Record>>) -> Result<(), StoreError> {
         let ours = |record: &Record| {
-            let value = record.value.as_ref().ok();
+            let Ok(value) = &record.value else {
+                return false;
+            };
             record.owner.as_ref() == Some(&self.node)
                 && *record != self.record
-                && value.is_some()
-                && (value == self.record.value.as_ref().ok() || value == self.unanswered.as_ref())
+                && (self.record.value.as_ref() == Ok(value) || self.unanswered.contains(value))
         };
         match current {
             Some(record) if ours(&record) => self.written(*record),
@@ -103,9 +104,11 @@ impl<R: Registry> SubnetLease for Held<R> {
         if self.record.value.as_ref() == Ok(&value) {
             return self.renew().await;
         }
-        self.unanswered = Some(value.clone());
+        if !self.unanswered.contains(&value) {
+            self.unanswered.push(value.clone());
+        }
         self.write(value, Some(self.node.clone())).await?;
-        self.unanswered = None;
+        self.unanswered.clear();
         Ok(())
     }
 
