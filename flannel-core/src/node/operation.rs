@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::failure::Failure;
+use super::{Activity, failure::Failure};
 use crate::{
     backend::{Backend, BackendError, Network},
     lease::{Lease, LeaseAttrs},
@@ -44,20 +44,23 @@ pub(super) async fn operate(
         Operation::Sync { peers, advertise } => {
             let attrs = match &advertise {
                 None => None,
-                Some(own) => Some(within(deadline, backend.advertise(Some(own))).await),
+                Some(own) => {
+                    Some(within(Activity::Advertise, deadline, backend.advertise(Some(own))).await)
+                }
             };
-            let result = within(deadline, network.sync(&peers)).await;
+            let result = within(Activity::Sync, deadline, network.sync(&peers)).await;
             Outcome::Synced { result, attrs }
         }
     }
 }
 
 async fn within<T>(
+    activity: Activity,
     deadline: Duration,
     call: impl Future<Output = Result<T, BackendError>>,
 ) -> Result<T, BackendError> {
     match timeout(deadline, call).await {
         Ok(result) => result,
-        Err(elapsed) => Err(Failure::late("finish a sync in time".into(), elapsed)),
+        Err(elapsed) => Err(Failure::late(activity.to_string(), elapsed)),
     }
 }
