@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, stream::BoxStream};
+use futures::{FutureExt, StreamExt};
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -18,9 +18,12 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::{
     Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
+    failure::Failure,
     keeper::{Keeper, Kept},
+    operation::{Operation, Outcome, operate},
     random::Random,
-    status::chain,
+    session::Session,
+    status::{chain, log_problems},
 };
 use crate::{
     backend::{Backend, BackendError, Network},
@@ -39,47 +42,6 @@ pub(super) struct Driver {
     status: watch::Sender<Status>,
     requests: mpsc::Receiver<PeersRequest>,
     random: Random,
-}
-
-/// What the loop works on while the node holds one subnet.
-struct Session {
-    keeper: Keeper,
-    peers: Arc<Peers>,
-    /// Whether the store has said who the peers are. Until then they are unknown, and unknown is never synced.
-    known: bool,
-    leases: BoxStream<'static, Result<LeaseEvent, StoreError>>,
-    /// Since when `leases` is followed.
-    watched_from: Instant,
-    /// Between watches that ended.
-    watches: Backoff,
-    /// When to sync next, if there is a reason to.
-    sync_at: Option<Instant>,
-    /// Whether the next sync has to look at our own end as well.
-    advertise: bool,
-    /// When to look for drift again.
-    listen_from: Instant,
-    /// Between failed syncs.
-    backoff: Backoff,
-    /// Between failures to hear of drift.
-    deafness: Backoff,
-}
-
-/// One operation on the network at a time.
-enum Operation {
-    /// Wait until somebody else changes the data path, from a moment on.
-    Drift(Instant),
-    Sync {
-        peers: Arc<Peers>,
-        advertise: Option<Lease>,
-    },
-}
-
-enum Outcome {
-    Drifted(Result<(), BackendError>),
-    Synced {
-        result: Result<SyncReport, BackendError>,
-        attrs: Option<Result<LeaseAttrs, BackendError>>,
-    },
 }
 
 /// Why the loop turned.
@@ -503,60 +465,6 @@ impl Driver {
     }
 }
 
-impl Session {
-    /// Syncs at `latest` if not before.
-    fn sync_by(&mut self, latest: Instant) {
-        self.sync_at = Some(self.sync_at.map_or(latest, |at| at.min(latest)));
-    }
-
-    fn is_due(&self) -> bool {
-        self.known && self.sync_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    fn next_operation(&mut self) -> Operation {
-        if !self.is_due() {
-            return Operation::Drift(self.listen_from);
-        }
-        self.sync_at = None;
-        Operation::Sync {
-            peers: Arc::clone(&self.peers),
-            advertise: self.advertise.then(|| self.peers.own().clone()),
-        }
-    }
-}
-
-async fn operate(
-    backend: &dyn Backend,
-    network: &mut dyn Network,
-    operation: Operation,
-    deadline: Duration,
-) -> Outcome {
-    match operation {
-        Operation::Drift(from) => {
-            sleep_until(from).await;
-            Outcome::Drifted(network.drifted().await)
-        }
-        Operation::Sync { peers, advertise } => {
-            let attrs = match &advertise {
-                None => None,
-                Some(own) => Some(within(deadline, backend.advertise(Some(own))).await),
-            };
-            let result = within(deadline, network.sync(&peers)).await;
-            Outcome::Synced { result, attrs }
-        }
-    }
-}
-
-async fn within<T>(
-    deadline: Duration,
-    call: impl Future<Output = Result<T, BackendError>>,
-) -> Result<T, BackendError> {
-    match timeout(deadline, call).await {
-        Ok(result) => result,
-        Err(elapsed) => Err(Failure::late("finish a sync in time".into(), elapsed)),
-    }
-}
-
 /// Lets the executor turn once.
 async fn breathe() {
     let mut turned = false;
@@ -576,54 +484,6 @@ async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Says which peers are no longer served, and which are again.
-fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
-    let before = before.map_or(&[][..], |report| &report.problems);
-    for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
-        warn!(peer = %problem.peer, "peer not served: {}", problem.fault);
-    }
-    for problem in before {
-        if now.problems.iter().all(|p| p.peer != problem.peer) {
-            info!(peer = %problem.peer, "peer served again, or gone");
-        }
-    }
-}
-
-/// What [`Driver::persist`] has to know of an error.
-trait Failure: std::error::Error + 'static {
-    fn is_retryable(&self) -> bool;
-    fn into_final(self) -> NodeError;
-    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self;
-}
-
-impl Failure for StoreError {
-    fn is_retryable(&self) -> bool {
-        self.is_retryable()
-    }
-
-    fn into_final(self) -> NodeError {
-        NodeError::Store(self)
-    }
-
-    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self {
-        super::keeper::late(operation, elapsed)
-    }
-}
-
-impl Failure for BackendError {
-    fn is_retryable(&self) -> bool {
-        self.is_retryable()
-    }
-
-    fn into_final(self) -> NodeError {
-        NodeError::Backend(self)
-    }
-
-    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self {
-        Self::Kernel { operation, source: elapsed.into() }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, error::Error, fmt};
 
 use serde::Serialize;
+use tracing::{info, warn};
 
 use crate::{
     lease::Lease,
@@ -94,4 +95,17 @@ pub(super) fn chain(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Says which peers are no longer served, and which are again.
+pub(super) fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
+    let before = before.map_or(&[][..], |report| &report.problems);
+    for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
+        warn!(peer = %problem.peer, "peer not served: {}", problem.fault);
+    }
+    for problem in before {
+        if now.problems.iter().all(|p| p.peer != problem.peer) {
+            info!(peer = %problem.peer, "peer served again, or gone");
+        }
+    }
 }

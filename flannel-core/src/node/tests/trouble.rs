@@ -197,3 +197,17 @@ async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
     let acquired = acquired.load(Ordering::SeqCst);
     assert!((4..=20).contains(&acquired), "taken {acquired} times in a minute");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_hangs_is_named() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    backend.slow_syncs(Duration::from_secs(3600));
+    let node = node(store, backend);
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    let failed = |status: &Status| status.faults.contains_key(&Activity::Sync);
+    let status = handle.wait_for(failed).await.unwrap();
+    assert_eq!(status.faults[&Activity::Sync], "cannot sync the data path: deadline has elapsed");
+}
