@@ -18,7 +18,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::{
     Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
-    keeper::{Keeper, Kept},
+    keeper::{Keeper, Kept, at},
     random::Random,
     status::chain,
 };
@@ -30,6 +30,7 @@ use crate::{
     peers::Peers,
     report::SyncReport,
     store::{Store, StoreError, SubnetLease},
+    subnet::Subnet,
 };
 
 pub(super) struct Driver {
@@ -124,7 +125,7 @@ impl Driver {
             started = self.acquire() => started?,
         };
         let (config, lease) = started;
-        let mut current = lease.lease().clone();
+        let mut current = lease.1.lease().clone();
         let mut session = Session {
             keeper: Keeper::new(
                 Arc::clone(&self.store),
@@ -171,15 +172,21 @@ impl Driver {
     }
 
     /// Everything up to the first lease.
-    async fn acquire(&mut self) -> Result<(NetworkConfig, Box<dyn SubnetLease>), NodeError> {
+    async fn acquire(
+        &mut self,
+    ) -> Result<(NetworkConfig, (Instant, Box<dyn SubnetLease>)), NodeError> {
         let store = Arc::clone(&self.store);
         let backend = Arc::clone(&self.backend);
         let config = self.persist(Activity::Config, || store.config()).await?;
         let previous = self.persist(Activity::Acquire, || store.previous()).await?;
         let attrs =
             self.persist(Activity::Advertise, || backend.advertise(previous.as_ref())).await?;
-        let lease = self.persist(Activity::Acquire, || store.acquire(&attrs)).await?;
-        let held = lease.lease().clone();
+        let acquire = async || {
+            let began = Instant::now();
+            store.acquire(&attrs).await.map(|lease| (began, lease))
+        };
+        let lease = self.persist(Activity::Acquire, acquire).await?;
+        let held = lease.1.lease().clone();
         info!(subnet = %held.subnet, "lease held");
         self.status.send_modify(|status| status.lease = Some(held));
         Ok((config, lease))
@@ -333,10 +340,16 @@ impl Driver {
     fn kept(&mut self, session: &mut Session, kept: Kept) -> Result<Option<Lease>, NodeError> {
         match kept {
             Kept::AcquireFailed(error) => self.fail(Activity::Acquire, &error),
+            Kept::Doubted(lease) => {
+                let doubt = Doubt { subnet: lease.subnet };
+                error!(%doubt, "cannot trust the lease, renewing it goes on; the data path stays");
+                self.status.send_modify(|status| status.fail(Activity::Hold, &doubt));
+            }
             Kept::Failed(error) => self.fail(Activity::Renew, &error),
             Kept::Lost(error) => {
                 let subnet = session.peers.own().subnet;
                 self.status.send_modify(|status| status.lease = None);
+                self.succeed(Activity::Hold);
                 if self.options.on_lease_loss == OnLeaseLoss::Exit {
                     return Err(NodeError::LeaseLost { subnet, source: error });
                 }
@@ -344,8 +357,9 @@ impl Driver {
                 self.status.send_modify(|status| status.fail(Activity::Renew, &error));
             }
             Kept::Acquired(lease) | Kept::Renewed(lease) => {
-                self.succeed(Activity::Acquire);
-                self.succeed(Activity::Renew);
+                for activity in [Activity::Acquire, Activity::Hold, Activity::Renew] {
+                    self.succeed(activity);
+                }
                 let own = session.peers.own();
                 let moved = own.subnet != lease.subnet;
                 if moved {
@@ -512,14 +526,6 @@ async fn breathe() {
     .await;
 }
 
-/// Waits until `instant`, or for ever if there is none.
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Says which peers are no longer served, and which are again.
 fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
     let before = before.map_or(&[][..], |report| &report.problems);
@@ -531,6 +537,13 @@ fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
             info!(peer = %problem.peer, "peer served again, or gone");
         }
     }
+}
+
+/// Why a lease that was not lost is not trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("the lease of {subnet} was not renewed before its time was over, another node may have it")]
+struct Doubt {
+    subnet: Subnet,
 }
 
 /// What [`Driver::persist`] has to know of an error.
