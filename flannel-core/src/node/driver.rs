@@ -12,14 +12,14 @@ use futures::{FutureExt, StreamExt};
 use tokio::{
     select,
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::{
     Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
     failure::Failure,
-    keeper::{Keeper, Kept},
+    keeper::{Keeper, Kept, at},
     operation::{Operation, Outcome, operate},
     random::Random,
     session::Session,
@@ -33,6 +33,7 @@ use crate::{
     peers::Peers,
     report::SyncReport,
     store::{Store, StoreError, SubnetLease},
+    subnet::Subnet,
 };
 
 pub(super) struct Driver {
@@ -93,7 +94,7 @@ impl Driver {
             started = self.acquire() => started?,
         };
         let (config, lease) = started;
-        let mut current = lease.lease().clone();
+        let mut current = lease.1.lease().clone();
         let mut session = Session {
             keeper: Keeper::new(
                 Arc::clone(&self.store),
@@ -137,7 +138,9 @@ impl Driver {
     }
 
     /// Everything up to the first lease.
-    async fn acquire(&mut self) -> Result<(NetworkConfig, Box<dyn SubnetLease>), NodeError> {
+    async fn acquire(
+        &mut self,
+    ) -> Result<(NetworkConfig, (Instant, Box<dyn SubnetLease>)), NodeError> {
         let mut random = self.fork();
         let Self { store, backend, .. } = &*self;
         let random = &mut random;
@@ -145,8 +148,12 @@ impl Driver {
         let previous = self.persist(Activity::Acquire, random, || store.previous()).await?;
         let advertise = || backend.advertise(previous.as_ref());
         let attrs = self.persist(Activity::Advertise, random, advertise).await?;
-        let lease = self.persist(Activity::Acquire, random, || store.acquire(&attrs)).await?;
-        let held = lease.lease().clone();
+        let acquire = || {
+            let (began, acquired) = (Instant::now(), store.acquire(&attrs));
+            async move { acquired.await.map(|lease| (began, lease)) }
+        };
+        let lease = self.persist(Activity::Acquire, random, acquire).await?;
+        let held = lease.1.lease().clone();
         info!(subnet = %held.subnet, "lease held");
         self.status.send_modify(|status| status.lease = Some(held));
         Ok((config, lease))
@@ -332,10 +339,16 @@ impl Driver {
     fn kept(&self, session: &mut Session, kept: Kept) -> Result<Option<Lease>, NodeError> {
         match kept {
             Kept::AcquireFailed(error) => self.fail(Activity::Acquire, &error),
+            Kept::Doubted(lease) => {
+                let doubt = Doubt { subnet: lease.subnet };
+                error!(%doubt, "cannot trust the lease, renewing it goes on; the data path stays");
+                self.status.send_modify(|status| status.fail(Activity::Hold, &doubt));
+            }
             Kept::Failed(error) => self.fail(Activity::Renew, &error),
             Kept::Lost(error) => {
                 let subnet = session.peers.own().subnet;
                 self.status.send_modify(|status| status.lease = None);
+                self.succeed(Activity::Hold);
                 if self.options.on_lease_loss == OnLeaseLoss::Exit {
                     return Err(NodeError::LeaseLost { subnet, source: error });
                 }
@@ -343,8 +356,9 @@ impl Driver {
                 self.status.send_modify(|status| status.fail(Activity::Renew, &error));
             }
             Kept::Acquired(lease) | Kept::Renewed(lease) => {
-                self.succeed(Activity::Acquire);
-                self.succeed(Activity::Renew);
+                for activity in [Activity::Acquire, Activity::Hold, Activity::Renew] {
+                    self.succeed(activity);
+                }
                 let own = session.peers.own();
                 let moved = own.subnet != lease.subnet;
                 if moved {
@@ -479,12 +493,11 @@ async fn breathe() {
     .await;
 }
 
-/// Waits until `instant`, or for ever if there is none.
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
+/// Why a lease that was not lost is not trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("the lease of {subnet} was not renewed before its time was over, another node may have it")]
+struct Doubt {
+    subnet: Subnet,
 }
 
 /// How long a node that was asked to stop waits for a sync under way, and then for the store.

@@ -3,13 +3,16 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    select,
+    time::{Instant, sleep_until, timeout},
+};
 
 use super::random::Random;
 use crate::{
     backoff::Backoff,
     lease::{Lease, LeaseAttrs},
-    store::{Store, StoreError, SubnetLease},
+    store::{Store, StoreError, SubnetLease, trusted_for},
 };
 
 /// The lease side of a node. It never blocks the rest of the node: [`next`](Self::next) may be dropped at any await, and what
@@ -23,6 +26,10 @@ pub(super) struct Keeper {
     state: State,
     /// When there is something to do; `None` for a lease that never expires.
     due: Option<Instant>,
+    /// When the call began that is under way or was the last.
+    began: Instant,
+    /// Until when the lease can be trusted; `None` for ever, or if that is over and was said.
+    trusted_until: Option<Instant>,
     /// Whether to check once more after what is under way, which may have asked the store too early.
     again: bool,
     /// Between failures.
@@ -54,6 +61,8 @@ pub(super) enum Kept {
     Acquired(Lease),
     /// It could not be taken anew; tried again later.
     AcquireFailed(StoreError),
+    /// It was not renewed for so long that somebody else may have it. Renewing it goes on.
+    Doubted(Lease),
     /// It was not renewed; tried again later.
     Failed(StoreError),
     /// It is gone. Taking one anew has begun.
@@ -63,9 +72,10 @@ pub(super) enum Kept {
 }
 
 impl Keeper {
+    /// Keeps `lease`, which was taken by a call that began at `began`.
     pub(super) fn new(
         store: Arc<dyn Store>,
-        lease: Box<dyn SubnetLease>,
+        (began, lease): (Instant, Box<dyn SubnetLease>),
         backoff: Backoff,
         random: Random,
         deadline: Duration,
@@ -77,6 +87,8 @@ impl Keeper {
             lease: current,
             due: None,
             again: false,
+            began,
+            trusted_until: None,
             state: State::Moving,
             losses: backoff.clone(),
             taken_anew: None,
@@ -108,15 +120,24 @@ impl Keeper {
 
     /// Waits for the next thing that happens to the lease.
     pub(super) async fn next(&mut self) -> Kept {
+        let trusted_until = self.trusted_until;
+        select! {
+            biased;
+            kept = self.work() => kept,
+            () = at(trusted_until) => {
+                self.trusted_until = None;
+                Kept::Doubted(self.lease.clone())
+            }
+        }
+    }
+
+    async fn work(&mut self) -> Kept {
         loop {
             if let State::Working(work) = &mut self.state {
                 let outcome = work.await;
                 return self.settle(outcome);
             }
-            match self.due {
-                Some(due) => sleep_until(due).await,
-                None => std::future::pending().await,
-            }
+            at(self.due).await;
             self.begin();
         }
     }
@@ -133,6 +154,7 @@ impl Keeper {
     }
 
     fn begin(&mut self) {
+        self.began = Instant::now();
         let (attrs, deadline) = (self.attrs.clone(), self.deadline);
         self.again = false;
         self.state = match mem::replace(&mut self.state, State::Moving) {
@@ -179,6 +201,7 @@ impl Keeper {
             }
             Outcome::Kept(_, Err(error @ StoreError::Revoked { .. })) => {
                 self.state = State::Lost;
+                self.trusted_until = None;
                 self.lost();
                 Kept::Lost(error)
             }
@@ -200,6 +223,7 @@ impl Keeper {
         if self.again || self.lease.attrs != self.attrs {
             self.due = Some(now);
         }
+        self.trusted_until = lease.ttl().map(|ttl| self.began + trusted_for(ttl));
         self.state = State::Held(lease);
     }
 
@@ -217,6 +241,14 @@ impl Keeper {
 
     fn retry(&mut self) {
         self.due = Some(Instant::now() + self.backoff.after_failure(self.random.next()));
+    }
+}
+
+/// Waits until `instant`, or for ever if there is none.
+pub(super) async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 
