@@ -39,6 +39,13 @@ impl NodeId {
         &self.0
     }
 
+    /// The address that this name is; `None` for a name of another kind.
+    ///
+    /// An address names a node only as long as the node has it: another node may get it later.
+    pub fn address(&self) -> Option<std::net::IpAddr> {
+        self.0.parse().ok()
+    }
+
     /// A number that depends on the name alone, the same on every machine and in every release: nodes use it to spread out.
     pub fn spread(&self) -> u128 {
         let half = |seed: u64| {

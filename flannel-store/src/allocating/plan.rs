@@ -27,7 +27,7 @@ pub(crate) fn decide<'a>(
     let usable = |(subnet, record): &&(Subnet, &'a Record)| {
         config.admits(subnet) && !is_lost(subnet, record, &entries)
     };
-    let own = || entries.iter().filter(|(_, record)| record.owner.as_ref() == Some(node));
+    let own = || entries.iter().filter(|(_, record)| is_own(record, node, attrs));
     let kept = own().filter(usable).min_by_key(|(subnet, record)| order(subnet, record, hint));
     // A reservation was made by a person, who may still want it.
     let surplus = own().find(|(subnet, record)| {
@@ -40,8 +40,7 @@ pub(crate) fn decide<'a>(
         return Ok(Decision::Take(record));
     }
     let adoptable = entries.iter().filter(|(_, record)| {
-        let address = || record.lease().ok().and_then(|lease| lease.attrs.address());
-        attrs.address().is_some() && record.owner.is_none() && address() == attrs.address()
+        attrs.address().is_some() && !is_named(record) && address(record) == attrs.address()
     });
     if let Some((_, record)) =
         adoptable.filter(usable).min_by_key(|(subnet, record)| order(subnet, record, hint))
@@ -61,11 +60,35 @@ pub(crate) fn previous(records: &[Record], node: &NodeId, hint: Option<&Subnet>)
         let lease = record.lease().ok().filter(|_| !is_lost(subnet, record, &entries))?;
         let ours = match &lease.node {
             Some(owner) => owner == node,
-            None => lease.attrs.address().is_some_and(|address| NodeId::from(address) == *node),
+            None => lease.attrs.address().is_some() && lease.attrs.address() == node.address(),
         };
         ours.then_some((lease.node.is_none(), order(subnet, record, hint), lease))
     });
     leases.min_by_key(|(adopted, order, _)| (*adopted, *order)).map(|(_, _, lease)| lease)
+}
+
+/// Whether `node`, which publishes `attrs`, holds the record.
+///
+/// A node that is named by an address holds what has the address that the node has now: the address may have been another
+/// node's when that one took its lease, and the lease says where that node is now.
+fn is_own(record: &Record, node: &NodeId, attrs: &LeaseAttrs) -> bool {
+    let Some(named_after) = node.address() else { return record.owner.as_ref() == Some(node) };
+    if record.owner.is_none() || is_named(record) {
+        return false;
+    }
+    let Some(address) = address(record) else { return record.owner.as_ref() == Some(node) };
+    // What we have not published yet says our address of before.
+    let unpublished = record.owner.as_ref() == Some(node) && address == named_after;
+    attrs.address() == Some(address) || unpublished
+}
+
+/// Whether the owner has a name that lasts.
+fn is_named(record: &Record) -> bool {
+    record.owner.as_ref().is_some_and(|owner| owner.address().is_none())
+}
+
+fn address(record: &Record) -> Option<std::net::IpAddr> {
+    record.lease().ok().and_then(|lease| lease.attrs.address())
 }
 
 fn entries(records: &[Record]) -> Vec<(Subnet, &Record)> {

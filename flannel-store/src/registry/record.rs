@@ -68,7 +68,8 @@ impl Record {
         self.key.parse().ok()
     }
 
-    /// The lease that the record holds.
+    /// The lease that the record holds. An owner that is an address is no name that lasts, and left out: the lease's public
+    /// address says the same, and stays true when it changes.
     ///
     /// # Errors
     ///
@@ -78,7 +79,7 @@ impl Record {
         let value =
             self.value.as_ref().map_err(|reason| Skipped::Unreadable { reason: reason.clone() })?;
         let mut lease = Lease::new(subnet, value.parse()?);
-        lease.node.clone_from(&self.owner);
+        lease.node = self.owner.clone().filter(|owner| owner.address().is_none());
         Ok(lease)
     }
 
