@@ -17,7 +17,7 @@ pub(crate) struct Captured {
     pub(crate) uplink: Link,
     pub(crate) device: Option<Link>,
     /// Addresses of the device.
-    addresses: Vec<Object>,
+    pub(crate) addresses: Vec<Object>,
     /// In an order in which they can be written.
     pub(crate) objects: Vec<Object>,
 }

@@ -73,7 +73,11 @@ async fn measure(
         }
         if let Some(captured) = captured.filter(|captured| !captured.objects.is_empty()) {
             session.progress(run, format!("references for {backend} with {count} peers"));
-            references::run(session, options, backend, count, &captured, &mut tables).await?;
+            let measured =
+                references::run(session, options, backend, count, &captured, &mut tables).await;
+            if let Err(error) = measured {
+                tables.converge.trouble("references", format!("run {run}: {error:#}"));
+            }
         }
     }
     let reference = [references::APPLIER, references::STORE];

@@ -32,6 +32,10 @@ impl Leases {
         for number in 0..count {
             leases.add(number)?;
         }
+        // Without it the next writer counts the revisions of all leases anew.
+        let path = leases.store().join("revision");
+        fs::write(&path, format!("{}\n", leases.next_revision))
+            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(leases)
     }
 

@@ -26,7 +26,13 @@ use clap::Parser;
 use flannel_testbed::{capable, enter_user_namespace};
 use report::Report;
 use session::Session;
-use tokio::{runtime, signal::ctrl_c};
+use tokio::{
+    runtime,
+    signal::{
+        ctrl_c,
+        unix::{SignalKind, signal},
+    },
+};
 
 fn main() -> ExitCode {
     match bench(Cli::parse()) {
@@ -47,9 +53,12 @@ fn bench(cli: Cli) -> Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
     let report = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         tokio::select! {
             report = measure(&session, cli.command) => report,
+            // Stores and nodes go with what is dropped.
             _ = ctrl_c() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
         }
     })?;
     let json = session.common.json.as_deref();

@@ -33,8 +33,11 @@ fn sample(table: &Value, row: &str, column: &str) -> f64 {
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn convergence_is_measured_beside_its_references() {
-    let tables = bench("converge --peers 20 --updates 2 --idle 0.1");
-    let [converge, node, updates] = &tables[..] else { panic!("{tables:?}") };
+    let tables = bench("converge --peers 20 --updates 2 --idle 0.1 --backend host-gw,vxlan");
+    let [converge, node, updates, vxlan, _, _] = &tables[..] else { panic!("{tables:?}") };
+    for row in ["flannel-node", "applier alone", "ip -batch, plain routes"] {
+        sample(vxlan, row, "start to last object");
+    }
     let time = |row| sample(converge, row, "start to last object");
     assert!(time("flannel-node") > time("requests alone, no picture"));
     for row in
@@ -75,8 +78,10 @@ fn another_program_is_measured_in_the_same_run() {
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn recovery_is_measured_for_each_fault() {
-    let tables = bench("recover --meddling 0.3 --restarts 2 --only route,address,link,turns");
-    for row in ["route deleted", "address changed", "link down and up"] {
+    let tables = bench(
+        "recover --backend vxlan --meddling 0.3 --restarts 2 --only route,address,link,turns,device",
+    );
+    for row in ["route deleted", "device deleted", "address changed", "link down and up"] {
         sample(&tables[0], row, "packets flow after");
         sample(&tables[0], row, "state exact after");
     }

@@ -81,7 +81,8 @@ async fn applier(
     mark.devices.extend(moved.device.iter().map(|device| device.name.clone()));
     let start = Instant::now();
     let mut applier = Applier::open(host.namespace(), mark).await?;
-    moved.objects.iter().for_each(|object| applier.want(*object));
+    // The addresses are there already, and would be taken for stray ones.
+    moved.addresses.iter().chain(&moved.objects).for_each(|object| applier.want(*object));
     let report = applier.sync().await?;
     let took = start.elapsed();
     if let Some(failure) = report.failures.first() {

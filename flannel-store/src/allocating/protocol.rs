@@ -124,8 +124,8 @@ pub(crate) struct Holding {
     ttl: Duration,
     pub(crate) record: Record,
     lease: Lease,
-    /// What we tried to publish without learning whether it was written.
-    pub(crate) unanswered: Option<String>,
+    /// What we tried to publish, each value once, without learning whether it was written.
+    pub(crate) unanswered: Vec<String>,
 }
 
 /// What a holder wants with its lease.
@@ -141,7 +141,7 @@ impl Holding {
     /// `record` as `node` holds it.
     pub(crate) fn new(node: NodeId, ttl: Duration, record: Record) -> Result<Self, StoreError> {
         let lease = lease_of(&record)?;
-        Ok(Self { node, ttl, record, lease, unanswered: None })
+        Ok(Self { node, ttl, record, lease, unanswered: Vec::new() })
     }
 
     pub(crate) fn lease(&self) -> &Lease {
@@ -158,7 +158,9 @@ impl Holding {
         let was = self.record.clone();
         match wish {
             Wish::Publish(value) if self.record.value.as_ref() != Ok(value) => {
-                self.unanswered = Some(value.clone());
+                if !self.unanswered.contains(value) {
+                    self.unanswered.push(value.clone());
+                }
                 let owner = Some(self.node.clone());
                 Request::Update {
                     was,
@@ -193,19 +195,18 @@ impl Holding {
                 });
             }
         }
-        if matches!(wish, Wish::Publish(value) if self.unanswered.as_ref() == Some(value)) {
-            self.unanswered = None;
+        if matches!(wish, Wish::Publish(_)) {
+            self.unanswered.clear();
         }
         Ok(true)
     }
 
     /// Whether `current` is a later record of ours.
     fn wrote(&self, current: &Record) -> bool {
-        let value = current.value.as_ref().ok();
+        let Ok(value) = &current.value else { return false };
         current.owner.as_ref() == Some(&self.node)
             && *current != self.record
-            && value.is_some()
-            && (value == self.record.value.as_ref().ok() || value == self.unanswered.as_ref())
+            && (self.record.value.as_ref() == Ok(value) || self.unanswered.contains(value))
     }
 
     fn written(&mut self, record: Record) -> Result<(), StoreError> {
