@@ -145,7 +145,7 @@ impl Keeper {
     /// The lease for whoever goes on with it, if what is under way ends within `grace`.
     pub(super) async fn into_lease(mut self, grace: Duration) -> Option<Box<dyn SubnetLease>> {
         if matches!(self.state, State::Working(_)) {
-            timeout(grace, self.next()).await.ok();
+            timeout(grace, self.work()).await.ok();
         }
         match self.state {
             State::Held(lease) => Some(lease),

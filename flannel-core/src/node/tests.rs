@@ -115,25 +115,37 @@ impl SubnetLease for Held {
     }
 }
 
-/// A store that hands out `held` and follows what the test sends.
-fn store(held: &Held) -> (MockStore, mpsc::UnboundedSender<Result<LeaseEvent, StoreError>>) {
+/// Lets the store be watched, once, and follow what the test sends.
+fn follow(store: &mut MockStore) -> mpsc::UnboundedSender<Result<LeaseEvent, StoreError>> {
     let (send, receive) = mpsc::unbounded_channel();
-    let mut store = MockStore::new();
-    store.expect_config().returning(|| Ok(config()));
-    store.expect_previous().returning(|| Ok(None));
-    let held = held.clone();
-    store.expect_acquire().returning(move |_| Ok(Box::new(held.clone())));
     let receive = Mutex::new(Some(receive));
     store.expect_watch().returning(move || {
         let receive = receive.lock().unwrap().take().expect("watched once");
-        stream::unfold(receive, |mut receive| async {
+        stream::unfold(receive, |mut receive: mpsc::UnboundedReceiver<_>| async {
             let item = receive.recv().await?;
             Some((item, receive))
         })
         .chain(stream::pending())
         .boxed()
     });
-    (store, send)
+    send
+}
+
+/// A store with a network and no lease yet.
+fn empty_store() -> MockStore {
+    let mut store = MockStore::new();
+    store.expect_config().returning(|| Ok(config()));
+    store.expect_previous().returning(|| Ok(None));
+    store
+}
+
+/// A store that hands out `held` and follows what the test sends.
+fn store(held: &Held) -> (MockStore, mpsc::UnboundedSender<Result<LeaseEvent, StoreError>>) {
+    let mut store = empty_store();
+    let held = held.clone();
+    store.expect_acquire().returning(move |_| Ok(Box::new(held.clone())));
+    let events = follow(&mut store);
+    (store, events)
 }
 
 fn node(store: impl Store, backend: impl Backend) -> Node {
@@ -373,10 +385,7 @@ async fn an_own_lease_that_looks_gone_is_checked_at_once() {
 
 /// A store that first hands out 10.3.1.0/24 and later 10.3.9.0/24.
 fn moving_store(held: &Held) -> (MockStore, mpsc::UnboundedSender<Result<LeaseEvent, StoreError>>) {
-    let (mut store, events) = store(held);
-    store.checkpoint();
-    store.expect_config().returning(|| Ok(config()));
-    store.expect_previous().returning(|| Ok(None));
+    let mut store = empty_store();
     let (first, next) = (held.clone(), Held::new("10.3.9.0-24"));
     let calls = AtomicUsize::new(0);
     store.expect_acquire().returning(move |_| match calls.fetch_add(1, Ordering::SeqCst) {
@@ -384,18 +393,8 @@ fn moving_store(held: &Held) -> (MockStore, mpsc::UnboundedSender<Result<LeaseEv
         1 => Err(unavailable()),
         _ => Ok(Box::new(next.clone())),
     });
-    let (send, receive) = mpsc::unbounded_channel();
-    let receive = Mutex::new(Some(receive));
-    store.expect_watch().returning(move || {
-        let receive = receive.lock().unwrap().take().expect("watched once");
-        stream::unfold(receive, |mut receive: mpsc::UnboundedReceiver<_>| async {
-            Some((receive.recv().await?, receive))
-        })
-        .chain(stream::pending())
-        .boxed()
-    });
-    drop(events);
-    (store, send)
+    let events = follow(&mut store);
+    (store, events)
 }
 
 #[tokio::test(start_paused = true)]

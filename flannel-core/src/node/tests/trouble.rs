@@ -121,12 +121,9 @@ async fn a_network_that_cannot_tell_of_drift_is_synced_at_growing_intervals() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
-    let (mut store, _) = store(&Held::new(OWN));
-    store.checkpoint();
+    let mut store = empty_store();
     let watches = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&watches);
-    store.expect_config().returning(|| Ok(config()));
-    store.expect_previous().returning(|| Ok(None));
     store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
     store.expect_watch().returning(move || {
         // Enough for the node to come to an end if nothing slows it down.
@@ -164,13 +161,10 @@ async fn a_loss_that_shows_during_a_renewal_is_checked_after_it() {
 async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
     let held = Held::new(OWN);
     held.revoked.store(usize::MAX, Ordering::SeqCst);
-    let (mut store, _) = store(&held);
-    store.checkpoint();
+    let mut store = empty_store();
     let acquired = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&acquired);
-    let (send, receive) = mpsc::unbounded_channel();
-    store.expect_config().returning(|| Ok(config()));
-    store.expect_previous().returning(|| Ok(None));
+    let send = follow(&mut store);
     store.expect_acquire().returning(move |_| {
         counter.fetch_add(1, Ordering::SeqCst);
         let took = LeaseEvent::Upsert(lease(OWN, 1));
@@ -183,14 +177,6 @@ async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
             send.send(Ok(lost)).unwrap();
         });
         Ok(Box::new(held.clone()))
-    });
-    let receive = Mutex::new(Some(receive));
-    store.expect_watch().returning(move || {
-        let receive = receive.lock().unwrap().take().expect("watched once");
-        stream::unfold(receive, |mut receive: mpsc::UnboundedReceiver<_>| async {
-            Some((receive.recv().await?, receive))
-        })
-        .boxed()
     });
     tokio::spawn(node(store, fake()).run());
     sleep(Duration::from_secs(60)).await;
