@@ -1,7 +1,7 @@
 //! What peers publish: changes, and things that no honest peer says.
 
 use flannel_core::{
-    Lease, LeaseAttrs,
+    Lease, LeaseAttrs, LeaseEvent,
     testing::network::{NetworkWorld, Nodes},
 };
 
@@ -117,8 +117,13 @@ async fn of_two_peers_with_one_mac_the_first_is_served_and_the_other_named() {
     assert_eq!(world.snapshot(0).await, before);
     assert!(world.reaches(0, 3).await);
     // When the first has left, the other is served without having changed.
-    let report = nodes.sync_other(0, 3, vec![thief]).await;
-    assert_eq!(report.problems, []);
+    let mut peers = nodes.peers(0, [thief, nodes.lease(3).clone()]);
+    let first = nodes.lease(3).subnet;
+    let (_, mut network) = nodes.into_first();
+    assert_eq!(network.sync(&peers).await.unwrap().problems.len(), 1);
+    peers.fold(LeaseEvent::Remove(first));
+    assert_eq!(network.sync(&peers).await.unwrap().problems, []);
     let entries = Kernel::of(world.testbed().host(0)).forwarding("flannel.1").await;
-    assert!(entries.iter().any(|it| it.remote == Some([192, 0, 2, 99].into())));
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].remote, Some([192, 0, 2, 99].into()));
 }
