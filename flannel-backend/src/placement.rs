@@ -18,10 +18,13 @@ pub struct PeerPlan {
 pub(crate) type Holder = Option<Subnet>;
 
 /// What every holder wants. Holders may want the same key; the one with the lowest subnet gets its object.
+///
+/// There are thousands of holders with a few objects each, so none of them has a map of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Placement {
-    wants: BTreeMap<Holder, BTreeMap<Key, Object>>,
-    holders: BTreeMap<Key, BTreeSet<Holder>>,
+    /// In the order of the keys, one for each.
+    wants: BTreeMap<Holder, Box<[Object]>>,
+    holders: BTreeSet<(Key, Holder)>,
 }
 
 /// What a table has to be told after a holder changed its mind.
@@ -42,33 +45,29 @@ impl Placement {
             objects.into_iter().map(|object| (object.key(), object)).collect();
         let before = self.wants.remove(&holder).unwrap_or_default();
         let mut touched: BTreeSet<Key> = BTreeSet::new();
-        for (key, object) in &before {
-            if next.get(key) != Some(object) {
-                touched.insert(*key);
+        for object in &before {
+            let key = object.key();
+            if next.get(&key) != Some(object) {
+                touched.insert(key);
             }
-            if !next.contains_key(key)
-                && let Some(holders) = self.holders.get_mut(key)
-            {
-                holders.remove(&holder);
+            if !next.contains_key(&key) {
+                self.holders.remove(&(key, holder));
             }
         }
         for (key, object) in &next {
-            if before.get(key) != Some(object) {
+            if find(&before, key) != Some(*object) {
                 touched.insert(*key);
             }
-            self.holders.entry(*key).or_default().insert(holder);
+            self.holders.insert((*key, holder));
         }
         if !next.is_empty() {
-            self.wants.insert(holder, next);
+            self.wants.insert(holder, next.into_values().collect());
         }
         let mut changes = Changes::default();
         for key in touched {
             match self.object(&key) {
                 Some(object) => changes.want.push(object),
-                None => {
-                    self.holders.remove(&key);
-                    changes.forget.push(key);
-                }
+                None => changes.forget.push(key),
             }
         }
         changes
@@ -79,15 +78,21 @@ impl Placement {
         self.wants.keys().copied()
     }
 
-    /// Who wants what is at `key`.
+    /// Who wants what is at `key`, the lowest first.
     pub(crate) fn holders_of(&self, key: &Key) -> impl Iterator<Item = Holder> {
-        self.holders.get(key).into_iter().flatten().copied()
+        // Nobody is below None.
+        let from = self.holders.range((*key, None)..);
+        from.take_while(move |(other, _)| other == key).map(|(_, holder)| *holder)
     }
 
     fn object(&self, key: &Key) -> Option<Object> {
-        let holder = self.holders.get(key)?.first()?;
-        self.wants.get(holder)?.get(key).copied()
+        let holder = self.holders_of(key).next()?;
+        find(self.wants.get(&holder)?, key)
     }
+}
+
+fn find(objects: &[Object], key: &Key) -> Option<Object> {
+    objects.iter().find(|object| object.key() == *key).copied()
 }
 
 #[cfg(test)]

@@ -111,8 +111,7 @@ async fn one(
         arrived.with_context(|| format!("there was no lease after {PATIENCE:?}"))??;
         anyhow::Ok(Instant::now())
     };
-    let (lease, ready) = tokio::join!(lease, node.ready(PATIENCE));
-    let (ready, lease) = (ready?.1, lease?);
+    let (lease, (_, ready)) = tokio::try_join!(lease, node.ready(PATIENCE))?;
     table.add(row, LEASE, (lease - started).as_secs_f64());
     table.add(row, READY, (ready - started).as_secs_f64());
     table.add(row, PEAK, proc::usage(node.pid()?)?.peak as f64);

@@ -96,10 +96,8 @@ async fn node(
     let mut follower = Follower::open(host)?;
     let mut node = Node::start(program, host, &leases.store(), leases.folder())?;
     let started = node.started;
-    let (ready, converged) =
-        tokio::join!(node.ready(PATIENCE), follower.all_routes(blocks(count), PATIENCE));
-    let (_, ready) = ready?;
-    let converged = converged.with_context(|| node.process.output().join("\n  "))?;
+    let ((_, ready), converged) =
+        tokio::try_join!(node.ready(PATIENCE), follower.all_routes(blocks(count), PATIENCE))?;
     let row = &program.name;
     tables.converge.add(row, TIME, (converged - started).as_secs_f64());
     tables.converge.add(row, READY, (ready - started).as_secs_f64());

@@ -17,12 +17,12 @@ use crate::{
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// What this node has to publish so that peers reach it.
     ///
-    /// Called before there is a lease, with the one from before a restart if the store knows it; and again while the node
-    /// runs, with its lease, whenever the network may have drifted: an answer that differs is published.
+    /// Called before there is a lease, with the one from before a restart if the store knows it; and again with the node's
+    /// lease, after each start and whenever the network may have drifted: an answer that differs is published.
     ///
     /// # Errors
     ///
-    /// [`BackendError`]; the node calls again later unless the error is final.
+    /// [`BackendError`]. The node calls again later; only before it has a lease does an error that is not retryable end it.
     async fn advertise<'a>(
         &'a self,
         previous: Option<&'a Lease>,

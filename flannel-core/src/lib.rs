@@ -29,6 +29,6 @@ pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEAS
 pub use node::{Activity, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Status, Stopped};
 pub use peers::{Folded, Peers, Revision};
 pub use report::{PeerFault, PeerProblem, RouteForm, SyncReport};
-pub use store::{Store, StoreError, SubnetLease};
+pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};
 pub use subnet_env::SubnetEnv;

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     cidr::Cidr,
     config::NetworkConfig,
-    lease::{Lease, LeaseEvent},
+    lease::{Lease, LeaseAttrs, LeaseEvent},
     report::{PeerFault, PeerProblem},
     subnet::Subnet,
 };
@@ -231,9 +231,15 @@ impl Peers {
         {
             return refuse(format!("{block} is outside of the network {}", range.network()));
         }
-        let v4 = lease.attrs.public_ip.map(IpAddr::V4);
-        let v6 = lease.attrs.public_ipv6.map(IpAddr::V6);
-        for address in [v4, v6].into_iter().flatten() {
+        let addresses = |attrs: &LeaseAttrs| {
+            [attrs.public_ip.map(IpAddr::V4), attrs.public_ipv6.map(IpAddr::V6)]
+                .into_iter()
+                .flatten()
+        };
+        for address in addresses(&lease.attrs) {
+            if addresses(&self.own.attrs).any(|own| own == address) {
+                return refuse(format!("{address} is our own address"));
+            }
             let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
             if address.is_loopback() || address.is_multicast() || broadcast {
                 return refuse(format!("no node is reached at {address}"));

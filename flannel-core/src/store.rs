@@ -31,6 +31,20 @@ use crate::{
 /// * `a_renewal_disturbs_nobody`: watchers are told nothing.
 /// * `dropping_a_lease_keeps_it`; only [`SubnetLease::release`] gives it up, and `a_release_gives_the_subnet_back`.
 /// * `dropping_acquire_midway_leaves_at_most_our_lease`.
+///
+/// # Clocks
+///
+/// No two clocks are compared. A store gives a lease to somebody else only when its TTL has gone by on the store's clock since
+/// the last renewal *arrived* there. A holder counts from the moment at which it *began* that renewal, on its own clock, and
+/// for [`trusted_for`] only. So a subnet has one holder that trusts its lease at any time, if
+///
+/// * no node's clock is more than 1 % slower than the store's while a TTL goes by;
+/// * a node's clock goes on while the machine sleeps, or machines do not sleep. Linux's monotonic clock stops then: a machine
+///   that was suspended trusts its lease for what was left before, or until its first renewal;
+/// * nobody removes or replaces the lease past the protocol, as operators and flannel do. The holder then learns of it with
+///   its watch or its next renewal, and trusts its lease no longer than a TTL after that.
+///
+/// A node that does not trust its lease any more says so and is not ready; its data path stays as it is.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
@@ -86,7 +100,8 @@ pub trait SubnetLease: fmt::Debug + Send + Sync {
     /// The lease as we last wrote it.
     fn lease(&self) -> &Lease;
 
-    /// How long the lease lasts after a renewal; `None` if it does not expire, as with a reservation.
+    /// How long the lease lasts after a renewal; `None` if it does not expire, as with a reservation. The holder may trust it
+    /// for [`trusted_for`] after the renewal began.
     fn ttl(&self) -> Option<Duration>;
 
     /// Makes the lease last for another [`ttl`](Self::ttl), if it is still what we last wrote.
@@ -117,6 +132,13 @@ pub trait SubnetLease: fmt::Debug + Send + Sync {
     ///
     /// As [`renew`](Self::renew).
     async fn release(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// How long the holder of a lease may trust it, from the beginning of the call on that took or last renewed it.
+///
+/// One percent less than `ttl`: quartz clocks differ by less than 0.02 %, and time synchronisation bends them by 0.05 % at most.
+pub fn trusted_for(ttl: Duration) -> Duration {
+    ttl - ttl / 100
 }
 
 /// Why a store cannot do what it was asked to do.

@@ -18,15 +18,18 @@ use flannel_core::{
 use futures::stream::BoxStream;
 use tracing::{debug, info};
 
-use crate::registry::{ConfigText, Lifetime, Record, Registry, RegistryError, Write};
+use crate::registry::{ConfigText, Registry, RegistryError};
 
 mod held;
+mod perform;
 mod plan;
+mod protocol;
 mod skips;
 mod watch;
 
 use held::Held;
-use plan::Decision;
+use perform::perform;
+use protocol::{Acquiring, Answer, Next, Request, Seeker};
 use skips::Skips;
 
 /// A [`Store`] over a [`Registry`]: one node's way to its lease and to those of its peers.
@@ -118,75 +121,6 @@ impl<R: Registry> Allocating<R> {
     fn hint(&self) -> Option<Subnet> {
         self.last.lock().expect("nothing panics while it is locked").or(self.options.hint)
     }
-
-    /// Decides and acts until we hold a record, which is returned; `None` if that needs a new list.
-    ///
-    /// Losing a race shows one record more, so that choosing again needs no new list; only a full network does.
-    async fn acquire_from(
-        &self,
-        mut records: Vec<Record>,
-        config: &NetworkConfig,
-        attrs: &LeaseAttrs,
-        value: &str,
-        hint: Option<Subnet>,
-    ) -> Result<Option<Record>, StoreError> {
-        for races_lost in 0..RACES_PER_LIST {
-            let decision = match plan::decide(config, &records, &self.node, attrs, hint.as_ref()) {
-                Ok(decision) => decision,
-                Err(_) if races_lost > 0 => return Ok(None),
-                Err(source) => return Err(StoreError::Full { source }),
-            };
-            match self.carry_out(decision, value).await {
-                Ok(record) => return Ok(record),
-                Err(RegistryError::Conflict { current }) => {
-                    self.counters.races_lost.fetch_add(1, Ordering::Relaxed);
-                    let Some(current) = current else {
-                        return Ok(None);
-                    };
-                    debug!(subnet = current.key, "somebody else was faster, choosing again");
-                    records.retain(|record| record.key != current.key);
-                    records.push(*current);
-                }
-                Err(error) => return Err(store_error(error)),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Carries out one decision; `Err` with a conflict if the registry has changed since.
-    async fn carry_out(
-        &self,
-        decision: Decision<'_>,
-        value: &str,
-    ) -> Result<Option<Record>, RegistryError> {
-        let mut write = Write {
-            value: value.into(),
-            owner: Some(self.node.clone()),
-            ttl: Some(self.options.ttl),
-        };
-        match decision {
-            Decision::Create(subnet) => {
-                self.registry.create(&subnet.to_string(), &write).await.map(Some)
-            }
-            Decision::Delete(record) => {
-                info!(
-                    subnet = record.key,
-                    "our lease does not fit the network any more, removing it"
-                );
-                self.registry.delete(record).await.map(|()| None)
-            }
-            Decision::Take(record) => {
-                if record.lifetime == Lifetime::Unbounded {
-                    write.ttl = None;
-                }
-                if record.value.as_ref() == Ok(&write.value) && record.owner == write.owner {
-                    self.registry.touch(record, write.ttl).await.map(Some)
-                } else {
-                    self.registry.update(record, &write).await.map(Some)
-                }
-            }
-        }
-    }
 }
 
 /// Reads the network's configuration from a registry: for who needs it before there is a node.
@@ -223,20 +157,42 @@ impl<R: Registry> Store for Allocating<R> {
     async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
         let value = value_of(attrs)?;
         let config = self.config().await?;
-        let hint = self.hint();
+        let seeker = Seeker {
+            config: &config,
+            node: &self.node,
+            attrs,
+            value: &value,
+            ttl: self.options.ttl,
+            hint: self.hint(),
+        };
         let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_secs(1));
+        let (mut acquiring, mut request) = (Acquiring::default(), Request::List);
         loop {
-            let snapshot = self.registry.list().await.map_err(store_error)?;
-            match self.acquire_from(snapshot.records, &config, attrs, &value, hint).await? {
-                Some(record) => {
+            if let Request::Delete(record) = &request {
+                let subnet = &record.key;
+                info!(subnet, "our lease does not fit the network any more, removing it");
+            }
+            let answer = perform(self.registry.as_ref(), &request).await?;
+            if let Answer::Conflict(current) = &answer {
+                self.counters.races_lost.fetch_add(1, Ordering::Relaxed);
+                let subnet = current.as_ref().map(|record| &record.key);
+                debug!(subnet, "somebody else was faster, choosing again");
+            }
+            request = match acquiring.answered(&seeker, answer) {
+                Next::Ask(request) => request,
+                Next::Full(source) => return Err(StoreError::Full { source }),
+                Next::Held(record) => {
                     let (registry, node) = (Arc::clone(&self.registry), self.node.clone());
                     let held = Held::new(registry, node, self.options.ttl, record)?;
                     let subnet = held.lease().subnet;
                     *self.last.lock().expect("nothing panics while it is locked") = Some(subnet);
                     return Ok(Box::new(held));
                 }
-                None => tokio::time::sleep(backoff.after_failure(random())).await,
-            }
+                Next::ListAnew => {
+                    tokio::time::sleep(backoff.after_failure(random())).await;
+                    Request::List
+                }
+            };
         }
     }
 
@@ -290,6 +246,3 @@ pub(crate) fn store_error(error: RegistryError) -> StoreError {
 pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
-
-/// Enough for nodes that start together; whoever loses more often looks at the whole again.
-const RACES_PER_LIST: u32 = 64;

@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod dial;
 mod entry;
+mod fold;
 mod keys;
 mod list;
 mod proto;
@@ -31,27 +32,29 @@ pub use registry::EtcdRegistry;
 /// | `PREFIX/subnet-owners/KEY` | the id of the node that wrote the lease at `KEY`; flannel does not read it |
 /// | `PREFIX/subnets/KEY` | a lease, byte for byte as flannel writes it; `KEY` is flannel's, such as `10.5.1.0-24` |
 ///
-/// Both keys of a lease are written in one transaction and attached to the same etcd lease, which ends with its TTL unless it
-/// is renewed. A lease key without an etcd lease is a reservation: the node with its public address gets the subnet, and it never
-/// gets a TTL. An owner counts only as long as nobody has written the lease alone, as flannel does.
+/// Both keys of a lease are written in one transaction and attached to the same etcd lease, which ends with its TTL unless
+/// it is renewed. A lease key without an etcd lease is a reservation: the node with its public address gets the subnet, and
+/// it never gets a TTL. An owner counts only as long as nobody has written the lease alone, as flannel does.
 ///
 /// # Fencing
 ///
 /// A lease is created only if there is none at its key, and renewed, changed and released only if it is still what this node
-/// wrote last. flannel itself overwrites whatever has its public address; the node that had the lease then learns of it with its next
-/// renewal, and does not write over it.
+/// wrote last. flannel itself overwrites whatever has its public address; the node that had the lease then learns of it with
+/// its next renewal, and does not write over it.
 ///
 /// # Time
 ///
 /// The TTL is counted by etcd's leader, with its own clock that no setting of the time moves, and begins anew when the
-/// leader changes. The clocks of nodes are not compared. A node that cannot renew has to take its lease for lost when the TTL has gone by
-/// since the last renewal *began*; whoever else gets the subnet gets it later than that, if both clocks run equally fast.
+/// leader changes. The clocks of nodes are not compared. A node that cannot renew has to take its lease for lost when the
+/// TTL has gone by since the last renewal *began*; whoever else gets the subnet gets it later than that, if both clocks run
+/// equally fast.
 ///
 /// # Members
 ///
-/// A node is connected to one of the endpoints and takes the next one when that one fails, has no leader, or leaves a call
-/// without answer for five seconds; a watch notices a member that hangs within ten. Certificates are read again for each
-/// connection. Where a password is used, its login is renewed when etcd has forgotten it.
+/// A node is connected to one of the endpoints, any of them at first, and takes the next one when that one cannot be
+/// connected to within two seconds, fails, has no leader, or leaves a call without answer for five seconds. A watch notices a
+/// member that hangs within ten. Certificates are read again for each connection. Where a password is used, the login is
+/// renewed when etcd has forgotten it.
 ///
 /// # Permissions
 ///

@@ -51,8 +51,9 @@ use folder::Folder;
 ///
 /// Leases expire by the wall clock, because it is what processes and restarts share. An expired lease stays in the folder
 /// until somebody needs its subnet, and its node may renew it until then. If the clock steps forwards, leases expire early,
-/// and come back with their nodes' next renewal; watchers notice a step within a minute. If it steps backwards, leases last
-/// longer by as much. Neither gives a subnet away that its node still renews in time.
+/// and come back as soon as their nodes notice, within a minute. If it steps backwards, leases last longer by as much. Neither
+/// gives a subnet away that its node still renews in time, unless no other is left: then a node that comes within that minute
+/// gets one whose lease looks expired, and the one that had it takes another.
 ///
 /// # Runtime
 ///

@@ -184,6 +184,25 @@ async fn an_answer_that_is_lost_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_lost_answers_in_a_row_cost_nothing() {
+    let cluster = cluster();
+    let mut lease = cluster.store(node("n1")).acquire(&at(1)).await.unwrap();
+    for (attrs, written) in [(at(2), at(2)), (at(3), at(2))] {
+        // The first one is written, the second one does not get that far.
+        cluster.delay(&node("n1"), Duration::from_secs(2));
+        let patience = Duration::from_millis(if attrs == written { 1500 } else { 500 });
+        let published = tokio::time::timeout(patience, lease.publish(&attrs)).await;
+        assert!(published.is_err());
+        assert_eq!(cluster.records()[0].value, Ok(written.to_string()));
+    }
+    cluster.heal(&node("n1"));
+    lease.publish(&at(4)).await.unwrap();
+    assert_eq!(cluster.records()[0].value, Ok(at(4).to_string()));
+    lease.publish(&at(1)).await.unwrap();
+    lease.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hint_is_used_when_nothing_better_is_known() {
     let cluster = cluster();
     let hint = Some("10.3.200.0-24".parse().unwrap());

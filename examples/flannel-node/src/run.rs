@@ -160,25 +160,26 @@ fn backend(
     }
 }
 
-/// Keeps `subnet.env` equal to what the node holds, from the moment on that it can serve pods. Ends with the node.
+/// Keeps `subnet.env` equal to what the node holds, whenever it can serve pods with that. Ends with the node.
 async fn tell_host(mut handle: NodeHandle, config: NetworkConfig, path: PathBuf) {
+    let held = |status: &Status| {
+        let lease = status.lease.as_ref().filter(|_| status.is_ready())?;
+        Some(SubnetEnv::new(&config, &lease.subnet, status.mtu?, false))
+    };
     let mut told = None;
-    let mut seen = handle.wait_for(Status::is_ready).await;
-    while let Some(status) = seen {
-        if let (Some(lease), Some(mtu)) = (&status.lease, status.mtu) {
-            let env = SubnetEnv::new(&config, &lease.subnet, mtu, false);
-            if told.as_ref() != Some(&env) {
-                if let Err(error) = subnet_file::write(&path, &env) {
-                    warn!("{error:#}; trying again");
-                    sleep(RETRY).await;
-                    seen = Some(handle.status());
-                    continue;
-                }
-                info!(subnet = %lease.subnet, mtu, file = %path.display(), "ready");
-                told = Some(env);
-            }
+    loop {
+        let news = |status: &Status| held(status).is_some_and(|env| told.as_ref() != Some(&env));
+        let Some(status) = handle.wait_for(news).await else {
+            return;
+        };
+        let (Some(env), Some(lease)) = (held(&status), &status.lease) else { continue };
+        if let Err(error) = subnet_file::write(&path, &env) {
+            warn!("{error:#}; trying again");
+            sleep(RETRY).await;
+            continue;
         }
-        seen = handle.changed().await;
+        info!(subnet = %lease.subnet, mtu = env.mtu, file = %path.display(), "ready");
+        told = Some(env);
     }
 }
 
@@ -209,3 +210,46 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The backends of this program.
 const BACKENDS: &str = "host-gw, vxlan";
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::testing::FakeBackend;
+    use flannel_store::Write;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_host_is_told_of_a_new_subnet_when_its_data_path_is_up() {
+        let config: NetworkConfig = r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap();
+        let cluster = MemoryCluster::new(&config);
+        let backend = FakeBackend::new([192, 0, 2, 1].into());
+        let node = Node::new(cluster.store("n1".parse().unwrap()), backend.clone());
+        let mut handle = node.handle();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subnet.env");
+        let told = || subnet_file::read(&path).held();
+        tokio::spawn(node.run());
+        tokio::spawn(tell_host(handle.clone(), config, path.clone()));
+        let first = handle.wait_for(Status::is_ready).await.unwrap().lease.unwrap();
+        while told().is_none() {
+            sleep(RETRY).await;
+        }
+        assert_eq!(told(), Some(first.subnet));
+
+        backend.fail_starts(u32::MAX);
+        let owner = Some("n2".parse().unwrap());
+        let thief = Write { value: first.attrs.to_string(), owner, ttl: None };
+        cluster.put(&first.subnet.to_string(), &thief);
+        let moved = |status: &Status| {
+            status.lease.as_ref().is_some_and(|lease| lease.subnet != first.subnet)
+        };
+        let second = handle.wait_for(moved).await.unwrap().lease.unwrap();
+        sleep(10 * RETRY).await;
+        assert_eq!(told(), Some(first.subnet));
+
+        backend.fail_starts(0);
+        handle.wait_for(Status::is_ready).await.unwrap();
+        sleep(RETRY).await;
+        assert_eq!(told(), Some(second.subnet));
+    }
+}

@@ -8,19 +8,22 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, stream::BoxStream};
+use futures::{FutureExt, StreamExt};
 use tokio::{
     select,
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::{
     Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
-    keeper::{Keeper, Kept},
+    failure::Failure,
+    keeper::{Keeper, Kept, at},
+    operation::{Operation, Outcome, operate},
     random::Random,
-    status::chain,
+    session::Session,
+    status::{chain, log_problems},
 };
 use crate::{
     backend::{Backend, BackendError, Network},
@@ -30,6 +33,7 @@ use crate::{
     peers::Peers,
     report::SyncReport,
     store::{Store, StoreError, SubnetLease},
+    subnet::Subnet,
 };
 
 pub(super) struct Driver {
@@ -39,40 +43,6 @@ pub(super) struct Driver {
     status: watch::Sender<Status>,
     requests: mpsc::Receiver<PeersRequest>,
     random: Random,
-}
-
-/// What the loop works on while the node holds one subnet.
-struct Session {
-    keeper: Keeper,
-    peers: Arc<Peers>,
-    /// Whether the store has said who the peers are. Until then they are unknown, and unknown is never synced.
-    known: bool,
-    leases: BoxStream<'static, Result<LeaseEvent, StoreError>>,
-    /// When to sync next, if there is a reason to.
-    sync_at: Option<Instant>,
-    /// Whether the next sync has to look at our own end as well.
-    advertise: bool,
-    /// When to look for drift again.
-    listen_from: Instant,
-    backoff: Backoff,
-}
-
-/// One operation on the network at a time.
-enum Operation {
-    /// Wait until somebody else changes the data path, from a moment on.
-    Drift(Instant),
-    Sync {
-        peers: Arc<Peers>,
-        advertise: Option<Lease>,
-    },
-}
-
-enum Outcome {
-    Drifted(Result<(), BackendError>),
-    Synced {
-        result: Result<SyncReport, BackendError>,
-        attrs: Option<Result<LeaseAttrs, BackendError>>,
-    },
 }
 
 /// Why the loop turned.
@@ -124,76 +94,99 @@ impl Driver {
             started = self.acquire() => started?,
         };
         let (config, lease) = started;
-        let mut current = lease.lease().clone();
+        let mut current = lease.1.lease().clone();
         let mut session = Session {
             keeper: Keeper::new(
                 Arc::clone(&self.store),
                 lease,
                 self.backoff(),
-                Random::new(self.random.next()),
+                self.fork(),
                 self.options.deadline,
             ),
             peers: Arc::new(Peers::new(config, current.clone())),
             known: false,
             leases: self.store.watch(),
+            watched_from: Instant::now(),
+            watches: self.backoff(),
             sync_at: None,
             advertise: false,
             listen_from: Instant::now(),
             backoff: self.backoff(),
+            deafness: self.backoff(),
         };
         loop {
             span.record("subnet", tracing::field::display(current.subnet));
-            let mut network = select! {
-                biased;
-                () = &mut stop => break Ok(Stopped {
-                    lease: session.keeper.into_lease(STOP_GRACE).await,
-                    network: None,
-                }),
-                // Bringing up the data path may take long; the lease is kept meanwhile.
-                kept = session.keeper.next() => {
-                    current = self.kept(&mut session, kept)?.unwrap_or(current);
-                    continue;
+            let (end, network) = match self.start(&mut session, &current, &mut stop).await? {
+                Err(end) => (end, None),
+                Ok(mut network) => {
+                    self.status.send_modify(|status| status.mtu = Some(network.mtu()));
+                    session.sync_at = Some(Instant::now());
+                    // What was found before the lease was there may have changed unseen since.
+                    session.advertise = true;
+                    let end = self.serve(&mut session, &mut network, &mut stop).await?;
+                    (end, Some(network))
                 }
-                network = self.start(&current) => network?,
             };
-            self.status.send_modify(|status| status.mtu = Some(network.mtu()));
-            session.sync_at = Some(Instant::now());
-            match self.serve(&mut session, &mut network, &mut stop).await? {
+            match end {
                 End::Moved(lease) => current = lease,
                 End::Stop => {
-                    break Ok(Stopped {
-                        lease: session.keeper.into_lease(STOP_GRACE).await,
-                        network: Some(network),
-                    });
+                    let lease = session.keeper.into_lease(STOP_GRACE).await;
+                    break Ok(Stopped { lease, network });
                 }
             }
         }
     }
 
     /// Everything up to the first lease.
-    async fn acquire(&mut self) -> Result<(NetworkConfig, Box<dyn SubnetLease>), NodeError> {
-        let store = Arc::clone(&self.store);
-        let backend = Arc::clone(&self.backend);
-        let config = self.persist(Activity::Config, || store.config()).await?;
-        let previous = self.persist(Activity::Acquire, || store.previous()).await?;
-        let attrs =
-            self.persist(Activity::Advertise, || backend.advertise(previous.as_ref())).await?;
-        let lease = self.persist(Activity::Acquire, || store.acquire(&attrs)).await?;
-        let held = lease.lease().clone();
+    async fn acquire(
+        &mut self,
+    ) -> Result<(NetworkConfig, (Instant, Box<dyn SubnetLease>)), NodeError> {
+        let mut random = self.fork();
+        let Self { store, backend, .. } = &*self;
+        let random = &mut random;
+        let config = self.persist(Activity::Config, random, || store.config()).await?;
+        let previous = self.persist(Activity::Acquire, random, || store.previous()).await?;
+        let advertise = || backend.advertise(previous.as_ref());
+        let attrs = self.persist(Activity::Advertise, random, advertise).await?;
+        let acquire = || {
+            let (began, acquired) = (Instant::now(), store.acquire(&attrs));
+            async move { acquired.await.map(|lease| (began, lease)) }
+        };
+        let lease = self.persist(Activity::Acquire, random, acquire).await?;
+        let held = lease.1.lease().clone();
         info!(subnet = %held.subnet, "lease held");
         self.status.send_modify(|status| status.lease = Some(held));
         Ok((config, lease))
     }
 
-    async fn start(&mut self, lease: &Lease) -> Result<Box<dyn Network>, NodeError> {
-        let backend = Arc::clone(&self.backend);
-        self.persist(Activity::Start, || backend.start(lease)).await
+    /// Brings up the data path of `lease`. That may take long; the lease is kept meanwhile.
+    async fn start<S: Future<Output = ()>>(
+        &mut self,
+        session: &mut Session,
+        lease: &Lease,
+        stop: &mut Pin<&mut S>,
+    ) -> Result<Result<Box<dyn Network>, End>, NodeError> {
+        let mut random = self.fork();
+        let this = &*self;
+        let mut started =
+            pin!(this.persist(Activity::Start, &mut random, || this.backend.start(lease)));
+        loop {
+            select! {
+                biased;
+                () = stop.as_mut() => return Ok(Err(End::Stop)),
+                kept = session.keeper.next() => if let Some(moved) = this.kept(session, kept)? {
+                    return Ok(Err(End::Moved(moved)));
+                },
+                network = &mut started => return network.map(Ok),
+            }
+        }
     }
 
     /// Calls until it succeeds or fails for good.
     async fn persist<T, E: Failure, F: Future<Output = Result<T, E>>>(
-        &mut self,
+        &self,
         activity: Activity,
+        random: &mut Random,
         call: impl Fn() -> F,
     ) -> Result<T, NodeError> {
         let mut backoff = self.backoff();
@@ -210,7 +203,7 @@ impl Driver {
                 return Err(error.into_final());
             }
             self.fail(activity, &error);
-            sleep(backoff.after_failure(self.random.next())).await;
+            sleep(backoff.after_failure(random.next())).await;
         }
     }
 
@@ -297,11 +290,7 @@ impl Driver {
         let event = match item {
             Some(Ok(event)) => event,
             Some(Err(error)) => return self.fail(Activity::Watch, &error),
-            // Stores promise that this does not happen; following anew is right if it does.
-            None => {
-                session.leases = self.store.watch();
-                return;
-            }
+            None => return self.watch_again(session),
         };
         self.succeed(Activity::Watch);
         if let LeaseEvent::Reset(_) = event
@@ -329,14 +318,37 @@ impl Driver {
         }
     }
 
+    /// Follows the leases anew after a pause. Stores promise that they never need it.
+    fn watch_again(&mut self, session: &mut Session) {
+        warn!("the store's watch ended, opening another");
+        let now = Instant::now();
+        if now.saturating_duration_since(session.watched_from) >= self.options.retry_longest {
+            session.watches.reset();
+        }
+        let wait = session.watches.after_failure(self.random.next());
+        session.watched_from = now + wait;
+        let store = Arc::clone(&self.store);
+        let watch = async move {
+            sleep(wait).await;
+            store.watch()
+        };
+        session.leases = watch.flatten_stream().boxed();
+    }
+
     /// Acts on what happened to our lease; returns the new one if its subnet is another.
-    fn kept(&mut self, session: &mut Session, kept: Kept) -> Result<Option<Lease>, NodeError> {
+    fn kept(&self, session: &mut Session, kept: Kept) -> Result<Option<Lease>, NodeError> {
         match kept {
             Kept::AcquireFailed(error) => self.fail(Activity::Acquire, &error),
+            Kept::Doubted(lease) => {
+                let doubt = Doubt { subnet: lease.subnet };
+                error!(%doubt, "cannot trust the lease, renewing it goes on; the data path stays");
+                self.status.send_modify(|status| status.fail(Activity::Hold, &doubt));
+            }
             Kept::Failed(error) => self.fail(Activity::Renew, &error),
             Kept::Lost(error) => {
                 let subnet = session.peers.own().subnet;
                 self.status.send_modify(|status| status.lease = None);
+                self.succeed(Activity::Hold);
                 if self.options.on_lease_loss == OnLeaseLoss::Exit {
                     return Err(NodeError::LeaseLost { subnet, source: error });
                 }
@@ -344,14 +356,19 @@ impl Driver {
                 self.status.send_modify(|status| status.fail(Activity::Renew, &error));
             }
             Kept::Acquired(lease) | Kept::Renewed(lease) => {
-                self.succeed(Activity::Acquire);
-                self.succeed(Activity::Renew);
+                for activity in [Activity::Acquire, Activity::Hold, Activity::Renew] {
+                    self.succeed(activity);
+                }
                 let own = session.peers.own();
                 let moved = own.subnet != lease.subnet;
                 if moved {
                     warn!(old = %own.subnet, new = %lease.subnet, "another subnet: pods of the old one must move");
                 } else if own.attrs != lease.attrs {
                     info!(attrs = %lease.attrs, "published");
+                }
+                if moved {
+                    // What is synced is the data path of the old subnet.
+                    self.status.send_modify(|status| status.in_sync = false);
                 }
                 if *own != lease {
                     Arc::make_mut(&mut session.peers).set_own(lease.clone());
@@ -371,12 +388,20 @@ impl Driver {
 
     fn drifted(&mut self, session: &mut Session, result: Result<(), BackendError>) {
         session.advertise = true;
-        session.sync_at = Some(Instant::now());
-        session.listen_from = Instant::now() + DRIFT_PAUSE;
-        if let Err(error) = result {
-            self.fail(Activity::Sync, &error);
-            session.sync_at =
-                Some(Instant::now() + session.backoff.after_failure(self.random.next()));
+        let now = Instant::now();
+        match result {
+            Ok(()) => {
+                session.deafness.reset();
+                session.sync_at = Some(now);
+                session.listen_from = now + DRIFT_PAUSE;
+            }
+            // What cannot be heard has to be looked for.
+            Err(error) => {
+                self.fail(Activity::Sync, &error);
+                let retry = now + session.deafness.after_failure(self.random.next());
+                session.sync_by(retry);
+                session.listen_from = retry;
+            }
         }
     }
 
@@ -408,7 +433,7 @@ impl Driver {
         };
         if again {
             let retry = Instant::now() + session.backoff.after_failure(self.random.next());
-            session.sync_at = Some(session.sync_at.map_or(retry, |at| at.min(retry)));
+            session.sync_by(retry);
         } else {
             session.backoff.reset();
         }
@@ -444,57 +469,13 @@ impl Driver {
         self.status.send_if_modified(|status| status.faults.remove(&activity).is_some());
     }
 
+    /// Random numbers for something that goes on beside the loop.
+    fn fork(&mut self) -> Random {
+        Random::new(self.random.next())
+    }
+
     fn backoff(&self) -> Backoff {
         Backoff::new(self.options.retry_shortest, self.options.retry_longest)
-    }
-}
-
-impl Session {
-    fn is_due(&self) -> bool {
-        self.known && self.sync_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    fn next_operation(&mut self) -> Operation {
-        if !self.is_due() {
-            return Operation::Drift(self.listen_from);
-        }
-        self.sync_at = None;
-        Operation::Sync {
-            peers: Arc::clone(&self.peers),
-            advertise: self.advertise.then(|| self.peers.own().clone()),
-        }
-    }
-}
-
-async fn operate(
-    backend: &dyn Backend,
-    network: &mut dyn Network,
-    operation: Operation,
-    deadline: Duration,
-) -> Outcome {
-    match operation {
-        Operation::Drift(from) => {
-            sleep_until(from).await;
-            Outcome::Drifted(network.drifted().await)
-        }
-        Operation::Sync { peers, advertise } => {
-            let attrs = match &advertise {
-                None => None,
-                Some(own) => Some(within(deadline, backend.advertise(Some(own))).await),
-            };
-            let result = within(deadline, network.sync(&peers)).await;
-            Outcome::Synced { result, attrs }
-        }
-    }
-}
-
-async fn within<T>(
-    deadline: Duration,
-    call: impl Future<Output = Result<T, BackendError>>,
-) -> Result<T, BackendError> {
-    match timeout(deadline, call).await {
-        Ok(result) => result,
-        Err(elapsed) => Err(Failure::late("finish a sync in time".into(), elapsed)),
     }
 }
 
@@ -512,60 +493,11 @@ async fn breathe() {
     .await;
 }
 
-/// Waits until `instant`, or for ever if there is none.
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Says which peers are no longer served, and which are again.
-fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
-    let before = before.map_or(&[][..], |report| &report.problems);
-    for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
-        warn!(peer = %problem.peer, "peer not served: {}", problem.fault);
-    }
-    for problem in before {
-        if now.problems.iter().all(|p| p.peer != problem.peer) {
-            info!(peer = %problem.peer, "peer served again, or gone");
-        }
-    }
-}
-
-/// What [`Driver::persist`] has to know of an error.
-trait Failure: std::error::Error + 'static {
-    fn is_retryable(&self) -> bool;
-    fn into_final(self) -> NodeError;
-    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self;
-}
-
-impl Failure for StoreError {
-    fn is_retryable(&self) -> bool {
-        self.is_retryable()
-    }
-
-    fn into_final(self) -> NodeError {
-        NodeError::Store(self)
-    }
-
-    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self {
-        super::keeper::late(operation, elapsed)
-    }
-}
-
-impl Failure for BackendError {
-    fn is_retryable(&self) -> bool {
-        self.is_retryable()
-    }
-
-    fn into_final(self) -> NodeError {
-        NodeError::Backend(self)
-    }
-
-    fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> Self {
-        Self::Kernel { operation, source: elapsed.into() }
-    }
+/// Why a lease that was not lost is not trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("the lease of {subnet} was not renewed before its time was over, another node may have it")]
+struct Doubt {
+    subnet: Subnet,
 }
 
 /// How long a node that was asked to stop waits for a sync under way, and then for the store.

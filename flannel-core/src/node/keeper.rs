@@ -3,13 +3,16 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    select,
+    time::{Instant, sleep_until, timeout},
+};
 
 use super::random::Random;
 use crate::{
     backoff::Backoff,
     lease::{Lease, LeaseAttrs},
-    store::{Store, StoreError, SubnetLease},
+    store::{Store, StoreError, SubnetLease, trusted_for},
 };
 
 /// The lease side of a node. It never blocks the rest of the node: [`next`](Self::next) may be dropped at any await, and what
@@ -23,7 +26,17 @@ pub(super) struct Keeper {
     state: State,
     /// When there is something to do; `None` for a lease that never expires.
     due: Option<Instant>,
+    /// When the call began that is under way or was the last.
+    began: Instant,
+    /// Until when the lease can be trusted; `None` for ever, or if that is over and was said.
+    trusted_until: Option<Instant>,
+    /// Whether to check once more after what is under way, which may have asked the store too early.
+    again: bool,
+    /// Between failures.
     backoff: Backoff,
+    /// Between losses that follow each other.
+    losses: Backoff,
+    taken_anew: Option<Instant>,
     random: Random,
     deadline: Duration,
 }
@@ -48,6 +61,8 @@ pub(super) enum Kept {
     Acquired(Lease),
     /// It could not be taken anew; tried again later.
     AcquireFailed(StoreError),
+    /// It was not renewed for so long that somebody else may have it. Renewing it goes on.
+    Doubted(Lease),
     /// It was not renewed; tried again later.
     Failed(StoreError),
     /// It is gone. Taking one anew has begun.
@@ -57,9 +72,10 @@ pub(super) enum Kept {
 }
 
 impl Keeper {
+    /// Keeps `lease`, which was taken by a call that began at `began`.
     pub(super) fn new(
         store: Arc<dyn Store>,
-        lease: Box<dyn SubnetLease>,
+        (began, lease): (Instant, Box<dyn SubnetLease>),
         backoff: Backoff,
         random: Random,
         deadline: Duration,
@@ -70,7 +86,12 @@ impl Keeper {
             attrs: current.attrs.clone(),
             lease: current,
             due: None,
+            again: false,
+            began,
+            trusted_until: None,
             state: State::Moving,
+            losses: backoff.clone(),
+            taken_anew: None,
             backoff,
             random,
             deadline,
@@ -89,20 +110,34 @@ impl Keeper {
 
     /// Finds out soon whether the lease is still ours.
     pub(super) fn check(&mut self) {
-        self.due = Some(Instant::now());
+        match self.state {
+            State::Held(_) => self.due = Some(Instant::now()),
+            State::Working(_) => self.again = true,
+            // Taking one anew finds out.
+            State::Lost | State::Moving => {}
+        }
     }
 
     /// Waits for the next thing that happens to the lease.
     pub(super) async fn next(&mut self) -> Kept {
+        let trusted_until = self.trusted_until;
+        select! {
+            biased;
+            kept = self.work() => kept,
+            () = at(trusted_until) => {
+                self.trusted_until = None;
+                Kept::Doubted(self.lease.clone())
+            }
+        }
+    }
+
+    async fn work(&mut self) -> Kept {
         loop {
             if let State::Working(work) = &mut self.state {
                 let outcome = work.await;
                 return self.settle(outcome);
             }
-            match self.due {
-                Some(due) => sleep_until(due).await,
-                None => std::future::pending().await,
-            }
+            at(self.due).await;
             self.begin();
         }
     }
@@ -119,7 +154,9 @@ impl Keeper {
     }
 
     fn begin(&mut self) {
+        self.began = Instant::now();
         let (attrs, deadline) = (self.attrs.clone(), self.deadline);
+        self.again = false;
         self.state = match mem::replace(&mut self.state, State::Moving) {
             State::Held(mut lease) => State::Working(Box::pin(async move {
                 let result = if lease.lease().attrs == attrs {
@@ -149,6 +186,7 @@ impl Keeper {
     fn settle(&mut self, outcome: Outcome) -> Kept {
         match outcome {
             Outcome::Acquired(Ok(lease)) => {
+                self.taken_anew = Some(Instant::now());
                 self.hold(lease);
                 Kept::Acquired(self.lease.clone())
             }
@@ -163,7 +201,8 @@ impl Keeper {
             }
             Outcome::Kept(_, Err(error @ StoreError::Revoked { .. })) => {
                 self.state = State::Lost;
-                self.check();
+                self.trusted_until = None;
+                self.lost();
                 Kept::Lost(error)
             }
             Outcome::Kept(lease, Err(error)) => {
@@ -181,10 +220,23 @@ impl Keeper {
         let spread = 0.9 + 0.2 * (self.random.next() as f64 / u64::MAX as f64);
         let now = Instant::now();
         self.due = lease.ttl().map(|ttl| now + ttl.mul_f64(spread / 3.0));
-        if self.lease.attrs != self.attrs {
+        if self.again || self.lease.attrs != self.attrs {
             self.due = Some(now);
         }
+        self.trusted_until = lease.ttl().map(|ttl| self.began + trusted_for(ttl));
         self.state = State::Held(lease);
+    }
+
+    /// Takes a lease anew: at once, unless it was lost shortly after it was taken anew, as when another node has our name.
+    fn lost(&mut self) {
+        let now = Instant::now();
+        let lasted = self.taken_anew.is_none_or(|taken| now - taken >= LASTING);
+        if lasted {
+            self.losses.reset();
+            self.due = Some(now);
+        } else {
+            self.due = Some(now + self.losses.after_failure(self.random.next()));
+        }
     }
 
     fn retry(&mut self) {
@@ -192,7 +244,18 @@ impl Keeper {
     }
 }
 
+/// Waits until `instant`, or for ever if there is none.
+pub(super) async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A call that took too long, as the error that it stands for.
 pub(super) fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> StoreError {
     StoreError::Unavailable { operation, source: elapsed.into() }
 }
+
+/// A lease that was held for so long is not fought over.
+const LASTING: Duration = Duration::from_secs(60);

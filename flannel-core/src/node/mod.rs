@@ -1,8 +1,11 @@
 //! One node of a network: the only event loop, which drives a store and a backend.
 
 mod driver;
+mod failure;
 mod keeper;
+mod operation;
 mod random;
+mod session;
 mod status;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};

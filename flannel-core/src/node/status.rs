@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, error::Error, fmt};
 
 use serde::Serialize;
+use tracing::{info, warn};
 
 use crate::{
     lease::Lease,
@@ -13,7 +14,8 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// The lease that this node holds as far as it knows; `None` before the first and after a lost one.
+    /// The lease that this node holds as far as it knows; `None` before the first and after a lost one. Whether it may be trusted
+    /// says [`trusts_lease`](Self::trusts_lease).
     pub lease: Option<Lease>,
     /// The largest packet that a pod may send, in bytes; `None` until the data path is up.
     pub mtu: Option<u32>,
@@ -46,6 +48,8 @@ pub enum Activity {
     Advertise,
     /// Reading the network's configuration.
     Config,
+    /// Holding the lease without a doubt: it was not renewed for so long that somebody else may have the subnet.
+    Hold,
     /// Keeping the lease.
     Renew,
     /// Bringing up our own end of the data path.
@@ -57,11 +61,18 @@ pub enum Activity {
 }
 
 impl Status {
-    /// Whether pods can be served: the lease is held, the peers are known, and the data path matches them.
+    /// Whether pods can be served: the lease is held and can be trusted, the peers are known, and the data path matches them.
     ///
     /// A peer whose own data is bad does not count against it.
     pub fn is_ready(&self) -> bool {
-        self.lease.is_some() && self.peers.is_some() && self.in_sync
+        self.trusts_lease() && self.peers.is_some() && self.in_sync
+    }
+
+    /// Whether the lease is held and cannot be somebody else's; [`Store`](crate::Store) says on which conditions.
+    ///
+    /// It can be after a whole TTL without a renewal. The data path stays then, and a renewal ends the doubt.
+    pub fn trusts_lease(&self) -> bool {
+        self.lease.is_some() && !self.faults.contains_key(&Activity::Hold)
     }
 
     pub(super) fn fail(&mut self, activity: Activity, error: &dyn Error) {
@@ -77,6 +88,7 @@ impl fmt::Display for Activity {
             Self::Acquire => "acquire a lease",
             Self::Advertise => "find out what to publish",
             Self::Config => "read the network config",
+            Self::Hold => "trust the lease",
             Self::Renew => "renew the lease",
             Self::Start => "start the backend",
             Self::Sync => "sync the data path",
@@ -94,4 +106,17 @@ pub(super) fn chain(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Says which peers are no longer served, and which are again.
+pub(super) fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
+    let before = before.map_or(&[][..], |report| &report.problems);
+    for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
+        warn!(peer = %problem.peer, "peer not served: {}", problem.fault);
+    }
+    for problem in before {
+        if now.problems.iter().all(|p| p.peer != problem.peer) {
+            info!(peer = %problem.peer, "peer served again, or gone");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,8 @@ use crate::{
     Backend, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Store, StoreError,
     testing::{FakeBackend, MockBackend, MockStore},
 };
+
+mod trouble;
 
 const OWN: &str = "10.3.1.0-24";
 
@@ -48,9 +50,14 @@ fn unavailable() -> StoreError {
 struct Held {
     lease: Lease,
     ttl: Option<Duration>,
+    renew_time: Duration,
     renewals: Arc<AtomicUsize>,
     published: Arc<Mutex<Vec<LeaseAttrs>>>,
     revoked: Arc<AtomicUsize>,
+    /// Whether renewals never end.
+    hanging: Arc<AtomicBool>,
+    /// When the last renewal began that did.
+    renewed: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Held {
@@ -58,9 +65,12 @@ impl Held {
         Self {
             lease: lease(key, 1),
             ttl: Some(Duration::from_secs(90)),
+            renew_time: Duration::ZERO,
             renewals: Arc::default(),
             published: Arc::default(),
             revoked: Arc::default(),
+            hanging: Arc::default(),
+            renewed: Arc::default(),
         }
     }
 
@@ -85,6 +95,11 @@ impl SubnetLease for Held {
 
     async fn renew(&mut self) -> Result<(), StoreError> {
         self.renewals.fetch_add(1, Ordering::SeqCst);
+        sleep(self.renew_time).await;
+        if self.hanging.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        *self.renewed.lock().unwrap() = Some(Instant::now());
         self.checked()
     }
 
@@ -277,6 +292,71 @@ async fn a_lease_without_an_end_is_left_alone() {
     events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
     sleep(Duration::from_secs(100_000)).await;
     assert_eq!(held.renewals.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_cannot_be_renewed_is_trusted_until_its_time_is_over() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    let backend = fake();
+    let node = node(store, backend.clone());
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1), lease("10.3.2.0-24", 2)]))).unwrap();
+    handle.wait_for(Status::is_ready).await.unwrap();
+    sleep(Duration::from_secs(200)).await;
+    assert!(handle.status().is_ready());
+
+    held.hanging.store(true, Ordering::SeqCst);
+    let doubted = handle.wait_for(|status| !status.trusts_lease()).await.unwrap();
+    let silent = held.renewed.lock().unwrap().unwrap().elapsed();
+    assert_eq!(silent.as_millis(), 89_100, "a TTL of 90 s less one percent");
+    assert_eq!(
+        doubted.faults[&Activity::Hold],
+        "the lease of 10.3.1.0-24 was not renewed before its time was over, another node may have it"
+    );
+    assert!(!doubted.is_ready() && doubted.lease.is_some());
+    sleep(Duration::from_secs(3600)).await;
+    assert!(!handle.status().trusts_lease());
+    assert_eq!(backend.routes().len(), 1, "the data path stays");
+
+    held.hanging.store(false, Ordering::SeqCst);
+    handle.wait_for(Status::is_ready).await.unwrap();
+    assert!(handle.status().faults.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn trust_counts_from_the_beginning_of_a_call_that_took_long() {
+    #[derive(Debug)]
+    struct Slow(MockStore);
+    #[async_trait::async_trait]
+    impl Store for Slow {
+        async fn config(&self) -> Result<NetworkConfig, StoreError> {
+            self.0.config().await
+        }
+        async fn previous(&self) -> Result<Option<Lease>, StoreError> {
+            self.0.previous().await
+        }
+        async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
+            let lease = self.0.acquire(attrs).await;
+            sleep(Duration::from_secs(20)).await;
+            lease
+        }
+        fn watch(&self) -> stream::BoxStream<'static, Result<LeaseEvent, StoreError>> {
+            self.0.watch()
+        }
+    }
+    let held = Held::new(OWN);
+    held.hanging.store(true, Ordering::SeqCst);
+    let start = Instant::now();
+    let (store, _events) = store(&held);
+    let node = node(Slow(store), fake());
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    handle.wait_for(Status::trusts_lease).await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 20);
+    handle.wait_for(|status| !status.trusts_lease()).await.unwrap();
+    assert_eq!(start.elapsed().as_millis(), 89_100);
 }
 
 #[tokio::test(start_paused = true)]

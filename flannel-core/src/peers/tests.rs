@@ -67,6 +67,7 @@ fn a_lease_that_would_harm_us_is_refused_by_name() {
         ("10.3.2.0-24", "127.0.0.1", "no node is reached at 127.0.0.1"),
         ("10.3.3.0-24", "224.0.0.1", "no node is reached at 224.0.0.1"),
         ("10.3.4.0-24", "255.255.255.255", "no node is reached at"),
+        ("10.3.5.0-24", "192.0.2.1", "192.0.2.1 is our own address"),
     ] {
         let folded = peers.fold(LeaseEvent::Upsert(lease(key, address)));
         assert!(!folded.peers_changed, "{key}");
@@ -76,7 +77,7 @@ fn a_lease_that_would_harm_us_is_refused_by_name() {
     assert!(peers.is_empty());
     // A refused lease that is mended becomes a peer.
     assert!(peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2"))).peers_changed);
-    assert_eq!(peers.refused().len(), 6);
+    assert_eq!(peers.refused().len(), 7);
 }
 
 #[test]
@@ -169,8 +170,11 @@ proptest! {
                     None => drop(follower.remove(&subnet)),
                 }
             }
-            let expected: Vec<_> =
-                model.0.values().filter(|lease| lease.subnet != peers.own().subnet).collect();
+            let own = peers.own();
+            let is_peer = |lease: &&Lease| {
+                lease.subnet != own.subnet && lease.attrs.public_ip != own.attrs.public_ip
+            };
+            let expected: Vec<_> = model.0.values().filter(is_peer).collect();
             prop_assert_eq!(peers.iter().collect::<Vec<_>>(), expected.clone());
             prop_assert_eq!(follower.values().collect::<Vec<_>>(), expected);
         }

@@ -1,4 +1,4 @@
-//! One node's hold on its subnet, fenced by comparing.
+//! One node's hold on its subnet: the protocol's holder with its registry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,20 +6,19 @@ use async_trait::async_trait;
 use flannel_core::{Lease, LeaseAttrs, NodeId, StoreError, SubnetLease};
 
 use crate::{
-    allocating::{store_error, value_of},
-    registry::{Lifetime, Record, Registry, RegistryError, Write},
+    allocating::{
+        perform::perform,
+        protocol::{Holding, Wish},
+        value_of,
+    },
+    registry::{Record, Registry},
 };
 
 /// A lease as this node last wrote it.
 #[derive(Debug)]
 pub(crate) struct Held<R> {
     registry: Arc<R>,
-    node: NodeId,
-    ttl: Duration,
-    record: Record,
-    lease: Lease,
-    /// What we tried to publish without learning whether it was written.
-    unanswered: Option<String>,
+    holding: Holding,
 }
 
 impl<R: Registry> Held<R> {
@@ -29,50 +28,15 @@ impl<R: Registry> Held<R> {
         ttl: Duration,
         record: Record,
     ) -> Result<Self, StoreError> {
-        let lease = lease_of(&record)?;
-        Ok(Self { registry, node, ttl, record, lease, unanswered: None })
+        Ok(Self { registry, holding: Holding::new(node, ttl, record)? })
     }
 
-    /// Goes on from what the registry has, if we wrote it: its answer was lost.
-    fn resume(&mut self, current: Option<Box<Record>>) -> Result<(), StoreError> {
-        let ours = |record: &Record| {
-            let value = record.value.as_ref().ok();
-            record.owner.as_ref() == Some(&self.node)
-                && *record != self.record
-                && value.is_some()
-                && (value == self.record.value.as_ref().ok() || value == self.unanswered.as_ref())
-        };
-        match current {
-            Some(record) if ours(&record) => self.written(*record),
-            current => Err(StoreError::Revoked {
-                subnet: self.lease.subnet,
-                owner: current.and_then(|record| holder(&record)),
-            }),
-        }
-    }
-
-    fn written(&mut self, record: Record) -> Result<(), StoreError> {
-        self.lease = lease_of(&record)?;
-        self.record = record;
-        Ok(())
-    }
-
-    /// The operation's result; `None` to try once more, because the registry had what we wrote before.
-    fn settle<T>(&mut self, result: Result<T, RegistryError>) -> Result<Option<T>, StoreError> {
-        match result {
-            Ok(done) => Ok(Some(done)),
-            Err(RegistryError::Conflict { current }) => self.resume(current).map(|()| None),
-            Err(error) => Err(store_error(error)),
-        }
-    }
-
-    async fn write(&mut self, value: String, owner: Option<NodeId>) -> Result<(), StoreError> {
-        let ttl = self.ttl();
-        let write = Write { value, owner, ttl };
+    async fn fulfil(&mut self, wish: Wish) -> Result<(), StoreError> {
         loop {
-            let result = self.registry.update(&self.record, &write).await;
-            if let Some(record) = self.settle(result)? {
-                return self.written(record);
+            let request = self.holding.ask(&wish);
+            let answer = perform(self.registry.as_ref(), &request).await?;
+            if self.holding.answered(&wish, answer)? {
+                return Ok(());
             }
         }
     }
@@ -81,59 +45,23 @@ impl<R: Registry> Held<R> {
 #[async_trait]
 impl<R: Registry> SubnetLease for Held<R> {
     fn lease(&self) -> &Lease {
-        &self.lease
+        self.holding.lease()
     }
 
     fn ttl(&self) -> Option<Duration> {
-        (self.record.lifetime != Lifetime::Unbounded).then_some(self.ttl)
+        self.holding.ttl()
     }
 
     async fn renew(&mut self) -> Result<(), StoreError> {
-        let ttl = self.ttl();
-        loop {
-            let result = self.registry.touch(&self.record, ttl).await;
-            if let Some(record) = self.settle(result)? {
-                return self.written(record);
-            }
-        }
+        self.fulfil(Wish::Renew).await
     }
 
     async fn publish(&mut self, attrs: &LeaseAttrs) -> Result<(), StoreError> {
         let value = value_of(attrs)?;
-        if self.record.value.as_ref() == Ok(&value) {
-            return self.renew().await;
-        }
-        self.unanswered = Some(value.clone());
-        self.write(value, Some(self.node.clone())).await?;
-        self.unanswered = None;
-        Ok(())
+        self.fulfil(Wish::Publish(value)).await
     }
 
     async fn release(mut self: Box<Self>) -> Result<(), StoreError> {
-        // A reservation was made by a person: it stays for the next node that has its address.
-        if self.record.lifetime == Lifetime::Unbounded {
-            let value = value_of(&self.lease.attrs)?;
-            return self.write(value, None).await;
-        }
-        loop {
-            let result = self.registry.delete(&self.record).await;
-            if self.settle(result)?.is_some() {
-                return Ok(());
-            }
-        }
+        self.fulfil(Wish::Release).await
     }
-}
-
-/// Who holds a record: its owner, or as with flannel whoever has its address.
-fn holder(record: &Record) -> Option<NodeId> {
-    let address = || record.lease().ok().and_then(|lease| lease.attrs.address());
-    record.owner.clone().or_else(|| address().map(NodeId::from))
-}
-
-/// The lease in a record that we wrote ourselves.
-fn lease_of(record: &Record) -> Result<Lease, StoreError> {
-    record.lease().map_err(|source| StoreError::Unavailable {
-        operation: format!("read back the lease of {}", record.key),
-        source: source.into(),
-    })
 }

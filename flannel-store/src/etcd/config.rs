@@ -10,8 +10,8 @@ pub struct EtcdConfig {
     pub ca_file: Option<PathBuf>,
     /// Our own certificate and those that signed it, as PEM, to show to etcd.
     pub cert_file: Option<PathBuf>,
-    /// The members' client addresses, such as `https://192.0.2.1:2379`. The port is 2379 if none is given, and the scheme `https`
-    /// if any file is, else `http`. Each node begins with any of them and takes the next one if it fails.
+    /// The members' client addresses, such as `https://192.0.2.1:2379`. The port is 2379 if none is given, and the scheme
+    /// `https` if any file is, else `http`. Each node begins with any of them and takes the next one if it fails.
     pub endpoints: Vec<String>,
     /// The key of our own certificate, as PEM.
     pub key_file: Option<PathBuf>,

@@ -2,7 +2,6 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use flannel_core::NodeId;
 use futures::{StreamExt, stream, stream::BoxStream};
 use tokio::time::timeout;
 use tonic::Status;
@@ -10,9 +9,9 @@ use tonic::Status;
 use crate::{
     etcd::{
         client::Client,
-        entry,
-        keys::{Keys, Place},
-        proto::{Event, WatchCreateRequest, WatchRequest, WatchResponse},
+        fold::Fold,
+        keys::Keys,
+        proto::{WatchCreateRequest, WatchRequest, WatchResponse},
         session::{Following, Refusal, Session},
         trouble::{Trouble, Troubles},
     },
@@ -182,39 +181,6 @@ fn denied_or_unavailable(refusal: Refusal) -> RegistryError {
             operation: OPERATION.into(),
             source: "etcd has forgotten our login".into(),
         },
-    }
-}
-
-/// Puts owners and leases together.
-#[derive(Debug, Default)]
-struct Fold {
-    /// The last owner that was written, with its key and revision. Its lease is the next thing written.
-    owner: Option<(Vec<u8>, i64, NodeId)>,
-}
-
-impl Fold {
-    fn change(&mut self, keys: &Keys, event: Event) -> Option<Change> {
-        let kv = event.kv?;
-        let key = kv.key.clone();
-        match (keys.place(&key), event.kind) {
-            (Place::Lease(key), Event::DELETE) => {
-                Some(Change::Delete(String::from_utf8_lossy(key).into()))
-            }
-            (Place::Lease(key), Event::PUT) => {
-                let revision = kv.mod_revision;
-                let mut record = entry::record(key, kv);
-                let owner = self.owner.take();
-                let owner = owner.filter(|(owned, at, _)| owned == key && *at == revision);
-                record.owner = owner.map(|(.., node)| node);
-                Some(Change::Put(record))
-            }
-            (Place::Owner(key), Event::PUT) => {
-                self.owner = entry::owner(&kv).map(|node| (key.to_vec(), kv.mod_revision, node));
-                None
-            }
-            // An owner that goes alone had lost its lease before.
-            _ => None,
-        }
     }
 }
 

@@ -108,6 +108,13 @@ async fn a_lost_answer_is_not_a_lost_lease() {
         let records = async || registry.list().await.unwrap().records;
         let before = lost;
 
+        let was = registry.config().await.unwrap();
+        let text = format!(r#"{{"Network":"10.3.0.0/16","SubnetLen":{}}}"#, 18 + after % 10);
+        proxy.lose_after(after);
+        registry.set_config(&was, &text).await.unwrap();
+        lost += u32::from(proxy.has_lost());
+        assert_eq!(registry.config().await.unwrap().text, Some(text), "set_config, {after}");
+
         proxy.lose_after(after);
         let created = registry.create(&key, &write(Some("n1"), 1, Some(3600))).await.unwrap();
         lost += u32::from(proxy.has_lost());
@@ -281,12 +288,19 @@ async fn ten_thousand_leases_are_listed_at_once() {
 #[ignore = "needs etcd: run ./ci.sh etcd"]
 async fn fifty_nodes_that_start_at_once_have_their_leases_soon() {
     let cluster = network(3).await;
+    // As many nodes as subnets, so that many choose the same one.
+    let config = r#"{"Network":"10.3.0.0/24","SubnetLen":30,"SubnetMin":"10.3.0.4","SubnetMax":"10.3.0.200"}"#;
+    cluster.put(&format!("{PREFIX}/config"), config);
     let stores: Vec<_> = (0..50).map(|n| cluster.store(&format!("n{n}"))).collect();
     let begin = Instant::now();
     let leases = stores.iter().zip(0..).map(|(store, n)| acquire(store, n));
     let leases = futures::future::join_all(leases).await;
-    println!("50 nodes on 3 members: {:?}", begin.elapsed());
+    let lost: u64 = stores.iter().map(|store| store.stats().races_lost).sum();
+    println!("50 nodes on 3 members: {:?}, {lost} races lost", begin.elapsed());
+    assert!(lost > 0, "nobody was too late");
     let subnets: std::collections::BTreeSet<_> = leases.iter().map(|l| l.lease().subnet).collect();
     assert_eq!(subnets.len(), 50);
+    let granted = cluster.ctl(&["lease", "list"]).lines().count() - 1;
+    assert_eq!(granted, 50, "who was too late gives the etcd lease back that it had for it");
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }

@@ -58,11 +58,11 @@ impl Cluster {
     pub(crate) async fn start(members: usize, security: Security) -> Self {
         // Loopback is a /8: with addresses of its own each cluster has all ports.
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        let [n, m] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let [.., p, q] = std::process::id().to_be_bytes();
-        let ip = |member: usize| {
-            format!("127.{}.{q}.{}", 64 + (p ^ n) % 128, usize::from(m) * 4 % 240 + 1 + member)
-        };
+        // Four addresses for each of sixty clusters, and the next block for the next sixty.
+        let (block, host) = (64 + (u16::from(p) + n / 60) % 128, n % 60 * 4 + 1);
+        let ip = |member: usize| format!("127.{block}.{q}.{}", usize::from(host) + member);
         let members = (0..members)
             .map(|member| Member { ip: ip(member), child: None, hangs: Cell::new(false) })
             .collect();

@@ -246,6 +246,10 @@ async fn a_watch_behind_a_compaction_begins_anew() {
     assert!(matches!(lost, RegistryError::Compacted { revision: r } if r == revision), "{lost:?}");
     assert!(late.next().await.is_none());
     assert!(matches!(early.next().await, Some(Ok(_))), "who has kept up goes on");
+    // Such as when the data of etcd were replaced by older ones.
+    let future = flannel_store::Snapshot { records: vec![], revision: 1_000_000 };
+    let behind = timeout(LIMIT, registry.watch(future).next()).await.unwrap().unwrap();
+    assert!(matches!(behind, Err(RegistryError::Unavailable { .. })), "{behind:?}");
 }
 
 #[tokio::test]
@@ -407,7 +411,7 @@ async fn dead_and_mute_endpoints_are_passed_over() {
     });
     let longest = join_all(acquired).await.into_iter().max().unwrap();
     println!("the slowest of 8 nodes had its lease after {longest:?}");
-    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    assert!(longest < Duration::from_secs(4), "{longest:?}");
 }
 
 #[tokio::test]
@@ -428,10 +432,14 @@ async fn a_login_that_etcd_forgot_is_renewed() {
         lease.renew().await.unwrap();
         until_known(&mut watch, lease.lease()).await;
     }
-    // Changed rights make all tokens old.
-    cluster.ctl(&["user", "add", "somebody:else"]);
-    lease.renew().await.unwrap();
+    // A password that is set ends all logins. A watch is not told that it is so, only that it is not permitted.
+    let registry = EtcdRegistry::new(&cluster.config()).unwrap();
+    let snapshot = registry.list().await.unwrap();
+    cluster.ctl_with(&["user", "passwd", "flannel", "--interactive=false"], "hunter2\n");
+    let mut changes = registry.watch(snapshot);
     lease.publish(&at(2)).await.unwrap();
+    let change = timeout(LIMIT, changes.next()).await.unwrap();
+    assert!(matches!(change, Some(Ok(flannel_store::Change::Put(_)))), "{change:?}");
     until_known(&mut watch, lease.lease()).await;
 }
 

@@ -1,0 +1,41 @@
+//! Which failures a node outlives.
+
+use tokio::time::error::Elapsed;
+
+use super::{NodeError, keeper};
+use crate::{backend::BackendError, store::StoreError};
+
+/// What a loop that tries again has to know of an error.
+pub(super) trait Failure: std::error::Error + 'static {
+    fn is_retryable(&self) -> bool;
+    fn into_final(self) -> NodeError;
+    fn late(operation: String, elapsed: Elapsed) -> Self;
+}
+
+impl Failure for StoreError {
+    fn is_retryable(&self) -> bool {
+        self.is_retryable()
+    }
+
+    fn into_final(self) -> NodeError {
+        NodeError::Store(self)
+    }
+
+    fn late(operation: String, elapsed: Elapsed) -> Self {
+        keeper::late(operation, elapsed)
+    }
+}
+
+impl Failure for BackendError {
+    fn is_retryable(&self) -> bool {
+        self.is_retryable()
+    }
+
+    fn into_final(self) -> NodeError {
+        NodeError::Backend(self)
+    }
+
+    fn late(operation: String, elapsed: Elapsed) -> Self {
+        Self::Kernel { operation, source: elapsed.into() }
+    }
+}

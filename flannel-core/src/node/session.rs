@@ -1,0 +1,54 @@
+//! What a node knows and has to do while it runs.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use tokio::time::Instant;
+
+use super::{keeper::Keeper, operation::Operation};
+use crate::{backoff::Backoff, lease::LeaseEvent, peers::Peers, store::StoreError};
+
+/// What the loop works on while the node holds one subnet.
+pub(super) struct Session {
+    pub(super) keeper: Keeper,
+    pub(super) peers: Arc<Peers>,
+    /// Whether the store has said who the peers are. Until then they are unknown, and unknown is never synced.
+    pub(super) known: bool,
+    pub(super) leases: BoxStream<'static, Result<LeaseEvent, StoreError>>,
+    /// Since when `leases` is followed.
+    pub(super) watched_from: Instant,
+    /// Between watches that ended.
+    pub(super) watches: Backoff,
+    /// When to sync next, if there is a reason to.
+    pub(super) sync_at: Option<Instant>,
+    /// Whether the next sync has to look at our own end as well.
+    pub(super) advertise: bool,
+    /// When to look for drift again.
+    pub(super) listen_from: Instant,
+    /// Between failed syncs.
+    pub(super) backoff: Backoff,
+    /// Between failures to hear of drift.
+    pub(super) deafness: Backoff,
+}
+
+impl Session {
+    /// Syncs at `latest` if not before.
+    pub(super) fn sync_by(&mut self, latest: Instant) {
+        self.sync_at = Some(self.sync_at.map_or(latest, |at| at.min(latest)));
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.known && self.sync_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    pub(super) fn next_operation(&mut self) -> Operation {
+        if !self.is_due() {
+            return Operation::Drift(self.listen_from);
+        }
+        self.sync_at = None;
+        Operation::Sync {
+            peers: Arc::clone(&self.peers),
+            advertise: self.advertise.then(|| self.peers.own().clone()),
+        }
+    }
+}

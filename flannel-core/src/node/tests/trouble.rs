@@ -1,0 +1,213 @@
+//! What goes wrong while something else is under way.
+
+use super::*;
+use crate::{BackendError, Peers, SyncReport, testing::MockNetwork};
+
+/// A host that takes its time to start, and whose address changes without anybody telling the network.
+#[derive(Clone, Debug)]
+struct Odd {
+    inner: FakeBackend,
+    start_time: Duration,
+    starts: Arc<AtomicUsize>,
+    /// What is advertised next; after that it is always the same.
+    advertised: Arc<Mutex<Vec<LeaseAttrs>>>,
+}
+
+impl Odd {
+    fn new() -> Self {
+        Self {
+            inner: fake(),
+            start_time: Duration::ZERO,
+            starts: Arc::default(),
+            advertised: Arc::default(),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for Odd {
+    async fn advertise<'a>(&'a self, _: Option<&'a Lease>) -> Result<LeaseAttrs, BackendError> {
+        let mut left = self.advertised.lock().unwrap();
+        Ok(if left.is_empty() { attrs(1) } else { left.remove(0) })
+    }
+
+    async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
+        self.starts.fetch_add(1, Ordering::SeqCst);
+        sleep(self.start_time).await;
+        self.inner.start(lease).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_moved_is_not_ready_before_its_new_data_path_is_up() {
+    let held = Held::new(OWN);
+    let (store, events) = moving_store(&held);
+    let backend = fake();
+    let node = node(store, backend.clone());
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    handle.wait_for(Status::is_ready).await.unwrap();
+
+    backend.fail_starts(3);
+    held.revoked.store(1, Ordering::SeqCst);
+    events.send(Ok(LeaseEvent::Remove(OWN.parse().unwrap()))).unwrap();
+    handle.wait_for(|status| status.lease.is_none()).await.unwrap();
+    handle.wait_for(|status| status.lease.is_some()).await.unwrap();
+    while backend.started().len() == 1 {
+        assert!(!handle.status().is_ready());
+        sleep(Duration::from_millis(10)).await;
+    }
+    handle.wait_for(Status::is_ready).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_do_not_disturb_a_slow_start() {
+    let held = Held { ttl: Some(Duration::from_secs(9)), ..Held::new(OWN) };
+    let (store, events) = store(&held);
+    let backend = Odd { start_time: Duration::from_secs(20), ..Odd::new() };
+    let starts = Arc::clone(&backend.starts);
+    let node = node(store, backend);
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    let ready = timeout(Duration::from_secs(25), handle.wait_for(Status::is_ready)).await;
+    ready.expect("ready as soon as it has started");
+    assert_eq!(starts.load(Ordering::SeqCst), 1);
+    assert!(held.renewals.load(Ordering::SeqCst) >= 5, "the lease is kept meanwhile");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_changed_while_the_store_was_away_is_published() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    let backend = Odd::new();
+    *backend.advertised.lock().unwrap() = vec![attrs(1), attrs(77), attrs(77)];
+    tokio::spawn(node(store, backend).run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    settle().await;
+    assert_eq!(*held.published.lock().unwrap(), [attrs(77)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_cannot_tell_of_drift_is_synced_at_growing_intervals() {
+    let (store, events) = store(&Held::new(OWN));
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&syncs);
+    let mut backend = MockBackend::new();
+    backend.expect_advertise().returning(|_| Ok(attrs(1)));
+    backend.expect_start().returning(move |_| {
+        let counter = Arc::clone(&counter);
+        let mut network = MockNetwork::new();
+        network.expect_mtu().return_const(1500_u32);
+        network.expect_drifted().returning(|| {
+            Err(BackendError::Kernel { operation: "listen".into(), source: "deaf".into() })
+        });
+        network.expect_sync().returning(move |_: &Peers| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok(SyncReport::default())
+        });
+        Ok(Box::new(network))
+    });
+    let node = node(store, backend);
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    sleep(Duration::from_secs(60)).await;
+    let early = syncs.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&early), "{early} syncs in a minute");
+    sleep(Duration::from_secs(60)).await;
+    assert!(syncs.load(Ordering::SeqCst) > early, "the syncs go on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
+    let (mut store, _) = store(&Held::new(OWN));
+    store.checkpoint();
+    let watches = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&watches);
+    store.expect_config().returning(|| Ok(config()));
+    store.expect_previous().returning(|| Ok(None));
+    store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
+    store.expect_watch().returning(move || {
+        // Enough for the node to come to an end if nothing slows it down.
+        assert!(counter.fetch_add(1, Ordering::SeqCst) < 100, "opened again and again");
+        stream::iter([Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))]).boxed()
+    });
+    let node = node(store, fake());
+    let handle = node.handle();
+    let run = tokio::spawn(node.run());
+    sleep(Duration::from_secs(60)).await;
+    assert!(!run.is_finished());
+    assert!(handle.status().is_ready(), "what was known stays");
+    let watches = watches.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&watches), "{watches} watches in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_shows_during_a_renewal_is_checked_after_it() {
+    let held = Held { renew_time: Duration::from_secs(2), ..Held::new(OWN) };
+    let (store, events) = store(&held);
+    tokio::spawn(node(store, fake()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    settle().await;
+    events.send(Ok(LeaseEvent::Upsert(lease(OWN, 66)))).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(held.renewals.load(Ordering::SeqCst), 1, "under way");
+    events.send(Ok(LeaseEvent::Remove(OWN.parse().unwrap()))).unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(held.renewals.load(Ordering::SeqCst), 2);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(held.renewals.load(Ordering::SeqCst), 2, "once is enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
+    let held = Held::new(OWN);
+    held.revoked.store(usize::MAX, Ordering::SeqCst);
+    let (mut store, _) = store(&held);
+    store.checkpoint();
+    let acquired = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&acquired);
+    let (send, receive) = mpsc::unbounded_channel();
+    store.expect_config().returning(|| Ok(config()));
+    store.expect_previous().returning(|| Ok(None));
+    store.expect_acquire().returning(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        let took = LeaseEvent::Upsert(lease(OWN, 1));
+        let lost = LeaseEvent::Upsert(lease(OWN, 66));
+        let send = send.clone();
+        // The other node with our name is as fast as we are.
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(1)).await;
+            send.send(Ok(took)).unwrap();
+            send.send(Ok(lost)).unwrap();
+        });
+        Ok(Box::new(held.clone()))
+    });
+    let receive = Mutex::new(Some(receive));
+    store.expect_watch().returning(move || {
+        let receive = receive.lock().unwrap().take().expect("watched once");
+        stream::unfold(receive, |mut receive: mpsc::UnboundedReceiver<_>| async {
+            Some((receive.recv().await?, receive))
+        })
+        .boxed()
+    });
+    tokio::spawn(node(store, fake()).run());
+    sleep(Duration::from_secs(60)).await;
+    let acquired = acquired.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&acquired), "taken {acquired} times in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_hangs_is_named() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    backend.slow_syncs(Duration::from_secs(3600));
+    let node = node(store, backend);
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    let failed = |status: &Status| status.faults.contains_key(&Activity::Sync);
+    let status = handle.wait_for(failed).await.unwrap();
+    assert_eq!(status.faults[&Activity::Sync], "cannot sync the data path: deadline has elapsed");
+}
