@@ -61,7 +61,7 @@ async fn hostile_leases_are_named_and_cost_nobody_else() {
         (|attrs| attrs.backend_data = data(""), "VtepMAC"),
         (|attrs| attrs.backend_data = data("ff:ff:ff:ff:ff:ff"), "one station"),
         (|attrs| attrs.backend_data = data("00:00:00:00:00:00"), "one station"),
-        (|attrs| attrs.public_ip = Some([192, 0, 2, 1].into()), "is ours"),
+        (|attrs| attrs.public_ip = Some([192, 0, 2, 1].into()), "our own address"),
         (|attrs| attrs.public_ip = Some([10, 244, 77, 1].into()), "its own subnet"),
         (|attrs| attrs.backend_type = "VXLAN".into(), "another"),
         (|attrs| attrs.backend_type = String::new(), "another"),
@@ -79,9 +79,12 @@ async fn hostile_leases_are_named_and_cost_nobody_else() {
         spoil(&mut attrs);
         let bad = Lease::new("10.244.77.0-24".parse().unwrap(), attrs);
         let all: Vec<_> = [bad].into_iter().chain([nodes.lease(3).clone()]).collect();
+        // Some are kept from every backend, the others are for this one to see through.
+        let refused: Vec<_> = nodes.peers(0, all.clone()).refused().collect();
         let report = nodes.sync_other(0, 3, all).await;
-        assert_eq!(report.problems.len(), 1, "{n}: {report:?}");
-        let fault = report.problems[0].fault.to_string();
+        let problems = [refused, report.problems].concat();
+        assert_eq!(problems.len(), 1, "{n}: {problems:?}");
+        let fault = problems[0].fault.to_string();
         assert!(
             fault.contains(words) || *words == "another" && fault.contains("backend"),
             "{fault}"
