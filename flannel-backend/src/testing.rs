@@ -1,6 +1,6 @@
 //! Real hosts in namespaces for the contract of networks: what every kernel backend's tests share.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use flannel_core::{
@@ -9,7 +9,7 @@ use flannel_core::{
 };
 use flannel_netlink::{
     Monitor, Notice, Subject,
-    state::{Neighbour, Object, Route},
+    state::{Address, Object, Route},
 };
 use flannel_testbed::{Blocks, Host, Pod, Testbed, probe::Ping};
 use tokio::{sync::Mutex, time::timeout};
@@ -30,6 +30,35 @@ pub struct KernelWorld<B> {
 struct Counter {
     monitor: Monitor,
     count: u64,
+    /// The addresses that were announced.
+    addresses: HashSet<Address>,
+}
+
+impl Counter {
+    /// Takes in a notification, and counts it unless the kernel tells something that nobody has just written.
+    fn take_in(&mut self, notice: &Notice) {
+        let (Notice::Added { subject, .. } | Notice::Removed { subject, .. }) = notice else {
+            self.count += 1;
+            return;
+        };
+        let is_news = match subject {
+            Subject::Object(Object::Address(address)) => {
+                // It is announced again when the kernel has looked for duplicates, if it does.
+                let address = Address { tentative: false, ..*address };
+                match notice {
+                    Notice::Added { .. } => self.addresses.insert(address),
+                    _ => {
+                        self.addresses.remove(&address);
+                        true
+                    }
+                }
+            }
+            // It comes with an address, sooner or later.
+            Subject::Object(Object::Route(route)) => route.table != LOCAL_TABLE,
+            subject => !is_learned(subject),
+        };
+        self.count += u64::from(is_news);
+    }
 }
 
 impl<B> KernelWorld<B>
@@ -47,7 +76,11 @@ where
             let pod = host.add_pod(world.blocks(n)).await.expect("a pod");
             let monitor = Monitor::open(host.namespace()).expect("a monitor");
             world.pods.push(pod);
-            world.monitors.push(Mutex::new(Counter { monitor, count: 0 }));
+            world.monitors.push(Mutex::new(Counter {
+                monitor,
+                count: 0,
+                addresses: HashSet::new(),
+            }));
         }
         world
     }
@@ -68,7 +101,7 @@ where
     pub async fn settle(&self, host: usize) -> u64 {
         let mut counter = self.monitors[host].lock().await;
         while let Ok(notice) = timeout(QUIET, counter.monitor.next()).await {
-            counter.count += u64::from(!is_learned(&notice.expect("notifications")));
+            counter.take_in(&notice.expect("notifications"));
         }
         counter.count
     }
@@ -161,11 +194,14 @@ async fn uplink(host: &Host) -> u32 {
 }
 
 /// Whether the kernel learned of a neighbour by itself: nobody has written that.
-fn is_learned(notice: &Notice) -> bool {
-    let (Notice::Added { subject, .. } | Notice::Removed { subject, .. }) = notice else {
-        return false;
-    };
-    matches!(subject, Subject::Object(Object::Neighbour(Neighbour { permanent: false, .. })))
-        || matches!(subject, Subject::Object(Object::ForwardingEntry(entry)) if !entry.permanent)
-        || matches!(subject, Subject::Other(_))
+fn is_learned(subject: &Subject) -> bool {
+    match subject {
+        Subject::Object(Object::Neighbour(neighbour)) => !neighbour.permanent,
+        Subject::Object(Object::ForwardingEntry(entry)) => !entry.permanent,
+        Subject::Other(_) => true,
+        _ => false,
+    }
 }
+
+/// The table of the kernel's own routes to addresses of this machine, linux/rtnetlink.h.
+const LOCAL_TABLE: u32 = 255;

@@ -16,8 +16,10 @@ use crate::support::{DUAL, IPV4, IPV6, Kernel, finder, mac, mac_of, make, world}
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn devices_have_flannels_attributes() {
     let world = world(DUAL).await;
-    let nodes = Nodes::start(&world).await;
     let host = world.testbed().host(0);
+    let default = "/proc/sys/net/ipv6/conf/default/accept_ra";
+    host.namespace().run(|| std::fs::write(default, "1")).unwrap().unwrap();
+    let nodes = Nodes::start(&world).await;
     let mut kernel = Kernel::of(host);
     for (name, local, address, mtu) in [
         ("flannel.1", "192.0.2.1", "10.244.1.0/32", 1450),
@@ -92,6 +94,15 @@ async fn flannels_device_is_adopted_as_it_is() {
         let address = Address::new(flannels.index, address.parse().unwrap());
         kernel.0.apply_one(address.replace()).await.unwrap();
     }
+    // What the lease said before may be older.
+    let attrs = flannel_core::LeaseAttrs {
+        backend_type: "vxlan".into(),
+        backend_data: crate::support::data("0e:55:55:55:55:55"),
+        ..flannel_core::LeaseAttrs::default()
+    };
+    let previous = Lease::new(world.subnet(0), attrs);
+    let attrs = world.backend(0).advertise(Some(&previous)).await.unwrap();
+    assert_eq!(Some(mac_of(&attrs)), flannels.mac);
     let nodes = Nodes::start(&world).await;
     let adopted = kernel.link("flannel.1").await;
     assert_eq!((adopted.index, adopted.mac), (flannels.index, flannels.mac));

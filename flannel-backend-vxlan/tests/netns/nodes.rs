@@ -13,7 +13,7 @@ use futures::FutureExt;
 use tokio::{
     sync::oneshot,
     task::JoinSet,
-    time::{interval, timeout},
+    time::{Instant, interval, timeout},
 };
 
 use crate::support::{DUAL, IPV4, Kernel, REPAIR, mac, mac_of, make, world};
@@ -154,6 +154,45 @@ async fn somebody_who_insists_on_a_mac_is_followed_and_it_is_published() {
     // What he kept flushing waits up to half a second for its next repair.
     assert!(cluster.flows(2 * REPAIR).await);
     assert_eq!(Kernel::of(host).link("flannel.1").await.mac, Some(theirs));
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn somebody_who_keeps_altering_a_device_costs_two_writes_a_second() {
+    let cluster = Cluster::start(IPV4).await;
+    let host = cluster.testbed.host(0);
+    let mut monitor = Monitor::open(host.namespace()).unwrap();
+    let meddler = host.meddle(Duration::from_millis(50), |connection| {
+        async move {
+            let Some(link) = link_by_name(connection, "flannel.1").await? else { return Ok(()) };
+            let change = LinkChange { mtu: Some(1300), ..LinkChange::default() };
+            alter_link(connection, link.index, &change).await
+        }
+        .boxed()
+    });
+    let meddler = meddler.unwrap();
+    let started = Instant::now();
+    let mut ticks = interval(Duration::from_millis(50));
+    while meddler.deeds() < 60 {
+        ticks.tick().await;
+        assert!(started.elapsed() < 2 * PATIENCE, "{} deeds", meddler.deeds());
+    }
+    drop(meddler);
+    let seconds = started.elapsed().as_secs() + 1;
+    let mut ours = 0;
+    while let Some(notice) = monitor.next_waiting().unwrap() {
+        let Notice::Added { subject: Subject::Link(link), .. } = notice else { continue };
+        ours += u64::from(link.name == "flannel.1" && link.mtu == 1450);
+    }
+    // A few more at first, until it is clear that he insists.
+    assert!((3..=2 * seconds + 4).contains(&ours), "{ours} in {seconds} s");
+    let mut kernel = Kernel::of(host);
+    let right = async {
+        while kernel.link("flannel.1").await.mtu != 1450 {
+            ticks.tick().await;
+        }
+    };
+    timeout(REPAIR, right).await.expect("put right within a second");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What peers publish: changes, and things that no honest peer says.
 
 use flannel_core::{
-    Lease, LeaseAttrs,
+    Lease, LeaseAttrs, LeaseEvent,
     testing::network::{NetworkWorld, Nodes},
 };
 
@@ -61,7 +61,7 @@ async fn hostile_leases_are_named_and_cost_nobody_else() {
         (|attrs| attrs.backend_data = data(""), "VtepMAC"),
         (|attrs| attrs.backend_data = data("ff:ff:ff:ff:ff:ff"), "one station"),
         (|attrs| attrs.backend_data = data("00:00:00:00:00:00"), "one station"),
-        (|attrs| attrs.public_ip = Some([192, 0, 2, 1].into()), "is ours"),
+        (|attrs| attrs.public_ip = Some([192, 0, 2, 1].into()), "our own address"),
         (|attrs| attrs.public_ip = Some([10, 244, 77, 1].into()), "its own subnet"),
         (|attrs| attrs.backend_type = "VXLAN".into(), "another"),
         (|attrs| attrs.backend_type = String::new(), "another"),
@@ -79,9 +79,12 @@ async fn hostile_leases_are_named_and_cost_nobody_else() {
         spoil(&mut attrs);
         let bad = Lease::new("10.244.77.0-24".parse().unwrap(), attrs);
         let all: Vec<_> = [bad].into_iter().chain([nodes.lease(3).clone()]).collect();
+        // Some are kept from every backend, the others are for this one to see through.
+        let refused: Vec<_> = nodes.peers(0, all.clone()).refused().collect();
         let report = nodes.sync_other(0, 3, all).await;
-        assert_eq!(report.problems.len(), 1, "{n}: {report:?}");
-        let fault = report.problems[0].fault.to_string();
+        let problems = [refused, report.problems].concat();
+        assert_eq!(problems.len(), 1, "{n}: {problems:?}");
+        let fault = problems[0].fault.to_string();
         assert!(
             fault.contains(words) || *words == "another" && fault.contains("backend"),
             "{fault}"
@@ -117,8 +120,13 @@ async fn of_two_peers_with_one_mac_the_first_is_served_and_the_other_named() {
     assert_eq!(world.snapshot(0).await, before);
     assert!(world.reaches(0, 3).await);
     // When the first has left, the other is served without having changed.
-    let report = nodes.sync_other(0, 3, vec![thief]).await;
-    assert_eq!(report.problems, []);
+    let mut peers = nodes.peers(0, [thief, nodes.lease(3).clone()]);
+    let first = nodes.lease(3).subnet;
+    let (_, mut network) = nodes.into_first();
+    assert_eq!(network.sync(&peers).await.unwrap().problems.len(), 1);
+    peers.fold(LeaseEvent::Remove(first));
+    assert_eq!(network.sync(&peers).await.unwrap().problems, []);
     let entries = Kernel::of(world.testbed().host(0)).forwarding("flannel.1").await;
-    assert!(entries.iter().any(|it| it.remote == Some([192, 0, 2, 99].into())));
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].remote, Some([192, 0, 2, 99].into()));
 }

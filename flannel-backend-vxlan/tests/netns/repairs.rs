@@ -1,12 +1,16 @@
 //! Everything that others may remove or alter is back within a second, and nothing else is touched.
 
+use std::time::Duration;
+
 use flannel_core::testing::network::{NetworkWorld, Nodes};
 use flannel_netlink::{
     LinkChange, delete_link,
     state::{ForwardingEntry, Neighbour, Object},
 };
 
-use crate::support::{DUAL, IPV4, Kernel, mac, world};
+use tokio::time::timeout;
+
+use crate::support::{DUAL, IPV4, Kernel, REPAIR, mac, world};
 
 /// Does damage, sees that it shows, and that after the repair everything is as it was, to the last object.
 async fn repaired(config: &str, damage: impl AsyncFn(&mut Kernel)) {
@@ -265,4 +269,33 @@ async fn a_new_network_card_costs_no_write() {
     assert!(world.reaches(0, 1).await, "the devices are not bound to the card");
     assert_eq!(nodes.sync(0).await.writes(), 0);
     assert_eq!(kernel.link("flannel.1").await.index, before);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn what_is_published_is_told_to_be_other_when_a_sync_gives_up_the_mac() {
+    let world = world(IPV4).await;
+    let nodes = Nodes::start(&world).await;
+    let mut kernel = Kernel::of(world.testbed().host(0));
+    // Without peers only the device itself may have to wait.
+    let peers = nodes.peers(0, []);
+    let (lease, mut network) = nodes.into_first();
+    let theirs = mac("0e:66:66:66:66:66");
+    let given_up = async {
+        loop {
+            let change = LinkChange { mac: Some(theirs), ..LinkChange::default() };
+            kernel.alter("flannel.1", change).await;
+            let report = network.sync(&peers).await.unwrap();
+            if report.postponed == 0 && kernel.link("flannel.1").await.mac == Some(theirs) {
+                return;
+            }
+        }
+    };
+    timeout(2 * REPAIR, given_up).await.expect("given up");
+    timeout(REPAIR, network.drifted()).await.expect("in time").unwrap();
+    // It is told once: the store may be away.
+    network.sync(&peers).await.unwrap();
+    let quiet = Duration::from_millis(300);
+    assert!(timeout(quiet, network.drifted()).await.is_err());
+    drop(lease);
 }
