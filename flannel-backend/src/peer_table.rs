@@ -55,7 +55,7 @@ impl PeerTable {
 
     /// The node wants exactly these objects for itself.
     pub fn want_own(&mut self, objects: impl IntoIterator<Item = Object>) {
-        self.place(None, objects.into_iter().collect());
+        self.place(Holder::NODE, objects.into_iter().collect());
     }
 
     /// Forgets what was planned, so that the next [`sync`](Self::sync) plans every peer anew: for when what plans depend on has
@@ -80,7 +80,7 @@ impl PeerTable {
     ) -> Result<SyncReport, BackendError> {
         for subnet in self.to_plan(peers) {
             let PeerPlan { objects, faults } = peers.get(&subnet).map(&plan).unwrap_or_default();
-            self.place(Some(subnet), objects);
+            self.place(Holder::peer(subnet), objects);
             if faults.is_empty() {
                 self.faults.remove(&subnet);
             } else {
@@ -123,7 +123,7 @@ impl PeerTable {
         changed.unwrap_or_else(|| {
             let present = peers.iter().map(|lease| lease.subnet);
             present
-                .chain(self.placement.holders().flatten())
+                .chain(self.placement.holders().filter_map(Holder::subnet))
                 .chain(self.faults.keys().copied())
                 .collect()
         })
@@ -131,7 +131,7 @@ impl PeerTable {
 
     fn place(&mut self, holder: Holder, objects: Vec<Object>) {
         let objects: Vec<_> = objects.into_iter().flat_map(|object| self.shape(object)).collect();
-        let changes = self.placement.place(holder, objects);
+        let changes = self.placement.place(holder, objects, |key| self.table.wanted(key).copied());
         for key in &changes.forget {
             self.table.forget(key);
         }
@@ -199,7 +199,7 @@ impl PeerTable {
 
     /// The peers that want what is at `key`; none if it is the node's own or nobody's.
     fn blamed(&self, key: &Key) -> Vec<Subnet> {
-        self.placement.holders_of(key).flatten().collect()
+        self.placement.holders_of(key).filter_map(Holder::subnet).collect()
     }
 }
 

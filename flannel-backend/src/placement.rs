@@ -1,6 +1,6 @@
 //! Which peer wants which object: pure bookkeeping.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, sync::Arc};
 
 use flannel_core::{PeerFault, Subnet};
 use flannel_netlink::state::{Key, Object};
@@ -14,17 +14,33 @@ pub struct PeerPlan {
     pub faults: Vec<PeerFault>,
 }
 
-/// Who wants an object: a peer, or the node itself.
-pub(crate) type Holder = Option<Subnet>;
+/// Who wants an object: a peer, or the node itself. Clones share their memory.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Holder(Option<Arc<Subnet>>);
+
+impl Holder {
+    /// The node itself.
+    pub(crate) const NODE: Self = Self(None);
+
+    pub(crate) fn peer(subnet: Subnet) -> Self {
+        Self(Some(Arc::new(subnet)))
+    }
+
+    /// The peer's subnet; `None` for the node itself.
+    pub(crate) fn subnet(&self) -> Option<Subnet> {
+        self.0.as_deref().copied()
+    }
+}
 
 /// What every holder wants. Holders may want the same key; the one with the lowest subnet gets its object.
 ///
-/// There are thousands of holders with a few objects each, so none of them has a map of its own.
+/// A table that was told of the changes has the objects of those who got theirs, so only the others' are kept here.
 #[derive(Debug, Default)]
 pub(crate) struct Placement {
-    /// In the order of the keys, one for each.
-    wants: BTreeMap<Holder, Box<[Object]>>,
-    holders: BTreeSet<(Key, Holder)>,
+    /// Sorted by key.
+    keys: BTreeMap<Holder, Box<[Key]>>,
+    winners: BTreeMap<Key, Holder>,
+    losers: BTreeMap<Key, BTreeMap<Holder, Object>>,
 }
 
 /// What a table has to be told after a holder changed its mind.
@@ -35,64 +51,83 @@ pub(crate) struct Changes {
 }
 
 impl Placement {
-    /// `holder` wants exactly `objects` from now on.
+    /// `holder` wants exactly `objects` from now on. `placed` says what the table that follows the changes wants at a key.
     pub(crate) fn place(
         &mut self,
         holder: Holder,
         objects: impl IntoIterator<Item = Object>,
+        placed: impl Fn(&Key) -> Option<Object>,
     ) -> Changes {
         let next: BTreeMap<Key, Object> =
             objects.into_iter().map(|object| (object.key(), object)).collect();
-        let before = self.wants.remove(&holder).unwrap_or_default();
-        let mut touched: BTreeSet<Key> = BTreeSet::new();
-        for object in &before {
-            let key = object.key();
-            if next.get(&key) != Some(object) {
-                touched.insert(key);
-            }
-            if !next.contains_key(&key) {
-                self.holders.remove(&(key, holder));
-            }
+        let (holder, before) =
+            self.keys.remove_entry(&holder).unwrap_or_else(|| (holder, Box::default()));
+        let mut changes = Changes::default();
+        for key in before.iter().filter(|key| !next.contains_key(key)) {
+            self.release(&holder, key, &mut changes);
         }
         for (key, object) in &next {
-            if find(&before, key) != Some(*object) {
-                touched.insert(*key);
-            }
-            self.holders.insert((*key, holder));
+            self.claim(&holder, key, *object, &placed, &mut changes);
         }
         if !next.is_empty() {
-            self.wants.insert(holder, next.into_values().collect());
-        }
-        let mut changes = Changes::default();
-        for key in touched {
-            match self.object(&key) {
-                Some(object) => changes.want.push(object),
-                None => changes.forget.push(key),
-            }
+            self.keys.insert(holder, next.into_keys().collect());
         }
         changes
     }
 
     /// All that want anything.
-    pub(crate) fn holders(&self) -> impl Iterator<Item = Holder> {
-        self.wants.keys().copied()
+    pub(crate) fn holders(&self) -> impl Iterator<Item = &Holder> {
+        self.keys.keys()
     }
 
-    /// Who wants what is at `key`, the lowest first.
-    pub(crate) fn holders_of(&self, key: &Key) -> impl Iterator<Item = Holder> {
-        // Nobody is below None.
-        let from = self.holders.range((*key, None)..);
-        from.take_while(move |(other, _)| other == key).map(|(_, holder)| *holder)
+    /// Who wants what is at `key`.
+    pub(crate) fn holders_of(&self, key: &Key) -> impl Iterator<Item = &Holder> {
+        let losers = self.losers.get(key).into_iter().flat_map(BTreeMap::keys);
+        self.winners.get(key).into_iter().chain(losers)
     }
 
-    fn object(&self, key: &Key) -> Option<Object> {
-        let holder = self.holders_of(key).next()?;
-        find(self.wants.get(&holder)?, key)
+    fn claim(
+        &mut self,
+        holder: &Holder,
+        key: &Key,
+        object: Object,
+        placed: impl Fn(&Key) -> Option<Object>,
+        changes: &mut Changes,
+    ) {
+        match self.winners.get(key) {
+            Some(winner) if winner < holder => {
+                self.losers.entry(*key).or_default().insert(holder.clone(), object);
+                return;
+            }
+            Some(winner) if winner == holder => {}
+            Some(winner) => {
+                let losers = self.losers.entry(*key).or_default();
+                losers.extend(placed(key).map(|object| (winner.clone(), object)));
+            }
+            None => {}
+        }
+        if self.winners.insert(*key, holder.clone()).as_ref() != Some(holder)
+            || placed(key) != Some(object)
+        {
+            changes.want.push(object);
+        }
     }
-}
 
-fn find(objects: &[Object], key: &Key) -> Option<Object> {
-    objects.iter().find(|object| object.key() == *key).copied()
+    fn release(&mut self, holder: &Holder, key: &Key, changes: &mut Changes) {
+        let losers = self.losers.get_mut(key);
+        if self.winners.get(key) != Some(holder) {
+            losers.and_then(|losers| losers.remove(holder));
+        } else if let Some((heir, object)) = losers.and_then(BTreeMap::pop_first) {
+            self.winners.insert(*key, heir);
+            changes.want.push(object);
+        } else {
+            self.winners.remove(key);
+            changes.forget.push(*key);
+        }
+        if self.losers.get(key).is_some_and(BTreeMap::is_empty) {
+            self.losers.remove(key);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,20 +143,47 @@ mod tests {
     }
 
     fn holder(n: u8) -> Holder {
-        (n > 0).then(|| format!("10.3.{n}.0-24").parse().unwrap())
+        match n {
+            0 => Holder::NODE,
+            n => Holder::peer(format!("10.3.{n}.0-24").parse().unwrap()),
+        }
+    }
+
+    /// What a table wants that does what the changes say.
+    #[derive(Default)]
+    struct Table(BTreeMap<Key, Object>);
+
+    impl Table {
+        fn place(&mut self, placement: &mut Placement, n: u8, objects: &[Object]) -> Changes {
+            let placed = |key: &Key| self.0.get(key).copied();
+            let changes = placement.place(holder(n), objects.iter().copied(), placed);
+            for key in &changes.forget {
+                assert!(self.0.remove(key).is_some(), "{key} was not wanted");
+            }
+            self.0.extend(changes.want.iter().map(|object| (object.key(), *object)));
+            changes
+        }
     }
 
     #[test]
     fn an_object_that_two_want_stays_until_both_let_go() {
-        let mut placement = Placement::default();
-        let first = placement.place(holder(1), [route(1, 1)]);
+        let (mut placement, mut table) = (Placement::default(), Table::default());
+        let first = table.place(&mut placement, 1, &[route(1, 1)]);
         assert_eq!(first, Changes { forget: vec![], want: vec![route(1, 1)] });
-        placement.place(holder(2), [route(1, 2), route(2, 2)]);
-        let changes = placement.place(holder(1), []);
+        table.place(&mut placement, 2, &[route(1, 2), route(2, 2)]);
+        let changes = table.place(&mut placement, 1, &[]);
         assert_eq!(changes, Changes { forget: vec![], want: vec![route(1, 2)] });
-        let changes = placement.place(holder(2), []);
+        let changes = table.place(&mut placement, 2, &[]);
         assert_eq!(changes.forget, [route(1, 2).key(), route(2, 2).key()]);
         assert_eq!(placement.holders().count(), 0);
+    }
+
+    #[test]
+    fn what_is_placed_again_changes_nothing() {
+        let (mut placement, mut table) = (Placement::default(), Table::default());
+        table.place(&mut placement, 1, &[route(1, 1), route(2, 1)]);
+        let again = table.place(&mut placement, 1, &[route(1, 1), route(2, 1)]);
+        assert_eq!(again, Changes::default());
     }
 
     proptest! {
@@ -132,24 +194,26 @@ mod tests {
                 (0u8..5, proptest::collection::btree_map(0u8..6, 0u8..3, 0..4)), 0..40,
             ),
         ) {
-            let mut placement = Placement::default();
-            let mut table = BTreeMap::new();
-            let mut model = BTreeMap::new();
+            let (mut placement, mut table) = (Placement::default(), Table::default());
+            let mut model: BTreeMap<u8, Vec<Object>> = BTreeMap::new();
             for (n, objects) in steps {
                 let objects: Vec<_> = objects.into_iter().map(|(k, g)| route(k, g)).collect();
-                let changes = placement.place(holder(n), objects.clone());
-                for key in changes.forget {
-                    prop_assert!(table.remove(&key).is_some());
-                }
-                for object in changes.want {
-                    table.insert(object.key(), object);
-                }
-                model.insert(holder(n), objects);
+                table.place(&mut placement, n, &objects);
+                model.insert(n, objects);
                 let mut expected = BTreeMap::new();
                 for object in model.values().rev().flatten() {
                     expected.insert(object.key(), *object);
                 }
-                prop_assert_eq!(&table, &expected);
+                prop_assert_eq!(&table.0, &expected);
+                for key in expected.keys() {
+                    let has = |objects: &Vec<Object>| objects.iter().any(|it| it.key() == *key);
+                    let all = model.iter().filter(|(_, objects)| has(objects));
+                    let all: Vec<_> = all.map(|(n, _)| holder(*n)).collect();
+                    prop_assert_eq!(placement.holders_of(key).cloned().collect::<Vec<_>>(), all);
+                }
+                let some = model.iter().filter(|(_, objects)| !objects.is_empty());
+                let some: Vec<_> = some.map(|(n, _)| holder(*n)).collect();
+                prop_assert_eq!(placement.holders().cloned().collect::<Vec<_>>(), some);
             }
         }
     }
