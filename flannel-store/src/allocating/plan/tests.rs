@@ -73,22 +73,22 @@ fn what_another_node_owns_is_never_taken() {
 
 #[test]
 fn a_node_named_by_its_address_is_found_by_the_address_that_it_has() {
-    let config = config(r#"{"Network":"10.3.0.0/16"}"#);
     // 192.0.2.1 has moved to 192.0.2.5 and said so.
-    let records = [record("10.3.7.0-24", "192.0.2.5", Some("192.0.2.1"), Lifetime::Bounded)];
-    let takes = |name: &str, address: &str| takes(&config, &records, name, address);
-    assert!(takes("192.0.2.1", "192.0.2.5"), "it takes its lease anew");
-    assert!(takes("192.0.2.5", "192.0.2.5"), "it was started again");
-    assert!(takes("n1", "192.0.2.5"), "it was started again with a name");
-    assert!(!takes("192.0.2.1", "192.0.2.1"), "another node got its old address");
-    assert_eq!(previous(&records, &node("192.0.2.1"), None), None);
-    assert!(previous(&records, &node("192.0.2.5"), None).is_some());
-    let records = [record("10.3.7.0-24", "192.0.2.1", Some("192.0.2.1"), Lifetime::Bounded)];
-    assert!(super::tests::takes(&config, &records, "192.0.2.1", "192.0.2.5"), "it has not said so");
+    let moved = [record("10.3.7.0-24", "192.0.2.5", Some("192.0.2.1"), Bounded)];
+    assert!(takes(&moved, "192.0.2.1", "192.0.2.5"), "it takes its lease anew");
+    assert!(takes(&moved, "192.0.2.5", "192.0.2.5"), "it was started again");
+    assert!(takes(&moved, "n1", "192.0.2.5"), "it was started again with a name");
+    assert!(!takes(&moved, "192.0.2.1", "192.0.2.1"), "another node got its old address");
+    assert_eq!(previous(&moved, &node("192.0.2.1"), None), None);
+    assert!(previous(&moved, &node("192.0.2.5"), None).is_some());
+    let moving = [record("10.3.7.0-24", "192.0.2.1", Some("192.0.2.1"), Bounded)];
+    assert!(takes(&moving, "192.0.2.1", "192.0.2.5"), "it has not said so yet");
+    assert!(!takes(&moving, "192.0.2.5", "192.0.2.5"), "somebody else has");
 }
 
-fn takes(config: &NetworkConfig, records: &[Record], name: &str, address: &str) -> bool {
-    let decided = decide(config, records, &node(name), &at(address), None).unwrap();
+fn takes(records: &[Record], name: &str, address: &str) -> bool {
+    let config = config(r#"{"Network":"10.3.0.0/16"}"#);
+    let decided = decide(&config, records, &node(name), &at(address), None).unwrap();
     matches!(decided, Decision::Take(_))
 }
 
