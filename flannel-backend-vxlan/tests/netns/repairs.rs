@@ -25,6 +25,8 @@ async fn repaired(config: &str, damage: impl AsyncFn(&mut Kernel)) {
     let mut left = Vec::new();
     let right = nodes.repair(async || {
         left = before.difference(&host.snapshot().await.unwrap());
+        // The kernel's own routes to our addresses come some time after the addresses.
+        left.retain(|line| !line.contains(" table 255 "));
         left.is_empty()
     });
     assert!(right.await, "{left:#?}");
