@@ -61,5 +61,5 @@ pub use link::{
 pub use list::{list_addresses, list_forwarding, list_neighbours, list_nexthops, list_routes};
 pub use namespace::{Namespace, NamespaceError};
 pub use table::Table;
-pub use watch::{Monitor, Notice, Subject};
+pub use watch::{Monitor, Notice, Subject, Topic};
 pub use wire::{Attribute, Message, attributes};

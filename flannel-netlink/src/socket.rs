@@ -5,6 +5,7 @@ use nix::{
     libc,
     sys::socket::{setsockopt, sockopt::RcvBufForce},
 };
+use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
 
 use crate::{Namespace, OpenError};
@@ -50,6 +51,11 @@ impl RouteSocket {
 
     pub(crate) fn options(&self) -> &Socket {
         self.socket.get_ref()
+    }
+
+    /// Has the kernel queue only what `program` takes. Replaces an earlier one.
+    pub(crate) fn attach_filter(&self, program: &[SockFilter]) -> io::Result<()> {
+        SockRef::from(self.socket.get_ref()).attach_filter(program)
     }
 
     /// Our address on netlink. Notifications of changes made through this socket carry it.

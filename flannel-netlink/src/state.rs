@@ -17,6 +17,7 @@ pub use neighbour::Neighbour;
 pub use nexthop::Nexthop;
 pub use object::{Key, Object};
 pub use route::{IpFamily, Route, RouteKind, Via};
+pub(crate) use route::{RTM_DELROUTE, RTM_NEWROUTE};
 
 /// `AF_INET`, `AF_INET6`: the family byte of an address or network.
 pub(crate) const fn family_of(address: &std::net::IpAddr) -> u8 {

@@ -1,5 +1,7 @@
 //! What the kernel tells about changes, whoever made them.
 
+mod filter;
+
 use std::{collections::VecDeque, future::Future, io};
 
 use nix::libc;
@@ -11,8 +13,8 @@ use crate::{
     wire::messages,
 };
 
-/// A socket that hears of every change of links, addresses, routes, neighbours, forwarding entries
-/// and nexthop objects in one namespace.
+/// A socket that hears of changes of links, addresses, routes, neighbours, forwarding entries and
+/// nexthop objects in one namespace.
 ///
 /// The kernel queues a notification before it acknowledges the request that caused it. What the
 /// kernel does as a consequence it does not always tell: IPv4 routes that go with a device, an
@@ -24,19 +26,33 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Opens a monitor in `namespace`. Needs a tokio runtime with I/O.
+    /// Opens a monitor in `namespace` that hears of everything. Needs a tokio runtime with I/O.
     ///
     /// # Errors
     ///
     /// [`OpenError`] when the namespace cannot be entered or the socket cannot be made.
     pub fn open(namespace: &Namespace) -> Result<Self, OpenError> {
+        Self::open_for(namespace, &Topic::ALL)
+    }
+
+    /// Opens a monitor in `namespace` that hears of these topics only: others cost no time and do
+    /// not wake anybody. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_for(namespace: &Namespace, topics: &[Topic]) -> Result<Self, OpenError> {
         let socket = RouteSocket::open(namespace, QUEUE_BYTES)?;
-        for group in GROUPS {
-            match socket.options().add_membership(group) {
+        let failed = |source| OpenError::Socket { source };
+        if !topics.contains(&Topic::Routes) {
+            socket.attach_filter(&filter::default_routes_only()).map_err(failed)?;
+        }
+        for group in topics.iter().flat_map(Topic::groups) {
+            match socket.options().add_membership(*group) {
                 // A kernel without nexthop objects has no such group.
                 Err(error)
-                    if group == RTNLGRP_NEXTHOP && error.raw_os_error() == Some(libc::EINVAL) => {}
-                result => result.map_err(|source| OpenError::Socket { source })?,
+                    if *group == RTNLGRP_NEXTHOP && error.raw_os_error() == Some(libc::EINVAL) => {}
+                result => result.map_err(failed)?,
             }
         }
         Ok(Self { socket, waiting: VecDeque::new() })
@@ -120,6 +136,41 @@ impl Monitor {
     }
 }
 
+/// What a [`Monitor`] may hear of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Topic {
+    /// IPv4 and IPv6 addresses.
+    Addresses,
+    /// Routes to everywhere, `0.0.0.0/0` and `::/0`.
+    DefaultRoutes,
+    /// Devices.
+    Links,
+    /// Neighbours and forwarding entries.
+    Neighbours,
+    /// Nexthop objects.
+    Nexthops,
+    /// All IPv4 and IPv6 routes.
+    Routes,
+}
+
+impl Topic {
+    /// Everything.
+    const ALL: [Self; 5] =
+        [Self::Addresses, Self::Links, Self::Neighbours, Self::Nexthops, Self::Routes];
+
+    /// The multicast groups, of linux/rtnetlink.h.
+    const fn groups(&self) -> &'static [u32] {
+        match self {
+            Self::Addresses => &[5, 9],
+            Self::DefaultRoutes | Self::Routes => &[7, 11],
+            Self::Links => &[1],
+            Self::Neighbours => &[3],
+            Self::Nexthops => &[RTNLGRP_NEXTHOP],
+        }
+    }
+}
+
 /// One notification.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -186,5 +237,3 @@ const NOTICE_TRUESIZE: usize = 2048;
 
 // linux/rtnetlink.h
 const RTNLGRP_NEXTHOP: u32 = 32;
-/// Links, neighbours, IPv4 addresses and routes, IPv6 addresses and routes, nexthop objects.
-const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, RTNLGRP_NEXTHOP];

@@ -14,3 +14,5 @@ mod objects;
 mod support;
 #[path = "netns/table.rs"]
 mod table;
+#[path = "netns/watch.rs"]
+mod watch;

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Families, Interface, SelectError, Selector, select_interface};
-use crate::{Connection, Monitor, Namespace, Notice, OpenError, Subject, state::Object};
+use crate::{Connection, Monitor, Namespace, Notice, OpenError, Subject, Topic, state::Object};
 
 /// Tells when the same question for an interface has another answer: another MTU, another address,
 /// a device made anew, another device.
@@ -30,7 +30,7 @@ impl InterfaceWatch {
         selectors: Vec<Selector>,
         current: Interface,
     ) -> Result<Self, OpenError> {
-        let monitor = Monitor::open(namespace)?;
+        let monitor = Monitor::open_for(namespace, &TOPICS)?;
         let connection = Connection::open(namespace)?;
         // Something may have changed since `current` was found.
         let check_at = Some(Instant::now());
@@ -95,5 +95,7 @@ fn concerns(notice: &Notice) -> bool {
     }
 }
 
+/// All that [`concerns`] takes. Ten thousand routes of peers are none of it.
+const TOPICS: [Topic; 3] = [Topic::Addresses, Topic::DefaultRoutes, Topic::Links];
 /// Changes come in groups: a device, its addresses, its routes.
 const GATHER: Duration = Duration::from_millis(100);
