@@ -1,10 +1,8 @@
 //! The event loop.
 
 use std::{
-    future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
@@ -19,8 +17,8 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use super::{
     Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
     failure::Failure,
-    keeper::{Keeper, Kept, at},
-    operation::{Operation, Outcome, operate},
+    keeper::{Doubt, Keeper, Kept, at},
+    operation::{Operation, Outcome, breathe, operate},
     random::Random,
     session::Session,
     status::{chain, log_problems},
@@ -33,7 +31,6 @@ use crate::{
     peers::Peers,
     report::SyncReport,
     store::{Store, StoreError, SubnetLease},
-    subnet::Subnet,
 };
 
 pub(super) struct Driver {
@@ -477,27 +474,6 @@ impl Driver {
     fn backoff(&self) -> Backoff {
         Backoff::new(self.options.retry_shortest, self.options.retry_longest)
     }
-}
-
-/// Lets the executor turn once.
-async fn breathe() {
-    let mut turned = false;
-    poll_fn(|context| {
-        if turned {
-            return Poll::Ready(());
-        }
-        turned = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// Why a lease that was not lost is not trusted.
-#[derive(Debug, thiserror::Error)]
-#[error("the lease of {subnet} was not renewed before its time was over, another node may have it")]
-struct Doubt {
-    subnet: Subnet,
 }
 
 /// How long a node that was asked to stop waits for a sync under way, and then for the store.

@@ -13,6 +13,7 @@ use crate::{
     backoff::Backoff,
     lease::{Lease, LeaseAttrs},
     store::{Store, StoreError, SubnetLease, trusted_for},
+    subnet::Subnet,
 };
 
 /// The lease side of a node. It never blocks the rest of the node: [`next`](Self::next) may be dropped at any await, and what
@@ -52,6 +53,13 @@ enum State {
 enum Outcome {
     Acquired(Result<Box<dyn SubnetLease>, StoreError>),
     Kept(Box<dyn SubnetLease>, Result<(), StoreError>),
+}
+
+/// Why a lease that was not lost is not trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("the lease of {subnet} was not renewed before its time was over, another node may have it")]
+pub(super) struct Doubt {
+    pub(super) subnet: Subnet,
 }
 
 /// What happened to the lease.

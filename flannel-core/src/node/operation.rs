@@ -1,6 +1,6 @@
 //! What a node does with its network, one thing at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -63,4 +63,18 @@ async fn within<T>(
         Ok(result) => result,
         Err(elapsed) => Err(Failure::late(activity.to_string(), elapsed)),
     }
+}
+
+/// Lets the executor turn once.
+pub(super) async fn breathe() {
+    let mut turned = false;
+    poll_fn(|context| {
+        if turned {
+            return Poll::Ready(());
+        }
+        turned = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
