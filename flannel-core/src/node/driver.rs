@@ -397,7 +397,7 @@ impl Driver {
                 self.fail(Activity::Sync, &error);
                 let retry = now + session.deafness.after_failure(self.random.next());
                 session.sync_by(retry);
-                session.listen_from = retry;
+                session.listen_from = retry + DRIFT_PAUSE;
             }
         }
     }

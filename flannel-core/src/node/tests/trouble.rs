@@ -92,52 +92,60 @@ async fn an_address_that_changed_while_the_store_was_away_is_published() {
 #[tokio::test(start_paused = true)]
 async fn a_network_that_cannot_tell_of_drift_is_synced_at_growing_intervals() {
     let (store, events) = store(&Held::new(OWN));
-    let syncs = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&syncs);
+    let syncs = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&syncs);
     let mut backend = MockBackend::new();
     backend.expect_advertise().returning(|_| Ok(attrs(1)));
     backend.expect_start().returning(move |_| {
-        let counter = Arc::clone(&counter);
+        let (log, calls) = (Arc::clone(&log), AtomicUsize::new(0));
         let mut network = MockNetwork::new();
         network.expect_mtu().return_const(1500_u32);
-        network.expect_drifted().returning(|| {
-            Err(BackendError::Kernel { operation: "listen".into(), source: "deaf".into() })
+        network.expect_drifted().returning(move || match calls.fetch_add(1, Ordering::SeqCst) {
+            8 => Ok(()),
+            _ => Err(BackendError::Kernel { operation: "listen".into(), source: "deaf".into() }),
         });
         network.expect_sync().returning(move |_: &Peers| {
-            counter.fetch_add(1, Ordering::SeqCst);
+            log.lock().unwrap().push(Instant::now());
             Ok(SyncReport::default())
         });
         Ok(Box::new(network))
     });
-    let node = node(store, backend);
-    tokio::spawn(node.run());
+    tokio::spawn(node(store, backend).run());
     events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
-    sleep(Duration::from_secs(60)).await;
-    let early = syncs.load(Ordering::SeqCst);
-    assert!((4..=20).contains(&early), "{early} syncs in a minute");
-    sleep(Duration::from_secs(60)).await;
-    assert!(syncs.load(Ordering::SeqCst) > early, "the syncs go on");
+    sleep(Duration::from_secs(300)).await;
+    let syncs = syncs.lock().unwrap();
+    let waits: Vec<_> = syncs.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits[7] >= Duration::from_secs(10), "the waits grow: {waits:?}");
+    assert!(waits[9] < Duration::from_millis(300), "and start over: {waits:?}");
+    assert!((15..=40).contains(&syncs.len()), "and the syncs go on: {waits:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
     let mut store = empty_store();
-    let watches = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&watches);
+    let opened = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&opened);
     store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
     store.expect_watch().returning(move || {
+        let mut opened = log.lock().unwrap();
+        opened.push(Instant::now());
         // Enough for the node to come to an end if nothing slows it down.
-        assert!(counter.fetch_add(1, Ordering::SeqCst) < 100, "opened again and again");
-        stream::iter([Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))]).boxed()
+        assert!(opened.len() < 100, "opened again and again");
+        let lasts = Duration::from_secs(if opened.len() == 7 { 100 } else { 0 });
+        let reset = LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]);
+        let end = stream::once(sleep(lasts)).filter_map(async |()| None);
+        stream::iter([Ok(reset)]).chain(end).boxed()
     });
     let node = node(store, fake());
     let handle = node.handle();
     let run = tokio::spawn(node.run());
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_secs(300)).await;
     assert!(!run.is_finished());
     assert!(handle.status().is_ready(), "what was known stays");
-    let watches = watches.load(Ordering::SeqCst);
-    assert!((4..=20).contains(&watches), "{watches} watches in a minute");
+    let opened = opened.lock().unwrap();
+    let waits: Vec<_> = opened.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits[5] >= Duration::from_secs(3), "the waits grow: {waits:?}");
+    assert!(waits[6] < Duration::from_millis(100_300), "and start over: {waits:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,11 +168,13 @@ async fn a_loss_that_shows_during_a_renewal_is_checked_after_it() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
     let held = Held::new(OWN);
-    held.revoked.store(usize::MAX, Ordering::SeqCst);
+    let revoked = Arc::clone(&held.revoked);
+    revoked.store(usize::MAX, Ordering::SeqCst);
     let mut store = empty_store();
     let acquired = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&acquired);
     let send = follow(&mut store);
+    let events = send.clone();
     store.expect_acquire().returning(move |_| {
         counter.fetch_add(1, Ordering::SeqCst);
         let took = LeaseEvent::Upsert(lease(OWN, 1));
@@ -174,14 +184,27 @@ async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
         tokio::spawn(async move {
             sleep(Duration::from_millis(1)).await;
             send.send(Ok(took)).unwrap();
+            send.send(Ok(lost.clone())).unwrap();
+            sleep(Duration::from_millis(5)).await;
             send.send(Ok(lost)).unwrap();
         });
         Ok(Box::new(held.clone()))
     });
     tokio::spawn(node(store, fake()).run());
     sleep(Duration::from_secs(60)).await;
-    let acquired = acquired.load(Ordering::SeqCst);
-    assert!((4..=20).contains(&acquired), "taken {acquired} times in a minute");
+    let early = acquired.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&early), "taken {early} times in a minute");
+
+    // After a time of calm it is taken at once again.
+    revoked.store(0, Ordering::SeqCst);
+    sleep(Duration::from_secs(120)).await;
+    let calm = acquired.load(Ordering::SeqCst);
+    revoked.store(2, Ordering::SeqCst);
+    events.send(Ok(LeaseEvent::Remove(OWN.parse().unwrap()))).unwrap();
+    settle().await;
+    assert_eq!(acquired.load(Ordering::SeqCst), calm + 1);
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(acquired.load(Ordering::SeqCst), calm + 2, "and the waits start over");
 }
 
 #[tokio::test(start_paused = true)]
