@@ -42,8 +42,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
 /// A running data path. Dropping it leaves the data path up.
 ///
-/// Every clause below is a test of [`testing::network`](crate::testing::network), which each
-/// backend runs on a real kernel.
+/// Every clause below is a test of `network_conformance!` (feature `testing`), which each backend runs on a real kernel.
 ///
 /// * `reaches_the_goal`: after a sync, peers are reached and nobody else.
 /// * `a_second_sync_changes_nothing` and writes nothing.
