@@ -104,15 +104,12 @@ fn request(decision: Decision<'_>, seeker: &Seeker<'_>) -> Request {
         Decision::Create(subnet) => Request::Create { key: subnet.to_string(), write },
         Decision::Delete(record) => Request::Delete(record.clone()),
         Decision::Take(record) => {
-            let was = record.clone();
-            if was.lifetime == Lifetime::Unbounded {
+            if record.lifetime == Lifetime::Unbounded {
                 write.ttl = None;
             }
-            if was.value.as_ref() == Ok(&write.value) && was.owner == write.owner {
-                Request::Touch { was, ttl: write.ttl }
-            } else {
-                Request::Update { was, write }
-            }
+            // Also if it says what we want already. What an earlier run of this node asked for, such as a release, may still be
+            // on its way; it was for the record as it was.
+            Request::Update { was: record.clone(), write }
         }
     }
 }
@@ -232,3 +229,59 @@ fn lease_of(record: &Record) -> Result<Lease, StoreError> {
 
 /// Enough for nodes that start together; whoever loses more often looks at the whole again.
 const RACES_PER_LIST: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALUE: &str = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#;
+
+    fn record(revision: u64, lifetime: Lifetime) -> Record {
+        Record {
+            key: "10.3.0.4-30".into(),
+            value: Ok(VALUE.into()),
+            owner: NodeId::new("n1").ok(),
+            revision,
+            lifetime,
+            token: 0,
+        }
+    }
+
+    #[test]
+    fn an_own_lease_is_written_anew_so_that_an_earlier_release_cannot_remove_it() {
+        let config: NetworkConfig = r#"{"Network":"10.3.0.0/28"}"#.parse().unwrap();
+        let (node, attrs) = ("n1".parse().unwrap(), VALUE.parse().unwrap());
+        let ttl = Duration::from_secs(60);
+        let seeker =
+            Seeker { config: &config, node: &node, attrs: &attrs, value: VALUE, ttl, hint: None };
+        for (lifetime, ttl) in [(Lifetime::Bounded, Some(ttl)), (Lifetime::Unbounded, None)] {
+            let was = record(7, lifetime);
+            let next = Acquiring::default().answered(&seeker, Answer::Listed(vec![was.clone()]));
+            let write = Write { value: VALUE.into(), owner: Some(node.clone()), ttl };
+            assert_eq!(next, Next::Ask(Request::Update { was, write }));
+        }
+    }
+
+    #[test]
+    fn a_holder_goes_on_from_what_it_wrote_and_from_nothing_else() {
+        let holding = |unanswered: Option<&str>| {
+            let record = record(7, Lifetime::Bounded);
+            let mut holding =
+                Holding::new("n1".parse().unwrap(), Duration::from_secs(60), record).unwrap();
+            holding.unanswered = unanswered.into_iter().map(Into::into).collect();
+            holding
+        };
+        let mut lost = record(8, Lifetime::Bounded);
+        let new = VALUE.replace("192.0.2.1", "192.0.2.2");
+        lost.value = Ok(new.clone());
+        let answer = Answer::Conflict(Some(Box::new(lost.clone())));
+        assert!(holding(None).answered(&Wish::Renew, answer.clone()).is_err());
+        let mut ours = holding(Some(&new));
+        assert!(!ours.answered(&Wish::Renew, answer).unwrap());
+        assert_eq!(ours.record, lost);
+        let stranger = Record { owner: NodeId::new("n2").ok(), ..lost };
+        let answer = Answer::Conflict(Some(Box::new(stranger)));
+        let error = holding(Some(&new)).answered(&Wish::Renew, answer).unwrap_err();
+        assert_eq!(error.to_string(), "the lease of 10.3.0.4-30 was lost to n2");
+    }
+}
