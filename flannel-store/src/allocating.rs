@@ -21,6 +21,8 @@ use tracing::{debug, info};
 use crate::registry::{ConfigText, Registry, RegistryError};
 
 mod held;
+#[cfg(test)]
+mod model;
 mod perform;
 mod plan;
 mod protocol;
@@ -43,6 +45,16 @@ use skips::Skips;
 ///
 /// A lease that another node id owns is never taken, also not at the same public address. An own lease that does not fit the
 /// network's configuration any more is removed. Subnets whose leases have lapsed are given out last.
+///
+/// # Fencing
+///
+/// A lease is created only if nothing is at its key, and written, renewed and removed only if it is still what this node wrote
+/// last. Taking an own lease after a restart writes it anew, so that what the node asked for before the restart comes too late.
+/// With that, and on the conditions that [`Store`] names for clocks, no two nodes trust their lease of one subnet, whichever
+/// messages are lost, late or doubled and whichever nodes stop. The tests of this crate search all ways in which that could fail
+/// for up to four nodes and three subnets.
+///
+/// Two processes with the same node id are one node to the protocol: each takes the other's lease for its own.
 pub struct Allocating<R> {
     registry: Arc<R>,
     node: NodeId,

@@ -1,0 +1,234 @@
+//! The real protocol on the model's values.
+
+use std::{cell::RefCell, collections::HashMap, time::Duration};
+
+use flannel_core::{LeaseAttrs, NetworkConfig, NodeId, StoreError, Subnet};
+
+use super::state::{Answer, Held, Lapsed, Own, Request, SUBNETS, Seen, View, Wish};
+use crate::{
+    allocating::protocol::{self, Acquiring, Holding, Next, Seeker},
+    registry::{Lifetime, Record},
+};
+
+/// The protocol as any one node runs it. What it does depends on its arguments alone, so that each answer is worked out once.
+pub(super) struct Bridge {
+    config: NetworkConfig,
+    me: NodeId,
+    other: NodeId,
+    acquired: RefCell<HashMap<(View, u8, Option<u8>, u8, Answer), Acquired>>,
+    asked: RefCell<HashMap<(Held, Wish), (Held, Request)>>,
+    answered: RefCell<HashMap<(Held, Wish, Answer), Option<(Held, bool)>>>,
+}
+
+/// What a node does next on its way to a lease.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Acquired {
+    Ask { view: View, races: u8, request: Request },
+    Full,
+    Held(Held),
+    ListAnew,
+}
+
+pub(super) const TTL: Duration = Duration::from_secs(300);
+
+impl Bridge {
+    pub(super) fn new() -> Self {
+        // All nodes want the same subnet first, which is the worst that can happen.
+        Self {
+            config: r#"{"Network":"10.3.0.0/28"}"#.parse().unwrap(),
+            me: "me".parse().unwrap(),
+            other: "other".parse().unwrap(),
+            acquired: RefCell::default(),
+            asked: RefCell::default(),
+            answered: RefCell::default(),
+        }
+    }
+
+    /// [`Acquiring::answered`].
+    pub(super) fn acquired(
+        &self,
+        (view, races): (View, u8),
+        hint: Option<u8>,
+        text: u8,
+        answer: Answer,
+    ) -> Acquired {
+        let work = || {
+            let attrs = attrs(text);
+            let value = attrs.to_string();
+            let seeker = Seeker {
+                config: &self.config,
+                node: &self.me,
+                attrs: &attrs,
+                value: &value,
+                ttl: TTL,
+                hint: hint.map(subnet),
+            };
+            let mut acquiring =
+                Acquiring { records: self.records(&view), races_lost: races.into() };
+            match acquiring.answered(&seeker, self.answer(answer)) {
+                Next::Ask(request) => Acquired::Ask {
+                    view: self.view(&acquiring.records),
+                    // That there is an end to it is not modelled.
+                    races: acquiring.races_lost.min(1) as u8,
+                    request: self.request(request),
+                },
+                Next::Full(_) => Acquired::Full,
+                Next::Held(record) => {
+                    let held = Holding::new(self.me.clone(), TTL, record).unwrap();
+                    Acquired::Held(self.held(&held))
+                }
+                Next::ListAnew => Acquired::ListAnew,
+            }
+        };
+        let key = (view, races, hint, text, answer);
+        *self.acquired.borrow_mut().entry(key).or_insert_with(work)
+    }
+
+    /// [`Holding::ask`].
+    pub(super) fn asked(&self, held: Held, wish: Wish) -> (Held, Request) {
+        let work = || {
+            let mut holding = self.holding(held);
+            let request = holding.ask(&real(wish));
+            (self.held(&holding), self.request(request))
+        };
+        *self.asked.borrow_mut().entry((held, wish)).or_insert_with(work)
+    }
+
+    /// [`Holding::answered`]; `None` if the lease is lost.
+    pub(super) fn answered(&self, held: Held, wish: Wish, answer: Answer) -> Option<(Held, bool)> {
+        let work = || {
+            let mut holding = self.holding(held);
+            match holding.answered(&real(wish), self.answer(answer)) {
+                Ok(done) => Some((self.held(&holding), done)),
+                Err(StoreError::Revoked { .. }) => None,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        *self.answered.borrow_mut().entry((held, wish, answer)).or_insert_with(work)
+    }
+
+    fn holding(&self, held: Held) -> Holding {
+        let record = self.record(held.subnet, held.own);
+        let mut holding = Holding::new(self.me.clone(), TTL, record).unwrap();
+        holding.unanswered =
+            (0..8).filter(|text| held.unanswered >> text & 1 == 1).map(value).collect();
+        holding
+    }
+
+    fn held(&self, holding: &Holding) -> Held {
+        Held {
+            subnet: slot(&holding.record.key),
+            own: own(&holding.record),
+            unanswered: holding.unanswered.iter().fold(0, |bits, value| bits | 1 << text(value)),
+        }
+    }
+
+    fn record(&self, at: u8, own: Own) -> Record {
+        Record {
+            key: subnet(at).to_string(),
+            value: Ok(value(own.text)),
+            owner: Some(self.me.clone()),
+            revision: own.revision.into(),
+            lifetime: Lifetime::Bounded,
+            token: 0,
+        }
+    }
+
+    fn seen(&self, at: u8, seen: Seen) -> Option<Record> {
+        let (mut record, Lapsed(lapsed)) = match seen {
+            Seen::Nothing => return None,
+            Seen::Own(own, lapsed) => (self.record(at, own), lapsed),
+            Seen::Theirs(lapsed) => {
+                let record = self.record(at, Own { revision: 0, text: 9 });
+                (Record { owner: Some(self.other.clone()), ..record }, lapsed)
+            }
+        };
+        if lapsed {
+            record.lifetime = Lifetime::Lapsed;
+        }
+        Some(record)
+    }
+
+    fn records(&self, view: &View) -> Vec<Record> {
+        (0..).zip(view).filter_map(|(at, seen)| self.seen(at, *seen)).collect()
+    }
+
+    fn view(&self, records: &[Record]) -> View {
+        let mut view = [Seen::Nothing; SUBNETS];
+        for record in records {
+            let lapsed = Lapsed(record.lifetime == Lifetime::Lapsed);
+            view[usize::from(slot(&record.key))] = if record.owner.as_ref() == Some(&self.me) {
+                Seen::Own(own(record), lapsed)
+            } else {
+                Seen::Theirs(lapsed)
+            };
+        }
+        view
+    }
+
+    fn answer(&self, answer: Answer) -> protocol::Answer {
+        match answer {
+            Answer::Conflict(at, seen) => {
+                protocol::Answer::Conflict(self.seen(at, seen).map(Box::new))
+            }
+            Answer::Deleted => protocol::Answer::Deleted,
+            Answer::Listed(view) => protocol::Answer::Listed(self.records(&view)),
+            Answer::Written(at, own) => protocol::Answer::Written(self.record(at, own)),
+        }
+    }
+
+    fn request(&self, request: protocol::Request) -> Request {
+        let place = |was: &Record| (slot(&was.key), own(was));
+        match request {
+            protocol::Request::Create { key, write } => {
+                Request::Create(slot(&key), text(&write.value))
+            }
+            protocol::Request::Delete(was) => {
+                let (at, own) = place(&was);
+                Request::Delete(at, own)
+            }
+            protocol::Request::List => Request::List,
+            protocol::Request::Touch { was, .. } => {
+                let (at, own) = place(&was);
+                Request::Touch(at, own)
+            }
+            protocol::Request::Update { was, write } => {
+                let (at, own) = place(&was);
+                Request::Update(at, own, text(&write.value))
+            }
+        }
+    }
+}
+
+fn real(wish: Wish) -> protocol::Wish {
+    match wish {
+        Wish::Publish(text) => protocol::Wish::Publish(value(text)),
+        Wish::Release => protocol::Wish::Release,
+        Wish::Renew => protocol::Wish::Renew,
+    }
+}
+
+fn subnet(at: u8) -> Subnet {
+    format!("10.3.0.{}-30", 4 * (at + 1)).parse().unwrap()
+}
+
+fn slot(key: &str) -> u8 {
+    (0..SUBNETS as u8).find(|at| subnet(*at).to_string() == key).unwrap()
+}
+
+fn attrs(text: u8) -> LeaseAttrs {
+    LeaseAttrs { public_ip: Some([192, 0, 2, text + 1].into()), ..LeaseAttrs::default() }
+}
+
+fn value(text: u8) -> String {
+    attrs(text).to_string()
+}
+
+fn text(value: &str) -> u8 {
+    let attrs: LeaseAttrs = value.parse().unwrap();
+    attrs.public_ip.unwrap().octets()[3] - 1
+}
+
+fn own(record: &Record) -> Own {
+    Own { revision: record.revision as u8, text: text(record.value.as_ref().unwrap()) }
+}
