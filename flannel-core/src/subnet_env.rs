@@ -93,8 +93,10 @@ impl fmt::Display for SubnetEnv {
     }
 }
 
+/// The block with its address after the first, as flannel writes it. A block of one address has no other.
 fn first_host<C: Cidr>(block: C) -> String {
-    format!("{}/{}", C::address(block.bits().saturating_add(1)), block.prefix_len())
+    let next = u128::from(block.prefix_len() < C::BITS);
+    format!("{}/{}", C::address(block.bits() + next), block.prefix_len())
 }
 
 fn only_block<C: Cidr>(
@@ -154,6 +156,24 @@ FLANNEL_IPMASQ=true
         let env = SubnetEnv::parse(text);
         assert_eq!(env.held(), Some("10.5.52.0-24".parse().unwrap()));
         assert_eq!((env.mtu, env.ip_masq), (Some(1400), Some(true)));
+    }
+
+    #[test]
+    fn the_address_shown_is_inside_of_the_subnet() {
+        for (block, shown) in [
+            ("10.42.7.0/24", "10.42.7.1/24"),
+            ("10.42.7.8/31", "10.42.7.9/31"),
+            ("10.42.7.1/32", "10.42.7.1/32"),
+            ("255.255.255.255/32", "255.255.255.255/32"),
+        ] {
+            let env = SubnetEnv {
+                network: "0.0.0.0/0".parse().ok(),
+                subnet: block.parse().ok(),
+                ..SubnetEnv::default()
+            };
+            assert!(env.to_string().contains(&format!("FLANNEL_SUBNET={shown}\n")), "{env}");
+            assert_eq!(SubnetEnv::parse(&env.to_string()), env);
+        }
     }
 
     #[test]
