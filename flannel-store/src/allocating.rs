@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +20,7 @@ use tracing::{debug, info};
 use crate::registry::{ConfigText, Registry, RegistryError};
 
 mod held;
+mod jitter;
 #[cfg(test)]
 mod model;
 mod perform;
@@ -30,6 +30,7 @@ mod skips;
 mod watch;
 
 use held::Held;
+use jitter::Jitter;
 use perform::perform;
 use protocol::{Acquiring, Answer, Next, Request, Seeker};
 use skips::Skips;
@@ -63,6 +64,7 @@ pub struct Allocating<R> {
     last: Mutex<Option<Subnet>>,
     counters: Arc<Counters>,
     skips: Arc<Skips>,
+    jitter: Arc<Jitter>,
 }
 
 /// What a node may choose about its lease.
@@ -103,6 +105,7 @@ impl<R: Registry> Allocating<R> {
     pub fn new(registry: R, node: NodeId, options: Options) -> Self {
         Self {
             registry: Arc::new(registry),
+            jitter: Arc::new(Jitter::new(&node)),
             node,
             options,
             last: Mutex::default(),
@@ -201,7 +204,7 @@ impl<R: Registry> Store for Allocating<R> {
                     return Ok(Box::new(held));
                 }
                 Next::ListAnew => {
-                    tokio::time::sleep(backoff.after_failure(random())).await;
+                    tokio::time::sleep(backoff.after_failure(self.jitter.next())).await;
                     Request::List
                 }
             };
@@ -213,6 +216,7 @@ impl<R: Registry> Store for Allocating<R> {
             Arc::clone(&self.registry),
             Arc::clone(&self.skips),
             Arc::clone(&self.counters),
+            Arc::clone(&self.jitter),
         )
     }
 }
@@ -252,9 +256,4 @@ pub(crate) fn store_error(error: RegistryError) -> StoreError {
             source: error.into(),
         },
     }
-}
-
-/// A number to spread waits with. Each hasher of this kind has keys of its own, which is all the randomness that is needed.
-pub(crate) fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }

@@ -10,6 +10,7 @@ use flannel_core::{
     Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, SubnetLease,
 };
 use futures::stream::BoxStream;
+use tokio::sync::Notify;
 
 use crate::{
     allocating::{Allocating, Options, Stats},
@@ -54,8 +55,9 @@ pub struct MemoryCluster {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Bumped whenever something happens that a waiting node may want to know.
-    bell: tokio::sync::watch::Sender<()>,
+    /// Rung whenever something happens that a waiting node may want to know. It wakes in the order of waiting, so that a
+    /// simulation can be repeated; a watch channel wakes in random order.
+    bell: Notify,
 }
 
 impl MemoryCluster {
@@ -70,7 +72,7 @@ impl MemoryCluster {
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(State::new(text, changes)),
-                bell: tokio::sync::watch::Sender::new(()),
+                bell: Notify::new(),
             }),
         }
     }
@@ -155,7 +157,7 @@ impl Shared {
         state.sweep();
         let result = work(&mut state);
         if std::mem::take(&mut state.changed) {
-            self.bell.send_replace(());
+            self.bell.notify_waiters();
         }
         result
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    allocating::{Counters, random, skips::Skips, store_error},
+    allocating::{Counters, jitter::Jitter, skips::Skips, store_error},
     registry::{Change, Lifetime, Record, Registry, RegistryError},
 };
 
@@ -21,11 +21,13 @@ pub(crate) fn stream<R: Registry>(
     registry: Arc<R>,
     skips: Arc<Skips>,
     counters: Arc<Counters>,
+    jitter: Arc<Jitter>,
 ) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
     let watch = Watch {
         registry,
         skips,
         counters,
+        jitter,
         backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
         state: State::Listing(Duration::ZERO),
         known: HashSet::new(),
@@ -37,6 +39,7 @@ struct Watch<R> {
     registry: Arc<R>,
     skips: Arc<Skips>,
     counters: Arc<Counters>,
+    jitter: Arc<Jitter>,
     backoff: Backoff,
     state: State,
     /// The subnets that the watcher was told of.
@@ -104,7 +107,7 @@ impl<R: Registry> Watch<R> {
     }
 
     fn retry(&mut self) {
-        self.state = State::Listing(self.backoff.after_failure(random()));
+        self.state = State::Listing(self.backoff.after_failure(self.jitter.next()));
     }
 
     fn reset(&mut self, records: &[Record]) -> Vec<Lease> {

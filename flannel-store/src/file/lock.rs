@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
+    hash::{BuildHasher, Hasher, RandomState},
     io,
     sync::Arc,
     time::Duration,
@@ -11,7 +12,6 @@ use flannel_core::Backoff;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use crate::{
-    allocating::random,
     file::folder::{Folder, failed},
     registry::RegistryError,
 };
@@ -77,7 +77,9 @@ where
                 source: Busy { path: folder.lock_path().display().to_string() }.into(),
             });
         }
-        tokio::time::sleep(backoff.after_failure(random())).await;
+        // Each hasher of this kind has keys of its own, which is all the randomness that is needed.
+        let random = RandomState::new().build_hasher().finish();
+        tokio::time::sleep(backoff.after_failure(random)).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use flannel_core::NodeId;
 use futures::{StreamExt, stream, stream::BoxStream};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     memory::{
@@ -44,19 +44,18 @@ impl MemoryRegistry {
 
     /// Waits until a message has gone one way over the link.
     async fn pass(&self, operation: &str) -> Result<(), RegistryError> {
-        let mut bell = self.shared.bell.subscribe();
         let delay = self.shared.lock().link_of(&self.node).delay;
         if !delay.is_zero() {
             tokio::time::sleep(delay / 2).await;
         }
         loop {
-            bell.mark_unchanged();
+            let ring = self.shared.bell.notified();
             match self.shared.lock().link_of(&self.node).cut {
                 None => return Ok(()),
                 Some(Cut::Fail) => return Err(cut_off(&self.node, operation)),
                 Some(Cut::Hang) => {}
             }
-            ring(&mut bell).await;
+            ring.await;
         }
     }
 }
@@ -129,7 +128,6 @@ impl Registry for MemoryRegistry {
             shared: Arc::clone(&self.shared),
             node: self.node.clone(),
             seen: since.revision,
-            bell: self.shared.bell.subscribe(),
         };
         stream::unfold(follower, async |mut follower| Some((follower.next().await, follower)))
             .boxed()
@@ -140,20 +138,19 @@ struct Follower {
     shared: Arc<Shared>,
     node: NodeId,
     seen: u64,
-    bell: watch::Receiver<()>,
 }
 
 impl Follower {
     async fn next(&mut self) -> Result<Change, RegistryError> {
         loop {
-            self.bell.mark_unchanged();
+            let ring = self.shared.bell.notified();
             let (link, change, deadline) = self.shared.work(|state| {
                 let change = state.change_after(self.seen);
                 (state.link_of(&self.node), change, state.next_deadline())
             });
             match (link.cut, change) {
                 (Some(Cut::Fail), _) => return Err(cut_off(&self.node, "follow the leases")),
-                (Some(Cut::Hang), _) => ring(&mut self.bell).await,
+                (Some(Cut::Hang), _) => ring.await,
                 (None, Err(error)) => return Err(error),
                 (None, Ok(Some((revision, change)))) => {
                     if !link.delay.is_zero() {
@@ -170,8 +167,9 @@ impl Follower {
                         }
                     };
                     tokio::select! {
+                        biased;
                         () = expiry => {}
-                        () = ring(&mut self.bell) => {}
+                        () = ring => {}
                     }
                 }
             }
@@ -183,10 +181,6 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.shared.lock().watches -= 1;
     }
-}
-
-async fn ring(bell: &mut watch::Receiver<()>) {
-    bell.changed().await.expect("the sender lives in the shared state, which is held here");
 }
 
 fn cut_off(node: &NodeId, operation: &str) -> RegistryError {
