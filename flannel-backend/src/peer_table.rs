@@ -131,7 +131,7 @@ impl PeerTable {
 
     fn place(&mut self, holder: Holder, objects: Vec<Object>) {
         let objects: Vec<_> = objects.into_iter().flat_map(|object| self.shape(object)).collect();
-        let changes = self.placement.place(holder, objects, |key| self.table.wanted(key).copied());
+        let changes = self.placement.place(holder, objects, |key| self.table.wanted(key));
         for key in &changes.forget {
             self.table.forget(key);
         }

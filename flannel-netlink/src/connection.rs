@@ -106,8 +106,20 @@ impl Connection {
         request: &Request,
         mut parse: impl FnMut(&Message<'_>) -> Option<T>,
     ) -> Result<Vec<T>, KernelError> {
+        self.dump_into(request, Vec::new, |found, message| found.extend(parse(message))).await
+    }
+
+    /// As [`dump`](Self::dump), with the messages folded into what `begin` makes anew for each
+    /// attempt.
+    pub(crate) async fn dump_into<T>(
+        &mut self,
+        request: &Request,
+        mut begin: impl FnMut() -> T,
+        mut fold: impl FnMut(&mut T, &Message<'_>),
+    ) -> Result<T, KernelError> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(found) = self.dump_once(request, &mut parse).await? {
+            let mut found = begin();
+            if self.dump_once(request, &mut |message| fold(&mut found, message)).await? {
                 return Ok(found);
             }
         }
@@ -156,12 +168,12 @@ impl Connection {
         }
     }
 
-    async fn dump_once<T>(
+    /// Returns whether all was read without anything being changed meanwhile.
+    async fn dump_once(
         &mut self,
         request: &Request,
-        parse: &mut impl FnMut(&Message<'_>) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, KernelError> {
-        let mut found = Vec::new();
+        each: &mut impl FnMut(&Message<'_>),
+    ) -> Result<bool, KernelError> {
         let mut disturbed = false;
         let sequence = self.next_sequence();
         self.datagram.clear();
@@ -175,10 +187,10 @@ impl Connection {
                 }
                 disturbed |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
                 match Answer::of(&message) {
-                    Answer::Data => found.extend(parse(&message)),
+                    Answer::Data => each(&message),
                     Answer::Outcome(outcome) => {
                         outcome?;
-                        return Ok((!disturbed).then_some(found));
+                        return Ok(!disturbed);
                     }
                     Answer::Nothing => {}
                 }

@@ -108,9 +108,9 @@ fn leads_elsewhere(wanted: &Object, found: &[Object]) -> bool {
     wanted.destination.is_ipv6() && found.iter().any(differs)
 }
 
-/// Brings steps into the order that [`diff()`] describes.
+/// Brings steps in the order of their keys into the order that [`diff()`] describes.
 pub(crate) fn order(ops: &mut [Op]) {
-    ops.sort_by_key(|op| (op.rank(), op.object().key()));
+    ops.sort_by_key(Op::rank);
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod neighbour;
 mod nexthop;
 mod object;
 mod route;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use address::{Address, AddressFilter};
 pub use forwarding::ForwardingEntry;

@@ -26,7 +26,7 @@ use self::{numbers::Numbers, patience::Patience, picture::Picture};
 use crate::{
     Connection, KernelError, Monitor, Namespace, OpenError,
     diff::{Op, order, steps_for},
-    state::{Key, Link, Object},
+    state::{Key, Link, Nexthop, Object},
 };
 
 /// One owner's objects in one network namespace: what is wanted, a picture of what is there, and
@@ -125,10 +125,10 @@ impl Table {
     pub fn want(&mut self, object: impl Into<Object>) {
         let object = object.into();
         let key = object.key();
-        let before = self.picture.wanted(&key).copied();
+        let before = self.wanted_nexthop(&key);
         if self.picture.want(object) {
             self.patience.forget(&key);
-            if let Some(Object::Nexthop(before)) = &before {
+            if let Some(before) = &before {
                 self.numbers.free(before);
             }
             if let Object::Nexthop(nexthop) = &object {
@@ -139,10 +139,10 @@ impl Table {
 
     /// Wants nothing under this key from the next [`sync`](Self::sync) on.
     pub fn forget(&mut self, key: &Key) {
-        let wanted = self.picture.wanted(key).copied();
+        let wanted = self.wanted_nexthop(key);
         if self.picture.forget(key) {
             self.patience.forget(key);
-            if let Some(Object::Nexthop(nexthop)) = &wanted {
+            if let Some(nexthop) = &wanted {
                 self.numbers.free(nexthop);
             }
         }
@@ -153,7 +153,7 @@ impl Table {
         let objects: BTreeMap<Key, Object> =
             objects.into_iter().map(|object| (object.key(), object)).collect();
         let gone: Vec<Key> =
-            self.picture.wanted_keys().filter(|key| !objects.contains_key(key)).copied().collect();
+            self.picture.wanted_keys().filter(|key| !objects.contains_key(key)).collect();
         for key in gone {
             self.forget(&key);
         }
@@ -163,7 +163,7 @@ impl Table {
     }
 
     /// What is wanted under this key.
-    pub fn wanted(&self, key: &Key) -> Option<&Object> {
+    pub fn wanted(&self, key: &Key) -> Option<Object> {
         self.picture.wanted(key)
     }
 
@@ -208,14 +208,15 @@ impl Table {
             report.drifts.extend(self.picture.take_drifts(|key| patience.due(key, now).is_none()));
             let mut ops = Vec::new();
             for key in self.picture.dirty() {
-                if failures.contains_key(key) {
+                if failures.contains_key(&key) {
                     continue;
                 }
-                if self.patience.due(key, now).is_some() {
-                    postponed.insert(*key);
+                if self.patience.due(&key, now).is_some() {
+                    postponed.insert(key);
                     continue;
                 }
-                steps_for(self.picture.wanted(key), self.picture.found(key), &mut ops);
+                let (wanted, found) = self.picture.both(&key);
+                steps_for(wanted.as_ref(), &found, &mut ops);
             }
             order(&mut ops);
             if ops.is_empty() {
@@ -289,6 +290,16 @@ impl Table {
         self.picture.take_news(|key| patience.due(key, now).is_none())
     }
 
+    fn wanted_nexthop(&self, key: &Key) -> Option<Nexthop> {
+        let Key::Nexthop(_) = key else {
+            return None;
+        };
+        match self.picture.wanted(key) {
+            Some(Object::Nexthop(nexthop)) => Some(nexthop),
+            _ => None,
+        }
+    }
+
     /// Takes in all notifications that wait.
     fn catch_up(&mut self) -> Result<(), TableError> {
         let own = self.connection.port();
@@ -351,16 +362,15 @@ impl Table {
                 failures.insert(key, Failure { action, object: *op.object(), source });
             }
             _ => {
-                match op {
-                    Op::Delete(_) if gone_already => {}
-                    Op::Delete(_) => report.removed += 1,
-                    Op::Replace(_) if self.picture.found(&key).is_empty() => report.added += 1,
-                    Op::Replace(_) => report.replaced += 1,
-                }
                 if self.picture.take_meddled(&key) {
                     self.patience.repaired(key, Instant::now());
                 }
-                self.picture.done(op);
+                match (op, self.picture.done(op)) {
+                    (Op::Delete(_), _) if gone_already => {}
+                    (Op::Delete(_), _) => report.removed += 1,
+                    (Op::Replace(_), false) => report.added += 1,
+                    (Op::Replace(_), true) => report.replaced += 1,
+                }
             }
         }
     }

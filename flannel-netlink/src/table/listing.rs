@@ -1,11 +1,21 @@
+use std::collections::BTreeSet;
+
 use tokio::time::Instant;
 
-use super::{Listing, Table, TableError};
+use super::{Listing, Table, TableError, picture::Listed};
 use crate::{
-    KernelError, list_addresses, list_forwarding, list_links, list_neighbours, list_nexthops,
-    list_routes,
-    state::{AddressFilter, IpFamily, Key, Nexthop, Object},
+    KernelError, Message, Request, list_links,
+    state::{
+        Address, AddressFilter, ForwardingEntry, IpFamily, Key, Neighbour, Nexthop, Object, Route,
+    },
 };
+
+/// What was read of a listing so far.
+#[derive(Debug, Default)]
+struct Parts {
+    attempts: u32,
+    listed: Vec<Listed>,
+}
 
 impl Table {
     /// Reads everything that concerns this owner and corrects the picture; returns how many objects
@@ -13,50 +23,76 @@ impl Table {
     pub(super) async fn list(&mut self) -> Result<usize, TableError> {
         let started = Instant::now();
         self.catch_up()?;
-        let connection = &mut self.connection;
-        let links = list_links(connection).await.map_err(failed("links"))?;
-        let mut objects: Vec<Object> = Vec::new();
-        let (mut networks, mut tables) = (Vec::new(), [self.picture.mark().table].to_vec());
+        let links = list_links(&mut self.connection).await.map_err(failed("links"))?;
+        let mut networks: BTreeSet<u32> = links
+            .iter()
+            .filter(|link| self.picture.mark().devices.contains(&link.name))
+            .map(|link| link.index)
+            .collect();
+        let mut tables = BTreeSet::from([self.picture.mark().table]);
         for key in self.picture.wanted_keys() {
             match key {
-                Key::ForwardingEntry(link, _) | Key::Neighbour(link, _) => networks.push(*link),
-                Key::Route(_, table, _) => tables.push(*table),
-                Key::Address(..) | Key::Nexthop(_) => {}
-            }
-        }
-        let ours = links.iter().filter(|link| self.picture.mark().devices.contains(&link.name));
-        networks.extend(ours.map(|link| link.index));
-        for list in [&mut networks, &mut tables] {
-            list.sort_unstable();
-            list.dedup();
+                Key::ForwardingEntry(link, _) | Key::Neighbour(link, _) => networks.insert(link),
+                Key::Route(_, table, _) => tables.insert(table),
+                Key::Address(..) | Key::Nexthop(_) => false,
+            };
         }
 
-        let addresses = list_addresses(connection, AddressFilter::default()).await;
-        objects.extend(addresses.map_err(failed("addresses"))?.into_iter().map(Object::from));
+        let read_links = links.len();
+        self.picture.begin_listing(links);
+        let mut parts = Parts::default();
+        let addresses = (Address::list(AddressFilter::default()), "addresses");
+        self.list_part(&mut parts, addresses, Address::parse).await?;
         if self.nexthops_supported {
-            let nexthops = list_nexthops(connection).await.map_err(failed("nexthop objects"))?;
-            objects.extend(nexthops.into_iter().map(Object::from));
+            let nexthops = (Nexthop::list(), "nexthop objects");
+            self.list_part(&mut parts, nexthops, Nexthop::parse).await?;
         }
         for link in networks {
-            let entries = list_forwarding(connection, link).await;
-            objects.extend(
-                entries.map_err(failed("forwarding entries"))?.into_iter().map(Object::from),
-            );
-            let neighbours = list_neighbours(connection, link).await;
-            objects.extend(neighbours.map_err(failed("neighbours"))?.into_iter().map(Object::from));
+            let entries = (ForwardingEntry::list(link), "forwarding entries");
+            self.list_part(&mut parts, entries, ForwardingEntry::parse).await?;
+            let neighbours = (Neighbour::list(link), "neighbours");
+            self.list_part(&mut parts, neighbours, Neighbour::parse).await?;
         }
         for table in tables {
             for family in IpFamily::ALL {
-                let routes = list_routes(connection, table, family).await;
-                objects.extend(routes.map_err(failed("routes"))?.into_iter().map(Object::from));
+                let routes = (Route::list(table, family), "routes");
+                let parse = |message: &Message<'_>| {
+                    Route::parse(message).filter(|route| route.table == table)
+                };
+                self.list_part(&mut parts, routes, parse).await?;
             }
         }
 
-        let read = links.len() + objects.len();
-        self.picture.listed_links(links);
-        self.left_alone = self.picture.listed(objects);
+        let (read, foreign) = self.picture.end_listing(parts.listed);
+        self.left_alone = foreign;
         self.last_listing = Some(Listing { at: Instant::now(), took: started.elapsed() });
-        Ok(read)
+        Ok(read_links + read)
+    }
+
+    /// Reads the answer to one request into the picture as it comes, so that a large one takes no
+    /// memory. What the kernel says about a missing set is read as an empty one.
+    async fn list_part<T: Into<Object>>(
+        &mut self,
+        parts: &mut Parts,
+        (request, what): (Request, &'static str),
+        parse: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<(), TableError> {
+        let picture = &mut self.picture;
+        let begin = || {
+            parts.attempts += 1;
+            Listed::new(parts.attempts)
+        };
+        let dumped = self.connection.dump_into(&request, begin, |listed, message| {
+            if let Some(object) = parse(message) {
+                picture.list(listed, object.into());
+            }
+        });
+        match dumped.await {
+            Ok(listed) => parts.listed.push(listed),
+            Err(error) if error.not_found() || error.unsupported() => {}
+            Err(error) => return Err(failed(what)(error)),
+        }
+        Ok(())
     }
 
     /// Learns which nexthop numbers are taken, and which of them are ours from before.

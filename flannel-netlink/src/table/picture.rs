@@ -1,10 +1,12 @@
-mod entry;
+mod entries;
 mod news;
+mod packed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(crate) use self::entries::Listed;
 use self::{
-    entry::{Actual, Entry},
+    entries::{Entries, Held},
     news::WatchedLink,
 };
 use super::{drift::Culprit, mark::Mark};
@@ -19,9 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Picture {
     mark: Mark,
-    entries: BTreeMap<Key, Entry>,
-    /// The keys whose entry does not fit.
-    dirty: BTreeSet<Key>,
+    entries: Entries,
     drifts: BTreeMap<Key, Culprit>,
     /// The keys that others changed since we last wrote them.
     meddled: BTreeSet<Key>,
@@ -39,8 +39,7 @@ impl Picture {
     pub(crate) fn new(mark: Mark) -> Self {
         Self {
             mark,
-            entries: BTreeMap::new(),
-            dirty: BTreeSet::new(),
+            entries: Entries::default(),
             drifts: BTreeMap::new(),
             meddled: BTreeSet::new(),
             links: BTreeMap::new(),
@@ -56,60 +55,53 @@ impl Picture {
     /// Wants `object`; true if that is new.
     pub(crate) fn want(&mut self, object: Object) -> bool {
         let key = object.key();
-        if self.wanted(&key) == Some(&object) {
+        let before = self.entries.replace_want(&key, Some(object));
+        if before == Some(object) {
             return false;
         }
         self.count_users(&object, 1);
-        let entry = self.entries.entry(key).or_default();
-        let found = entry.found().to_vec();
-        let before = entry.want.replace(object);
-        entry.set(found);
         if let Some(before) = before {
             self.count_users(&before, -1);
         }
         self.unnote(&key);
-        self.settle(key);
         true
     }
 
     /// Wants nothing under `key` any more; true if something was wanted.
     pub(crate) fn forget(&mut self, key: &Key) -> bool {
-        let Some(entry) = self.entries.get_mut(key) else {
+        let (Some(wanted), found) = self.both(key) else {
             return false;
         };
-        let mut found = entry.found().to_vec();
-        let ours = matches!(entry.actual, Actual::Fits);
-        let Some(before) = entry.want.take() else {
-            return false;
-        };
-        if !ours {
-            found.retain(|object| self.mark.owns(object, &self.our_devices));
+        self.entries.replace_want(key, None);
+        if !found.is_empty() && found != [wanted] {
+            let owned = |object: &Object| self.mark.owns(object, &self.our_devices);
+            self.entries.set_found(key, found.into_iter().filter(owned).collect());
         }
-        entry.set(found);
-        self.count_users(&before, -1);
+        self.count_users(&wanted, -1);
         self.unnote(key);
-        self.settle(*key);
         true
     }
 
-    pub(crate) fn wanted(&self, key: &Key) -> Option<&Object> {
-        self.entries.get(key)?.want.as_ref()
+    pub(crate) fn wanted(&self, key: &Key) -> Option<Object> {
+        self.entries.wanted(key)
     }
 
-    pub(crate) fn wanted_keys(&self) -> impl Iterator<Item = &Key> {
-        self.entries.iter().filter(|(_, entry)| entry.want.is_some()).map(|(key, _)| key)
+    pub(crate) fn wanted_keys(&self) -> impl Iterator<Item = Key> {
+        self.entries.wanted_keys()
     }
 
-    pub(crate) fn found(&self, key: &Key) -> &[Object] {
-        self.entries.get(key).map_or(&[], Entry::found)
+    /// What is wanted under `key`, and what the kernel holds there in its order.
+    pub(crate) fn both(&self, key: &Key) -> (Option<Object>, Vec<Object>) {
+        self.entries.both(key)
     }
 
-    pub(crate) const fn dirty(&self) -> &BTreeSet<Key> {
-        &self.dirty
+    /// The keys under which the kernel holds something else than is wanted, in their order.
+    pub(crate) fn dirty(&self) -> impl Iterator<Item = Key> {
+        self.entries.dirty()
     }
 
     pub(crate) fn fits(&self, key: &Key) -> bool {
-        !self.dirty.contains(key)
+        self.entries.fits(key)
     }
 
     pub(crate) const fn mark(&self) -> &Mark {
@@ -174,57 +166,59 @@ impl Picture {
         }
     }
 
-    /// Takes in that the kernel did `op`.
-    pub(crate) fn done(&mut self, op: &Op) {
-        match op {
-            Op::Delete(object) => self.object_removed(object),
-            Op::Replace(object) => self.object_added(*object, true),
-        }
+    /// Takes in that the kernel did `op`; returns whether it was known to hold something there
+    /// before.
+    pub(crate) fn done(&mut self, op: &Op) -> bool {
         self.failed.remove(&op.object().key());
+        match op {
+            Op::Delete(object) => {
+                self.object_removed(object);
+                true
+            }
+            Op::Replace(object) => self.object_added(*object, true) == Held::Something,
+        }
     }
 
     pub(crate) fn failed(&mut self, key: Key) {
         self.failed.insert(key);
     }
 
-    /// Takes in the devices of a listing.
-    pub(crate) fn listed_links(&mut self, links: Vec<Link>) {
+    /// Takes in the devices of a listing that begins. Until it ends the picture is stale.
+    pub(crate) fn begin_listing(&mut self, links: Vec<Link>) {
+        self.stale = true;
         self.links = links.into_iter().map(|link| (link.index, link)).collect();
         let ours = self.links.values().filter(|link| self.mark.devices.contains(&link.name));
         self.our_devices = ours.map(|link| link.index).collect();
+        self.entries.begin_listing();
     }
 
-    /// Takes in everything else of a listing; returns how many objects are neither wanted nor
-    /// marked.
-    pub(crate) fn listed(&mut self, objects: impl IntoIterator<Item = Object>) -> usize {
-        let mut found: BTreeMap<Key, Vec<Object>> = BTreeMap::new();
-        let mut foreign = 0;
-        for object in objects {
-            let key = object.key();
-            if self.wanted(&key).is_some() || self.mark.owns(&object, &self.our_devices) {
-                found.entry(key).or_default().push(object);
-            } else {
-                foreign += 1;
-            }
+    /// Takes in one object of a part of a listing. Each attempt at a part has a [`Listed`] of its
+    /// own.
+    pub(crate) fn list(&mut self, listed: &mut Listed, object: Object) {
+        listed.read += 1;
+        if self.entries.list(listed, object) {
+            return;
         }
-        for (key, entry) in &mut self.entries {
-            let was = entry.fits();
-            entry.set(found.remove(key).unwrap_or_default());
-            if was && !entry.fits() {
-                self.drifts.entry(*key).or_insert(Culprit::Unknown);
-                self.meddled.insert(*key);
-            }
+        if self.mark.owns(&object, &self.our_devices) {
+            listed.push_other(object);
+        } else {
+            listed.foreign += 1;
         }
-        for (key, found) in found {
-            self.entries.insert(key, Entry { want: None, actual: Actual::Other(found) });
+    }
+
+    /// Takes in that the listing is complete, and that these attempts were good. Returns how many
+    /// objects were read, and how many are neither wanted nor marked.
+    pub(crate) fn end_listing(&mut self, parts: Vec<Listed>) -> (usize, usize) {
+        let read = parts.iter().map(|part| part.read).sum();
+        let foreign = parts.iter().map(|part| part.foreign).sum();
+        for key in self.entries.end_listing(parts) {
+            self.drifts.entry(key).or_insert(Culprit::Unknown);
+            self.meddled.insert(key);
         }
-        self.entries.retain(|_, entry| entry.want.is_some() || !entry.fits());
-        self.dirty =
-            self.entries.iter().filter(|(_, entry)| !entry.fits()).map(|(key, _)| *key).collect();
-        self.drifts.retain(|key, _| self.dirty.contains(key));
-        self.failed.retain(|key| self.dirty.contains(key));
+        self.drifts.retain(|key, _| !self.entries.fits(key));
+        self.failed.retain(|key| !self.entries.fits(key));
         self.stale = false;
-        foreign
+        (read, foreign)
     }
 
     /// The keys that others changed and that are still wrong.
@@ -239,7 +233,7 @@ impl Picture {
 
     /// Puts a key back that was reported but whose repair has to wait.
     pub(crate) fn drift_again(&mut self, key: Key) {
-        if self.dirty.contains(&key) {
+        if !self.fits(&key) {
             self.drifts.entry(key).or_insert(Culprit::Unknown);
         }
     }
@@ -282,45 +276,20 @@ impl Picture {
         self.our_devices.remove(&link.index);
     }
 
-    fn object_added(&mut self, object: Object, replaces: bool) {
-        let key = object.key();
-        let Some(entry) = self.entries.get_mut(&key) else {
-            if self.mark.owns(&object, &self.our_devices) {
-                self.entries.insert(key, Entry { want: None, actual: Actual::Other(vec![object]) });
-                self.settle(key);
-            }
-            return;
-        };
-        let mut found = entry.found().to_vec();
-        if !matches!(object, Object::Route(_)) || found.is_empty() {
-            found = vec![object];
-        } else if replaces {
-            let behind = found.split_off(1).into_iter().filter(|it| *it != object);
-            found = std::iter::once(object).chain(behind).collect();
-        } else if !found.contains(&object) {
-            // Appended behind or put in front: either way it does not belong there.
-            found.push(object);
+    fn object_added(&mut self, object: Object, replaces: bool) -> Held {
+        let held = self.entries.added(object, replaces);
+        if held != Held::Unknown {
+            self.settle(&object.key());
+        } else if self.mark.owns(&object, &self.our_devices) {
+            self.entries.set_found(&object.key(), vec![object]);
         }
-        entry.set(found);
-        self.settle(key);
+        held
     }
 
     fn object_removed(&mut self, object: &Object) {
-        let key = object.key();
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        let mut found = entry.found().to_vec();
-        if matches!(object, Object::Route(_)) {
-            let before = found.len();
-            found.retain(|it| it != object);
-            // It was there and we did not know it.
-            self.stale |= before > 0 && found.len() == before;
-        } else {
-            found.clear();
-        }
-        entry.set(found);
-        self.settle(key);
+        // Otherwise it was there and we did not know it.
+        self.stale |= !self.entries.removed(object);
+        self.settle(&object.key());
     }
 
     fn unnote(&mut self, key: &Key) {
@@ -330,7 +299,7 @@ impl Picture {
     }
 
     fn note_drift(&mut self, key: Key, port: u32, own: u32) {
-        if !self.dirty.contains(&key) {
+        if self.fits(&key) {
             self.drifts.remove(&key);
         } else if port != own {
             self.drifts.insert(key, Culprit::of_port(port));
@@ -338,20 +307,11 @@ impl Picture {
         }
     }
 
-    /// Brings what follows from an entry up to date.
-    fn settle(&mut self, key: Key) {
-        let Some(entry) = self.entries.get(&key) else {
-            return;
-        };
-        if !entry.fits() {
-            self.dirty.insert(key);
-            return;
-        }
-        self.dirty.remove(&key);
-        self.drifts.remove(&key);
-        self.failed.remove(&key);
-        if entry.want.is_none() {
-            self.entries.remove(&key);
+    /// Where all is right now, nothing drifted and nothing failed.
+    fn settle(&mut self, key: &Key) {
+        if (!self.drifts.is_empty() || !self.failed.is_empty()) && self.fits(key) {
+            self.drifts.remove(key);
+            self.failed.remove(key);
         }
     }
 

@@ -66,15 +66,12 @@ impl Picture {
         let keys: Vec<Key> = self.drifts.keys().filter(|key| due(key)).copied().collect();
         for key in keys {
             let by = self.drifts.remove(&key).expect("its key comes from the map");
-            let Some(entry) = self.entries.get(&key) else {
-                continue;
-            };
-            let change = match (&entry.want, entry.found().first()) {
+            let (want, found) = self.both(&key);
+            let change = match (want, found.first()) {
                 (Some(_), None) => DriftChange::Removed,
                 (Some(_), Some(first)) => {
                     // The one that is not ours, which may stand behind ours.
-                    let other =
-                        entry.found().iter().find(|object| Some(*object) != entry.want.as_ref());
+                    let other = found.iter().find(|object| Some(**object) != want);
                     DriftChange::Altered(*other.unwrap_or(first))
                 }
                 (None, Some(object)) => DriftChange::Stray(*object),

@@ -141,17 +141,29 @@ fn catch_up(picture: &mut Picture, kernel: &mut Kernel) {
     }
 }
 
+/// Lists the whole kernel.
+fn list(picture: &mut Picture, kernel: &Kernel) {
+    let links = picture.links.values().cloned().collect();
+    picture.begin_listing(links);
+    let mut listed = Listed::new(1);
+    for object in kernel.listing() {
+        picture.list(&mut listed, object);
+    }
+    picture.end_listing(vec![listed]);
+}
+
 /// What `Table::sync` does, with this kernel.
 fn sync(picture: &mut Picture, kernel: &mut Kernel) -> usize {
     let mut written = 0;
     for _ in 0..3 {
         catch_up(picture, kernel);
         if picture.stale() {
-            picture.listed(kernel.listing());
+            list(picture, kernel);
         }
         let mut ops = Vec::new();
         for key in picture.dirty() {
-            steps_for(picture.wanted(key), picture.found(key), &mut ops);
+            let (wanted, found) = picture.both(&key);
+            steps_for(wanted.as_ref(), &found, &mut ops);
         }
         order(&mut ops);
         written += ops.len();
@@ -176,7 +188,7 @@ proptest! {
     ) {
         let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
         let mut wanted: BTreeMap<Key, Object> = BTreeMap::new();
-        picture.listed_links(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
+        picture.begin_listing(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
         for step in steps {
             match step {
                 Step::Appended(object) => kernel.append(object, THEIRS),
@@ -184,9 +196,7 @@ proptest! {
                 Step::Forget(key) => {
                     prop_assert_eq!(picture.forget(&key), wanted.remove(&key).is_some());
                 }
-                Step::Listed => {
-                    picture.listed(kernel.listing());
-                }
+                Step::Listed => list(&mut picture, &kernel),
                 Step::Replaced(object) => kernel.replace(object, THEIRS),
                 Step::Synced => {
                     sync(&mut picture, &mut kernel);
@@ -220,11 +230,11 @@ proptest! {
         listed_after in 0_usize..30,
     ) {
         let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
-        picture.listed_links(vec![link(DEVICE, "flannel.1", true)]);
+        picture.begin_listing(vec![link(DEVICE, "flannel.1", true)]);
         for want in wants {
             picture.want(want);
         }
-        picture.listed([]);
+        list(&mut picture, &Kernel::default());
         for (index, (object, change)) in changes.into_iter().enumerate() {
             match change {
                 0 => kernel.append(object, THEIRS),
@@ -233,14 +243,14 @@ proptest! {
             }
             if index == listed_after {
                 catch_up(&mut picture, &mut kernel);
-                picture.listed(kernel.listing());
+                list(&mut picture, &kernel);
             }
         }
         catch_up(&mut picture, &mut kernel);
         if !picture.stale() {
             for key in picture.wanted_keys() {
-                let held = kernel.objects.get(key).map_or(&[][..], Vec::as_slice);
-                let (mut seen, mut held) = (picture.found(key).to_vec(), held.to_vec());
+                let held = kernel.objects.get(&key).map_or(&[][..], Vec::as_slice);
+                let (mut seen, mut held) = (picture.both(&key).1, held.to_vec());
                 seen.sort_by_key(ToString::to_string);
                 held.sort_by_key(ToString::to_string);
                 prop_assert_eq!(seen, held, "{}", key);
@@ -251,7 +261,7 @@ proptest! {
 
 fn synced() -> (Picture, Kernel) {
     let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
-    picture.listed_links(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
+    picture.begin_listing(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
     for object in [route(1, 1, PROTOCOL), neighbour(1, 1), nexthop(1, 1)] {
         picture.want(object);
     }
