@@ -10,14 +10,20 @@ use crate::{
     registry::{Lifetime, Record},
 };
 
+/// What [`Bridge::acquired`] depends on.
+type Acquisition = (View, u8, Option<u8>, u8, Answer);
+
+/// What a holder makes of an answer, and whether the wish is fulfilled; `None` if the lease is lost.
+type Heard = Option<(Held, bool)>;
+
 /// The protocol as any one node runs it. What it does depends on its arguments alone, so that each answer is worked out once.
 pub(super) struct Bridge {
     config: NetworkConfig,
     me: NodeId,
     other: NodeId,
-    acquired: RefCell<HashMap<(View, u8, Option<u8>, u8, Answer), Acquired>>,
+    acquired: RefCell<HashMap<Acquisition, Acquired>>,
     asked: RefCell<HashMap<(Held, Wish), (Held, Request)>>,
-    answered: RefCell<HashMap<(Held, Wish, Answer), Option<(Held, bool)>>>,
+    answered: RefCell<HashMap<(Held, Wish, Answer), Heard>>,
 }
 
 /// What a node does next on its way to a lease.
@@ -95,7 +101,7 @@ impl Bridge {
     }
 
     /// [`Holding::answered`]; `None` if the lease is lost.
-    pub(super) fn answered(&self, held: Held, wish: Wish, answer: Answer) -> Option<(Held, bool)> {
+    pub(super) fn answered(&self, held: Held, wish: Wish, answer: Answer) -> Heard {
         let work = || {
             let mut holding = self.holding(held);
             match holding.answered(&real(wish), self.answer(answer)) {

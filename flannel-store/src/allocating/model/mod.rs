@@ -460,7 +460,7 @@ impl Model for Leases {
             }
         }
         // Costly, and what is wrong shows in many states.
-        if self.subnets * self.nodes > 4 && fingerprint(world) % 16 != 0 {
+        if self.subnets * self.nodes > 4 && !fingerprint(world).is_multiple_of(16) {
             return None;
         }
         self.starving(world)
