@@ -1,0 +1,67 @@
+//! flanneld's spellings of flags, and the environment.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{CommandFactory, Parser};
+
+use super::Cli;
+
+impl Cli {
+    /// Reads the command line in any of flanneld's spellings, and the environment for what it leaves open.
+    ///
+    /// # Errors
+    ///
+    /// What to tell the user, with the exit code that goes with it: 0 for help and version, 2 for mistakes.
+    pub(crate) fn read(
+        args: impl IntoIterator<Item = OsString>,
+        environment: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, clap::Error> {
+        let root = Self::command();
+        let args: Vec<_> = args.into_iter().map(with_two_dashes).collect();
+        // The options of the command that is meant are those that the environment may give.
+        let mut command = &root;
+        for arg in args.iter().skip(1) {
+            let Some(inner) = command.find_subcommand(arg) else { break };
+            command = inner;
+        }
+        let from_environment = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .filter(|name| !args.iter().any(|arg| names(arg, name)))
+            .filter_map(|name| {
+                let mut arg = OsString::from(format!("--{name}="));
+                arg.push(environment(&variable(name)).filter(|value| !value.is_empty())?);
+                Some(arg)
+            });
+        let args: Vec<_> = args.iter().cloned().chain(from_environment).collect();
+        Self::try_parse_from(args)
+    }
+}
+
+/// The environment variable that stands for a flag.
+fn variable(flag: &str) -> String {
+    format!("FLANNELD_{}", flag.to_uppercase().replace('-', "_"))
+}
+
+/// `-name` as `--name`: Go's flag package knows no difference.
+fn with_two_dashes(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some(text) if text.starts_with('-') && !text.starts_with("--") => {
+            let mut letters = text[1..].chars();
+            let first = letters.next().is_some_and(|c| c.is_ascii_alphabetic());
+            // -h, -V and -v stay what they are; a negative number is a value.
+            let long = letters.next().is_some_and(|c| c != '=');
+            if first && long { format!("-{text}").into() } else { arg }
+        }
+        _ => arg,
+    }
+}
+
+/// Whether `arg` gives the flag `name`.
+fn names(arg: &OsStr, name: &str) -> bool {
+    let Some(text) = arg.to_str() else { return false };
+    let Some(flag) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')) else {
+        return false;
+    };
+    flag.split_once('=').map_or(flag, |(flag, _)| flag) == name
+}
