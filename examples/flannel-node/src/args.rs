@@ -1,24 +1,41 @@
 //! Command line and environment, in flanneld's spelling.
 
+mod health;
+mod kubernetes;
+mod logs;
 mod node;
 mod operate;
+mod refusals;
 mod spelling;
 mod store;
 #[cfg(test)]
 mod tests;
+mod traffic;
+mod values;
+mod verbosity;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-pub(crate) use node::{LeaseLossArg, LogFormat, NetworkArg, NodeArgs};
+pub(crate) use health::HealthArgs;
+pub(crate) use kubernetes::KubernetesArgs;
+pub(crate) use logs::{LogArgs, LogFormat};
+pub(crate) use node::{LeaseLossArg, NetworkArg, NodeArgs};
 pub(crate) use operate::{ConfigCommand, LeasesCommand};
 pub(crate) use store::{StoreArg, StoreArgs};
+pub(crate) use traffic::TrafficArgs;
+pub(crate) use verbosity::{ModuleLevels, level};
 
 /// A routed subnet for this host, and routes to the subnets of all others.
 ///
 /// Started without a command it runs a node in the foreground. Every option can be given as -name value, --name value or
 /// -name=value, or as FLANNELD_NAME in the environment, in capitals and with _ for -; the command line wins.
 #[derive(Debug, Parser)]
-#[command(name = "flannel-node", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "flannel-node",
+    version,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,

@@ -4,6 +4,7 @@
 mod args;
 mod demo;
 mod logging;
+mod mistake;
 mod operate;
 mod run;
 mod subnet_file;
@@ -11,6 +12,7 @@ mod subnet_file;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
+use mistake::Mistake;
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os(), |name| std::env::var_os(name)) {
@@ -21,16 +23,13 @@ fn main() -> ExitCode {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Leases(command)) => block_on(operate::leases(command)),
         Some(Command::Config(command)) => block_on(operate::config(command)),
-        None => {
-            logging::start(cli.node.log_format, cli.node.v);
-            block_on(run::run(cli.node))
-        }
+        None => logging::start(&cli.node.log).and_then(|()| block_on(run::run(cli.node))),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("flannel-node: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Mistake>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -22,11 +22,15 @@ use tracing::{info, warn};
 
 use crate::{
     args::{LeaseLossArg, NetworkArg, NodeArgs, StoreArg},
+    mistake::Mistake,
     subnet_file,
 };
 
 /// Runs until SIGTERM or SIGINT, which leave lease and data path as they are.
 pub(crate) async fn run(args: NodeArgs) -> Result<()> {
+    for text in args.without_effect() {
+        warn!("without effect: {text}");
+    }
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
@@ -41,7 +45,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<()> {
 /// Opens the store that the command line names, and runs a node on it.
 async fn with_store(args: NodeArgs) -> Result<()> {
     let wanted = args.network.as_ref().map(|network| wanted_network(network, &args.backend));
-    let wanted = wanted.transpose()?;
+    let wanted = wanted.transpose().map_err(Mistake::new)?;
     match &args.store.store {
         Some(StoreArg::File(path)) => {
             if let Some(wanted) = &wanted {
@@ -51,12 +55,13 @@ async fn with_store(args: NodeArgs) -> Result<()> {
             with_registry(registry, args).await
         }
         Some(StoreArg::Memory) => {
-            let config = wanted.context("--store memory needs --network: it has none by itself")?;
+            let config = wanted.context("--store memory needs --network: it has none by itself");
+            let config = config.map_err(Mistake::new)?;
             let registry = MemoryCluster::new(&config).registry(NodeId::new("memory")?);
             with_registry(registry, args).await
         }
         None => {
-            let registry = EtcdRegistry::new(&args.store.etcd())?;
+            let registry = EtcdRegistry::new(&args.store.etcd()).map_err(Mistake::new)?;
             if let Some(wanted) = &wanted {
                 let init = patiently("set up the network", async || {
                     init(&registry, wanted).await.map_err(|error| (is_retryable(&error), error))

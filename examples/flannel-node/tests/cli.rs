@@ -47,7 +47,7 @@ fn without_a_store_it_is_etcd_and_mistakes_there_are_named() {
         (&["-etcd-cafile=/no/such/file", "-etcd-endpoints=https://127.0.0.1:1"], "/no/such/file"),
     ] {
         let (code, _, stderr) = run(args, &[]);
-        assert_eq!(code, Some(1), "{stderr}");
+        assert_eq!(code, Some(2), "{stderr}");
         assert!(stderr.contains(words), "{stderr}");
     }
 }
@@ -61,7 +61,7 @@ fn a_bad_network_is_refused_before_anything_is_touched() {
         (r#"{"Network":"10.3.0.0/16","SubnetLen":31}"#, "SubnetLen is 31, expected 18 to 30"),
     ] {
         let (code, _, stderr) = run(&["-store", &store, "-network", network], &[]);
-        assert_eq!(code, Some(1));
+        assert_eq!(code, Some(2));
         assert!(stderr.contains(words), "{stderr}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
     }
@@ -138,6 +138,6 @@ fn a_configuration_is_checked_without_a_store() {
     assert_eq!(code, Some(0));
     assert!(stdout.contains("\"SubnetMin\": \"10.3.1.0\""), "{stdout}");
     let (code, _, stderr) = run(&["config", "check", r#"{"Network":"10.3.0.0/30"}"#], &[]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(stderr.contains("expected a block of /28 or larger"), "{stderr}");
 }

@@ -7,9 +7,10 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use flannel_core::NodeId;
+use flannel_netlink::iface::Selector;
 use ipnetwork::Ipv4Network;
 
-use super::StoreArgs;
+use super::{HealthArgs, KubernetesArgs, LogArgs, StoreArgs, TrafficArgs, values};
 
 /// How to run a node.
 #[derive(Args, Debug)]
@@ -39,19 +40,19 @@ pub(crate) struct NodeArgs {
     pub(crate) iface: Vec<String>,
 
     /// The same by a regular expression on addresses, then on names; tried after --iface.
-    #[arg(long, value_name = "REGEX")]
+    #[arg(long, value_name = "REGEX", value_parser = pattern)]
     pub(crate) iface_regex: Vec<String>,
 
     /// The interface that leads to this address; tried last.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = values::ip)]
     pub(crate) iface_can_reach: Option<IpAddr>,
 
     /// The IPv4 address that peers use to reach this node, if not the interface's own.
-    #[arg(long, value_name = "IPV4")]
+    #[arg(long, value_name = "IPV4", value_parser = values::ipv4)]
     pub(crate) public_ip: Option<Ipv4Addr>,
 
     /// The IPv6 address that peers use to reach this node, if not the interface's own.
-    #[arg(long, value_name = "IPV6")]
+    #[arg(long, value_name = "IPV6", value_parser = values::ipv6)]
     pub(crate) public_ipv6: Option<Ipv6Addr>,
 
     /// The file that tells others about this node's subnet.
@@ -62,13 +63,21 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub(crate) on_lease_loss: LeaseLossArg,
 
-    /// How logs are written to standard error.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    pub(crate) log_format: LogFormat,
+    /// How long before its end a lease is renewed at the latest, in minutes. It is renewed after a third of its life.
+    #[arg(long, value_name = "MINUTES", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1439))]
+    pub(crate) subnet_lease_renew_margin: u32,
 
-    /// How much is logged: 0 for changes and faults, 1 for each step, 2 and more for everything.
-    #[arg(short, long, value_name = "LEVEL", default_value_t = 0)]
-    pub(crate) v: u8,
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
+
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesArgs,
 }
 
 /// The network to create if there is none.
@@ -88,16 +97,6 @@ pub(crate) enum LeaseLossArg {
     Reacquire,
 }
 
-/// How logs look.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    #[default]
-    Text,
-}
-
 fn parse_network(text: &str) -> Result<NetworkArg, String> {
     if text.trim_start().starts_with('{') {
         return Ok(NetworkArg::Json(text.into()));
@@ -107,4 +106,12 @@ fn parse_network(text: &str) -> Result<NetworkArg, String> {
         r#"expected a block such as 10.244.0.0/16 or JSON such as {"Network":"10.244.0.0/16"}"#
             .into()
     })
+}
+
+/// A regular expression, as its text: an interface is looked for with it later.
+fn pattern(text: &str) -> Result<String, String> {
+    match Selector::pattern(text) {
+        Ok(_) => Ok(text.into()),
+        Err(_) => Err("expected a regular expression such as ^eth[0-9]$".into()),
+    }
 }

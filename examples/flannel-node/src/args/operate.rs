@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use clap::Subcommand;
 use flannel_core::Subnet;
 
-use super::StoreArgs;
+use super::{StoreArgs, values};
 
 /// What to do with leases.
 #[derive(Debug, Subcommand)]
@@ -24,10 +24,10 @@ pub(crate) enum LeasesCommand {
         /// The subnet, such as 10.244.7.0-24.
         key: Subnet,
         /// The node's IPv4 address.
-        #[arg(long, value_name = "IPV4", required_unless_present = "public_ipv6")]
+        #[arg(long, value_name = "IPV4", value_parser = values::ipv4, required_unless_present = "public_ipv6")]
         public_ip: Option<Ipv4Addr>,
         /// The node's IPv6 address.
-        #[arg(long, value_name = "IPV6")]
+        #[arg(long, value_name = "IPV6", value_parser = values::ipv6)]
         public_ipv6: Option<Ipv6Addr>,
         #[command(flatten)]
         store: StoreArgs,

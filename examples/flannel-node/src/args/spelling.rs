@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::{CommandFactory, Parser};
+use clap::{Command, CommandFactory, Parser};
 
 use super::Cli;
 
@@ -17,13 +17,15 @@ impl Cli {
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, clap::Error> {
         let root = Self::command();
-        let args: Vec<_> = args.into_iter().map(with_two_dashes).collect();
+        let args: Vec<_> = args.into_iter().collect();
         // The options of the command that is meant are those that the environment may give.
         let mut command = &root;
         for arg in args.iter().skip(1) {
             let Some(inner) = command.find_subcommand(arg) else { break };
             command = inner;
         }
+        let args: Vec<_> = args.into_iter().map(with_two_dashes).collect();
+        let args = without_empty(args, command);
         let from_environment = command
             .get_arguments()
             .filter_map(clap::Arg::get_long)
@@ -34,12 +36,14 @@ impl Cli {
                 Some(arg)
             });
         let args: Vec<_> = args.iter().cloned().chain(from_environment).collect();
-        Self::try_parse_from(args)
+        let cli = Self::try_parse_from(args)?;
+        cli.node.refuse()?;
+        Ok(cli)
     }
 }
 
 /// The environment variable that stands for a flag.
-fn variable(flag: &str) -> String {
+pub(super) fn variable(flag: &str) -> String {
     format!("FLANNELD_{}", flag.to_uppercase().replace('-', "_"))
 }
 
@@ -55,6 +59,30 @@ fn with_two_dashes(arg: OsString) -> OsString {
         }
         _ => arg,
     }
+}
+
+/// Leaves out flags that are given an empty text and may be absent: manifests write --public-ip=$IP whether or not there is one.
+fn without_empty(args: Vec<OsString>, command: &Command) -> Vec<OsString> {
+    let optional = |arg: &OsStr| {
+        let may_be_absent = |flag: &&clap::Arg| flag.get_default_values().is_empty();
+        let mut flags =
+            command.get_arguments().filter(may_be_absent).filter_map(clap::Arg::get_long);
+        flags.any(|name| names(arg, name))
+    };
+    let mut kept = Vec::with_capacity(args.len());
+    let mut args = args.into_iter().peekable();
+    while let Some(arg) = args.next() {
+        if arg.as_encoded_bytes().ends_with(b"=") && optional(&arg) {
+            continue;
+        }
+        let separate = !arg.as_encoded_bytes().contains(&b'=');
+        if separate && args.peek().is_some_and(|value| value.is_empty()) && optional(&arg) {
+            args.next();
+            continue;
+        }
+        kept.push(arg);
+    }
+    kept
 }
 
 /// Whether `arg` gives the flag `name`.

@@ -1,9 +1,12 @@
 //! What is made of command lines and environments.
 
+mod flanneld;
+
 use std::{ffi::OsString, path::PathBuf};
 
-use super::*;
 use clap::CommandFactory;
+
+use super::*;
 
 fn read(args: &[&str], environment: &[(&str, &str)]) -> Result<Cli, clap::Error> {
     let args = ["flannel-node"].iter().chain(args).map(OsString::from);
@@ -32,8 +35,8 @@ fn every_spelling_of_a_flag_is_read() {
         assert_eq!(node(args, &[]).subnet_file, PathBuf::from("/x"), "{args:?}");
     }
     let args = node(&["-iface=eth0", "--iface", "192.0.2.1", "-v=2"], &[]);
-    assert_eq!((args.iface, args.v), (vec!["eth0".to_string(), "192.0.2.1".into()], 2));
-    assert_eq!(node(&["-v", "3"], &[]).v, 3);
+    assert_eq!((args.iface, args.log.v), (vec!["eth0".to_string(), "192.0.2.1".into()], 2));
+    assert_eq!(node(&["-v", "3"], &[]).log.v, 3);
 }
 
 #[test]
@@ -48,7 +51,7 @@ fn the_environment_speaks_where_the_command_line_does_not() {
     let args = node(&["-subnet-file", "/line"], &environment);
     assert_eq!(args.subnet_file, PathBuf::from("/line"));
     assert_eq!(args.iface, ["eth1"]);
-    assert_eq!((args.v, args.public_ip), (2, None));
+    assert_eq!((args.log.v, args.public_ip), (2, None));
 }
 
 #[test]
@@ -84,6 +87,16 @@ fn mistakes_name_the_flag_and_end_with_2() {
         (&["--node-id", "a b"], "cannot be a node id"),
         (&["demo", "--hosts", "1"], "2..=50"),
         (&["surplus"], "surplus"),
+        (&["-iface-regex", "("], "expected a regular expression such as"),
+        (&["-iface-can-reach", "x"], "expected an address such as 192.0.2.1 or 2001:db8::1"),
+        (&["-public-ip", "2001:db8::1"], "expected an IPv4 address such as 192.0.2.1"),
+        (&["-public-ipv6", "192.0.2.1"], "expected an IPv6 address such as 2001:db8::1"),
+        (&["-healthz-port", "65536"], "0..=65535"),
+        (&["-iptables-resync=0"], "1.."),
+        (&["-iptables-forward-rules=perhaps"], "expected true or false"),
+        (&["-subnet-lease-renew-margin", "1440"], "1..=1439"),
+        (&["-vmodule", "node"], "expected patterns with levels"),
+        (&["-kube-subnet-mgr"], "leave it out to use etcd (--etcd-endpoints), or give --store"),
     ] {
         let error = read(args, &[]).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{args:?}");
