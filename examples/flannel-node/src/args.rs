@@ -15,6 +15,7 @@ mod values;
 mod verbosity;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 pub(crate) use health::HealthArgs;
 pub(crate) use kubernetes::KubernetesArgs;
@@ -55,13 +56,22 @@ pub(crate) enum Command {
     /// Look at the configuration of a network and change it.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print a script that completes this command line in a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page.
+    #[command(hide = true)]
+    Man,
 }
 
 /// How to run the demo.
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
     /// How many hosts.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=50))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = values::number(2..=50_u8))]
     pub(crate) hosts: u8,
 
     /// The backend that the nodes use.

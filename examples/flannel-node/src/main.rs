@@ -4,6 +4,7 @@
 mod args;
 mod demo;
 mod logging;
+mod manual;
 mod mistake;
 mod operate;
 mod run;
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Leases(command)) => block_on(operate::leases(command)),
         Some(Command::Config(command)) => block_on(operate::config(command)),
+        Some(Command::Completions { shell }) => manual::completions(shell),
+        Some(Command::Man) => manual::page(),
         None => logging::start(&cli.node.log).and_then(|()| block_on(run::run(cli.node))),
     };
     match ended {

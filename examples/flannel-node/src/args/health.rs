@@ -14,6 +14,6 @@ pub(crate) struct HealthArgs {
     pub(crate) healthz_ip: IpAddr,
 
     /// The port to answer them on; 0 for none.
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    #[arg(long, value_name = "PORT", default_value_t = 0, value_parser = values::number(0..=u16::MAX))]
     pub(crate) healthz_port: u16,
 }

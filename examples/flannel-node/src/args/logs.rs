@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::verbosity::ModuleLevels;
+use super::{values, verbosity::ModuleLevels};
 
 /// What is logged, and how.
 #[derive(Args, Debug)]
@@ -12,7 +12,7 @@ pub(crate) struct LogArgs {
     pub(crate) log_format: LogFormat,
 
     /// How much is logged: 0 for changes and faults, 1 for each step, 2 and more for everything.
-    #[arg(short, long, value_name = "LEVEL", default_value_t = 0)]
+    #[arg(short, long, value_name = "LEVEL", default_value_t = 0, value_parser = values::number(0..=u8::MAX))]
     pub(crate) v: u8,
 
     /// The same for single modules: patterns such as node=2,flannel_netlink*=1, matched against parts of a module's path.

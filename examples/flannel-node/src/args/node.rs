@@ -32,7 +32,7 @@ pub(crate) struct NodeArgs {
 
     /// How long our lease lasts without a renewal, in seconds: 24 h as flannel's unless given.
     #[arg(long, value_name = "SECONDS", default_value_t = 24 * 60 * 60,
-        value_parser = clap::value_parser!(u32).range(5..))]
+        value_parser = values::number(5..=u32::MAX))]
     pub(crate) lease_ttl: u32,
 
     /// An interface to reach peers from, by name or address; may be given several times, the first that fits is taken.
@@ -64,7 +64,7 @@ pub(crate) struct NodeArgs {
     pub(crate) on_lease_loss: LeaseLossArg,
 
     /// How long before its end a lease is renewed at the latest, in minutes. It is renewed after a third of its life.
-    #[arg(long, value_name = "MINUTES", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1439))]
+    #[arg(long, value_name = "MINUTES", default_value_t = 60, value_parser = values::number(1..=1439_u32))]
     pub(crate) subnet_lease_renew_margin: u32,
 
     #[command(flatten)]

@@ -18,7 +18,7 @@ pub(crate) struct TrafficArgs {
     pub(crate) ip_masq_fully_random_disable: bool,
 
     /// How often iptables is looked at where it does not tell of changes, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = values::number(1..=86_400_u32))]
     pub(crate) iptables_resync: u32,
 
     /// Let the firewall forward packets of the network, in iptables or nftables.

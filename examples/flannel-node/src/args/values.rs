@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     str::FromStr,
 };
 
@@ -28,6 +29,19 @@ pub(super) fn ipv6(text: &str) -> Result<Ipv6Addr, String> {
 /// An address of either family.
 pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
     or_expected(text, "an address such as 192.0.2.1 or 2001:db8::1")
+}
+
+/// A number in a range.
+pub(super) fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: Clone + fmt::Display + FromStr + PartialOrd + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("expected a number from {} to {}", range.start(), range.end()))
+    }
 }
 
 fn or_expected<T: FromStr>(text: &str, expected: impl fmt::Display) -> Result<T, String> {
