@@ -1,5 +1,6 @@
 //! Command line and environment, in flanneld's spelling.
 
+mod docker_opts;
 mod health;
 mod kubernetes;
 mod logs;
@@ -17,6 +18,7 @@ mod verbosity;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use docker_opts::DockerOptsArgs;
 pub(crate) use health::HealthArgs;
 pub(crate) use kubernetes::KubernetesArgs;
 pub(crate) use logs::{LogArgs, LogFormat};
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     /// Look at the configuration of a network and change it.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write options for Docker's daemon that fit this node's subnet, as mk-docker-opts.sh does.
+    DockerOpts(DockerOptsArgs),
     /// Print a script that completes this command line in a shell.
     #[command(hide = true)]
     Completions {

@@ -3,12 +3,14 @@
 
 mod args;
 mod demo;
+mod docker_opts;
 mod logging;
 mod manual;
 mod mistake;
 mod operate;
 mod run;
 mod subnet_file;
+mod whole_file;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Leases(command)) => block_on(operate::leases(command)),
         Some(Command::Config(command)) => block_on(operate::config(command)),
+        Some(Command::DockerOpts(args)) => block_on(docker_opts::write(&args)),
         Some(Command::Completions { shell }) => manual::completions(shell),
         Some(Command::Man) => manual::page(),
         None => logging::start(&cli.node.log).and_then(|()| block_on(run::run(cli.node))),

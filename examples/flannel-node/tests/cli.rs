@@ -80,6 +80,24 @@ fn an_unknown_backend_and_a_changed_network_are_refused() {
     assert!(stderr.contains("holds another network"), "{stderr}");
 }
 
+#[test]
+fn docker_is_told_in_the_flags_of_flannels_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let [subnet, docker] = ["subnet.env", "docker.env"].map(|name| folder.path().join(name));
+    std::fs::write(&subnet, "FLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_MTU=1472\n").unwrap();
+    let (subnet, out) = (format!("-f{}", subnet.display()), docker.display().to_string());
+    let (code, stdout, stderr) = run(&["docker-opts", &subnet, "-d", &out, "-cmk", "KEY"], &[]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), "", ""));
+    let expected = "KEY=\" --bip=10.1.74.1/24 --mtu=1472\"\n";
+    assert_eq!(std::fs::read_to_string(&docker).unwrap(), expected);
+    let (_, stdout, _) =
+        run(&["docker-opts", &subnet, "-d", "/dev/stdout", "-c", "-k", "KEY"], &[]);
+    assert_eq!(stdout, expected);
+    let (code, _, stderr) = run(&["docker-opts", "-f", folder.path().to_str().unwrap()], &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot read"), "{stderr}");
+}
+
 /// Runs `args` on the store in `folder` and returns the exit code and what was said on either channel.
 fn on(folder: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
     let store = format!("file:{}", folder.display());

@@ -24,7 +24,10 @@ impl Cli {
             let Some(inner) = command.find_subcommand(arg) else { break };
             command = inner;
         }
-        let args: Vec<_> = args.into_iter().map(with_two_dashes).collect();
+        // mk-docker-opts.sh reads its flags as getopts does: single letters, and several of them after one dash.
+        let single_letters = command.get_name() == "docker-opts";
+        let as_in_go = |arg| if single_letters { arg } else { with_two_dashes(arg) };
+        let args: Vec<_> = args.into_iter().map(as_in_go).collect();
         let args = without_empty(args, command);
         let from_environment = command
             .get_arguments()
