@@ -126,6 +126,11 @@ impl Keeper {
         }
     }
 
+    /// Until when the lease can be trusted; `None` for ever, or if that is over and was said.
+    pub(super) fn trusted_until(&self) -> Option<Instant> {
+        self.trusted_until
+    }
+
     /// Waits for the next thing that happens to the lease.
     pub(super) async fn next(&mut self) -> Kept {
         let trusted_until = self.trusted_until;
