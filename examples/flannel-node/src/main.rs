@@ -7,6 +7,7 @@ mod docker_opts;
 mod logging;
 mod manual;
 mod mistake;
+mod node_id;
 mod operate;
 mod run;
 mod subnet_file;

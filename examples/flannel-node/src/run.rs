@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use crate::{
     args::{LeaseLossArg, NetworkArg, NodeArgs, StoreArg},
     mistake::Mistake,
+    node_id::{self, KeptId},
     subnet_file,
 };
 
@@ -98,6 +99,7 @@ async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
     }
+    let kept = kept_id(&args);
     let namespace = Namespace::current().context("cannot open our own network namespace")?;
     let uplink = UplinkOptions {
         names: args.iface,
@@ -107,29 +109,49 @@ async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
         public_ipv6: args.public_ipv6,
     };
     let finder = UplinkFinder::new(&namespace, &config, &uplink)?;
-    let backend = backend(&config, &finder, args.node_id.as_ref())?;
-    let id = match args.node_id {
+    let named = args.node_id.or_else(|| Some(kept.as_ref()?.id.clone()));
+    let backend = backend(&config, &finder, named.as_ref())?;
+    // Also where the id is known: whoever waits for a network card should not wait for long.
+    let uplink = patiently("find the uplink", async || {
+        finder.find().await.map_err(|error| (error.is_retryable(), error))
+    });
+    let uplink = uplink.await?;
+    let id = match named {
         Some(id) => id,
-        None => {
-            let found = patiently("find the uplink", async || {
-                finder.find().await.map_err(|error| (error.is_retryable(), error))
-            });
-            found.await?.address().context("the uplink has no address")?.into()
-        }
+        None => uplink.address().context("the uplink has no address")?.into(),
     };
     let hint = subnet_file::read(&args.subnet_file).held();
     let ttl = Duration::from_secs(args.lease_ttl.into());
+    info!(node = %id, "joining");
     let store = Allocating::new(registry, id, Options { hint, ttl });
     let on_lease_loss = match args.on_lease_loss {
         LeaseLossArg::Exit => OnLeaseLoss::Exit,
         LeaseLossArg::Reacquire => OnLeaseLoss::Reacquire,
     };
-    let options = NodeOptions { on_lease_loss, ..NodeOptions::default() };
+    let renew_margin = Duration::from_secs(60 * u64::from(args.subnet_lease_renew_margin));
+    let options = NodeOptions { on_lease_loss, renew_margin, ..NodeOptions::default() };
     let node = Node::from_parts(Arc::new(store), backend, options);
     let handle = node.handle();
     tokio::select! {
         ended = node.run() => match ended? {},
         () = tell_host(handle, config, args.subnet_file) => bail!("the node ended without a reason"),
+    }
+}
+
+/// The id in the state folder, if the command line names none. Without one, the node goes by its address.
+fn kept_id(args: &NodeArgs) -> Option<KeptId> {
+    if args.node_id.is_some() {
+        return None;
+    }
+    match node_id::keep(args.state_dir.as_deref()) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            warn!(
+                "{error}; until then this node's address is its name, and its lease is lost with it"
+            );
+            None
+        }
     }
 }
 

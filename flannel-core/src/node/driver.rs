@@ -17,7 +17,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use super::{
     Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
     failure::Failure,
-    keeper::{Doubt, Keeper, Kept, at},
+    keeper::{Doubt, Keeper, Kept, Timing, at},
     operation::{Operation, Outcome, breathe, operate},
     pings::Pings,
     random::Random,
@@ -108,7 +108,7 @@ impl Driver {
                 lease,
                 self.backoff(),
                 self.fork(),
-                self.options.deadline,
+                Timing { deadline: self.options.deadline, margin: self.options.renew_margin },
             ),
             pings,
             peers: Arc::new(Peers::new(config, current.clone())),

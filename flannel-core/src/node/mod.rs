@@ -49,6 +49,9 @@ pub struct NodeOptions {
     pub deadline: Duration,
     /// What to do when the lease is lost to another owner or deleted.
     pub on_lease_loss: OnLeaseLoss,
+    /// How much of its life a lease has at least when it is renewed; 1 h as flannel's. It is renewed after a third of its life if
+    /// that is earlier, and always if it does not last for so long.
+    pub renew_margin: Duration,
     /// The longest wait between attempts. 30 s, so that a store that was away for hours is noticed within half a minute.
     pub retry_longest: Duration,
     /// The wait after a first failure. 200 ms, so that a short hiccup is hardly noticed.
@@ -171,6 +174,7 @@ impl Default for NodeOptions {
         Self {
             deadline: Duration::from_secs(30),
             on_lease_loss: OnLeaseLoss::default(),
+            renew_margin: Duration::from_secs(60 * 60),
             retry_longest: Duration::from_secs(30),
             retry_shortest: Duration::from_millis(200),
             seed: RandomState::new().build_hasher().finish(),

@@ -26,9 +26,15 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "TYPE", default_value = "vxlan", requires = "network")]
     pub(crate) backend: String,
 
-    /// This node's name in the store. Without it, its public address.
+    /// This node's name in the store, by which it keeps its lease when its address changes. Without it, the id in the file node-id
+    /// of --state-dir; without that, its public address.
     #[arg(long, value_name = "ID")]
     pub(crate) node_id: Option<NodeId>,
+
+    /// The folder for what has to outlive a reboot: /var/lib/flannel-node if that is on a disk. The node id in it is made with the
+    /// first start.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) state_dir: Option<PathBuf>,
 
     /// How long our lease lasts without a renewal, in seconds: 24 h as flannel's unless given.
     #[arg(long, value_name = "SECONDS", default_value_t = 24 * 60 * 60,
@@ -63,7 +69,8 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub(crate) on_lease_loss: LeaseLossArg,
 
-    /// How long before its end a lease is renewed at the latest, in minutes. It is renewed after a third of its life.
+    /// How long before its end a lease is renewed at the latest, in minutes. It is renewed after a third of its life if that is
+    /// earlier, and always if it does not last for so long.
     #[arg(long, value_name = "MINUTES", default_value_t = 60, value_parser = values::number(1..=1439_u32))]
     pub(crate) subnet_lease_renew_margin: u32,
 
