@@ -4,6 +4,7 @@
 mod args;
 mod demo;
 mod docker_opts;
+mod explain;
 mod logging;
 mod manual;
 mod mistake;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let ended = match cli.command {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Leases(command)) => block_on(operate::leases(command)),
+        Some(Command::Explain(args)) => return explain::main(&args),
         Some(Command::Config(command)) => block_on(operate::config(command)),
         Some(Command::DockerOpts(args)) => block_on(docker_opts::write(&args)),
         Some(Command::Completions { shell }) => manual::completions(shell),

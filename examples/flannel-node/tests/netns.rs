@@ -1,0 +1,6 @@
+//! The program on real hosts, for what operators do with it beside running a node.
+
+#[path = "netns/explain.rs"]
+mod explain;
+#[path = "netns/support.rs"]
+mod support;
