@@ -2,5 +2,7 @@
 
 #[path = "netns/explain.rs"]
 mod explain;
+#[path = "netns/handover.rs"]
+mod handover;
 #[path = "netns/support.rs"]
 mod support;
