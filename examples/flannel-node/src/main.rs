@@ -10,6 +10,7 @@ mod manual;
 mod mistake;
 mod operate;
 mod run;
+mod sandbox;
 mod subnet_file;
 mod whole_file;
 
@@ -31,7 +32,10 @@ fn main() -> ExitCode {
         Some(Command::DockerOpts(args)) => block_on(docker_opts::write(&args)),
         Some(Command::Completions { shell }) => manual::completions(shell),
         Some(Command::Man) => manual::page(),
-        None => logging::start(&cli.node.log).and_then(|()| block_on(run::run(cli.node))),
+        None => logging::start(&cli.node.log)
+            .and_then(|()| run::check(&cli.node))
+            .map(|()| sandbox::enter(&cli.node))
+            .and_then(|rights| block_on(run::run(cli.node, rights))),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,5 +4,7 @@
 mod explain;
 #[path = "netns/handover.rs"]
 mod handover;
+#[path = "netns/privileges.rs"]
+mod privileges;
 #[path = "netns/support.rs"]
 mod support;
