@@ -52,6 +52,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build a cluster of real nodes in network namespaces, break a route, and watch it being repaired.
     Demo(DemoArgs),
+    /// Follow the way between two pods through this host, and name what is broken first.
+    Explain(crate::explain::ExplainArgs),
     /// Look at the leases of a network and change them.
     #[command(subcommand)]
     Leases(LeasesCommand),

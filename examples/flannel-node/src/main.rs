@@ -4,12 +4,14 @@
 mod args;
 mod demo;
 mod docker_opts;
+mod explain;
 mod logging;
 mod manual;
 mod mistake;
 mod node_id;
 mod operate;
 mod run;
+mod sandbox;
 mod subnet_file;
 mod whole_file;
 
@@ -26,11 +28,15 @@ fn main() -> ExitCode {
     let ended = match cli.command {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Leases(command)) => block_on(operate::leases(command)),
+        Some(Command::Explain(args)) => return explain::main(&args),
         Some(Command::Config(command)) => block_on(operate::config(command)),
         Some(Command::DockerOpts(args)) => block_on(docker_opts::write(&args)),
         Some(Command::Completions { shell }) => manual::completions(shell),
         Some(Command::Man) => manual::page(),
-        None => logging::start(&cli.node.log).and_then(|()| block_on(run::run(cli.node))),
+        None => logging::start(&cli.node.log)
+            .and_then(|()| run::check(&cli.node))
+            .map(|()| sandbox::enter(&cli.node))
+            .and_then(|rights| block_on(run::run(cli.node, rights))),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

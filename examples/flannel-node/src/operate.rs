@@ -144,7 +144,7 @@ fn line(record: &Record) -> String {
 }
 
 /// The registry that the command line names. Operators look at what is there: a folder is not made.
-async fn open(args: &StoreArgs) -> Result<Box<dyn Registry>> {
+pub(crate) async fn open(args: &StoreArgs) -> Result<Box<dyn Registry>> {
     match &args.store {
         Some(StoreArg::File(path)) => {
             ensure!(Path::new(path).is_dir(), "there is no folder {}", path.display());

@@ -24,18 +24,28 @@ use crate::{
     args::{LeaseLossArg, NetworkArg, NodeArgs, StoreArg},
     mistake::Mistake,
     node_id::{self, KeptId},
+    sandbox::Rights,
     subnet_file,
 };
 
+/// Whether the network that the command line asks for can be.
+///
+/// # Errors
+///
+/// A [`Mistake`] in it.
+pub(crate) fn check(args: &NodeArgs) -> Result<()> {
+    wanted(args).map(drop)
+}
+
 /// Runs until SIGTERM or SIGINT, which leave lease and data path as they are.
-pub(crate) async fn run(args: NodeArgs) -> Result<()> {
+pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
     for text in args.without_effect() {
         warn!("without effect: {text}");
     }
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
-        ended = with_store(args) => ended,
+        ended = with_store(args, rights) => ended,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     }?;
@@ -44,22 +54,21 @@ pub(crate) async fn run(args: NodeArgs) -> Result<()> {
 }
 
 /// Opens the store that the command line names, and runs a node on it.
-async fn with_store(args: NodeArgs) -> Result<()> {
-    let wanted = args.network.as_ref().map(|network| wanted_network(network, &args.backend));
-    let wanted = wanted.transpose().map_err(Mistake::new)?;
+async fn with_store(args: NodeArgs, rights: Rights) -> Result<()> {
+    let wanted = wanted(&args)?;
     match &args.store.store {
         Some(StoreArg::File(path)) => {
             if let Some(wanted) = &wanted {
                 FileStore::init(path, wanted).await?;
             }
             let registry = FileRegistry::open(path).await?;
-            with_registry(registry, args).await
+            with_registry(registry, args, rights).await
         }
         Some(StoreArg::Memory) => {
             let config = wanted.context("--store memory needs --network: it has none by itself");
             let config = config.map_err(Mistake::new)?;
             let registry = MemoryCluster::new(&config).registry(NodeId::new("memory")?);
-            with_registry(registry, args).await
+            with_registry(registry, args, rights).await
         }
         None => {
             let registry = EtcdRegistry::new(&args.store.etcd()).map_err(Mistake::new)?;
@@ -69,7 +78,7 @@ async fn with_store(args: NodeArgs) -> Result<()> {
                 });
                 init.await?;
             }
-            with_registry(registry, args).await
+            with_registry(registry, args, rights).await
         }
     }
 }
@@ -91,7 +100,8 @@ fn is_retryable(error: &RegistryError) -> bool {
 }
 
 /// The network says which families an uplink needs, and the uplink names the node: so they come in this order.
-async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
+async fn with_registry(registry: impl Registry, args: NodeArgs, rights: Rights) -> Result<()> {
+    rights.log();
     let config = patiently("read the network config", async || {
         network_config(&registry).await.map_err(|error| (error.is_retryable(), error))
     });
@@ -155,7 +165,12 @@ fn kept_id(args: &NodeArgs) -> Option<KeptId> {
     }
 }
 
-/// The network that the command line asks for.
+/// The network that the command line asks for, if any.
+fn wanted(args: &NodeArgs) -> Result<Option<NetworkConfig>> {
+    let wanted = args.network.as_ref().map(|network| wanted_network(network, &args.backend));
+    Ok(wanted.transpose().map_err(Mistake::new)?)
+}
+
 fn wanted_network(network: &NetworkArg, backend: &str) -> Result<NetworkConfig> {
     let json = match network {
         NetworkArg::Json(json) => json.clone(),

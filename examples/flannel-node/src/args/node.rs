@@ -84,6 +84,9 @@ pub(crate) struct NodeArgs {
     pub(crate) log: LogArgs,
 
     #[command(flatten)]
+    pub(crate) sandbox: crate::sandbox::SandboxArgs,
+
+    #[command(flatten)]
     pub(crate) kubernetes: KubernetesArgs,
 }
 
