@@ -28,7 +28,9 @@ pub use identity::{InvalidNodeId, NodeId};
 pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};
 pub use node::{Activity, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Status, Stopped};
 pub use peers::{Folded, Peers, Revision};
-pub use report::{PeerFault, PeerProblem, RouteForm, SyncReport};
+pub use report::{
+    FirewallFault, FirewallMode, FirewallReport, PeerFault, PeerProblem, RouteForm, SyncReport,
+};
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};
 pub use subnet_env::SubnetEnv;
