@@ -31,7 +31,10 @@ pub use node::{
     Totals,
 };
 pub use peers::{Folded, Peers, Revision};
-pub use report::{PeerFault, PeerProblem, Repaired, RouteForm, SyncReport};
+pub use report::{
+    FirewallFault, FirewallMode, FirewallReport, PeerFault, PeerProblem, Repaired, RouteForm,
+    SyncReport,
+};
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};
 pub use subnet_env::SubnetEnv;

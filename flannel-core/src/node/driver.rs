@@ -30,7 +30,7 @@ use crate::{
     config::NetworkConfig,
     lease::{Lease, LeaseAttrs, LeaseEvent},
     peers::Peers,
-    report::SyncReport,
+    report::{FirewallReport, SyncReport},
     store::{Store, StoreError, SubnetLease},
 };
 
@@ -465,14 +465,15 @@ impl Driver {
                 self.succeed(Activity::Sync);
                 if report.writes() > 0 {
                     let SyncReport { added, replaced, removed, .. } = report;
-                    info!(peers = session.peers.len(), added, replaced, removed, "synced");
+                    let rules = report.firewall.as_ref().map_or(0, FirewallReport::writes);
+                    info!(peers = session.peers.len(), added, replaced, removed, rules, "synced");
                 }
                 self.status.send_modify(|status| {
                     status.count(&report);
                     log_problems(status.last_sync.as_ref(), &report);
                     status.syncs += 1;
                     status.writes += report.writes();
-                    status.in_sync = true;
+                    status.in_sync = report.firewall.as_ref().is_none_or(FirewallReport::is_exact);
                     status.mtu = Some(mtu);
                     status.last_sync = Some(report);
                 });

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     lease::Lease,
-    report::{PeerProblem, SyncReport},
+    report::{FirewallReport, PeerProblem, SyncReport},
 };
 
 /// A node at one moment.
@@ -44,7 +44,7 @@ pub struct Status {
     pub repaired: BTreeMap<&'static str, u64>,
     /// The latest of these changes, oldest first, at most 32. Their numbers go up without gaps.
     pub repairs: VecDeque<Repair>,
-    /// Whether the data path matched all peers when it was last looked at.
+    /// Whether the data path matched all peers, and the firewall its rules, when it was last looked at.
     pub in_sync: bool,
     /// What does not work right now, and why; retried until it does.
     pub faults: BTreeMap<Activity, String>,
@@ -164,8 +164,12 @@ pub(super) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Says which peers are no longer served, and which are again.
+/// Says which peers are no longer served, and which are again, and the same of the firewall.
 pub(super) fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
+    let firewall = |report: Option<&SyncReport>| report.and_then(|report| report.firewall.clone());
+    if let Some(now) = &now.firewall {
+        log_firewall(&firewall(before).unwrap_or_default(), now);
+    }
     let before = before.map_or(&[][..], |report| &report.problems);
     for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
         warn!(peer = %problem.peer, "peer not served: {}", problem.fault);
@@ -174,6 +178,18 @@ pub(super) fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
         if now.problems.iter().all(|p| p.peer != problem.peer) {
             info!(peer = %problem.peer, "peer served again, or gone");
         }
+    }
+}
+
+fn log_firewall(before: &FirewallReport, now: &FirewallReport) {
+    for fault in now.faults.iter().filter(|fault| !before.faults.contains(fault)) {
+        warn!("firewall: {fault}; trying again");
+    }
+    for note in now.notes.iter().filter(|note| !before.notes.contains(note)) {
+        warn!("firewall: {note}");
+    }
+    if now.is_exact() && !before.is_exact() {
+        info!("firewall as it should be again");
     }
 }
 
