@@ -272,7 +272,7 @@ impl Driver {
                 Some(Outcome::Drifted(result)) => self.drifted(session, result),
                 Some(Outcome::Synced { result, attrs }) => {
                     self.advertised(session, attrs);
-                    self.synced(session, result, network.mtu());
+                    self.synced(session, result.map(|report| *report), network.mtu());
                 }
                 None => {}
             }
