@@ -15,10 +15,19 @@
 //!
 //! flannel knows `Port` alone and ignores the others.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "no engine reads it"))]
+mod checksum;
 mod config;
-#[cfg_attr(not(test), expect(dead_code, reason = "no engine reads it"))]
+mod icmp;
+mod join;
+#[cfg(test)]
+mod packets;
 mod plan;
+mod segment;
+mod table;
+mod verdict;
+mod wire;
+
+pub use verdict::DropReason;
 
 /// The backend's name in the network's configuration. Leases carry none, as flannel's do not.
 const KIND: &str = "udp";
