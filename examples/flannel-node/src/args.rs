@@ -15,6 +15,8 @@ mod traffic;
 mod values;
 mod verbosity;
 
+use std::path::PathBuf;
+
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -62,6 +64,8 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Write options for Docker's daemon that fit this node's subnet, as mk-docker-opts.sh does.
     DockerOpts(DockerOptsArgs),
+    /// Print what the node on this host says of itself.
+    Status(StatusArgs),
     /// Print a script that completes this command line in a shell.
     #[command(hide = true)]
     Completions {
@@ -71,6 +75,18 @@ pub(crate) enum Command {
     /// Print the manual page.
     #[command(hide = true)]
     Man,
+}
+
+/// Which node to ask, and how to print what it says.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// The node's subnet file: its socket is beside it.
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+    pub(crate) subnet_file: PathBuf,
+
+    /// Print all of it, as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// How to run the demo.

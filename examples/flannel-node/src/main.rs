@@ -5,14 +5,24 @@ mod args;
 mod demo;
 mod docker_opts;
 mod explain;
+mod health;
+mod host;
+mod journal;
 mod logging;
 mod manual;
+mod metrics;
 mod mistake;
 mod node_id;
+mod observed;
 mod operate;
+mod readiness;
 mod run;
 mod sandbox;
+mod socket;
+mod status;
 mod subnet_file;
+mod supervisor;
+mod timed;
 mod whole_file;
 
 use std::process::ExitCode;
@@ -31,6 +41,7 @@ fn main() -> ExitCode {
         Some(Command::Explain(args)) => return explain::main(&args),
         Some(Command::Config(command)) => block_on(operate::config(command)),
         Some(Command::DockerOpts(args)) => block_on(docker_opts::write(&args)),
+        Some(Command::Status(args)) => status::show(&args),
         Some(Command::Completions { shell }) => manual::completions(shell),
         Some(Command::Man) => manual::page(),
         None => logging::start(&cli.node.log)

@@ -9,7 +9,12 @@ use crate::whole_file;
 
 /// What the last writer left at `path`; empty if there is no such file.
 pub(crate) fn read(path: &Path) -> SubnetEnv {
-    fs::read_to_string(path).map(|text| SubnetEnv::parse(&text)).unwrap_or_default()
+    text(path).map(|text| SubnetEnv::parse(&text)).unwrap_or_default()
+}
+
+/// The file as it is; `None` if there is none that can be read.
+pub(crate) fn text(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
 }
 
 /// Puts `env` at `path` in one step.

@@ -42,9 +42,14 @@ fn help_says_all_there_is() {
 fn help_is_a_command_too() {
     let help = |args: &[&str]| String::from_utf8(run(args).stdout).unwrap();
     assert_eq!(help(&["help"]), help(&["--help"]));
-    for command in
-        [&["demo"][..], &["docker-opts"], &["leases"], &["leases", "reserve"], &["config", "set"]]
-    {
+    for command in [
+        &["demo"][..],
+        &["docker-opts"],
+        &["status"],
+        &["leases"],
+        &["leases", "reserve"],
+        &["config", "set"],
+    ] {
         let asked = help(&[&["help"], command].concat());
         assert!(asked.contains("Usage: flannel-node"), "{asked}");
         assert_eq!(asked, help(&[command, &["--help"]].concat()));

@@ -1,6 +1,6 @@
 //! Which store to use.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use clap::Args;
 use flannel_store::{EtcdConfig, EtcdPassword};
@@ -44,6 +44,22 @@ pub(crate) struct StoreArgs {
     /// That user's password; better given as FLANNELD_ETCD_PASSWORD, where other users do not see it.
     #[arg(long, value_name = "PASSWORD")]
     pub(crate) etcd_password: Option<EtcdPassword>,
+}
+
+impl fmt::Display for StoreArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.store {
+            Some(StoreArg::File(path)) => write!(f, "file:{}", path.display()),
+            Some(StoreArg::Memory) => f.write_str("memory"),
+            // Some endpoints have a password in them.
+            None => write!(
+                f,
+                "etcd, {} endpoints, under {}",
+                self.etcd_endpoints.len(),
+                self.etcd_prefix
+            ),
+        }
+    }
 }
 
 impl StoreArgs {
