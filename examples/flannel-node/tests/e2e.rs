@@ -354,7 +354,7 @@ async fn readiness_names_what_is_missing_and_comes_back() {
     let page = String::from_utf8(status.stdout).unwrap();
     assert!(status.status.success(), "{page}");
     let entry = format!("repair   route {block}");
-    for words in ["ready        yes", "peers        1", &entry, "can read the network config"] {
+    for words in ["ready        yes", "peers        1", &entry, "recovery can set up the network"] {
         assert!(page.contains(words), "no {words:?} in:\n{page}");
     }
 

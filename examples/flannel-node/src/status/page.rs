@@ -22,7 +22,9 @@ pub(super) fn render(status: &Value) -> String {
         ),
     );
     line("store", text("store"));
-    line("network", format!("{}, backend {}", text("network"), text("backend")));
+    let networks = ["Network", "IPv6Network"].map(|key| status["network"][key].as_str());
+    let networks: Vec<_> = networks.into_iter().flatten().collect();
+    line("network", format!("{}, backend {}", networks.join(" and "), text("backend")));
     let remaining = status["lease_remaining_seconds"].as_u64();
     let remaining = remaining.map_or_else(String::new, |left| format!(", good for {}", span(left)));
     match &status["lease"] {
@@ -143,7 +145,7 @@ mod tests {
         let expected = "\
 node         n1 (process 7, version 1.2.3, since 2026-01-02T03:04:05Z)
 store        etcd at http://x:1
-network      {\"Network\":\"10.3.0.0/16\"}, backend vxlan
+network      10.3.0.0/16, backend vxlan
 lease        10.3.1.0-24 at 192.0.2.1, good for 1h 1m 1s, MTU 1450
 ready        no
   missing    subnet.env: not there
