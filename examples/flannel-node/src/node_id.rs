@@ -39,12 +39,17 @@ pub(crate) enum NoKeptId {
     Volatile { path: PathBuf },
 }
 
+/// The state folder: the one that was named, or the default.
+pub(crate) fn folder(named: Option<&Path>) -> &Path {
+    named.unwrap_or_else(|| Path::new(STATE_DIR))
+}
+
 /// The node id of `folder`, or of the default folder; made if there is none yet.
 ///
 /// A folder that was named by a person is taken as it is. The default one is used only if it is on a disk: in a container or
 /// after a reboot a node would have another name than before, and lose its lease to itself.
 pub(crate) fn keep(folder: Option<&Path>) -> Result<KeptId, NoKeptId> {
-    let path = folder.unwrap_or_else(|| Path::new(STATE_DIR)).join(FILE);
+    let path = self::folder(folder).join(FILE);
     let failed = |source| NoKeptId::Io { path: path.clone(), source };
     let file = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

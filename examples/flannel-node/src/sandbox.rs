@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 
-use crate::args::{NodeArgs, StoreArg};
+use crate::{
+    args::{NodeArgs, StoreArg},
+    node_id,
+};
 
 /// How much a node gives up.
 #[derive(Args, Clone, Copy, Debug)]
@@ -84,7 +87,9 @@ fn folders(args: &NodeArgs) -> Vec<PathBuf> {
         Some(StoreArg::File(path)) => Some(path.clone()),
         Some(StoreArg::Memory) | None => None,
     };
-    store.into_iter().chain(folder_of(&args.subnet_file)).collect()
+    let state = args.node_id.is_none().then(|| node_id::folder(args.state_dir.as_deref()));
+    let state = state.map(Path::to_owned);
+    store.into_iter().chain(folder_of(&args.subnet_file)).chain(state).collect()
 }
 
 /// The folders of the certificates and keys that are shown to etcd or asked of it, which others may replace while we run.
@@ -102,6 +107,19 @@ fn folder_of(file: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folders_that_a_node_writes_to_are_those_of_its_flags() {
+        let folders = |args: &[&str]| {
+            let line = ["flannel-node"].iter().chain(args).map(Into::into);
+            folders(&crate::args::Cli::read(line, |_| None).unwrap().node)
+        };
+        let expected = ["/run/flannel", "/var/lib/flannel-node"].map(PathBuf::from);
+        assert_eq!(folders(&[]), expected);
+        let args = ["--store=file:/s", "--subnet-file=/a/b.env", "--state-dir=/c"];
+        assert_eq!(folders(&args), ["/s", "/a", "/c"].map(PathBuf::from));
+        assert_eq!(folders(&["--node-id=n1"]), ["/run/flannel"].map(PathBuf::from));
+    }
 
     #[test]
     fn a_folder_that_is_to_be_made_stands_for_the_one_above_it() {
