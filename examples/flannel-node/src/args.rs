@@ -9,6 +9,7 @@ mod operate;
 mod refusals;
 mod spelling;
 mod store;
+mod teardown;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -27,6 +28,7 @@ pub(crate) use logs::{LogArgs, LogFormat};
 pub(crate) use node::{LeaseLossArg, NetworkArg, NodeArgs};
 pub(crate) use operate::{ConfigCommand, LeasesCommand};
 pub(crate) use store::{StoreArg, StoreArgs};
+pub(crate) use teardown::TeardownArgs;
 pub(crate) use traffic::TrafficArgs;
 pub(crate) use verbosity::{ModuleLevels, level};
 
@@ -66,6 +68,8 @@ pub(crate) enum Command {
     DockerOpts(DockerOptsArgs),
     /// Print what the node on this host says of itself.
     Status(StatusArgs),
+    /// Remove the routes and devices that a node has left on this host, and its subnet file.
+    Teardown(TeardownArgs),
     /// Print a script that completes this command line in a shell.
     #[command(hide = true)]
     Completions {

@@ -22,6 +22,7 @@ mod socket;
 mod status;
 mod subnet_file;
 mod supervisor;
+mod teardown;
 mod timed;
 mod whole_file;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Some(Command::Config(command)) => block_on(operate::config(command)),
         Some(Command::DockerOpts(args)) => block_on(docker_opts::write(&args)),
         Some(Command::Status(args)) => status::show(&args),
+        Some(Command::Teardown(args)) => block_on(teardown::teardown(&args)),
         Some(Command::Completions { shell }) => manual::completions(shell),
         Some(Command::Man) => manual::page(),
         None => logging::start(&cli.node.log)

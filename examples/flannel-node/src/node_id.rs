@@ -44,6 +44,11 @@ pub(crate) fn folder(named: Option<&Path>) -> &Path {
     named.unwrap_or_else(|| Path::new(STATE_DIR))
 }
 
+/// The node id of a state folder, if there is one already.
+pub(crate) fn known(named: Option<&Path>) -> Option<NodeId> {
+    fs::read_to_string(folder(named).join(FILE)).ok()?.trim().parse().ok()
+}
+
 /// The node id of `folder`, or of the default folder; made if there is none yet.
 ///
 /// A folder that was named by a person is taken as it is. The default one is used only if it is on a disk: in a container or

@@ -417,3 +417,64 @@ async fn a_loop_that_hangs_is_not_alive_and_the_supervisor_is_told_all() {
     }
     assert!(all.contains("STOPPING=1"), "{all}");
 }
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn teardown_removes_what_a_node_made_and_nothing_else() {
+    for network in [DUAL, DUAL_VXLAN] {
+        let cluster = Cluster::new(2, network).await;
+        let host = cluster.host(0);
+        // Somebody else's, in the middle of the network.
+        host.add_route("10.244.250.0/24".parse::<ipnetwork::IpNetwork>().unwrap(), cluster.host(1))
+            .await
+            .unwrap();
+        let before = host.snapshot().await.unwrap().to_string();
+        let mut node = cluster.start(0).await;
+        let peer = cluster.start(1).await;
+        eventually(async || cluster.knows(0, 1).await).await;
+        let teardown = async |more: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_flannel-node"));
+            command.arg("teardown").arg("-subnet-file").arg(cluster.subnet_file(0)).args(more);
+            let mut process = host.spawn(command).unwrap();
+            let status = process.wait().await.unwrap();
+            (status.code(), process.output().join("\n"))
+        };
+        let (code, said) = teardown(&[]).await;
+        assert_eq!(code, Some(1));
+        assert!(said.contains("stop it first"), "{said}");
+        let subnet = cluster.subnet(0);
+
+        node.kill().unwrap();
+        node.wait().await.unwrap();
+        assert_ne!(host.snapshot().await.unwrap().to_string(), before);
+        let (code, said) = teardown(&[]).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(host.snapshot().await.unwrap().to_string(), before, "{said}");
+        assert!(!cluster.subnet_file(0).exists());
+
+        // The lease is still ours, and is given back when asked for.
+        let mut node = cluster.start(0).await;
+        assert_eq!(cluster.subnet(0), subnet);
+        node.terminate().unwrap();
+        node.wait().await.unwrap();
+        let leases = cluster.folder.path().join("store/subnets");
+        let count = || {
+            fs::read_dir(&leases)
+                .unwrap()
+                .filter(|entry| {
+                    !entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')
+                })
+                .count()
+        };
+        assert_eq!(count(), 2);
+        let store = format!("-store=file:{}", cluster.folder.path().join("store").display());
+        let (code, said) = teardown(&[&store, "--release", "--node-id=other"]).await;
+        assert_eq!((code, count()), (Some(1), 2), "{said}");
+        assert!(said.contains("does not look like this node"), "{said}");
+        let state = format!("--state-dir={}", cluster.folder.path().join("0.state").display());
+        let (code, said) = teardown(&[&store, "--release", &state]).await;
+        assert_eq!((code, count()), (Some(0), 1), "{said}");
+        assert_eq!(host.snapshot().await.unwrap().to_string(), before);
+        drop(peer);
+    }
+}

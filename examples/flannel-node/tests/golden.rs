@@ -46,6 +46,7 @@ fn help_is_a_command_too() {
         &["demo"][..],
         &["docker-opts"],
         &["status"],
+        &["teardown"],
         &["leases"],
         &["leases", "reserve"],
         &["config", "set"],
