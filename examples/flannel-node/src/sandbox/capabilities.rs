@@ -1,5 +1,7 @@
 //! Capabilities.
 
+use std::{fs, path::PathBuf};
+
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
@@ -11,15 +13,16 @@ pub(super) fn may_configure() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
-/// Keeps `CAP_NET_ADMIN` and gives up all other capabilities and the ways to get new ones. Says what is left.
+/// Keeps what is [`needed`] and gives up all other capabilities and the ways to get new ones. Says what is left.
 pub(super) fn reduce() -> String {
     let Ok(before) = capabilities(None) else { return "unknown".into() };
-    let kept = before.permitted & KEPT;
+    let needed = needed();
+    let kept = before.permitted & needed;
     // What cannot be given up shows in what is left.
     if before.effective.contains(CapabilitySet::SETPCAP) {
         for bit in 0..u64::BITS {
             let capability = CapabilitySet::from_bits_retain(1 << bit);
-            if !KEPT.contains(capability) {
+            if !needed.contains(capability) {
                 let _ = remove_capability_from_bounding_set(capability);
             }
         }
@@ -49,8 +52,18 @@ const fn names_end() -> u32 {
     CapabilitySet::CHECKPOINT_RESTORE.bits().trailing_zeros()
 }
 
-/// Devices, addresses, routes, and the settings under `/proc/sys/net`.
-const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN;
+/// What a node on this host needs: for devices, addresses, routes, rules and the settings under `/proc/sys/net` one capability, and
+/// another where iptables is the old one, which talks to the kernel through a raw socket.
+fn needed() -> CapabilitySet {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let iptables =
+        std::env::split_paths(&paths).find_map(|path| fs::canonicalize(path.join("iptables")).ok());
+    let is_legacy = |program: PathBuf| program.to_string_lossy().contains("legacy");
+    match iptables.is_some_and(is_legacy) {
+        true => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
+        false => CapabilitySet::NET_ADMIN,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -67,10 +80,10 @@ mod tests {
     #[test]
     fn nothing_but_what_is_needed_is_left() {
         // Capabilities belong to a thread, so only this test's own loses them.
-        assert!(matches!(reduce().as_str(), "net_admin" | "none"));
+        assert!(matches!(reduce().as_str(), "net_admin" | "net_admin,net_raw" | "none"));
         let sets = capabilities(None).unwrap();
         for set in [sets.effective, sets.permitted, sets.inheritable] {
-            assert!(KEPT.contains(set), "{set:?}");
+            assert!(needed().contains(set), "{set:?}");
         }
         assert!(rustix::thread::no_new_privs().unwrap());
     }

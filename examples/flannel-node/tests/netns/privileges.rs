@@ -36,6 +36,7 @@ async fn a_node_gives_up_what_it_does_not_need_and_says_so() {
         assert_eq!(status[set], NET_ADMIN, "{set}");
     }
     assert_eq!(status["NoNewPrivs"], "1");
+    assert!(cluster.state_folder(0).join("node-id").exists());
     let output = nodes[0].output();
     let says: Vec<_> = output.iter().filter(|line| line.contains(" sandbox ")).collect();
     let [says] = says[..] else { panic!("not one line: {output:?}") };

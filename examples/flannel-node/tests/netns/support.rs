@@ -40,12 +40,17 @@ impl Cluster {
         self.folder.path().join(format!("run{n}/subnet.env"))
     }
 
+    pub(crate) fn state_folder(&self, n: usize) -> PathBuf {
+        self.folder.path().join(format!("lib{n}"))
+    }
+
     /// The command that runs host `n`'s node, as `program`.
     pub(crate) fn command(&self, program: &Path, n: usize) -> Command {
         let mut command = Command::new(program);
         command.arg(format!("-store={}", self.store()));
         command.args(["-iface=eth0", "-network", self.network]);
         command.arg("-subnet-file").arg(self.subnet_file(n));
+        command.arg("-state-dir").arg(self.state_folder(n));
         command
     }
 
