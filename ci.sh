@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 
 # command -> the Debian package that has it
-tools=(cc:gcc etcd:etcd-server etcdctl:etcd-client ip:iproute2 unshare:util-linux)
+tools=(cc:gcc etcd:etcd-server etcdctl:etcd-client ip:iproute2 iptables:iptables nft:nftables unshare:util-linux)
 
 part_tools() {
     local missing=()
