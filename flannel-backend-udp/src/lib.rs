@@ -14,11 +14,32 @@
 //! | `Engine` | `auto` | `ebpf`, `userspace`, or `auto`: eBPF where the kernel allows it |
 //!
 //! flannel knows `Port` alone and ignores the others.
+#![deny(unsafe_code)]
 
-#[cfg_attr(not(test), expect(dead_code, reason = "no engine reads it"))]
+mod backend;
+mod checksum;
 mod config;
-#[cfg_attr(not(test), expect(dead_code, reason = "no engine reads it"))]
+mod device;
+mod engine;
+mod icmp;
+mod join;
+mod network;
+#[cfg(test)]
+mod packets;
 mod plan;
+mod pump;
+mod segment;
+mod snapshot;
+mod socket;
+mod stats;
+mod table;
+mod tun;
+mod verdict;
+mod wire;
+
+pub use backend::Udp;
+pub use stats::{Engine, Features, Stats, Traffic};
+pub use verdict::DropReason;
 
 /// The backend's name in the network's configuration. Leases carry none, as flannel's do not.
 const KIND: &str = "udp";

@@ -11,7 +11,6 @@ use ipnetwork::IpNetwork;
 use crate::KIND;
 
 /// All that an engine is told.
-#[cfg_attr(test, expect(dead_code, reason = "no engine reads it"))]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Orders {
     /// Our own subnet.
