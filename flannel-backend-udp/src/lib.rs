@@ -17,9 +17,11 @@
 #![deny(unsafe_code)]
 
 mod backend;
+mod bpf;
 mod checksum;
 mod config;
 mod device;
+mod ebpf;
 mod engine;
 mod icmp;
 mod join;
