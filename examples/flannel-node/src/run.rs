@@ -5,6 +5,7 @@ use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use flannel_backend::{UplinkFinder, UplinkOptions};
 use flannel_backend_hostgw::HostGw;
+use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
 use flannel_core::{Backend, NetworkConfig, Node, NodeId, NodeOptions, OnLeaseLoss};
 use flannel_netlink::Namespace;
@@ -238,6 +239,7 @@ fn backend(
 ) -> Result<Arc<dyn Backend>> {
     match config.backend().kind() {
         "host-gw" => Ok(Arc::new(HostGw::new(config, finder.clone()))),
+        "udp" => Ok(Arc::new(Udp::new(config, finder.clone())?)),
         "vxlan" => {
             let vxlan = Vxlan::new(config, finder.clone())?;
             Ok(match node {
@@ -281,4 +283,4 @@ async fn patiently<T, E: Error + Send + Sync + 'static>(
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The backends of this program.
-const BACKENDS: &str = "host-gw, vxlan";
+const BACKENDS: &str = "host-gw, udp, vxlan";
