@@ -8,11 +8,13 @@ use flannel_core::{
 use flannel_netlink::{
     Namespace, Table,
     state::{Key, Nexthop, Object, Via},
-    table::{Drift, Failure, Mark, TableError, TableReport},
+    table::{Failure, Mark, TableError, TableReport},
 };
-use tracing::warn;
 
-use crate::placement::{Holder, PeerPlan, Placement};
+use crate::{
+    drift_log::DriftLog,
+    placement::{Holder, PeerPlan, Placement},
+};
 
 /// A [`Table`] whose wants are the plans of all peers, and the node's own objects.
 ///
@@ -24,6 +26,7 @@ pub struct PeerTable {
     placement: Placement,
     faults: BTreeMap<Subnet, Vec<PeerFault>>,
     planned: Option<Revision>,
+    log: DriftLog,
 }
 
 impl PeerTable {
@@ -45,6 +48,7 @@ impl PeerTable {
             placement: Placement::default(),
             faults: BTreeMap::new(),
             planned: None,
+            log: DriftLog::default(),
         })
     }
 
@@ -102,7 +106,8 @@ impl PeerTable {
     ///
     /// Dropping it loses nothing.
     pub async fn drifted(&mut self) -> Result<(), BackendError> {
-        log(&self.table.drifted().await.map_err(unreadable)?);
+        let drifts = self.table.drifted().await.map_err(unreadable)?;
+        self.log.tell(&drifts);
         Ok(())
     }
 
@@ -154,8 +159,8 @@ impl PeerTable {
         vec![object]
     }
 
-    fn report(&self, peers: &Peers, table: TableReport) -> Result<SyncReport, BackendError> {
-        log(&table.drifts);
+    fn report(&mut self, peers: &Peers, table: TableReport) -> Result<SyncReport, BackendError> {
+        self.log.tell(&table.drifts);
         let mut report = SyncReport::default();
         report.read = table.read as u64;
         report.added = table.added as u64;
@@ -215,15 +220,3 @@ fn refused(failure: Failure) -> BackendError {
 fn unreadable(error: TableError) -> BackendError {
     BackendError::Kernel { operation: "follow the kernel's state".into(), source: error.into() }
 }
-
-fn log(drifts: &[Drift]) {
-    for drift in drifts.iter().take(LOGGED_DRIFTS) {
-        warn!("{drift}");
-    }
-    if drifts.len() > LOGGED_DRIFTS {
-        warn!("and {} more objects", drifts.len() - LOGGED_DRIFTS);
-    }
-}
-
-/// How many changes by others are named at once: who flushes a table removes thousands.
-const LOGGED_DRIFTS: usize = 5;
