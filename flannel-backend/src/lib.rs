@@ -5,6 +5,7 @@
 //! refused operation belongs to.
 #![forbid(unsafe_code)]
 
+mod drift_log;
 mod leftovers;
 mod mark;
 mod peer_table;

@@ -14,9 +14,11 @@ use flannel_netlink::{
     state::{Key, Nexthop, Object, Via},
     table::{Drift, DriftChange, Failure, Mark, TableError, TableReport},
 };
-use tracing::warn;
 
-use crate::placement::{Holder, PeerPlan, Placement};
+use crate::{
+    drift_log::DriftLog,
+    placement::{Holder, PeerPlan, Placement},
+};
 
 /// A [`Table`] whose wants are the plans of all peers, and the node's own objects.
 ///
@@ -30,6 +32,7 @@ pub struct PeerTable {
     planned: Option<Revision>,
     /// What others changed since the last sync.
     drifts: Repaired,
+    log: DriftLog,
 }
 
 impl PeerTable {
@@ -52,6 +55,7 @@ impl PeerTable {
             faults: BTreeMap::new(),
             planned: None,
             drifts: Repaired::default(),
+            log: DriftLog::default(),
         })
     }
 
@@ -164,7 +168,7 @@ impl PeerTable {
 
     /// Logs what others changed, and remembers it for the next report.
     fn note(&mut self, drifts: &[Drift]) {
-        log(drifts);
+        self.log.tell(drifts);
         for drift in drifts.iter().filter(|drift| drift.change != DriftChange::MayWorkNow) {
             self.drifts.add(drift.subject.kind(), drift);
         }
@@ -232,15 +236,3 @@ fn refused(failure: Failure) -> BackendError {
 fn unreadable(error: TableError) -> BackendError {
     BackendError::Kernel { operation: "follow the kernel's state".into(), source: error.into() }
 }
-
-fn log(drifts: &[Drift]) {
-    for drift in drifts.iter().take(LOGGED_DRIFTS) {
-        warn!("{drift}");
-    }
-    if drifts.len() > LOGGED_DRIFTS {
-        warn!("and {} more objects", drifts.len() - LOGGED_DRIFTS);
-    }
-}
-
-/// How many changes by others are named at once: who flushes a table removes thousands.
-const LOGGED_DRIFTS: usize = 5;

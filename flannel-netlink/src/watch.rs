@@ -58,6 +58,14 @@ impl Monitor {
         Ok(Self { socket, waiting: VecDeque::new() })
     }
 
+    /// Hears no more of routes, neighbours, forwarding entries and nexthop objects that `port` changes from now on. Of links and
+    /// addresses it does, because the kernel changes more along with them.
+    pub(crate) fn ignore(&self, port: u32) -> Result<(), OpenError> {
+        self.socket
+            .attach_filter(&filter::changes_of_others(port))
+            .map_err(|source| OpenError::Socket { source })
+    }
+
     /// How many notifications of our own making are safe to have waiting.
     pub(crate) fn room(&self) -> usize {
         // Half of the queue, so that changes of others fit as well.

@@ -14,6 +14,13 @@ pub struct Drift {
     pub by: Culprit,
 }
 
+impl Drift {
+    /// A difference that somebody unknown has made.
+    pub const fn new(subject: DriftSubject, change: DriftChange) -> Self {
+        Self { subject, change, by: Culprit::Unknown }
+    }
+}
+
 /// What a [`Drift`] is about.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
