@@ -129,6 +129,23 @@ part_etcd() {
     [ "$ran" -gt 0 ]
 }
 
+# Release without what makes only the result small: these tests are built to be run once.
+optimised() {
+    local verb=$1; shift
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo "$verb" --release "$@"
+}
+
+# The lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
+part_simulate() {
+    optimised test -p flannel-store --all-features --lib --test cluster --no-run
+    optimised test -q -p flannel-store --all-features --lib model -- --nocapture | grep -E '^[0-9]+ nodes|^test result'
+    echo "10,000 schedules, the same in every run"
+    FLANNEL_SIM_RUNS=10000 optimised test -q -p flannel-store --all-features --test cluster -- --nocapture
+    local first=$(($(date +%s) * 1000))
+    echo "1,000 schedules of this run: FLANNEL_SIM_FIRST=$first"
+    FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=1000 optimised test -q -p flannel-store --all-features --test cluster -- --nocapture whatever
+}
+
 # The first command of the README, as whoever runs this and without root.
 part_demo() {
     cargo run --quiet -p flannel-node -- demo
@@ -137,7 +154,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure dist netns root etcd demo)
+all=(tools fmt clippy test doc pure dist simulate netns root etcd demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }

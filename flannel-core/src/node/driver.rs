@@ -313,12 +313,16 @@ impl Driver {
         }
         debug!(?event, "lease event");
         let peers = Arc::make_mut(&mut session.peers);
+        let rewritten =
+            matches!(&event, LeaseEvent::Upsert(lease) if lease.subnet == peers.own().subnet);
         let folded = peers.fold(event);
         if folded.peers_changed {
             session.sync_at = Some(Instant::now());
         }
         if folded.own_differs {
             session.keeper.check();
+        } else if rewritten {
+            session.keeper.rewritten();
         }
         if session.known {
             let (count, refused) = (peers.len(), peers.refused().collect());

@@ -33,6 +33,8 @@ pub(super) struct Keeper {
     trusted_until: Option<Instant>,
     /// Whether to check once more after what is under way, which may have asked the store too early.
     again: bool,
+    /// The same, and there is no hurry.
+    again_later: bool,
     /// Between failures.
     backoff: Backoff,
     /// Between losses that follow each other.
@@ -105,6 +107,7 @@ impl Keeper {
             lease: current,
             due: None,
             again: false,
+            again_later: false,
             began,
             trusted_until: None,
             state: State::Moving,
@@ -140,6 +143,19 @@ impl Keeper {
     /// Until when the lease can be trusted; `None` for ever, or if that is over and was said.
     pub(super) fn trusted_until(&self) -> Option<Instant> {
         self.trusted_until
+    }
+
+    /// Finds out why the lease was written as it is: perhaps by ourselves, perhaps by who wants to know whether we live. It is
+    /// no hurry, and two that do it to each other do it at this pace.
+    pub(super) fn rewritten(&mut self) {
+        match self.state {
+            State::Held(_) => {
+                let soon = Instant::now().max(self.began + CHECK_PAUSE);
+                self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+            }
+            State::Working(_) => self.again_later = true,
+            State::Lost | State::Moving => {}
+        }
     }
 
     /// Waits for the next thing that happens to the lease.
@@ -180,7 +196,7 @@ impl Keeper {
     fn begin(&mut self) {
         self.began = Instant::now();
         let (attrs, deadline) = (self.attrs.clone(), self.deadline);
-        self.again = false;
+        (self.again, self.again_later) = (false, false);
         self.state = match mem::replace(&mut self.state, State::Moving) {
             State::Held(mut lease) => State::Working(Box::pin(async move {
                 let result = if lease.lease().attrs == attrs {
@@ -246,6 +262,8 @@ impl Keeper {
         self.due = lease.ttl().map(|ttl| now + renewed_after(ttl, self.margin).mul_f64(spread));
         if self.again || self.lease.attrs != self.attrs {
             self.due = Some(now);
+        } else if self.again_later {
+            self.due = Some(now.max(self.began + CHECK_PAUSE));
         }
         self.trusted_until = lease.ttl().map(|ttl| self.began + trusted_for(ttl));
         self.state = State::Held(lease);
@@ -290,6 +308,9 @@ pub(super) async fn at(instant: Option<Instant>) {
 pub(super) fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> StoreError {
     StoreError::Unavailable { operation, source: elapsed.into() }
 }
+
+/// Between calls that find out who has written the lease.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
 /// A lease that was held for so long is not fought over.
 const LASTING: Duration = Duration::from_secs(60);
