@@ -4,6 +4,8 @@
 
 #[path = "bpf/contract.rs"]
 mod contract;
+#[path = "bpf/figures.rs"]
+mod figures;
 #[path = "tun/support.rs"]
 #[expect(dead_code, reason = "the tests of the userspace engine use all of it")]
 mod support;
