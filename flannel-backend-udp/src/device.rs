@@ -83,7 +83,7 @@ impl Device {
             Some(_) => "device put right",
             None => {
                 // It stays though nobody is attached.
-                Tun::attach(&self.namespace, &name, QUEUES).map_err(|source| {
+                Tun::attach(&self.namespace, &name, 1).map_err(|source| {
                     BackendError::Kernel {
                         operation: format!("make the TUN device {name}"),
                         source: source.into(),
@@ -190,8 +190,6 @@ fn opened<'a>(
     Ok(connection.as_mut().expect("opened above"))
 }
 
-/// More than one, so that the kernel makes a device that takes several.
-const QUEUES: usize = 2;
 /// Names that are tried.
 const MOST_NAMES: u32 = 256;
 /// `IFNAMSIZ` without the end.

@@ -38,7 +38,7 @@ impl Tun {
 
 fn attach_with_less(name: &str, queues: usize) -> io::Result<Tun> {
     let mut missing = Vec::new();
-    let device = match open(name, queues > 1, true) {
+    let device = match open(name, true, true) {
         Ok(device) => device,
         Err(error) if error.raw_os_error() == Some(EINVAL) => match open(name, false, true) {
             Ok(device) => {

@@ -5,6 +5,7 @@ use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use flannel_backend::{UplinkFinder, UplinkOptions};
 use flannel_backend_hostgw::HostGw;
+use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
 use flannel_core::{
     Backend, NetworkConfig, Node, NodeHandle, NodeId, NodeOptions, OnLeaseLoss, Status, SubnetEnv,
@@ -22,15 +23,30 @@ use tracing::{info, warn};
 
 use crate::{
     args::{LeaseLossArg, NetworkArg, NodeArgs, StoreArg},
+    mistake::Mistake,
+    node_id::{self, KeptId},
+    sandbox::Rights,
     subnet_file,
 };
 
+/// Whether the network that the command line asks for can be.
+///
+/// # Errors
+///
+/// A [`Mistake`] in it.
+pub(crate) fn check(args: &NodeArgs) -> Result<()> {
+    wanted(args).map(drop)
+}
+
 /// Runs until SIGTERM or SIGINT, which leave lease and data path as they are.
-pub(crate) async fn run(args: NodeArgs) -> Result<()> {
+pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
+    for text in args.without_effect() {
+        warn!("without effect: {text}");
+    }
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
-        ended = with_store(args) => ended,
+        ended = with_store(args, rights) => ended,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     }?;
@@ -39,31 +55,31 @@ pub(crate) async fn run(args: NodeArgs) -> Result<()> {
 }
 
 /// Opens the store that the command line names, and runs a node on it.
-async fn with_store(args: NodeArgs) -> Result<()> {
-    let wanted = args.network.as_ref().map(|network| wanted_network(network, &args.backend));
-    let wanted = wanted.transpose()?;
+async fn with_store(args: NodeArgs, rights: Rights) -> Result<()> {
+    let wanted = wanted(&args)?;
     match &args.store.store {
         Some(StoreArg::File(path)) => {
             if let Some(wanted) = &wanted {
                 FileStore::init(path, wanted).await?;
             }
             let registry = FileRegistry::open(path).await?;
-            with_registry(registry, args).await
+            with_registry(registry, args, rights).await
         }
         Some(StoreArg::Memory) => {
-            let config = wanted.context("--store memory needs --network: it has none by itself")?;
+            let config = wanted.context("--store memory needs --network: it has none by itself");
+            let config = config.map_err(Mistake::new)?;
             let registry = MemoryCluster::new(&config).registry(NodeId::new("memory")?);
-            with_registry(registry, args).await
+            with_registry(registry, args, rights).await
         }
         None => {
-            let registry = EtcdRegistry::new(&args.store.etcd())?;
+            let registry = EtcdRegistry::new(&args.store.etcd()).map_err(Mistake::new)?;
             if let Some(wanted) = &wanted {
                 let init = patiently("set up the network", async || {
                     init(&registry, wanted).await.map_err(|error| (is_retryable(&error), error))
                 });
                 init.await?;
             }
-            with_registry(registry, args).await
+            with_registry(registry, args, rights).await
         }
     }
 }
@@ -85,7 +101,8 @@ fn is_retryable(error: &RegistryError) -> bool {
 }
 
 /// The network says which families an uplink needs, and the uplink names the node: so they come in this order.
-async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
+async fn with_registry(registry: impl Registry, args: NodeArgs, rights: Rights) -> Result<()> {
+    rights.log();
     let config = patiently("read the network config", async || {
         network_config(&registry).await.map_err(|error| (error.is_retryable(), error))
     });
@@ -93,6 +110,7 @@ async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
     }
+    let kept = kept_id(&args);
     let namespace = Namespace::current().context("cannot open our own network namespace")?;
     let uplink = UplinkOptions {
         names: args.iface,
@@ -102,24 +120,27 @@ async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
         public_ipv6: args.public_ipv6,
     };
     let finder = UplinkFinder::new(&namespace, &config, &uplink)?;
-    let backend = backend(&config, &finder, args.node_id.as_ref())?;
-    let id = match args.node_id {
+    let named = args.node_id.or_else(|| Some(kept.as_ref()?.id.clone()));
+    let backend = backend(&config, &finder, named.as_ref())?;
+    // Also where the id is known: whoever waits for a network card should not wait for long.
+    let uplink = patiently("find the uplink", async || {
+        finder.find().await.map_err(|error| (error.is_retryable(), error))
+    });
+    let uplink = uplink.await?;
+    let id = match named {
         Some(id) => id,
-        None => {
-            let found = patiently("find the uplink", async || {
-                finder.find().await.map_err(|error| (error.is_retryable(), error))
-            });
-            found.await?.address().context("the uplink has no address")?.into()
-        }
+        None => uplink.address().context("the uplink has no address")?.into(),
     };
     let hint = subnet_file::read(&args.subnet_file).held();
     let ttl = Duration::from_secs(args.lease_ttl.into());
+    info!(node = %id, "joining");
     let store = Allocating::new(registry, id, Options { hint, ttl });
     let on_lease_loss = match args.on_lease_loss {
         LeaseLossArg::Exit => OnLeaseLoss::Exit,
         LeaseLossArg::Reacquire => OnLeaseLoss::Reacquire,
     };
-    let options = NodeOptions { on_lease_loss, ..NodeOptions::default() };
+    let renew_margin = Duration::from_secs(60 * u64::from(args.subnet_lease_renew_margin));
+    let options = NodeOptions { on_lease_loss, renew_margin, ..NodeOptions::default() };
     let node = Node::from_parts(Arc::new(store), backend, options);
     let handle = node.handle();
     tokio::select! {
@@ -128,7 +149,29 @@ async fn with_registry(registry: impl Registry, args: NodeArgs) -> Result<()> {
     }
 }
 
-/// The network that the command line asks for.
+/// The id in the state folder, if the command line names none. Without one, the node goes by its address.
+fn kept_id(args: &NodeArgs) -> Option<KeptId> {
+    if args.node_id.is_some() {
+        return None;
+    }
+    match node_id::keep(args.state_dir.as_deref()) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            warn!(
+                "{error}; until then this node's address is its name, and its lease is lost with it"
+            );
+            None
+        }
+    }
+}
+
+/// The network that the command line asks for, if any.
+fn wanted(args: &NodeArgs) -> Result<Option<NetworkConfig>> {
+    let wanted = args.network.as_ref().map(|network| wanted_network(network, &args.backend));
+    Ok(wanted.transpose().map_err(Mistake::new)?)
+}
+
 fn wanted_network(network: &NetworkArg, backend: &str) -> Result<NetworkConfig> {
     let json = match network {
         NetworkArg::Json(json) => json.clone(),
@@ -148,6 +191,7 @@ fn backend(
 ) -> Result<Arc<dyn Backend>> {
     match config.backend().kind() {
         "host-gw" => Ok(Arc::new(HostGw::new(config, finder.clone()))),
+        "udp" => Ok(Arc::new(Udp::new(config, finder.clone())?)),
         "vxlan" => {
             let vxlan = Vxlan::new(config, finder.clone())?;
             Ok(match node {
@@ -209,7 +253,7 @@ async fn patiently<T, E: Error + Send + Sync + 'static>(
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The backends of this program.
-const BACKENDS: &str = "host-gw, vxlan";
+const BACKENDS: &str = "host-gw, udp, vxlan";
 
 #[cfg(test)]
 mod tests {

@@ -43,6 +43,7 @@ impl Cluster {
         }
         command.args(["-iface=eth0", "-network", self.network]);
         command.arg("-subnet-file").arg(self.subnet_file(n));
+        command.arg("-state-dir").arg(self.folder.path().join(format!("{n}.state")));
         command
     }
 
@@ -200,10 +201,7 @@ async fn a_node_waits_for_its_network_card_and_follows_it() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_new_address_is_published_and_peers_follow() {
     let cluster = Cluster::new(2, IPV4).await;
-    let mut command = cluster.command(0);
-    command.args(["-node-id", "wanderer"]);
-    let mut node = cluster.host(0).spawn(command).unwrap();
-    node.line(Duration::from_secs(20), |line| line.contains(" ready subnet=")).await.unwrap();
+    let mut node = cluster.start(0).await;
     let _peer = cluster.start(1).await;
     eventually(async || cluster.knows(0, 1).await && cluster.knows(1, 0).await).await;
     let (subnet, pods) = (cluster.subnet(0), cluster.pods(2).await);
@@ -213,6 +211,30 @@ async fn a_new_address_is_published_and_peers_follow() {
     eventually(async || pods[1].ping(pods[0].ip()).await.is_ok()).await;
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert_eq!(cluster.subnet(0), subnet);
+
+    node.kill().unwrap();
+    node.wait().await.unwrap();
+    cluster.host(0).set_addresses(["192.0.2.78/24".parse().unwrap()]).await.unwrap();
+    let _node = cluster.start(0).await;
+    eventually(async || pods[1].ping(pods[0].ip()).await.is_ok()).await;
+    assert_eq!(cluster.subnet(0), subnet);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_node_that_cannot_keep_an_id_says_so_and_goes_by_its_address() {
+    let cluster = Cluster::new(2, IPV4).await;
+    for n in 0..2 {
+        let mut command = cluster.command(n);
+        command.args(["-state-dir", "/proc/none"]);
+        let mut node = cluster.host(n).spawn(command).unwrap();
+        let said = |line: &str| line.contains("cannot keep a node id in /proc/none/node-id");
+        node.line(Duration::from_secs(20), said).await.unwrap();
+        let address = cluster.host(n).ip().to_string();
+        let named = |line: &str| line.contains("joining") && line.ends_with(&address);
+        node.line(Duration::from_secs(20), named).await.unwrap();
+        node.line(Duration::from_secs(20), |line| line.contains(" ready subnet=")).await.unwrap();
+    }
 }
 
 #[tokio::test]

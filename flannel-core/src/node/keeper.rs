@@ -40,6 +40,16 @@ pub(super) struct Keeper {
     taken_anew: Option<Instant>,
     random: Random,
     deadline: Duration,
+    margin: Duration,
+}
+
+/// How a keeper deals with time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// How long one call may take.
+    pub(super) deadline: Duration,
+    /// How much of its life a lease has at least when it is renewed.
+    pub(super) margin: Duration,
 }
 
 enum State {
@@ -86,7 +96,7 @@ impl Keeper {
         (began, lease): (Instant, Box<dyn SubnetLease>),
         backoff: Backoff,
         random: Random,
-        deadline: Duration,
+        Timing { deadline, margin }: Timing,
     ) -> Self {
         let current = lease.lease().clone();
         let mut keeper = Self {
@@ -103,6 +113,7 @@ impl Keeper {
             backoff,
             random,
             deadline,
+            margin,
         };
         keeper.hold(lease);
         keeper
@@ -124,6 +135,11 @@ impl Keeper {
             // Taking one anew finds out.
             State::Lost | State::Moving => {}
         }
+    }
+
+    /// Until when the lease can be trusted; `None` for ever, or if that is over and was said.
+    pub(super) fn trusted_until(&self) -> Option<Instant> {
+        self.trusted_until
     }
 
     /// Waits for the next thing that happens to the lease.
@@ -224,10 +240,10 @@ impl Keeper {
     fn hold(&mut self, lease: Box<dyn SubnetLease>) {
         self.lease = lease.lease().clone();
         self.backoff.reset();
-        // A third of the lifetime leaves two more chances. A tenth less or more keeps nodes that started together apart.
+        // A tenth less or more keeps nodes that started together apart.
         let spread = 0.9 + 0.2 * (self.random.next() as f64 / u64::MAX as f64);
         let now = Instant::now();
-        self.due = lease.ttl().map(|ttl| now + ttl.mul_f64(spread / 3.0));
+        self.due = lease.ttl().map(|ttl| now + renewed_after(ttl, self.margin).mul_f64(spread));
         if self.again || self.lease.attrs != self.attrs {
             self.due = Some(now);
         }
@@ -252,6 +268,16 @@ impl Keeper {
     }
 }
 
+/// How long after a renewal the next one is due: after a third of the lifetime, which leaves two more chances, or earlier if
+/// less than `margin` would be left then. A margin that the lease does not have changes nothing.
+fn renewed_after(ttl: Duration, margin: Duration) -> Duration {
+    match ttl.checked_sub(margin) {
+        // The spread is a tenth.
+        Some(latest) if !latest.is_zero() => (ttl / 3).min(latest.mul_f64(1.0 / 1.1)),
+        _ => ttl / 3,
+    }
+}
+
 /// Waits until `instant`, or for ever if there is none.
 pub(super) async fn at(instant: Option<Instant>) {
     match instant {
@@ -267,3 +293,20 @@ pub(super) fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> S
 
 /// A lease that was held for so long is not fought over.
 const LASTING: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_renewed_after_a_third_or_before_the_margin() {
+        let hours = |n: u64| Duration::from_secs(3600 * n);
+        assert_eq!(renewed_after(hours(24), hours(1)), hours(8));
+        assert_eq!(renewed_after(hours(24), hours(13)), hours(8));
+        let early = renewed_after(hours(24), hours(23));
+        assert!(early.mul_f64(1.1) <= hours(1) && early > hours(1) / 2, "{early:?}");
+        for margin in [hours(24), hours(25)] {
+            assert_eq!(renewed_after(hours(24), margin), hours(8));
+        }
+    }
+}
