@@ -119,6 +119,22 @@ part_static() {
 # How many tests passed according to a log of cargo test.
 tests_passed() { awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$1"; }
 
+# The tests that make TUN devices, for which root in a user namespace is not enough.
+part_tun() {
+    if [ "$(id -u)" != 0 ] || ! unshare -n true 2>/dev/null; then
+        echo "left out: needs root that may make network namespaces: run ./ci.sh tun as root"; return
+    fi
+    if ! { : <>/dev/net/tun; } 2>/dev/null; then
+        echo "left out: /dev/net/tun cannot be opened (modprobe tun, or give the container the device)"; return
+    fi
+    local log; log=$(mktemp)
+    cargo test --offline --workspace --all-features --test tun -- --ignored 2>&1 | tee "$log"
+    local ran; ran=$(tests_passed "$log")
+    rm -f "$log"
+    echo "tun tests that ran: $ran"
+    [ "$ran" -gt 0 ]
+}
+
 # The store in etcd, on etcds that the tests start on loopback.
 part_etcd() {
     local log; log=$(mktemp)
@@ -154,7 +170,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure dist simulate netns root etcd demo)
+all=(tools fmt clippy test doc pure dist simulate netns tun root etcd demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }

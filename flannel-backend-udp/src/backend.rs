@@ -118,7 +118,8 @@ impl Backend for Udp {
         let uplink = self.finder.find().await?;
         let watch = self.finder.watch(&uplink)?;
         let namespace = self.finder.namespace();
-        let mut device = Device::new(namespace, &self.device, &self.networks);
+        let mut device =
+            Device::new(namespace, &self.device, &self.networks, self.settings.source_check);
         let name = device.name().await?;
         flannel_backend::remove_leftovers(namespace, &self.networks, std::slice::from_ref(&name))
             .await?;

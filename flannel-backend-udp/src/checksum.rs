@@ -3,23 +3,26 @@
 /// The ones' complement sum of `bytes` as big-endian words, folded to 16 bits and not complemented. An odd last byte counts as
 /// the upper half of a word.
 pub(crate) fn sum(bytes: &[u8]) -> u16 {
-    // In the machine's own byte order: the sum comes out swapped as a whole (RFC 1071, 2 B). Several chains of additions keep
-    // the processor's units busy.
-    let mut chains = [0_u64; LANES];
-    let mut blocks = bytes.chunks_exact(8 * LANES);
-    for block in &mut blocks {
-        for (chain, word) in chains.iter_mut().zip(block.chunks_exact(8)) {
-            let word = u64::from_ne_bytes(word.try_into().expect("eight bytes"));
-            let (sum, carry) = chain.overflowing_add(word);
-            *chain = sum + u64::from(carry);
+    // In the machine's own byte order: the sum comes out swapped as a whole (RFC 1071, 2 B). Words of 32 bits are added to several
+    // sums of 64, which compilers make vector instructions of and which do not overflow below 128 GiB.
+    let (blocks, rest) = bytes.as_chunks::<{ 4 * LANES }>();
+    let mut sums = [0_u64; LANES];
+    for block in blocks {
+        let (words, _) = block.as_chunks::<4>();
+        for (sum, word) in sums.iter_mut().zip(words) {
+            *sum += u64::from(u32::from_ne_bytes(*word));
         }
     }
-    let mut total: u64 = chains.into_iter().map(halves).sum();
-    let mut words = blocks.remainder().chunks_exact(2);
-    for word in &mut words {
-        total += u64::from(u16::from_ne_bytes([word[0], word[1]]));
+    let mut total: u64 = sums.into_iter().map(|sum| (sum >> 32) + (sum & 0xffff_ffff)).sum();
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
     }
-    if let [last] = words.remainder() {
+    let (words, rest) = rest.as_chunks::<2>();
+    for word in words {
+        total += u64::from(u16::from_ne_bytes(*word));
+    }
+    if let [last] = rest {
         total += u64::from(u16::from_ne_bytes([*last, 0]));
     }
     u16::from_be(fold(total))
@@ -36,11 +39,6 @@ pub(crate) fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     !add(add(!checksum, !old), new)
 }
 
-/// A sum of 64 bits as one of its two halves, which does not change what it folds to.
-fn halves(sum: u64) -> u64 {
-    (sum >> 32) + (sum & 0xffff_ffff)
-}
-
 fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
@@ -48,7 +46,7 @@ fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-const LANES: usize = 4;
+const LANES: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,7 @@
 //! Our device as the kernel shows it: whose it is, and made to be as it should.
 
+use std::{fs, path::PathBuf};
+
 use flannel_core::BackendError;
 use flannel_netlink::{
     Connection, KernelError, LinkChange, Namespace, alter_link, delete_link, link_by_name,
@@ -7,7 +9,7 @@ use flannel_netlink::{
     state::{AddressFilter, Link, LinkKind},
 };
 use ipnetwork::IpNetwork;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::tun::Tun;
 
@@ -20,18 +22,26 @@ pub(crate) struct Device {
     /// The name that it should have, and the one that it has.
     wanted: String,
     name: Option<String>,
+    /// Whether nobody but the engine can send from our own addresses.
+    is_checked: bool,
     /// How the device was left.
     left: Option<Link>,
 }
 
 impl Device {
-    pub(crate) fn new(namespace: &Namespace, wanted: &str, networks: &[IpNetwork]) -> Self {
+    pub(crate) fn new(
+        namespace: &Namespace,
+        wanted: &str,
+        networks: &[IpNetwork],
+        is_checked: bool,
+    ) -> Self {
         Self {
             namespace: namespace.clone(),
             connection: None,
             networks: networks.to_vec(),
             wanted: wanted.to_owned(),
             name: None,
+            is_checked,
             left: None,
         }
     }
@@ -76,11 +86,12 @@ impl Device {
         let failed = |error| refused(&name, error);
         let mut actual = link_by_name(connection, &name).await.map_err(failed)?;
         let how = match &actual {
-            Some(link) if self.left.as_ref().is_some_and(|left| is_same(left, link)) => {
-                return Ok(link.clone());
-            }
-            Some(_) if self.left.is_none() => "device adopted",
-            Some(_) => "device put right",
+            Some(link) => match &self.left {
+                Some(left) if is_same(left, link) && left.mtu == mtu => return Ok(link.clone()),
+                Some(left) if left.mtu == mtu => "device put right",
+                Some(_) => "device follows its link",
+                None => "device adopted",
+            },
             None => {
                 // It stays though nobody is attached.
                 Tun::attach(&self.namespace, &name, 1).map_err(|source| BackendError::Kernel {
@@ -110,10 +121,30 @@ impl Device {
                 alter_link(connection, link.index, &up).await.map_err(failed)?;
             }
         }
+        self.hear_ourselves(&name);
         info!(device = name, mtu, "{how}");
         let link = Link { mtu, up: true, link_local: false, ..link };
         self.left = Some(link.clone());
         Ok(link)
+    }
+
+    /// Lets packets into the host that the engine sends from the device's own address: what it tells senders of packets that
+    /// cannot be carried. The kernel takes them for forged otherwise, and they are lost as flannel's are.
+    fn hear_ourselves(&self, name: &str) {
+        let path = PathBuf::from("/proc/sys/net/ipv4/conf").join(name).join("accept_local");
+        let wanted = if self.is_checked { "1" } else { "0" };
+        let written = self.namespace.run(|| match fs::read_to_string(&path) {
+            // Read first: /proc/sys may be read-only and right.
+            Ok(current) if current.trim() == wanted => Ok(()),
+            Ok(_) => fs::write(&path, wanted),
+            Err(error) => Err(error),
+        });
+        let error = match written {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        warn!(device = name, path = %path.display(), error, "senders are not told of packets that cannot be carried");
     }
 
     /// Deletes the device.

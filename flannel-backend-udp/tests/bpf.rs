@@ -2,8 +2,18 @@
 //!
 //! These tests need more than a user namespace: nobody but root loads BPF programs.
 
+#[path = "bpf/carry.rs"]
+mod carry;
 #[path = "bpf/contract.rs"]
 mod contract;
+#[path = "bpf/figures.rs"]
+mod figures;
+#[path = "bpf/lasting.rs"]
+mod lasting;
+#[path = "bpf/safety.rs"]
+mod safety;
 #[path = "tun/support.rs"]
 #[expect(dead_code, reason = "the tests of the userspace engine use all of it")]
 mod support;
+#[path = "bpf/world.rs"]
+mod world;

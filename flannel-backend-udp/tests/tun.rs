@@ -2,7 +2,19 @@
 //!
 //! These tests need more than a user namespace: a TUN device is made through `/dev/net/tun`.
 
+#![expect(clippy::disallowed_methods, reason = "ip(8) sets what a router on the way would")]
+
 #[path = "tun/contract.rs"]
 mod contract;
+#[path = "tun/lab.rs"]
+mod lab;
+#[path = "tun/plain.rs"]
+mod plain;
+#[path = "tun/repairs.rs"]
+mod repairs;
+#[path = "tun/safety.rs"]
+mod safety;
 #[path = "tun/support.rs"]
 mod support;
+#[path = "tun/wire.rs"]
+mod wire;

@@ -273,7 +273,8 @@ impl Engine {
                     self.made_qdisc = true;
                     changes.added += 1;
                 }
-                Err(error) if error.exists() => {}
+                // It may be another one than we made.
+                Err(error) if error.exists() => self.made_qdisc = false,
                 Err(error) => return Err(BpfError::filter("create clsact", self.link, error)),
             }
             self.put_filter().await?;

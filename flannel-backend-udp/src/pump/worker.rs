@@ -61,7 +61,10 @@ impl Worker {
     fn carry(&mut self, shared: &Shared) -> Result<(), String> {
         let mut reader = shared.table.reader();
         let mut seen = [PollFlags::empty(); WATCHED];
-        while !shared.stops() {
+        let mut bursts = 0;
+        loop {
+            // What has come is carried even then.
+            let stops = shared.stops();
             let mut context = Context {
                 queue: &self.queue,
                 sockets: &mut self.sockets,
@@ -89,12 +92,17 @@ impl Worker {
             }
             if moved > 0 {
                 seen = [PollFlags::empty(); WATCHED];
+                bursts += u32::from(stops);
+                if bursts == LAST_BURSTS {
+                    return Ok(());
+                }
+            } else if stops {
+                return Ok(());
             } else {
                 broken(&seen)?;
                 seen = self.wait(shared)?;
             }
         }
-        Ok(())
     }
 
     /// Waits until there may be something to do, and says what is seen on the device and the sockets.
@@ -126,6 +134,8 @@ fn broken(seen: &[PollFlags]) -> Result<(), String> {
     }
 }
 
+/// A worker that is to stop looks for packets so often: under load there are always some.
+const LAST_BURSTS: u32 = 16;
 /// The device and a socket for each family.
 const WATCHED: usize = 3;
 /// So many failures in a row are no accident.

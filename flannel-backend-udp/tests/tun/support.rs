@@ -5,8 +5,8 @@ use flannel_backend::{UplinkFinder, UplinkOptions, testing::KernelWorld};
 use flannel_backend_udp::Udp;
 use flannel_core::{Backend, Lease, NetworkConfig, Subnet, testing::network::NetworkWorld};
 use flannel_netlink::{
-    Connection, list_routes,
-    state::{IpFamily, Route},
+    Connection, LinkChange, alter_link, delete_link, link_by_name, list_routes,
+    state::{IpFamily, Link, Route},
 };
 use flannel_testbed::Host;
 
@@ -84,6 +84,24 @@ pub(crate) struct Kernel(pub(crate) Connection);
 impl Kernel {
     pub(crate) fn of(host: &Host) -> Self {
         Self(host.connect().unwrap())
+    }
+
+    pub(crate) async fn find(&mut self, name: &str) -> Option<Link> {
+        link_by_name(&mut self.0, name).await.unwrap()
+    }
+
+    pub(crate) async fn link(&mut self, name: &str) -> Link {
+        self.find(name).await.unwrap_or_else(|| panic!("no device {name}"))
+    }
+
+    pub(crate) async fn alter(&mut self, name: &str, change: LinkChange) {
+        let index = self.link(name).await.index;
+        alter_link(&mut self.0, index, &change).await.unwrap();
+    }
+
+    pub(crate) async fn delete(&mut self, name: &str) {
+        let index = self.link(name).await.index;
+        delete_link(&mut self.0, index).await.unwrap();
     }
 
     /// The routes of whole networks.

@@ -1,0 +1,186 @@
+//! What others break is whole again within a second, and a restart loses next to nothing.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use flannel_core::Backend;
+use flannel_netlink::{
+    LinkChange, LinkSpec, LinkSpecKind, ensure_link,
+    state::{LinkKind, Route},
+};
+use flannel_testbed::probe;
+use tokio::time::{Instant, interval};
+
+use crate::{
+    lab::{Kind, Lab, Node},
+    support::{self, Kernel},
+};
+
+const PAIR: [Kind; 2] = [Kind::Ours, Kind::Ours];
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_deleted_device_is_made_again() {
+    let mut lab = Lab::new(&PAIR).await;
+    Kernel::of(lab.host(0)).delete("flannel0").await;
+    assert!(!lab.reaches(0, 1).await);
+    assert!(lab.repair(0, 1).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_device_that_was_set_down_or_made_smaller_is_put_right() {
+    let mut lab = Lab::new(&PAIR).await;
+    let mut kernel = Kernel::of(lab.host(0));
+    kernel.alter("flannel0", LinkChange { up: Some(false), ..LinkChange::default() }).await;
+    assert!(lab.repair(0, 1).await);
+    kernel.alter("flannel0", LinkChange { mtu: Some(600), ..LinkChange::default() }).await;
+    assert!(lab.repair(0, 1).await);
+    lab.sync(0).await.unwrap();
+    assert_eq!(kernel.link("flannel0").await.mtu, 1472);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn packets_go_on_after_the_link_was_down_or_made_anew() {
+    let mut lab = Lab::new(&PAIR).await;
+    lab.host(0).link_down().await.unwrap();
+    assert!(!lab.reaches(0, 1).await);
+    lab.host(0).link_up().await.unwrap();
+    assert!(lab.repair(0, 1).await);
+    lab.host(0).delete_uplink().await.unwrap();
+    assert!(!lab.reaches(0, 1).await);
+    lab.host(0).create_uplink().await.unwrap();
+    assert!(lab.repair(0, 1).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn the_device_follows_the_mtu_of_the_link() {
+    let mut lab = Lab::new(&PAIR).await;
+    lab.host(0).set_mtu(1400).await.unwrap();
+    let network = &mut lab.node(0).network;
+    tokio::time::timeout(crate::lab::PATIENCE, network.drifted()).await.unwrap().unwrap();
+    while network.mtu() != 1372 {
+        tokio::time::timeout(crate::lab::PATIENCE, network.drifted()).await.unwrap().unwrap();
+    }
+    lab.sync(0).await.unwrap();
+    assert_eq!(Kernel::of(lab.host(0)).link("flannel0").await.mtu, 1372);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn nothing_spins_while_nothing_works() {
+    let mut lab = Lab::new(&PAIR).await;
+    Kernel::of(lab.host(0)).delete("flannel0").await;
+    lab.host(1).link_down().await.unwrap();
+    // The first notices what happened and ends; nobody syncs.
+    tokio::time::timeout(crate::lab::PATIENCE, lab.node(0).network.drifted())
+        .await
+        .unwrap()
+        .unwrap();
+    let before = engine_ticks();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(engine_ticks() - before <= 2, "ticks of 10 ms in half a second");
+}
+
+/// What threads of engines have used, in hundredths of a second. Those of other tests of this process count in.
+fn engine_ticks() -> u64 {
+    let mut ticks = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
+        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        if name.contains("(udp-") {
+            let fields: Vec<_> = rest.split_whitespace().collect();
+            ticks += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        }
+    }
+    ticks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_name_that_is_taken_is_left_alone() {
+    let mut lab = Lab::new(&[Kind::Nobody, Kind::Ours]).await;
+    let spec = LinkSpec::new("flannel0", LinkSpecKind::Bridge);
+    let mut kernel = Kernel::of(lab.host(0));
+    ensure_link(&mut kernel.0, &spec).await.unwrap();
+    let backend = Arc::new(support::udp(lab.host(0), &lab.config));
+    let mut network = backend.start(&lab.leases[0]).await.unwrap();
+    network.sync(&lab.peers(0)).await.unwrap();
+    lab.nodes[0] = Some(Node { backend, network });
+    assert!(lab.reaches(0, 1).await);
+    assert_eq!(kernel.link("flannel0").await.kind, LinkKind::Bridge);
+    assert_eq!(kernel.link("flannel1").await.mtu, 1472);
+    lab.nodes[0].take().unwrap().network.teardown().await.unwrap();
+    assert_eq!(kernel.find("flannel1").await, None);
+    assert!(kernel.find("flannel0").await.is_some());
+    let routes: Vec<Route> = kernel.routes().await;
+    assert_eq!(routes, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_port_that_is_taken_is_named() {
+    let lab = Lab::new(&[Kind::Nobody, Kind::Nobody]).await;
+    let address = SocketAddr::new(lab.address(0).into(), 8285);
+    let bind = || std::net::UdpSocket::bind(address);
+    let _taken = lab.host(0).namespace().run(bind).unwrap().unwrap();
+    let backend = support::udp(lab.host(0), &lab.config);
+    let mut network = backend.start(&lab.leases[0]).await.unwrap();
+    let error = network.sync(&lab.peers(0)).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot listen on UDP {address}"));
+    assert!(error.is_retryable());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_restart_beside_the_old_one_leaves_a_short_gap() {
+    let mut lab = Lab::new(&PAIR).await;
+    let probes = probe::stream(&lab.pods[0], lab.pod_ip(1).into(), 500).unwrap();
+    tokio::time::timeout(crate::lab::PATIENCE, probes.flowing()).await.unwrap();
+    for _ in 0..5 {
+        let backend = Arc::new(support::udp(lab.host(0), &lab.config));
+        let network = backend.start(&lab.leases[0]).await.unwrap();
+        let mut old = lab.nodes[0].replace(Node { backend, network }).unwrap();
+        lab.sync(0).await.unwrap();
+        // The old one does not take its device back.
+        assert!(!old.network.sync(&lab.peers(0)).await.unwrap_err().is_retryable());
+        tokio::time::timeout(crate::lab::PATIENCE, probes.flowing()).await.unwrap();
+    }
+    let report = probes.stop().await;
+    // The kernel drops what it has for a queue that ends, until nobody looks at the queue any more.
+    assert!(report.longest_gap < GAP, "{report}");
+}
+
+/// What a restart may take.
+const GAP: Duration = Duration::from_millis(100);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn peers_that_come_and_go_disturb_nobody() {
+    let mut lab = Lab::new(&[Kind::Ours, Kind::Ours, Kind::Ours]).await;
+    let seconds = std::env::var("FLANNEL_UDP_LOAD_SECONDS").ok().and_then(|text| text.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(3));
+    let streams = [(0, 1), (1, 0)]
+        .map(|(from, to)| probe::stream(&lab.pods[from], lab.pod_ip(to).into(), 500).unwrap());
+    let mut every = interval(Duration::from_millis(100));
+    let mut is_there = true;
+    while Instant::now() < end {
+        every.tick().await;
+        is_there = !is_there;
+        let mut leases = lab.leases.clone();
+        if !is_there {
+            leases.remove(2);
+        }
+        for n in [0, 1] {
+            let peers = lab.peers_of(n, leases.clone());
+            let report = lab.node(n).network.sync(&peers).await.unwrap();
+            assert_eq!(report.writes(), 1);
+        }
+        assert_eq!(lab.reaches(0, 2).await, is_there);
+    }
+    for probes in streams {
+        let report = probes.stop().await;
+        assert_eq!(report.lost, 0, "{report}");
+    }
+}

@@ -1,0 +1,215 @@
+//! The engine beside a plain forwarder: what one sends the other takes.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use flannel_backend_udp::DropReason;
+use flannel_testbed::{Pod, probe};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::lab::{Kind, Lab, PATIENCE};
+
+const PAIRS: [[Kind; 2]; 4] = [
+    [Kind::Ours, Kind::Ours],
+    [Kind::Ours, Kind::Plain],
+    [Kind::Plain, Kind::Ours],
+    [Kind::Plain, Kind::Plain],
+];
+
+pub(crate) fn socket(pod: &Pod) -> UdpSocket {
+    let address = SocketAddr::new(pod.ip(), 0);
+    let socket = pod.namespace().run(|| UdpSocket::bind(address)).unwrap().unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn data(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n * 7 + len) as u8).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn udp_of_every_size_arrives_as_it_was_sent() {
+    for pair in PAIRS {
+        let lab = Lab::new(&pair).await;
+        let (a, b) = (socket(&lab.pods[0]), socket(&lab.pods[1]));
+        let mut buffer = vec![0; 65_536];
+        // Below, at and above what fits into one packet; the largest become fragments.
+        for len in [0, 1, 2, 63, 64, 1000, 1443, 1444, 1445, 1472, 1473, 4000, 20_000, 65_000] {
+            for (from, to) in [(&a, &b), (&b, &a)] {
+                // The first that is too large for the device is only told so.
+                let mut received = None;
+                for _ in 0..3 {
+                    let _ = from.send_to(&data(len), to.local_addr().unwrap());
+                    to.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+                    if let Ok(got) = to.recv_from(&mut buffer) {
+                        received = Some(got);
+                        break;
+                    }
+                }
+                let (got, sender) = received.unwrap_or_else(|| panic!("{len} bytes over {pair:?}"));
+                assert_eq!(sender, from.local_addr().unwrap());
+                assert!(buffer[..got] == data(len), "{len} bytes over {pair:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn tcp_goes_through_in_both_directions() {
+    for pair in PAIRS {
+        let lab = Lab::new(&pair).await;
+        for (from, to) in [(0, 1), (1, 0)] {
+            let duration = Duration::from_millis(300);
+            let tcp =
+                probe::tcp_throughput(&lab.pods[from], &lab.pods[to], duration).await.unwrap();
+            assert!(tcp.bits_per_second() > 1e6, "{tcp} over {pair:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn pings_of_all_sizes_are_answered() {
+    for pair in PAIRS {
+        let lab = Lab::new(&pair).await;
+        for size in [84, 1471, 1472, 1473, 1500, 9000] {
+            let ping =
+                || lab.pods[0].ping_with(lab.pod_ip(1).into(), probe::Ping::default().size(size));
+            // Again, when both ends have been told of the path.
+            let answered = ping().await.is_ok() || ping().await.is_ok() || ping().await.is_ok();
+            assert!(answered, "{size} bytes over {pair:?}");
+        }
+        let whole = probe::Ping::default().unfragmented();
+        assert!(lab.pods[0].ping_with(lab.pod_ip(1).into(), whole.size(1472)).await.is_ok());
+        assert!(lab.pods[0].ping_with(lab.pod_ip(1).into(), whole.size(1473)).await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_tunnel_costs_two_hops() {
+    for pair in PAIRS {
+        let lab = Lab::new(&pair).await;
+        let (from, to) = (socket(&lab.pods[0]), socket(&lab.pods[1]));
+        to.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let arrives = |ttl| {
+            from.set_ttl(ttl).unwrap();
+            from.send_to(b"hello", to.local_addr().unwrap()).unwrap();
+            to.recv_from(&mut [0; 16]).is_ok()
+        };
+        // One for each host and one for each end of the tunnel.
+        for ttl in 1..=4 {
+            assert!(!arrives(ttl), "with {ttl} over {pair:?}");
+        }
+        assert!(arrives(5), "over {pair:?}");
+        if pair == [Kind::Ours, Kind::Ours] {
+            lab.expect_dropped(0, DropReason::TtlExpired, 1).await;
+            lab.expect_dropped(1, DropReason::TtlExpired, 1).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_datagram_is_the_packet_and_nothing_else() {
+    let lab = Lab::new(&[Kind::Ours, Kind::Nobody]).await;
+    let peer = SocketAddr::new(lab.address(1).into(), 8285);
+    let wire = lab.host(1).namespace().run(|| UdpSocket::bind(peer)).unwrap().unwrap();
+    wire.set_read_timeout(Some(PATIENCE)).unwrap();
+    let from = socket(&lab.pods[0]);
+    from.send_to(b"hello", "10.244.2.2:7777").unwrap();
+    let mut buffer = [0; 2048];
+    let (len, sender) = wire.recv_from(&mut buffer).unwrap();
+    assert_eq!(sender, SocketAddr::new(lab.address(0).into(), 8285));
+    let packet = &buffer[..len];
+    assert_eq!(len, 20 + 8 + 5);
+    // Version and length, TTL 64 less one for the host and one for the tunnel, UDP, from pod to pod.
+    assert_eq!(
+        (packet[0], packet[2..4].to_vec(), packet[8], packet[9]),
+        (0x45, vec![0, 33], 62, 17)
+    );
+    let pod = lab.pod_ip(0).octets();
+    assert_eq!(packet[12..20], [&pod[..], &[10, 244, 2, 2]].concat());
+    assert_eq!(packet[28..], *b"hello");
+    let sum = |bytes: &[u8], start: u32| {
+        let words = bytes
+            .chunks(2)
+            .map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
+        let sum = words.fold(start, |sum, word| sum + word);
+        (sum & 0xffff) + (sum >> 16)
+    };
+    assert_eq!(sum(&packet[..20], 0), 0xffff, "the header's checksum");
+    let pseudo = sum(&packet[12..20], 17 + 13);
+    assert_eq!(sum(&packet[20..], pseudo), 0xffff, "the checksum of UDP");
+    // As it came from another node: a datagram that was captured, written back by hand.
+    let other = [
+        0x45, 0, 0, 33, 0xab, 0xcd, 0x40, 0, 62, 17, 0, 0, 10, 244, 2, 2, pod[0], pod[1], pod[2],
+        pod[3],
+    ];
+    let port = from.local_addr().unwrap().port().to_be_bytes();
+    let mut datagram = other.to_vec();
+    // Without a checksum, which UDP over IPv4 allows.
+    datagram.extend([0x1e, 0x61, port[0], port[1], 0, 13, 0, 0]);
+    datagram.extend(b"world");
+    let header = !(sum(&datagram[..20], 0) as u16);
+    datagram[10..12].copy_from_slice(&header.to_be_bytes());
+    wire.send_to(&datagram, sender).unwrap();
+    let (len, from_pod) = from.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..len], from_pod), (&b"world"[..], "10.244.2.2:7777".parse().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn who_sends_to_nobody_is_told() {
+    let lab = Lab::new(&[Kind::Ours, Kind::Nobody]).await;
+    let raw = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4));
+    let icmp = lab.pods[0].namespace().run(raw).unwrap().unwrap();
+    icmp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let from = socket(&lab.pods[0]);
+    from.send_to(b"hello", "10.244.77.3:7777").unwrap();
+    let mut buffer = [0; 256];
+    let len = io::Read::read(&mut &icmp, &mut buffer).unwrap();
+    // Net unreachable from the device's address, with a TTL of 8 less one for the host.
+    assert_eq!(buffer[8], 7);
+    assert_eq!(buffer[12..16], [10, 244, 1, 0]);
+    assert_eq!(buffer[20..22], [3, 0]);
+    assert_eq!(len, 20 + 8 + 20 + 8);
+    assert_eq!(buffer[44..48], [10, 244, 77, 3]);
+    lab.expect_dropped(0, DropReason::NoRoute, 1).await;
+    assert_eq!(lab.nodes[0].as_ref().unwrap().backend.stats().answered, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_path_that_is_smaller_than_the_link_is_found() {
+    let lab = Lab::new(&[Kind::Ours, Kind::Ours]).await;
+    // As the kernel would have it after a router on the way said so.
+    let mut ip = std::process::Command::new("ip");
+    let to = lab.address(1).to_string();
+    ip.args(["route", "replace", &to, "dev", "eth0", "mtu", "1300"]);
+    let status = lab.host(0).namespace().run(move || ip.status()).unwrap().unwrap();
+    assert!(status.success());
+    let ping = |size| {
+        let how = probe::Ping::default().size(size).unfragmented();
+        lab.pods[0].ping_with(lab.pod_ip(1).into(), how.timeout(Duration::from_millis(300)))
+    };
+    assert!(ping(1272).await.is_ok());
+    assert!(ping(1273).await.is_err());
+    assert!(lab.dropped(0, DropReason::TooBig) > 0);
+    // The kernel of the pod has learned of it, and cuts what may be cut.
+    assert!(
+        lab.pods[0]
+            .ping_with(lab.pod_ip(1).into(), probe::Ping::default().size(1400))
+            .await
+            .is_ok()
+    );
+    let tcp = probe::tcp_throughput(&lab.pods[0], &lab.pods[1], Duration::from_millis(300))
+        .await
+        .unwrap();
+    assert!(tcp.bits_per_second() > 1e6, "{tcp}");
+}
