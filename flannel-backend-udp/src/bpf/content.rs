@@ -181,6 +181,8 @@ mod tests {
                 } else {
                     (Ipv6Addr::new(0xfd00, block.into(), 0, 0, 0, 0, 0, 0).into(), Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, host.into()).into())
                 };
+                // Endpoints are told by blocks, which have no host bits.
+                let block = IpNetwork::new(block, prefix).unwrap().network();
                 (IpNetwork::new(block, prefix).unwrap(), SocketAddr::new(host, port))
             };
             entries.into_iter().map(one).collect()
