@@ -57,6 +57,8 @@ struct Held {
     revoked: Arc<AtomicUsize>,
     /// Whether renewals never end.
     hanging: Arc<AtomicBool>,
+    /// Whether renewals fail.
+    away: Arc<AtomicBool>,
     /// When the last renewal began that did.
     renewed: Arc<Mutex<Option<Instant>>>,
 }
@@ -71,6 +73,7 @@ impl Held {
             published: Arc::default(),
             revoked: Arc::default(),
             hanging: Arc::default(),
+            away: Arc::default(),
             renewed: Arc::default(),
         }
     }
@@ -99,6 +102,9 @@ impl SubnetLease for Held {
         sleep(self.renew_time).await;
         if self.hanging.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
+        }
+        if self.away.load(Ordering::SeqCst) {
+            return Err(unavailable());
         }
         *self.renewed.lock().unwrap() = Some(Instant::now());
         self.checked()
