@@ -531,6 +531,22 @@ async fn a_node_that_is_asked_to_stop_leaves_lease_and_data_path() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_run_any_more_is_not_ready() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    let node = node(store, fake());
+    let mut handle = node.handle();
+    let run = tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    handle.wait_for(Status::is_ready).await.unwrap();
+    run.abort();
+    assert!(handle.wait_for(|status| status.ended).await.is_some());
+    let status = handle.status();
+    assert!(!status.is_ready() && status.lease.is_some());
+    assert!(handle.wait_for(Status::is_ready).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn stopping_waits_for_nothing_that_hangs() {
     let (store, events) = store(&Held::new(OWN));
     let backend = fake();
