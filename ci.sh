@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 
 # command -> the Debian package that has it
-tools=(cc:gcc etcd:etcd-server etcdctl:etcd-client ip:iproute2 iptables:iptables nft:nftables unshare:util-linux)
+tools=(c++:g++ cc:gcc etcd:etcd-server etcdctl:etcd-client ip:iproute2 iptables:iptables nft:nftables python3:python3 unshare:util-linux)
 
 part_tools() {
     local missing=()
@@ -63,9 +63,9 @@ part_netns() {
     cargo test --workspace --all-features --no-run
     local log; log=$(mktemp)
     if unshare -rn true 2>/dev/null; then
-        unshare -rn cargo test --offline --workspace --all-features --test 'netns' --test 'e2e' -- --ignored 2>&1 | tee "$log"
+        unshare -rn cargo test --offline --workspace --all-features --test netns --test e2e --test faults -- --ignored 2>&1 | tee "$log"
     elif [ "$(id -u)" = 0 ]; then
-        cargo test --offline --workspace --all-features --test 'netns' --test 'e2e' -- --ignored 2>&1 | tee "$log"
+        cargo test --offline --workspace --all-features --test netns --test e2e --test faults -- --ignored 2>&1 | tee "$log"
     else
         echo "this system lets nobody but root make namespaces: run ./ci.sh netns as root"; return 1
     fi
@@ -154,12 +154,68 @@ optimised() {
 # The lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
 part_simulate() {
     optimised test -p flannel-store --all-features --lib --test cluster --no-run
-    optimised test -q -p flannel-store --all-features --lib model -- --nocapture | grep -E '^[0-9]+ nodes|^test result'
+    optimised test -q -p flannel-store --all-features --lib model -- --nocapture | grep -oE '[0-9]+ nodes, [0-9]+ subnets.*|^test result.*'
     echo "10,000 schedules, the same in every run"
     FLANNEL_SIM_RUNS=10000 optimised test -q -p flannel-store --all-features --test cluster -- --nocapture
     local first=$(($(date +%s) * 1000))
     echo "1,000 schedules of this run: FLANNEL_SIM_FIRST=$first"
     FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=1000 optimised test -q -p flannel-store --all-features --test cluster -- --nocapture whatever
+}
+
+# Texts from outside: variants of known ones always, and what libFuzzer finds in a few seconds where cargo-fuzz is installed.
+part_fuzz() {
+    PROPTEST_CASES=3000 optimised test -p flannel-fuzz
+    if ! cargo fuzz --version >/dev/null 2>&1; then
+        echo "libFuzzer not run: cargo install cargo-fuzz"
+        return
+    fi
+    local target
+    for target in fuzz/fuzz_targets/*.rs; do
+        target=$(basename "$target" .rs)
+        fuzz_target "$target" -max_total_time="${FLANNEL_FUZZ_SECONDS:-5}"
+    done
+}
+
+# libFuzzer needs flags that are not stable yet, and nothing else of nightly.
+fuzz_target() {
+    local target=$1; shift
+    mkdir -p "fuzz/corpus/$target"
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir fuzz "$target" "fuzz/corpus/$target" "flannel-fuzz/seeds/$target" -- -verbosity=0 -print_final_stats=1 "$@"
+}
+
+# Each crate alone, with no default feature and with each of its features alone.
+part_features() {
+    local crate feature
+    while read -r crate feature; do
+        echo "$crate: ${feature:-no features}"
+        cargo check -q -p "$crate" --no-default-features ${feature:+--features "$feature"}
+    done < <(cargo metadata --no-deps --format-version 1 | python3 -c '
+import json, sys
+for package in json.load(sys.stdin)["packages"]:
+    print(package["name"])
+    for feature in package["features"]:
+        if feature != "default":
+            print(package["name"], feature)')
+}
+
+# The oldest Rust that is promised, where that toolchain is installed.
+part_msrv() {
+    local version; version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if ! rustup run "$version" cargo --version >/dev/null 2>&1; then
+        echo "Rust $version not checked: rustup toolchain install $version"
+        return
+    fi
+    echo "all crates, all features, with Rust $version"
+    rustup run "$version" cargo check --workspace --all-features --target-dir "${CARGO_TARGET_DIR:-target}/msrv"
+}
+
+# Licences, sources and banned crates of everything that is linked in: deny.toml.
+part_deny() {
+    if ! cargo deny --version >/dev/null 2>&1; then
+        echo "licences and bans not checked: cargo install cargo-deny"
+        return
+    fi
+    cargo deny --all-features check bans licenses sources
 }
 
 # The first command of the README, as whoever runs this and without root.
@@ -170,7 +226,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure dist simulate netns tun root etcd demo)
+all=(tools fmt clippy test doc pure features msrv deny dist simulate fuzz netns tun root etcd demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }

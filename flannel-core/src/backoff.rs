@@ -24,6 +24,11 @@ impl Backoff {
         doubled.mul_f64(0.5 + (random as f64 / u64::MAX as f64) / 2.0)
     }
 
+    /// The same, started over, with waits of `longest` at most.
+    pub fn limited_to(&self, longest: Duration) -> Self {
+        Self::new(self.shortest.min(longest), self.longest.min(longest))
+    }
+
     /// Starts over after a success.
     pub fn reset(&mut self) {
         self.failures = 0;

@@ -192,6 +192,8 @@ struct Keys {
     subnet_min: &'static str,
     subnet_max: &'static str,
     family: &'static str,
+    /// The network and the members whose decoders in flannel refuse `null`; others read it as absent.
+    never_null: &'static [&'static str],
     /// Leading bits of the smallest network that can be cut, as in flannel's `CheckNetworkConfig`.
     longest_network: u8,
     /// Leading bits of the smallest subnet.
@@ -215,6 +217,7 @@ impl Keys {
         subnet_min: "SubnetMin",
         subnet_max: "SubnetMax",
         family: "IPv4",
+        never_null: &["Network", "SubnetMin", "SubnetMax"],
         longest_network: 28,
         longest_subnet: 30,
         usual_subnet: 24,
@@ -226,6 +229,7 @@ impl Keys {
         subnet_min: "IPv6SubnetMin",
         subnet_max: "IPv6SubnetMax",
         family: "IPv6",
+        never_null: &["IPv6Network"],
         longest_network: 124,
         longest_subnet: 126,
         usual_subnet: 64,
@@ -238,6 +242,11 @@ impl Keys {
     ) -> Result<Written<C>, FieldError> {
         let block = format!("an {} block such as {}", self.family, self.example());
         let single = format!("an {} address", self.family);
+        for (key, expected) in self.never_null.iter().zip([&block, &single, &single]) {
+            if fields.present(key) == Some("null") {
+                return Err(invalid(key, "null", expected));
+            }
+        }
         let bound = |key: &str| {
             let bound = fields.parsed(key, &single, &address)?;
             Ok::<_, FieldError>(bound.filter(|bound| C::address_bits(*bound) != 0))

@@ -17,6 +17,8 @@ use crate::{
 mod entry;
 mod files;
 mod folder;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzzing;
 mod inotify;
 mod listing;
 mod lock;

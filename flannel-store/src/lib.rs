@@ -19,6 +19,11 @@ pub use allocating::{Allocating, Options, Stats, network_config};
 pub use etcd::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdRegistry, EtcdStore};
 #[cfg(feature = "file")]
 pub use file::{FileRegistry, FileStore, InitError};
+/// Parsers of what is stored, for fuzzers.
+#[cfg(all(feature = "file", feature = "testing"))]
+pub mod fuzzing {
+    pub use crate::file::fuzzing::reprint;
+}
 pub use memory::{Cut, MemoryCluster, MemoryRegistry, MemoryStore};
 pub use registry::{
     Change, ConfigText, Lifetime, Record, Registry, RegistryError, Skipped, Snapshot, Write,

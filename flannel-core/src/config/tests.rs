@@ -220,3 +220,13 @@ proptest! {
         let _ = parse(&format!(r#"{{"EnableIPv6":true,"{key}":"{value}"}}"#));
     }
 }
+
+#[test]
+fn null_is_refused_where_flannel_refuses_it() {
+    for key in ["Network", "IPv6Network", "SubnetMin", "SubnetMax"] {
+        let error = parse(&format!(r#"{{"{key}":null}}"#)).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("null"), "{error}");
+    }
+    let nulls = r#"{"Network":"10.3.0.0/16","SubnetLen":null,"EnableIPv6":null,"IPv6SubnetMin":null,"IPv6SubnetMax":null,"IPv6SubnetLen":null}"#;
+    assert_eq!(parse(nulls), parse(r#"{"Network":"10.3.0.0/16"}"#));
+}

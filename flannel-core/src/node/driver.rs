@@ -508,6 +508,13 @@ impl Driver {
     }
 }
 
+impl Drop for Driver {
+    /// However the node ended, whoever looks at it sees that.
+    fn drop(&mut self) {
+        self.status.send_modify(|status| status.ended = true);
+    }
+}
+
 /// How long a node that was asked to stop waits for a sync under way, and then for the store.
 /// Together less than the second in which supervisors and users expect a stop.
 const STOP_GRACE: Duration = Duration::from_millis(400);

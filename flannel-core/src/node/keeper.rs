@@ -37,6 +37,8 @@ pub(super) struct Keeper {
     again_later: bool,
     /// Between failures.
     backoff: Backoff,
+    /// The same where the lease does not say that there is less time.
+    patience: Backoff,
     /// Between losses that follow each other.
     losses: Backoff,
     taken_anew: Option<Instant>,
@@ -113,6 +115,7 @@ impl Keeper {
             state: State::Moving,
             losses: backoff.clone(),
             taken_anew: None,
+            patience: backoff.clone(),
             backoff,
             random,
             deadline,
@@ -255,7 +258,11 @@ impl Keeper {
 
     fn hold(&mut self, lease: Box<dyn SubnetLease>) {
         self.lease = lease.lease().clone();
-        self.backoff.reset();
+        // A store that was away may count the lease's life from its return on, so that is the time there is.
+        self.backoff = match lease.ttl() {
+            Some(ttl) => self.patience.limited_to(ttl / 10),
+            None => self.patience.limited_to(Duration::MAX),
+        };
         // A tenth less or more keeps nodes that started together apart.
         let spread = 0.9 + 0.2 * (self.random.next() as f64 / u64::MAX as f64);
         let now = Instant::now();

@@ -50,6 +50,8 @@ pub struct Status {
     pub faults: BTreeMap<Activity, String>,
     /// The latest fault, kept after it is over.
     pub last_error: Option<String>,
+    /// Whether the node has run and does not any more: the rest is what was true then.
+    pub ended: bool,
 }
 
 /// What all syncs of a node did, in objects.
@@ -100,11 +102,12 @@ pub enum Activity {
 }
 
 impl Status {
-    /// Whether pods can be served: the lease is held and can be trusted, the peers are known, and the data path matches them.
+    /// Whether pods can be served: the node runs, its lease is held and can be trusted, the peers are known, and the data path
+    /// matches them.
     ///
     /// A peer whose own data is bad does not count against it.
     pub fn is_ready(&self) -> bool {
-        self.trusts_lease() && self.peers.is_some() && self.in_sync
+        !self.ended && self.trusts_lease() && self.peers.is_some() && self.in_sync
     }
 
     /// Whether the lease is held and cannot be somebody else's; [`Store`](crate::Store) says on which conditions.

@@ -57,6 +57,8 @@ struct Held {
     revoked: Arc<AtomicUsize>,
     /// Whether renewals never end.
     hanging: Arc<AtomicBool>,
+    /// Whether renewals fail.
+    away: Arc<AtomicBool>,
     /// When the last renewal began that did.
     renewed: Arc<Mutex<Option<Instant>>>,
 }
@@ -71,6 +73,7 @@ impl Held {
             published: Arc::default(),
             revoked: Arc::default(),
             hanging: Arc::default(),
+            away: Arc::default(),
             renewed: Arc::default(),
         }
     }
@@ -99,6 +102,9 @@ impl SubnetLease for Held {
         sleep(self.renew_time).await;
         if self.hanging.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
+        }
+        if self.away.load(Ordering::SeqCst) {
+            return Err(unavailable());
         }
         *self.renewed.lock().unwrap() = Some(Instant::now());
         self.checked()
@@ -522,6 +528,22 @@ async fn a_node_that_is_asked_to_stop_leaves_lease_and_data_path() {
     assert_eq!(stopped.lease.unwrap().lease().subnet, OWN.parse().unwrap());
     stopped.network.unwrap().teardown().await.unwrap();
     assert!(backend.routes().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_run_any_more_is_not_ready() {
+    let held = Held::new(OWN);
+    let (store, events) = store(&held);
+    let node = node(store, fake());
+    let mut handle = node.handle();
+    let run = tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
+    handle.wait_for(Status::is_ready).await.unwrap();
+    run.abort();
+    assert!(handle.wait_for(|status| status.ended).await.is_some());
+    let status = handle.status();
+    assert!(!status.is_ready() && status.lease.is_some());
+    assert!(handle.wait_for(Status::is_ready).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]

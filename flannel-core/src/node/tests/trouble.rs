@@ -166,6 +166,22 @@ async fn a_loss_that_shows_during_a_renewal_is_checked_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_short_lease_is_not_left_unrenewed_when_a_store_comes_back() {
+    let held = Held { ttl: Some(Duration::from_secs(5)), ..Held::new(OWN) };
+    let away = Arc::clone(&held.away);
+    let (store, events) = store(&held);
+    tokio::spawn(node(store, fake()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    settle().await;
+    away.store(true, Ordering::SeqCst);
+    sleep(Duration::from_secs(1000)).await;
+    let before = held.renewals.load(Ordering::SeqCst);
+    sleep(Duration::from_secs(10)).await;
+    let renewals = held.renewals.load(Ordering::SeqCst) - before;
+    assert!((15..=50).contains(&renewals), "{renewals} in ten seconds");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_own_lease_that_is_written_as_it_is_is_checked_without_hurry() {
     let held = Held { renew_time: Duration::from_millis(100), ..Held::new(OWN) };
     let (store, events) = store(&held);

@@ -1,0 +1,37 @@
+//! What has to hold for every text that comes from outside: one function for each kind, which takes any bytes and panics if the
+//! parser does, or if what it made of them is not what it says.
+//!
+//! Tests run them over the texts in `seeds` and over millions of variants of those; the programs in the folder `fuzz`, which
+//! is outside of the workspace, run them under libFuzzer. Another kind is one more function, an entry in [`TARGETS`], a folder of
+//! seeds and a program of three lines.
+#![forbid(unsafe_code)]
+
+mod config;
+mod file_entry;
+mod key;
+mod lease;
+mod subnet_env;
+
+pub use config::config;
+pub use file_entry::file_entry;
+pub use key::key;
+pub use lease::lease;
+pub use subnet_env::subnet_env;
+
+/// One kind of text.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The name of its program and of its folder in `seeds`.
+    pub name: &'static str,
+    /// Panics if the parser does not do what it has to.
+    pub check: fn(&[u8]),
+}
+
+/// All there are.
+pub const TARGETS: [Target; 5] = [
+    Target { name: "config", check: config },
+    Target { name: "file_entry", check: file_entry },
+    Target { name: "key", check: key },
+    Target { name: "lease", check: lease },
+    Target { name: "subnet_env", check: subnet_env },
+];
