@@ -10,6 +10,7 @@ mod leftovers;
 mod mark;
 mod peer_table;
 mod placement;
+mod teardown;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod uplink;
@@ -18,4 +19,5 @@ pub use leftovers::remove_leftovers;
 pub use mark::{PROTOCOL, nexthop_numbers};
 pub use peer_table::PeerTable;
 pub use placement::PeerPlan;
+pub use teardown::{Removed, remove_all};
 pub use uplink::{Uplink, UplinkFinder, UplinkOptions};

@@ -1,14 +1,18 @@
 //! The kernel's state for a whole set of peers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use flannel_core::{
-    BackendError, Lease, PeerFault, PeerProblem, Peers, Revision, RouteForm, Subnet, SyncReport,
+    BackendError, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision, RouteForm, Subnet,
+    SyncReport,
 };
 use flannel_netlink::{
     Namespace, Table,
     state::{Key, Nexthop, Object, Via},
-    table::{Failure, Mark, TableError, TableReport},
+    table::{Drift, DriftChange, Failure, Mark, TableError, TableReport},
 };
 
 use crate::{
@@ -26,6 +30,8 @@ pub struct PeerTable {
     placement: Placement,
     faults: BTreeMap<Subnet, Vec<PeerFault>>,
     planned: Option<Revision>,
+    /// What others changed since the last sync.
+    drifts: Repaired,
     log: DriftLog,
 }
 
@@ -48,6 +54,7 @@ impl PeerTable {
             placement: Placement::default(),
             faults: BTreeMap::new(),
             planned: None,
+            drifts: Repaired::default(),
             log: DriftLog::default(),
         })
     }
@@ -113,7 +120,7 @@ impl PeerTable {
     /// Dropping it loses nothing.
     pub async fn drifted(&mut self) -> Result<(), BackendError> {
         let drifts = self.table.drifted().await.map_err(unreadable)?;
-        self.log.tell(&drifts);
+        self.note(&drifts);
         Ok(())
     }
 
@@ -171,8 +178,16 @@ impl PeerTable {
         None.into_iter().chain([object])
     }
 
+    /// Logs what others changed, and remembers it for the next report.
+    fn note(&mut self, drifts: &[Drift]) {
+        self.log.tell(drifts);
+        for drift in drifts.iter().filter(|drift| drift.change != DriftChange::MayWorkNow) {
+            self.drifts.add(drift.subject.kind(), drift);
+        }
+    }
+
     fn report(&mut self, peers: &Peers, table: TableReport) -> Result<SyncReport, BackendError> {
-        self.log.tell(&table.drifts);
+        self.note(&table.drifts);
         let mut report = SyncReport::default();
         report.read = table.read as u64;
         report.added = table.added as u64;
@@ -204,6 +219,7 @@ impl PeerTable {
         if let Some(failure) = own {
             return Err(refused(failure));
         }
+        report.repaired = mem::take(&mut self.drifts);
         for (subnet, faults) in faults {
             let address = peers.get(&subnet).and_then(|lease| lease.attrs.address());
             // One reason is enough: the route fails because its nexthop did.

@@ -39,7 +39,7 @@ use crate::{
 pub struct NetworkConfig {
     ipv4: Option<SubnetRange<Ipv4Network>>,
     ipv6: Option<SubnetRange<Ipv6Network>>,
-    enable_nftables: bool,
+    enable_nftables: Option<bool>,
     backend: BackendConfig,
 }
 
@@ -74,8 +74,8 @@ impl NetworkConfig {
         self.ipv6.as_ref()
     }
 
-    /// Whether the cluster asks for nftables instead of iptables.
-    pub fn enable_nftables(&self) -> bool {
+    /// Whether the cluster asks for nftables (`true`) or iptables (`false`); `None` if it leaves that to each node.
+    pub fn enable_nftables(&self) -> Option<bool> {
         self.enable_nftables
     }
 
@@ -132,7 +132,10 @@ impl FromStr for NetworkConfig {
         Ok(Self {
             ipv4: wanted4.then(|| Keys::IPV4.range(ipv4)).transpose()?,
             ipv6: wanted6.then(|| Keys::IPV6.range(ipv6)).transpose()?,
-            enable_nftables: fields.boolean("EnableNFTables", false)?,
+            enable_nftables: match fields.raw("EnableNFTables") {
+                None => None,
+                Some(_) => Some(fields.boolean("EnableNFTables", false)?),
+            },
             backend: backend(&fields)?,
         })
     }
@@ -151,7 +154,9 @@ impl Serialize for NetworkConfig {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("EnableIPv4", &self.ipv4.is_some())?;
         map.serialize_entry("EnableIPv6", &self.ipv6.is_some())?;
-        map.serialize_entry("EnableNFTables", &self.enable_nftables)?;
+        if let Some(nftables) = self.enable_nftables {
+            map.serialize_entry("EnableNFTables", &nftables)?;
+        }
         if let Some(range) = &self.ipv4 {
             Keys::IPV4.serialize(range, &mut map)?;
         }

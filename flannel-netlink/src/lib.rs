@@ -63,4 +63,4 @@ pub use namespace::{Namespace, NamespaceError};
 pub use pace::Pace;
 pub use table::Table;
 pub use watch::{Monitor, Notice, Subject, Topic};
-pub use wire::{Attribute, Message, attributes};
+pub use wire::{Attribute, Message, attributes, push_attribute};

@@ -24,7 +24,7 @@ fn ipv4_defaults_are_flannels() {
     let config = parse(r#"{"network": "10.3.0.0/16"}"#).unwrap();
     assert_eq!(config.backend().kind(), "udp");
     assert!(!config.backend().is_explicit());
-    assert!(!config.enable_nftables());
+    assert_eq!(config.enable_nftables(), None);
 }
 
 #[test]
@@ -150,6 +150,21 @@ fn the_backend_keeps_its_options_and_its_type_is_lower_case() {
     assert_eq!(config.backend().options().integer("VNI", 0..=9), Ok(Some(7)));
     let config = parse(r#"{"Network":"10.3.0.0/16","Backend":null}"#).unwrap();
     assert_eq!((config.backend().kind(), config.backend().is_explicit()), ("", true));
+}
+
+#[test]
+fn the_firewall_is_left_open_unless_it_is_named() {
+    let nftables = |value: &str| {
+        let text = format!(r#"{{"Network":"10.3.0.0/16"{value}}}"#);
+        let config = parse(&text).unwrap();
+        let printed = serde_json::to_string(&config).unwrap();
+        assert_eq!(parse(&printed).unwrap(), config, "{printed}");
+        config.enable_nftables()
+    };
+    assert_eq!(nftables(""), None);
+    assert_eq!(nftables(r#","EnableNFTables":null"#), None);
+    assert_eq!(nftables(r#","EnableNFTables":false"#), Some(false));
+    assert_eq!(nftables(r#","enableNfTables":true"#), Some(true));
 }
 
 #[test]

@@ -31,6 +31,20 @@ pub enum DriftSubject {
     Object(Key),
 }
 
+impl DriftSubject {
+    /// The kind of object, in a word: `address`, `forwarding_entry`, `link`, `neighbour`, `nexthop` or `route`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Link(_) => "link",
+            Self::Object(Key::Address(..)) => "address",
+            Self::Object(Key::ForwardingEntry(..)) => "forwarding_entry",
+            Self::Object(Key::Neighbour(..)) => "neighbour",
+            Self::Object(Key::Nexthop(_)) => "nexthop",
+            Self::Object(Key::Route(..)) => "route",
+        }
+    }
+}
+
 /// In which way something differs from what is wanted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]

@@ -1,0 +1,130 @@
+//! What is there, and what leads from there to what is wanted.
+
+use std::collections::BTreeMap;
+
+use super::{Expression, Hook, WantedTable, rule_text};
+
+/// A table as the kernel has it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct FoundTable {
+    /// `NFT_TABLE_F_*`; a dormant table has no effect.
+    pub(crate) flags: u32,
+    /// How many chains and other things it has.
+    pub(crate) members: u32,
+    pub(crate) chains: BTreeMap<String, FoundChain>,
+}
+
+/// A chain as the kernel has it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct FoundChain {
+    /// `None` for chains that only others lead to.
+    pub(crate) hook: Option<Hook>,
+    /// Whether packets that no rule decides about are dropped.
+    pub(crate) drops: bool,
+    pub(crate) rules: Vec<Vec<Expression>>,
+}
+
+/// A step, all of which are done together or not at all.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Op<'a> {
+    Create(&'a WantedTable),
+    Delete(&'a WantedTable),
+}
+
+/// The steps for one table, and what they change.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Plan<'a> {
+    pub(crate) ops: Vec<Op<'a>>,
+    pub(crate) added: u64,
+    pub(crate) removed: u64,
+    /// What is not as it should be, in words.
+    pub(crate) differences: Vec<String>,
+}
+
+/// What has to be done to a table, `None` if nothing. What differs in any way is written anew as a whole.
+pub(crate) fn diff<'a>(found: Option<&FoundTable>, wanted: &'a WantedTable) -> Option<Plan<'a>> {
+    let goal = (!wanted.chains.is_empty()).then(|| wanted.as_found());
+    if found == goal.as_ref() {
+        return None;
+    }
+    let mut plan = Plan::default();
+    if found.is_some() {
+        plan.ops.push(Op::Delete(wanted));
+    }
+    if goal.is_some() {
+        plan.ops.push(Op::Create(wanted));
+    }
+    let (keyword, name) = (wanted.family.keyword(), &wanted.name);
+    match (found, &goal) {
+        (None, _) => plan.differences.push(format!("table {keyword} {name} is not there")),
+        (_, None) => plan.differences.push(format!("table {keyword} {name} is still there")),
+        (Some(found), Some(goal)) => plan.differences = differences(found, goal, wanted),
+    }
+    let none = FoundTable::default();
+    let (found, goal) = (found.unwrap_or(&none), goal.as_ref().unwrap_or(&none));
+    (plan.added, plan.removed) = (surplus(goal, found), surplus(found, goal));
+    if (plan.added, plan.removed) == (0, 0) {
+        (plan.added, plan.removed) = (goal.count(), found.count());
+    }
+    Some(plan)
+}
+
+impl FoundTable {
+    /// How many rules it has.
+    pub(crate) fn count(&self) -> u64 {
+        self.chains.values().map(|chain| chain.rules.len() as u64).sum()
+    }
+}
+
+impl WantedTable {
+    /// How the kernel shows it once it is there.
+    pub(crate) fn as_found(&self) -> FoundTable {
+        let chains = self.chains.iter().map(|chain| {
+            let rules = chain.rules.iter().map(|rule| Expression::compile(self.family, rule));
+            let hook = Some(chain.hook.clone());
+            (chain.name.to_owned(), FoundChain { hook, drops: false, rules: rules.collect() })
+        });
+        FoundTable { flags: 0, members: self.chains.len() as u32, chains: chains.collect() }
+    }
+}
+
+/// How many rules `one` has that `other` has not.
+fn surplus(one: &FoundTable, other: &FoundTable) -> u64 {
+    let count = one.chains.iter().map(|(name, chain)| {
+        let theirs = other.chains.get(name).map_or(&[][..], |chain| &chain.rules);
+        chain.rules.iter().filter(|rule| !theirs.contains(rule)).count() as u64
+    });
+    count.sum()
+}
+
+fn differences(found: &FoundTable, goal: &FoundTable, wanted: &WantedTable) -> Vec<String> {
+    let mut differences = Vec::new();
+    if (found.flags, found.members) != (goal.flags, goal.members) {
+        differences.push(format!("table {} is altered", wanted.name));
+    }
+    for chain in &wanted.chains {
+        let (name, none) = (chain.name, FoundChain::default());
+        let goal = goal.chains.get(name).unwrap_or(&none);
+        let Some(found) = found.chains.get(name) else {
+            differences.push(format!("chain {name} is not there"));
+            continue;
+        };
+        let before = differences.len();
+        for (rule, expressions) in chain.rules.iter().zip(&goal.rules) {
+            if !found.rules.contains(expressions) {
+                differences.push(format!("missing in {name}: {}", rule_text(wanted.family, rule)));
+            }
+        }
+        let surplus = found.rules.iter().filter(|rule| !goal.rules.contains(rule)).count();
+        if surplus > 0 {
+            differences.push(format!("{surplus} surplus in {name}"));
+        }
+        if differences.len() == before && found != goal {
+            differences.push(format!("chain {name} is altered, or has its rules in another order"));
+        }
+    }
+    if differences.is_empty() {
+        differences.push(format!("table {} has more than it should", wanted.name));
+    }
+    differences
+}

@@ -1,0 +1,148 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    options::{FirewallOptions, Masquerade},
+    rules::testing,
+};
+
+/// Printed by nft 1.0.6.
+const IPV4: &str = r#"table ip flannel-ipv4 {
+	comment "rules for flannel-ipv4"
+
+	chain forward {
+		comment "chain to accept flannel traffic"
+		type filter hook forward priority filter; policy accept;
+		ip saddr 10.244.0.0/16 accept
+		ip daddr 10.244.0.0/16 accept
+	}
+
+	chain postrtg {
+		comment "chain to manage traffic masquerading by flannel"
+		type nat hook postrouting priority srcnat; policy accept;
+		meta mark & 0x00004000 == 0x00004000 return
+		ip saddr 10.244.7.0/24 ip daddr 10.244.0.0/16 return
+		ip saddr 10.244.0.0/16 ip daddr 10.244.7.0/24 return
+		ip saddr != 10.244.0.0/16 ip daddr 10.244.7.0/24 return
+		ip saddr 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+		ip saddr != 10.244.0.0/16 ip daddr 10.244.0.0/16 masquerade fully-random
+	}
+}
+"#;
+
+fn table(family: Family) -> WantedTable {
+    WantedTable::new(family, testing::rules(family), &Name::default())
+}
+
+#[test]
+fn the_text_is_what_nft_prints() {
+    assert_eq!(table(Family::Ipv4).to_string(), IPV4);
+    let ipv6 = IPV4
+        .replace("ip saddr", "ip6 saddr")
+        .replace("ip daddr", "ip6 daddr")
+        .replace("table ip ", "table ip6 ")
+        .replace("flannel-ipv4", "flannel-ipv6")
+        .replace("10.244.0.0/16", "fd00:10:244::/48")
+        .replace("10.244.7.0/24", "fd00:10:244:7::/64")
+        .replace("224.0.0.0/4", "ff00::/8");
+    assert_eq!(table(Family::Ipv6).to_string(), ipv6);
+}
+
+#[test]
+fn prefixes_are_compared_as_nft_does() {
+    // From `nft --debug=netlink` of 1.0.6.
+    let compiled = |block: &str| {
+        let source = Some(crate::rules::Match { block: block.parse().unwrap(), negated: false });
+        let action = crate::rules::Action::Return;
+        let rule = Rule { marked: false, source, destination: None, action };
+        let mut expressions = Expression::compile(Family::Ipv4, &rule);
+        expressions.pop();
+        expressions
+    };
+    let load = |length| Expression::LoadNetwork { offset: 12, length };
+    let is = |value: &[u8]| Expression::Compare { negated: false, value: value.into() };
+    assert_eq!(compiled("10.244.0.1/32"), [load(4), is(&[10, 244, 0, 1])]);
+    assert_eq!(compiled("10.244.0.0/16"), [load(2), is(&[10, 244])]);
+    let and = Expression::And { mask: vec![255, 255, 128, 0] };
+    assert_eq!(compiled("10.244.0.0/17"), [load(4), and, is(&[10, 244, 0, 0])]);
+}
+
+#[test]
+fn what_differs_is_named() {
+    let wanted = table(Family::Ipv4);
+    let named = |alter: fn(&mut FoundTable)| {
+        let mut found = wanted.as_found();
+        alter(&mut found);
+        let plan = diff(Some(&found), &wanted).unwrap();
+        assert!(plan.added + plan.removed > 0);
+        plan.differences
+    };
+    assert_eq!(diff(Some(&wanted.as_found()), &wanted), None);
+    assert_eq!(diff(None, &wanted).unwrap().differences, ["table ip flannel-ipv4 is not there"]);
+    let gone = named(|found| drop(found.chains.get_mut("postrtg").unwrap().rules.remove(4)));
+    assert_eq!(
+        gone,
+        [
+            "missing in postrtg: ip saddr 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random"
+        ]
+    );
+    let swapped = named(|found| found.chains.get_mut("postrtg").unwrap().rules.swap(1, 2));
+    assert_eq!(swapped, ["chain postrtg is altered, or has its rules in another order"]);
+    let more = named(|found| {
+        let rules = &mut found.chains.get_mut("forward").unwrap().rules;
+        rules.insert(0, vec![Expression::Other("counter".into())]);
+    });
+    assert_eq!(more, ["1 surplus in forward"]);
+    assert_eq!(named(|found| found.flags = 1), ["table flannel-ipv4 is altered"]);
+    assert_eq!(named(|found| drop(found.chains.remove("forward"))), ["chain forward is not there"]);
+}
+
+fn founds() -> impl Strategy<Value = Option<FoundTable>> {
+    let rules = prop::collection::vec(0..12usize, 0..8);
+    let chain = (rules, any::<bool>(), any::<bool>());
+    let table = (chain.clone(), chain, 0..2u32, 0..4u32);
+    prop::option::of(table).prop_map(|table| {
+        let (forward, postrtg, flags, members) = table?;
+        let goal = self::table(Family::Ipv4).as_found();
+        let mut found = FoundTable { flags, members, ..FoundTable::default() };
+        let all: Vec<_> = goal.chains.values().flat_map(|chain| chain.rules.clone()).collect();
+        for (name, (rules, drops, has)) in [("forward", forward), ("postrtg", postrtg)] {
+            let other = || vec![Expression::Other("x".into())];
+            let rule = |n| all.get(n).cloned().unwrap_or_else(other);
+            let rules = rules.into_iter().map(rule).collect();
+            let hook = has.then(|| goal.chains[name].hook.clone()).flatten();
+            if has || drops {
+                found.chains.insert(name.into(), FoundChain { hook, drops, rules });
+            }
+        }
+        Some(found)
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_difference_leads_to_the_goal_and_then_there_is_none(
+        before in founds(), masquerade: bool, forward: bool,
+    ) {
+        let masquerade = if masquerade { Masquerade::RandomPorts } else { Masquerade::Off };
+        let options = FirewallOptions { masquerade, forward, ..FirewallOptions::default() };
+        let rules = Rules::new(&testing::scope(), Family::Ipv4, &options);
+        let wanted = WantedTable::new(Family::Ipv4, rules, &Name::default());
+        let mut there = before.clone();
+        if let Some(plan) = diff(before.as_ref(), &wanted) {
+            prop_assert!(!plan.ops.is_empty());
+            prop_assert!(!plan.differences.is_empty());
+            for op in plan.ops {
+                match op {
+                    Op::Create(table) => {
+                        prop_assert!(there.is_none(), "created over another");
+                        there = Some(table.as_found());
+                    }
+                    Op::Delete(_) => prop_assert!(there.take().is_some(), "deleted nothing"),
+                }
+            }
+        }
+        prop_assert_eq!(diff(there.as_ref(), &wanted), None);
+        prop_assert_eq!(there.is_some(), !wanted.chains.is_empty());
+    }
+}

@@ -1,0 +1,58 @@
+//! Rules in nft's own words, as `nft list table` prints them and `nft -f` reads them.
+
+use std::fmt::{self, Write};
+
+use super::{WantedChain, WantedTable};
+use crate::rules::{Action, Family, KUBE_PROXY_MARK, Match, Rule};
+
+/// One rule.
+pub(crate) fn rule_text(family: Family, rule: &Rule) -> String {
+    let mut text = String::new();
+    if rule.marked {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "meta mark & {KUBE_PROXY_MARK:#010x} == {KUBE_PROXY_MARK:#010x} ");
+    }
+    for (field, wanted) in [("saddr", rule.source), ("daddr", rule.destination)] {
+        let Some(Match { block, negated }) = wanted else { continue };
+        let not = if negated { "!= " } else { "" };
+        let _ = write!(text, "{} {field} {not}", family.keyword());
+        let longest = if block.is_ipv4() { 32 } else { 128 };
+        let _ = match block.prefix() == longest {
+            true => write!(text, "{} ", block.ip()),
+            false => write!(text, "{block} "),
+        };
+    }
+    text + match rule.action {
+        Action::Accept => "accept",
+        Action::Masquerade { random_ports: false } => "masquerade",
+        Action::Masquerade { random_ports: true } => "masquerade fully-random",
+        Action::Return => "return",
+    }
+}
+
+impl fmt::Display for WantedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table {} {} {{", self.family.keyword(), self.name)?;
+        writeln!(f, "\tcomment \"{}\"", self.comment())?;
+        for chain in &self.chains {
+            let WantedChain { name, comment, hook, rules } = chain;
+            let (kind, at) = (&hook.kind, chain.place());
+            writeln!(f, "\n\tchain {name} {{\n\t\tcomment \"{comment}\"")?;
+            writeln!(f, "\t\ttype {kind} hook {at}; policy accept;")?;
+            for rule in rules {
+                writeln!(f, "\t\t{}", rule_text(self.family, rule))?;
+            }
+            writeln!(f, "\t}}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+impl WantedChain {
+    fn place(&self) -> &'static str {
+        match self.hook.number {
+            super::HOOK_FORWARD => "forward priority filter",
+            _ => "postrouting priority srcnat",
+        }
+    }
+}

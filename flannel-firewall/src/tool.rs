@@ -1,0 +1,191 @@
+//! iptables, which has to be run as a program: save prints the rules, restore changes a table at once.
+
+use std::{
+    env, io,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use flannel_netlink::{Namespace, NamespaceError};
+use tokio::{io::AsyncWriteExt, process::Command, runtime::Handle, time::timeout};
+
+use crate::{iptables::Listing, place::inside, rules::Family};
+
+/// The iptables of one family.
+#[derive(Clone, Debug)]
+pub(crate) struct Tool {
+    namespace: Namespace,
+    save: PathBuf,
+    restore: PathBuf,
+    version: Version,
+}
+
+/// What `iptables --version` says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Version {
+    number: (u32, u32, u32),
+    /// Whether rules are kept by nf_tables, which tells of changes.
+    nftables: bool,
+}
+
+impl Tool {
+    /// Looks for the programs; `None` if they are not all there. `variant` is `""` or `"-legacy"`.
+    pub(crate) async fn find(
+        namespace: &Namespace,
+        folders: &[PathBuf],
+        family: Family,
+        variant: &str,
+    ) -> Result<Option<Self>, ToolError> {
+        let name = match family {
+            Family::Ipv4 => "iptables",
+            Family::Ipv6 => "ip6tables",
+        };
+        let find = |suffix: &str| {
+            let file = format!("{name}{variant}{suffix}");
+            search(folders).map(|folder| folder.join(&file)).find(|path| path.is_file())
+        };
+        let (Some(program), Some(save), Some(restore)) =
+            (find(""), find("-save"), find("-restore"))
+        else {
+            return Ok(None);
+        };
+        let said = run(namespace, program.clone(), &["--version"], None).await?;
+        let version = Version::parse(&said)
+            .ok_or_else(|| ToolError::Version { program, said: said.trim().to_owned() })?;
+        Ok(Some(Self { namespace: namespace.clone(), save, restore, version }))
+    }
+
+    /// Whether the kernel tells of changes of its rules.
+    pub(crate) const fn notifies(&self) -> bool {
+        self.version.nftables
+    }
+
+    /// Whether it knows `--random-fully`.
+    pub(crate) fn has_random_ports(&self) -> bool {
+        self.version.number >= (1, 6, 2)
+    }
+
+    /// All rules.
+    pub(crate) async fn list(&self) -> Result<Listing, ToolError> {
+        let text = run(&self.namespace, self.save.clone(), &[], None).await?;
+        Ok(Listing::parse(&text))
+    }
+
+    /// Changes one table.
+    pub(crate) async fn change(&self, payload: String) -> Result<(), ToolError> {
+        let wait = ["--noflush", "--wait", LOCK_PATIENCE_SECONDS];
+        // Older ones do not wait for others, and fail instead.
+        let known = if self.version.number >= (1, 6, 2) { wait.len() } else { 1 };
+        run(&self.namespace, self.restore.clone(), &wait[..known], Some(payload)).await.map(drop)
+    }
+}
+
+impl Version {
+    /// Reads `iptables v1.8.9 (nf_tables)`. Before 1.8 there is only legacy.
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let digits = words.find_map(|word| word.strip_prefix('v'))?;
+        let mut numbers = digits.split('.').map(|part| {
+            let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+            part[..end].parse().unwrap_or(0)
+        });
+        let mut next = || numbers.next().unwrap_or(0);
+        let number = (next(), next(), next());
+        Some(Self { number, nftables: words.next() == Some("(nf_tables)") })
+    }
+}
+
+/// Why iptables did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToolError {
+    #[error("{} says: {stderr} ({status})", program.display())]
+    Failed { program: PathBuf, status: ExitStatus, stderr: String },
+    #[error("{} did not end within {} s", program.display(), PATIENCE.as_secs())]
+    Late { program: PathBuf },
+    #[error("cannot enter the network namespace")]
+    Namespace { source: NamespaceError },
+    #[error("cannot run {}", program.display())]
+    Run { program: PathBuf, source: io::Error },
+    #[error("{} --version says {said:?}, which names no version", program.display())]
+    Version { program: PathBuf, said: String },
+}
+
+fn search(folders: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    let usual = folders.is_empty();
+    let path = usual.then(|| env::var_os("PATH")).flatten();
+    let path: Vec<_> = path.iter().flat_map(env::split_paths).collect();
+    let more = if usual { USUAL_FOLDERS } else { &[] };
+    folders.iter().cloned().chain(path).chain(more.iter().map(PathBuf::from))
+}
+
+/// Runs a program inside of a namespace to its end. It is killed when the future is dropped.
+async fn run(
+    namespace: &Namespace,
+    program: PathBuf,
+    arguments: &[&str],
+    input: Option<String>,
+) -> Result<String, ToolError> {
+    tracing::debug!(program = %program.display(), ?arguments, input, "running");
+    let mut command = Command::new(&program);
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    let failed = |source| ToolError::Run { program: program.clone(), source };
+    let runtime = Handle::current();
+    // A child is in the namespace of the thread that starts it.
+    let started = inside(namespace, || {
+        let _inside = runtime.enter();
+        command.spawn()
+    });
+    let mut child = started.map_err(|source| ToolError::Namespace { source })?.map_err(failed)?;
+    let stdin = child.stdin.take();
+    let feed = async move {
+        if let (Some(mut stdin), Some(input)) = (stdin, input) {
+            // Who does not read to the end says why on standard error.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+    };
+    let work = async { tokio::join!(feed, child.wait_with_output()).1 };
+    let Ok(output) = timeout(PATIENCE, work).await else {
+        return Err(ToolError::Late { program });
+    };
+    let output = output.map_err(failed)?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        return Err(ToolError::Failed { program, status: output.status, stderr });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Where distributions install iptables, for those whose `PATH` lacks it.
+const USUAL_FOLDERS: &[&str] = &["/usr/sbin", "/sbin", "/usr/local/sbin"];
+/// How long iptables waits for another iptables, in seconds.
+const LOCK_PATIENCE_SECONDS: &str = "5";
+/// How long one run may take: with 30,000 rules it takes less than a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_all_releases_print_them() {
+        let version = |text: &str| {
+            let read = Version::parse(text);
+            read.map(|version| (version.number, version.nftables))
+        };
+        assert_eq!(version("iptables v1.8.9 (nf_tables)\n"), Some(((1, 8, 9), true)));
+        assert_eq!(version("iptables v1.8.9 (legacy)\n"), Some(((1, 8, 9), false)));
+        assert_eq!(version("iptables v1.6.1"), Some(((1, 6, 1), false)));
+        assert_eq!(version("ip6tables v1.4.21"), Some(((1, 4, 21), false)));
+        assert_eq!(version("iptables v1.10.0-rc1 (nf_tables)"), Some(((1, 10, 0), true)));
+        assert_eq!(version("iptables: command not found"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,60}", digits in "v[0-9.a-z]{0,20}") {
+            let _ = (Version::parse(&text), Version::parse(&digits));
+        }
+    }
+}
