@@ -89,13 +89,19 @@ impl PeerTable {
         peers: &Peers,
         plan: impl Fn(&Lease) -> PeerPlan,
     ) -> Result<SyncReport, BackendError> {
-        for subnet in self.to_plan(peers) {
-            let PeerPlan { objects, faults } = peers.get(&subnet).map(&plan).unwrap_or_default();
-            self.place(Holder::peer(subnet), objects);
-            if faults.is_empty() {
-                self.faults.remove(&subnet);
-            } else {
-                self.faults.insert(subnet, faults);
+        match self.planned.as_ref().and_then(|planned| peers.changed_since(planned)) {
+            Some(changed) => {
+                for subnet in changed {
+                    self.follow(subnet, peers.get(&subnet).map(&plan).unwrap_or_default());
+                }
+            }
+            None => {
+                for subnet in self.gone(peers) {
+                    self.follow(subnet, PeerPlan::default());
+                }
+                for peer in peers.iter() {
+                    self.follow(peer.subnet, plan(peer));
+                }
             }
         }
         self.planned = Some(peers.revision().clone());
@@ -129,31 +135,37 @@ impl PeerTable {
         report.failures.into_iter().next().map_or(Ok(()), |failure| Err(refused(failure)))
     }
 
-    /// The subnets whose plans may be others than before.
-    fn to_plan(&self, peers: &Peers) -> BTreeSet<Subnet> {
-        let changed = self.planned.as_ref().and_then(|planned| peers.changed_since(planned));
-        changed.unwrap_or_else(|| {
-            let present = peers.iter().map(|lease| lease.subnet);
-            present
-                .chain(self.placement.holders().filter_map(Holder::subnet))
-                .chain(self.faults.keys().copied())
-                .collect()
-        })
+    /// The subnets that something was planned for and that are no peers' any more.
+    fn gone(&self, peers: &Peers) -> BTreeSet<Subnet> {
+        let planned = self.placement.holders().filter_map(Holder::subnet);
+        planned
+            .chain(self.faults.keys().copied())
+            .filter(|subnet| peers.get(subnet).is_none())
+            .collect()
+    }
+
+    fn follow(&mut self, subnet: Subnet, PeerPlan { objects, faults }: PeerPlan) {
+        self.place(Holder::peer(subnet), objects);
+        if faults.is_empty() {
+            self.faults.remove(&subnet);
+        } else {
+            self.faults.insert(subnet, faults);
+        }
     }
 
     fn place(&mut self, holder: Holder, objects: Vec<Object>) {
         let objects: Vec<_> = objects.into_iter().flat_map(|object| self.shape(object)).collect();
-        let changes = self.placement.place(holder, objects, |key| self.table.wanted(key));
+        let changes = self.placement.place(holder, objects, |key| self.table.wanted_for(key));
         for key in &changes.forget {
             self.table.forget(key);
         }
-        for object in changes.want {
-            self.table.want(object);
+        for (number, object) in changes.want {
+            self.table.want_for(number, object);
         }
     }
 
     /// A route through a gateway as a route through a nexthop object and that object, where the kernel has such.
-    fn shape(&mut self, object: Object) -> Vec<Object> {
+    fn shape(&mut self, object: Object) -> impl Iterator<Item = Object> + use<> {
         if let Object::Route(route) = object
             && let (Via::Gateway(gateway), Some(link)) = (route.via, route.link)
             && self.table.nexthops_supported()
@@ -161,9 +173,9 @@ impl PeerTable {
         {
             let mut nexthop = Nexthop::new(id, link, gateway, self.protocol);
             nexthop.onlink = route.onlink;
-            return vec![nexthop.into(), route.via_nexthop(id).into()];
+            return Some(nexthop.into()).into_iter().chain([route.via_nexthop(id).into()]);
         }
-        vec![object]
+        None.into_iter().chain([object])
     }
 
     /// Logs what others changed, and remembers it for the next report.
@@ -220,7 +232,8 @@ impl PeerTable {
 
     /// The peers that want what is at `key`; none if it is the node's own or nobody's.
     fn blamed(&self, key: &Key) -> Vec<Subnet> {
-        self.placement.holders_of(key).filter_map(Holder::subnet).collect()
+        let winner = self.table.wanted_for(key).map(|(number, _)| number);
+        self.placement.holders_of(key, winner).filter_map(Holder::subnet).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which peer wants which object: pure bookkeeping.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use flannel_core::{PeerFault, Subnet};
 use flannel_netlink::state::{Key, Object};
@@ -14,114 +14,153 @@ pub struct PeerPlan {
     pub faults: Vec<PeerFault>,
 }
 
-/// Who wants an object: a peer, or the node itself. Clones share their memory.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Holder(Option<Arc<Subnet>>);
+/// Who wants an object: a peer, or the node itself, which comes before all peers.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Holder(Option<Subnet>);
 
 impl Holder {
     /// The node itself.
     pub(crate) const NODE: Self = Self(None);
 
-    pub(crate) fn peer(subnet: Subnet) -> Self {
-        Self(Some(Arc::new(subnet)))
+    pub(crate) const fn peer(subnet: Subnet) -> Self {
+        Self(Some(subnet))
     }
 
     /// The peer's subnet; `None` for the node itself.
-    pub(crate) fn subnet(&self) -> Option<Subnet> {
-        self.0.as_deref().copied()
+    pub(crate) const fn subnet(&self) -> Option<Subnet> {
+        self.0
     }
 }
 
 /// What every holder wants. Holders may want the same key; the one with the lowest subnet gets its object.
 ///
-/// A table that was told of the changes has the objects of those who got theirs, so only the others' are kept here.
+/// A table that was told of the changes has the objects of those who got theirs, and whose they are by number, so only the
+/// others' are kept here.
 #[derive(Debug, Default)]
 pub(crate) struct Placement {
-    /// Sorted by key.
-    keys: BTreeMap<Holder, Box<[Key]>>,
-    winners: BTreeMap<Key, Holder>,
+    holders: BTreeMap<Holder, Held>,
+    /// Whose number is which.
+    numbers: Vec<Holder>,
+    free: Vec<u32>,
     losers: BTreeMap<Key, BTreeMap<Holder, Object>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    number: u32,
+    /// Sorted.
+    keys: Box<[Key]>,
 }
 
 /// What a table has to be told after a holder changed its mind.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Changes {
     pub(crate) forget: Vec<Key>,
-    pub(crate) want: Vec<Object>,
+    /// Each with its holder's number.
+    pub(crate) want: Vec<(u32, Object)>,
 }
 
 impl Placement {
-    /// `holder` wants exactly `objects` from now on. `placed` says what the table that follows the changes wants at a key.
+    /// `holder` wants exactly `objects` from now on. `placed` says what the table that follows the changes wants at a key, and
+    /// the number of the holder.
     pub(crate) fn place(
         &mut self,
         holder: Holder,
         objects: impl IntoIterator<Item = Object>,
-        placed: impl Fn(&Key) -> Option<Object>,
+        placed: impl Fn(&Key) -> Option<(u32, Object)>,
     ) -> Changes {
-        let next: BTreeMap<Key, Object> =
-            objects.into_iter().map(|object| (object.key(), object)).collect();
-        let (holder, before) =
-            self.keys.remove_entry(&holder).unwrap_or_else(|| (holder, Box::default()));
+        let mut next: Vec<_> = objects.into_iter().map(|object| (object.key(), object)).collect();
+        next.sort_by_key(|(key, _)| *key);
+        // Of several with one key the last.
+        next.reverse();
+        next.dedup_by_key(|(key, _)| *key);
+        next.reverse();
         let mut changes = Changes::default();
-        for key in before.iter().filter(|key| !next.contains_key(key)) {
-            self.release(&holder, key, &mut changes);
+        let (number, before) = match self.holders.remove(&holder) {
+            Some(Held { number, keys }) => (number, keys),
+            None if next.is_empty() => return changes,
+            None => (self.number(holder), Box::default()),
+        };
+        for key in &before {
+            if next.binary_search_by_key(key, |(key, _)| *key).is_err() {
+                self.release(holder, key, &placed, &mut changes);
+            }
         }
         for (key, object) in &next {
-            self.claim(&holder, key, *object, &placed, &mut changes);
+            self.claim((holder, number), key, *object, &placed, &mut changes);
         }
-        if !next.is_empty() {
-            self.keys.insert(holder, next.into_keys().collect());
+        if next.is_empty() {
+            self.free.push(number);
+        } else {
+            let keys = next.into_iter().map(|(key, _)| key).collect();
+            self.holders.insert(holder, Held { number, keys });
         }
         changes
     }
 
     /// All that want anything.
     pub(crate) fn holders(&self) -> impl Iterator<Item = &Holder> {
-        self.keys.keys()
+        self.holders.keys()
     }
 
-    /// Who wants what is at `key`.
-    pub(crate) fn holders_of(&self, key: &Key) -> impl Iterator<Item = &Holder> {
+    /// Who wants what is at `key`, where the table has the object of the holder with the number `winner`.
+    pub(crate) fn holders_of(
+        &self,
+        key: &Key,
+        winner: Option<u32>,
+    ) -> impl Iterator<Item = &Holder> {
         let losers = self.losers.get(key).into_iter().flat_map(BTreeMap::keys);
-        self.winners.get(key).into_iter().chain(losers)
+        winner.and_then(|number| self.numbers.get(number as usize)).into_iter().chain(losers)
+    }
+
+    fn number(&mut self, holder: Holder) -> u32 {
+        if let Some(number) = self.free.pop() {
+            self.numbers[number as usize] = holder;
+            return number;
+        }
+        self.numbers.push(holder);
+        u32::try_from(self.numbers.len() - 1).expect("there are fewer subnets than numbers")
     }
 
     fn claim(
         &mut self,
-        holder: &Holder,
+        (holder, number): (Holder, u32),
         key: &Key,
         object: Object,
-        placed: impl Fn(&Key) -> Option<Object>,
+        placed: impl Fn(&Key) -> Option<(u32, Object)>,
         changes: &mut Changes,
     ) {
-        match self.winners.get(key) {
-            Some(winner) if winner < holder => {
-                self.losers.entry(*key).or_default().insert(holder.clone(), object);
+        if let Some((winner, there)) = placed(key) {
+            let winner = self.numbers[winner as usize];
+            if winner == holder && there == object {
                 return;
             }
-            Some(winner) if winner == holder => {}
-            Some(winner) => {
-                let losers = self.losers.entry(*key).or_default();
-                losers.extend(placed(key).map(|object| (winner.clone(), object)));
+            if winner < holder {
+                self.losers.entry(*key).or_default().insert(holder, object);
+                return;
             }
-            None => {}
+            if winner > holder {
+                self.losers.entry(*key).or_default().insert(winner, there);
+            }
         }
-        if self.winners.insert(*key, holder.clone()).as_ref() != Some(holder)
-            || placed(key) != Some(object)
-        {
-            changes.want.push(object);
-        }
+        changes.want.push((number, object));
     }
 
-    fn release(&mut self, holder: &Holder, key: &Key, changes: &mut Changes) {
+    fn release(
+        &mut self,
+        holder: Holder,
+        key: &Key,
+        placed: impl Fn(&Key) -> Option<(u32, Object)>,
+        changes: &mut Changes,
+    ) {
+        let winner = placed(key).map(|(number, _)| self.numbers[number as usize]);
         let losers = self.losers.get_mut(key);
-        if self.winners.get(key) != Some(holder) {
-            losers.and_then(|losers| losers.remove(holder));
+        if winner != Some(holder) {
+            losers.and_then(|losers| losers.remove(&holder));
         } else if let Some((heir, object)) = losers.and_then(BTreeMap::pop_first) {
-            self.winners.insert(*key, heir);
-            changes.want.push(object);
+            let heir = self.holders.get(&heir).expect("who lost a key holds it all the same");
+            changes.want.push((heir.number, object));
         } else {
-            self.winners.remove(key);
             changes.forget.push(*key);
         }
         if self.losers.get(key).is_some_and(BTreeMap::is_empty) {
@@ -151,7 +190,7 @@ mod tests {
 
     /// What a table wants that does what the changes say.
     #[derive(Default)]
-    struct Table(BTreeMap<Key, Object>);
+    struct Table(BTreeMap<Key, (u32, Object)>);
 
     impl Table {
         fn place(&mut self, placement: &mut Placement, n: u8, objects: &[Object]) -> Changes {
@@ -160,8 +199,12 @@ mod tests {
             for key in &changes.forget {
                 assert!(self.0.remove(key).is_some(), "{key} was not wanted");
             }
-            self.0.extend(changes.want.iter().map(|object| (object.key(), *object)));
+            self.0.extend(changes.want.iter().map(|want| (want.1.key(), *want)));
             changes
+        }
+
+        fn objects(&self) -> BTreeMap<Key, Object> {
+            self.0.iter().map(|(key, (_, object))| (*key, *object)).collect()
         }
     }
 
@@ -169,10 +212,10 @@ mod tests {
     fn an_object_that_two_want_stays_until_both_let_go() {
         let (mut placement, mut table) = (Placement::default(), Table::default());
         let first = table.place(&mut placement, 1, &[route(1, 1)]);
-        assert_eq!(first, Changes { forget: vec![], want: vec![route(1, 1)] });
+        assert_eq!(first, Changes { forget: vec![], want: vec![(0, route(1, 1))] });
         table.place(&mut placement, 2, &[route(1, 2), route(2, 2)]);
         let changes = table.place(&mut placement, 1, &[]);
-        assert_eq!(changes, Changes { forget: vec![], want: vec![route(1, 2)] });
+        assert_eq!(changes, Changes { forget: vec![], want: vec![(1, route(1, 2))] });
         let changes = table.place(&mut placement, 2, &[]);
         assert_eq!(changes.forget, [route(1, 2).key(), route(2, 2).key()]);
         assert_eq!(placement.holders().count(), 0);
@@ -204,12 +247,14 @@ mod tests {
                 for object in model.values().rev().flatten() {
                     expected.insert(object.key(), *object);
                 }
-                prop_assert_eq!(&table.0, &expected);
+                prop_assert_eq!(table.objects(), expected.clone());
                 for key in expected.keys() {
                     let has = |objects: &Vec<Object>| objects.iter().any(|it| it.key() == *key);
                     let all = model.iter().filter(|(_, objects)| has(objects));
                     let all: Vec<_> = all.map(|(n, _)| holder(*n)).collect();
-                    prop_assert_eq!(placement.holders_of(key).cloned().collect::<Vec<_>>(), all);
+                    let winner = table.0.get(key).map(|(number, _)| *number);
+                    let found = placement.holders_of(key, winner).copied();
+                    prop_assert_eq!(found.collect::<Vec<_>>(), all);
                 }
                 let some = model.iter().filter(|(_, objects)| !objects.is_empty());
                 let some: Vec<_> = some.map(|(n, _)| holder(*n)).collect();

@@ -31,20 +31,65 @@ impl Op {
             Self::Replace(object) => object.replace(),
         }
     }
+}
 
-    /// The place in the order, see [`diff()`].
-    const fn rank(&self) -> u8 {
+/// A part of the order that [`diff()`] describes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stage {
+    /// Stale routes go, and those that stand in the way.
+    RemoveRoutes,
+    /// What is wanted comes.
+    Put,
+    /// What only stale routes needed goes.
+    Remove,
+}
+
+impl Stage {
+    pub(crate) const ALL: [Self; 3] = [Self::RemoveRoutes, Self::Put, Self::Remove];
+
+    /// Whether there may be a step for `key`.
+    pub(crate) const fn concerns(self, key: &Key) -> bool {
         match self {
-            Self::Delete(Object::Route(_)) => 0,
-            Self::Replace(Object::Address(_)) => 1,
-            Self::Replace(Object::Nexthop(_)) => 2,
-            Self::Replace(Object::ForwardingEntry(_)) => 3,
-            Self::Replace(Object::Neighbour(_)) => 4,
-            Self::Replace(Object::Route(_)) => 5,
-            Self::Delete(Object::Neighbour(_)) => 6,
-            Self::Delete(Object::ForwardingEntry(_)) => 7,
-            Self::Delete(Object::Nexthop(_)) => 8,
-            Self::Delete(Object::Address(_)) => 9,
+            Self::RemoveRoutes => matches!(key, Key::Route(..)),
+            Self::Put => true,
+            Self::Remove => !matches!(key, Key::Route(..)),
+        }
+    }
+
+    /// The place of `key` among those of the stage: what needs others comes after them, and goes before them.
+    pub(crate) const fn rank(self, key: &Key) -> u8 {
+        let rank = match key {
+            Key::Address(..) => 0,
+            Key::Nexthop(_) => 1,
+            Key::ForwardingEntry(..) => 2,
+            Key::Neighbour(..) => 3,
+            Key::Route(..) => 4,
+        };
+        match self {
+            Self::RemoveRoutes | Self::Put => rank,
+            Self::Remove => u8::MAX - rank,
+        }
+    }
+
+    /// The steps of this stage for one key, under which `found` stand in the kernel's order.
+    pub(crate) fn steps_for(self, wanted: Option<&Object>, found: &[Object], ops: &mut Vec<Op>) {
+        let first = ops.len();
+        steps_for(wanted, found, ops);
+        let mut at = first;
+        while let Some(op) = ops.get(at) {
+            if self.has(op) {
+                at += 1;
+            } else {
+                ops.remove(at);
+            }
+        }
+    }
+
+    const fn has(self, op: &Op) -> bool {
+        match op {
+            Op::Delete(Object::Route(_)) => matches!(self, Self::RemoveRoutes),
+            Op::Delete(_) => matches!(self, Self::Remove),
+            Op::Replace(_) => matches!(self, Self::Put),
         }
     }
 }
@@ -68,16 +113,19 @@ pub fn diff<'a>(
     }
     let keys: BTreeSet<&Key> = desired.keys().chain(found.keys()).collect();
     let mut ops = Vec::new();
-    for key in keys {
-        let found = found.get(key).map_or(&[][..], Vec::as_slice);
-        steps_for(desired.get(key).copied(), found, &mut ops);
+    for stage in Stage::ALL {
+        let mut keys: Vec<_> = keys.iter().filter(|key| stage.concerns(key)).collect();
+        keys.sort_by_key(|key| stage.rank(key));
+        for key in keys {
+            let found = found.get(*key).map_or(&[][..], Vec::as_slice);
+            stage.steps_for(desired.get(*key).copied(), found, &mut ops);
+        }
     }
-    order(&mut ops);
     ops
 }
 
-/// The steps for one key, under which `found` stand in the kernel's order.
-pub(crate) fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec<Op>) {
+/// All steps for one key, under which `found` stand in the kernel's order.
+fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec<Op>) {
     let Some(wanted) = wanted else {
         ops.extend(found.iter().map(|object| Op::Delete(*object)));
         return;
@@ -106,11 +154,6 @@ fn leads_elsewhere(wanted: &Object, found: &[Object]) -> bool {
     };
     let differs = |object: &Object| matches!(object, Object::Route(it) if it.via != wanted.via);
     wanted.destination.is_ipv6() && found.iter().any(differs)
-}
-
-/// Brings steps in the order of their keys into the order that [`diff()`] describes.
-pub(crate) fn order(ops: &mut [Op]) {
-    ops.sort_by_key(Op::rank);
 }
 
 #[cfg(test)]

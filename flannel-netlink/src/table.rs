@@ -25,7 +25,7 @@ pub use self::{
 use self::{numbers::Numbers, patience::Patience, picture::Picture};
 use crate::{
     Connection, KernelError, Monitor, Namespace, OpenError,
-    diff::{Op, order, steps_for},
+    diff::{Op, Stage},
     state::{Key, Link, Nexthop, Object},
 };
 
@@ -104,8 +104,9 @@ impl Table {
         self.check_every = interval;
     }
 
-    /// The socket that this table writes through. What is changed through it counts as the owner's
-    /// own doing.
+    /// The socket that this table writes through. What else is changed through it counts as the
+    /// owner's own doing: the table does not hear of routes, neighbours, forwarding entries and
+    /// nexthop objects that are changed so before it lists the kernel next.
     pub const fn connection(&mut self) -> &mut Connection {
         &mut self.connection
     }
@@ -124,10 +125,16 @@ impl Table {
     /// Wants this object from the next [`sync`](Self::sync) on, in the place of what was wanted
     /// under the same key.
     pub fn want(&mut self, object: impl Into<Object>) {
+        self.want_for(0, object);
+    }
+
+    /// The same, and remembers the number of whom it is for, which [`wanted_for`](Self::wanted_for) returns. To the table it
+    /// means nothing; it costs less here than in a map beside it.
+    pub fn want_for(&mut self, whom: u32, object: impl Into<Object>) {
         let object = object.into();
         let key = object.key();
         let before = self.wanted_nexthop(&key);
-        if self.picture.want(object) {
+        if self.picture.want(object, whom) {
             self.patience.forget(&key);
             if let Some(before) = &before {
                 self.numbers.free(before);
@@ -166,6 +173,11 @@ impl Table {
     /// What is wanted under this key.
     pub fn wanted(&self, key: &Key) -> Option<Object> {
         self.picture.wanted(key)
+    }
+
+    /// What is wanted under this key, and the number of whom it is for; 0 for [`want`](Self::want).
+    pub fn wanted_for(&self, key: &Key) -> Option<(u32, Object)> {
+        self.picture.wanted_for(key)
     }
 
     /// Lets [`drifted`](Self::drifted) say when this device is altered (Ethernet address, MTU, up)
@@ -207,23 +219,24 @@ impl Table {
             self.patience.prune(now);
             let patience = &self.patience;
             report.drifts.extend(self.picture.take_drifts(|key| patience.due(key, now).is_none()));
-            let mut ops = Vec::new();
-            for key in self.picture.dirty() {
-                if failures.contains_key(&key) {
-                    continue;
+            let mut wrote = false;
+            for stage in Stage::ALL {
+                let mut keys = self.picture.dirty();
+                keys.retain(|key| stage.concerns(key));
+                keys.sort_by_key(|key| stage.rank(key));
+                let mut keys = keys.into_iter();
+                loop {
+                    let ops = self.next_ops(stage, &mut keys, now, &failures, &mut postponed);
+                    if ops.is_empty() {
+                        break;
+                    }
+                    wrote = true;
+                    self.write(&ops, &mut report, &mut failures).await?;
                 }
-                if self.patience.due(&key, now).is_some() {
-                    postponed.insert(key);
-                    continue;
-                }
-                let (wanted, found) = self.picture.both(&key);
-                steps_for(wanted.as_ref(), &found, &mut ops);
             }
-            order(&mut ops);
-            if ops.is_empty() {
+            if !wrote {
                 break;
             }
-            self.write(&ops, &mut report, &mut failures).await?;
         }
         failures.retain(|key, _| !self.picture.fits(key));
         report.failures = failures.into_values().collect();
@@ -312,31 +325,58 @@ impl Table {
         Ok(())
     }
 
+    /// The steps of a stage for as many of `keys` as one batch takes.
+    fn next_ops(
+        &self,
+        stage: Stage,
+        keys: &mut impl Iterator<Item = Key>,
+        now: Instant,
+        failures: &BTreeMap<Key, Failure>,
+        postponed: &mut BTreeSet<Key>,
+    ) -> Vec<Op> {
+        let (mut ops, batch) = (Vec::new(), self.connection.batch().min(self.monitor.room()));
+        while ops.len() < batch
+            && let Some(key) = keys.next()
+        {
+            if failures.contains_key(&key) {
+                continue;
+            }
+            if self.patience.due(&key, now).is_some() {
+                postponed.insert(key);
+                continue;
+            }
+            let (wanted, found) = self.picture.both(&key);
+            stage.steps_for(wanted.as_ref(), &found, &mut ops);
+        }
+        ops
+    }
+
+    /// Writes about one batch.
     async fn write(
         &mut self,
         ops: &[Op],
         report: &mut TableReport,
         failures: &mut BTreeMap<Key, Failure>,
     ) -> Result<(), TableError> {
-        for batch in ops.chunks(self.connection.batch().min(self.monitor.room())) {
-            let requests: Vec<_> = batch.iter().map(Op::request).collect();
-            // Nobody tells us what we did ourselves if this is dropped here.
-            let was_stale = self.picture.set_stale(true);
-            let results = self.connection.apply(&requests).await;
-            self.picture.set_stale(was_stale);
-            for (op, result) in batch.iter().zip(results) {
-                self.written(op, result, report, failures);
-            }
-            self.catch_up()?;
-            // A long list of changes must not keep the other tasks of a thread waiting.
-            tokio::task::yield_now().await;
+        let requests: Vec<_> = ops.iter().map(Op::request).collect();
+        // Nobody tells us what we did ourselves if this is dropped here.
+        let was_stale = self.picture.set_stale(true);
+        let results = self.connection.apply(&requests).await;
+        self.picture.set_stale(was_stale);
+        for (op, result) in ops.iter().zip(results) {
+            self.written(op, result, report, failures);
         }
+        self.catch_up()?;
+        // A long list of changes must not keep the other tasks of a thread waiting.
+        tokio::task::yield_now().await;
         let now = Instant::now();
         for op in ops {
             let key = op.object().key();
-            // Still not right though the kernel took it: it stores it differently, or somebody was
-            // faster.
-            if !self.picture.fits(&key) && !failures.contains_key(&key) {
+            // Still not right though the kernel took it: somebody was faster.
+            if matches!(op, Op::Replace(_))
+                && !self.picture.fits(&key)
+                && !failures.contains_key(&key)
+            {
                 self.patience.repaired(key, now);
             }
         }

@@ -52,10 +52,10 @@ impl Picture {
         }
     }
 
-    /// Wants `object`; true if that is new.
-    pub(crate) fn want(&mut self, object: Object) -> bool {
+    /// Wants `object` for `whom`; true if the object is new.
+    pub(crate) fn want(&mut self, object: Object, whom: u32) -> bool {
         let key = object.key();
-        let before = self.entries.replace_want(&key, Some(object));
+        let before = self.entries.replace_want(&key, Some(object), whom);
         if before == Some(object) {
             return false;
         }
@@ -72,7 +72,7 @@ impl Picture {
         let (Some(wanted), found) = self.both(key) else {
             return false;
         };
-        self.entries.replace_want(key, None);
+        self.entries.replace_want(key, None, 0);
         if !found.is_empty() && found != [wanted] {
             let owned = |object: &Object| self.mark.owns(object, &self.our_devices);
             self.entries.set_found(key, found.into_iter().filter(owned).collect());
@@ -86,6 +86,10 @@ impl Picture {
         self.entries.wanted(key)
     }
 
+    pub(crate) fn wanted_for(&self, key: &Key) -> Option<(u32, Object)> {
+        self.entries.wanted_for(key)
+    }
+
     pub(crate) fn wanted_keys(&self) -> impl Iterator<Item = Key> {
         self.entries.wanted_keys()
     }
@@ -96,7 +100,7 @@ impl Picture {
     }
 
     /// The keys under which the kernel holds something else than is wanted, in their order.
-    pub(crate) fn dirty(&self) -> impl Iterator<Item = Key> {
+    pub(crate) fn dirty(&mut self) -> Vec<Key> {
         self.entries.dirty()
     }
 

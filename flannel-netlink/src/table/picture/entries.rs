@@ -10,8 +10,7 @@ use crate::state::{Key, Object};
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     entries: BTreeMap<PackedKey, Entry>,
-    /// The keys whose entry does not fit.
-    dirty: BTreeSet<PackedKey>,
+    dirty: Dirty,
     /// What is wanted where an entry has no room for it.
     odd: BTreeMap<PackedKey, Object>,
     /// In the kernel's order, never empty.
@@ -24,6 +23,16 @@ struct Entry {
     actual: Actual,
     /// The attempt at a listing that this was found in last.
     listed: u32,
+    /// The number of whom it is wanted for.
+    whom: u32,
+}
+
+/// The keys whose entry does not fit.
+#[derive(Debug)]
+enum Dirty {
+    Few(BTreeSet<PackedKey>),
+    /// So many that looking at all entries costs less.
+    Many,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +92,12 @@ impl Entries {
         self.want_of(&key, self.entries.get(&key)?)
     }
 
+    pub(super) fn wanted_for(&self, key: &Key) -> Option<(u32, Object)> {
+        let key = PackedKey::of(key);
+        let entry = self.entries.get(&key)?;
+        Some((entry.whom, self.want_of(&key, entry)?))
+    }
+
     pub(super) fn wanted_keys(&self) -> impl Iterator<Item = Key> {
         let wanted = self.entries.iter().filter(|(_, entry)| entry.is_wanted());
         wanted.map(|(key, _)| key.key())
@@ -97,25 +112,48 @@ impl Entries {
         }
     }
 
-    pub(super) fn dirty(&self) -> impl Iterator<Item = Key> {
-        self.dirty.iter().map(PackedKey::key)
+    pub(super) fn dirty(&mut self) -> Vec<Key> {
+        if let Dirty::Many = self.dirty {
+            let dirty = self.entries.iter().filter(|(_, entry)| entry.actual != Actual::Fits);
+            let keys: Vec<PackedKey> = dirty.map(|(key, _)| *key).collect();
+            if keys.len() > MOST_DIRTY_KEYS {
+                return keys.iter().map(PackedKey::key).collect();
+            }
+            self.dirty = Dirty::Few(keys.into_iter().collect());
+        }
+        match &self.dirty {
+            Dirty::Few(keys) => keys.iter().map(PackedKey::key).collect(),
+            Dirty::Many => Vec::new(),
+        }
     }
 
     pub(super) fn fits(&self, key: &Key) -> bool {
-        self.dirty.is_empty() || !self.dirty.contains(&PackedKey::of(key))
+        match &self.dirty {
+            Dirty::Few(keys) => keys.is_empty() || !keys.contains(&PackedKey::of(key)),
+            Dirty::Many => {
+                let entry = self.entries.get(&PackedKey::of(key));
+                entry.is_none_or(|entry| entry.actual == Actual::Fits)
+            }
+        }
     }
 
     /// Puts `want` in the place of what is wanted under `key`; returns that.
-    pub(super) fn replace_want(&mut self, key: &Key, want: Option<Object>) -> Option<Object> {
+    pub(super) fn replace_want(
+        &mut self,
+        key: &Key,
+        want: Option<Object>,
+        whom: u32,
+    ) -> Option<Object> {
         let packed = PackedKey::of(key);
         let rest = want.as_ref().and_then(PackedRest::of);
         match (self.entries.entry(packed), rest) {
             (btree_map::Entry::Vacant(place), Some(rest)) => {
-                place.insert(Entry { want: Want::Packed(rest), ..Entry::EMPTY });
+                place.insert(Entry { want: Want::Packed(rest), whom, ..Entry::EMPTY });
                 self.dirty.insert(packed);
                 return None;
             }
-            (btree_map::Entry::Occupied(entry), Some(rest)) if entry.get().wants(&rest) => {
+            (btree_map::Entry::Occupied(mut entry), Some(rest)) if entry.get().wants(&rest) => {
+                entry.get_mut().whom = whom;
                 return want;
             }
             (btree_map::Entry::Vacant(_), None) if want.is_none() => return None,
@@ -134,7 +172,7 @@ impl Entries {
             }
         };
         if let Some(entry) = self.entries.get_mut(&packed) {
-            entry.want = kept;
+            (entry.want, entry.whom) = (kept, whom);
         }
         self.set_at(packed, found, want);
         before
@@ -259,12 +297,13 @@ impl Entries {
             self.entries.remove(&key);
         }
         self.others.clear();
-        let differ = |entry: &(&PackedKey, &Entry)| entry.1.actual != Actual::Fits;
-        self.dirty = self.entries.iter().filter(differ).map(|(key, _)| *key).collect();
+        self.dirty = Dirty::Many;
         for (key, found) in others {
             self.set_found(&key.key(), found);
         }
-        lost.retain(|key| self.dirty.contains(key));
+        let differs =
+            |key: &PackedKey| self.entries.get(key).is_some_and(|it| it.actual != Actual::Fits);
+        lost.retain(differs);
         lost.iter().map(PackedKey::key).collect()
     }
 
@@ -322,8 +361,31 @@ impl Entries {
     }
 }
 
+impl Default for Dirty {
+    fn default() -> Self {
+        Self::Few(BTreeSet::new())
+    }
+}
+
+impl Dirty {
+    fn insert(&mut self, key: PackedKey) {
+        if let Self::Few(keys) = self {
+            keys.insert(key);
+            if keys.len() > MOST_DIRTY_KEYS {
+                *self = Self::Many;
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &PackedKey) {
+        if let Self::Few(keys) = self {
+            keys.remove(key);
+        }
+    }
+}
+
 impl Entry {
-    const EMPTY: Self = Self { want: Want::Nothing, actual: Actual::Missing, listed: 0 };
+    const EMPTY: Self = Self { want: Want::Nothing, actual: Actual::Missing, listed: 0, whom: 0 };
 
     const fn is_wanted(&self) -> bool {
         matches!(self.want, Want::Odd | Want::Packed(_))
@@ -339,3 +401,6 @@ impl Entry {
         matches!(&self.want, Want::Packed(want) if want == rest)
     }
 }
+
+/// As many keys that differ are kept apart from their entries; a set of all of them would take half as much memory as all entries.
+const MOST_DIRTY_KEYS: usize = 256;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    diff::{order, steps_for},
+    diff::Stage,
     state::{Neighbour, Nexthop, Route},
     table::DriftChange,
 };
@@ -53,7 +53,7 @@ fn nexthop(number: u8, gateway: u8) -> Object {
     Nexthop::new(u32::from(number) + 100, 2, gateway, PROTOCOL).into()
 }
 
-/// A kernel that tells of each change, and what it told.
+/// A kernel that tells of each change by others, and what it told.
 #[derive(Debug, Default)]
 struct Kernel {
     objects: BTreeMap<Key, Vec<Object>>,
@@ -72,7 +72,7 @@ impl Kernel {
             Some(_) => place[0] = object,
             None => place.push(object),
         }
-        self.told.push(Notice::Added { subject: Subject::Object(object), replaces, port });
+        self.tell(Notice::Added { subject: Subject::Object(object), replaces, port }, port);
     }
 
     fn append(&mut self, object: Object, port: u32) {
@@ -81,7 +81,7 @@ impl Kernel {
             return;
         }
         place.push(object);
-        self.told.push(Notice::Added { subject: Subject::Object(object), replaces: false, port });
+        self.tell(Notice::Added { subject: Subject::Object(object), replaces: false, port }, port);
     }
 
     fn delete(&mut self, object: &Object, port: u32) {
@@ -95,7 +95,13 @@ impl Kernel {
         if place.is_empty() {
             self.objects.remove(&object.key());
         }
-        self.told.push(Notice::Removed { subject: Subject::Object(*object), port });
+        self.tell(Notice::Removed { subject: Subject::Object(*object), port }, port);
+    }
+
+    fn tell(&mut self, notice: Notice, port: u32) {
+        if port != OURS {
+            self.told.push(notice);
+        }
     }
 
     fn listing(&self) -> Vec<Object> {
@@ -160,19 +166,23 @@ fn sync(picture: &mut Picture, kernel: &mut Kernel) -> usize {
         if picture.stale() {
             list(picture, kernel);
         }
-        let mut ops = Vec::new();
-        for key in picture.dirty() {
-            let (wanted, found) = picture.both(&key);
-            steps_for(wanted.as_ref(), &found, &mut ops);
-        }
-        order(&mut ops);
-        written += ops.len();
-        for op in &ops {
-            match op {
-                Op::Delete(object) => kernel.delete(object, OURS),
-                Op::Replace(object) => kernel.replace(*object, OURS),
+        for stage in Stage::ALL {
+            let mut keys = picture.dirty();
+            keys.retain(|key| stage.concerns(key));
+            keys.sort_by_key(|key| stage.rank(key));
+            let mut ops = Vec::new();
+            for key in keys {
+                let (wanted, found) = picture.both(&key);
+                stage.steps_for(wanted.as_ref(), &found, &mut ops);
             }
-            picture.done(op);
+            written += ops.len();
+            for op in &ops {
+                match op {
+                    Op::Delete(object) => kernel.delete(object, OURS),
+                    Op::Replace(object) => kernel.replace(*object, OURS),
+                }
+                picture.done(op);
+            }
         }
     }
     catch_up(picture, kernel);
@@ -203,7 +213,7 @@ proptest! {
                 }
                 Step::Want(object) => {
                     wanted.insert(object.key(), object);
-                    picture.want(object);
+                    picture.want(object, 0);
                 }
             }
         }
@@ -232,7 +242,7 @@ proptest! {
         let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
         picture.begin_listing(vec![link(DEVICE, "flannel.1", true)]);
         for want in wants {
-            picture.want(want);
+            picture.want(want, 0);
         }
         list(&mut picture, &Kernel::default());
         for (index, (object, change)) in changes.into_iter().enumerate() {
@@ -263,7 +273,7 @@ fn synced() -> (Picture, Kernel) {
     let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
     picture.begin_listing(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
     for object in [route(1, 1, PROTOCOL), neighbour(1, 1), nexthop(1, 1)] {
-        picture.want(object);
+        picture.want(object, 0);
     }
     sync(&mut picture, &mut kernel);
     assert!(!picture.stale());
@@ -273,17 +283,19 @@ fn synced() -> (Picture, Kernel) {
 #[test]
 fn our_own_writes_are_no_drift() {
     let (mut picture, mut kernel) = synced();
-    picture.want(route(1, 2, PROTOCOL));
+    picture.want(route(1, 2, PROTOCOL), 0);
     sync(&mut picture, &mut kernel);
     assert_eq!(picture.take_news(|_| true), []);
 }
 
 #[test]
-fn what_the_owner_breaks_itself_is_no_drift_and_is_put_right() {
+fn what_the_owner_breaks_itself_is_put_right_after_the_next_listing() {
     let (mut picture, mut kernel) = synced();
     kernel.delete(&route(1, 1, PROTOCOL), OURS);
     catch_up(&mut picture, &mut kernel);
     assert_eq!(picture.take_news(|_| true), []);
+    assert_eq!(sync(&mut picture, &mut kernel), 0);
+    list(&mut picture, &kernel);
     assert_eq!(sync(&mut picture, &mut kernel), 1);
 }
 
@@ -372,7 +384,7 @@ fn a_watched_device_that_changes_is_news_once_per_state() {
 #[test]
 fn what_failed_is_news_when_its_device_comes_up() {
     let (mut picture, _) = synced();
-    picture.want(route(2, 2, PROTOCOL));
+    picture.want(route(2, 2, PROTOCOL), 0);
     picture.failed(route(2, 2, PROTOCOL).key());
     assert_eq!(picture.take_news(|_| true), []);
     let down =
