@@ -1,5 +1,7 @@
 //! The program on real hosts, for what operators do with it beside running a node.
 
+#[path = "netns/addresses.rs"]
+mod addresses;
 #[path = "netns/explain.rs"]
 mod explain;
 #[path = "netns/handover.rs"]

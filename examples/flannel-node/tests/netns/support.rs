@@ -77,6 +77,20 @@ impl Cluster {
         (nodes, pods)
     }
 
+    /// The lease of host `n`'s node as it is in the store.
+    pub(crate) fn lease(&self, n: usize) -> String {
+        let block = self.subnet(n).ipv4().unwrap();
+        let key = format!("{}-{}", block.network(), block.prefix());
+        fs::read_to_string(self.folder.path().join("store/subnets").join(key)).unwrap()
+    }
+
+    /// How many leases there are.
+    pub(crate) fn leases(&self) -> usize {
+        let entries = fs::read_dir(self.folder.path().join("store/subnets")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.starts_with('.')).count()
+    }
+
     /// The blocks that a host's `subnet.env` names.
     pub(crate) fn subnet(&self, n: usize) -> Blocks {
         let env = fs::read_to_string(self.subnet_file(n)).unwrap();
