@@ -13,7 +13,7 @@ use flannel_store::{Registry, network_config};
 
 use super::{
     ExplainArgs,
-    answers::{OF_A_HOST, OF_A_POD, PORT, ask},
+    answers::{OF_A_POD, PORT, Question},
     facts::{Answers, Facts, Hop, Host, Stored, Tunnel},
     walk::Broken,
 };
@@ -137,16 +137,25 @@ async fn answers(stored: &Stored, host: &Host, args: &ExplainArgs) -> Answers {
     let tunnel = Tunnel::of(&stored.config, is_ipv4);
     let is_direct = tunnel.as_ref().is_none_or(|tunnel| tunnel.is_direct(host, public));
     let through = if is_direct { public } else { block.network() };
-    let (peer, tunnel_port, network, pod) = tokio::join!(
-        ask(None, (public, PORT).into(), OF_A_HOST),
+    let hop = host.hops.get(&public).and_then(|hop| hop.as_ref().ok());
+    let card = hop.and_then(|hop| host.device(hop.link)).map(|device| device.mtu);
+    let configured = tunnel.as_ref().and_then(|tunnel| tunnel.mtu);
+    let size = card.map(|card| card.min(configured.unwrap_or(card)));
+    let of_peer = Question::new((public, PORT).into());
+    let (peer, large, tunnel_port, network, pod) = tokio::join!(
+        of_peer.ask(),
+        async { Some((size?, Question { size, ..of_peer }.ask().await)) },
         async {
             let tunnel = tunnel.filter(|_| !is_direct)?;
-            Some(ask(None, (public, tunnel.port).into(), OF_A_HOST).await)
+            Some(Question::new((public, tunnel.port).into()).ask().await)
         },
-        async { Some(ask(Some(own?), (through, PORT).into(), OF_A_HOST).await) },
-        ask(own, (far, PORT).into(), OF_A_POD),
+        async {
+            let from = Some(own?);
+            Some(Question { from, ..Question::new((through, PORT).into()) }.ask().await)
+        },
+        Question { from: own, patience: OF_A_POD, ..Question::new((far, PORT).into()) }.ask(),
     );
-    Answers { peer: Some(peer), tunnel_port, network, pod: Some(pod) }
+    Answers { peer: Some(peer), large, tunnel_port, network, pod: Some(pod) }
 }
 
 /// The settings that a walk looks at, as far as this kernel has them.

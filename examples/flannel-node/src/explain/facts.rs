@@ -57,6 +57,8 @@ pub(crate) struct Hop {
 pub(crate) struct Answers {
     /// From the peer's own address.
     pub(crate) peer: Option<Answer>,
+    /// The same, asked with packets as large as the network card and the configuration say that the way takes: that size, bytes.
+    pub(crate) large: Option<(u32, Answer)>,
     /// From the port at the peer's own address that takes encapsulated packets.
     pub(crate) tunnel_port: Option<Answer>,
     /// From the peer through the network: sent from an address of our subnet.
@@ -74,6 +76,8 @@ pub(crate) enum Answer {
     Unreachable(String),
     /// Nothing came back.
     Silent,
+    /// The packet is larger than the way takes.
+    TooLarge,
 }
 
 /// The VXLAN device that a network uses for one address family.

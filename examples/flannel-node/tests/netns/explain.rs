@@ -270,6 +270,12 @@ async fn what_is_wrong_on_the_other_side_is_told_from_here() {
         assert_eq!((said.code, said.link.as_deref()), (1, Some("far pod")), "{said:?}");
 
         let peer = broken.cluster.host(1);
+        peer.set_mtu(1400).await.unwrap();
+        broken
+            .is_broken_at("path MTU", "packets of 1500 bytes to the peer at 192.0.2.2 get lost")
+            .await;
+        peer.set_mtu(1500).await.unwrap();
+        broken.is_whole().await;
         peer.delete_route(broken.cluster.subnet(0)).await.unwrap();
         broken.is_broken_at("peer", "answers this host itself, but not through the network").await;
         if network == VXLAN {

@@ -112,6 +112,7 @@ fn facts(kind: &str) -> Facts {
         host,
         answers: Some(Answers {
             peer: Some(Answer::Alive),
+            large: Some((1500, Answer::Alive)),
             tunnel_port: (kind == "vxlan").then_some(Answer::Silent),
             network: Some(Answer::Alive),
             pod: Some(Answer::Alive),
@@ -337,6 +338,7 @@ fn answers_tell_which_side_of_the_peer_is_broken() {
         let mut facts = facts("vxlan");
         facts.answers = Some(Answers {
             peer: Some(peer),
+            large: None,
             tunnel_port: Some(tunnel_port),
             network: Some(network),
             pod: Some(pod),
@@ -355,6 +357,26 @@ fn answers_tell_which_side_of_the_peer_is_broken() {
     assert_eq!(tell(Alive, Silent, Alive, unreachable()), broken("far pod", no_pod));
     assert_eq!(tell(Alive, Silent, Alive, Silent), None);
     assert_eq!(tell(Silent, Silent, Silent, Alive), None, "the pod's answer proves the whole way");
+}
+
+#[test]
+fn a_way_that_takes_less_than_pods_send_is_broken() {
+    for (answer, words) in [
+        (Answer::Silent, "packets of 1500 bytes to the peer at 192.0.2.2 get lost on the way"),
+        (
+            Answer::TooLarge,
+            "packets of 1500 bytes to the peer at 192.0.2.2 are larger than the way takes",
+        ),
+    ] {
+        let told = first_broken("vxlan", |facts| {
+            facts.answers.as_mut().unwrap().large = Some((1500, answer));
+        });
+        assert_eq!(told, ("path MTU", words.to_owned()));
+    }
+    let mut filtered = facts("vxlan");
+    let answers = filtered.answers.as_mut().unwrap();
+    (answers.peer, answers.large) = (Some(Answer::Silent), Some((1500, Answer::Silent)));
+    assert_eq!(walk(&filtered).broken, None, "a host that does not answer at all proves nothing");
 }
 
 #[test]
