@@ -14,10 +14,10 @@ use flannel_store::{Registry, network_config};
 use super::{
     ExplainArgs,
     answers::{OF_A_POD, PORT, Question},
-    facts::{Answers, Facts, Hop, Host, Stored, Tunnel},
+    facts::{Answers, Facts, Hop, Host, Running, Stored, Tunnel},
     walk::Broken,
 };
-use crate::{operate, subnet_file};
+use crate::{operate, socket, status, subnet_file};
 
 /// Collects what there is. The inner error says that the store is what is broken.
 pub(crate) async fn collect(args: &ExplainArgs) -> Result<Result<Facts, Broken>> {
@@ -44,7 +44,9 @@ pub(crate) async fn collect(args: &ExplainArgs) -> Result<Result<Facts, Broken>>
     read_kernel(connection, &mut host, &ways_to).await?;
     read_neighbours(connection, &stored, &mut host, args).await?;
     host.settings = settings(&host);
-    Ok(Ok(Facts { source, destination, stored, host, answers: None }))
+    let node = status::ask(&socket::beside(&args.subnet_file)).ok();
+    let node = node.and_then(|text| Some(Running::read(&serde_json::from_str(&text).ok()?)));
+    Ok(Ok(Facts { source, destination, stored, host, node, answers: None }))
 }
 
 /// Asks the other side, which takes up to some seconds, and sees whether the kernel found its neighbours by that.

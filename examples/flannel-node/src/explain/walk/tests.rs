@@ -6,7 +6,7 @@ use flannel_store::{Lifetime, Record};
 use proptest::prelude::*;
 
 use super::*;
-use crate::explain::facts::{Answer, Answers, Hop, Host, Stored};
+use crate::explain::facts::{Answer, Answers, Hop, Host, Running, Stored};
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;
@@ -110,6 +110,7 @@ fn facts(kind: &str) -> Facts {
             ],
         },
         host,
+        node: None,
         answers: Some(Answers {
             peer: Some(Answer::Alive),
             large: Some((1500, Answer::Alive)),
@@ -313,6 +314,42 @@ fn a_broken_link_is_named_with_what_is_wrong_there() {
         assert_eq!(broken, link, "{says}");
         assert!(says.contains(words), "{says:?} has no {words:?}");
     }
+}
+
+#[test]
+fn the_remedy_depends_on_the_node_that_runs() {
+    let remedy = |node: Option<Running>| {
+        let mut facts = facts("vxlan");
+        facts.host.routes.clear();
+        facts.node = node;
+        walk(&facts).broken.unwrap().remedy
+    };
+    assert!(remedy(None).starts_with("no flannel-node runs here: start it"));
+    assert!(remedy(Some(Running::default())).contains("within a second"));
+    let status = r#"{"missing":["lease: none is held"],"last_sync":null}"#;
+    let lacking = Running::read(&serde_json::from_str(status).unwrap());
+    assert!(remedy(Some(lacking)).ends_with("lacks something itself: lease: none is held"));
+}
+
+#[test]
+fn rules_that_the_node_cannot_keep_are_a_broken_link() {
+    let status = |faults: &str| {
+        let status = format!(
+            r#"{{"missing":[],"last_sync":{{"firewall":{{"mode":"nftables","faults":[{faults}],"notes":["a chain drops"]}}}}}}"#
+        );
+        Running::read(&serde_json::from_str(&status).unwrap())
+    };
+    let mut whole = facts("vxlan");
+    whole.node = Some(status(""));
+    let walked = walk(&whole);
+    assert_eq!(walked.broken, None);
+    let firewall = walked.passed.iter().find(|passed| passed.link == "firewall").unwrap();
+    assert_eq!(firewall.says, "rules kept with nftables; a chain drops");
+    let told = first_broken("vxlan", |facts| {
+        facts.node = Some(status(r#"{"operation":"add a rule","reason":"no memory"}"#));
+    });
+    let says = "the rules of the network are not as they should be: cannot add a rule: no memory";
+    assert_eq!(told, ("firewall", says.to_owned()));
 }
 
 #[test]
