@@ -4,6 +4,8 @@
 mod args;
 mod demo;
 mod docker_opts;
+#[cfg(test)]
+mod documents;
 mod explain;
 mod health;
 mod host;

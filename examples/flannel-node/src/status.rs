@@ -92,7 +92,7 @@ pub(crate) fn show(args: &StatusArgs) -> Result<()> {
 }
 
 /// One question in HTTP 1.0, which ends with the connection.
-fn ask(path: &Path) -> Result<String> {
+pub(crate) fn ask(path: &Path) -> Result<String> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(2 * PATIENCE))?;
     stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;

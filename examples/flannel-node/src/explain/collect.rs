@@ -13,11 +13,11 @@ use flannel_store::{Registry, network_config};
 
 use super::{
     ExplainArgs,
-    answers::{OF_A_HOST, OF_A_POD, PORT, ask},
-    facts::{Answers, Facts, Hop, Host, Stored, Tunnel},
+    answers::{OF_A_POD, PORT, Question},
+    facts::{Answers, Facts, Hop, Host, Running, Stored, Tunnel},
     walk::Broken,
 };
-use crate::{operate, subnet_file};
+use crate::{operate, socket, status, subnet_file};
 
 /// Collects what there is. The inner error says that the store is what is broken.
 pub(crate) async fn collect(args: &ExplainArgs) -> Result<Result<Facts, Broken>> {
@@ -44,7 +44,9 @@ pub(crate) async fn collect(args: &ExplainArgs) -> Result<Result<Facts, Broken>>
     read_kernel(connection, &mut host, &ways_to).await?;
     read_neighbours(connection, &stored, &mut host, args).await?;
     host.settings = settings(&host);
-    Ok(Ok(Facts { source, destination, stored, host, answers: None }))
+    let node = status::ask(&socket::beside(&args.subnet_file)).ok();
+    let node = node.and_then(|text| Some(Running::read(&serde_json::from_str(&text).ok()?)));
+    Ok(Ok(Facts { source, destination, stored, host, node, answers: None }))
 }
 
 /// Asks the other side, which takes up to some seconds, and sees whether the kernel found its neighbours by that.
@@ -137,16 +139,25 @@ async fn answers(stored: &Stored, host: &Host, args: &ExplainArgs) -> Answers {
     let tunnel = Tunnel::of(&stored.config, is_ipv4);
     let is_direct = tunnel.as_ref().is_none_or(|tunnel| tunnel.is_direct(host, public));
     let through = if is_direct { public } else { block.network() };
-    let (peer, tunnel_port, network, pod) = tokio::join!(
-        ask(None, (public, PORT).into(), OF_A_HOST),
+    let hop = host.hops.get(&public).and_then(|hop| hop.as_ref().ok());
+    let card = hop.and_then(|hop| host.device(hop.link)).map(|device| device.mtu);
+    let configured = tunnel.as_ref().and_then(|tunnel| tunnel.mtu);
+    let size = card.map(|card| card.min(configured.unwrap_or(card)));
+    let of_peer = Question::new((public, PORT).into());
+    let (peer, large, tunnel_port, network, pod) = tokio::join!(
+        of_peer.ask(),
+        async { Some((size?, Question { size, ..of_peer }.ask().await)) },
         async {
             let tunnel = tunnel.filter(|_| !is_direct)?;
-            Some(ask(None, (public, tunnel.port).into(), OF_A_HOST).await)
+            Some(Question::new((public, tunnel.port).into()).ask().await)
         },
-        async { Some(ask(Some(own?), (through, PORT).into(), OF_A_HOST).await) },
-        ask(own, (far, PORT).into(), OF_A_POD),
+        async {
+            let from = Some(own?);
+            Some(Question { from, ..Question::new((through, PORT).into()) }.ask().await)
+        },
+        Question { from: own, patience: OF_A_POD, ..Question::new((far, PORT).into()) }.ask(),
     );
-    Answers { peer: Some(peer), tunnel_port, network, pod: Some(pod) }
+    Answers { peer: Some(peer), large, tunnel_port, network, pod: Some(pod) }
 }
 
 /// The settings that a walk looks at, as far as this kernel has them.

@@ -6,6 +6,7 @@ use flannel_core::{NetworkConfig, SubnetEnv};
 use flannel_netlink::state::{Address, ForwardingEntry, Link, Neighbour, Nexthop, Route};
 use flannel_store::Record;
 use ipnetwork::IpNetwork;
+use serde_json::Value;
 
 /// All that a walk looks at.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(crate) struct Facts {
     pub(crate) destination: IpAddr,
     pub(crate) stored: Stored,
     pub(crate) host: Host,
+    /// The node that runs on this host; `None` if none answers.
+    pub(crate) node: Option<Running>,
     /// What the other side answered; `None` as long as it was not asked.
     pub(crate) answers: Option<Answers>,
 }
@@ -45,6 +48,52 @@ pub(crate) struct Host {
     pub(crate) settings: BTreeMap<String, String>,
 }
 
+/// What the node on this host says of itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Running {
+    /// What it lacks to serve pods.
+    pub(crate) missing: Vec<String>,
+    pub(crate) firewall: Option<Firewall>,
+}
+
+/// The rules that a node keeps.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Firewall {
+    /// Who keeps them for it.
+    pub(crate) mode: String,
+    /// What it could not do.
+    pub(crate) faults: Vec<String>,
+    /// What of others keeps the rules from their effect.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Running {
+    /// Reads the node's own JSON. What is not there counts as nothing to tell.
+    pub(crate) fn read(status: &Value) -> Self {
+        let texts = |value: &Value| {
+            let all = value.as_array().into_iter().flatten();
+            all.filter_map(|text| text.as_str().map(String::from)).collect()
+        };
+        let firewall = &status["last_sync"]["firewall"];
+        let fault = |fault: &Value| {
+            Some(format!("cannot {}: {}", fault["operation"].as_str()?, fault["reason"].as_str()?))
+        };
+        Self {
+            missing: texts(&status["missing"]),
+            firewall: firewall.is_object().then(|| Firewall {
+                mode: firewall["mode"].as_str().unwrap_or("nobody").to_owned(),
+                faults: firewall["faults"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(fault)
+                    .collect(),
+                notes: texts(&firewall["notes"]),
+            }),
+        }
+    }
+}
+
 /// Where the kernel sends a packet next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Hop {
@@ -57,6 +106,8 @@ pub(crate) struct Hop {
 pub(crate) struct Answers {
     /// From the peer's own address.
     pub(crate) peer: Option<Answer>,
+    /// The same, asked with packets as large as the network card and the configuration say that the way takes: that size, bytes.
+    pub(crate) large: Option<(u32, Answer)>,
     /// From the port at the peer's own address that takes encapsulated packets.
     pub(crate) tunnel_port: Option<Answer>,
     /// From the peer through the network: sent from an address of our subnet.
@@ -74,6 +125,8 @@ pub(crate) enum Answer {
     Unreachable(String),
     /// Nothing came back.
     Silent,
+    /// The packet is larger than the way takes.
+    TooLarge,
 }
 
 /// The VXLAN device that a network uses for one address family.

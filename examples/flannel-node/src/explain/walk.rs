@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::facts::Facts;
+use super::facts::{Facts, Running};
 
 /// What a walk found.
 #[derive(Debug, PartialEq, Serialize)]
@@ -54,7 +54,10 @@ impl Explanation {
 /// Walks from the store to the answer of the other pod.
 pub(crate) fn walk(facts: &Facts) -> Explanation {
     let mut passed = Vec::new();
-    let broken = follow(facts, &mut passed).err();
+    let mut broken = follow(facts, &mut passed).err();
+    if let Some(broken) = broken.as_mut().filter(|broken| broken.remedy == NODE_REPAIRS) {
+        broken.remedy = of_the_node(facts.node.as_ref());
+    }
     Explanation { source: facts.source, destination: facts.destination, passed, broken }
 }
 
@@ -86,6 +89,9 @@ fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
         pass("forwarding entry", overlay::forwarding_entry(facts, &peer, device, mac)?);
     }
     pass("settings", settings::settings(facts, &ends, &way)?);
+    if let Some(says) = settings::firewall(facts)? {
+        pass("firewall", says);
+    }
     for (link, says) in answers::answers(facts, &peer, tunnel, far)? {
         pass(link, says);
     }
@@ -97,5 +103,16 @@ fn broken(link: &'static str, says: impl Into<String>, remedy: impl Into<String>
     Broken { link, says: says.into(), remedy: remedy.into() }
 }
 
-/// The remedy for what a node keeps true by itself.
-const NODE_REPAIRS: &str = "a running flannel-node puts this right within a second: see whether it runs here and what it logs";
+/// What to do about what a node keeps true by itself.
+fn of_the_node(node: Option<&Running>) -> String {
+    match node.map(|node| node.missing.as_slice()) {
+        None => "no flannel-node runs here: start it, and it puts this right".into(),
+        Some([]) => "flannel-node runs here and puts this right within a second: run this again; if it stays, \
+                     flannel-node status and the log say who is against it"
+            .into(),
+        Some(missing) => format!("flannel-node runs here and lacks something itself: {}", missing.join("; ")),
+    }
+}
+
+/// Stands for the remedy that depends on whether a node runs.
+const NODE_REPAIRS: &str = "node";

@@ -31,14 +31,20 @@ struct Said {
 
 impl Broken {
     async fn new(network: &'static str) -> Self {
-        let cluster = Cluster::new(2, network).await;
-        let (nodes, pods) = cluster.start_all().await;
+        let (whole, nodes) = Self::whole(network).await;
         for mut node in nodes {
             node.kill().unwrap();
             node.wait().await.unwrap();
         }
+        whole
+    }
+
+    /// The same while the nodes run.
+    async fn whole(network: &'static str) -> (Self, Vec<Process>) {
+        let cluster = Cluster::new(2, network).await;
+        let (nodes, pods) = cluster.start_all().await;
         let host = cluster.host(0).connect().unwrap();
-        Self { cluster, pods, host }
+        (Self { cluster, pods, host }, nodes)
     }
 
     fn ips(&self) -> (IpAddr, IpAddr) {
@@ -125,6 +131,16 @@ async fn what_works_is_whole_from_both_ends_and_in_both_directions() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_node_that_runs_is_asked_and_puts_right_what_was_broken() {
+    let (mut whole, _nodes) = Broken::whole(VXLAN).await;
+    whole.is_whole().await;
+    let device = whole.device("flannel.1").await;
+    delete_link(&mut whole.host, device).await.unwrap();
+    eventually(async || whole.explain().await.code == 0).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_is_wrong_in_the_store_is_named() {
     let broken = Broken::new(VXLAN).await;
     let (a, _) = broken.ips();
@@ -183,6 +199,7 @@ async fn what_is_wrong_with_the_tunnel_is_named() {
     let route = broken.route().await;
     broken.apply(&[route.delete()]).await;
     broken.is_broken_at("route", "there is no route to").await;
+    broken.is_broken_at("route", "no flannel-node runs here: start it").await;
     broken.apply(&[route.blackhole().replace()]).await;
     broken.is_broken_at("route", "drops packets").await;
     broken.apply(&[route.blackhole().delete(), route.replace()]).await;
@@ -270,6 +287,12 @@ async fn what_is_wrong_on_the_other_side_is_told_from_here() {
         assert_eq!((said.code, said.link.as_deref()), (1, Some("far pod")), "{said:?}");
 
         let peer = broken.cluster.host(1);
+        peer.set_mtu(1400).await.unwrap();
+        broken
+            .is_broken_at("path MTU", "packets of 1500 bytes to the peer at 192.0.2.2 get lost")
+            .await;
+        peer.set_mtu(1500).await.unwrap();
+        broken.is_whole().await;
         peer.delete_route(broken.cluster.subnet(0)).await.unwrap();
         broken.is_broken_at("peer", "answers this host itself, but not through the network").await;
         if network == VXLAN {

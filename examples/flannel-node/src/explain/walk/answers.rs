@@ -14,7 +14,7 @@ pub(super) fn answers(
     tunnel: Option<&Link>,
     far: IpAddr,
 ) -> Result<Vec<(&'static str, String)>, Broken> {
-    let Some(Answers { peer: host, tunnel_port, network, pod }) = &facts.answers else {
+    let Some(Answers { peer: host, large, tunnel_port, network, pod }) = &facts.answers else {
         return Ok(Vec::new());
     };
     let alive = |answer: &Option<Answer>| answer.as_ref().is_some_and(Answer::is_alive);
@@ -33,6 +33,9 @@ pub(super) fn answers(
             says,
             format!("see that flannel-node runs there with this network's VNI and Port; {reverse}"),
         ));
+    }
+    if let (Some((size, answer)), true) = (large, alive(host)) {
+        large_packets(*size, answer, peer, tunnel)?;
     }
     if alive(pod) {
         return Ok(vec![
@@ -76,4 +79,26 @@ pub(super) fn answers(
             ),
         ]),
     }
+}
+
+/// The way takes packets as large as pods are told to send, with what is put around them.
+fn large_packets(
+    size: u32,
+    answer: &Answer,
+    peer: &Peer,
+    tunnel: Option<&Link>,
+) -> Result<(), Broken> {
+    let becomes = match answer {
+        Answer::Silent => "get lost on the way",
+        Answer::TooLarge => "are larger than the way takes",
+        Answer::Alive | Answer::Unreachable(_) => return Ok(()),
+    };
+    let says = format!("packets of {size} bytes to the peer at {} {becomes}", peer.public);
+    let remedy = match tunnel {
+        Some(_) => {
+            "set MTU in the backend's configuration to what the way takes, and start the nodes again"
+        }
+        None => "set the MTU of the hosts' network cards to what the way takes",
+    };
+    Err(broken("path MTU", says, remedy))
 }

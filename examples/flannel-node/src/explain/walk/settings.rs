@@ -7,7 +7,7 @@ use super::{
     leases::Ends,
     underlay::{Way, hop},
 };
-use crate::explain::facts::Facts;
+use crate::explain::facts::{Facts, Firewall};
 
 pub(super) fn settings(facts: &Facts, ends: &Ends, way: &Way<'_>) -> Result<String, Broken> {
     let near = hop(facts, ends.near).ok().and_then(|hop| facts.host.device(hop.link));
@@ -46,6 +46,22 @@ pub(super) fn settings(facts: &Facts, ends: &Ends, way: &Way<'_>) -> Result<Stri
         }
     }
     Ok("this host forwards".into())
+}
+
+/// What the node says about its rules; nothing where no node runs, or it keeps none.
+pub(super) fn firewall(facts: &Facts) -> Result<Option<String>, Broken> {
+    let firewall = facts.node.as_ref().and_then(|node| node.firewall.as_ref());
+    let Some(Firewall { mode, faults, notes }) = firewall else { return Ok(None) };
+    if let Some(first) = faults.first() {
+        let says = format!("the rules of the network are not as they should be: {first}");
+        return Err(broken(
+            "firewall",
+            says,
+            "flannel-node tries again by itself; its status has all it needs",
+        ));
+    }
+    let notes: String = notes.iter().map(|note| format!("; {note}")).collect();
+    Ok(Some(format!("rules kept with {mode}{notes}")))
 }
 
 fn must_be_on(path: &str, value: Option<&str>) -> Result<(), Broken> {

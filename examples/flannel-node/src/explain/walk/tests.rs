@@ -6,7 +6,7 @@ use flannel_store::{Lifetime, Record};
 use proptest::prelude::*;
 
 use super::*;
-use crate::explain::facts::{Answer, Answers, Hop, Host, Stored};
+use crate::explain::facts::{Answer, Answers, Hop, Host, Running, Stored};
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;
@@ -110,8 +110,10 @@ fn facts(kind: &str) -> Facts {
             ],
         },
         host,
+        node: None,
         answers: Some(Answers {
             peer: Some(Answer::Alive),
+            large: Some((1500, Answer::Alive)),
             tunnel_port: (kind == "vxlan").then_some(Answer::Silent),
             network: Some(Answer::Alive),
             pod: Some(Answer::Alive),
@@ -315,6 +317,42 @@ fn a_broken_link_is_named_with_what_is_wrong_there() {
 }
 
 #[test]
+fn the_remedy_depends_on_the_node_that_runs() {
+    let remedy = |node: Option<Running>| {
+        let mut facts = facts("vxlan");
+        facts.host.routes.clear();
+        facts.node = node;
+        walk(&facts).broken.unwrap().remedy
+    };
+    assert!(remedy(None).starts_with("no flannel-node runs here: start it"));
+    assert!(remedy(Some(Running::default())).contains("within a second"));
+    let status = r#"{"missing":["lease: none is held"],"last_sync":null}"#;
+    let lacking = Running::read(&serde_json::from_str(status).unwrap());
+    assert!(remedy(Some(lacking)).ends_with("lacks something itself: lease: none is held"));
+}
+
+#[test]
+fn rules_that_the_node_cannot_keep_are_a_broken_link() {
+    let status = |faults: &str| {
+        let status = format!(
+            r#"{{"missing":[],"last_sync":{{"firewall":{{"mode":"nftables","faults":[{faults}],"notes":["a chain drops"]}}}}}}"#
+        );
+        Running::read(&serde_json::from_str(&status).unwrap())
+    };
+    let mut whole = facts("vxlan");
+    whole.node = Some(status(""));
+    let walked = walk(&whole);
+    assert_eq!(walked.broken, None);
+    let firewall = walked.passed.iter().find(|passed| passed.link == "firewall").unwrap();
+    assert_eq!(firewall.says, "rules kept with nftables; a chain drops");
+    let told = first_broken("vxlan", |facts| {
+        facts.node = Some(status(r#"{"operation":"add a rule","reason":"no memory"}"#));
+    });
+    let says = "the rules of the network are not as they should be: cannot add a rule: no memory";
+    assert_eq!(told, ("firewall", says.to_owned()));
+}
+
+#[test]
 fn a_strict_path_filter_is_broken_only_where_the_ways_differ() {
     let strict = |facts: &mut Facts| {
         facts.host.settings.insert("net/ipv4/conf/all/rp_filter".into(), "1".into());
@@ -337,6 +375,7 @@ fn answers_tell_which_side_of_the_peer_is_broken() {
         let mut facts = facts("vxlan");
         facts.answers = Some(Answers {
             peer: Some(peer),
+            large: None,
             tunnel_port: Some(tunnel_port),
             network: Some(network),
             pod: Some(pod),
@@ -355,6 +394,26 @@ fn answers_tell_which_side_of_the_peer_is_broken() {
     assert_eq!(tell(Alive, Silent, Alive, unreachable()), broken("far pod", no_pod));
     assert_eq!(tell(Alive, Silent, Alive, Silent), None);
     assert_eq!(tell(Silent, Silent, Silent, Alive), None, "the pod's answer proves the whole way");
+}
+
+#[test]
+fn a_way_that_takes_less_than_pods_send_is_broken() {
+    for (answer, words) in [
+        (Answer::Silent, "packets of 1500 bytes to the peer at 192.0.2.2 get lost on the way"),
+        (
+            Answer::TooLarge,
+            "packets of 1500 bytes to the peer at 192.0.2.2 are larger than the way takes",
+        ),
+    ] {
+        let told = first_broken("vxlan", |facts| {
+            facts.answers.as_mut().unwrap().large = Some((1500, answer));
+        });
+        assert_eq!(told, ("path MTU", words.to_owned()));
+    }
+    let mut filtered = facts("vxlan");
+    let answers = filtered.answers.as_mut().unwrap();
+    (answers.peer, answers.large) = (Some(Answer::Silent), Some((1500, Answer::Silent)));
+    assert_eq!(walk(&filtered).broken, None, "a host that does not answer at all proves nothing");
 }
 
 #[test]
