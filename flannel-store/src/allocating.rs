@@ -17,7 +17,7 @@ use flannel_core::{
 use futures::stream::BoxStream;
 use tracing::{debug, info};
 
-use crate::registry::{ConfigText, Registry, RegistryError};
+use crate::registry::{ConfigText, Registry, RegistryError, Snapshot};
 
 mod challenge;
 mod held;
@@ -27,6 +27,7 @@ mod model;
 mod perform;
 mod plan;
 mod protocol;
+mod recent;
 mod skips;
 mod watch;
 
@@ -35,6 +36,7 @@ use held::Held;
 use jitter::Jitter;
 use perform::perform;
 use protocol::{Acquiring, Answer, Next, Request, Seeker};
+use recent::Recent;
 use skips::Skips;
 
 /// A [`Store`] over a [`Registry`]: one node's way to its lease and to those of its peers.
@@ -48,6 +50,9 @@ use skips::Skips;
 ///
 /// A lease that another node id owns is never taken, also not at the same public address. An own lease that does not fit the
 /// network's configuration any more is removed. Subnets whose leases have lapsed are given out last.
+///
+/// A start reads all leases once: [`previous`](Store::previous), [`acquire`](Store::acquire) and the first
+/// [`watch`](Store::watch) share a list, if they follow each other within a second. The watch tells of everything since.
 ///
 /// # Fencing
 ///
@@ -67,6 +72,7 @@ pub struct Allocating<R> {
     options: Options,
     /// The subnet that this handle acquired last.
     last: Mutex<Option<Subnet>>,
+    recent: Recent,
     counters: Arc<Counters>,
     skips: Arc<Skips>,
     jitter: Arc<Jitter>,
@@ -114,6 +120,7 @@ impl<R: Registry> Allocating<R> {
             node,
             options,
             last: Mutex::default(),
+            recent: Recent::default(),
             counters: Arc::default(),
             skips: Arc::default(),
         }
@@ -171,7 +178,9 @@ impl<R: Registry> Store for Allocating<R> {
     async fn previous(&self) -> Result<Option<Lease>, StoreError> {
         let snapshot = self.registry.list().await.map_err(store_error)?;
         let hint = self.hint();
-        Ok(plan::previous(&snapshot.records, &self.node, hint.as_ref()))
+        let previous = plan::previous(&snapshot.records, &self.node, hint.as_ref());
+        self.recent.keep(snapshot);
+        Ok(previous)
     }
 
     async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
@@ -189,6 +198,9 @@ impl<R: Registry> Store for Allocating<R> {
         let (mut acquiring, mut request) = (Acquiring::default(), Request::List);
         // What nobody but this node holds, although its address is another.
         let mut alone = None;
+        // What was listed a moment ago serves: whatever is written is compared with what is there then.
+        let mut recent = self.recent.take();
+        let mut revision = 0;
         loop {
             if let Request::Delete(record) = &request {
                 let subnet = &record.key;
@@ -206,7 +218,18 @@ impl<R: Registry> Store for Allocating<R> {
                     }
                 }
             }
-            let answer = perform(self.registry.as_ref(), &request).await?;
+            let was_recent = recent.is_some();
+            let answer = match (&request, recent.take()) {
+                (Request::List, known) => {
+                    let snapshot = match known {
+                        Some(snapshot) => snapshot,
+                        None => self.registry.list().await.map_err(store_error)?,
+                    };
+                    revision = snapshot.revision;
+                    Answer::Listed(snapshot.records)
+                }
+                (request, _) => perform(self.registry.as_ref(), request).await?,
+            };
             if let Answer::Conflict(current) = &answer {
                 self.counters.races_lost.fetch_add(1, Ordering::Relaxed);
                 let subnet = current.as_ref().map(|record| &record.key);
@@ -214,8 +237,14 @@ impl<R: Registry> Store for Allocating<R> {
             }
             request = match acquiring.answered(&seeker, answer) {
                 Next::Ask(request) => request,
+                // Something may have become free since.
+                Next::Full(_) if was_recent => Request::List,
                 Next::Full(source) => return Err(StoreError::Full { source }),
                 Next::Held(record) => {
+                    let mut records = acquiring.records;
+                    records.retain(|other| other.key != record.key);
+                    records.push(record.clone());
+                    self.recent.keep(Snapshot { records, revision });
                     let (registry, node) = (Arc::clone(&self.registry), self.node.clone());
                     let held = Held::new(registry, node, self.options.ttl, record)?;
                     let subnet = held.lease().subnet;
@@ -232,6 +261,7 @@ impl<R: Registry> Store for Allocating<R> {
 
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
         watch::stream(
+            self.recent.take_for_good(),
             Arc::clone(&self.registry),
             Arc::clone(&self.skips),
             Arc::clone(&self.counters),

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use flannel_core::{
-    Store,
+    LeaseAttrs, LeaseEvent, Store, StoreError,
     testing::{Entry, StoreFixture},
 };
 use flannel_store::{
@@ -26,6 +26,8 @@ struct Rows {
     records: BTreeMap<String, Record>,
     revision: u64,
     watches: Arc<()>,
+    /// How often all of it was asked for.
+    lists: u32,
 }
 
 impl Rows {
@@ -84,7 +86,11 @@ impl Registry for Table {
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
-        Ok(self.query(|rows| rows.list()).await)
+        let list = |rows: &mut Rows| {
+            rows.lists += 1;
+            rows.list()
+        };
+        Ok(self.query(list).await)
     }
 
     async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError> {
@@ -178,3 +184,54 @@ impl StoreFixture for Table {
 }
 
 flannel_core::store_conformance!(Table);
+
+const PEER: &str = r#"{"PublicIP":"192.0.2.9","PublicIPv6":null}"#;
+
+fn attrs() -> LeaseAttrs {
+    r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#.parse().unwrap()
+}
+
+fn lists(table: &Table) -> u32 {
+    table.0.lock().unwrap().lists
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_lists_once_and_misses_nothing() {
+    let table = Table::build(r#"{"Network":"10.3.0.0/16"}"#).await;
+    table.put("10.3.7.0-24", PEER).await;
+    let store = StoreFixture::store(&table, "n1").await;
+    assert_eq!(store.previous().await.unwrap(), None);
+    table.put("10.3.8.0-24", PEER).await;
+    let lease = store.acquire(&attrs()).await.unwrap();
+    table.put("10.3.9.0-24", PEER).await;
+    let mut events = store.watch();
+    let Some(Ok(LeaseEvent::Reset(known))) = events.next().await else { panic!("no Reset") };
+    assert!(known.contains(lease.lease()), "{known:?}");
+    let mut later = Vec::new();
+    for _ in 0..2 {
+        let Some(Ok(LeaseEvent::Upsert(lease))) = events.next().await else { panic!("no Upsert") };
+        later.push(lease.subnet.to_string());
+    }
+    assert_eq!(later, ["10.3.8.0-24", "10.3.9.0-24"]);
+    assert_eq!(lists(&table), 1);
+    let mut second = store.watch();
+    let Some(Ok(LeaseEvent::Reset(all))) = second.next().await else { panic!("no Reset") };
+    assert_eq!((all.len(), lists(&table)), (4, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changed_since_the_list_is_seen_when_it_is_written() {
+    let table = Table::build(r#"{"Network":"10.3.0.0/28","SubnetLen":30}"#).await;
+    let store = StoreFixture::store(&table, "n1").await;
+    table.put("10.3.0.8-30", PEER).await;
+    table.put("10.3.0.12-30", PEER).await;
+    // One is left, the first one of all being left out.
+    store.previous().await.unwrap();
+    table.put("10.3.0.4-30", PEER).await;
+    let taken = store.acquire(&attrs()).await.unwrap_err();
+    assert!(matches!(taken, StoreError::Full { .. }), "{taken}");
+    store.previous().await.unwrap();
+    table.remove("10.3.0.4-30").await;
+    let lease = store.acquire(&attrs()).await.unwrap();
+    assert_eq!(lease.lease().subnet.to_string(), "10.3.0.4-30");
+}

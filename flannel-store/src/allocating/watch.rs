@@ -13,11 +13,12 @@ use tracing::debug;
 
 use crate::{
     allocating::{Counters, jitter::Jitter, skips::Skips, store_error},
-    registry::{Change, Lifetime, Record, Registry, RegistryError},
+    registry::{Change, Lifetime, Record, Registry, RegistryError, Snapshot},
 };
 
-/// The lease events of `registry`, for one watcher.
+/// The lease events of `registry`, for one watcher, from what is `known` of it if anything is.
 pub(crate) fn stream<R: Registry>(
+    known: Option<Snapshot>,
     registry: Arc<R>,
     skips: Arc<Skips>,
     counters: Arc<Counters>,
@@ -29,7 +30,7 @@ pub(crate) fn stream<R: Registry>(
         counters,
         jitter,
         backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
-        state: State::Listing(Duration::ZERO),
+        state: known.map_or(State::Listing(Duration::ZERO), State::Listed),
         known: HashSet::new(),
     };
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
@@ -51,6 +52,8 @@ enum State {
         changes: BoxStream<'static, Result<Change, RegistryError>>,
         since: Instant,
     },
+    /// To be followed from here.
+    Listed(Snapshot),
     /// To be listed after a wait.
     Listing(Duration),
 }
@@ -59,17 +62,19 @@ impl<R: Registry> Watch<R> {
     async fn next(&mut self) -> Result<LeaseEvent, StoreError> {
         loop {
             match &mut self.state {
+                State::Listed(snapshot) => {
+                    let snapshot = std::mem::take(snapshot);
+                    let leases = self.reset(&snapshot.records);
+                    self.state = State::Following {
+                        changes: self.registry.watch(snapshot),
+                        since: Instant::now(),
+                    };
+                    return Ok(LeaseEvent::Reset(leases));
+                }
                 State::Listing(wait) => {
                     tokio::time::sleep(*wait).await;
                     match self.registry.list().await {
-                        Ok(snapshot) => {
-                            let leases = self.reset(&snapshot.records);
-                            self.state = State::Following {
-                                changes: self.registry.watch(snapshot),
-                                since: Instant::now(),
-                            };
-                            return Ok(LeaseEvent::Reset(leases));
-                        }
+                        Ok(snapshot) => self.state = State::Listed(snapshot),
                         Err(error) => {
                             self.retry();
                             return Err(store_error(error));

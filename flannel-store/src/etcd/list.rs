@@ -1,5 +1,7 @@
 //! All leases at one revision, page by page.
 
+use std::collections::VecDeque;
+
 use flannel_core::NodeId;
 use tonic::Code;
 
@@ -52,9 +54,8 @@ struct Listing<'a> {
     limit: i64,
     keys_only: bool,
     starts: u32,
-    /// The owners with their revisions, in the order of keys, and how many of them the leases have passed.
-    owners: Vec<(Vec<u8>, u64, NodeId)>,
-    passed: usize,
+    /// The owners with their revisions, in the order of keys, as far as the leases have not passed them.
+    owners: VecDeque<(Vec<u8>, u64, NodeId)>,
     records: Vec<Record>,
 }
 
@@ -67,8 +68,7 @@ impl<'a> Listing<'a> {
             limit: PAGE,
             keys_only: false,
             starts: 1,
-            owners: Vec::new(),
-            passed: 0,
+            owners: VecDeque::new(),
             records: Vec::new(),
         }
     }
@@ -113,14 +113,14 @@ impl<'a> Listing<'a> {
                     record.value =
                         Err("it is longer than anything that etcd sends by default".into());
                 }
-                while self.owners.get(self.passed).is_some_and(|(owned, ..)| &**owned < key) {
-                    self.passed += 1;
+                while self.owners.front().is_some_and(|(owned, ..)| &**owned < key) {
+                    self.owners.pop_front();
                 }
-                let owner = self.owners.get_mut(self.passed);
-                let owner = owner.filter(|(owned, ..)| owned == key);
+                let is_next = self.owners.front().is_some_and(|(owned, ..)| owned == key);
+                let owner = if is_next { self.owners.pop_front() } else { None };
                 // An owner that was not written together with the lease is that of an earlier one.
                 let owner = owner.filter(|(_, revision, _)| *revision == record.revision);
-                record.owner = owner.map(|(.., node)| node.clone());
+                record.owner = owner.map(|(.., node)| node);
                 self.records.push(record);
             }
             Place::Owner(key) => {
@@ -151,8 +151,9 @@ impl<'a> Listing<'a> {
 
 const OPERATION: &str = "list the leases";
 
-/// Entries per page: some 300 KiB of usual leases.
-const PAGE: i64 = 1024;
+/// Entries per page: some 3 MB of usual leases. etcd walks the keys of all further pages for each, so that small ones make a
+/// long list slow: 120,000 keys take 1.3 s with pages of 1000, 0.2 s with these, and 0.15 s in one piece.
+const PAGE: i64 = 16 * 1024;
 
 /// How often a list is begun. It fails if etcd is compacted while it is read, which it is every five minutes or less often.
 const MAX_STARTS: u32 = 3;
