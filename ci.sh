@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that has to hold, in parts: ./ci.sh runs them all, ./ci.sh PART ... runs some.
+# Everything that has to hold, in parts: ./ci.sh runs them all, ./ci.sh PART ... runs some; ./ci.sh static builds for a release.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
@@ -75,6 +75,47 @@ part_netns() {
     [ "$ran" -gt 0 ]
 }
 
+# What a user namespace with its single user cannot show.
+part_root() {
+    if [ "$(id -u)" = 0 ]; then
+        cargo test -p flannel-node --test root -- --ignored
+    else
+        echo "not root: the tests of a node under another user did not run"
+    fi
+}
+
+# The service file, as far as systemd can check it without being started.
+part_dist() {
+    if ! command -v systemd-analyze >/dev/null; then
+        echo "no systemd-analyze here: the service file was not checked"; return
+    fi
+    local folder; folder=$(mktemp -d)
+    sed 's|^ExecStart=/usr/bin/flannel-node$|ExecStart=/bin/true|' dist/flannel-node.service >"$folder/flannel-node.service"
+    local said; said=$(systemd-analyze verify "$folder/flannel-node.service" 2>&1) || true
+    if grep -F flannel-node.service <<<"$said"; then
+        echo "systemd does not take the service file as it is"; return 1
+    fi
+    # 10 is a service with all rights.
+    systemd-analyze security --offline=true --threshold=30 "$folder/flannel-node.service" | tail -1
+    rm -rf "$folder"
+}
+
+# The program as one file that needs no other, in target/static.
+part_static() {
+    local target; target=$(rustc -vV | sed -n 's/^host: //p')
+    local out=${CARGO_TARGET_DIR:-target}/$target/release/flannel-node
+    cargo rustc --release --locked -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static
+    ldd "$out" 2>&1 | grep -E 'statically linked|not a dynamic executable'
+    mkdir -p target/static
+    cp "$out" target/static/flannel-node
+    # Where there is nothing but the program it still runs.
+    if unshare -r true 2>/dev/null; then
+        unshare -r chroot target/static /flannel-node --version
+    else
+        target/static/flannel-node --version
+    fi
+}
+
 # How many tests passed according to a log of cargo test.
 tests_passed() { awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$1"; }
 
@@ -88,6 +129,23 @@ part_etcd() {
     [ "$ran" -gt 0 ]
 }
 
+# Release without what makes only the result small: these tests are built to be run once.
+optimised() {
+    local verb=$1; shift
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo "$verb" --release "$@"
+}
+
+# The lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
+part_simulate() {
+    optimised test -p flannel-store --all-features --lib --test cluster --no-run
+    optimised test -q -p flannel-store --all-features --lib model -- --nocapture | grep -E '^[0-9]+ nodes|^test result'
+    echo "10,000 schedules, the same in every run"
+    FLANNEL_SIM_RUNS=10000 optimised test -q -p flannel-store --all-features --test cluster -- --nocapture
+    local first=$(($(date +%s) * 1000))
+    echo "1,000 schedules of this run: FLANNEL_SIM_FIRST=$first"
+    FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=1000 optimised test -q -p flannel-store --all-features --test cluster -- --nocapture whatever
+}
+
 # The first command of the README, as whoever runs this and without root.
 part_demo() {
     cargo run --quiet -p flannel-node -- demo
@@ -96,7 +154,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure netns etcd demo)
+all=(tools fmt clippy test doc pure dist simulate netns root etcd demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }

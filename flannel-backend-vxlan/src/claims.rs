@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use flannel_core::{Lease, Peers, Revision, Subnet};
 use flannel_netlink::state::MacAddress;
+use ipnetwork::Ipv6Network;
 
 use crate::{KIND, family::Family, lease_data};
 
@@ -16,75 +17,95 @@ use crate::{KIND, family::Family, lease_data};
 /// lowest subnet has it. Peers with the same remote share it: they are several leases of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_mac: BTreeMap<Claim, BTreeMap<Subnet, IpAddr>>,
-    by_subnet: BTreeMap<Subnet, Vec<Claim>>,
+    /// By family and address, and then in the order of the subnets; flat, because nearly every address has one claimant.
+    by_mac: BTreeMap<(Family, MacAddress, Subnet), IpAddr>,
+    /// What each subnet claims: for IPv4, and for IPv6.
+    by_subnet: BTreeMap<Subnet, [Option<MacAddress>; 2]>,
     seen: Option<Revision>,
 }
-
-type Claim = (Family, MacAddress);
 
 impl Claims {
     /// Takes in what changed in `peers`; true if the answers for peers that did not change may be others now.
     pub(crate) fn follow(&mut self, peers: &Peers) -> bool {
         let changed = self.seen.as_ref().and_then(|seen| peers.changed_since(seen));
-        let changed: BTreeSet<Subnet> = changed.unwrap_or_else(|| {
-            let present = peers.iter().map(|lease| lease.subnet);
-            present.chain(self.by_subnet.keys().copied()).collect()
-        });
         self.seen = Some(peers.revision().clone());
         let mut contested = false;
-        for subnet in changed {
-            contested |= self.set(subnet, &peers.get(&subnet).map(claims_of).unwrap_or_default());
+        if let Some(changed) = changed {
+            for subnet in changed {
+                contested |= self.set(subnet, peers.get(&subnet));
+            }
+            return contested;
+        }
+        let known = self.by_subnet.keys().copied();
+        let gone: BTreeSet<Subnet> = known.filter(|subnet| peers.get(subnet).is_none()).collect();
+        for subnet in gone {
+            contested |= self.set(subnet, None);
+        }
+        for peer in peers.iter() {
+            contested |= self.set(peer.subnet, Some(peer));
         }
         contested
     }
 
     /// The peer that has the address which the peer with `subnet` claims, if that is another one.
     pub(crate) fn rival(&self, family: Family, mac: MacAddress, subnet: &Subnet) -> Option<Subnet> {
-        let claimants = self.by_mac.get(&(family, mac))?;
-        let (winner, remote) = claimants.first_key_value()?;
-        (claimants.get(subnet)? != remote).then_some(*winner)
+        let (winner, remote) = self.claimants(family, mac).next()?;
+        (self.by_mac.get(&(family, mac, *subnet))? != remote).then_some(*winner)
     }
 
-    fn set(&mut self, subnet: Subnet, claims: &[(Claim, IpAddr)]) -> bool {
+    fn claimants(
+        &self,
+        family: Family,
+        mac: MacAddress,
+    ) -> impl Iterator<Item = (&Subnet, &IpAddr)> {
+        let from = self.by_mac.range((family, mac, lowest_subnet())..);
+        from.take_while(move |((f, m, _), _)| (*f, *m) == (family, mac))
+            .map(|((_, _, subnet), remote)| (subnet, remote))
+    }
+
+    fn set(&mut self, subnet: Subnet, peer: Option<&Lease>) -> bool {
+        let claims = peer.map_or([None; 2], claims_of);
         let mut contested = false;
-        for claim in self.by_subnet.remove(&subnet).unwrap_or_default() {
-            let Some(claimants) = self.by_mac.get_mut(&claim) else {
-                continue;
-            };
-            contested |= is_contested(claimants);
-            claimants.remove(&subnet);
-            if claimants.is_empty() {
-                self.by_mac.remove(&claim);
-            }
+        let before = self.by_subnet.remove(&subnet).unwrap_or_default();
+        for (family, mac) in Family::ALL.into_iter().zip(before) {
+            let Some(mac) = mac else { continue };
+            contested |= self.is_contested(family, mac);
+            self.by_mac.remove(&(family, mac, subnet));
         }
-        for (claim, remote) in claims {
-            let claimants = self.by_mac.entry(*claim).or_default();
-            claimants.insert(subnet, *remote);
-            contested |= is_contested(claimants);
+        for (family, claim) in Family::ALL.into_iter().zip(claims) {
+            let Some((mac, remote)) = claim else { continue };
+            self.by_mac.insert((family, mac, subnet), remote);
+            contested |= self.is_contested(family, mac);
         }
-        if !claims.is_empty() {
-            self.by_subnet.insert(subnet, claims.iter().map(|(claim, _)| *claim).collect());
+        let macs = claims.map(|claim| claim.map(|(mac, _)| mac));
+        if macs != [None; 2] {
+            self.by_subnet.insert(subnet, macs);
         }
         contested
     }
-}
 
-fn claims_of(peer: &Lease) -> Vec<(Claim, IpAddr)> {
-    if peer.attrs.backend_type != KIND {
-        return Vec::new();
+    fn is_contested(&self, family: Family, mac: MacAddress) -> bool {
+        let mut remotes = self.claimants(family, mac).map(|(_, remote)| remote);
+        let first = remotes.next();
+        remotes.any(|remote| Some(remote) != first)
     }
-    let claim = |family: Family| {
-        let mac = lease_data::parse(family.data(peer)).ok()?;
-        Some(((family, mac), family.public(&peer.attrs)?))
-    };
-    Family::ALL.into_iter().filter_map(claim).collect()
 }
 
-fn is_contested(claimants: &BTreeMap<Subnet, IpAddr>) -> bool {
-    let mut remotes = claimants.values();
-    let first = remotes.next();
-    remotes.any(|remote| Some(remote) != first)
+/// No subnet is ordered before it.
+fn lowest_subnet() -> Subnet {
+    let everything = Ipv6Network::new(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a length");
+    Subnet::new(None, Some(everything)).expect("it has a block")
+}
+
+/// What a peer claims in each of [`Family::ALL`], and for which remote.
+fn claims_of(peer: &Lease) -> [Option<(MacAddress, IpAddr)>; 2] {
+    if peer.attrs.backend_type != KIND {
+        return [None; 2];
+    }
+    Family::ALL.map(|family| {
+        let mac = lease_data::parse(family.data(peer)).ok()?;
+        Some((mac, family.public(&peer.attrs)?))
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{family::Family, vni::Vni};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) vni: Vni,
-    /// The UDP port; `None` leaves it to the kernel, which takes 8472.
+    /// The UDP port; `None` leaves it as it is, and for a new device to the kernel, which takes 8472.
     pub(crate) port: Option<u16>,
     /// The largest packet of the underlay, bytes; `None` takes the uplink's.
     pub(crate) mtu: Option<u32>,

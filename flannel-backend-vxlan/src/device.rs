@@ -4,7 +4,8 @@ use std::{fs, io, net::IpAddr, path::PathBuf};
 
 use flannel_core::{BackendError, Lease, LeaseAttrs, NodeId};
 use flannel_netlink::{
-    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, Namespace, delete_link, ensure_link,
+    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, Namespace, Pace, delete_link,
+    ensure_link,
     iface::Interface,
     link_by_name,
     state::{Link, LinkKind, MacAddress, Vxlan},
@@ -12,9 +13,7 @@ use flannel_netlink::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::{
-    config::Settings, defence::Defence, family::Family, lease_data, mac::derived, plan::End,
-};
+use crate::{config::Settings, family::Family, lease_data, mac::derived, plan::End};
 
 /// The devices of one node, one for each family.
 #[derive(Debug)]
@@ -33,7 +32,8 @@ struct Device {
     mac: Option<MacAddress>,
     /// What it was last made to be, and what it was then.
     last: Option<(Wanted, Link)>,
-    defence: Defence,
+    /// Repairs against somebody who keeps altering it.
+    repairs: Pace,
 }
 
 /// What a device should be, apart from its Ethernet address.
@@ -63,7 +63,7 @@ impl Devices {
             name: family.device(settings.vni),
             mac: None,
             last: None,
-            defence: Defence::default(),
+            repairs: Pace::REPAIRS,
         };
         let devices = settings.families.iter().map(device).collect();
         Self { namespace: namespace.clone(), connection: None, settings, devices }
@@ -152,7 +152,7 @@ impl Devices {
         if let Some((_, left)) = left {
             let there = actual.as_ref().filter(|actual| actual.index == left.index);
             let is_right = there.is_some_and(|actual| is_same(actual, left));
-            let due = device.defence.due(now).filter(|_| !is_right);
+            let due = device.repairs.due(now).filter(|_| !is_right);
             if is_right || due.is_some() {
                 if let Some(link) = there.map(|_| left).or(actual.as_ref()) {
                     device.add_to(ready, wanted, link);
@@ -166,7 +166,7 @@ impl Devices {
         let made = device.make(connection, settings, wanted, mac, actual.as_ref()).await;
         let (link, ensured) = made.map_err(refused)?;
         if meddled {
-            device.defence.repaired(now);
+            device.repairs.done(now);
         }
         if ensured != Ensured::Altered || device.last.is_none() {
             quiet(namespace, &device.name);
@@ -198,27 +198,19 @@ impl Device {
         Ok(Wanted { local, mtu })
     }
 
-    /// Whose Ethernet address counts: at first that of a device which is there, which peers may know already; later ours, until
-    /// somebody does not let us have it.
+    /// Whose Ethernet address counts: at first that of a device which is there, which peers may know already; later ours, whatever
+    /// others set. Who follows somebody else's choice breaks the way of every peer here, and the next choice is as likely.
     fn choose_mac(
         &mut self,
         actual: Option<&Link>,
         previous: Option<&Lease>,
         node: &NodeId,
     ) -> MacAddress {
-        let actual = actual.filter(|link| matches!(link.kind, LinkKind::Vxlan(_)));
-        let actual = actual.and_then(|link| link.mac).filter(|mac| mac.is_unicast());
         if let Some(mac) = self.mac {
-            if let Some(theirs) = actual.filter(|theirs| *theirs != mac)
-                && self.defence.is_hopeless()
-            {
-                warn!(device = self.name, ours = %mac, %theirs, "somebody insists on another Ethernet address: publishing it");
-                self.defence = Defence::default();
-                self.mac = Some(theirs);
-                return theirs;
-            }
             return mac;
         }
+        let actual = actual.filter(|link| matches!(link.kind, LinkKind::Vxlan(_)));
+        let actual = actual.and_then(|link| link.mac).filter(|mac| mac.is_unicast());
         let published = previous.filter(|lease| lease.attrs.backend_type == crate::KIND);
         let published = published.and_then(|lease| lease_data::parse(self.family.data(lease)).ok());
         let mac = actual.or(published).unwrap_or_else(|| derived(node, &self.name));
@@ -235,13 +227,8 @@ impl Device {
         actual: Option<&Link>,
     ) -> Result<(Link, Ensured), KernelError> {
         let mut vxlan = Vxlan::new(settings.vni.number());
-        let port = actual.and_then(|link| match &link.kind {
-            LinkKind::Vxlan(vxlan) => vxlan.port,
-            _ => None,
-        });
-        // Left to the kernel, unless what is there has the port of an earlier configuration.
-        let other = port.filter(|port| *port != USUAL_PORT).map(|_| USUAL_PORT);
-        vxlan.port = settings.port.or(other);
+        // Unset, it is the kernel's choice for a new device, and as with flannel whatever a device has that is there.
+        vxlan.port = settings.port;
         vxlan.local = Some(wanted.local);
         vxlan.learning = settings.learning;
         vxlan.gbp = settings.gbp;
@@ -273,7 +260,8 @@ impl Device {
             _ => "device of other kind or attributes replaced",
         };
         let mac = link.mac.map(tracing::field::display);
-        info!(device = self.name, mac, mtu = link.mtu, local = %wanted.local, "{how}");
+        let port = vxlan_port(link);
+        info!(device = self.name, mac, mtu = link.mtu, local = %wanted.local, port, "{how}");
     }
 
     fn add_to(&self, ready: &mut Ready, wanted: Wanted, link: &Link) {
@@ -304,6 +292,13 @@ fn is_same(actual: &Link, left: &Link) -> bool {
     compared(actual) == compared(left) && actual.kind == left.kind
 }
 
+fn vxlan_port(link: &Link) -> Option<u16> {
+    match &link.kind {
+        LinkKind::Vxlan(vxlan) => vxlan.port,
+        _ => None,
+    }
+}
+
 fn is_of(link: &Link, settings: &Settings) -> bool {
     matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni.number())
 }
@@ -328,6 +323,3 @@ fn quiet(namespace: &Namespace, device: &str) {
     };
     warn!(device, path = %path.display(), error, "cannot switch off router advertisements");
 }
-
-/// The kernel's own choice, from before VXLAN had a port of its own.
-const USUAL_PORT: u16 = 8472;

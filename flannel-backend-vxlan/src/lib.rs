@@ -6,7 +6,8 @@
 //!
 //! The devices are not bound to the network card, so they survive when it is made anew. They are part of what a sync makes match:
 //! whatever becomes of them, they are back with the Ethernet address that peers know. That address comes from the device that is
-//! there, else from the previous lease, else it is derived from the node's name. If somebody insists on another one, that is
+//! there, else from the previous lease, else it is derived from the node's name. Whoever sets another one finds it put back, 20
+//! times at once and 20 times a second for as long as it goes on; only if the kernel refuses it is the one that the device has
 //! published instead.
 //!
 //! # Options
@@ -16,7 +17,7 @@
 //! | member | default | meaning |
 //! | --- | --- | --- |
 //! | `VNI` | 1 | the network's identifier, 24 bits; equal on all nodes |
-//! | `Port` | the kernel's, 8472 | the UDP port; equal on all nodes |
+//! | `Port` | the kernel's, 8472; a device that is there keeps its own | the UDP port; equal on all nodes |
 //! | `MTU` | that of the network card | the largest packet between hosts, bytes; pods get 50 less over IPv4, 70 less over IPv6 |
 //! | `GBP` | false | carry group policy marks |
 //! | `Learning` | false | learn Ethernet addresses from packets |
@@ -44,7 +45,6 @@
 mod backend;
 mod claims;
 mod config;
-mod defence;
 mod device;
 mod family;
 mod lease_data;

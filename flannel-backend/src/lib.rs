@@ -5,10 +5,12 @@
 //! refused operation belongs to.
 #![forbid(unsafe_code)]
 
+mod drift_log;
 mod leftovers;
 mod mark;
 mod peer_table;
 mod placement;
+mod teardown;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod uplink;
@@ -17,4 +19,5 @@ pub use leftovers::remove_leftovers;
 pub use mark::{PROTOCOL, nexthop_numbers};
 pub use peer_table::PeerTable;
 pub use placement::PeerPlan;
+pub use teardown::{Removed, remove_all};
 pub use uplink::{Uplink, UplinkFinder, UplinkOptions};

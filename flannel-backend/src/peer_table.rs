@@ -1,18 +1,24 @@
 //! The kernel's state for a whole set of peers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use flannel_core::{
-    BackendError, Lease, PeerFault, PeerProblem, Peers, Revision, RouteForm, Subnet, SyncReport,
+    BackendError, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision, RouteForm, Subnet,
+    SyncReport,
 };
 use flannel_netlink::{
     Namespace, Table,
     state::{Key, Nexthop, Object, Via},
-    table::{Drift, Failure, Mark, TableError, TableReport},
+    table::{Drift, DriftChange, Failure, Mark, TableError, TableReport},
 };
-use tracing::warn;
 
-use crate::placement::{Holder, PeerPlan, Placement};
+use crate::{
+    drift_log::DriftLog,
+    placement::{Holder, PeerPlan, Placement},
+};
 
 /// A [`Table`] whose wants are the plans of all peers, and the node's own objects.
 ///
@@ -24,6 +30,9 @@ pub struct PeerTable {
     placement: Placement,
     faults: BTreeMap<Subnet, Vec<PeerFault>>,
     planned: Option<Revision>,
+    /// What others changed since the last sync.
+    drifts: Repaired,
+    log: DriftLog,
 }
 
 impl PeerTable {
@@ -45,6 +54,8 @@ impl PeerTable {
             placement: Placement::default(),
             faults: BTreeMap::new(),
             planned: None,
+            drifts: Repaired::default(),
+            log: DriftLog::default(),
         })
     }
 
@@ -102,7 +113,8 @@ impl PeerTable {
     ///
     /// Dropping it loses nothing.
     pub async fn drifted(&mut self) -> Result<(), BackendError> {
-        log(&self.table.drifted().await.map_err(unreadable)?);
+        let drifts = self.table.drifted().await.map_err(unreadable)?;
+        self.note(&drifts);
         Ok(())
     }
 
@@ -154,8 +166,16 @@ impl PeerTable {
         vec![object]
     }
 
-    fn report(&self, peers: &Peers, table: TableReport) -> Result<SyncReport, BackendError> {
-        log(&table.drifts);
+    /// Logs what others changed, and remembers it for the next report.
+    fn note(&mut self, drifts: &[Drift]) {
+        self.log.tell(drifts);
+        for drift in drifts.iter().filter(|drift| drift.change != DriftChange::MayWorkNow) {
+            self.drifts.add(drift.subject.kind(), drift);
+        }
+    }
+
+    fn report(&mut self, peers: &Peers, table: TableReport) -> Result<SyncReport, BackendError> {
+        self.note(&table.drifts);
         let mut report = SyncReport::default();
         report.read = table.read as u64;
         report.added = table.added as u64;
@@ -187,6 +207,7 @@ impl PeerTable {
         if let Some(failure) = own {
             return Err(refused(failure));
         }
+        report.repaired = mem::take(&mut self.drifts);
         for (subnet, faults) in faults {
             let address = peers.get(&subnet).and_then(|lease| lease.attrs.address());
             // One reason is enough: the route fails because its nexthop did.
@@ -215,15 +236,3 @@ fn refused(failure: Failure) -> BackendError {
 fn unreadable(error: TableError) -> BackendError {
     BackendError::Kernel { operation: "follow the kernel's state".into(), source: error.into() }
 }
-
-fn log(drifts: &[Drift]) {
-    for drift in drifts.iter().take(LOGGED_DRIFTS) {
-        warn!("{drift}");
-    }
-    if drifts.len() > LOGGED_DRIFTS {
-        warn!("and {} more objects", drifts.len() - LOGGED_DRIFTS);
-    }
-}
-
-/// How many changes by others are named at once: who flushes a table removes thousands.
-const LOGGED_DRIFTS: usize = 5;

@@ -1,6 +1,11 @@
 //! Real hosts in namespaces for the contract of networks: what every kernel backend's tests share.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use flannel_core::{
@@ -9,7 +14,7 @@ use flannel_core::{
 };
 use flannel_netlink::{
     Monitor, Notice, Subject,
-    state::{Address, Object, Route},
+    state::{Address, Link, Object, Route},
 };
 use flannel_testbed::{Blocks, Host, Pod, Testbed, probe::Ping};
 use tokio::{sync::Mutex, time::timeout};
@@ -32,6 +37,8 @@ struct Counter {
     count: u64,
     /// The addresses that were announced.
     addresses: HashSet<Address>,
+    /// The devices as they were announced, by their indexes.
+    links: HashMap<u32, Link>,
 }
 
 impl Counter {
@@ -52,6 +59,10 @@ impl Counter {
                         true
                     }
                 }
+            }
+            // A queue that is attached to a TUN device has the device announced as it was.
+            Subject::Link(link) if matches!(notice, Notice::Added { .. }) => {
+                self.links.insert(link.index, link.clone()).as_ref() != Some(link)
             }
             // It comes with an address, sooner or later.
             Subject::Object(Object::Route(route)) => route.table != LOCAL_TABLE,
@@ -80,6 +91,7 @@ where
                 monitor,
                 count: 0,
                 addresses: HashSet::new(),
+                links: HashMap::new(),
             }));
         }
         world

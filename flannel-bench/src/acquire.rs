@@ -2,49 +2,80 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context, Result};
-use flannel_store::{FileRegistry, Registry};
+use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    args::Acquire,
-    arrivals::Arrivals,
-    leases::{Leases, check_count},
+    args::{Acquire, Family, StoreKind},
+    network::{Plan, check_count},
     proc,
     program::{Node, Program, subnet},
     report::Table,
-    session::{Session, testbed},
+    session::Session,
+    site::Site,
     unit::Unit,
 };
 
 pub(crate) async fn run(session: &Session, options: &Acquire) -> Result<Vec<Table>> {
     options.leases.iter().try_for_each(|count| check_count(*count))?;
-    let columns = [(FAILURES, Unit::Count), (SHARED, Unit::Count), (ALL, Unit::Seconds)];
-    let mut together = Table::new(format!("{} nodes at once", options.nodes), &columns);
-    let columns = [(LEASE, Unit::Seconds), (READY, Unit::Seconds), (PEAK, Unit::Bytes)];
-    let alone = |count: &u32| Table::new(format!("one node, {count} leases"), &columns);
+    let mut tables = Vec::new();
+    for (store, suffix) in session.stores() {
+        tables.extend(measure(session, options, store, &suffix).await?);
+    }
+    Ok(tables)
+}
+
+async fn measure(
+    session: &Session,
+    options: &Acquire,
+    store: StoreKind,
+    suffix: &str,
+) -> Result<Vec<Table>> {
+    let columns = [
+        (FAILURES, Unit::Count),
+        (SHARED, Unit::Count),
+        (FIRST, Unit::Seconds),
+        (ALL, Unit::Seconds),
+        (CPU, Unit::Seconds),
+    ];
+    let title = format!("{} nodes at once{suffix}", options.nodes);
+    let mut together = Table::new(title, &columns);
+    let columns =
+        [(LEASE, Unit::Seconds), (READY, Unit::Seconds), (PEAK, Unit::Bytes), (CPU, Unit::Seconds)];
+    let alone = |count: &u32| Table::new(format!("one node, {count} leases{suffix}"), &columns);
     let mut alone: Vec<_> = options.leases.iter().map(alone).collect();
     for run in session.runs() {
         for (program, backend, row) in session.subjects() {
-            session.progress(run, format!("{} nodes of {row} at once", options.nodes));
-            many(session, options.nodes, program, backend, &mut together, &row).await?;
+            if options.nodes == 0 {
+                break;
+            }
+            session.progress(run, format!("{} nodes of {row} at once{suffix}", options.nodes));
+            let plan = Plan { store, backend, family: Family::V4, peers: 0 };
+            if let Err(error) =
+                many(session, options.nodes, program, plan, &mut together, &row).await
+            {
+                together.trouble(&row, format!("run {run}: {error:#}"));
+            }
         }
-        for (&count, table) in options.leases.iter().zip(&mut alone) {
+        for (&peers, table) in options.leases.iter().zip(&mut alone) {
             let backend = session.common.backend.first().context("there is no backend")?;
-            read(session, backend, count, table).await?;
+            let plan = Plan { store, backend, family: Family::V4, peers };
+            read(session, plan, table).await?;
             for (program, backend, row) in session.subjects() {
-                session.progress(run, format!("{row} with {count} leases"));
-                if let Err(error) = one(session, program, backend, count, table, &row).await {
+                session.progress(run, format!("{row} with {peers} leases{suffix}"));
+                let plan = Plan { backend, ..plan };
+                if let Err(error) = one(session, program, plan, table, &row).await {
                     table.trouble(&row, format!("run {run}: {error:#}"));
                 }
             }
         }
     }
     for table in &mut alone {
-        table.compare("of store read", LEASE, &[STORE]);
+        table.compare("of plain read", LEASE, &[PLAIN]);
     }
-    Ok([together].into_iter().chain(alone).collect())
+    let together = (options.nodes > 0).then_some(together);
+    Ok(together.into_iter().chain(alone).collect())
 }
 
 /// Starts nodes on as many hosts and one empty store.
@@ -52,25 +83,22 @@ async fn many(
     session: &Session,
     nodes: u32,
     program: &Program,
-    backend: &str,
+    plan: Plan<'_>,
     table: &mut Table,
     row: &str,
 ) -> Result<()> {
-    let leases = Leases::build(&session.scratch, backend, 0).await?;
-    let testbed = testbed(nodes).build().await?;
+    let site = Site::build(session, nodes, plan).await?;
     let start = Instant::now();
-    let started: Result<Vec<_>> = testbed
-        .hosts()
-        .iter()
-        .map(|host| Node::start(program, host, &leases.store(), leases.folder()))
-        .collect();
+    let started: Result<Vec<_>> =
+        site.hosts().iter().map(|host| Node::start(program, host, &site.leases)).collect();
     let mut started = started?;
     let ended = join_all(started.iter_mut().map(|node| node.ready(PATIENCE))).await;
-    let (mut failures, mut last, mut subnets) = (0, start, BTreeSet::new());
+    let (mut failures, mut first, mut last, mut subnets) = (0, None, start, BTreeSet::new());
     for result in &ended {
         match result {
             Ok((env, at)) => {
                 last = last.max(*at);
+                first = Some(first.map_or(*at, |first: Instant| first.min(*at)));
                 subnets.insert(subnet(env)?);
             }
             Err(error) => {
@@ -83,8 +111,13 @@ async fn many(
     }
     table.add(row, FAILURES, f64::from(failures));
     table.add(row, SHARED, (ended.len() - subnets.len()) as f64 - f64::from(failures));
+    if let Some(first) = first {
+        table.add(row, FIRST, (first - start).as_secs_f64());
+    }
     if failures == 0 {
         table.add(row, ALL, (last - start).as_secs_f64());
+        let used: Result<Duration> = started.iter().map(|node| proc::cpu_time(node.pid()?)).sum();
+        table.add(row, CPU, used?.as_secs_f64());
     }
     for node in started {
         node.stop().await?;
@@ -96,38 +129,34 @@ async fn many(
 async fn one(
     session: &Session,
     program: &Program,
-    backend: &str,
-    count: u32,
+    plan: Plan<'_>,
     table: &mut Table,
     row: &str,
 ) -> Result<()> {
-    let leases = Leases::build(&session.scratch, backend, count).await?;
-    let testbed = testbed(1).build().await?;
-    let mut arrivals = Arrivals::watch(&leases.subnets())?;
-    let mut node = Node::start(program, testbed.host(0), &leases.store(), leases.folder())?;
+    let site = Site::build(session, 1, plan).await?;
+    let mut next = site.leases.next_lease().await?;
+    let mut node = Node::start(program, site.host(0), &site.leases)?;
     let started = node.started;
     let lease = async {
-        let arrived = timeout(PATIENCE, arrivals.any()).await;
-        arrived.with_context(|| format!("there was no lease after {PATIENCE:?}"))??;
-        anyhow::Ok(Instant::now())
+        let written = timeout(PATIENCE, next.written()).await;
+        written.with_context(|| format!("there was no lease after {PATIENCE:?}"))?
     };
     let (lease, (_, ready)) = tokio::try_join!(lease, node.ready(PATIENCE))?;
     table.add(row, LEASE, (lease - started).as_secs_f64());
     table.add(row, READY, (ready - started).as_secs_f64());
-    table.add(row, PEAK, proc::usage(node.pid()?)?.peak as f64);
+    let pid = node.pid()?;
+    table.add(row, PEAK, proc::usage(pid)?.peak as f64);
+    table.add(row, CPU, proc::cpu_time(pid)?.as_secs_f64());
     node.stop().await
 }
 
 /// What it takes to read the store alone.
-async fn read(session: &Session, backend: &str, count: u32, table: &mut Table) -> Result<()> {
-    let leases = Leases::build(&session.scratch, backend, count).await?;
-    let registry = FileRegistry::open(leases.store()).await?;
-    let start = Instant::now();
-    registry.list().await?;
-    table.add(STORE, LEASE, start.elapsed().as_secs_f64());
-    let start = Instant::now();
-    leases.read_plainly().context("cannot read the leases")?;
-    table.add(FILES, LEASE, start.elapsed().as_secs_f64());
+async fn read(session: &Session, plan: Plan<'_>, table: &mut Table) -> Result<()> {
+    let site = Site::build(session, 1, plan).await?;
+    table.add(PLAIN, LEASE, site.leases.read_plainly().await?.as_secs_f64());
+    let (count, took) = site.leases.list().await?;
+    ensure!(count == plan.peers as usize, "the store has {count} leases");
+    table.add(STORE, LEASE, took.as_secs_f64());
     Ok(())
 }
 
@@ -135,10 +164,12 @@ async fn read(session: &Session, backend: &str, count: u32, table: &mut Table) -
 const PATIENCE: Duration = Duration::from_secs(180);
 
 const STORE: &str = "store read alone";
-const FILES: &str = "plain read of the files";
+const PLAIN: &str = "plain read";
 const FAILURES: &str = "failures";
 const SHARED: &str = "subnets held twice";
+const FIRST: &str = "until the first is ready";
 const ALL: &str = "until all are ready";
 const LEASE: &str = "start to lease";
 const READY: &str = "start to subnet.env";
 const PEAK: &str = "peak memory";
+const CPU: &str = "cpu";

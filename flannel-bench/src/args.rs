@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Measures flannel nodes on this machine, in network namespaces, side by side with other programs.
 #[derive(Debug, Parser)]
@@ -31,6 +31,17 @@ pub(crate) struct Common {
         global = true
     )]
     pub(crate) backend: Vec<String>,
+
+    /// Where the leases are, as far as that is of interest to a benchmark.
+    #[arg(
+        long,
+        value_name = "STORE,...",
+        value_delimiter = ',',
+        default_value = "file",
+        value_enum,
+        global = true
+    )]
+    pub(crate) store: Vec<StoreKind>,
 
     /// The node to measure. Without it, flannel-node beside this program.
     #[arg(long, value_name = "PATH", global = true)]
@@ -90,6 +101,24 @@ pub(crate) struct Throughput {
     /// How many round trips are timed.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) round_trips: u32,
+
+    /// The families of addresses, of pods and underlay alike.
+    #[arg(long, value_name = "FAMILY,...", value_delimiter = ',', default_value = "4", value_enum)]
+    pub(crate) family: Vec<Family>,
+
+    /// Whether devices cut and join packets, and check them, for the sender and the receiver.
+    #[arg(
+        long,
+        value_name = "on|off,...",
+        value_delimiter = ',',
+        default_value = "on",
+        value_enum
+    )]
+    pub(crate) offloads: Vec<Offloads>,
+
+    /// Only the paths whose names contain one of these; what the last columns compare with should be among them.
+    #[arg(long, value_name = "TEXT,...", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
 }
 
 /// How to measure the footprint.
@@ -131,13 +160,51 @@ pub(crate) struct Recover {
 /// How to measure acquisition.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Acquire {
-    /// How many nodes start at once.
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+    /// How many nodes start at once; 0 to measure one alone.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=200))]
     pub(crate) nodes: u32,
 
     /// How many leases there are when one node starts.
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0,10000,60000")]
     pub(crate) leases: Vec<u32>,
+}
+
+/// Where leases are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum StoreKind {
+    /// A real etcd, which the benchmark runs.
+    Etcd,
+    /// A folder.
+    File,
+}
+
+impl StoreKind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::File => "file",
+        }
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Family {
+    /// IPv4.
+    #[value(name = "4")]
+    V4,
+    /// IPv6.
+    #[value(name = "6")]
+    V6,
+}
+
+/// What devices do for sender and receiver.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Offloads {
+    /// Nothing, as some network cards.
+    Off,
+    /// What the kernel's own devices do.
+    On,
 }
 
 fn parse_peer(text: &str) -> Result<(String, PathBuf), String> {

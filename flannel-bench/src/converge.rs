@@ -10,14 +10,15 @@ use flannel_testbed::Host;
 use tokio::time::sleep;
 
 use crate::{
-    args::Converge,
+    args::{Converge, Family},
     captured::Captured,
     follow::Follower,
-    leases::{Leases, blocks, check_count, network},
+    network::{Plan, blocks, check_count, network},
     proc,
     program::{Node, Program},
     report::Table,
-    session::{Session, testbed},
+    session::Session,
+    site::Site,
     unit::Unit,
 };
 
@@ -31,9 +32,12 @@ struct Tables {
 pub(crate) async fn run(session: &Session, options: &Converge) -> Result<Vec<Table>> {
     options.peers.iter().try_for_each(|count| check_count(*count))?;
     let mut tables = Vec::new();
-    for &count in &options.peers {
-        for backend in &session.common.backend {
-            tables.extend(measure(session, options, backend, count).await?);
+    for (store, suffix) in session.stores() {
+        for &peers in &options.peers {
+            for backend in &session.common.backend {
+                let plan = Plan { store, backend, family: Family::V4, peers };
+                tables.extend(measure(session, options, plan, &suffix).await?);
+            }
         }
     }
     Ok(tables)
@@ -42,10 +46,11 @@ pub(crate) async fn run(session: &Session, options: &Converge) -> Result<Vec<Tab
 async fn measure(
     session: &Session,
     options: &Converge,
-    backend: &str,
-    count: u32,
+    plan: Plan<'_>,
+    suffix: &str,
 ) -> Result<Vec<Table>> {
-    let title = |what: &str| format!("{what}, {backend}, {count} peers");
+    let Plan { backend, peers, .. } = plan;
+    let title = |what: &str| format!("{what}, {backend}, {peers} peers{suffix}");
     let mut tables = Tables {
         converge: Table::new(title("converge"), &[(TIME, Unit::Seconds), (READY, Unit::Seconds)]),
         resources: Table::new(
@@ -63,18 +68,18 @@ async fn measure(
     for run in session.runs() {
         let mut captured = None;
         for program in &session.programs {
-            session.progress(run, format!("{} of {backend} with {count} peers", program.name));
+            session
+                .progress(run, format!("{} of {backend} with {peers} peers{suffix}", program.name));
             let row = &program.name;
-            match node(session, options, program, backend, count, &mut tables).await {
+            match node(session, options, program, plan, &mut tables).await {
                 // The references write what the first program wrote.
                 Ok(objects) => drop(captured.get_or_insert(objects)),
                 Err(error) => tables.converge.trouble(row, format!("run {run}: {error:#}")),
             }
         }
         if let Some(captured) = captured.filter(|captured| !captured.objects.is_empty()) {
-            session.progress(run, format!("references for {backend} with {count} peers"));
-            let measured =
-                references::run(session, options, backend, count, &captured, &mut tables).await;
+            session.progress(run, format!("references for {backend} with {peers} peers{suffix}"));
+            let measured = references::run(session, options, plan, &captured, &mut tables).await;
             if let Err(error) = measured {
                 tables.converge.trouble("references", format!("run {run}: {error:#}"));
             }
@@ -90,18 +95,16 @@ async fn node(
     session: &Session,
     options: &Converge,
     program: &Program,
-    backend: &str,
-    count: u32,
+    plan: Plan<'_>,
     tables: &mut Tables,
 ) -> Result<Captured> {
-    let mut leases = Leases::build(&session.scratch, backend, count).await?;
-    let testbed = testbed(1).build().await?;
-    let host = testbed.host(0);
-    let mut follower = Follower::open(host)?;
-    let mut node = Node::start(program, host, &leases.store(), leases.folder())?;
+    let Plan { backend, peers, .. } = plan;
+    let mut site = Site::build(session, 1, plan).await?;
+    let mut follower = Follower::open(site.host(0))?;
+    let mut node = Node::start(program, site.host(0), &site.leases)?;
     let started = node.started;
     let ((_, ready), converged) =
-        tokio::try_join!(node.ready(PATIENCE), follower.all_routes(blocks(count), PATIENCE))?;
+        tokio::try_join!(node.ready(PATIENCE), follower.all_routes(blocks(peers), PATIENCE))?;
     let row = &program.name;
     tables.converge.add(row, TIME, (converged - started).as_secs_f64());
     tables.converge.add(row, READY, (ready - started).as_secs_f64());
@@ -112,7 +115,7 @@ async fn node(
     }
     let pid = node.pid()?;
     tables.resources.add(row, CPU, proc::cpu_time(pid)?.as_secs_f64());
-    let captured = capture(host, backend).await?;
+    let captured = capture(site.host(0), backend).await?;
 
     follower.written()?;
     let cpu = proc::cpu_time(pid)?;
@@ -122,10 +125,10 @@ async fn node(
     tables.resources.add(row, WRITES, follower.written()? as f64);
 
     updates::end_to_end(
-        &mut leases,
+        &mut site.leases,
         &mut follower,
         options.updates,
-        count,
+        peers,
         &mut tables.updates,
         row,
     )
@@ -138,7 +141,7 @@ async fn node(
 }
 
 async fn capture(host: &Host, backend: &str) -> Result<Captured> {
-    let network = network(backend)?.ipv4().context("the network has IPv4")?.network();
+    let network = network(backend, Family::V4)?.ipv4().context("the network has IPv4")?.network();
     Captured::read(host, network.into()).await
 }
 

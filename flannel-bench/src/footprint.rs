@@ -6,13 +6,14 @@ use anyhow::{Context, Result};
 use tokio::time::sleep;
 
 use crate::{
-    args::Footprint,
+    args::{Family, Footprint},
     follow::Follower,
-    leases::{Leases, blocks, check_count},
+    network::{Plan, blocks, check_count},
     proc,
     program::{Node, Program},
     report::Table,
-    session::{Session, testbed},
+    session::Session,
+    site::Site,
     unit::Unit,
 };
 
@@ -26,41 +27,43 @@ pub(crate) async fn run(session: &Session, options: &Footprint) -> Result<Vec<Ta
         (IDLE, Unit::CpuShare),
         (WAKEUPS, Unit::PerSecond),
     ];
-    let table = |count: &u32| Table::new(format!("node with {count} peers"), &columns);
-    let mut tables: Vec<_> = options.peers.iter().map(table).collect();
+    let mut tables = Vec::new();
+    for (store, suffix) in session.stores() {
+        for &peers in &options.peers {
+            let title = format!("node with {peers} peers{suffix}");
+            tables.push((store, peers, Table::new(title, &columns)));
+        }
+    }
     for run in session.runs() {
-        for (&count, table) in options.peers.iter().zip(&mut tables) {
+        for (store, peers, table) in &mut tables {
             for (program, backend, row) in session.subjects() {
-                session.progress(run, format!("{row} with {count} peers"));
-                if let Err(error) =
-                    measure(session, options, program, backend, count, table, &row).await
-                {
+                session.progress(run, format!("{row} with {peers} peers, {}", store.name()));
+                let plan = Plan { store: *store, backend, family: Family::V4, peers: *peers };
+                let measured = measure(session, options, program, plan, table, &row).await;
+                if let Err(error) = measured {
                     table.trouble(&row, format!("run {run}: {error:#}"));
                 }
             }
         }
     }
-    tables.push(sizes(session)?);
-    Ok(tables)
+    let tables = tables.into_iter().map(|(.., table)| table);
+    Ok(tables.chain([sizes(session)?]).collect())
 }
 
 async fn measure(
     session: &Session,
     options: &Footprint,
     program: &Program,
-    backend: &str,
-    count: u32,
+    plan: Plan<'_>,
     table: &mut Table,
     row: &str,
 ) -> Result<()> {
-    let leases = Leases::build(&session.scratch, backend, count).await?;
-    let testbed = testbed(1).build().await?;
-    let host = testbed.host(0);
-    let mut follower = Follower::open(host)?;
-    let mut node = Node::start(program, host, &leases.store(), leases.folder())?;
+    let site = Site::build(session, 1, plan).await?;
+    let mut follower = Follower::open(site.host(0))?;
+    let mut node = Node::start(program, site.host(0), &site.leases)?;
     let started = node.started;
     let ((_, ready), _) =
-        tokio::try_join!(node.ready(PATIENCE), follower.all_routes(blocks(count), PATIENCE))?;
+        tokio::try_join!(node.ready(PATIENCE), follower.all_routes(blocks(plan.peers), PATIENCE))?;
     table.add(row, READY, (ready - started).as_secs_f64());
     let pid = node.pid()?;
     let usage = proc::usage(pid)?;

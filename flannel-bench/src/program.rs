@@ -1,20 +1,13 @@
 //! The programs that are compared, and one of them running as a node.
 
-use std::{
-    env,
-    ffi::OsStr,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use flannel_core::SubnetEnv;
 use flannel_testbed::{Blocks, Host, Process};
 use tokio::time::{Instant, timeout};
 
-use crate::{args::Common, arrivals::Arrivals};
+use crate::{args::Common, arrivals::Arrivals, leases::Leases};
 
 /// A program that takes flanneld's flags.
 #[derive(Clone, Debug)]
@@ -62,26 +55,24 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts `program` on `host`, with its leases in `store` and its own files in `folder`.
-    pub(crate) fn start(
-        program: &Program,
-        host: &Host,
-        store: &Path,
-        folder: &Path,
-    ) -> Result<Self> {
+    /// Starts `program` on `host`, with its own files in a folder beside the store.
+    pub(crate) fn start(program: &Program, host: &Host, leases: &Leases) -> Result<Self> {
+        let folder = leases.folder().join(host.name());
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         #[expect(clippy::disallowed_methods, reason = "the program is what is measured")]
         let mut command = Command::new(&program.path);
         let inherited = env::vars_os().map(|(name, _)| name);
         for name in inherited.filter(|name| name.to_string_lossy().starts_with("FLANNELD_")) {
             command.env_remove(name);
         }
-        let env = folder.join(format!("{}.env", host.name()));
-        let mut store_arg = OsStr::new("file:").to_owned();
-        store_arg.push(store);
-        command.arg("--store").arg(store_arg);
-        command.args(["--iface", "eth0", "--node-id", host.name()]);
+        let env = folder.join("subnet.env");
+        command.args(leases.node_args()).args(["--iface", "eth0"]);
+        // Others may not know what that is, and go by their address as flannel does.
+        if program.name == NODE {
+            command.args(["--node-id", host.name()]);
+        }
         command.arg("--subnet-file").arg(&env);
-        let arrivals = Arrivals::watch(folder)?;
+        let arrivals = Arrivals::watch(&folder)?;
         let started = Instant::now();
         let process = host.spawn(command)?;
         Ok(Self { process, started, env, arrivals })

@@ -15,7 +15,13 @@ use self::{
     faults::{Fault, Injected, Kind, Meddled},
 };
 use crate::{
-    args::Recover, follow::Follower, program::Program, report::Table, session::Session, unit::Unit,
+    args::{Family, Recover},
+    follow::Follower,
+    network::Plan,
+    program::Program,
+    report::Table,
+    session::Session,
+    unit::Unit,
 };
 
 pub(crate) async fn run(session: &Session, options: &Recover) -> Result<Vec<Table>> {
@@ -27,25 +33,28 @@ pub(crate) async fn run(session: &Session, options: &Recover) -> Result<Vec<Tabl
         (WRITES, Unit::PerSecond),
     ];
     let mut tables = Vec::new();
-    for backend in &session.common.backend {
-        let mut table = Table::new(format!("fault, {backend}"), &columns);
-        for run in session.runs() {
-            for fault in Fault::all(options) {
-                for program in &session.programs {
-                    let row = match session.programs.len() {
-                        1 => fault.name.to_owned(),
-                        _ => format!("{}, {}", fault.name, program.name),
-                    };
-                    session.progress(run, format!("{backend}: {row}"));
-                    let ended =
-                        measure(session, options, program, backend, &fault, &mut table, &row);
-                    if let Err(error) = ended.await {
-                        table.trouble(&row, format!("run {run}: {error:#}"));
+    for (store, suffix) in session.stores() {
+        for backend in &session.common.backend {
+            let plan = Plan { store, backend, family: Family::V4, peers: 0 };
+            let mut table = Table::new(format!("fault, {backend}{suffix}"), &columns);
+            for run in session.runs() {
+                for fault in Fault::all(options) {
+                    for program in &session.programs {
+                        let row = match session.programs.len() {
+                            1 => fault.name.to_owned(),
+                            _ => format!("{}, {}", fault.name, program.name),
+                        };
+                        session.progress(run, format!("{backend}{suffix}: {row}"));
+                        let ended =
+                            measure(session, options, program, plan, &fault, &mut table, &row);
+                        if let Err(error) = ended.await {
+                            table.trouble(&row, format!("run {run}: {error:#}"));
+                        }
                     }
                 }
             }
+            tables.push(table);
         }
-        tables.push(table);
     }
     Ok(tables)
 }
@@ -54,12 +63,12 @@ async fn measure(
     session: &Session,
     options: &Recover,
     program: &Program,
-    backend: &str,
+    plan: Plan<'_>,
     fault: &Fault,
     table: &mut Table,
     row: &str,
 ) -> Result<()> {
-    let mut cluster = Cluster::build(session, program, backend).await?;
+    let mut cluster = Cluster::build(session, program, plan).await?;
     let before = cluster.state().await?;
     let mut followers = cluster.followers()?;
     let [from, to] = &cluster.pods;
@@ -74,6 +83,10 @@ async fn measure(
                 table.add(row, WRITES, writes);
                 Some(Injected::default())
             }
+            None => None,
+        },
+        Kind::Change(other) => match other(plan.backend) {
+            Some(other) => Some(cluster.change(program, plan, other).await?),
             None => None,
         },
         Kind::Restart(signals) => Some(cluster.restart(program, signals, options.restarts).await?),

@@ -6,11 +6,9 @@ use std::{
 };
 
 use anyhow::Result;
-use flannel_testbed::{Builder, Testbed};
 
 use crate::{
-    args::Common,
-    leases::UNDERLAY,
+    args::{Common, StoreKind},
     program::{NODE, Program, programs},
 };
 
@@ -45,6 +43,19 @@ impl Session {
         })
     }
 
+    /// What each store is measured with, and what its tables are called.
+    pub(crate) fn stores(&self) -> impl Iterator<Item = (StoreKind, String)> {
+        let one = self.common.store.len() == 1;
+        self.common.store.iter().map(move |store| {
+            let suffix = if one && *store == StoreKind::File {
+                String::new()
+            } else {
+                format!(", {}", store.name())
+            };
+            (*store, suffix)
+        })
+    }
+
     /// Runs, counted for people.
     pub(crate) fn runs(&self) -> impl Iterator<Item = u32> + use<> {
         1..=self.common.runs
@@ -56,9 +67,4 @@ impl Session {
         // Nobody may be reading, which is no reason to stop measuring.
         drop(io::stderr().write_all(line.as_bytes()));
     }
-}
-
-/// Hosts on an underlay that has all peers on the link.
-pub(crate) fn testbed(hosts: u32) -> Builder {
-    Testbed::builder(hosts).underlay(UNDERLAY)
 }

@@ -53,11 +53,23 @@ fn convergence_is_measured_beside_its_references() {
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn throughput_is_measured_beside_paths_made_by_hand() {
-    let tables = bench("throughput --duration 0.2 --round-trips 50");
+    let tables = bench("throughput --duration 0.2 --round-trips 50 --only static,vxlan,host-gw");
     for row in ["static routes, by hand", "vxlan, by hand", "host-gw"] {
         for column in ["TCP, 1 stream", "64-byte UDP received", "RTT p50", "TCP of raw"] {
             sample(&tables[0], row, column);
         }
+    }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn throughput_over_ipv6_has_a_table_of_its_own() {
+    let tables =
+        bench("throughput --duration 0.2 --round-trips 50 --family 4,6 --only static,host-gw");
+    let titles: Vec<_> = tables.iter().map(|table| table["title"].as_str().unwrap()).collect();
+    assert_eq!(titles, ["pod to pod", "pod to pod, IPv6"]);
+    for table in &tables {
+        sample(table, "host-gw", "TCP of raw");
     }
 }
 
@@ -79,9 +91,21 @@ fn another_program_is_measured_in_the_same_run() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn recovery_is_measured_for_each_fault() {
     let tables = bench(
-        "recover --backend vxlan --meddling 0.3 --restarts 2 --only route,address,link,turns,device",
+        "recover --backend vxlan --meddling 0.3 --restarts 2 --only route,address,link,turns,device,wrong,back",
     );
-    for row in ["route deleted", "device deleted", "address changed", "link down and up"] {
+    for row in [
+        "route deleted",
+        "nexthop to a wrong gateway",
+        "neighbour with a wrong MAC",
+        "forwarding entry to a wrong host",
+        "device deleted",
+        "device down and up",
+        "device address replaced",
+        "address changed",
+        "link down and up",
+        "backend changed and back",
+        "VNI changed and back",
+    ] {
         sample(&tables[0], row, "packets flow after");
         sample(&tables[0], row, "state exact after");
     }
@@ -92,14 +116,30 @@ fn recovery_is_measured_for_each_fault() {
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn acquisition_is_measured_for_many_nodes_and_for_many_leases() {
-    let tables = bench("acquire --nodes 5 --leases 0,50");
-    let [together, none, fifty] = &tables[..] else { panic!("{tables:?}") };
-    sample(together, "host-gw", "until all are ready");
-    for table in [none, fifty] {
+    let tables = bench("acquire --nodes 5 --leases 0,50 --store file,etcd");
+    let [together, none, fifty, together_etcd, none_etcd, fifty_etcd] = &tables[..] else {
+        panic!("{tables:?}")
+    };
+    for table in [together, together_etcd] {
+        sample(table, "host-gw", "until all are ready");
+    }
+    for table in [none, fifty, none_etcd, fifty_etcd] {
         sample(table, "host-gw", "start to lease");
         sample(table, "host-gw", "peak memory");
         sample(table, "store read alone", "start to lease");
+        sample(table, "plain read", "start to lease");
     }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn leases_in_etcd_converge_as_those_in_files() {
+    let tables = bench("converge --peers 70 --updates 2 --idle 0.1 --backend vxlan --store etcd");
+    for row in ["flannel-node", "applier alone", "store read alone", "plain read of the store"] {
+        sample(&tables[0], row, "start to last object");
+    }
+    sample(&tables[2], "flannel-node", "removed, p99");
+    assert_eq!(tables[0]["title"], "converge, vxlan, 70 peers, etcd");
 }
 
 #[test]

@@ -26,10 +26,14 @@ pub use config::{BackendConfig, ConfigError, NetworkConfig};
 pub use fields::{FieldError, Fields};
 pub use identity::{InvalidNodeId, NodeId};
 pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};
-pub use node::{Activity, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Status, Stopped};
+pub use node::{
+    Activity, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped,
+    Totals,
+};
 pub use peers::{Folded, Peers, Revision};
 pub use report::{
-    FirewallFault, FirewallMode, FirewallReport, PeerFault, PeerProblem, RouteForm, SyncReport,
+    FirewallFault, FirewallMode, FirewallReport, PeerFault, PeerProblem, Repaired, RouteForm,
+    SyncReport,
 };
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};

@@ -1,6 +1,6 @@
 //! What a sync did, in numbers and by name.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
 
@@ -22,6 +22,8 @@ pub struct SyncReport {
     pub left_alone: u64,
     /// Objects that others had changed and that this sync found.
     pub drifted: u64,
+    /// What others had changed since the sync before this one, and this sync has undone.
+    pub repaired: Repaired,
     /// Objects that somebody keeps changing, and that wait for their next turn.
     pub postponed: u64,
     /// What was done to the firewall's rules; `None` if nobody keeps any.
@@ -105,6 +107,29 @@ impl FirewallFault {
     /// A fault in doing `operation`, which reads well after "cannot".
     pub fn new(operation: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { operation: operation.into(), reason: reason.into() }
+    }
+}
+
+/// Changes by others that a sync has undone.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// How many, by kind of object: a word such as `route`.
+    pub by_kind: BTreeMap<&'static str, u64>,
+    /// The first of them in words, at most [`EXAMPLES`](Self::EXAMPLES): who flushes a table removes thousands.
+    pub examples: Vec<String>,
+}
+
+impl Repaired {
+    /// How many changes are put into words.
+    pub const EXAMPLES: usize = 8;
+
+    /// Counts one more, and keeps `what` if there is room.
+    pub fn add(&mut self, kind: &'static str, what: impl std::fmt::Display) {
+        *self.by_kind.entry(kind).or_default() += 1;
+        if self.examples.len() < Self::EXAMPLES {
+            self.examples.push(what.to_string());
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where leases live: the contract that every store keeps.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -71,7 +71,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`] if nothing is free; the errors of [`config`](Self::config); else what keeps the store from
+    /// [`StoreError::Full`] if nothing is free; [`StoreError::NodeIdInUse`]; the errors of [`config`](Self::config); else what keeps the store from
     /// answering.
     ///
     /// # Cancel safety
@@ -178,6 +178,14 @@ pub enum StoreError {
         #[source]
         source: NetworkFull,
     },
+    /// Another node that lives has our name and holds a lease by it.
+    #[error("another node{} is called {node} as well, give one of them another name", address.map_or_else(String::new, |at| format!(" at {at}")))]
+    NodeIdInUse {
+        /// The name.
+        node: NodeId,
+        /// Where the other node is.
+        address: Option<IpAddr>,
+    },
     /// Our lease is not there any more, or not ours.
     #[error("the lease of {subnet} was lost to {}", owner.as_ref().map_or("nobody", |owner| owner.as_str()))]
     Revoked {
@@ -200,10 +208,13 @@ pub enum StoreError {
 impl StoreError {
     /// Whether waiting can help without anybody correcting our own settings.
     ///
-    /// A missing configuration, a full network and an absent store count as such: their cure happens elsewhere.
+    /// A missing configuration, a full network, a name in use and an absent store count as such: their cure happens elsewhere.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::ConfigMissing { .. } | Self::Full { .. } | Self::Unavailable { .. } => true,
+            Self::ConfigMissing { .. }
+            | Self::Full { .. }
+            | Self::NodeIdInUse { .. }
+            | Self::Unavailable { .. } => true,
             Self::Config { .. } | Self::Denied { .. } | Self::Revoked { .. } => false,
         }
     }

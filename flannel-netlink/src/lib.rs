@@ -44,7 +44,7 @@ pub mod iface;
 mod link;
 mod list;
 mod namespace;
-
+mod pace;
 mod socket;
 pub mod state;
 pub mod table;
@@ -60,6 +60,7 @@ pub use link::{
 };
 pub use list::{list_addresses, list_forwarding, list_neighbours, list_nexthops, list_routes};
 pub use namespace::{Namespace, NamespaceError};
+pub use pace::Pace;
 pub use table::Table;
 pub use watch::{Monitor, Notice, Subject, Topic};
-pub use wire::{Attribute, Message, attributes};
+pub use wire::{Attribute, Message, attributes, push_attribute};

@@ -69,13 +69,17 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// [`NamespaceError::Enter`] without `CAP_SYS_ADMIN` over the namespace; `f` has not run then.
+    /// [`NamespaceError::Enter`] without `CAP_SYS_ADMIN` over the namespace, unless the calling
+    /// thread is in it; `f` has not run then.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
         on_own_thread(|| {
-            setns(self, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Enter {
-                inode: self.inode,
-                source: errno.into(),
-            })?;
+            // A thread starts in the namespace of the one that starts it.
+            if Self::current().ok().as_ref() != Some(self) {
+                setns(self, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Enter {
+                    inode: self.inode,
+                    source: errno.into(),
+                })?;
+            }
             Ok(f())
         })
     }

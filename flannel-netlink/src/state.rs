@@ -16,9 +16,11 @@ pub use forwarding::ForwardingEntry;
 pub use link::{Link, LinkKind, Vxlan};
 pub use mac::{MacAddress, ParseMacError};
 pub use neighbour::Neighbour;
+pub(crate) use neighbour::{RTM_DELNEIGH, RTM_NEWNEIGH};
 pub use nexthop::Nexthop;
+pub(crate) use nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 pub use object::{Key, Object};
-pub use route::{IpFamily, Route, RouteKind, Via};
+pub use route::{IpFamily, Program, Route, RouteKind, Via};
 pub(crate) use route::{RTM_DELROUTE, RTM_NEWROUTE};
 
 /// `AF_INET`, `AF_INET6`: the family byte of an address or network.

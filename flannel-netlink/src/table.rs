@@ -36,9 +36,9 @@ use crate::{
 /// [`want_only`](Self::want_only); then [`sync`](Self::sync). Only what differs is written, so one
 /// changed object costs one object's work however many there are.
 ///
-/// The picture is kept true by the kernel's notifications, which arrive before the acknowledgement
-/// of the request that caused them. The kernel is listed at the start, when notifications were
-/// lost, after changes that the kernel does not tell about, and every five minutes as a check.
+/// The picture is kept true by the kernel's acknowledgements, and by its notifications of what others
+/// change. The kernel is listed at the start, when notifications or a [`sync`](Self::sync) were lost,
+/// after changes that the kernel does not tell about, and every five minutes as a check.
 ///
 /// What is wanted at a key is put there, whoever holds the place. What is not wanted is removed
 /// only if it carries the owner's [`Mark`]. Everything else is left alone and counted. Dropping the
@@ -81,6 +81,7 @@ impl Table {
         // The monitor first, so that no change falls between the listing and it.
         let monitor = Monitor::open(namespace).map_err(failed)?;
         let connection = Connection::open(namespace).map_err(failed)?;
+        monitor.ignore(connection.port()).map_err(failed)?;
         let numbers = Numbers::new(mark.nexthops.clone());
         let mut table = Self {
             connection,
@@ -182,8 +183,8 @@ impl Table {
     /// Makes the kernel hold what is wanted. With nothing to do it writes nothing.
     ///
     /// What cannot be done is in the report and is tried again by the next call; it keeps nothing
-    /// else from being done. An object that somebody keeps changing is written at most twice a
-    /// second.
+    /// else from being done. An object that somebody keeps changing is written at the pace
+    /// [`Pace::REPAIRS`](crate::Pace::REPAIRS) at most.
     ///
     /// # Errors
     ///
@@ -319,7 +320,10 @@ impl Table {
     ) -> Result<(), TableError> {
         for batch in ops.chunks(self.connection.batch().min(self.monitor.room())) {
             let requests: Vec<_> = batch.iter().map(Op::request).collect();
+            // Nobody tells us what we did ourselves if this is dropped here.
+            let was_stale = self.picture.set_stale(true);
             let results = self.connection.apply(&requests).await;
+            self.picture.set_stale(was_stale);
             for (op, result) in batch.iter().zip(results) {
                 self.written(op, result, report, failures);
             }
@@ -352,7 +356,7 @@ impl Table {
         match result {
             Err(source) if !gone_already => {
                 if source.outcome_unknown() || source.exists() {
-                    self.picture.set_stale();
+                    self.picture.set_stale(true);
                 }
                 self.picture.failed(key);
                 let action = match op {

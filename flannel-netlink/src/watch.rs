@@ -10,7 +10,7 @@ use crate::{
     Message, Namespace, OpenError,
     socket::RouteSocket,
     state::{Link, Object},
-    wire::messages,
+    wire::{messages, u32_at},
 };
 
 /// A socket that hears of changes of links, addresses, routes, neighbours, forwarding entries and
@@ -26,7 +26,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Opens a monitor in `namespace` that hears of everything. Needs a tokio runtime with I/O.
+    /// Opens a monitor in `namespace` that hears of everything but traffic control. Needs a tokio runtime with I/O.
     ///
     /// # Errors
     ///
@@ -56,6 +56,14 @@ impl Monitor {
             }
         }
         Ok(Self { socket, waiting: VecDeque::new() })
+    }
+
+    /// Hears no more of routes, neighbours, forwarding entries and nexthop objects that `port` changes from now on. Of links and
+    /// addresses it does, because the kernel changes more along with them.
+    pub(crate) fn ignore(&self, port: u32) -> Result<(), OpenError> {
+        self.socket
+            .attach_filter(&filter::changes_of_others(port))
+            .map_err(|source| OpenError::Socket { source })
     }
 
     /// How many notifications of our own making are safe to have waiting.
@@ -152,10 +160,12 @@ pub enum Topic {
     Nexthops,
     /// All IPv4 and IPv6 routes.
     Routes,
+    /// Queueing disciplines and filters.
+    TrafficControl,
 }
 
 impl Topic {
-    /// Everything.
+    /// Everything but traffic control.
     const ALL: [Self; 5] =
         [Self::Addresses, Self::Links, Self::Neighbours, Self::Nexthops, Self::Routes];
 
@@ -167,6 +177,7 @@ impl Topic {
             Self::Links => &[1],
             Self::Neighbours => &[3],
             Self::Nexthops => &[RTNLGRP_NEXTHOP],
+            Self::TrafficControl => &[4],
         }
     }
 }
@@ -206,6 +217,8 @@ pub enum Subject {
     Object(Object),
     /// A kind that this crate does not read, such as a nexthop group, by its message type.
     Other(u16),
+    /// A queueing discipline or a filter on the device with this index.
+    TrafficControl(u32),
 }
 
 impl Notice {
@@ -213,7 +226,13 @@ impl Notice {
         let subject = match (Object::parse(message), Link::parse(message)) {
             (Some(object), _) => Subject::Object(object),
             (None, Some(link)) => Subject::Link(link),
-            (None, None) => Subject::Other(message.kind),
+            (None, None) => match u32_at(message.body, 4) {
+                // `tcm_ifindex` in `struct tcmsg`.
+                Some(link) if TRAFFIC_CONTROL.contains(&message.kind) => {
+                    Subject::TrafficControl(link)
+                }
+                _ => Subject::Other(message.kind),
+            },
         };
         let port = message.port;
         // New, delete, get, set: in blocks of four.
@@ -237,3 +256,5 @@ const NOTICE_TRUESIZE: usize = 2048;
 
 // linux/rtnetlink.h
 const RTNLGRP_NEXTHOP: u32 = 32;
+/// From `RTM_NEWQDISC` to `RTM_GETTFILTER`.
+const TRAFFIC_CONTROL: std::ops::RangeInclusive<u16> = 36..=46;

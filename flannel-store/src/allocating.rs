@@ -19,6 +19,7 @@ use tracing::{debug, info};
 
 use crate::registry::{ConfigText, Registry, RegistryError};
 
+mod challenge;
 mod held;
 mod jitter;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod protocol;
 mod skips;
 mod watch;
 
+use challenge::{Challenged, challenge, is_doubtful};
 use held::Held;
 use jitter::Jitter;
 use perform::perform;
@@ -55,7 +57,10 @@ use skips::Skips;
 /// messages are lost, late or doubled and whichever nodes stop. The tests of this crate search all ways in which that could fail
 /// for up to four nodes and three subnets.
 ///
-/// Two processes with the same node id are one node to the protocol: each takes the other's lease for its own.
+/// Two processes with the same node id are one node to the protocol. So that a machine that was cloned together with its name does
+/// not take the lease of the other, a node whose own lease has another address than its own writes that lease as it is, once,
+/// and waits for three seconds: a holder that lives writes it anew, and then acquiring fails with
+/// [`StoreError::NodeIdInUse`]. Two processes with one id and one address are not told apart.
 pub struct Allocating<R> {
     registry: Arc<R>,
     node: NodeId,
@@ -182,10 +187,24 @@ impl<R: Registry> Store for Allocating<R> {
         };
         let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_secs(1));
         let (mut acquiring, mut request) = (Acquiring::default(), Request::List);
+        // What nobody but this node holds, although its address is another.
+        let mut alone = None;
         loop {
             if let Request::Delete(record) = &request {
                 let subnet = &record.key;
                 info!(subnet, "our lease does not fit the network any more, removing it");
+            }
+            if let Request::Update { was, .. } = &mut request
+                && alone.as_ref() != Some(was)
+                && is_doubtful(was, &self.node, attrs)
+            {
+                match challenge(self.registry.as_ref(), was, self.options.ttl).await? {
+                    Challenged::Alone(now) => *was = alone.insert(now).clone(),
+                    Challenged::Changed => {
+                        request = Request::List;
+                        continue;
+                    }
+                }
             }
             let answer = perform(self.registry.as_ref(), &request).await?;
             if let Answer::Conflict(current) = &answer {

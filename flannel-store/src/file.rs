@@ -15,8 +15,10 @@ use crate::{
 };
 
 mod entry;
+mod files;
 mod folder;
 mod inotify;
+mod listing;
 mod lock;
 mod registry;
 mod watch;

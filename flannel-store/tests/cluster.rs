@@ -4,8 +4,8 @@
 //! Of ten runs, six have up to 10 nodes, three up to 40, and one up to 100: what goes wrong mostly takes few nodes and many
 //! runs. A third begins with all nodes starting at once, a third with none.
 //!
-//! `FLANNEL_SIM_RUNS=n` makes as many runs as wanted. `FLANNEL_SIM_SEED=n` repeats one: the seed decides everything, and a run
-//! that is repeated has the same history to the last byte.
+//! `FLANNEL_SIM_RUNS=n` makes as many runs as wanted, from the seed `FLANNEL_SIM_FIRST=n` on. `FLANNEL_SIM_SEED=n` repeats one: the
+//! seed decides everything, and a run that is repeated has the same history to the last byte.
 
 use std::{
     collections::BTreeMap,
@@ -52,7 +52,10 @@ fn variable(name: &str) -> Option<u64> {
 fn whatever_happens_no_subnet_is_held_twice_and_everybody_converges() {
     let seeds = match variable("FLANNEL_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..variable("FLANNEL_SIM_RUNS").unwrap_or(RUNS),
+        None => {
+            let first = variable("FLANNEL_SIM_FIRST").unwrap_or_default();
+            first..first + variable("FLANNEL_SIM_RUNS").unwrap_or(RUNS)
+        }
     };
     let (mut nodes, mut longest) = (0, 0);
     for seed in seeds.clone() {
@@ -63,7 +66,8 @@ fn whatever_happens_no_subnet_is_held_twice_and_everybody_converges() {
             println!("{}\nhistory {:016x}", history.lines.join("\n"), history.hash());
         }
     }
-    println!("{} runs, {nodes} nodes in all, {longest} at most", seeds.end - seeds.start);
+    let (runs, first) = (seeds.end - seeds.start, seeds.start);
+    println!("{runs} runs from seed {first} on, {nodes} nodes in all, {longest} at most");
 }
 
 #[test]

@@ -2,21 +2,49 @@
 
 use std::io::{IsTerminal, stderr};
 
-use tracing_subscriber::EnvFilter;
+use anyhow::{Context, Result};
+use tracing::{Metadata, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer,
+    filter::{Targets, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-use crate::args::LogFormat;
+use crate::{
+    args::{LogArgs, LogFormat, ModuleLevels, level},
+    mistake::Mistake,
+};
 
-/// Writes events to standard error from now on. `RUST_LOG` overrides the level.
-pub(crate) fn start(format: LogFormat, verbosity: u8) {
-    let level = match verbosity {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
+/// Writes events to standard error from now on. `RUST_LOG`, if set, says which instead of the flags.
+///
+/// # Errors
+///
+/// A [`Mistake`] in `RUST_LOG`.
+pub(crate) fn start(args: &LogArgs) -> Result<()> {
+    let events = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let events = match args.log_format {
+        LogFormat::Json => events.json().boxed(),
+        LogFormat::Text => events.with_target(false).with_ansi(stderr().is_terminal()).boxed(),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
-    match format {
-        LogFormat::Json => events.json().init(),
-        LogFormat::Text => events.with_target(false).with_ansi(stderr().is_terminal()).init(),
+    let registry = tracing_subscriber::registry();
+    match std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()) {
+        Some(text) => {
+            let targets = text.parse::<Targets>().context(
+                "RUST_LOG cannot be read, expected a level or targets such as info,flannel_core=debug",
+            );
+            registry.with(events.with_filter(targets.map_err(Mistake::new)?)).init();
+        }
+        None => {
+            let (modules, level) = (args.vmodule.clone().unwrap_or_default(), level(args.v));
+            let most = modules.most().map_or(level, |most| most.max(level));
+            let wanted = filter_fn(move |event| is_wanted(event, &modules, level));
+            registry.with(events.with_filter(wanted.with_max_level_hint(most))).init();
+        }
     }
+    Ok(())
+}
+
+fn is_wanted(event: &Metadata<'_>, modules: &ModuleLevels, level: LevelFilter) -> bool {
+    *event.level() <= modules.level_of(event.target()).unwrap_or(level)
 }

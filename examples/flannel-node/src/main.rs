@@ -3,14 +3,33 @@
 
 mod args;
 mod demo;
+mod docker_opts;
+mod explain;
+mod health;
+mod host;
+mod journal;
 mod logging;
+mod manual;
+mod metrics;
+mod mistake;
+mod node_id;
+mod observed;
 mod operate;
+mod readiness;
 mod run;
+mod sandbox;
+mod socket;
+mod status;
 mod subnet_file;
+mod supervisor;
+mod teardown;
+mod timed;
+mod whole_file;
 
 use std::process::ExitCode;
 
 use args::{Cli, Command};
+use mistake::Mistake;
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os(), |name| std::env::var_os(name)) {
@@ -20,17 +39,23 @@ fn main() -> ExitCode {
     let ended = match cli.command {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Leases(command)) => block_on(operate::leases(command)),
+        Some(Command::Explain(args)) => return explain::main(&args),
         Some(Command::Config(command)) => block_on(operate::config(command)),
-        None => {
-            logging::start(cli.node.log_format, cli.node.v);
-            block_on(run::run(cli.node))
-        }
+        Some(Command::DockerOpts(args)) => block_on(docker_opts::write(&args)),
+        Some(Command::Status(args)) => status::show(&args),
+        Some(Command::Teardown(args)) => block_on(teardown::teardown(&args)),
+        Some(Command::Completions { shell }) => manual::completions(shell),
+        Some(Command::Man) => manual::page(),
+        None => logging::start(&cli.node.log)
+            .and_then(|()| run::check(&cli.node))
+            .map(|()| sandbox::enter(&cli.node))
+            .and_then(|rights| block_on(run::run(cli.node, rights))),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("flannel-node: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Mistake>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

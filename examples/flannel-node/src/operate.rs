@@ -9,7 +9,10 @@ use flannel_store::{
     network_config,
 };
 
-use crate::args::{ConfigCommand, LeasesCommand, StoreArg, StoreArgs};
+use crate::{
+    args::{ConfigCommand, LeasesCommand, StoreArg, StoreArgs},
+    mistake::Mistake,
+};
 
 /// Carries out a command on leases.
 pub(crate) async fn leases(command: LeasesCommand) -> Result<()> {
@@ -55,7 +58,7 @@ pub(crate) async fn leases(command: LeasesCommand) -> Result<()> {
 pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check { json } => {
-            let config: NetworkConfig = json.parse()?;
+            let config: NetworkConfig = json.parse().map_err(Mistake::new)?;
             println!("{}", serde_json::to_string_pretty(&config)?);
             Ok(())
         }
@@ -67,7 +70,7 @@ pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
             Ok(())
         }
         ConfigCommand::Set { json, force, store } => {
-            let config: NetworkConfig = json.parse()?;
+            let config: NetworkConfig = json.parse().map_err(Mistake::new)?;
             let registry = open(&store).await?;
             let was = registry.config().await?;
             let orphans = orphans(&config, &registry.list().await?);
@@ -141,13 +144,13 @@ fn line(record: &Record) -> String {
 }
 
 /// The registry that the command line names. Operators look at what is there: a folder is not made.
-async fn open(args: &StoreArgs) -> Result<Box<dyn Registry>> {
+pub(crate) async fn open(args: &StoreArgs) -> Result<Box<dyn Registry>> {
     match &args.store {
         Some(StoreArg::File(path)) => {
             ensure!(Path::new(path).is_dir(), "there is no folder {}", path.display());
             Ok(Box::new(FileRegistry::open(path).await?))
         }
         Some(StoreArg::Memory) => bail!("a store in memory has no leases outside of its node"),
-        None => Ok(Box::new(EtcdRegistry::new(&args.etcd())?)),
+        None => Ok(Box::new(EtcdRegistry::new(&args.etcd()).map_err(Mistake::new)?)),
     }
 }

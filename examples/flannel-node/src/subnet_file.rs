@@ -1,34 +1,31 @@
 //! Writes `subnet.env`.
 
-use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use flannel_core::SubnetEnv;
-use tempfile::Builder;
+
+use crate::whole_file;
 
 /// What the last writer left at `path`; empty if there is no such file.
 pub(crate) fn read(path: &Path) -> SubnetEnv {
-    fs::read_to_string(path).map(|text| SubnetEnv::parse(&text)).unwrap_or_default()
+    text(path).map(|text| SubnetEnv::parse(&text)).unwrap_or_default()
 }
 
-/// Puts `env` at `path` in one step, so that no reader ever sees half a file, and so that it is there after a power failure.
+/// The file as it is; `None` if there is none that can be read.
+pub(crate) fn text(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+/// Puts `env` at `path` in one step.
 pub(crate) fn write(path: &Path, env: &SubnetEnv) -> Result<()> {
-    let context = || format!("cannot write {}", path.display());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(folder).with_context(context)?;
-    let mut file =
-        Builder::new().prefix(".subnet.env").tempfile_in(folder).with_context(context)?;
-    // Readers are other users, whatever our umask says: 0644 as flannel's.
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).with_context(context)?;
-    write!(file, "{env}").with_context(context)?;
-    file.as_file().sync_all().with_context(context)?;
-    file.persist(path).with_context(context)?;
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).with_context(context)
+    whole_file::write(path, &env.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

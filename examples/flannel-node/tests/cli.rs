@@ -47,7 +47,7 @@ fn without_a_store_it_is_etcd_and_mistakes_there_are_named() {
         (&["-etcd-cafile=/no/such/file", "-etcd-endpoints=https://127.0.0.1:1"], "/no/such/file"),
     ] {
         let (code, _, stderr) = run(args, &[]);
-        assert_eq!(code, Some(1), "{stderr}");
+        assert_eq!(code, Some(2), "{stderr}");
         assert!(stderr.contains(words), "{stderr}");
     }
 }
@@ -61,7 +61,7 @@ fn a_bad_network_is_refused_before_anything_is_touched() {
         (r#"{"Network":"10.3.0.0/16","SubnetLen":31}"#, "SubnetLen is 31, expected 18 to 30"),
     ] {
         let (code, _, stderr) = run(&["-store", &store, "-network", network], &[]);
-        assert_eq!(code, Some(1));
+        assert_eq!(code, Some(2));
         assert!(stderr.contains(words), "{stderr}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
     }
@@ -78,6 +78,24 @@ fn an_unknown_backend_and_a_changed_network_are_refused() {
     let (code, _, stderr) = run(&["-store", &store, "-network", "10.4.0.0/16"], &[]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("holds another network"), "{stderr}");
+}
+
+#[test]
+fn docker_is_told_in_the_flags_of_flannels_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let [subnet, docker] = ["subnet.env", "docker.env"].map(|name| folder.path().join(name));
+    std::fs::write(&subnet, "FLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_MTU=1472\n").unwrap();
+    let (subnet, out) = (format!("-f{}", subnet.display()), docker.display().to_string());
+    let (code, stdout, stderr) = run(&["docker-opts", &subnet, "-d", &out, "-cmk", "KEY"], &[]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), "", ""));
+    let expected = "KEY=\" --bip=10.1.74.1/24 --mtu=1472\"\n";
+    assert_eq!(std::fs::read_to_string(&docker).unwrap(), expected);
+    let (_, stdout, _) =
+        run(&["docker-opts", &subnet, "-d", "/dev/stdout", "-c", "-k", "KEY"], &[]);
+    assert_eq!(stdout, expected);
+    let (code, _, stderr) = run(&["docker-opts", "-f", folder.path().to_str().unwrap()], &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot read"), "{stderr}");
 }
 
 /// Runs `args` on the store in `folder` and returns the exit code and what was said on either channel.
@@ -138,6 +156,6 @@ fn a_configuration_is_checked_without_a_store() {
     assert_eq!(code, Some(0));
     assert!(stdout.contains("\"SubnetMin\": \"10.3.1.0\""), "{stdout}");
     let (code, _, stderr) = run(&["config", "check", r#"{"Network":"10.3.0.0/30"}"#], &[]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(stderr.contains("expected a block of /28 or larger"), "{stderr}");
 }

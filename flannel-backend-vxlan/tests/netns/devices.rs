@@ -135,18 +135,24 @@ async fn a_bound_device_that_went_with_its_card_is_made_anew_unbound_with_the_sa
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
-async fn what_cannot_be_adopted_is_made_anew() {
-    let world = world(IPV4).await;
-    let mut kernel = Kernel::of(world.testbed().host(0));
-    let mut vxlan = Attributes::new(1);
-    vxlan.port = Some(4789);
-    let mut other = LinkSpec::new("flannel.1", LinkSpecKind::Vxlan(vxlan));
-    other.mac = Some(mac("0e:2a:11:22:33:44"));
-    let (other, _) = ensure_link(&mut kernel.0, &other).await.unwrap();
-    let _nodes = Nodes::start(&world).await;
-    assert_eq!(kernel.link("flannel.1").await.mac, other.mac, "peers may know it");
-    assert_eq!(kernel.vxlan("flannel.1").await.port, Some(8472));
-    assert!(world.reaches(0, 1).await);
+async fn a_device_on_another_port_stays_unless_a_port_is_asked_for() {
+    let there = async |config: &str| {
+        let world = world(config).await;
+        let mut kernel = Kernel::of(world.testbed().host(0));
+        let mut vxlan = Attributes::new(1);
+        vxlan.port = Some(4789);
+        let mut spec = LinkSpec::new("flannel.1", LinkSpecKind::Vxlan(vxlan));
+        spec.mac = Some(mac("0e:2a:11:22:33:44"));
+        ensure_link(&mut kernel.0, &spec).await.unwrap();
+        let _nodes = Nodes::start(&world).await;
+        let found = kernel.link("flannel.1").await;
+        assert_eq!(found.mac, spec.mac, "peers may know it");
+        (kernel.vxlan("flannel.1").await.port, world.reaches(0, 1).await)
+    };
+    // The other hosts are new, and on the kernel's port.
+    assert_eq!(there(IPV4).await, (Some(4789), false));
+    let asked = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","Port":8472}}"#;
+    assert_eq!(there(asked).await, (Some(8472), true));
 }
 
 #[tokio::test]

@@ -5,33 +5,33 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context, Result, ensure};
 use flannel_backend::{PROTOCOL, nexthop_numbers};
 use flannel_netlink::{Connection, Table as Applier, state::Object, table::Mark};
-use flannel_store::{FileRegistry, Registry};
 use flannel_testbed::Host;
 use tokio::time::Instant;
 
 use super::{TIME, Tables, updates};
 use crate::{
-    args::Converge,
+    args::{Converge, Family},
     captured::Captured,
-    leases::{Leases, network},
+    leases::Leases,
+    network::{Plan, network},
     report::Table,
-    session::{Session, testbed},
+    session::Session,
+    site::{Site, testbed},
 };
 
 /// Measures every reference once. `captured` is what a node wrote.
 pub(super) async fn run(
     session: &Session,
     options: &Converge,
-    backend: &str,
-    count: u32,
+    plan: Plan<'_>,
     captured: &Captured,
     tables: &mut Tables,
 ) -> Result<()> {
-    let leases = Leases::build(&session.scratch, backend, count).await?;
-    read_store(&leases, count, &mut tables.converge).await?;
-    applier(captured, backend, options.updates, tables).await?;
+    let site = Site::build(session, 1, plan).await?;
+    read_store(&site.leases, plan.peers, &mut tables.converge).await?;
+    applier(captured, plan.backend, options.updates, tables).await?;
 
-    let testbed = testbed(3).build().await?;
+    let testbed = testbed(3, plan.family).build().await?;
     let [a, b, c] = testbed.hosts() else { unreachable!("there are three hosts") };
     let moved = captured.moved_to(a).await?;
     let mut connection = Connection::open(a.namespace())?;
@@ -44,24 +44,20 @@ pub(super) async fn run(
 
     let moved = captured.moved_to(b).await?;
     let objects = moved.objects.clone();
-    commands(b, &moved, &objects, leases.folder(), &mut tables.converge, BATCH).await;
+    commands(b, &moved, &objects, site.leases.folder(), &mut tables.converge, BATCH).await;
     if captured.objects.iter().any(|object| matches!(object, Object::Nexthop(_))) {
         let moved = captured.moved_to(c).await?;
         let objects = moved.with_plain_routes();
-        commands(c, &moved, &objects, leases.folder(), &mut tables.converge, PLAIN).await;
+        commands(c, &moved, &objects, site.leases.folder(), &mut tables.converge, PLAIN).await;
     }
     Ok(())
 }
 
-async fn read_store(leases: &Leases, count: u32, table: &mut Table) -> Result<()> {
-    let registry = FileRegistry::open(leases.store()).await?;
-    let start = Instant::now();
-    let listed = registry.list().await?;
-    table.add(STORE, TIME, start.elapsed().as_secs_f64());
-    ensure!(listed.records.len() == count as usize, "the store has {}", listed.records.len());
-    let start = Instant::now();
-    leases.read_plainly().context("cannot read the leases")?;
-    table.add(FILES, TIME, start.elapsed().as_secs_f64());
+async fn read_store(leases: &Leases, peers: u32, table: &mut Table) -> Result<()> {
+    let (count, took) = leases.list().await?;
+    ensure!(count == peers as usize, "the store has {count} leases");
+    table.add(STORE, TIME, took.as_secs_f64());
+    table.add(PLAIN_READ, TIME, leases.read_plainly().await?.as_secs_f64());
     Ok(())
 }
 
@@ -72,10 +68,10 @@ async fn applier(
     updates: u32,
     tables: &mut Tables,
 ) -> Result<()> {
-    let testbed = testbed(1).build().await?;
+    let testbed = testbed(1, Family::V4).build().await?;
     let host = testbed.host(0);
     let moved = captured.moved_to(host).await?;
-    let network = network(backend)?.ipv4().context("the network has IPv4")?.network();
+    let network = network(backend, Family::V4)?.ipv4().context("the network has IPv4")?.network();
     let mut mark = Mark::new(PROTOCOL, [network.into()]);
     mark.nexthops = nexthop_numbers(&[network.into()]);
     mark.devices.extend(moved.device.iter().map(|device| device.name.clone()));
@@ -139,7 +135,7 @@ async fn command(host: &Host, tool: &str, lines: &str, folder: &Path) -> Result<
 
 pub(super) const APPLIER: &str = "applier alone";
 pub(super) const STORE: &str = "store read alone";
-const FILES: &str = "plain read of the files";
+const PLAIN_READ: &str = "plain read of the store";
 const REQUESTS: &str = "requests alone, no picture";
 const BATCH: &str = "ip -batch, same objects";
 const PLAIN: &str = "ip -batch, plain routes";

@@ -1,20 +1,27 @@
 //! Two hosts with a node and a pod each.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context, Result};
-use flannel_testbed::{Blocks, Host, Pod, Testbed};
+use anyhow::{Context, Result, ensure};
+use flannel_core::NetworkConfig;
+use flannel_netlink::{
+    list_routes,
+    state::{IpFamily, Object, Route},
+};
+use flannel_testbed::{Blocks, Host, Pod};
+use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::{
     exact::State,
-    faults::{Injected, Signals},
+    faults::{Injected, Signals, device, peer, uplink},
 };
 use crate::{
     follow::Follower,
-    leases::Leases,
+    network::{Plan, network, network_with},
     program::{Node, Program, subnet},
-    session::{Session, testbed},
+    session::Session,
+    site::Site,
 };
 
 /// A cluster in which packets flow. The first host is the one that suffers.
@@ -24,16 +31,18 @@ pub(super) struct Cluster {
     /// The subnet of the second host.
     pub(super) peer: Blocks,
     nodes: [Node; 2],
-    leases: Leases,
-    testbed: Testbed,
+    site: Site,
 }
 
 impl Cluster {
-    pub(super) async fn build(session: &Session, program: &Program, backend: &str) -> Result<Self> {
-        let leases = Leases::build(&session.scratch, backend, 0).await?;
-        let testbed = testbed(2).build().await?;
-        let [a, b] = testbed.hosts() else { unreachable!("there are two hosts") };
-        let start = |host| Node::start(program, host, &leases.store(), leases.folder());
+    pub(super) async fn build(
+        session: &Session,
+        program: &Program,
+        plan: Plan<'_>,
+    ) -> Result<Self> {
+        let site = Site::build(session, 2, plan).await?;
+        let [a, b] = site.hosts() else { unreachable!("there are two hosts") };
+        let start = |host| Node::start(program, host, &site.leases);
         let mut nodes = [start(a)?, start(b)?];
         let (mut pods, mut subnets) = (Vec::new(), Vec::new());
         for (host, node) in [a, b].into_iter().zip(&mut nodes) {
@@ -45,23 +54,23 @@ impl Cluster {
         let pods: [Pod; 2] = pods.try_into().ok().context("there are two hosts")?;
         let connected = async { while pods[0].ping(pods[1].ip()).await.is_err() {} };
         timeout(PATIENCE, connected).await.context("the pods never reached each other")?;
-        Ok(Self { pods, peer: subnets[1], nodes, leases, testbed })
+        Ok(Self { pods, peer: subnets[1], nodes, site })
     }
 
     /// The host that suffers.
     pub(super) fn host(&self) -> &Host {
-        self.testbed.host(0)
+        self.site.host(0)
     }
 
     /// What both kernels hold now.
     pub(super) async fn state(&self) -> Result<[State; 2]> {
-        let [a, b] = self.testbed.hosts() else { unreachable!("there are two hosts") };
+        let [a, b] = self.site.hosts() else { unreachable!("there are two hosts") };
         Ok([State::of(&a.snapshot().await?), State::of(&b.snapshot().await?)])
     }
 
     /// One for each host.
     pub(super) fn followers(&self) -> Result<[Follower; 2]> {
-        Ok([Follower::open(self.testbed.host(0))?, Follower::open(self.testbed.host(1))?])
+        Ok([Follower::open(self.site.host(0))?, Follower::open(self.site.host(1))?])
     }
 
     /// Waits until both kernels hold what is wanted, and returns when they did.
@@ -95,7 +104,7 @@ impl Cluster {
         signals: Signals,
         times: u32,
     ) -> Result<Injected> {
-        let host = self.testbed.host(0);
+        let host = self.site.host(0);
         let node = &mut self.nodes[0];
         for number in 0..if signals == Signals::InTurns { times } else { 1 } {
             match signals {
@@ -104,10 +113,54 @@ impl Cluster {
                 _ => node.process.kill()?,
             }
             node.process.wait().await?;
-            *node = Node::start(program, host, &self.leases.store(), self.leases.folder())?;
+            *node = Node::start(program, host, &self.site.leases)?;
             node.ready(PATIENCE).await?;
         }
         Ok(Injected::default())
+    }
+    /// Gives the network another backend and then its own again, with new nodes each time. Returns when the last ones are
+    /// started.
+    pub(super) async fn change(
+        &mut self,
+        program: &Program,
+        plan: Plan<'_>,
+        other: Value,
+    ) -> Result<Injected> {
+        let before = self.mine().await?;
+        self.reconfigure(program, &network_with(other, plan.family)?).await?;
+        for node in &mut self.nodes {
+            node.ready(PATIENCE).await?;
+        }
+        let after = self.mine().await?;
+        let left: Vec<_> = before.intersection(&after).collect();
+        ensure!(left.is_empty(), "of the backend before there was left at readiness: {left:?}");
+        self.reconfigure(program, &network(plan.backend, plan.family)?).await?;
+        Ok(Injected::default())
+    }
+
+    /// Ends both nodes, changes the configuration, and starts them again.
+    async fn reconfigure(&mut self, program: &Program, config: &NetworkConfig) -> Result<()> {
+        for node in &mut self.nodes {
+            node.process.terminate()?;
+            node.process.wait().await?;
+        }
+        self.site.leases.reconfigure(config).await?;
+        for (node, host) in self.nodes.iter_mut().zip(self.site.hosts()) {
+            *node = Node::start(program, host, &self.site.leases)?;
+        }
+        Ok(())
+    }
+
+    /// What a backend has on the first host for its peer: its device, and the device of its route.
+    async fn mine(&self) -> Result<BTreeSet<String>> {
+        let mut connection = self.host().connect()?;
+        let device = device(&mut connection).await?;
+        let uplink = uplink(&mut connection).await?;
+        let routes = list_routes(&mut connection, Route::MAIN, IpFamily::V4).await?;
+        let peer = peer(self)?;
+        let direct = |route: &&Route| route.destination == peer && route.link == Some(uplink.index);
+        let direct = routes.iter().filter(direct).map(|route| Object::Route(*route).to_string());
+        Ok(device.into_iter().map(|device| device.name).chain(direct).collect())
     }
 }
 

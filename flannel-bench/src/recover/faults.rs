@@ -9,15 +9,19 @@ use anyhow::{Context, Result, ensure};
 use flannel_netlink::{
     Connection, KernelError, LinkChange, alter_link, delete_link, link_by_name, list_addresses,
     list_forwarding, list_links, list_neighbours, list_nexthops, list_routes,
-    state::{AddressFilter, IpFamily, Link, LinkKind, MacAddress, Object, Route, Via},
+    state::{
+        Address, AddressFilter, ForwardingEntry, IpFamily, Link, LinkKind, MacAddress, Neighbour,
+        Nexthop, Object, Route, Via,
+    },
 };
 use flannel_testbed::Meddler;
 use futures::future::{BoxFuture, FutureExt as _};
 use ipnetwork::IpNetwork;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{cluster::Cluster, exact::Renamed};
-use crate::{args::Recover, captured::UPLINK};
+use crate::{args::Recover, captured::UPLINK, network::kind};
 
 /// One kind of fault.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +33,9 @@ pub(super) struct Fault {
 /// How a fault comes about.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
+    /// The network's configuration gets another backend, both nodes start again, and all of that once more with the first one.
+    /// `None` if a backend has no such change.
+    Change(fn(&str) -> Option<Value>),
     /// Somebody does it again and again.
     Meddler(for<'a> fn(&'a Cluster) -> BoxFuture<'a, Result<Option<Meddled>>>),
     /// It is done, and perhaps undone by the same.
@@ -75,22 +82,29 @@ impl Fault {
 }
 
 /// In the order of the table.
-const FAULTS: [(&str, Kind); 18] = [
+const FAULTS: [(&str, Kind); 25] = [
     ("route deleted", Kind::Once(|it| delete_route(it).boxed())),
     ("route to a wrong gateway", Kind::Once(|it| wrong_gateway(it).boxed())),
+    ("nexthop to a wrong gateway", Kind::Once(|it| wrong_nexthop(it).boxed())),
     ("nexthop deleted", Kind::Once(|it| delete_nexthop(it).boxed())),
+    ("neighbour with a wrong MAC", Kind::Once(|it| wrong_neighbour(it).boxed())),
     ("neighbour deleted", Kind::Once(|it| delete_neighbour(it).boxed())),
+    ("forwarding entry to a wrong host", Kind::Once(|it| wrong_forwarding(it).boxed())),
     ("forwarding entry deleted", Kind::Once(|it| delete_forwarding(it).boxed())),
     ("device deleted", Kind::Once(|it| delete_device(it).boxed())),
     ("device down", Kind::Once(|it| device_down(it).boxed())),
+    ("device down and up", Kind::Once(|it| device_down_and_up(it).boxed())),
     ("device MAC changed", Kind::Once(|it| device_mac(it).boxed())),
     ("device address deleted", Kind::Once(|it| device_address(it).boxed())),
+    ("device address replaced", Kind::Once(|it| other_device_address(it).boxed())),
     ("link down and up", Kind::Once(|it| link_flap(it).boxed())),
     ("cable out and in", Kind::Once(|it| cable(it).boxed())),
     ("NIC deleted and re-created", Kind::Once(|it| nic(it).boxed())),
-    ("address changed", Kind::Once(|it| address(it).boxed())),
+    ("address changed", Kind::Once(|it| other_address(it).boxed())),
     ("MAC changed every 100 ms", Kind::Meddler(|it| meddle_mac(it).boxed())),
     ("route deleted every 100 ms", Kind::Meddler(|it| meddle_route(it).boxed())),
+    ("backend changed and back", Kind::Change(other_backend)),
+    ("VNI changed and back", Kind::Change(other_vni)),
     ("SIGKILL and restart", Kind::Restart(Signals::Kill)),
     ("SIGTERM and restart", Kind::Restart(Signals::Terminate)),
     ("restarts, SIGKILL and SIGTERM in turns", Kind::Restart(Signals::InTurns)),
@@ -113,29 +127,42 @@ async fn wrong_gateway(cluster: &Cluster) -> Result<Option<Injected>> {
 
 async fn delete_nexthop(cluster: &Cluster) -> Result<Option<Injected>> {
     let mut connection = cluster.host().connect()?;
-    let routes = list_routes(&mut connection, Route::MAIN, IpFamily::V4).await?;
-    let peer = peer(cluster)?;
-    let route = routes.iter().find(|route| route.destination == peer);
-    let nexthops = list_nexthops(&mut connection).await?;
-    let used = nexthops.iter().find(|it| route.is_some_and(|r| r.via == Via::Nexthop(it.id)));
-    let used = used.map(|it| Object::Nexthop(*it));
-    delete(&mut connection, used).await
+    let found = nexthop(cluster, &mut connection).await?;
+    delete(&mut connection, found.map(Object::Nexthop)).await
+}
+
+async fn wrong_nexthop(cluster: &Cluster) -> Result<Option<Injected>> {
+    let mut connection = cluster.host().connect()?;
+    let found = nexthop(cluster, &mut connection).await?;
+    let wrong = found.map(|it| Object::Nexthop(Nexthop { gateway: NOBODY.into(), ..it }));
+    replace(&mut connection, wrong).await
 }
 
 async fn delete_neighbour(cluster: &Cluster) -> Result<Option<Injected>> {
     let mut connection = cluster.host().connect()?;
-    let Some(device) = device(&mut connection).await? else { return Ok(None) };
-    let neighbours = list_neighbours(&mut connection, device.index).await?;
-    let ours = neighbours.into_iter().find(|it| it.permanent).map(Object::Neighbour);
-    delete(&mut connection, ours).await
+    let found = neighbour(&mut connection).await?;
+    delete(&mut connection, found.map(Object::Neighbour)).await
+}
+
+async fn wrong_neighbour(cluster: &Cluster) -> Result<Option<Injected>> {
+    let mut connection = cluster.host().connect()?;
+    let found = neighbour(&mut connection).await?;
+    let wrong = found.map(|it| Object::Neighbour(Neighbour { mac: Some(MEDDLED), ..it }));
+    replace(&mut connection, wrong).await
 }
 
 async fn delete_forwarding(cluster: &Cluster) -> Result<Option<Injected>> {
     let mut connection = cluster.host().connect()?;
-    let Some(device) = device(&mut connection).await? else { return Ok(None) };
-    let entries = list_forwarding(&mut connection, device.index).await?;
-    let ours = entries.into_iter().find(|it| it.permanent && it.remote.is_some());
-    delete(&mut connection, ours.map(Object::ForwardingEntry)).await
+    let found = forwarding(&mut connection).await?;
+    delete(&mut connection, found.map(Object::ForwardingEntry)).await
+}
+
+async fn wrong_forwarding(cluster: &Cluster) -> Result<Option<Injected>> {
+    let mut connection = cluster.host().connect()?;
+    let found = forwarding(&mut connection).await?;
+    let wrong = found
+        .map(|it| Object::ForwardingEntry(ForwardingEntry { remote: Some(NOBODY.into()), ..it }));
+    replace(&mut connection, wrong).await
 }
 
 async fn delete_device(cluster: &Cluster) -> Result<Option<Injected>> {
@@ -149,17 +176,31 @@ async fn device_down(cluster: &Cluster) -> Result<Option<Injected>> {
     alter(cluster, LinkChange { up: Some(false), ..LinkChange::default() }).await
 }
 
+/// Takes with it all routes through the device.
+async fn device_down_and_up(cluster: &Cluster) -> Result<Option<Injected>> {
+    let down = alter(cluster, LinkChange { up: Some(false), ..LinkChange::default() }).await?;
+    if down.is_none() {
+        return Ok(None);
+    }
+    alter(cluster, LinkChange { up: Some(true), ..LinkChange::default() }).await
+}
+
 async fn device_mac(cluster: &Cluster) -> Result<Option<Injected>> {
     alter(cluster, LinkChange { mac: Some(MEDDLED), ..LinkChange::default() }).await
 }
 
 async fn device_address(cluster: &Cluster) -> Result<Option<Injected>> {
     let mut connection = cluster.host().connect()?;
-    let Some(device) = device(&mut connection).await? else { return Ok(None) };
-    let filter = AddressFilter { link: Some(device.index) };
-    let addresses = list_addresses(&mut connection, filter).await?;
-    let ours = addresses.into_iter().find(|it| it.address.is_ipv4()).map(Object::Address);
-    delete(&mut connection, ours).await
+    let found = address_of_device(&mut connection).await?;
+    delete(&mut connection, found.map(Object::Address)).await
+}
+
+async fn other_device_address(cluster: &Cluster) -> Result<Option<Injected>> {
+    let mut connection = cluster.host().connect()?;
+    let Some(ours) = address_of_device(&mut connection).await? else { return Ok(None) };
+    let other = Address::new(ours.link, IpAddr::from(NOBODY).into());
+    replace(&mut connection, Some(Object::Address(other))).await?;
+    delete(&mut connection, Some(Object::Address(ours))).await
 }
 
 async fn link_flap(cluster: &Cluster) -> Result<Option<Injected>> {
@@ -183,7 +224,7 @@ async fn nic(cluster: &Cluster) -> Result<Option<Injected>> {
     Ok(Some(Injected { was_down: true, renamed: None }))
 }
 
-async fn address(cluster: &Cluster) -> Result<Option<Injected>> {
+async fn other_address(cluster: &Cluster) -> Result<Option<Injected>> {
     let host = cluster.host();
     let before = host.addresses();
     let [IpNetwork::V4(old)] = before[..] else { return Ok(None) };
@@ -239,17 +280,68 @@ async fn delete(connection: &mut Connection, object: Option<Object>) -> Result<O
     Ok(Some(Injected::default()))
 }
 
+async fn replace(connection: &mut Connection, object: Option<Object>) -> Result<Option<Injected>> {
+    let Some(object) = object else { return Ok(None) };
+    let replaced = connection.apply_one(object.replace()).await;
+    replaced.with_context(|| format!("cannot write {object}"))?;
+    Ok(Some(Injected::default()))
+}
+
+fn other_backend(backend: &str) -> Option<Value> {
+    match kind(backend).as_str() {
+        "host-gw" => Some(json!({ "Type": "vxlan" })),
+        "vxlan" => Some(json!({ "Type": "host-gw" })),
+        _ => None,
+    }
+}
+
+fn other_vni(backend: &str) -> Option<Value> {
+    (kind(backend) == "vxlan").then(|| json!({ "Type": "vxlan", "VNI": 7 }))
+}
+
+/// The nexthop object of the route to the peer, if it has one.
+async fn nexthop(cluster: &Cluster, connection: &mut Connection) -> Result<Option<Nexthop>> {
+    let routes = list_routes(connection, Route::MAIN, IpFamily::V4).await?;
+    let peer = peer(cluster)?;
+    let route = routes.iter().find(|route| route.destination == peer);
+    let nexthops = list_nexthops(connection).await?;
+    let used = |it: &Nexthop| route.is_some_and(|route| route.via == Via::Nexthop(it.id));
+    Ok(nexthops.into_iter().find(used))
+}
+
+/// A neighbour that the node wrote.
+async fn neighbour(connection: &mut Connection) -> Result<Option<Neighbour>> {
+    let Some(device) = device(connection).await? else { return Ok(None) };
+    let neighbours = list_neighbours(connection, device.index).await?;
+    Ok(neighbours.into_iter().find(|it| it.permanent))
+}
+
+/// A forwarding entry that the node wrote.
+async fn forwarding(connection: &mut Connection) -> Result<Option<ForwardingEntry>> {
+    let Some(device) = device(connection).await? else { return Ok(None) };
+    let entries = list_forwarding(connection, device.index).await?;
+    Ok(entries.into_iter().find(|it| it.permanent && it.remote.is_some()))
+}
+
+/// The address of the node's device.
+async fn address_of_device(connection: &mut Connection) -> Result<Option<Address>> {
+    let Some(device) = device(connection).await? else { return Ok(None) };
+    let filter = AddressFilter { link: Some(device.index) };
+    let addresses = list_addresses(connection, filter).await?;
+    Ok(addresses.into_iter().find(|it| it.address.is_ipv4()))
+}
+
 /// The device that the node made, if its backend has one.
-async fn device(connection: &mut Connection) -> Result<Option<Link>> {
+pub(super) async fn device(connection: &mut Connection) -> Result<Option<Link>> {
     let links = list_links(connection).await?;
     Ok(links.into_iter().find(|link| matches!(link.kind, LinkKind::Vxlan(_))))
 }
 
-async fn uplink(connection: &mut Connection) -> Result<Link> {
+pub(super) async fn uplink(connection: &mut Connection) -> Result<Link> {
     link_by_name(connection, UPLINK).await?.context("the host has no uplink")
 }
 
-fn peer(cluster: &Cluster) -> Result<IpNetwork> {
+pub(super) fn peer(cluster: &Cluster) -> Result<IpNetwork> {
     Ok(cluster.peer.ipv4().context("the peer has an IPv4 subnet")?.into())
 }
 

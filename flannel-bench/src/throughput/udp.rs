@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -45,7 +45,7 @@ pub(super) async fn round_trips(from: &Pod, to: &Pod, number: u32) -> Result<Vec
 
 /// A socket in each pod; the first is connected to the second.
 fn pair(from: &Pod, to: &Pod) -> io::Result<(UdpSocket, UdpSocket)> {
-    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let any = SocketAddr::new(from.ip(), 0);
     let open = |pod: &Pod, address: SocketAddr| {
         let socket =
             pod.namespace().run(|| UdpSocket::bind(address)).map_err(io::Error::other)??;
@@ -104,11 +104,15 @@ fn echo(socket: &UdpSocket, done: &AtomicBool) -> io::Result<()> {
 fn time(socket: &UdpSocket, number: u32) -> io::Result<Vec<f64>> {
     let mut buffer = [0; PACKET.len()];
     let mut times = Vec::with_capacity(number as usize);
-    for _ in 0..number {
+    let mut lost = 0;
+    while times.len() < number as usize {
         let start = Instant::now();
         socket.send(&PACKET)?;
-        socket.recv(&mut buffer)?;
-        times.push(start.elapsed().as_secs_f64());
+        match socket.recv(&mut buffer) {
+            Ok(_) => times.push(start.elapsed().as_secs_f64()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock && lost < LOST => lost += 1,
+            Err(error) => return Err(error),
+        }
     }
     Ok(times)
 }
@@ -124,3 +128,6 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// linux/errno.h
 const ENOBUFS: i32 = 105;
+
+/// So many round trips may end in nothing, each of which takes [`PATIENCE`].
+const LOST: u32 = 10;

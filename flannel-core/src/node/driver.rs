@@ -17,8 +17,9 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use super::{
     Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
     failure::Failure,
-    keeper::{Doubt, Keeper, Kept, at},
+    keeper::{Doubt, Keeper, Kept, Timing, at},
     operation::{Operation, Outcome, breathe, operate},
+    pings::Pings,
     random::Random,
     session::Session,
     status::{chain, log_problems},
@@ -44,6 +45,7 @@ pub(super) struct Driver {
 
 /// Why the loop turned.
 enum Input {
+    Answered,
     Due,
     Kept(Kept),
     Lease(Option<Result<LeaseEvent, StoreError>>),
@@ -74,21 +76,29 @@ impl Driver {
     pub(super) async fn run(
         mut self,
         stop: impl Future<Output = ()>,
+        pings: Pings,
     ) -> Result<Stopped, NodeError> {
         let span = info_span!("node", subnet = tracing::field::Empty);
         let stop = pin!(stop);
-        self.drive(stop, span.clone()).instrument(span).await
+        self.drive(stop, pings, span.clone()).instrument(span).await
     }
 
     async fn drive<S: Future<Output = ()>>(
         &mut self,
         mut stop: Pin<&mut S>,
+        mut pings: Pings,
         span: Span,
     ) -> Result<Stopped, NodeError> {
-        let started = select! {
-            biased;
-            () = &mut stop => return Ok(Stopped::default()),
-            started = self.acquire() => started?,
+        let started = {
+            let mut acquiring = pin!(self.acquire());
+            loop {
+                select! {
+                    biased;
+                    () = &mut stop => return Ok(Stopped::default()),
+                    () = pings.answer() => {}
+                    started = &mut acquiring => break started?,
+                }
+            }
         };
         let (config, lease) = started;
         let mut current = lease.1.lease().clone();
@@ -98,8 +108,9 @@ impl Driver {
                 lease,
                 self.backoff(),
                 self.fork(),
-                self.options.deadline,
+                Timing { deadline: self.options.deadline, margin: self.options.renew_margin },
             ),
+            pings,
             peers: Arc::new(Peers::new(config, current.clone())),
             known: false,
             leases: self.store.watch(),
@@ -111,6 +122,7 @@ impl Driver {
             backoff: self.backoff(),
             deafness: self.backoff(),
         };
+        self.trust(&session.keeper);
         loop {
             span.record("subnet", tracing::field::display(current.subnet));
             let (end, network) = match self.start(&mut session, &current, &mut stop).await? {
@@ -171,6 +183,7 @@ impl Driver {
             select! {
                 biased;
                 () = stop.as_mut() => return Ok(Err(End::Stop)),
+                () = session.pings.answer() => {}
                 kept = session.keeper.next() => if let Some(moved) = this.kept(session, kept)? {
                     return Ok(Err(End::Moved(moved)));
                 },
@@ -224,6 +237,7 @@ impl Driver {
                     let input = select! {
                         biased;
                         () = stop.as_mut() => Input::Stop,
+                        () = session.pings.answer() => Input::Answered,
                         kept = session.keeper.next() => Input::Kept(kept),
                         Some(request) = self.requests.recv(), if session.known => Input::Request(request),
                         outcome = &mut work => Input::Outcome(outcome),
@@ -231,6 +245,7 @@ impl Driver {
                         () = at(sync_at) => Input::Due,
                     };
                     match input {
+                        Input::Answered => {}
                         Input::Stop => {
                             if !waiting {
                                 timeout(STOP_GRACE, &mut work).await.ok();
@@ -257,7 +272,7 @@ impl Driver {
                 Some(Outcome::Drifted(result)) => self.drifted(session, result),
                 Some(Outcome::Synced { result, attrs }) => {
                     self.advertised(session, attrs);
-                    self.synced(session, result, network.mtu());
+                    self.synced(session, result.map(|report| *report), network.mtu());
                 }
                 None => {}
             }
@@ -298,12 +313,16 @@ impl Driver {
         }
         debug!(?event, "lease event");
         let peers = Arc::make_mut(&mut session.peers);
+        let rewritten =
+            matches!(&event, LeaseEvent::Upsert(lease) if lease.subnet == peers.own().subnet);
         let folded = peers.fold(event);
         if folded.peers_changed {
             session.sync_at = Some(Instant::now());
         }
         if folded.own_differs {
             session.keeper.check();
+        } else if rewritten {
+            session.keeper.rewritten();
         }
         if session.known {
             let (count, refused) = (peers.len(), peers.refused().collect());
@@ -344,7 +363,9 @@ impl Driver {
             Kept::Failed(error) => self.fail(Activity::Renew, &error),
             Kept::Lost(error) => {
                 let subnet = session.peers.own().subnet;
-                self.status.send_modify(|status| status.lease = None);
+                self.status.send_modify(|status| {
+                    (status.lease, status.trusted_until) = (None, None);
+                });
                 self.succeed(Activity::Hold);
                 if self.options.on_lease_loss == OnLeaseLoss::Exit {
                     return Err(NodeError::LeaseLost { subnet, source: error });
@@ -377,10 +398,19 @@ impl Driver {
                     status.lease = Some(held);
                     changed
                 });
+                self.trust(&session.keeper);
                 return Ok(moved.then_some(lease));
             }
         }
         Ok(None)
+    }
+
+    /// Shows until when the lease can be trusted. That it lasts longer now is no news to those who wait for changes.
+    fn trust(&self, keeper: &Keeper) {
+        self.status.send_if_modified(|status| {
+            status.trusted_until = keeper.trusted_until();
+            false
+        });
     }
 
     fn drifted(&mut self, session: &mut Session, result: Result<(), BackendError>) {
@@ -443,6 +473,7 @@ impl Driver {
                     info!(peers = session.peers.len(), added, replaced, removed, rules, "synced");
                 }
                 self.status.send_modify(|status| {
+                    status.count(&report);
                     log_problems(status.last_sync.as_ref(), &report);
                     status.syncs += 1;
                     status.writes += report.writes();

@@ -33,6 +33,8 @@ pub(super) struct Keeper {
     trusted_until: Option<Instant>,
     /// Whether to check once more after what is under way, which may have asked the store too early.
     again: bool,
+    /// The same, and there is no hurry.
+    again_later: bool,
     /// Between failures.
     backoff: Backoff,
     /// Between losses that follow each other.
@@ -40,6 +42,16 @@ pub(super) struct Keeper {
     taken_anew: Option<Instant>,
     random: Random,
     deadline: Duration,
+    margin: Duration,
+}
+
+/// How a keeper deals with time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// How long one call may take.
+    pub(super) deadline: Duration,
+    /// How much of its life a lease has at least when it is renewed.
+    pub(super) margin: Duration,
 }
 
 enum State {
@@ -86,7 +98,7 @@ impl Keeper {
         (began, lease): (Instant, Box<dyn SubnetLease>),
         backoff: Backoff,
         random: Random,
-        deadline: Duration,
+        Timing { deadline, margin }: Timing,
     ) -> Self {
         let current = lease.lease().clone();
         let mut keeper = Self {
@@ -95,6 +107,7 @@ impl Keeper {
             lease: current,
             due: None,
             again: false,
+            again_later: false,
             began,
             trusted_until: None,
             state: State::Moving,
@@ -103,6 +116,7 @@ impl Keeper {
             backoff,
             random,
             deadline,
+            margin,
         };
         keeper.hold(lease);
         keeper
@@ -122,6 +136,24 @@ impl Keeper {
             State::Held(_) => self.due = Some(Instant::now()),
             State::Working(_) => self.again = true,
             // Taking one anew finds out.
+            State::Lost | State::Moving => {}
+        }
+    }
+
+    /// Until when the lease can be trusted; `None` for ever, or if that is over and was said.
+    pub(super) fn trusted_until(&self) -> Option<Instant> {
+        self.trusted_until
+    }
+
+    /// Finds out why the lease was written as it is: perhaps by ourselves, perhaps by who wants to know whether we live. It is
+    /// no hurry, and two that do it to each other do it at this pace.
+    pub(super) fn rewritten(&mut self) {
+        match self.state {
+            State::Held(_) => {
+                let soon = Instant::now().max(self.began + CHECK_PAUSE);
+                self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+            }
+            State::Working(_) => self.again_later = true,
             State::Lost | State::Moving => {}
         }
     }
@@ -164,7 +196,7 @@ impl Keeper {
     fn begin(&mut self) {
         self.began = Instant::now();
         let (attrs, deadline) = (self.attrs.clone(), self.deadline);
-        self.again = false;
+        (self.again, self.again_later) = (false, false);
         self.state = match mem::replace(&mut self.state, State::Moving) {
             State::Held(mut lease) => State::Working(Box::pin(async move {
                 let result = if lease.lease().attrs == attrs {
@@ -224,12 +256,14 @@ impl Keeper {
     fn hold(&mut self, lease: Box<dyn SubnetLease>) {
         self.lease = lease.lease().clone();
         self.backoff.reset();
-        // A third of the lifetime leaves two more chances. A tenth less or more keeps nodes that started together apart.
+        // A tenth less or more keeps nodes that started together apart.
         let spread = 0.9 + 0.2 * (self.random.next() as f64 / u64::MAX as f64);
         let now = Instant::now();
-        self.due = lease.ttl().map(|ttl| now + ttl.mul_f64(spread / 3.0));
+        self.due = lease.ttl().map(|ttl| now + renewed_after(ttl, self.margin).mul_f64(spread));
         if self.again || self.lease.attrs != self.attrs {
             self.due = Some(now);
+        } else if self.again_later {
+            self.due = Some(now.max(self.began + CHECK_PAUSE));
         }
         self.trusted_until = lease.ttl().map(|ttl| self.began + trusted_for(ttl));
         self.state = State::Held(lease);
@@ -252,6 +286,16 @@ impl Keeper {
     }
 }
 
+/// How long after a renewal the next one is due: after a third of the lifetime, which leaves two more chances, or earlier if
+/// less than `margin` would be left then. A margin that the lease does not have changes nothing.
+fn renewed_after(ttl: Duration, margin: Duration) -> Duration {
+    match ttl.checked_sub(margin) {
+        // The spread is a tenth.
+        Some(latest) if !latest.is_zero() => (ttl / 3).min(latest.mul_f64(1.0 / 1.1)),
+        _ => ttl / 3,
+    }
+}
+
 /// Waits until `instant`, or for ever if there is none.
 pub(super) async fn at(instant: Option<Instant>) {
     match instant {
@@ -265,5 +309,25 @@ pub(super) fn late(operation: String, elapsed: tokio::time::error::Elapsed) -> S
     StoreError::Unavailable { operation, source: elapsed.into() }
 }
 
+/// Between calls that find out who has written the lease.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
+
 /// A lease that was held for so long is not fought over.
 const LASTING: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_renewed_after_a_third_or_before_the_margin() {
+        let hours = |n: u64| Duration::from_secs(3600 * n);
+        assert_eq!(renewed_after(hours(24), hours(1)), hours(8));
+        assert_eq!(renewed_after(hours(24), hours(13)), hours(8));
+        let early = renewed_after(hours(24), hours(23));
+        assert!(early.mul_f64(1.1) <= hours(1) && early > hours(1) / 2, "{early:?}");
+        for margin in [hours(24), hours(25)] {
+            assert_eq!(renewed_after(hours(24), margin), hours(8));
+        }
+    }
+}

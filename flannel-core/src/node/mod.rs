@@ -4,13 +4,16 @@ mod driver;
 mod failure;
 mod keeper;
 mod operation;
+mod pings;
 mod random;
 mod session;
 mod status;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use pings::Pings;
 
 use crate::{
     backend::{Backend, BackendError, Network},
@@ -19,7 +22,7 @@ use crate::{
     subnet::Subnet,
 };
 
-pub use status::{Activity, Status};
+pub use status::{Activity, Repair, Status, Totals};
 
 /// A node: it takes a subnet, brings up the data path, and keeps it matching the leases of its peers.
 ///
@@ -35,6 +38,7 @@ pub struct Node {
     options: NodeOptions,
     status: watch::Sender<Status>,
     requests: (mpsc::Sender<PeersRequest>, mpsc::Receiver<PeersRequest>),
+    pings: (mpsc::Sender<oneshot::Sender<()>>, Pings),
 }
 
 /// How a node behaves where there is a choice.
@@ -45,6 +49,9 @@ pub struct NodeOptions {
     pub deadline: Duration,
     /// What to do when the lease is lost to another owner or deleted.
     pub on_lease_loss: OnLeaseLoss,
+    /// How much of its life a lease has at least when it is renewed; 1 h as flannel's. It is renewed after a third of its life if
+    /// that is earlier, and always if it does not last for so long.
+    pub renew_margin: Duration,
     /// The longest wait between attempts. 30 s, so that a store that was away for hours is noticed within half a minute.
     pub retry_longest: Duration,
     /// The wait after a first failure. 200 ms, so that a short hiccup is hardly noticed.
@@ -69,6 +76,7 @@ pub enum OnLeaseLoss {
 pub struct NodeHandle {
     status: watch::Receiver<Status>,
     requests: mpsc::Sender<PeersRequest>,
+    pings: mpsc::Sender<oneshot::Sender<()>>,
 }
 
 /// What is left of a node that was asked to stop: the data path is up, and the lease is held until it expires.
@@ -104,7 +112,7 @@ pub enum NodeError {
     Store(#[source] StoreError),
 }
 
-type PeersRequest = tokio::sync::oneshot::Sender<Arc<Peers>>;
+type PeersRequest = oneshot::Sender<Arc<Peers>>;
 
 impl Node {
     /// A node that keeps its lease in `store` and carries packets with `backend`.
@@ -119,12 +127,14 @@ impl Node {
         options: NodeOptions,
     ) -> Self {
         let status = watch::Sender::new(Status::default());
-        Self { store, backend, options, status, requests: mpsc::channel(REQUESTS) }
+        let (requests, pings) = (mpsc::channel(REQUESTS), Pings::new());
+        Self { store, backend, options, status, requests, pings }
     }
 
     /// A view of this node that stays useful while it runs.
     pub fn handle(&self) -> NodeHandle {
-        NodeHandle { status: self.status.subscribe(), requests: self.requests.0.clone() }
+        let (requests, pings) = (self.requests.0.clone(), self.pings.0.clone());
+        NodeHandle { status: self.status.subscribe(), requests, pings }
     }
 
     /// Runs for ever.
@@ -152,8 +162,9 @@ impl Node {
     ///
     /// As [`run`](Self::run).
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<Stopped, NodeError> {
-        let Self { store, backend, options, status, requests: (_, requests) } = self;
-        driver::Driver::new(store, backend, options, status, requests).run(stop).await
+        let Self { store, backend, options, status, requests: (_, requests), pings: (_, pings) } =
+            self;
+        driver::Driver::new(store, backend, options, status, requests).run(stop, pings).await
     }
 }
 
@@ -163,6 +174,7 @@ impl Default for NodeOptions {
         Self {
             deadline: Duration::from_secs(30),
             on_lease_loss: OnLeaseLoss::default(),
+            renew_margin: Duration::from_secs(60 * 60),
             retry_longest: Duration::from_secs(30),
             retry_shortest: Duration::from_millis(200),
             seed: RandomState::new().build_hasher().finish(),
@@ -195,13 +207,26 @@ impl NodeHandle {
         Some(self.status.borrow_and_update().clone())
     }
 
+    /// Waits for the node's loop to answer: it does at once wherever it waits, whatever for. `None` if the node ended.
+    ///
+    /// A supervisor that gets no answer within some seconds has a node that hangs.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it.
+    pub async fn ping(&self) -> Option<()> {
+        let (reply, answer) = oneshot::channel();
+        self.pings.send(reply).await.ok()?;
+        answer.await.ok()
+    }
+
     /// All peers as the node knows them; waits for the first snapshot. `None` if the node ended.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost by dropping it.
     pub async fn peers(&self) -> Option<Arc<Peers>> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         self.requests.send(reply).await.ok()?;
         answer.await.ok()
     }

@@ -25,7 +25,7 @@ pub(super) enum Operation {
 pub(super) enum Outcome {
     Drifted(Result<(), BackendError>),
     Synced {
-        result: Result<SyncReport, BackendError>,
+        result: Result<Box<SyncReport>, BackendError>,
         attrs: Option<Result<LeaseAttrs, BackendError>>,
     },
 }
@@ -49,7 +49,7 @@ pub(super) async fn operate(
                 }
             };
             let result = within(Activity::Sync, deadline, network.sync(&peers)).await;
-            Outcome::Synced { result, attrs }
+            Outcome::Synced { result: result.map(Box::new), attrs }
         }
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 
-use super::{keeper::Keeper, operation::Operation};
+use super::{keeper::Keeper, operation::Operation, pings::Pings};
 use crate::{backoff::Backoff, lease::LeaseEvent, peers::Peers, store::StoreError};
 
 /// What the loop works on while the node holds one subnet.
 pub(super) struct Session {
     pub(super) keeper: Keeper,
+    pub(super) pings: Pings,
     pub(super) peers: Arc<Peers>,
     /// Whether the store has said who the peers are. Until then they are unknown, and unknown is never synced.
     pub(super) known: bool,

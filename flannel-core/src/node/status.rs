@@ -1,8 +1,13 @@
 //! What a node shows of itself.
 
-use std::{collections::BTreeMap, error::Error, fmt};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    error::Error,
+    fmt,
+};
 
 use serde::Serialize;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
@@ -17,6 +22,10 @@ pub struct Status {
     /// The lease that this node holds as far as it knows; `None` before the first and after a lost one. Whether it may be trusted
     /// says [`trusts_lease`](Self::trusts_lease).
     pub lease: Option<Lease>,
+    /// Until when the lease can be trusted without another renewal; `None` if it does not expire, and without a lease. Renewals
+    /// alone are not told to those who wait for a change.
+    #[serde(skip)]
+    pub trusted_until: Option<Instant>,
     /// The largest packet that a pod may send, in bytes; `None` until the data path is up.
     pub mtu: Option<u32>,
     /// How many peers there are; `None` until the store's first snapshot.
@@ -29,12 +38,42 @@ pub struct Status {
     pub syncs: u64,
     /// How many objects all syncs have written.
     pub writes: u64,
+    /// What all syncs together have read and written, by kind of write.
+    pub totals: Totals,
+    /// How many changes by others were found and undone, by kind of object.
+    pub repaired: BTreeMap<&'static str, u64>,
+    /// The latest of these changes, oldest first, at most 32. Their numbers go up without gaps.
+    pub repairs: VecDeque<Repair>,
     /// Whether the data path matched all peers, and the firewall its rules, when it was last looked at.
     pub in_sync: bool,
     /// What does not work right now, and why; retried until it does.
     pub faults: BTreeMap<Activity, String>,
     /// The latest fault, kept after it is over.
     pub last_error: Option<String>,
+}
+
+/// What all syncs of a node did, in objects.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Listed.
+    pub read: u64,
+    /// Not there before.
+    pub added: u64,
+    /// There with other values before.
+    pub replaced: u64,
+    /// Of ours, and needed by nobody any more.
+    pub removed: u64,
+}
+
+/// A change by somebody else that a sync has undone.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Repair {
+    /// Its number, from 0 on.
+    pub number: u64,
+    /// What was changed, how, and by whom if the kernel says so.
+    pub what: String,
 }
 
 /// What a node was doing when something failed.
@@ -73,6 +112,23 @@ impl Status {
     /// It can be after a whole TTL without a renewal. The data path stays then, and a renewal ends the doubt.
     pub fn trusts_lease(&self) -> bool {
         self.lease.is_some() && !self.faults.contains_key(&Activity::Hold)
+    }
+
+    /// Adds up what a sync did.
+    pub(super) fn count(&mut self, report: &SyncReport) {
+        self.totals.read += report.read;
+        self.totals.added += report.added;
+        self.totals.replaced += report.replaced;
+        self.totals.removed += report.removed;
+        for (kind, count) in &report.repaired.by_kind {
+            *self.repaired.entry(kind).or_default() += count;
+        }
+        for what in &report.repaired.examples {
+            let number = self.repairs.back().map_or(0, |last| last.number + 1);
+            self.repairs.push_back(Repair { number, what: what.clone() });
+        }
+        let surplus = self.repairs.len().saturating_sub(KEPT_REPAIRS);
+        self.repairs.drain(..surplus);
     }
 
     pub(super) fn fail(&mut self, activity: Activity, error: &dyn Error) {
@@ -136,3 +192,6 @@ fn log_firewall(before: &FirewallReport, now: &FirewallReport) {
         info!("firewall as it should be again");
     }
 }
+
+/// How many repairs are remembered: enough to see a pattern, few enough to copy with each look at the status.
+const KEPT_REPAIRS: usize = 32;

@@ -21,6 +21,7 @@ use crate::{
     testing::{FakeBackend, MockBackend, MockStore},
 };
 
+mod shown;
 mod trouble;
 
 const OWN: &str = "10.3.1.0-24";

@@ -3,7 +3,10 @@
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::timeout;
+use tokio::{
+    select,
+    time::{sleep, timeout},
+};
 
 use crate::{
     backend::{Backend, BackendError, Network},
@@ -133,13 +136,26 @@ impl Nodes {
     pub async fn repair(&mut self, mut done: impl AsyncFnMut() -> bool) -> bool {
         let repair = async {
             loop {
-                // What a sync brings about may come a little later, and is no drift.
-                if let Ok(drifted) = timeout(POLL, self.networks[0].drifted()).await {
-                    drifted.expect("drifted");
-                    self.sync(0).await;
-                }
-                if done().await {
-                    return;
+                // A probe that waits for an answer must not keep the repair waiting, which is what is timed.
+                let done = async {
+                    let done = done().await;
+                    if !done {
+                        sleep(POLL).await;
+                    }
+                    done
+                };
+                let is_done = select! {
+                    biased;
+                    drifted = self.networks[0].drifted() => {
+                        drifted.expect("drifted");
+                        None
+                    }
+                    is_done = done => Some(is_done),
+                };
+                match is_done {
+                    None => drop(self.sync(0).await),
+                    Some(true) => return,
+                    Some(false) => {}
                 }
             }
         };

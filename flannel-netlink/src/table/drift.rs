@@ -14,6 +14,13 @@ pub struct Drift {
     pub by: Culprit,
 }
 
+impl Drift {
+    /// A difference that somebody unknown has made.
+    pub const fn new(subject: DriftSubject, change: DriftChange) -> Self {
+        Self { subject, change, by: Culprit::Unknown }
+    }
+}
+
 /// What a [`Drift`] is about.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -22,6 +29,20 @@ pub enum DriftSubject {
     Link(Link),
     /// An object, by its key.
     Object(Key),
+}
+
+impl DriftSubject {
+    /// The kind of object, in a word: `address`, `forwarding_entry`, `link`, `neighbour`, `nexthop` or `route`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Link(_) => "link",
+            Self::Object(Key::Address(..)) => "address",
+            Self::Object(Key::ForwardingEntry(..)) => "forwarding_entry",
+            Self::Object(Key::Neighbour(..)) => "neighbour",
+            Self::Object(Key::Nexthop(_)) => "nexthop",
+            Self::Object(Key::Route(..)) => "route",
+        }
+    }
 }
 
 /// In which way something differs from what is wanted.

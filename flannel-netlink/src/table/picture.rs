@@ -118,8 +118,9 @@ impl Picture {
         self.stale
     }
 
-    pub(crate) const fn set_stale(&mut self) {
-        self.stale = true;
+    /// Returns what it was before.
+    pub(crate) const fn set_stale(&mut self, stale: bool) -> bool {
+        std::mem::replace(&mut self.stale, stale)
     }
 
     /// Says when `wanted` is altered or gone. Replaces an earlier call for the same name.

@@ -4,7 +4,9 @@
 use socket2::SockFilter;
 
 use crate::{
-    state::{RTM_DELROUTE, RTM_NEWROUTE},
+    state::{
+        RTM_DELNEIGH, RTM_DELNEXTHOP, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWNEXTHOP, RTM_NEWROUTE,
+    },
     wire::MESSAGE_HEADER,
 };
 
@@ -18,6 +20,23 @@ pub(super) fn default_routes_only() -> [SockFilter; 7] {
         jump_if(0, 0, 1),
         TAKE,
         DROP,
+    ]
+}
+
+/// Takes everything but what is told about routes, neighbours, forwarding entries and nexthop objects that `port` itself has changed.
+pub(super) fn changes_of_others(port: u32) -> [SockFilter; 11] {
+    [
+        load(WORD, PORT),
+        jump_if(u32::from_be_bytes(port.to_ne_bytes()), 0, 8),
+        load_kind(),
+        jump_if(kind(RTM_NEWROUTE), 5, 0),
+        jump_if(kind(RTM_DELROUTE), 4, 0),
+        jump_if(kind(RTM_NEWNEIGH), 3, 0),
+        jump_if(kind(RTM_DELNEIGH), 2, 0),
+        jump_if(kind(RTM_NEWNEXTHOP), 1, 0),
+        jump_if(kind(RTM_DELNEXTHOP), 0, 1),
+        DROP,
+        TAKE,
     ]
 }
 
@@ -45,11 +64,14 @@ const DROP: SockFilter = SockFilter::new(RETURN, 0, 0, 0);
 
 /// `nlmsg_type` in `struct nlmsghdr`.
 const KIND: usize = 4;
+/// `nlmsg_pid` in `struct nlmsghdr`.
+const PORT: usize = 12;
 /// `rtm_dst_len` in `struct rtmsg`.
 const DESTINATION_LENGTH: usize = MESSAGE_HEADER + 1;
 
 // linux/bpf_common.h: BPF_LD | BPF_ABS | size, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
 const BYTE: u16 = 0x30;
 const HALF: u16 = 0x28;
+const WORD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;

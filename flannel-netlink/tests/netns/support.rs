@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use flannel_netlink::{
-    Connection, LinkSpec, LinkSpecKind, Namespace, ensure_link,
+    Connection, LinkSpec, LinkSpecKind, Namespace, ensure_link, link_by_name,
     state::{Address, Link, Object},
 };
+use tokio::time::{sleep, timeout};
 
 /// A namespace with one veth device `eth0` that carries packets, and a connection to it.
 pub(crate) struct Host {
@@ -16,9 +19,24 @@ impl Host {
         let namespace = fresh();
         let mut connection = Connection::open(&namespace).unwrap();
         let pair = LinkSpecKind::Veth { peer: "far0".to_owned(), peer_namespace: None };
-        let (eth0, _) =
-            ensure_link(&mut connection, &LinkSpec::new("eth0", pair.clone())).await.unwrap();
-        ensure_link(&mut connection, &LinkSpec::new("far0", pair)).await.unwrap();
+        // Addresses that come and devices that start to run later are news to a table.
+        let quiet = |name| {
+            let mut spec = LinkSpec::new(name, pair.clone());
+            spec.no_link_local = true;
+            spec
+        };
+        ensure_link(&mut connection, &quiet("eth0")).await.unwrap();
+        ensure_link(&mut connection, &quiet("far0")).await.unwrap();
+        let running = async {
+            loop {
+                let eth0 = link_by_name(&mut connection, "eth0").await.unwrap().unwrap();
+                if eth0.running {
+                    return eth0;
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let eth0 = timeout(Duration::from_secs(10), running).await.expect("eth0 runs");
         let mut host = Self { namespace, connection, eth0 };
         for address in ["192.0.2.1/24", "2001:db8::1/64"] {
             let mut address = Address::new(host.eth0.index, address.parse().unwrap());

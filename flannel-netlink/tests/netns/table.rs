@@ -371,7 +371,7 @@ async fn a_meddler_does_not_make_us_write_without_end_nor_delay_others() {
     let own = table.connection().port();
     let mut monitor = Monitor::open(&host.namespace).unwrap();
     let started = Instant::now();
-    let mut meddling = tokio::time::interval(Duration::from_millis(50));
+    let mut meddling = tokio::time::interval(Duration::from_millis(5));
     let mut others_repaired = Vec::new();
     while started.elapsed() < Duration::from_secs(3) {
         tokio::select! {
@@ -412,9 +412,96 @@ async fn a_meddler_does_not_make_us_write_without_end_nor_delay_others() {
             writes += 1;
         }
     }
-    assert!((4..=15).contains(&writes), "{writes} writes in 3 s");
+    // 20 at once, 20 a second, and room for a machine that is slow.
+    assert!((20..=110).contains(&writes), "{writes} writes in 3 s");
     assert_eq!(others_repaired.len(), 2);
     assert!(others_repaired[1] - others_repaired[0] < Duration::from_millis(100));
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn whoever_deletes_a_route_ten_times_a_second_finds_it_each_time() {
+    let mut host = Host::new().await;
+    let mut table = table(&host).await;
+    table.want(route(&host, 1, 2));
+    table.sync().await.unwrap();
+    let (mut waits, mut tick) = (Vec::new(), tokio::time::interval(Duration::from_millis(100)));
+    // Longer than the repairs that are free at once.
+    for _ in 0..30 {
+        tick.tick().await;
+        host.remove(route(&host, 1, 2)).await;
+        let removed = Instant::now();
+        drift(&mut table).await;
+        let report = table.sync().await.unwrap();
+        assert_eq!((report.added, report.postponed), (1, 0), "{report:?}");
+        waits.push(removed.elapsed());
+    }
+    waits.sort_unstable();
+    assert!(waits[15] < Duration::from_millis(30), "the median of {waits:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_change_in_the_time_between_our_own_is_not_taken_for_ours() {
+    let mut host = Host::new().await;
+    let mut table = table(&host).await;
+    let last = route(&host, 200, 2);
+    for number in 1..=200 {
+        table.want(route(&host, number, 2));
+    }
+    table.sync().await.unwrap();
+    // In one queue: ours, theirs, ours. Nobody reads it before all are there.
+    for number in 1..=100 {
+        table.want(route(&host, number, 3));
+    }
+    table.sync().await.unwrap();
+    host.remove(last).await;
+    for number in 101..=150 {
+        table.want(route(&host, number, 3));
+    }
+    let report = table.sync().await.unwrap();
+    assert_eq!((report.added, report.replaced), (1, 50), "{report:?}");
+    assert!(
+        matches!(report.drifts[..], [Drift { by: Culprit::Port(port), .. }] if port == host.connection.port())
+    );
+    assert!(routes(&mut host).await.contains(&last));
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_sync_that_is_dropped_midway_is_made_up_for() {
+    let mut host = Host::new().await;
+    let mut table = table(&host).await;
+    for number in 1..=200 {
+        table.want(route(&host, number, 2));
+    }
+    // Dropped at each of its awaits in turn.
+    for polls in 1.. {
+        let mut sync = Box::pin(table.sync());
+        let mut left = polls;
+        let whole = std::future::poll_fn(|context| {
+            left -= 1;
+            match sync.as_mut().poll(context) {
+                std::task::Poll::Pending if left == 0 => std::task::Poll::Ready(None),
+                poll => poll.map(Some),
+            }
+        });
+        let whole = whole.await;
+        drop(sync);
+        if let Some(report) = whole {
+            report.unwrap();
+            break;
+        }
+        for number in 1..=200 {
+            table.want(route(&host, number, 2 + (polls % 2) as u8));
+        }
+    }
+    let expected: Vec<_> = routes(&mut host).await;
+    let report = table.sync().await.unwrap();
+    assert_eq!(report.written(), 0, "{report:?}");
+    table.want(route(&host, 201, 2));
+    assert_eq!(table.sync().await.unwrap().added, 1);
+    assert_eq!(routes(&mut host).await.len(), expected.len() + 1);
 }
 
 #[tokio::test]

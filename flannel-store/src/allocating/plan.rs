@@ -56,7 +56,13 @@ pub(crate) fn decide<'a>(
 /// The lease that `node` holds already. Flannel's own are known by their address, which is then the node's id.
 pub(crate) fn previous(records: &[Record], node: &NodeId, hint: Option<&Subnet>) -> Option<Lease> {
     let entries = entries(records);
-    let leases = entries.iter().filter_map(|(subnet, record)| {
+    // Reading all leases to find one would cost more than anything else at a start.
+    let may_be_ours = |record: &Record| match &record.owner {
+        Some(owner) if is_named(record) => owner == node,
+        _ => node.address().is_some(),
+    };
+    let candidates = entries.iter().filter(|(_, record)| may_be_ours(record));
+    let leases = candidates.filter_map(|(subnet, record)| {
         let lease = record.lease().ok().filter(|_| !is_lost(subnet, record, &entries))?;
         let ours = match &lease.node {
             Some(owner) => owner == node,

@@ -123,6 +123,9 @@ pub(crate) struct Holding {
     lease: Lease,
     /// What we tried to publish, each value once, without learning whether it was written.
     pub(crate) unanswered: Vec<String>,
+    /// Whether somebody with our name has written our lease as it was: who wants to know whether we live. Writing it anew is
+    /// the answer.
+    pub(crate) challenged: bool,
 }
 
 /// What a holder wants with its lease.
@@ -138,7 +141,7 @@ impl Holding {
     /// `record` as `node` holds it.
     pub(crate) fn new(node: NodeId, ttl: Duration, record: Record) -> Result<Self, StoreError> {
         let lease = lease_of(&record)?;
-        Ok(Self { node, ttl, record, lease, unanswered: Vec::new() })
+        Ok(Self { node, ttl, record, lease, unanswered: Vec::new(), challenged: false })
     }
 
     pub(crate) fn lease(&self) -> &Lease {
@@ -164,6 +167,9 @@ impl Holding {
                     write: Write { value: value.clone(), owner, ttl: self.ttl() },
                 }
             }
+            Wish::Publish(_) | Wish::Renew if self.challenged => {
+                Request::Update { write: as_it_is(&was, self.ttl()), was }
+            }
             Wish::Publish(_) | Wish::Renew => Request::Touch { was, ttl: self.ttl() },
             // A reservation was made by a person: it stays for the next node that has its address.
             Wish::Release if self.record.lifetime == Lifetime::Unbounded => {
@@ -180,9 +186,14 @@ impl Holding {
     /// the holder goes on from there.
     pub(crate) fn answered(&mut self, wish: &Wish, answer: Answer) -> Result<bool, StoreError> {
         match answer {
-            Answer::Written(record) => self.written(record)?,
+            Answer::Written(record) => {
+                self.written(record)?;
+                self.challenged = false;
+            }
             Answer::Deleted | Answer::Listed(_) => {}
             Answer::Conflict(Some(current)) if self.wrote(&current) => {
+                let ours = |value| self.unanswered.contains(value);
+                self.challenged |= !current.value.as_ref().is_ok_and(ours);
                 return self.written(*current).map(|()| false);
             }
             Answer::Conflict(current) => {
@@ -198,7 +209,7 @@ impl Holding {
         Ok(true)
     }
 
-    /// Whether `current` is a later record of ours.
+    /// Whether `current` is a later record of ours, or of somebody with our name who changed nothing.
     fn wrote(&self, current: &Record) -> bool {
         let Ok(value) = &current.value else { return false };
         current.owner.as_ref() == Some(&self.node)
@@ -211,6 +222,12 @@ impl Holding {
         self.record = record;
         Ok(())
     }
+}
+
+/// What writes a record as it is: only its revision is another then.
+pub(crate) fn as_it_is(was: &Record, ttl: Option<Duration>) -> Write {
+    let value = was.value.clone().unwrap_or_default();
+    Write { value, owner: was.owner.clone(), ttl }
 }
 
 /// Who holds a record: its owner, or as with flannel whoever has its address.
@@ -263,6 +280,21 @@ mod tests {
     }
 
     #[test]
+    fn a_holder_answers_who_asks_whether_it_lives() {
+        let was = record(7, Lifetime::Bounded);
+        let ttl = Duration::from_secs(60);
+        let mut holding = Holding::new("n1".parse().unwrap(), ttl, was).unwrap();
+        let question = record(8, Lifetime::Bounded);
+        let answer = Answer::Conflict(Some(Box::new(question.clone())));
+        assert!(!holding.answered(&Wish::Renew, answer).unwrap());
+        let write = Write { value: VALUE.into(), owner: question.owner.clone(), ttl: Some(ttl) };
+        assert_eq!(holding.ask(&Wish::Renew), Request::Update { was: question, write });
+        let written = Answer::Written(record(9, Lifetime::Bounded));
+        assert!(holding.answered(&Wish::Renew, written).unwrap());
+        assert!(matches!(holding.ask(&Wish::Renew), Request::Touch { .. }), "once");
+    }
+
+    #[test]
     fn a_holder_goes_on_from_what_it_wrote_and_from_nothing_else() {
         let holding = |unanswered: Option<&str>| {
             let record = record(7, Lifetime::Bounded);
@@ -279,6 +311,7 @@ mod tests {
         let mut ours = holding(Some(&new));
         assert!(!ours.answered(&Wish::Renew, answer).unwrap());
         assert_eq!(ours.record, lost);
+        assert!(matches!(ours.ask(&Wish::Renew), Request::Touch { .. }), "it wrote that itself");
         let stranger = Record { owner: NodeId::new("n2").ok(), ..lost };
         let answer = Answer::Conflict(Some(Box::new(stranger)));
         let error = holding(Some(&new)).answered(&Wish::Renew, answer).unwrap_err();

@@ -2,32 +2,27 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, ErrorKind, Read, Write as _},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder, File},
+    io::{self, ErrorKind, Write as _},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use flannel_core::{MAX_LEASE_BYTES, NetworkConfig};
-use rustix::fs::OFlags;
+use flannel_core::NetworkConfig;
 
 use crate::{
-    file::entry::Entry,
-    registry::{Lifetime, Record, RegistryError},
+    file::{
+        entry::Entry,
+        files::{Files, Found, found},
+    },
+    registry::{Record, RegistryError},
 };
 
 /// The paths of one network's folder.
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
-}
-
-/// One file as it was read.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) record: Record,
-    pub(super) expires: Option<SystemTime>,
 }
 
 impl Folder {
@@ -102,37 +97,24 @@ impl Folder {
         list().map_err(failed("list", &path))
     }
 
+    /// The lease files, to read them.
+    pub(super) fn files(&self) -> Result<Files, RegistryError> {
+        let path = self.subnets_path();
+        Files::open(&path).map_err(failed("open", &path))
+    }
+
     /// What is in one lease file, or why it is none; `None` if it does not exist.
-    pub(super) fn read(&self, name: &OsStr, now: SystemTime) -> Option<Found> {
-        let entry = match self.bytes(name) {
-            Ok(bytes) => Entry::parse(&bytes).map_err(|error| error.to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => return None,
-            Err(error) => Err(error.to_string()),
-        };
-        let key = name.to_string_lossy().into_owned();
-        Some(match entry {
-            Ok(entry) => found(key, entry, now),
-            Err(reason) => Found {
-                record: Record {
-                    key,
-                    value: Err(reason),
-                    owner: None,
-                    revision: 0,
-                    lifetime: Lifetime::Unbounded,
-                    token: 0,
-                },
-                expires: None,
-            },
-        })
+    pub(super) fn read(&self, name: &OsStr) -> Result<Option<Found>, RegistryError> {
+        Ok(self.files()?.read(name))
     }
 
     /// All lease files of these names that still exist.
     pub(super) fn read_all<'a>(
         &self,
         names: impl IntoIterator<Item = &'a OsString>,
-        now: SystemTime,
-    ) -> Vec<Found> {
-        names.into_iter().filter_map(|name| self.read(name, now)).collect()
+    ) -> Result<Vec<Found>, RegistryError> {
+        let mut files = self.files()?;
+        Ok(names.into_iter().filter_map(|name| files.read(name)).collect())
     }
 
     /// Writes one lease file and returns it as it will be read. Under the lock.
@@ -145,7 +127,7 @@ impl Folder {
         let folder = self.subnets_path();
         self.replace(&folder.join(key), &entry.print())?;
         self.sync_folder(&folder)?;
-        Ok(found(key.into(), entry, now).record)
+        Ok(found(key.into(), entry).record(now))
     }
 
     /// Removes one lease file. Under the lock.
@@ -165,8 +147,8 @@ impl Folder {
             Err(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::NotFound) => {}
             Err(error) => return Err(failed("read", &path)(error)),
         }
-        let all = self.read_all(&self.names()?, SystemTime::now());
-        Ok(all.iter().map(|found| found.record.revision).max().unwrap_or(0))
+        let all = self.read_all(&self.names()?)?;
+        Ok(all.iter().map(|found| found.revision).max().unwrap_or(0))
     }
 
     /// The number for the next write, used up. Under the lock.
@@ -221,49 +203,10 @@ impl Folder {
         let synced = File::open(path).and_then(|folder| folder.sync_all());
         synced.map_err(failed("flush the folder", path))
     }
-
-    fn bytes(&self, name: &OsStr) -> io::Result<Vec<u8>> {
-        // Without blocking, because opening a pipe would wait for somebody to write into it.
-        let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(self.subnets_path().join(name))?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let limit = MAX_LEASE_BYTES + OUR_BYTES;
-        let mut bytes = Vec::new();
-        // One byte more than allowed shows that there is more.
-        file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
-        if bytes.len() > limit {
-            return Err(io::Error::other(format!("it has more than {limit} bytes")));
-        }
-        Ok(bytes)
-    }
 }
 
 pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
-}
-
-fn found(key: String, entry: Entry, now: SystemTime) -> Found {
-    let lifetime = match entry.expires {
-        None => Lifetime::Unbounded,
-        Some(expires) if expires <= now => Lifetime::Lapsed,
-        Some(_) => Lifetime::Bounded,
-    };
-    Found {
-        record: Record {
-            key,
-            value: Ok(entry.value),
-            owner: entry.owner,
-            revision: entry.revision,
-            lifetime,
-            token: 0,
-        },
-        expires: entry.expires,
-    }
 }
 
 /// The error of an operation on a path.
@@ -274,35 +217,5 @@ pub(super) fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> Regis
             RegistryError::Denied { operation, source: source.into() }
         }
         _ => RegistryError::Unavailable { operation, source: source.into() },
-    }
-}
-
-/// Room for the second line: a node id of 253 characters, a number, a time, and the white space of a person.
-const OUR_BYTES: usize = 4096;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_cannot_be_read_says_why() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = Folder::new(root.path());
-        folder.create().unwrap();
-        let path = folder.subnets_path();
-        fs::create_dir(path.join("folder")).unwrap();
-        std::os::unix::fs::symlink("/dev/zero", path.join("device")).unwrap();
-        fs::write(path.join("long"), " ".repeat(MAX_LEASE_BYTES + OUR_BYTES + 1)).unwrap();
-        fs::write(path.join("longest"), " ".repeat(MAX_LEASE_BYTES + OUR_BYTES)).unwrap();
-        for (name, reason) in [
-            ("device", "it is not a regular file"),
-            ("folder", "it is not a regular file"),
-            ("long", "it has more than 69632 bytes"),
-            ("longest", "it is empty"),
-        ] {
-            let found = folder.read(OsStr::new(name), SystemTime::now()).unwrap();
-            assert_eq!(found.record.value, Err(reason.into()), "{name}");
-        }
-        assert!(folder.read(OsStr::new("nothing"), SystemTime::now()).is_none());
     }
 }

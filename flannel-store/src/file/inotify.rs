@@ -17,9 +17,15 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::file::folder::is_hidden;
 
-/// Open notices about one folder; dropping it ends them.
+/// Open notices about one folder; dropping it ends them. The kernel keeps what was not read yet.
 #[derive(Debug)]
 pub(super) struct Notices {
+    fd: OwnedFd,
+}
+
+/// The same, to wait for.
+#[derive(Debug)]
+pub(super) struct Following {
     fd: AsyncFd<OwnedFd>,
 }
 
@@ -46,14 +52,29 @@ impl Notices {
             | WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, folder, files | itself)?;
         inotify::add_watch(&fd, parent, itself)?;
+        Ok(Self { fd })
+    }
+
+    /// Takes all notices that are there.
+    pub(super) fn waiting(&self) -> io::Result<Noticed> {
+        match read(&self.fd) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Noticed::default()),
+            result => result,
+        }
+    }
+
+    /// The same notices on this runtime.
+    pub(super) fn follow(self) -> io::Result<Following> {
         #[expect(
             deprecated,
             reason = "its successor is unsafe, for types that may change their descriptor; an OwnedFd keeps the one it has"
         )]
-        let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
-        Ok(Self { fd })
+        let fd = AsyncFd::with_interest(self.fd, Interest::READABLE)?;
+        Ok(Following { fd })
     }
+}
 
+impl Following {
     /// Waits for notices, and takes all there are.
     pub(super) async fn next(&mut self) -> io::Result<Noticed> {
         loop {

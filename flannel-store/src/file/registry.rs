@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -13,16 +13,27 @@ use futures::stream::BoxStream;
 use crate::{
     file::{
         entry::{Entry, expiry},
-        folder::{Folder, Found},
+        files::Found,
+        folder::Folder,
+        listing::{self, Listing},
         lock, watch,
     },
-    registry::{Change, ConfigText, Lifetime, Record, Registry, RegistryError, Snapshot, Write},
+    registry::{Change, ConfigText, Record, Registry, RegistryError, Snapshot, Write},
 };
 
 /// The folder behind a [`FileStore`](crate::FileStore), whose documentation says what is in it.
 #[derive(Clone, Debug)]
 pub struct FileRegistry {
     folder: Arc<Folder>,
+    start: Arc<Mutex<Start>>,
+}
+
+/// What a node that starts reads several times, and then follows: the files are read once for all of that.
+#[derive(Debug, Default)]
+struct Start {
+    listing: Option<Listing>,
+    /// A watch has begun: from now on every list is a list, and nothing stays open behind it.
+    over: bool,
 }
 
 impl FileRegistry {
@@ -35,7 +46,29 @@ impl FileRegistry {
         let folder = Arc::new(Folder::new(path.as_ref()));
         lock::blocking(&folder, Folder::create).await?;
         lock::exclusive(&folder, "open the store", Folder::clean).await?;
-        Ok(Self { folder })
+        Ok(Self { folder, start: Arc::default() })
+    }
+
+    /// What was listed before, brought up to date, or else read now; `None` if that cannot be kept up to date.
+    async fn listing(&self) -> Result<Option<Listing>, RegistryError> {
+        let (kept, over) = self.start(|start| (start.listing.take(), start.over));
+        if let Some(kept) = kept
+            && let Some(listing) = kept.caught_up(&self.folder).await
+        {
+            return Ok(Some(listing));
+        }
+        if over {
+            return Ok(None);
+        }
+        match listing::open(&self.folder) {
+            Ok(notices) => Listing::read(&self.folder, notices).await.map(Some),
+            // Reading goes on without; who follows is told why that is not possible.
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn start<T>(&self, change: impl FnOnce(&mut Start) -> T) -> T {
+        change(&mut self.start.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Works on the file at `key` while nobody else writes.
@@ -47,7 +80,7 @@ impl FileRegistry {
     ) -> Result<T, RegistryError> {
         let owned = key.to_owned();
         let change = move |folder: &Folder| {
-            let found = folder.read(OsStr::new(&owned), SystemTime::now());
+            let found = folder.read(OsStr::new(&owned))?;
             work(folder, &owned, found)
         };
         lock::exclusive(&self.folder, &format!("{verb} the lease {key}"), change).await
@@ -68,20 +101,21 @@ impl Registry for FileRegistry {
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
-        let names = lock::shared(&self.folder, "list the leases", Folder::names).await?;
-        let read = move |folder: &Folder| Ok(folder.read_all(&names, SystemTime::now()));
-        let found = lock::blocking(&self.folder, read).await?;
-        let records: Vec<_> = found.into_iter().map(|found| found.record).collect();
-        let revision = records.iter().map(|record| record.revision).max();
-        Ok(Snapshot { records, revision: revision.unwrap_or(0) })
+        let Some(listing) = self.listing().await? else {
+            let found = listing::read_all(&self.folder).await?;
+            return Ok(listing::snapshot(found.into_iter(), SystemTime::now()));
+        };
+        let snapshot = listing.snapshot(SystemTime::now());
+        self.start(|start| start.listing = Some(listing).filter(|_| !start.over));
+        Ok(snapshot)
     }
 
     async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError> {
         let write = write.clone();
         let create = move |folder: &Folder, key: &str, found: Option<Found>| {
-            let live = found.filter(|found| found.record.lifetime != Lifetime::Lapsed);
-            match live {
-                Some(found) => Err(conflict(Some(found))),
+            let now = SystemTime::now();
+            match found.filter(|found| !found.has_lapsed(now)) {
+                Some(found) => Err(conflict(Some(found.record(now)))),
                 None => put(folder, key, write),
             }
         };
@@ -92,7 +126,7 @@ impl Registry for FileRegistry {
         let (was, write) = (was.clone(), write.clone());
         let key = was.key.clone();
         let update = move |folder: &Folder, key: &str, found: Option<Found>| {
-            compare(found, &was)?;
+            compare(found, &was, SystemTime::now())?;
             put(folder, key, write)
         };
         self.change("update", &key, update).await
@@ -102,18 +136,19 @@ impl Registry for FileRegistry {
         let was = was.clone();
         let key = was.key.clone();
         let touch = move |folder: &Folder, key: &str, found: Option<Found>| {
-            let (found, now) = (compare(found, &was)?, SystemTime::now());
-            match (ttl, found.record.value) {
+            let now = SystemTime::now();
+            let record = compare(found, &was, now)?;
+            match (ttl, record.value) {
                 (Some(ttl), Ok(value)) => {
                     let entry = Entry {
                         value,
-                        owner: found.record.owner,
-                        revision: found.record.revision,
+                        owner: record.owner,
+                        revision: record.revision,
                         expires: Some(expiry(now, ttl)),
                     };
                     folder.write(key, entry, now)
                 }
-                (_, value) => Ok(Record { value, ..found.record }),
+                (_, value) => Ok(Record { value, ..record }),
             }
         };
         self.change("renew", &key, touch).await
@@ -123,7 +158,7 @@ impl Registry for FileRegistry {
         let was = was.clone();
         let key = was.key.clone();
         let delete = move |folder: &Folder, key: &str, found: Option<Found>| {
-            compare(found, &was)?;
+            compare(found, &was, SystemTime::now())?;
             folder.next_revision()?;
             folder.remove(key)
         };
@@ -131,20 +166,24 @@ impl Registry for FileRegistry {
     }
 
     fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
-        watch::stream(Arc::clone(&self.folder), since)
+        let listing = self.start(|start| {
+            start.over = true;
+            start.listing.take()
+        });
+        watch::stream(Arc::clone(&self.folder), since, listing)
     }
 }
 
-/// What is there, if it is still `was`. A person who edits a file leaves its revision as it was, so all of it counts.
-fn compare(found: Option<Found>, was: &Record) -> Result<Found, RegistryError> {
-    match found {
-        Some(found) if found.record.looks_like(was) => Ok(found),
-        found => Err(conflict(found)),
+/// What is there at `now`, if it is still `was`. A person who edits a file leaves its revision as it was, so all of it counts.
+fn compare(found: Option<Found>, was: &Record, now: SystemTime) -> Result<Record, RegistryError> {
+    match found.map(|found| found.record(now)) {
+        Some(record) if record.looks_like(was) => Ok(record),
+        current => Err(conflict(current)),
     }
 }
 
-fn conflict(found: Option<Found>) -> RegistryError {
-    RegistryError::Conflict { current: found.map(|found| Box::new(found.record)) }
+fn conflict(current: Option<Record>) -> RegistryError {
+    RegistryError::Conflict { current: current.map(Box::new) }
 }
 
 fn put(folder: &Folder, key: &str, write: Write) -> Result<Record, RegistryError> {
@@ -157,3 +196,6 @@ fn put(folder: &Folder, key: &str, write: Write) -> Result<Record, RegistryError
     };
     folder.write(key, entry, now)
 }
+
+#[cfg(test)]
+mod tests;

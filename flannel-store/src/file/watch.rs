@@ -8,42 +8,62 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use flannel_core::NodeId;
 use futures::{StreamExt, stream, stream::BoxStream};
 
 use crate::{
     file::{
-        folder::{Folder, Found, failed},
-        inotify::Notices,
+        files::Found,
+        folder::{Folder, failed},
+        inotify::{Following, Notices},
+        listing::{self, Listing},
         lock,
     },
-    registry::{Change, Lifetime, Record, RegistryError, Snapshot},
+    registry::{Change, Lifetime, RegistryError, Snapshot},
 };
 
-/// The changes of `folder` after `since`.
+/// The changes of `folder` after `since`; `listing` is what was in the folder then or a little later, if that is known.
 pub(super) fn stream(
     folder: Arc<Folder>,
     since: Snapshot,
+    listing: Option<Listing>,
 ) -> BoxStream<'static, Result<Change, RegistryError>> {
     let mut watch = Watch {
         folder,
-        notices: None,
+        notices: State::Closed,
         seen: BTreeMap::new(),
+        earliest: None,
         hasher: RandomState::new(),
         changes: VecDeque::new(),
     };
-    for record in since.records.into_iter().filter(|record| record.lifetime != Lifetime::Lapsed) {
-        let seen = Seen { print: watch.print(&record), expires: None };
-        watch.seen.insert(record.key, seen);
+    let live = since.records.into_iter().filter(|record| record.lifetime != Lifetime::Lapsed);
+    let seen = live.map(|record| {
+        let print = watch.print(&record.value, record.owner.as_ref(), record.revision);
+        (record.key.into_boxed_str(), Seen { print, expires: None })
+    });
+    watch.seen = seen.collect();
+    if let Some(Listing { notices, found, .. }) = listing {
+        watch.compare_all(found);
+        watch.notices = State::Open(notices);
     }
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
 }
 
 struct Watch {
     folder: Arc<Folder>,
-    notices: Option<Notices>,
-    seen: BTreeMap<String, Seen>,
+    notices: State,
+    seen: BTreeMap<Box<str>, Seen>,
+    /// Nothing that was seen expires before.
+    earliest: Option<SystemTime>,
     hasher: RandomState,
     changes: VecDeque<Change>,
+}
+
+enum State {
+    Closed,
+    Followed(Following),
+    /// Not known to the runtime yet.
+    Open(Notices),
 }
 
 /// What is known of a file that holds a record whose time is not over.
@@ -55,27 +75,40 @@ struct Seen {
 
 impl Watch {
     async fn next(&mut self) -> Result<Change, RegistryError> {
+        let path = self.folder.subnets_path();
         loop {
             if let Some(change) = self.changes.pop_front() {
                 return Ok(change);
             }
-            let Some(notices) = &mut self.notices else {
-                // First the notices, then the list: what happens in between is in both.
-                self.notices = Some(self.open().await?);
-                self.rescan().await?;
-                continue;
+            let notices = match &mut self.notices {
+                State::Followed(notices) => notices,
+                state => {
+                    match std::mem::replace(state, State::Closed) {
+                        State::Open(notices) => {
+                            let followed = notices.follow().map_err(failed("follow", &path))?;
+                            *state = State::Followed(followed);
+                        }
+                        _ => {
+                            // First the notices, then the list: what happens in between is in both.
+                            *state = State::Open(listing::open(&self.folder)?);
+                            self.rescan().await?;
+                        }
+                    }
+                    continue;
+                }
             };
-            let next_expiry = self.seen.values().filter_map(|seen| seen.expires).min();
-            let wait = next_expiry.map_or(LONGEST_WAIT, |expiry| {
-                expiry.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_WAIT)
+            let wait = self.earliest.map_or(LONGEST_WAIT, |earliest| {
+                earliest.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_WAIT)
             });
             let noticed = tokio::select! {
                 noticed = notices.next() => Some(noticed),
-                () = tokio::time::sleep(wait), if next_expiry.is_some() => None,
+                () = tokio::time::sleep(wait), if self.earliest.is_some() => None,
             };
-            let path = self.folder.subnets_path();
             match noticed.transpose().map_err(failed("follow", &path))? {
-                None => self.look_at(self.lapsed()).await?,
+                None => {
+                    let lapsed = self.lapsed(SystemTime::now());
+                    self.look_at(lapsed).await?;
+                }
                 Some(noticed) if noticed.gone => {
                     let gone = std::io::Error::other("the folder was moved or removed");
                     return Err(failed("follow", &path)(gone));
@@ -86,72 +119,79 @@ impl Watch {
         }
     }
 
-    async fn open(&self) -> Result<Notices, RegistryError> {
-        // Opening registers with the runtime, so it cannot move to another thread; it does not wait for the disk for long.
-        let path = self.folder.subnets_path();
-        Notices::open(&path, self.folder.root()).map_err(|error| match error.raw_os_error() {
-            Some(TOO_MANY) => failed("follow", &path)(std::io::Error::other(
-                "this user has too many inotify instances, raise fs.inotify.max_user_instances",
-            )),
-            _ => failed("follow", &path)(error),
-        })
-    }
-
     /// Compares the whole folder.
     async fn rescan(&mut self) -> Result<(), RegistryError> {
-        let names = lock::shared(&self.folder, "list the leases", Folder::names).await?;
-        let mut names: Vec<OsString> = names;
-        // Those that are not there any more read as gone.
-        names.extend(self.seen.keys().map(OsString::from));
-        names.sort_unstable();
-        names.dedup();
-        self.look_at(names).await
+        let found = listing::read_all(&self.folder).await?;
+        self.compare_all(found);
+        Ok(())
     }
 
     /// Compares these files.
     async fn look_at(&mut self, names: Vec<OsString>) -> Result<(), RegistryError> {
+        if names.is_empty() {
+            return Ok(());
+        }
         let read = move |folder: &Folder| {
-            let now = SystemTime::now();
-            let read = |name: OsString| {
-                let found = folder.read(&name, now);
-                (name, found)
-            };
+            let mut files = folder.files()?;
+            let read = |name: OsString| (name.to_string_lossy().into_owned(), files.read(&name));
             Ok(names.into_iter().map(read).collect::<Vec<_>>())
         };
-        for (name, found) in lock::blocking(&self.folder, read).await? {
-            self.compare(name.to_string_lossy().into_owned(), found);
+        let now = SystemTime::now();
+        for (key, found) in lock::blocking(&self.folder, read).await? {
+            self.compare(key, found, now);
         }
         Ok(())
     }
 
-    fn compare(&mut self, key: String, found: Option<Found>) {
-        let live = found.filter(|found| found.record.lifetime != Lifetime::Lapsed);
-        let Some(Found { record, expires }) = live else {
-            if self.seen.remove(&key).is_some() {
+    /// Takes in that the folder holds these files and no others.
+    fn compare_all(&mut self, found: Vec<Found>) {
+        let now = SystemTime::now();
+        let mut gone = std::mem::take(&mut self.seen);
+        for found in found {
+            if let Some((key, seen)) = gone.remove_entry(found.key.as_str()) {
+                self.seen.insert(key, seen);
+            }
+            self.compare(found.key.clone(), Some(found), now);
+        }
+        self.changes.extend(gone.into_keys().map(|key| Change::Delete(key.into())));
+    }
+
+    fn compare(&mut self, key: String, found: Option<Found>, now: SystemTime) {
+        let Some(found) = found.filter(|found| !found.has_lapsed(now)) else {
+            if self.seen.remove(key.as_str()).is_some() {
                 self.changes.push_back(Change::Delete(key));
             }
             return;
         };
-        let print = self.print(&record);
-        let before = self.seen.insert(key, Seen { print, expires });
-        if before.is_none_or(|before| before.print != print) {
-            self.changes.push_back(Change::Put(record));
+        let print = self.print(&found.value, found.owner.as_ref(), found.revision);
+        let expires = found.expires;
+        self.earliest = self.earliest.into_iter().chain(expires).min();
+        if let Some(seen) = self.seen.get_mut(key.as_str()) {
+            let before = std::mem::replace(seen, Seen { print, expires });
+            if before.print == print {
+                return;
+            }
+        } else {
+            self.seen.insert(key.into_boxed_str(), Seen { print, expires });
         }
+        self.changes.push_back(Change::Put(found.record(now)));
     }
 
-    fn lapsed(&self) -> Vec<OsString> {
-        let now = SystemTime::now();
+    /// The files whose time is over. Only here all are looked at, and no more often than the first of them may expire.
+    fn lapsed(&mut self, now: SystemTime) -> Vec<OsString> {
+        if self.earliest.is_none_or(|earliest| earliest > now) {
+            return Vec::new();
+        }
+        let expiries = self.seen.values().filter_map(|seen| seen.expires);
+        self.earliest = expiries.filter(|expires| *expires > now).min();
         let lapsed = self.seen.iter().filter(|(_, seen)| seen.expires.is_some_and(|at| at <= now));
-        lapsed.map(|(key, _)| key.into()).collect()
+        lapsed.map(|(key, _)| OsString::from(&**key)).collect()
     }
 
-    fn print(&self, record: &Record) -> u64 {
-        self.hasher.hash_one((&record.value, &record.owner, record.revision))
+    fn print(&self, value: &Result<String, String>, owner: Option<&NodeId>, revision: u64) -> u64 {
+        self.hasher.hash_one((value, owner, revision))
     }
 }
 
 /// How soon a step of the wall clock is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// `EMFILE`, which is what `inotify_init` says when the user's instances are used up.
-const TOO_MANY: i32 = rustix::io::Errno::MFILE.raw_os_error();

@@ -166,6 +166,23 @@ async fn a_loss_that_shows_during_a_renewal_is_checked_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_own_lease_that_is_written_as_it_is_is_checked_without_hurry() {
+    let held = Held { renew_time: Duration::from_millis(100), ..Held::new(OWN) };
+    let (store, events) = store(&held);
+    tokio::spawn(node(store, fake()).run());
+    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    sleep(Duration::from_secs(10)).await;
+    for _ in 0..40 {
+        events.send(Ok(LeaseEvent::Upsert(lease(OWN, 1)))).unwrap();
+        sleep(Duration::from_millis(100)).await;
+    }
+    let renewals = held.renewals.load(Ordering::SeqCst);
+    assert!((3..=5).contains(&renewals), "{renewals} in four seconds");
+    sleep(Duration::from_secs(5)).await;
+    assert!(held.renewals.load(Ordering::SeqCst) <= renewals + 1, "and an end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
     let held = Held::new(OWN);
     let revoked = Arc::clone(&held.revoked);

@@ -208,7 +208,7 @@ proptest! {
             }
         }
         sync(&mut picture, &mut kernel);
-        picture.set_stale();
+        picture.set_stale(true);
         sync(&mut picture, &mut kernel);
         for (key, want) in &wanted {
             prop_assert_eq!(kernel.objects.get(key), Some(&vec![*want]), "{}", key);

@@ -118,6 +118,7 @@ impl Bridge {
         let mut holding = Holding::new(self.me.clone(), TTL, record).unwrap();
         holding.unanswered =
             (0..8).filter(|text| held.unanswered >> text & 1 == 1).map(value).collect();
+        holding.challenged = held.challenged;
         holding
     }
 
@@ -126,6 +127,7 @@ impl Bridge {
             subnet: slot(&holding.record.key),
             own: own(&holding.record),
             unanswered: holding.unanswered.iter().fold(0, |bits, value| bits | 1 << text(value)),
+            challenged: holding.challenged,
         }
     }
 

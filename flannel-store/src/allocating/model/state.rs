@@ -58,6 +58,7 @@ pub(super) struct Held {
     pub(super) own: Own,
     /// The texts as bits.
     pub(super) unanswered: u8,
+    pub(super) challenged: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

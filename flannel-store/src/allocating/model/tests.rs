@@ -2,8 +2,8 @@
 //! the search ends early.
 
 use super::{
-    checker::{Counterexample, Explored},
-    *,
+    Bug, Leases,
+    checker::{Counterexample, Explored, explore},
 };
 
 /// How many states are searched at most; `FLANNEL_MODEL_STATES` says otherwise.

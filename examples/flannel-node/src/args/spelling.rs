@@ -1,0 +1,98 @@
+//! flanneld's spellings of flags, and the environment.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Command, CommandFactory, Parser};
+
+use super::Cli;
+
+impl Cli {
+    /// Reads the command line in any of flanneld's spellings, and the environment for what it leaves open.
+    ///
+    /// # Errors
+    ///
+    /// What to tell the user, with the exit code that goes with it: 0 for help and version, 2 for mistakes.
+    pub(crate) fn read(
+        args: impl IntoIterator<Item = OsString>,
+        environment: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, clap::Error> {
+        let root = Self::command();
+        let args: Vec<_> = args.into_iter().collect();
+        // The options of the command that is meant are those that the environment may give.
+        let mut command = &root;
+        for arg in args.iter().skip(1) {
+            let Some(inner) = command.find_subcommand(arg) else { break };
+            command = inner;
+        }
+        // mk-docker-opts.sh reads its flags as getopts does: single letters, and several of them after one dash.
+        let single_letters = command.get_name() == "docker-opts";
+        let as_in_go = |arg| if single_letters { arg } else { with_two_dashes(arg) };
+        let args: Vec<_> = args.into_iter().map(as_in_go).collect();
+        let args = without_empty(args, command);
+        let from_environment = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .filter(|name| !args.iter().any(|arg| names(arg, name)))
+            .filter_map(|name| {
+                let mut arg = OsString::from(format!("--{name}="));
+                arg.push(environment(&variable(name)).filter(|value| !value.is_empty())?);
+                Some(arg)
+            });
+        let args: Vec<_> = args.iter().cloned().chain(from_environment).collect();
+        let cli = Self::try_parse_from(args)?;
+        cli.node.refuse()?;
+        Ok(cli)
+    }
+}
+
+/// The environment variable that stands for a flag.
+pub(super) fn variable(flag: &str) -> String {
+    format!("FLANNELD_{}", flag.to_uppercase().replace('-', "_"))
+}
+
+/// `-name` as `--name`: Go's flag package knows no difference.
+fn with_two_dashes(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some(text) if text.starts_with('-') && !text.starts_with("--") => {
+            let mut letters = text[1..].chars();
+            let first = letters.next().is_some_and(|c| c.is_ascii_alphabetic());
+            // -h, -V and -v stay what they are; a negative number is a value.
+            let long = letters.next().is_some_and(|c| c != '=');
+            if first && long { format!("-{text}").into() } else { arg }
+        }
+        _ => arg,
+    }
+}
+
+/// Leaves out flags that are given an empty text and may be absent: manifests write --public-ip=$IP whether or not there is one.
+fn without_empty(args: Vec<OsString>, command: &Command) -> Vec<OsString> {
+    let optional = |arg: &OsStr| {
+        let may_be_absent = |flag: &&clap::Arg| flag.get_default_values().is_empty();
+        let mut flags =
+            command.get_arguments().filter(may_be_absent).filter_map(clap::Arg::get_long);
+        flags.any(|name| names(arg, name))
+    };
+    let mut kept = Vec::with_capacity(args.len());
+    let mut args = args.into_iter().peekable();
+    while let Some(arg) = args.next() {
+        if arg.as_encoded_bytes().ends_with(b"=") && optional(&arg) {
+            continue;
+        }
+        let separate = !arg.as_encoded_bytes().contains(&b'=');
+        if separate && args.peek().is_some_and(|value| value.is_empty()) && optional(&arg) {
+            args.next();
+            continue;
+        }
+        kept.push(arg);
+    }
+    kept
+}
+
+/// Whether `arg` gives the flag `name`.
+fn names(arg: &OsStr, name: &str) -> bool {
+    let Some(text) = arg.to_str() else { return false };
+    let Some(flag) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')) else {
+        return false;
+    };
+    flag.split_once('=').map_or(flag, |(flag, _)| flag) == name
+}

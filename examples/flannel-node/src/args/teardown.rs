@@ -1,0 +1,41 @@
+//! What to take down.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use flannel_core::NodeId;
+use ipnetwork::IpNetwork;
+
+use super::StoreArgs;
+
+/// What to take down.
+#[derive(Args, Debug)]
+pub(crate) struct TeardownArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+
+    /// The blocks of the network. Without it, those that the subnet file names, or else the store.
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = block)]
+    pub(crate) network: Vec<IpNetwork>,
+
+    /// The subnet file of the node; it is removed too.
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+    pub(crate) subnet_file: PathBuf,
+
+    /// Give the subnet back as well, so that another node may have it at once.
+    #[arg(long)]
+    pub(crate) release: bool,
+
+    /// With --release: the node's name in the store, if it was given one.
+    #[arg(long, value_name = "ID")]
+    pub(crate) node_id: Option<NodeId>,
+
+    /// With --release: the folder that the node's name is kept in.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+fn block(text: &str) -> Result<IpNetwork, String> {
+    let block = text.contains('/').then(|| text.parse().ok()).flatten();
+    block.ok_or_else(|| "expected a block such as 10.244.0.0/16 or fd00:10:244::/48".into())
+}

@@ -1,0 +1,127 @@
+//! What is made of command lines and environments.
+
+mod flanneld;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::CommandFactory;
+
+use super::*;
+
+fn read(args: &[&str], environment: &[(&str, &str)]) -> Result<Cli, clap::Error> {
+    let args = ["flannel-node"].iter().chain(args).map(OsString::from);
+    Cli::read(args, |name| {
+        environment.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value))
+    })
+}
+
+fn node(args: &[&str], environment: &[(&str, &str)]) -> NodeArgs {
+    read(args, environment).unwrap().node
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_spelling_of_a_flag_is_read() {
+    for args in [
+        &["-subnet-file", "/x"][..],
+        &["--subnet-file", "/x"],
+        &["-subnet-file=/x"],
+        &["--subnet-file=/x"],
+    ] {
+        assert_eq!(node(args, &[]).subnet_file, PathBuf::from("/x"), "{args:?}");
+    }
+    let args = node(&["-iface=eth0", "--iface", "192.0.2.1", "-v=2"], &[]);
+    assert_eq!((args.iface, args.log.v), (vec!["eth0".to_string(), "192.0.2.1".into()], 2));
+    assert_eq!(node(&["-v", "3"], &[]).log.v, 3);
+}
+
+#[test]
+fn the_environment_speaks_where_the_command_line_does_not() {
+    let environment = [
+        ("FLANNELD_SUBNET_FILE", "/env"),
+        ("FLANNELD_IFACE", "eth1"),
+        ("FLANNELD_V", "2"),
+        ("FLANNELD_PUBLIC_IP", ""),
+        ("FLANNELD_VERSION", "true"),
+    ];
+    let args = node(&["-subnet-file", "/line"], &environment);
+    assert_eq!(args.subnet_file, PathBuf::from("/line"));
+    assert_eq!(args.iface, ["eth1"]);
+    assert_eq!((args.log.v, args.public_ip), (2, None));
+}
+
+#[test]
+fn etcd_has_flanneld_s_options_and_defaults() {
+    let etcd = node(&[], &[]).store.etcd();
+    assert_eq!(etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(etcd.prefix, "/coreos.com/network");
+    let environment = [("FLANNELD_ETCD_PASSWORD", "hunter2"), ("FLANNELD_ETCD_USERNAME", "f")];
+    let args = node(&["-etcd-endpoints=https://a:1,https://b:2"], &environment);
+    assert_eq!(args.store.etcd().endpoints, ["https://a:1", "https://b:2"]);
+    assert!(args.store.etcd().password.is_some());
+    assert!(!format!("{args:?}").contains("hunter2"));
+}
+
+#[test]
+fn commands_take_the_environment_too() {
+    let environment = [("FLANNELD_STORE", "file:/x"), ("FLANNELD_SUBNET_FILE", "/y")];
+    let cli = read(&["leases", "show", "10.3.7.0-24"], &environment).unwrap();
+    let Some(Command::Leases(LeasesCommand::Show { key, store })) = cli.command else {
+        panic!("another command");
+    };
+    assert_eq!(key, "10.3.7.0-24".parse().unwrap());
+    assert_eq!(store.store, Some(StoreArg::File("/x".into())));
+}
+
+#[test]
+fn mistakes_name_the_flag_and_end_with_2() {
+    for (args, words) in [
+        (&["--no-such-flag"][..], "--no-such-flag"),
+        (&["-public-ip", "10.0.0"], "--public-ip"),
+        (&["--store", "redis:x"], "expected file:FOLDER or memory"),
+        (&["--network", "10.0.0.0"], "expected a block such as 10.244.0.0/16"),
+        (&["--node-id", "a b"], "cannot be a node id"),
+        (&["demo", "--hosts", "1"], "expected a number from 2 to 50"),
+        (&["surplus"], "surplus"),
+        (&["-iface-regex", "("], "expected a regular expression such as"),
+        (&["-iface-can-reach", "x"], "expected an address such as 192.0.2.1 or 2001:db8::1"),
+        (&["-public-ip", "2001:db8::1"], "expected an IPv4 address such as 192.0.2.1"),
+        (&["-public-ipv6", "192.0.2.1"], "expected an IPv6 address such as 2001:db8::1"),
+        (&["-healthz-port", "65536"], "expected a number from 0 to 65535"),
+        (&["-iptables-resync=0"], "expected a number from 1 to 86400"),
+        (&["-iptables-forward-rules=perhaps"], "expected true or false"),
+        (&["-subnet-lease-renew-margin", "1440"], "expected a number from 1 to 1439"),
+        (&["-vmodule", "node"], "expected patterns with levels"),
+        (&["-kube-subnet-mgr"], "leave it out to use etcd (--etcd-endpoints), or give --store"),
+    ] {
+        let error = read(args, &[]).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{args:?}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let error = read(&[], &[("FLANNELD_PUBLIC_IP", "x")]).unwrap_err();
+    assert!(error.to_string().contains("--public-ip"), "{error}");
+}
+
+#[test]
+fn help_and_version_are_no_mistakes() {
+    for args in [["--help"], ["-help"], ["-h"], ["--version"], ["-version"]] {
+        assert_eq!(read(&args, &[]).unwrap_err().exit_code(), 0, "{args:?}");
+    }
+}
+
+#[test]
+fn stores_and_networks_are_read() {
+    let args = node(&["-store", "file:/var/lib/x", "-network", "10.3.0.0/16"], &[]);
+    assert_eq!(args.store.store, Some(StoreArg::File("/var/lib/x".into())));
+    assert_eq!(args.network, Some(NetworkArg::Block("10.3.0.0/16".parse().unwrap())));
+    let json = r#"{"Network":"10.3.0.0/16"}"#;
+    let args = node(&["-store=memory", "-network", json], &[]);
+    assert_eq!(
+        (args.store.store, args.network),
+        (Some(StoreArg::Memory), Some(NetworkArg::Json(json.into())))
+    );
+}

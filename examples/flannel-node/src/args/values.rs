@@ -1,0 +1,49 @@
+//! Values of flags: how they are written, and what would be valid.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    str::FromStr,
+};
+
+/// A switch, in the spellings of Go's `strconv.ParseBool`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".into()),
+    }
+}
+
+/// An IPv4 address.
+pub(super) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
+    or_expected(text, "an IPv4 address such as 192.0.2.1")
+}
+
+/// An IPv6 address.
+pub(super) fn ipv6(text: &str) -> Result<Ipv6Addr, String> {
+    or_expected(text, "an IPv6 address such as 2001:db8::1")
+}
+
+/// An address of either family.
+pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
+    or_expected(text, "an address such as 192.0.2.1 or 2001:db8::1")
+}
+
+/// A number in a range.
+pub(super) fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: Clone + fmt::Display + FromStr + PartialOrd + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("expected a number from {} to {}", range.start(), range.end()))
+    }
+}
+
+fn or_expected<T: FromStr>(text: &str, expected: impl fmt::Display) -> Result<T, String> {
+    text.parse().map_err(|_| format!("expected {expected}"))
+}

@@ -1,0 +1,101 @@
+//! Follows the way from link to link until one is broken. Plain functions of the facts.
+
+mod answers;
+mod leases;
+mod overlay;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod underlay;
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::facts::Facts;
+
+/// What a walk found.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Explanation {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// The links that hold, in the order of the way.
+    pub(crate) passed: Vec<Passed>,
+    /// The first link that does not; those behind it were not looked at.
+    pub(crate) broken: Option<Broken>,
+}
+
+/// A link that holds.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Passed {
+    pub(crate) link: &'static str,
+    pub(crate) says: String,
+}
+
+/// A link that is broken.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Broken {
+    pub(crate) link: &'static str,
+    pub(crate) says: String,
+    pub(crate) remedy: String,
+}
+
+impl Explanation {
+    /// Of a walk that could not begin.
+    pub(crate) const fn broken_at_once(
+        source: IpAddr,
+        destination: IpAddr,
+        broken: Broken,
+    ) -> Self {
+        Self { source, destination, passed: Vec::new(), broken: Some(broken) }
+    }
+}
+
+/// Walks from the store to the answer of the other pod.
+pub(crate) fn walk(facts: &Facts) -> Explanation {
+    let mut passed = Vec::new();
+    let broken = follow(facts, &mut passed).err();
+    Explanation { source: facts.source, destination: facts.destination, passed, broken }
+}
+
+fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
+    let mut pass = |link, says| passed.push(Passed { link, says });
+    pass("network", leases::network(facts)?);
+    let ends = leases::ends(facts)?;
+    pass("own subnet", ends.says.clone());
+    pass("own lease", leases::own(facts, &ends)?);
+    let Some(far) = ends.far else {
+        pass("pod", underlay::pod(facts, facts.source)?);
+        pass("pod", underlay::pod(facts, facts.destination)?);
+        return Ok(());
+    };
+    let peer = leases::peer(facts, &ends, far)?;
+    pass("peer's lease", peer.says.clone());
+    pass("pod", underlay::pod(facts, ends.near)?);
+    let way = underlay::way(facts, &peer)?;
+    pass("underlay", way.says.clone());
+    let tunnel = overlay::device(facts, &ends, &way)?;
+    if let Some((_, says)) = &tunnel {
+        pass("device", says.clone());
+    }
+    let tunnel = tunnel.map(|(device, _)| device);
+    pass("route", overlay::route(facts, &peer, &way, tunnel, far)?);
+    if let Some(device) = tunnel {
+        let mac = overlay::mac(&peer)?;
+        pass("neighbour", overlay::neighbour(facts, &peer, device, mac)?);
+        pass("forwarding entry", overlay::forwarding_entry(facts, &peer, device, mac)?);
+    }
+    pass("settings", settings::settings(facts, &ends, &way)?);
+    for (link, says) in answers::answers(facts, &peer, tunnel, far)? {
+        pass(link, says);
+    }
+    Ok(())
+}
+
+/// A broken link with words and remedy.
+fn broken(link: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Broken {
+    Broken { link, says: says.into(), remedy: remedy.into() }
+}
+
+/// The remedy for what a node keeps true by itself.
+const NODE_REPAIRS: &str = "a running flannel-node puts this right within a second: see whether it runs here and what it logs";

@@ -1,0 +1,208 @@
+//! What leads from this host to the peer's pods.
+
+use std::net::IpAddr;
+
+use flannel_core::Fields;
+use flannel_netlink::state::{Link, LinkKind, MacAddress, Route, RouteKind, Via};
+
+use super::{
+    Broken, NODE_REPAIRS, broken,
+    leases::{Ends, Peer},
+    underlay::{Way, hop, what_is_wrong},
+};
+use crate::explain::facts::{Facts, Hop};
+
+/// The device that encapsulates is there and as it should be; `None` if packets to this peer go as they are.
+pub(super) fn device<'a>(
+    facts: &'a Facts,
+    ends: &Ends,
+    way: &Way<'_>,
+) -> Result<Option<(&'a Link, String)>, Broken> {
+    let Some(tunnel) = &way.tunnel else { return Ok(None) };
+    let (host, name) = (&facts.host, &tunnel.device);
+    let wrong = |says: String| Err(broken("device", says, NODE_REPAIRS));
+    let Some(device) = host.device_named(name) else {
+        return wrong(format!("there is no device {name}"));
+    };
+    let LinkKind::Vxlan(vxlan) = &device.kind else {
+        return wrong(format!("{name} is no VXLAN device"));
+    };
+    if vxlan.vni != tunnel.vni {
+        return wrong(format!(
+            "{name} has the VNI {}, and the network's is {}",
+            vxlan.vni, tunnel.vni
+        ));
+    }
+    if let Some(port) = vxlan.port.filter(|port| *port != tunnel.port) {
+        return wrong(format!(
+            "{name} uses the UDP port {port}, and the network's is {}",
+            tunnel.port
+        ));
+    }
+    if let Some(local) = vxlan.local.filter(|local| host.device_with(*local).is_none()) {
+        return wrong(format!("{name} sends from {local}, which is no address of this host"));
+    }
+    if !device.up {
+        return wrong(format!("{name} {}", what_is_wrong(device)));
+    }
+    let mtu = tunnel.mtu.unwrap_or(way.device.mtu).saturating_sub(tunnel.overhead);
+    if device.mtu != mtu {
+        return wrong(format!("{name} takes packets of {} bytes, expected {mtu}", device.mtu));
+    }
+    if let Some(told) = host.env.mtu.filter(|told| *told > device.mtu) {
+        let says = format!(
+            "pods are told to send {told} bytes ({}), and {name} takes {}",
+            host.subnet_file.display(),
+            device.mtu
+        );
+        return wrong(says);
+    }
+    let published = facts
+        .stored
+        .record_with(ends.near)
+        .and_then(|(record, _)| mac_in(&record.lease().ok()?, ends.near));
+    if let (Some(published), Some(mac)) = (published, device.mac)
+        && published != mac
+    {
+        return wrong(format!(
+            "{name} has the Ethernet address {mac}, and our lease tells peers {published}"
+        ));
+    }
+    let own = ends.block.network();
+    if !host.addresses.iter().any(|it| it.link == device.index && it.address.ip() == own) {
+        return wrong(format!("{name} does not have the address {own}"));
+    }
+    Ok(Some((device, format!("{name}, VNI {}, MTU {}, address {own}", vxlan.vni, device.mtu))))
+}
+
+/// The route to the peer's subnet leads where it should, and nothing else goes before it.
+pub(super) fn route(
+    facts: &Facts,
+    peer: &Peer,
+    way: &Way<'_>,
+    tunnel: Option<&Link>,
+    far: IpAddr,
+) -> Result<String, Broken> {
+    const LINK: &str = "route";
+    let (host, block) = (&facts.host, peer.block);
+    let expected = match tunnel {
+        Some(device) => Hop { link: device.index, gateway: Some(block.network()) },
+        None => Hop { link: way.device.index, gateway: Some(peer.public) },
+    };
+    let Some(route) =
+        host.routes.iter().filter(|it| it.destination == block).min_by_key(|it| it.metric)
+    else {
+        return Err(broken(LINK, format!("there is no route to {block}"), NODE_REPAIRS));
+    };
+    let led = match lead(facts, route) {
+        Ok(led) => led,
+        Err(says) => return Err(broken(LINK, says, NODE_REPAIRS)),
+    };
+    if led != expected {
+        let says = format!(
+            "the route to {block} leads {}, expected {}",
+            host.shown(led),
+            host.shown(expected)
+        );
+        return Err(broken(LINK, says, NODE_REPAIRS));
+    }
+    let taken = hop(facts, far);
+    if taken != Ok(expected) {
+        let taken = match &taken {
+            Ok(taken) => format!("go {}", host.shown(*taken)),
+            Err(why) => format!("go nowhere ({why})"),
+        };
+        let says = format!("packets to {far} {taken}, past the route to {block}");
+        let remedy = format!(
+            "remove the more specific route or the rule that they follow: ip route get {far}; ip rule"
+        );
+        return Err(broken(LINK, says, remedy));
+    }
+    Ok(format!("{block} {}", host.shown(expected)))
+}
+
+/// Through what a route leads, or in words why nowhere.
+fn lead(facts: &Facts, route: &Route) -> Result<Hop, String> {
+    let to = route.destination;
+    if route.kind != RouteKind::Unicast {
+        return Err(format!("the route to {to} drops packets"));
+    }
+    match route.via {
+        Via::Gateway(gateway) => {
+            let link = route.link.ok_or_else(|| format!("the route to {to} names no device"))?;
+            Ok(Hop { link, gateway: Some(gateway) })
+        }
+        Via::Direct => {
+            let link = route.link.ok_or_else(|| format!("the route to {to} names no device"))?;
+            Ok(Hop { link, gateway: None })
+        }
+        Via::Nexthop(id) => {
+            let nexthop = facts.host.nexthops.iter().find(|nexthop| nexthop.id == id);
+            let nexthop = nexthop.ok_or_else(|| {
+                format!(
+                    "the route to {to} leads to the next hop {id}, which is none with a gateway"
+                )
+            })?;
+            Ok(Hop { link: nexthop.link, gateway: Some(nexthop.gateway) })
+        }
+        _ => {
+            Err(format!("the route to {to} leads to several gateways or through an encapsulation"))
+        }
+    }
+}
+
+/// The Ethernet address of the peer's device.
+pub(super) fn mac(peer: &Peer) -> Result<MacAddress, Broken> {
+    mac_in(&peer.lease, peer.public).ok_or_else(|| {
+        let says = format!("the lease {} has no VtepMAC that can be used", peer.lease.subnet);
+        broken("peer's lease", says, "start the node there again, and see what it logs")
+    })
+}
+
+pub(super) fn neighbour(
+    facts: &Facts,
+    peer: &Peer,
+    device: &Link,
+    mac: MacAddress,
+) -> Result<String, Broken> {
+    let address = peer.block.network();
+    let entry =
+        facts.host.neighbours.iter().find(|it| (it.link, it.address) == (device.index, address));
+    let says = match entry.and_then(|entry| entry.mac) {
+        Some(found) if found == mac => return Ok(format!("{address} is {mac}")),
+        Some(found) => format!(
+            "{} has {address} at the Ethernet address {found}, and the peer's is {mac}",
+            device.name
+        ),
+        None => format!("{} has no Ethernet address for {address}", device.name),
+    };
+    Err(broken("neighbour", says, NODE_REPAIRS))
+}
+
+pub(super) fn forwarding_entry(
+    facts: &Facts,
+    peer: &Peer,
+    device: &Link,
+    mac: MacAddress,
+) -> Result<String, Broken> {
+    let entry = facts.host.forwarding.iter().find(|it| (it.link, it.mac) == (device.index, mac));
+    let says = match entry.and_then(|entry| entry.remote) {
+        Some(found) if found == peer.public => return Ok(format!("{mac} is at {found}")),
+        Some(found) => format!(
+            "{} sends frames for {mac} to {found}, and the peer is at {}",
+            device.name, peer.public
+        ),
+        None => format!("{} does not know where to send frames for {mac}", device.name),
+    };
+    Err(broken("forwarding entry", says, NODE_REPAIRS))
+}
+
+/// The Ethernet address that a lease publishes for the family of `address`.
+fn mac_in(lease: &flannel_core::Lease, address: IpAddr) -> Option<MacAddress> {
+    let data = match address {
+        IpAddr::V4(_) => lease.attrs.backend_data.as_ref(),
+        IpAddr::V6(_) => lease.attrs.backend_v6_data.as_ref(),
+    };
+    let fields = Fields::parse(data?.as_str()).ok()?;
+    fields.parsed("VtepMAC", "an Ethernet address", |text| text.parse().ok()).ok()?
+}

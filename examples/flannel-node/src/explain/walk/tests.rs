@@ -1,0 +1,391 @@
+use flannel_core::SubnetEnv;
+use flannel_netlink::state::{
+    Address, ForwardingEntry, Link, LinkKind, MacAddress, Neighbour, Nexthop, Route, Via, Vxlan,
+};
+use flannel_store::{Lifetime, Record};
+use proptest::prelude::*;
+
+use super::*;
+use crate::explain::facts::{Answer, Answers, Hop, Host, Stored};
+
+const ETH0: u32 = 2;
+const ETH1: u32 = 3;
+const CNI0: u32 = 4;
+const FLANNEL: u32 = 5;
+const MAC: [u8; 6] = [0x0e, 0x2a, 0, 0, 0, 2];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn link(index: u32, name: &str, kind: LinkKind, mtu: u32) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        kind,
+        mac: Some(MacAddress::new([0x0e, 0x2a, 0, 0, 0, 1])),
+        mtu,
+        up: true,
+        running: true,
+        loopback: false,
+        controller: None,
+        parent: None,
+        link_local: false,
+    }
+}
+
+fn record(key: &str, value: &str) -> Record {
+    Record {
+        key: key.into(),
+        value: Ok(value.into()),
+        owner: None,
+        revision: 1,
+        lifetime: Lifetime::Bounded,
+        token: 0,
+    }
+}
+
+fn lease(public: u8, kind: &str) -> String {
+    format!(
+        r#"{{"PublicIP":"192.0.2.{public}","PublicIPv6":null,"BackendType":"{kind}","BackendData":{{"VNI":1,"VtepMAC":"0e:2a:00:00:00:0{public}"}}}}"#
+    )
+}
+
+/// Two hosts in order: 10.244.1.0/24 here at 192.0.2.1, and 10.244.2.0/24 at 192.0.2.2.
+fn facts(kind: &str) -> Facts {
+    let config = format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
+    let mut vxlan = Vxlan::new(1);
+    (vxlan.port, vxlan.local) = (Some(8472), Some(ip("192.0.2.1")));
+    let block = "10.244.2.0/24".parse().unwrap();
+    let (hop, route) = match kind {
+        "vxlan" => {
+            let gateway = ip("10.244.2.0");
+            let hop = Hop { link: FLANNEL, gateway: Some(gateway) };
+            (hop, Route::new(block, 241).via_gateway(gateway, FLANNEL))
+        }
+        _ => {
+            let hop = Hop { link: ETH0, gateway: Some(ip("192.0.2.2")) };
+            (hop, Route::new(block, 241).via_nexthop(7))
+        }
+    };
+    let env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\n";
+    let mac = MacAddress::new(MAC);
+    let direct = |link| Ok(Hop { link, gateway: None });
+    let host = Host {
+        subnet_file: "/run/flannel/subnet.env".into(),
+        env: SubnetEnv::parse(env),
+        links: vec![
+            link(ETH0, "eth0", LinkKind::Veth, 1500),
+            link(ETH1, "eth1", LinkKind::Veth, 1500),
+            link(CNI0, "cni0", LinkKind::Bridge, 1450),
+            link(FLANNEL, "flannel.1", LinkKind::Vxlan(vxlan), 1450),
+        ],
+        addresses: vec![
+            Address::new(ETH0, "192.0.2.1/24".parse().unwrap()),
+            Address::new(CNI0, "10.244.1.1/24".parse().unwrap()),
+            Address::new(FLANNEL, "10.244.1.0/32".parse().unwrap()),
+        ],
+        routes: vec![route],
+        nexthops: vec![Nexthop::new(7, ETH0, ip("192.0.2.2"), 241)],
+        neighbours: vec![Neighbour::new(FLANNEL, ip("10.244.2.0"), mac)],
+        forwarding: vec![ForwardingEntry::new(FLANNEL, mac, ip("192.0.2.2"))],
+        hops: [
+            (ip("10.244.1.7"), direct(CNI0)),
+            (ip("10.244.1.8"), direct(CNI0)),
+            (ip("10.244.2.9"), Ok(hop)),
+            (ip("192.0.2.2"), direct(ETH0)),
+        ]
+        .into(),
+        settings: [("net/ipv4/ip_forward".into(), "1".into())].into(),
+    };
+    Facts {
+        source: ip("10.244.1.7"),
+        destination: ip("10.244.2.9"),
+        stored: Stored {
+            place: "/store/config".into(),
+            config: config.parse().unwrap(),
+            records: vec![
+                record("10.244.1.0-24", &lease(1, kind)),
+                record("10.244.2.0-24", &lease(2, kind)),
+            ],
+        },
+        host,
+        answers: Some(Answers {
+            peer: Some(Answer::Alive),
+            tunnel_port: (kind == "vxlan").then_some(Answer::Silent),
+            network: Some(Answer::Alive),
+            pod: Some(Answer::Alive),
+        }),
+    }
+}
+
+/// What is broken in the order that `breaks` makes of the facts.
+fn first_broken(kind: &str, breaks: impl FnOnce(&mut Facts)) -> (&'static str, String) {
+    let mut facts = facts(kind);
+    breaks(&mut facts);
+    let broken = walk(&facts).broken.expect("something is broken");
+    assert!(!broken.remedy.is_empty() && !broken.says.contains('\n'));
+    (broken.link, broken.says)
+}
+
+#[test]
+fn a_way_in_order_holds_to_the_pod_from_both_ends() {
+    for (kind, links) in [("vxlan", 13), ("host-gw", 10)] {
+        let mut facts = facts(kind);
+        let there = walk(&facts);
+        assert_eq!(there.broken, None, "{kind}");
+        assert_eq!(there.passed.len(), links, "{there:?}");
+        assert_eq!(there.passed.last().unwrap().link, "far pod");
+        (facts.source, facts.destination) = (facts.destination, facts.source);
+        let back = walk(&facts);
+        assert_eq!((back.passed, back.broken), (there.passed, None));
+    }
+}
+
+#[test]
+fn before_the_peer_was_asked_only_this_host_is_judged() {
+    let mut facts = facts("vxlan");
+    facts.answers = None;
+    let explanation = walk(&facts);
+    assert_eq!((explanation.passed.len(), explanation.broken), (11, None));
+}
+
+#[test]
+fn two_pods_of_this_host_need_no_peer() {
+    let mut facts = facts("vxlan");
+    facts.destination = ip("10.244.1.8");
+    facts.stored.records.pop();
+    facts.host.routes.clear();
+    assert_eq!(walk(&facts).broken, None);
+}
+
+#[test]
+fn a_broken_link_is_named_with_what_is_wrong_there() {
+    type Break = fn(&mut Facts);
+    let cases: [(&str, &str, &str, Break); 38] = [
+        ("vxlan", "network", "10.9.0.1 is outside of the network 10.244.0.0/16", |f| {
+            f.destination = ip("10.9.0.1")
+        }),
+        ("vxlan", "network", "the network has no IPv6", |f| {
+            (f.source, f.destination) = (ip("fd00::1"), ip("fd00::2"));
+        }),
+        ("vxlan", "own subnet", "/run/flannel/subnet.env names no subnet", |f| {
+            f.host.env = SubnetEnv::parse("")
+        }),
+        ("vxlan", "own subnet", "neither address is in this host's subnet 10.244.1.0/24", |f| {
+            f.source = ip("10.244.2.8")
+        }),
+        ("vxlan", "own lease", "no lease has this host's subnet 10.244.1.0/24", |f| {
+            drop(f.stored.records.remove(0))
+        }),
+        ("vxlan", "own lease", "the lease 10.244.1.0-24 has lapsed", |f| {
+            f.stored.records[0].lifetime = Lifetime::Lapsed
+        }),
+        ("vxlan", "own lease", "the record 10.244.1.0-24 is not a lease", |f| {
+            f.stored.records[0].value = Ok("{".into())
+        }),
+        ("vxlan", "own lease", "says no address", |f| f.stored.records[0].value = Ok("{}".into())),
+        ("host-gw", "own lease", "to 192.0.2.9, which is no address of this host", |f| {
+            f.stored.records[0].value = Ok(lease(9, "host-gw"))
+        }),
+        ("vxlan", "peer's lease", "no lease has 10.244.2.9", |f| drop(f.stored.records.pop())),
+        (
+            "vxlan",
+            "peer's lease",
+            r#"of the backend "host-gw", and the network's is "vxlan""#,
+            |f| f.stored.records[1].value = Ok(lease(2, "host-gw")),
+        ),
+        ("vxlan", "peer's lease", "which is this host's own address", |f| {
+            f.stored.records[1].value = Ok(lease(1, "vxlan"))
+        }),
+        ("vxlan", "peer's lease", "no VtepMAC", |f| {
+            f.stored.records[1].value =
+                Ok(r#"{"PublicIP":"192.0.2.2","BackendType":"vxlan"}"#.into());
+        }),
+        (
+            "vxlan",
+            "pod",
+            "packets to the pod 10.244.1.7 leave this host through 192.0.2.254 on eth0",
+            |f| {
+                let hop = Hop { link: ETH0, gateway: Some(ip("192.0.2.254")) };
+                f.host.hops.insert(ip("10.244.1.7"), Ok(hop));
+            },
+        ),
+        ("vxlan", "pod", "cni0, which leads to the pod 10.244.1.7, has no carrier", |f| {
+            f.host.links[2].running = false
+        }),
+        (
+            "vxlan",
+            "underlay",
+            "knows no way to the peer at 192.0.2.2: Network is unreachable",
+            |f| {
+                f.host.hops.insert(ip("192.0.2.2"), Err("Network is unreachable".into()));
+            },
+        ),
+        ("vxlan", "underlay", "eth0, which leads to the peer at 192.0.2.2, is down", |f| {
+            (f.host.links[0].up, f.host.links[0].running) = (false, false);
+        }),
+        ("vxlan", "underlay", "leads into the tunnel", |f| {
+            f.host.hops.insert(ip("192.0.2.2"), Ok(Hop { link: FLANNEL, gateway: None }));
+        }),
+        (
+            "host-gw",
+            "underlay",
+            "is behind 192.0.2.254, and host-gw needs all hosts on one link",
+            |f| {
+                let hop = Hop { link: ETH0, gateway: Some(ip("192.0.2.254")) };
+                f.host.hops.insert(ip("192.0.2.2"), Ok(hop));
+            },
+        ),
+        ("host-gw", "underlay", "192.0.2.2 does not say its Ethernet address on eth0", |f| {
+            let unknown =
+                Neighbour { link: ETH0, address: ip("192.0.2.2"), mac: None, permanent: false };
+            f.host.neighbours.push(unknown);
+            f.answers = Some(Answers { peer: Some(Answer::Silent), ..Answers::default() });
+        }),
+        (
+            "vxlan",
+            "underlay",
+            "packets to the peer at 192.0.2.2 come back: No route to host",
+            |f| {
+                f.answers.as_mut().unwrap().peer =
+                    Some(Answer::Unreachable("No route to host".into()));
+            },
+        ),
+        ("vxlan", "device", "there is no device flannel.1", |f| drop(f.host.links.pop())),
+        ("vxlan", "device", "flannel.1 is no VXLAN device", |f| {
+            f.host.links[3].kind = LinkKind::Bridge
+        }),
+        ("vxlan", "device", "flannel.1 is down", |f| f.host.links[3].up = false),
+        ("vxlan", "device", "flannel.1 takes packets of 1500 bytes, expected 1450", |f| {
+            f.host.links[3].mtu = 1500
+        }),
+        ("vxlan", "device", "and our lease tells peers 0e:2a:00:00:00:01", |f| {
+            f.host.links[3].mac = Some(MacAddress::new(MAC))
+        }),
+        ("vxlan", "device", "flannel.1 does not have the address 10.244.1.0", |f| {
+            f.host.addresses.pop();
+        }),
+        ("vxlan", "route", "there is no route to 10.244.2.0/24", |f| f.host.routes.clear()),
+        (
+            "vxlan",
+            "route",
+            "leads through 10.244.2.0 on eth0, expected through 10.244.2.0 on flannel.1",
+            |f| f.host.routes[0].link = Some(ETH0),
+        ),
+        ("vxlan", "route", "the route to 10.244.2.0/24 drops packets", |f| {
+            f.host.routes[0] = f.host.routes[0].blackhole()
+        }),
+        ("host-gw", "route", "leads to the next hop 7, which is none", |f| f.host.nexthops.clear()),
+        (
+            "vxlan",
+            "route",
+            "packets to 10.244.2.9 go straight to eth1, past the route to 10.244.2.0/24",
+            |f| {
+                f.host.hops.insert(ip("10.244.2.9"), Ok(Hop { link: ETH1, gateway: None }));
+            },
+        ),
+        ("vxlan", "neighbour", "flannel.1 has no Ethernet address for 10.244.2.0", |f| {
+            f.host.neighbours.clear()
+        }),
+        ("vxlan", "neighbour", "and the peer's is 0e:2a:00:00:00:02", |f| {
+            f.host.neighbours[0].mac = Some(MacAddress::new([2; 6]))
+        }),
+        (
+            "vxlan",
+            "forwarding entry",
+            "does not know where to send frames for 0e:2a:00:00:00:02",
+            |f| f.host.forwarding.clear(),
+        ),
+        ("vxlan", "forwarding entry", "to 192.0.2.7, and the peer is at 192.0.2.2", |f| {
+            f.host.forwarding[0].remote = Some(ip("192.0.2.7"))
+        }),
+        ("vxlan", "settings", "net.ipv4.ip_forward is 0", |f| {
+            f.host.settings.insert("net/ipv4/ip_forward".into(), "0".into());
+        }),
+        ("vxlan", "settings", "net.ipv4.conf.eth0.forwarding is 0", |f| {
+            f.host.settings.insert("net/ipv4/conf/eth0/forwarding".into(), "0".into());
+        }),
+    ];
+    for (kind, link, words, breaks) in cases {
+        let (broken, says) = first_broken(kind, breaks);
+        assert_eq!(broken, link, "{says}");
+        assert!(says.contains(words), "{says:?} has no {words:?}");
+    }
+}
+
+#[test]
+fn a_strict_path_filter_is_broken_only_where_the_ways_differ() {
+    let strict = |facts: &mut Facts| {
+        facts.host.settings.insert("net/ipv4/conf/all/rp_filter".into(), "1".into());
+    };
+    let mut same = facts("vxlan");
+    strict(&mut same);
+    assert_eq!(walk(&same).broken, None);
+    let (link, says) = first_broken("vxlan", |facts| {
+        strict(facts);
+        facts.host.addresses[0].link = ETH1;
+    });
+    assert_eq!(link, "settings");
+    assert!(says.contains("come in on eth1, those to it leave on eth0"), "{says}");
+}
+
+#[test]
+fn answers_tell_which_side_of_the_peer_is_broken() {
+    use Answer::{Alive, Silent, Unreachable};
+    let tell = |peer: Answer, tunnel_port, network, pod| {
+        let mut facts = facts("vxlan");
+        facts.answers = Some(Answers {
+            peer: Some(peer),
+            tunnel_port: Some(tunnel_port),
+            network: Some(network),
+            pod: Some(pod),
+        });
+        walk(&facts).broken.map(|broken| (broken.link, broken.says))
+    };
+    let broken = |link, says: &str| Some((link, says.to_owned()));
+    let nobody = "the peer at 192.0.2.2 is up, and nothing there takes the packets of flannel.1";
+    assert_eq!(tell(Alive, Alive, Silent, Silent), broken("peer", nobody));
+    let one_way = "the peer at 192.0.2.2 answers this host itself, but not through the network";
+    assert_eq!(tell(Alive, Silent, Silent, Silent), broken("peer", one_way));
+    let dead = "nothing comes back from the peer at 192.0.2.2";
+    assert_eq!(tell(Silent, Silent, Silent, Silent), broken("underlay", dead));
+    let no_pod = "the peer at 192.0.2.2 has no pod 10.244.2.9: No route to host";
+    let unreachable = || Unreachable("No route to host".into());
+    assert_eq!(tell(Alive, Silent, Alive, unreachable()), broken("far pod", no_pod));
+    assert_eq!(tell(Alive, Silent, Alive, Silent), None);
+    assert_eq!(tell(Silent, Silent, Silent, Alive), None, "the pod's answer proves the whole way");
+}
+
+#[test]
+fn a_peer_on_the_link_is_routed_to_directly_if_the_network_says_so() {
+    let mut facts = facts("vxlan");
+    facts.stored.config =
+        r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#.parse().unwrap();
+    facts.answers.as_mut().unwrap().tunnel_port = None;
+    let wrong = walk(&facts).broken.unwrap();
+    assert!(wrong.says.contains("expected through 192.0.2.2 on eth0"), "{wrong:?}");
+    facts.host.routes[0] = facts.host.routes[0].via_gateway(ip("192.0.2.2"), ETH0);
+    let hop = Hop { link: ETH0, gateway: Some(ip("192.0.2.2")) };
+    facts.host.hops.insert(facts.destination, Ok(hop));
+    assert_eq!(walk(&facts).broken, None);
+    assert_eq!(facts.host.routes[0].via, Via::Gateway(ip("192.0.2.2")));
+}
+
+proptest! {
+    /// Whatever a lease says and whichever addresses are asked for, a walk ends with words.
+    #[test]
+    fn no_walk_panics(
+        value in "\\PC{0,80}",
+        key in "10.244.[0-3].0-2[0-9]|\\PC{0,20}",
+        source: [u8; 2],
+        kind in proptest::sample::select(vec!["vxlan", "host-gw", "udp"]),
+    ) {
+        let mut facts = facts(kind);
+        facts.source = IpAddr::from([10, 244, source[0] % 4, source[1]]);
+        facts.stored.records[1] = record(&key, &value);
+        if let Some(broken) = walk(&facts).broken {
+            prop_assert!(!broken.says.is_empty() && !broken.remedy.is_empty());
+        }
+    }
+}

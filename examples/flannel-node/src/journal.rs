@@ -1,0 +1,215 @@
+//! The last things that happened to the node, with their times, for operators.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, SystemTime},
+};
+
+use flannel_core::{Activity, Status, Subnet};
+use serde::Serialize;
+use tokio::time::Instant;
+
+/// The last things that happened, and what is the case now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Journal {
+    entries: VecDeque<Entry>,
+    next_repair: u64,
+    faults: BTreeMap<Activity, String>,
+    lacking: BTreeMap<&'static str, String>,
+    subnet: Option<Subnet>,
+    offline_since: Option<Instant>,
+    outages: u64,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Entry {
+    #[serde(serialize_with = "rfc3339")]
+    pub(crate) at: SystemTime,
+    pub(crate) kind: Kind,
+    pub(crate) text: String,
+}
+
+/// What an entry is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// Something does not work.
+    Fault,
+    /// The lease was taken, lost, or is another one.
+    Lease,
+    /// Something works again.
+    Recovery,
+    /// Somebody else's change was undone.
+    Repair,
+}
+
+impl Journal {
+    /// Writes down what is new in `status`.
+    pub(crate) fn follow(&mut self, status: &Status, at: SystemTime, now: Instant) {
+        let subnet = status.lease.as_ref().map(|lease| lease.subnet);
+        if subnet != self.subnet {
+            let text = subnet.map_or_else(|| "lost".into(), |subnet| format!("holds {subnet}"));
+            self.write(at, Kind::Lease, text);
+            self.subnet = subnet;
+        }
+        for (activity, reason) in &status.faults {
+            if self.faults.get(activity) != Some(reason) {
+                self.write(at, Kind::Fault, format!("cannot {activity}: {reason}"));
+            }
+        }
+        let over: Vec<_> =
+            self.faults.keys().filter(|it| !status.faults.contains_key(it)).copied().collect();
+        for activity in over {
+            self.write(at, Kind::Recovery, format!("can {activity}"));
+        }
+        self.faults.clone_from(&status.faults);
+        for repair in status.repairs.iter().filter(|repair| repair.number >= self.next_repair) {
+            self.entries.push_back(Entry { at, kind: Kind::Repair, text: repair.what.clone() });
+        }
+        self.next_repair = status.repairs.back().map_or(self.next_repair, |last| last.number + 1);
+        self.trim();
+        self.watch_store(now);
+    }
+
+    /// Writes down that something needed before there can be a node is not to be had, or is again.
+    pub(crate) fn lack(
+        &mut self,
+        what: &'static str,
+        reason: Option<&str>,
+        at: SystemTime,
+        now: Instant,
+    ) {
+        match reason {
+            Some(reason) if self.lacking.get(what).is_none_or(|before| before != reason) => {
+                self.write(at, Kind::Fault, format!("cannot {what}: {reason}"));
+                self.lacking.insert(what, reason.into());
+            }
+            Some(_) => {}
+            None => {
+                if self.lacking.remove(what).is_some() {
+                    self.write(at, Kind::Recovery, format!("can {what}"));
+                }
+            }
+        }
+        self.watch_store(now);
+    }
+
+    /// The last entries, oldest first.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// How long the store has not answered, if it does not.
+    pub(crate) fn offline(&self, now: Instant) -> Option<Duration> {
+        self.offline_since.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// How often the store did not answer, for however long.
+    pub(crate) fn outages(&self) -> u64 {
+        self.outages
+    }
+
+    fn watch_store(&mut self, now: Instant) {
+        let offline = self.faults.keys().any(|activity| STORE.contains(activity))
+            || self.lacking.keys().any(|what| STORE_AT_START.contains(what));
+        match (offline, self.offline_since) {
+            (true, None) => {
+                self.offline_since = Some(now);
+                self.outages += 1;
+            }
+            (false, Some(_)) => self.offline_since = None,
+            _ => {}
+        }
+    }
+
+    fn write(&mut self, at: SystemTime, kind: Kind, text: String) {
+        self.entries.push_back(Entry { at, kind, text });
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        let surplus = self.entries.len().saturating_sub(KEPT);
+        self.entries.drain(..surplus);
+    }
+}
+
+fn rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_millis(*at))
+}
+
+/// What needs the store.
+const STORE: [Activity; 4] =
+    [Activity::Acquire, Activity::Config, Activity::Renew, Activity::Watch];
+
+/// The same before there is a node.
+const STORE_AT_START: [&str; 2] = [READ_CONFIG, SET_UP_NETWORK];
+
+/// What is done before there is a node.
+pub(crate) const FIND_UPLINK: &str = "find the uplink";
+pub(crate) const READ_CONFIG: &str = "read the network config";
+pub(crate) const SET_UP_NETWORK: &str = "set up the network";
+
+/// How many entries are kept: a page.
+const KEPT: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::{Lease, LeaseAttrs};
+
+    use super::*;
+
+    fn texts(journal: &Journal) -> Vec<&str> {
+        journal.entries().map(|entry| entry.text.as_str()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_is_written_down_once() {
+        let (mut journal, mut status) = (Journal::default(), Status::default());
+        let mut follow = |status: &Status| {
+            for _ in 0..2 {
+                journal.follow(status, SystemTime::UNIX_EPOCH, Instant::now());
+            }
+            texts(&journal).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(follow(&status).is_empty());
+        status.lease = Some(Lease::new("10.3.1.0-24".parse().unwrap(), LeaseAttrs::default()));
+        status.faults.insert(Activity::Watch, "refused".into());
+        assert_eq!(follow(&status), ["holds 10.3.1.0-24", "cannot watch leases: refused"]);
+        status.faults.clear();
+        status.lease = None;
+        assert_eq!(follow(&status)[2..], ["lost", "can watch leases"]);
+        status.faults.insert(Activity::Sync, "no".into());
+        assert_eq!(follow(&status)[4..], ["cannot sync the data path: no"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_lasts_from_the_first_failure_of_the_store_to_the_last() {
+        let (mut journal, mut status) = (Journal::default(), Status::default());
+        let at = SystemTime::UNIX_EPOCH;
+        journal.lack(FIND_UPLINK, Some("no interface"), at, Instant::now());
+        assert_eq!((journal.offline(Instant::now()), journal.outages()), (None, 0));
+        journal.lack(READ_CONFIG, Some("refused"), at, Instant::now());
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(journal.offline(Instant::now()), Some(Duration::from_secs(7)));
+        status.faults.insert(Activity::Renew, "refused".into());
+        journal.follow(&status, at, Instant::now());
+        journal.lack(READ_CONFIG, None, at, Instant::now());
+        assert_eq!(journal.offline(Instant::now()), Some(Duration::from_secs(7)), "one outage");
+        status.faults.clear();
+        journal.follow(&status, at, Instant::now());
+        assert_eq!((journal.offline(Instant::now()), journal.outages()), (None, 1));
+    }
+
+    #[test]
+    fn a_journal_keeps_its_last_page() {
+        let mut journal = Journal::default();
+        for number in 0..200 {
+            journal.write(SystemTime::UNIX_EPOCH, Kind::Fault, number.to_string());
+        }
+        assert_eq!(texts(&journal).len(), KEPT);
+        assert_eq!(texts(&journal).last(), Some(&"199"));
+        let json = serde_json::to_string(journal.entries().next().unwrap()).unwrap();
+        assert_eq!(json, r#"{"at":"1970-01-01T00:00:00.000Z","kind":"fault","text":"136"}"#);
+    }
+}

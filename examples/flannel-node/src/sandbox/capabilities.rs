@@ -1,0 +1,90 @@
+//! Capabilities.
+
+use std::{fs, path::PathBuf};
+
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs,
+};
+
+/// Whether this process may configure the network.
+pub(super) fn may_configure() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
+}
+
+/// Keeps what is [`needed`] and gives up all other capabilities and the ways to get new ones. Says what is left.
+pub(super) fn reduce() -> String {
+    let Ok(before) = capabilities(None) else { return "unknown".into() };
+    let needed = needed();
+    let kept = before.permitted & needed;
+    // What cannot be given up shows in what is left.
+    if before.effective.contains(CapabilitySet::SETPCAP) {
+        for bit in 0..u64::BITS {
+            let capability = CapabilitySet::from_bits_retain(1 << bit);
+            if !needed.contains(capability) {
+                let _ = remove_capability_from_bounding_set(capability);
+            }
+        }
+    }
+    let _ = clear_ambient_capability_set();
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: kept };
+    let _ = set_capabilities(None, sets);
+    // So that programs which we run may configure the network too when we are not root.
+    for capability in kept.iter() {
+        let _ = configure_capability_in_ambient_set(capability, true);
+    }
+    let _ = set_no_new_privs(true);
+    capabilities(None).map_or_else(|_| "unknown".into(), |after| names(after.permitted))
+}
+
+fn names(set: CapabilitySet) -> String {
+    let mut names: Vec<_> = set.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+    let unknown = set & CapabilitySet::from_bits_retain(u64::MAX << (names_end() + 1));
+    if !unknown.is_empty() {
+        names.push(format!("{:#x}", unknown.bits()));
+    }
+    if names.is_empty() { "none".into() } else { names.join(",") }
+}
+
+/// The last capability that has a name here.
+const fn names_end() -> u32 {
+    CapabilitySet::CHECKPOINT_RESTORE.bits().trailing_zeros()
+}
+
+/// What a node on this host needs: for devices, addresses, routes, rules and the settings under `/proc/sys/net` one capability, and
+/// another where iptables is the old one, which talks to the kernel through a raw socket.
+fn needed() -> CapabilitySet {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let iptables =
+        std::env::split_paths(&paths).find_map(|path| fs::canonicalize(path.join("iptables")).ok());
+    let is_legacy = |program: PathBuf| program.to_string_lossy().contains("legacy");
+    match iptables.is_some_and(is_legacy) {
+        true => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
+        false => CapabilitySet::NET_ADMIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_has_names() {
+        assert_eq!(names(CapabilitySet::empty()), "none");
+        assert_eq!(names(CapabilitySet::NET_ADMIN | CapabilitySet::CHOWN), "chown,net_admin");
+        let unknown = CapabilitySet::from_bits_retain(1 << 63);
+        assert_eq!(names(CapabilitySet::NET_ADMIN | unknown), "net_admin,0x8000000000000000");
+    }
+
+    #[test]
+    fn nothing_but_what_is_needed_is_left() {
+        // Capabilities belong to a thread, so only this test's own loses them.
+        assert!(matches!(reduce().as_str(), "net_admin" | "net_admin,net_raw" | "none"));
+        let sets = capabilities(None).unwrap();
+        for set in [sets.effective, sets.permitted, sets.inheritable] {
+            assert!(needed().contains(set), "{set:?}");
+        }
+        assert!(rustix::thread::no_new_privs().unwrap());
+    }
+}

@@ -1,0 +1,108 @@
+//! `flannel-node status`: what a node that runs says of itself.
+
+use std::{
+    io::{Read, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use flannel_core::{Lease, Status};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+use crate::{args::StatusArgs, observed::Observed, socket};
+
+mod page;
+
+/// All that operators may want to know of a node, as JSON.
+pub(crate) async fn document(observed: &Observed) -> Value {
+    let (facts, status) = (observed.facts(), observed.status().unwrap_or_default());
+    let readiness = observed.readiness();
+    let journal = observed.journal();
+    let remaining =
+        status.trusted_until.map(|until| until.saturating_duration_since(Instant::now()));
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "started": humantime::format_rfc3339_seconds(observed.started()).to_string(),
+        "node": facts.as_ref().map(|facts| facts.id.as_str()),
+        "store": facts.as_ref().map(|facts| &facts.store),
+        "network": facts.as_ref().map(|facts| &facts.config),
+        "backend": facts.as_ref().map(|facts| facts.config.backend().kind()),
+        "subnet_file": observed.subnet_file(),
+        "ready": readiness.is_ready(),
+        "missing": readiness.missing,
+        "notes": readiness.notes,
+        "lease": status.lease.as_ref().map(lease),
+        "lease_remaining_seconds": remaining.map(|left| left.as_secs()),
+        "mtu": status.mtu,
+        "faults": status.faults,
+        "last_error": status.last_error,
+        "peers": peers(observed, &status).await,
+        "refused": status.refused,
+        "syncs": status.syncs,
+        "totals": status.totals,
+        "repaired": status.repaired,
+        "last_sync": status.last_sync,
+        "journal": journal.entries().collect::<Vec<_>>(),
+    })
+}
+
+/// The peers with what is wrong with them; nothing until the store has said who they are.
+async fn peers(observed: &Observed, status: &Status) -> Option<Vec<Value>> {
+    let handle = observed.handle().filter(|_| status.peers.is_some())?;
+    let peers = timeout(PATIENCE, handle.peers()).await.ok()??;
+    let problems = status.last_sync.as_ref().map_or(&[][..], |sync| &sync.problems);
+    let described = peers.iter().map(|peer| {
+        let problem = problems.iter().find(|problem| problem.peer == peer.subnet);
+        let mut value = lease(peer);
+        value["problem"] = json!(problem.map(|problem| problem.fault.to_string()));
+        value
+    });
+    Some(described.collect())
+}
+
+fn lease(lease: &Lease) -> Value {
+    json!({
+        "subnet": lease.subnet.to_string(),
+        "address": lease.attrs.address(),
+        "backend": lease.attrs.backend_type,
+    })
+}
+
+/// Asks the node and prints what it says.
+pub(crate) fn show(args: &StatusArgs) -> Result<()> {
+    let path = socket::beside(&args.subnet_file);
+    let text = ask(&path).with_context(|| {
+        format!(
+            "no node answers on {}: is one running, with --subnet-file {}?",
+            path.display(),
+            args.subnet_file.display()
+        )
+    })?;
+    let status: Value = serde_json::from_str(&text).context("the node's answer is not JSON")?;
+    if args.json {
+        println!("{status:#}");
+    } else {
+        print!("{}", page::render(&status));
+    }
+    Ok(())
+}
+
+/// One question in HTTP 1.0, which ends with the connection.
+fn ask(path: &Path) -> Result<String> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(2 * PATIENCE))?;
+    stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+        _ => bail!("it answers something else"),
+    }
+}
+
+/// How long the node's loop may take to tell its peers.
+const PATIENCE: Duration = Duration::from_secs(2);

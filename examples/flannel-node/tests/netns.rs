@@ -1,0 +1,10 @@
+//! The program on real hosts, for what operators do with it beside running a node.
+
+#[path = "netns/explain.rs"]
+mod explain;
+#[path = "netns/handover.rs"]
+mod handover;
+#[path = "netns/privileges.rs"]
+mod privileges;
+#[path = "netns/support.rs"]
+mod support;

@@ -1,0 +1,59 @@
+//! One build of the program takes over from another, under load.
+
+use std::{env, fs, time::Duration};
+
+use flannel_testbed::probe;
+use tokio::time::{Instant, timeout};
+
+use super::support::{Cluster, HOST_GW, VXLAN, program};
+
+/// How often the node is replaced: 3 times unless `FLANNEL_HANDOVERS` says otherwise.
+fn rounds() -> u32 {
+    env::var("FLANNEL_HANDOVERS").map_or(3, |rounds| rounds.parse().expect("a number"))
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_newer_build_takes_over_vxlan_and_no_packet_is_lost() {
+    take_over(VXLAN).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_newer_build_takes_over_host_gw_and_no_packet_is_lost() {
+    take_over(HOST_GW).await;
+}
+
+async fn take_over(network: &'static str) {
+    let cluster = Cluster::new(2, network).await;
+    let (mut nodes, pods) = cluster.start_all().await;
+    let subnet = cluster.subnet(0);
+    // A package manager puts the new build beside the old one, which still runs.
+    let builds = [cluster.folder.path().join("newer"), program().to_owned()];
+    fs::copy(program(), &builds[0]).unwrap();
+    let out = probe::stream(&pods[0], pods[1].ip(), 100).unwrap();
+    let back = probe::stream(&pods[1], pods[0].ip(), 100).unwrap();
+    let mut slowest = Duration::ZERO;
+    for round in 0..rounds() {
+        let build = &builds[round as usize % 2];
+        let bulk = probe::tcp_throughput(&pods[0], &pods[1], Duration::from_secs(1));
+        let replace = async {
+            let asked = Instant::now();
+            nodes[0].terminate().unwrap();
+            assert!(nodes[0].wait().await.unwrap().success());
+            fs::remove_file(cluster.subnet_file(0)).unwrap();
+            nodes[0] = cluster.run(0, cluster.command(build, 0)).await;
+            slowest = slowest.max(asked.elapsed());
+            assert_eq!(cluster.subnet(0), subnet);
+        };
+        let (bulk, ()) = tokio::join!(bulk, replace);
+        assert!(bulk.unwrap().bytes > 0);
+        for stream in [&out, &back] {
+            timeout(Duration::from_secs(5), stream.flowing()).await.expect("packets flow");
+        }
+    }
+    for report in [out.stop().await, back.stop().await] {
+        assert_eq!(report.lost, 0, "{report}");
+        println!("{} handovers, slowest {slowest:?}: {report}", rounds());
+    }
+}

@@ -1,0 +1,103 @@
+//! Hosts that run this program over one folder.
+#![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use flannel_testbed::{Blocks, Host, Pod, Process, Testbed, probe};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+pub(crate) const HOST_GW: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
+pub(crate) const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+/// Hosts without nodes, and a folder for their store and files.
+pub(crate) struct Cluster {
+    pub(crate) testbed: Testbed,
+    pub(crate) folder: TempDir,
+    network: &'static str,
+}
+
+impl Cluster {
+    pub(crate) async fn new(hosts: u32, network: &'static str) -> Self {
+        let testbed = Testbed::builder(hosts).build().await.unwrap();
+        Self { testbed, folder: tempfile::tempdir().unwrap(), network }
+    }
+
+    pub(crate) fn host(&self, n: usize) -> &Host {
+        self.testbed.host(n)
+    }
+
+    pub(crate) fn store(&self) -> String {
+        format!("file:{}", self.folder.path().join("store").display())
+    }
+
+    pub(crate) fn subnet_file(&self, n: usize) -> PathBuf {
+        self.folder.path().join(format!("run{n}/subnet.env"))
+    }
+
+    pub(crate) fn state_folder(&self, n: usize) -> PathBuf {
+        self.folder.path().join(format!("lib{n}"))
+    }
+
+    /// The command that runs host `n`'s node, as `program`.
+    pub(crate) fn command(&self, program: &Path, n: usize) -> Command {
+        let mut command = Command::new(program);
+        command.arg(format!("-store={}", self.store()));
+        command.args(["-iface=eth0", "-network", self.network]);
+        command.arg("-subnet-file").arg(self.subnet_file(n));
+        command.arg("-state-dir").arg(self.state_folder(n));
+        command
+    }
+
+    /// Starts host `n`'s node and waits until it is ready.
+    pub(crate) async fn start(&self, n: usize) -> Process {
+        self.run(n, self.command(program(), n)).await
+    }
+
+    pub(crate) async fn run(&self, n: usize, command: Command) -> Process {
+        let mut process = self.host(n).spawn(command).unwrap();
+        let ready = |line: &str| line.contains(" ready subnet=");
+        process.line(Duration::from_secs(20), ready).await.unwrap();
+        process
+    }
+
+    /// Starts the nodes of all hosts and a pod behind each, and waits until all reach each other.
+    pub(crate) async fn start_all(&self) -> (Vec<Process>, Vec<Pod>) {
+        let (mut nodes, mut pods) = (Vec::new(), Vec::new());
+        for n in 0..self.testbed.hosts().len() {
+            nodes.push(self.start(n).await);
+            pods.push(self.host(n).add_pod(self.subnet(n)).await.unwrap());
+        }
+        eventually(async || probe::reachability(&pods).await.complete()).await;
+        (nodes, pods)
+    }
+
+    /// The blocks that a host's `subnet.env` names.
+    pub(crate) fn subnet(&self, n: usize) -> Blocks {
+        let env = fs::read_to_string(self.subnet_file(n)).unwrap();
+        let blocks = env.lines().filter_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            key.ends_with("_SUBNET").then_some(value)
+        });
+        blocks.collect::<Vec<_>>().join(",").parse().unwrap()
+    }
+}
+
+/// The program under test.
+pub(crate) fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_flannel-node"))
+}
+
+pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !condition().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), wait).await.expect("within ten seconds");
+}

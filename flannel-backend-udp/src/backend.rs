@@ -1,0 +1,148 @@
+//! The backend: its options, and what we publish.
+
+use std::{num::NonZeroUsize, sync::Arc, thread};
+
+use async_trait::async_trait;
+use flannel_backend::{PROTOCOL, PeerTable, Uplink, UplinkFinder};
+use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, RawJson};
+use flannel_netlink::{state::Route, table::Mark};
+use ipnetwork::IpNetwork;
+use tracing::warn;
+
+use crate::{
+    KIND,
+    config::Settings,
+    device::Device,
+    ebpf::Ebpf,
+    engine::{Account, Userspace},
+    network::{Common, UdpNetwork},
+    stats::Stats,
+};
+
+/// Carries packets in UDP, each as it is.
+#[derive(Debug)]
+pub struct Udp {
+    settings: Settings,
+    networks: Vec<IpNetwork>,
+    finder: UplinkFinder,
+    protocol: u8,
+    table: u32,
+    device: String,
+    workers: usize,
+    /// Our own port, if not the network's.
+    port: Option<u16>,
+    account: Arc<Account>,
+}
+
+impl Udp {
+    /// The backend of the network in `config`, on the uplink that `finder` finds, with the device `flannel0` and a route in the
+    /// main table.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Config`] if one of the options Port, SourceCheck and Engine is invalid.
+    pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Result<Self, BackendError> {
+        let options = config.backend().options();
+        let settings = Settings::read(&options)
+            .map_err(|source| BackendError::Config { backend: KIND, source })?;
+        for key in Settings::unknown(&options) {
+            warn!(key, "the udp backend has no such option");
+        }
+        let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
+        let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Ok(Self {
+            settings,
+            networks: ipv4.into_iter().chain(ipv6).collect(),
+            finder,
+            protocol: PROTOCOL,
+            table: Route::MAIN,
+            device: DEVICE.into(),
+            workers: cores.min(MOST_WORKERS),
+            port: None,
+            account: Arc::default(),
+        })
+    }
+
+    /// The same with a device of another name. If somebody else has a device of that name and it ends in a number, the first free
+    /// number is taken.
+    #[must_use]
+    pub fn with_device(mut self, name: impl Into<String>) -> Self {
+        self.device = name.into();
+        self
+    }
+
+    /// The same with another mark on its routes: a routing protocol number and a table. Our routes are told from others by them,
+    /// and by lying inside of the network.
+    #[must_use]
+    pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
+        (self.protocol, self.table) = (protocol, table);
+        self
+    }
+
+    /// The same on a port of this node's own, which is published. flannel's nodes do not look at that: they send to the port of
+    /// the network.
+    #[must_use]
+    pub fn with_port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// The same with so many threads of the userspace engine. By default it is one for each core, at most 8.
+    #[must_use]
+    pub fn with_workers(mut self, workers: NonZeroUsize) -> Self {
+        self.workers = workers.get();
+        self
+    }
+
+    /// What carries packets, how, and what became of them.
+    pub fn stats(&self) -> Stats {
+        self.account.stats()
+    }
+}
+
+#[async_trait]
+impl Backend for Udp {
+    async fn advertise<'a>(
+        &'a self,
+        _previous: Option<&'a Lease>,
+    ) -> Result<LeaseAttrs, BackendError> {
+        let Uplink { public_ip, public_ipv6, .. } = self.finder.find().await?;
+        let data = self.port.map(|port| RawJson::new(&format!(r#"{{"Port":{port}}}"#)));
+        let backend_data = data.map(|data| data.expect("a number"));
+        // No type, as with flannel.
+        Ok(LeaseAttrs { public_ip, public_ipv6, backend_data, ..LeaseAttrs::default() })
+    }
+
+    async fn start(&self, _lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
+        let uplink = self.finder.find().await?;
+        let watch = self.finder.watch(&uplink)?;
+        let namespace = self.finder.namespace();
+        let mut device = Device::new(namespace, &self.device, &self.networks);
+        let name = device.name().await?;
+        flannel_backend::remove_leftovers(namespace, &self.networks, std::slice::from_ref(&name))
+            .await?;
+        let mut mark = Mark::new(self.protocol, self.networks.clone());
+        mark.table = self.table;
+        mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
+        mark.devices = [name].into();
+        let table = PeerTable::open(namespace, mark).await?;
+        let common = Common {
+            settings: self.settings,
+            port: self.port.unwrap_or(self.settings.port),
+            networks: self.networks.clone(),
+            protocol: self.protocol,
+            table: self.table,
+        };
+        let engine = Userspace::new(namespace, self.workers);
+        let ebpf = Ebpf::new(namespace, self.settings.engine);
+        let account = Arc::clone(&self.account);
+        let network = UdpNetwork::new(common, watch, device, table, engine, ebpf, account);
+        Ok(Box::new(network))
+    }
+}
+
+/// flannel's.
+const DEVICE: &str = "flannel0";
+/// Each has buffers of 3 MB, and a tunnel that keeps more cores busy wants another backend.
+const MOST_WORKERS: usize = 8;

@@ -1,0 +1,109 @@
+//! The backend's options.
+
+use flannel_core::{FieldError, Fields};
+
+/// What the network's configuration says about this backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Settings {
+    /// The UDP port of every node that names no other.
+    pub(crate) port: u16,
+    /// Take packets only from known peers, and only with a source inside of that peer's subnet.
+    pub(crate) source_check: bool,
+    pub(crate) engine: EngineChoice,
+}
+
+/// What carries the packets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum EngineChoice {
+    /// eBPF where the kernel allows it.
+    #[default]
+    Auto,
+    /// eBPF, or no start at all.
+    Ebpf,
+    Userspace,
+}
+
+impl Settings {
+    /// Reads the options. The default port is flannel's.
+    pub(crate) fn read(options: &Fields) -> Result<Self, FieldError> {
+        let port = options.integer("Port", 1..=u64::from(u16::MAX))?;
+        let engine = options.parsed("Engine", "auto, ebpf or userspace", |text| {
+            Some(match text {
+                "auto" => EngineChoice::Auto,
+                "ebpf" => EngineChoice::Ebpf,
+                "userspace" => EngineChoice::Userspace,
+                _ => return None,
+            })
+        })?;
+        Ok(Self {
+            // The range makes the conversion lossless.
+            port: port.map_or(PORT, |port| port as u16),
+            source_check: options.boolean("SourceCheck", true)?,
+            engine: engine.unwrap_or_default(),
+        })
+    }
+
+    /// The members that nobody reads, which may be misspelled.
+    pub(crate) fn unknown(options: &Fields) -> Vec<&str> {
+        let known = |name: &&str| KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name));
+        options.names().filter(|name| !known(name)).collect()
+    }
+}
+
+/// As in flannel's udp backend.
+const PORT: u16 = 8285;
+
+const KNOWN: [&str; 4] = ["Type", "Port", "SourceCheck", "Engine"];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(json: &str) -> Result<Settings, String> {
+        Settings::read(&Fields::parse(json).unwrap()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_flannels() {
+        let settings = Settings { port: 8285, source_check: true, engine: EngineChoice::Auto };
+        assert_eq!(read(r#"{"Type":"udp"}"#), Ok(settings));
+    }
+
+    #[test]
+    fn keys_are_read_in_any_case() {
+        let settings = read(r#"{"PORT":9000,"sourcecheck":false,"engine":"userspace"}"#).unwrap();
+        let expected =
+            Settings { port: 9000, source_check: false, engine: EngineChoice::Userspace };
+        assert_eq!(settings, expected);
+        assert_eq!(read(r#"{"Engine":"ebpf"}"#).unwrap().engine, EngineChoice::Ebpf);
+    }
+
+    #[test]
+    fn what_is_invalid_is_named_with_what_would_be_valid() {
+        for (json, words) in [
+            (r#"{"Port":0}"#, "Port is 0, expected a whole number from 1 to 65535"),
+            (r#"{"Port":"8285"}"#, r#"Port is "8285", expected a whole number from 1 to 65535"#),
+            (r#"{"Engine":"xdp"}"#, r#"Engine is "xdp", expected auto, ebpf or userspace"#),
+            (r#"{"SourceCheck":1}"#, "SourceCheck is 1, expected true or false"),
+        ] {
+            assert_eq!(read(json).unwrap_err(), words);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_listed() {
+        let options = Fields::parse(r#"{"type":"udp","port":1,"Ports":2,"MTU":1400}"#).unwrap();
+        assert_eq!(Settings::unknown(&options), ["Ports", "MTU"]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_port_that_is_read_is_the_one_that_was_written(port: i64) {
+            if let Ok(settings) = read(&format!(r#"{{"Port":{port}}}"#)) {
+                prop_assert_eq!(i64::from(settings.port), port);
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The running data path: the device, the route into it, and the engine behind it.
+
+use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use flannel_backend::{PeerPlan, PeerTable};
+use flannel_core::{BackendError, Network, Peers, Subnet, SyncReport};
+use flannel_netlink::{
+    iface::{Interface, InterfaceWatch},
+    state::{Address, Link, Object, Program, Route},
+};
+use ipnetwork::IpNetwork;
+use tracing::info;
+
+use crate::{
+    config::Settings,
+    device::Device,
+    ebpf::Ebpf,
+    engine::{Account, Userspace},
+    plan::{self, Orders},
+    socket::overhead,
+};
+
+/// The device of one network, and the way to all its peers.
+#[derive(Debug)]
+pub(crate) struct UdpNetwork {
+    pub(crate) common: Common,
+    uplink: InterfaceWatch,
+    device: Device,
+    table: PeerTable,
+    engine: Userspace,
+    ebpf: Ebpf,
+    account: Arc<Account>,
+    /// The device that is watched, and whose address and route are wanted.
+    placed: Option<(Link, Subnet, Option<Program>)>,
+    /// Where peers were reached after the last sync.
+    endpoints: Option<BTreeMap<IpNetwork, SocketAddr>>,
+}
+
+/// What all syncs have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) settings: Settings,
+    /// Our own port.
+    pub(crate) port: u16,
+    pub(crate) networks: Vec<IpNetwork>,
+    pub(crate) protocol: u8,
+    pub(crate) table: u32,
+}
+
+impl UdpNetwork {
+    pub(crate) fn new(
+        common: Common,
+        uplink: InterfaceWatch,
+        device: Device,
+        table: PeerTable,
+        engine: Userspace,
+        ebpf: Ebpf,
+        account: Arc<Account>,
+    ) -> Self {
+        let (placed, endpoints) = (None, None);
+        Self { common, uplink, device, table, engine, ebpf, account, placed, endpoints }
+    }
+
+    /// Wants the address and the route of this device, and lets its drift be told.
+    fn place(&mut self, link: &Link, own: &Subnet, program: Option<Program>) {
+        let placed = (link.clone(), *own, program);
+        if self.placed.as_ref() == Some(&placed) {
+            return;
+        }
+        self.table.want_own(self.common.own_objects(link, own, program));
+        self.table.table().watch_link(link.clone());
+        self.placed = Some(placed);
+    }
+
+    /// Counts what differs from the last sync. What the first one loads is no change: the kernel has none of it.
+    fn count(&mut self, endpoints: &BTreeMap<IpNetwork, SocketAddr>, report: &mut SyncReport) {
+        let Some(before) = self.endpoints.replace(endpoints.clone()) else {
+            return;
+        };
+        for (block, endpoint) in endpoints {
+            match before.get(block) {
+                None => report.added += 1,
+                Some(was) if was != endpoint => report.replaced += 1,
+                Some(_) => {}
+            }
+        }
+        report.removed +=
+            before.keys().filter(|block| !endpoints.contains_key(block)).count() as u64;
+    }
+}
+
+impl Common {
+    /// The smallest MTU of the families, as a device has one for both.
+    fn mtu(&self, uplink: &Interface) -> u32 {
+        let overhead = self.networks.iter().map(|network| overhead(network.ip())).max();
+        uplink.mtu.saturating_sub(overhead.unwrap_or_default() as u32)
+    }
+
+    /// As with flannel: the subnet's own address, alone, and the network behind the device.
+    fn own_objects(&self, link: &Link, own: &Subnet, program: Option<Program>) -> Vec<Object> {
+        let blocks = [own.ipv4().map(IpNetwork::V4), own.ipv6().map(IpNetwork::V6)];
+        let address = |block: IpNetwork| {
+            let mut address = Address::new(link.index, IpNetwork::from(block.network()));
+            address.no_duplicate_detection = true;
+            Object::from(address)
+        };
+        let route = |network: &IpNetwork| {
+            let route = Route::new(*network, self.protocol);
+            let mut route = match program {
+                Some(program) => route.through(program, link.index),
+                None => route.direct(link.index),
+            };
+            route.table = self.table;
+            Object::from(route)
+        };
+        let addresses = blocks.into_iter().flatten().map(address);
+        addresses.chain(self.networks.iter().map(route)).collect()
+    }
+
+    fn orders(&self, uplink: &Interface, peers: &Peers) -> Result<Orders, BackendError> {
+        let own = peers.own().subnet;
+        let mut local = Vec::new();
+        for network in &self.networks {
+            let (family, address) = match network {
+                IpNetwork::V4(_) => ("IPv4", uplink.v4.map(IpAddr::V4)),
+                IpNetwork::V6(_) => ("IPv6", uplink.v6.map(IpAddr::V6)),
+            };
+            local.push(address.ok_or_else(|| BackendError::Interface {
+                source: format!("{} has no {family} address", uplink.name).into(),
+            })?);
+        }
+        let endpoints = peers
+            .iter()
+            .flat_map(|peer| plan::endpoints(&own, peer, self.settings.port).0)
+            .collect();
+        Ok(Orders {
+            own,
+            link: uplink.index,
+            local,
+            port: self.port,
+            source_check: self.settings.source_check,
+            endpoints,
+        })
+    }
+}
+
+#[async_trait]
+impl Network for UdpNetwork {
+    fn mtu(&self) -> u32 {
+        self.common.mtu(self.uplink.current())
+    }
+
+    async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
+        self.engine.check()?;
+        let uplink = self.uplink.current().clone();
+        let orders = self.common.orders(&uplink, peers)?;
+        let link = self.device.ensure(self.common.mtu(&uplink)).await?;
+        let mut ours = SyncReport::default();
+        let program = self.ebpf.sync(&orders, link.index, &self.account, &mut ours).await?;
+        self.place(&link, &orders.own, program);
+        let (own, port) = (orders.own, self.common.settings.port);
+        let plan = |peer: &_| PeerPlan {
+            faults: plan::endpoints(&own, peer, port).1,
+            ..PeerPlan::default()
+        };
+        let synced = self.table.sync(peers, plan).await;
+        // Packets go on whatever the kernel said of the route.
+        let endpoints = orders.endpoints.clone();
+        self.engine.apply(&link, orders, program.is_none(), &self.account)?;
+        let mut report = synced?;
+        report.routes = None;
+        if program.is_some() {
+            report.added += ours.added;
+            report.replaced += ours.replaced;
+            report.removed += ours.removed;
+        } else {
+            self.count(&endpoints, &mut report);
+        }
+        Ok(report)
+    }
+
+    async fn drifted(&mut self) -> Result<(), BackendError> {
+        tokio::select! {
+            drifted = self.table.drifted() => drifted,
+            () = self.engine.ended() => Ok(()),
+            drifted = self.ebpf.drifted() => drifted,
+            changed = self.uplink.changed() => {
+                let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
+                info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");
+                Ok(())
+            }
+        }
+    }
+
+    async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
+        let Self { table, mut device, mut engine, ebpf, .. } = *self;
+        engine.stop();
+        let removed = table.teardown().await;
+        let left = ebpf.teardown().await;
+        let deleted = device.delete().await;
+        removed.and(left).and(deleted)
+    }
+}

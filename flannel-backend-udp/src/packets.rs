@@ -1,0 +1,124 @@
+//! Packets for tests.
+
+use std::net::Ipv6Addr;
+
+use proptest::prelude::*;
+
+use crate::{checksum, wire};
+
+/// A UDP packet with right checksums.
+pub(crate) fn udp4(from: [u8; 4], to: [u8; 4], ttl: u8, data: &[u8]) -> Vec<u8> {
+    ipv4(from, to, ttl, wire::UDP, &udp(data))
+}
+
+pub(crate) fn udp6(from: &str, to: &str, ttl: u8, data: &[u8]) -> Vec<u8> {
+    ipv6(from, to, ttl, wire::UDP, &udp(data))
+}
+
+/// A TCP packet with right checksums and a time stamp option.
+pub(crate) fn tcp4(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+    ipv4([10, 3, 1, 2], [10, 3, 2, 3], 64, wire::TCP, &tcp(sequence, flags, data))
+}
+
+pub(crate) fn tcp6(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+    ipv6("fd00:1::2", "fd00:2::3", 64, wire::TCP, &tcp(sequence, flags, data))
+}
+
+pub(crate) fn ipv4(from: [u8; 4], to: [u8; 4], ttl: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0x12, 0x34, 0x40, 0, ttl, protocol, 0, 0];
+    packet.extend(from.iter().chain(&to));
+    packet.extend(payload);
+    let len = packet.len() as u16;
+    wire::put_u16(&mut packet, 2, len);
+    wire::fill_ipv4_checksum(&mut packet, 20);
+    finish(packet)
+}
+
+pub(crate) fn ipv6(from: &str, to: &str, ttl: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 0, protocol, ttl];
+    for address in [from, to] {
+        packet.extend(address.parse::<Ipv6Addr>().unwrap().octets());
+    }
+    wire::put_u16(&mut packet, 4, payload.len() as u16);
+    packet.extend(payload);
+    finish(packet)
+}
+
+/// The same IPv4 packet with options, a multiple of four bytes.
+pub(crate) fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
+    let mut longer = [&packet[..20], options, &packet[20..]].concat();
+    longer[0] += options.len() as u8 / 4;
+    let len = longer.len() as u16;
+    wire::put_u16(&mut longer, 2, len);
+    wire::fill_ipv4_checksum(&mut longer, 20 + options.len());
+    longer
+}
+
+/// Whether the checksums of a TCP or UDP packet are right.
+pub(crate) fn is_right(packet: &[u8]) -> bool {
+    let ip = wire::Ip::new_checked(packet).unwrap();
+    let pseudo = ip.pseudo_sum(ip.protocol(), ip.payload().len());
+    let header = match ip {
+        wire::Ip::V4(v4) => v4.has_right_checksum(),
+        wire::Ip::V6(_) => true,
+    };
+    header && checksum::add(pseudo, checksum::sum(ip.payload())) == 0xffff
+}
+
+/// Bytes that are anything, often close to a packet.
+pub(crate) fn arbitrary() -> impl Strategy<Value = Vec<u8>> {
+    let random = proptest::collection::vec(any::<u8>(), 0..200);
+    let data = || proptest::collection::vec(any::<u8>(), 0..300);
+    let packet = prop_oneof![
+        data().prop_map(|data| udp4([10, 3, 1, 2], [10, 3, 2, 3], 64, &data)),
+        data().prop_map(|data| udp6("fd00:1::2", "fd00:2::3", 64, &data)),
+        (any::<u32>(), any::<u8>(), data()).prop_map(|(at, flags, data)| tcp4(at, flags, &data)),
+        (any::<u32>(), any::<u8>(), data()).prop_map(|(at, flags, data)| tcp6(at, flags, &data)),
+    ];
+    let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    let changed = (packet, changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(
+        |(mut packet, changes, cut, is_cut)| {
+            for (at, value) in changes {
+                // Mostly headers.
+                let len = packet.len().min(64);
+                packet[at.index(len)] = value;
+            }
+            if is_cut {
+                packet.truncate(cut.index(packet.len()));
+            }
+            packet
+        },
+    );
+    prop_oneof![random, changed]
+}
+
+fn udp(data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x13, 0x88, 0x13, 0x89, 0, 0, 0, 0];
+    bytes.extend(data);
+    let len = bytes.len() as u16;
+    wire::put_u16(&mut bytes, 4, len);
+    bytes
+}
+
+fn tcp(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x13, 0x88, 0x13, 0x89];
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend([0, 0, 0, 7, 0x80, flags, 0x10, 0, 0, 0, 0, 0]);
+    bytes.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
+    bytes.extend(data);
+    bytes
+}
+
+fn finish(mut packet: Vec<u8>) -> Vec<u8> {
+    let ip = wire::Ip::new_checked(&packet).unwrap();
+    let at = match ip.protocol() {
+        wire::TCP => 16,
+        wire::UDP => 6,
+        _ => return packet,
+    };
+    let pseudo = ip.pseudo_sum(ip.protocol(), ip.payload().len());
+    let sum = checksum::add(pseudo, checksum::sum(ip.payload()));
+    let at = ip.header_len() + at;
+    wire::put_u16(&mut packet, at, if sum == 0xffff { 0xffff } else { !sum });
+    packet
+}

@@ -1,0 +1,218 @@
+//! The socket that datagrams to and from peers pass.
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSliceMut},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
+
+use flannel_netlink::Namespace;
+use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::sockopt::UdpGroSegment};
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A socket of one worker, for one family.
+#[derive(Debug)]
+pub(crate) struct PeerSocket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    /// Whether the kernel sends several datagrams for one call.
+    segments: bool,
+    /// Whether the kernel joins datagrams before we see them.
+    joins: bool,
+    is_ipv4: bool,
+    /// Asks the kernel what it knows about paths.
+    probe: UdpSocket,
+    paths: HashMap<SocketAddr, Path>,
+}
+
+/// What the way to a peer takes.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    /// The largest packet inside of a datagram, bytes.
+    takes: usize,
+    /// When the kernel was asked, as a time since some beginning.
+    asked: Duration,
+}
+
+/// Why datagrams were not sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum NotSent {
+    /// They cannot be sent as one: to be tried one by one.
+    TooLarge,
+    Failed,
+}
+
+impl PeerSocket {
+    /// Opens a socket in `namespace` that shares `local` with those of other workers, and takes datagrams joined if `joins`.
+    pub(crate) fn open(namespace: &Namespace, local: SocketAddr, joins: bool) -> io::Result<Self> {
+        let sockets = || -> io::Result<_> {
+            let own = bound(local, true)?;
+            let probe = bound(SocketAddr::new(local.ip(), 0), false)?;
+            Ok((own, probe))
+        };
+        let (socket, probe) = namespace.run(sockets).map_err(io::Error::other)??;
+        let state = UdpSocketState::new((&socket).into())?;
+        // A path that is found to be small must not lose packets that may not be told so: those are sent in fragments, as
+        // flannel does.
+        if local.is_ipv4() {
+            sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::WANT)?;
+        } else {
+            sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::WANT)?;
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6DontFrag, &false)?;
+            // As BPF programs send them.
+            nix::sys::socket::setsockopt(&socket, NoChecksumIpv6, &true)?;
+        }
+        let joins = joins && state.gro_segments() > 1;
+        if !joins {
+            // Kernels that do not join know no such option.
+            let _ = nix::sys::socket::setsockopt(&socket, UdpGroSegment, &false);
+        }
+        let segments = state.max_gso_segments() > 1;
+        let paths = HashMap::new();
+        Ok(Self { socket, state, segments, joins, is_ipv4: local.is_ipv4(), probe, paths })
+    }
+
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.is_ipv4
+    }
+
+    pub(crate) fn sends_segments(&self) -> bool {
+        self.segments
+    }
+
+    pub(crate) fn receives_joined(&self) -> bool {
+        self.joins
+    }
+
+    /// The largest packet that a datagram to `peer` takes without being cut, bytes. The kernel is asked at most once a second for
+    /// each peer.
+    pub(crate) fn takes(&mut self, peer: SocketAddr, now: Duration) -> usize {
+        match self.paths.get(&peer) {
+            Some(path) if now.saturating_sub(path.asked) < ASK_EVERY => path.takes,
+            _ => self.ask(peer, now),
+        }
+    }
+
+    /// Asks the kernel again.
+    pub(crate) fn ask(&mut self, peer: SocketAddr, now: Duration) -> usize {
+        if self.paths.len() >= MOST_PATHS {
+            self.paths.clear();
+        }
+        let mtu = self.probe.connect(peer).and_then(|()| {
+            Ok(match peer.ip() {
+                IpAddr::V4(_) => sockopt::ip_mtu(&self.probe)?,
+                IpAddr::V6(_) => sockopt::ipv6_mtu(&self.probe)?,
+            })
+        });
+        // Where there is no way, sending says so.
+        let takes =
+            mtu.map_or(usize::MAX, |mtu| (mtu as usize).saturating_sub(overhead(peer.ip())));
+        self.paths.insert(peer, Path { takes, asked: now });
+        takes
+    }
+
+    /// Sends `bytes` as datagrams of `size` bytes each, the last of which may be shorter.
+    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8], size: usize) -> Result<(), NotSent> {
+        let transmit = Transmit {
+            destination: to,
+            ecn: None,
+            contents: bytes,
+            segment_size: (size < bytes.len()).then_some(size),
+            src_ip: None,
+        };
+        for _ in 0..ATTEMPTS {
+            let Err(error) = self.state.try_send((&self.socket).into(), &transmit) else {
+                return Ok(());
+            };
+            if error.kind() == io::ErrorKind::WouldBlock {
+                // The network card is behind. Packets wait in the device meanwhile.
+                let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
+                let _ = poll(&mut fds, Some(&PATIENCE));
+            } else if transmit.segment_size.is_some() && is_about_size(&error) {
+                return Err(NotSent::TooLarge);
+            }
+        }
+        Err(NotSent::Failed)
+    }
+
+    /// Takes in what has come. 0 if that is nothing.
+    pub(crate) fn receive(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> io::Result<usize> {
+        match self.state.recv((&self.socket).into(), buffers, meta) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            result => result,
+        }
+    }
+}
+
+impl AsFd for PeerSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+sockopt_impl!(
+    /// Takes datagrams without a checksum over IPv6.
+    NoChecksumIpv6,
+    SetOnly,
+    libc::IPPROTO_UDP,
+    UDP_NO_CHECK6_RX,
+    bool
+);
+/// linux/udp.h.
+const UDP_NO_CHECK6_RX: libc::c_int = 102;
+
+/// What a datagram adds to a packet, bytes: an IP header of 20 or 40 and a UDP header of 8.
+pub(crate) const fn overhead(peer: IpAddr) -> usize {
+    match peer {
+        IpAddr::V4(_) => 28,
+        IpAddr::V6(_) => 48,
+    }
+}
+
+/// Kernels differ in what they say of datagrams that cannot be sent as one.
+fn is_about_size(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::INVAL | Errno::IO | Errno::MSGSIZE))
+}
+
+fn bound(local: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    if is_shared {
+        socket.set_reuse_port(true)?;
+        for force in
+            [sockopt::set_socket_recv_buffer_size_force, sockopt::set_socket_recv_buffer_size]
+        {
+            if force(&socket, QUEUE_BYTES).is_ok() {
+                break;
+            }
+        }
+        socket.set_send_buffer_size(QUEUE_BYTES)?;
+    }
+    if local.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&local.into())?;
+    Ok(socket.into())
+}
+
+/// What we ask as queues of a socket: some thousands of full packets, for a burst while a worker is not running.
+const QUEUE_BYTES: usize = 4 << 20;
+/// How old what we know about a path may be.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Above this many peers, what is known about paths is asked anew.
+const MOST_PATHS: usize = 16 * 1024;
+/// An error may belong to an earlier datagram, and it may be necessary to wait.
+const ATTEMPTS: usize = 3;
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };

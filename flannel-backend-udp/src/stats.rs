@@ -1,0 +1,174 @@
+//! What an embedder can read about the data path.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{bpf::Counts, verdict::DropReason};
+
+/// What carries packets, how, and what became of them since the backend was made.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// What carries packets now; `None` before the first sync.
+    pub engine: Option<Engine>,
+    /// Why BPF programs do not carry packets although they might; `None` if they do or were never tried.
+    pub ebpf_refused: Option<String>,
+    /// Packets that BPF programs have carried, both ways. They are in `sent` and `received` as well.
+    pub by_ebpf: u64,
+    /// Packets from pods to peers.
+    pub sent: Traffic,
+    /// Packets from peers to pods.
+    pub received: Traffic,
+    /// Senders that were told that their packet cannot be carried.
+    pub answered: u64,
+    drops: [u64; DropReason::ALL.len()],
+}
+
+/// What carries packets.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Engine {
+    /// BPF programs in the kernel; what is unusual takes threads of this process, with these features of the kernel.
+    Ebpf(Features),
+    /// Threads of this process, with these features of the kernel.
+    Userspace(Features),
+}
+
+/// Which features of the kernel the userspace engine uses. Without one it works all the same, slower.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Features {
+    /// Threads, each with its own queue of the device.
+    pub workers: usize,
+    /// Large TCP packets pass the device as one.
+    pub tun_tcp: bool,
+    /// Large UDP packets pass the device as one (Linux 6.2).
+    pub tun_udp: bool,
+    /// Datagrams to one peer leave as one (`UDP_SEGMENT`, Linux 4.18).
+    pub udp_segment: bool,
+    /// Datagrams from one peer come as one (`UDP_GRO`, Linux 5.0).
+    pub udp_gro: bool,
+    /// Why something is not used.
+    pub missing: Vec<String>,
+}
+
+/// Packets in one direction.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Packets as they are on the wire.
+    pub packets: u64,
+    /// Their bytes, without the outer headers.
+    pub bytes: u64,
+    /// How often the kernel was asked to take some.
+    pub calls: u64,
+}
+
+impl Stats {
+    /// How many packets were dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    pub(crate) fn add_ebpf(&mut self, counts: &Counts) {
+        for (traffic, tally) in
+            [(&mut self.sent, counts.sent), (&mut self.received, counts.received)]
+        {
+            traffic.packets += tally.packets;
+            traffic.bytes += tally.bytes;
+            self.by_ebpf += tally.packets;
+        }
+        self.drops[DropReason::SpoofedSource as usize] += counts.spoofed_source.packets;
+        self.drops[DropReason::UnknownPeer as usize] += counts.unknown_peer.packets;
+    }
+
+    /// All reasons with their counts.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.drops)
+    }
+}
+
+/// The counters of one worker, who alone writes them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    pub(crate) sent: TrafficCounters,
+    pub(crate) received: TrafficCounters,
+    pub(crate) answered: Counter,
+    drops: [Counter; DropReason::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct TrafficCounters {
+    packets: Counter,
+    bytes: Counter,
+    calls: Counter,
+}
+
+/// A number that one thread counts up and others read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        // There is one writer, so nothing is lost between the two.
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl TrafficCounters {
+    /// One call that took so many packets with so many bytes.
+    pub(crate) fn add(&self, packets: usize, bytes: usize) {
+        self.packets.add(packets as u64);
+        self.bytes.add(bytes as u64);
+        self.calls.add(1);
+    }
+
+    fn add_to(&self, traffic: &mut Traffic) {
+        traffic.packets += self.packets.get();
+        traffic.bytes += self.bytes.get();
+        traffic.calls += self.calls.get();
+    }
+}
+
+impl Counters {
+    pub(crate) fn dropped(&self, reason: DropReason) {
+        self.dropped_many(reason, 1);
+    }
+
+    pub(crate) fn dropped_many(&self, reason: DropReason, packets: usize) {
+        self.drops[reason as usize].add(packets as u64);
+    }
+
+    pub(crate) fn add_to(&self, stats: &mut Stats) {
+        self.sent.add_to(&mut stats.sent);
+        self.received.add_to(&mut stats.received);
+        stats.answered += self.answered.get();
+        for (sum, drops) in stats.drops.iter_mut().zip(&self.drops) {
+            *sum += drops.get();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_workers_add_up() {
+        let counters = [Counters::default(), Counters::default()];
+        counters[0].sent.add(44, 65_000);
+        counters[1].sent.add(1, 64);
+        counters[1].dropped(DropReason::UnknownPeer);
+        counters[0].dropped_many(DropReason::SendFailed, 3);
+        let mut stats = Stats::default();
+        counters.iter().for_each(|counters| counters.add_to(&mut stats));
+        assert_eq!(stats.sent, Traffic { packets: 45, bytes: 65_064, calls: 2 });
+        assert_eq!(stats.received, Traffic::default());
+        assert_eq!(stats.drops().map(|(_, n)| n).sum::<u64>(), 4);
+        assert_eq!(stats.dropped(DropReason::SendFailed), 3);
+    }
+}

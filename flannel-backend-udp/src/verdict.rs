@@ -1,0 +1,249 @@
+//! What to do with one packet.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::{
+    table::Table,
+    wire::{self, Ip, Malformed, Udp},
+};
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The kernel's description of a large packet does not fit the packet.
+    BadOffload,
+    /// The IP header is shorter than a header or longer than the packet.
+    HeaderLength,
+    /// It is one of our own datagrams, which would go round and round.
+    Loop,
+    /// No peer has its destination. Its sender is told, see the section on ICMP.
+    NoRoute,
+    /// There are bytes behind the packet's end.
+    Oversized,
+    /// The kernel did not take the datagram for the peer.
+    SendFailed,
+    /// It names the routers to pass, or its options make no sense.
+    SourceRoute,
+    /// Its source is not inside of the subnet of the peer that sent it.
+    SpoofedSource,
+    /// It is larger than the way to the peer takes. Its sender is told.
+    TooBig,
+    /// There are fewer bytes than its header says.
+    Truncated,
+    /// It may not pass another router.
+    TtlExpired,
+    /// The datagram is from nobody that we know.
+    UnknownPeer,
+    /// It is neither IPv4 nor IPv6.
+    Version,
+    /// The kernel did not take the packet from the device.
+    WriteFailed,
+}
+
+impl DropReason {
+    /// All of them, in the order of their names.
+    pub const ALL: [Self; 14] = [
+        Self::BadOffload,
+        Self::HeaderLength,
+        Self::Loop,
+        Self::NoRoute,
+        Self::Oversized,
+        Self::SendFailed,
+        Self::SourceRoute,
+        Self::SpoofedSource,
+        Self::TooBig,
+        Self::Truncated,
+        Self::TtlExpired,
+        Self::UnknownPeer,
+        Self::Version,
+        Self::WriteFailed,
+    ];
+
+    /// Its name for metrics, such as `unknown_peer`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BadOffload => "bad_offload",
+            Self::HeaderLength => "header_length",
+            Self::Loop => "loop",
+            Self::NoRoute => "no_route",
+            Self::Oversized => "oversized",
+            Self::SendFailed => "send_failed",
+            Self::SourceRoute => "source_route",
+            Self::SpoofedSource => "spoofed_source",
+            Self::TooBig => "too_big",
+            Self::Truncated => "truncated",
+            Self::TtlExpired => "ttl_expired",
+            Self::UnknownPeer => "unknown_peer",
+            Self::Version => "version",
+            Self::WriteFailed => "write_failed",
+        }
+    }
+}
+
+impl From<Malformed> for DropReason {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::HeaderLength => Self::HeaderLength,
+            Malformed::Oversized => Self::Oversized,
+            Malformed::Truncated => Self::Truncated,
+            Malformed::Version => Self::Version,
+        }
+    }
+}
+
+/// Where a packet from a pod goes, which has been looked at as a whole and has TTL left. [`DropReason::NoRoute`] is to be told
+/// to its sender.
+pub(crate) fn outbound<'a>(
+    packet: &'a [u8],
+    table: &Table,
+) -> Result<(Ip<'a>, SocketAddr), DropReason> {
+    let ip = acceptable(packet)?;
+    let Some(endpoint) = table.endpoint(ip.destination()) else {
+        return Err(DropReason::NoRoute);
+    };
+    if ip.protocol() == wire::UDP
+        && !ip.is_fragment()
+        && let Some(udp) = Udp::new_checked(ip.payload())
+        && table.is_local(SocketAddr::new(ip.source(), udp.source_port()))
+    {
+        return Err(DropReason::Loop);
+    }
+    if ip.ttl() <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    Ok((ip, endpoint))
+}
+
+/// Whether a packet that came in a datagram from `from` goes to a pod, looked at as a whole.
+pub(crate) fn inbound<'a>(
+    packet: &'a [u8],
+    from: IpAddr,
+    table: &Table,
+) -> Result<Ip<'a>, DropReason> {
+    // Strangers are not told apart by what they send.
+    if table.source_check() && !table.is_known(from) {
+        return Err(DropReason::UnknownPeer);
+    }
+    let ip = acceptable(packet)?;
+    if table.source_check() && table.endpoint(ip.source()).map(|peer| peer.ip()) != Some(from) {
+        return Err(DropReason::SpoofedSource);
+    }
+    if ip.ttl() <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    Ok(ip)
+}
+
+fn acceptable(packet: &[u8]) -> Result<Ip<'_>, DropReason> {
+    let ip = Ip::new_checked(packet)?;
+    match ip {
+        Ip::V4(v4) if v4.has_source_route() => Err(DropReason::SourceRoute),
+        ip => Ok(ip),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{packets, plan::Orders};
+
+    fn orders() -> Orders {
+        let endpoints = [
+            ("10.3.2.0/24", "192.0.2.2:8285"),
+            ("10.3.9.0/24", "192.0.2.9:8285"),
+            ("192.0.2.0/28", "192.0.2.9:8285"),
+            ("fd00:2::/64", "[2001:db8::2]:8285"),
+        ];
+        Orders {
+            own: "10.3.1.0-24".parse().unwrap(),
+            link: 2,
+            local: vec![[192, 0, 2, 1].into()],
+            port: 5000,
+            source_check: true,
+            endpoints: endpoints
+                .map(|(block, to)| (block.parse().unwrap(), to.parse().unwrap()))
+                .into(),
+        }
+    }
+
+    fn out(packet: &[u8]) -> Result<SocketAddr, DropReason> {
+        outbound(packet, &Table::new(&orders())).map(|(_, to)| to)
+    }
+
+    fn within(packet: &[u8], from: &str) -> Option<DropReason> {
+        inbound(packet, from.parse().unwrap(), &Table::new(&orders())).err()
+    }
+
+    #[test]
+    fn reasons_are_in_the_order_of_their_names() {
+        let names = DropReason::ALL.map(DropReason::name);
+        assert!(names.is_sorted());
+        for (n, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, n);
+        }
+    }
+
+    #[test]
+    fn a_packet_goes_to_the_peer_that_has_its_destination() {
+        let packet = packets::udp4([10, 3, 1, 2], [10, 3, 2, 3], 64, b"hello");
+        assert_eq!(out(&packet), Ok("192.0.2.2:8285".parse().unwrap()));
+        let packet = packets::udp6("fd00:1::2", "fd00:2::3", 64, b"hello");
+        assert_eq!(out(&packet), Ok("[2001:db8::2]:8285".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_packet_to_nobody_a_loop_and_a_last_hop_are_dropped() {
+        let to = |ttl, to| out(&packets::udp4([10, 3, 1, 2], to, ttl, b"hello"));
+        assert_eq!(to(64, [10, 3, 77, 3]), Err(DropReason::NoRoute));
+        assert_eq!(to(1, [10, 3, 2, 3]), Err(DropReason::TtlExpired));
+        assert_eq!(to(0, [10, 3, 2, 3]), Err(DropReason::TtlExpired));
+        assert!(to(2, [10, 3, 2, 3]).is_ok());
+        // From our own address and port, to a peer whose own address is inside of a subnet.
+        let own = packets::udp4([192, 0, 2, 1], [192, 0, 2, 9], 64, b"hello");
+        assert_eq!(out(&own), Err(DropReason::Loop));
+    }
+
+    #[test]
+    fn a_source_route_is_dropped_and_other_options_pass() {
+        let packet = packets::udp4([10, 3, 1, 2], [10, 3, 2, 3], 64, b"hello");
+        let routed = packets::with_options(&packet, &[131, 7, 4, 1, 2, 3, 4, 0]);
+        assert_eq!(out(&routed), Err(DropReason::SourceRoute));
+        assert!(out(&packets::with_options(&packet, &[7, 7, 4, 0, 0, 0, 0, 0])).is_ok());
+    }
+
+    #[test]
+    fn a_peer_sends_from_its_own_address_and_subnet() {
+        let packet = packets::udp4([10, 3, 2, 3], [10, 3, 1, 2], 64, b"hello");
+        assert_eq!(within(&packet, "192.0.2.2"), None);
+        assert_eq!(within(&packet, "192.0.2.77"), Some(DropReason::UnknownPeer));
+        assert_eq!(within(&packet, "192.0.2.9"), Some(DropReason::SpoofedSource));
+        let outside = packets::udp4([10, 4, 2, 3], [10, 3, 1, 2], 64, b"hello");
+        assert_eq!(within(&outside, "192.0.2.2"), Some(DropReason::SpoofedSource));
+        let last = packets::udp4([10, 3, 2, 3], [10, 3, 1, 2], 1, b"hello");
+        assert_eq!(within(&last, "192.0.2.2"), Some(DropReason::TtlExpired));
+    }
+
+    #[test]
+    fn without_the_check_any_source_will_do() {
+        let table = Table::new(&Orders { source_check: false, ..orders() });
+        let packet = packets::udp4([10, 4, 2, 3], [10, 3, 1, 2], 64, b"hello");
+        assert!(inbound(&packet, "192.0.2.77".parse().unwrap(), &table).is_ok());
+        assert!(inbound(b"garbage", "192.0.2.77".parse().unwrap(), &table).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in packets::arbitrary()) {
+            let table = Table::new(&orders());
+            if let Ok((ip, _)) = outbound(&bytes, &table) {
+                prop_assert!(ip.ttl() > 1);
+            }
+            if let Ok(ip) = inbound(&bytes, "192.0.2.2".parse().unwrap(), &table) {
+                prop_assert_eq!(table.endpoint(ip.source()), Some("192.0.2.2:8285".parse().unwrap()));
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Everything that nodes have put into a namespace, without a node.
+
+use flannel_core::BackendError;
+use flannel_netlink::{
+    Namespace, Table,
+    table::{Mark, TableReport},
+};
+use ipnetwork::IpNetwork;
+
+use crate::{PROTOCOL, nexthop_numbers, remove_leftovers};
+
+/// What [`remove_all`] has removed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Removed {
+    /// The names of devices. What was on them went with them.
+    pub devices: Vec<String>,
+    /// How many routes and nexthop objects.
+    pub objects: usize,
+}
+
+/// Removes all that nodes of `networks` have put into `namespace`: routes and nexthop objects with our mark in the main table,
+/// and VXLAN devices. Nothing else is touched. For when no node runs there.
+///
+/// # Errors
+///
+/// [`BackendError::Kernel`] naming the first thing that could not be removed; all others are removed all the same.
+///
+/// # Cancel safety
+///
+/// Dropping it leaves a part of them; another call removes the rest.
+pub async fn remove_all(
+    namespace: &Namespace,
+    networks: &[IpNetwork],
+) -> Result<Removed, BackendError> {
+    let mut mark = Mark::new(PROTOCOL, networks.to_vec());
+    mark.nexthops = nexthop_numbers(networks);
+    let refused =
+        |operation: &str, source| BackendError::Kernel { operation: operation.into(), source };
+    let report = async {
+        let mut table = Table::open(namespace, mark).await?;
+        table.want_only([]);
+        table.sync().await
+    };
+    let report = report.await.map_err(|error| refused("list routes", error.into()));
+    // Devices go also if routes do not.
+    let devices = remove_leftovers(namespace, networks, &[]).await;
+    let TableReport { removed, failures, .. } = report?;
+    match failures.into_iter().next() {
+        None => Ok(Removed { devices: devices?, objects: removed }),
+        Some(failure) => Err(refused(&format!("delete {}", failure.object), failure.source.into())),
+    }
+}

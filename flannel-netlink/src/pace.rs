@@ -1,0 +1,89 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often something may be done: so many times at once, and one more with each interval that passes.
+///
+/// In any time `t` it is done at most `burst + t / interval` times.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    burst: u32,
+    interval: Duration,
+    /// When all that was done is paid for.
+    paid_at: Option<Instant>,
+}
+
+impl Pace {
+    /// The pace of repairs against somebody who keeps breaking something: 20 at once, and 20 a second for as long as it goes on.
+    /// So whoever breaks it ten times a second finds it whole each time, and a fault that comes alone never waits.
+    pub const REPAIRS: Self = Self::new(20, Duration::from_millis(50));
+
+    /// `burst` times at once, and one more with each `interval`.
+    pub const fn new(burst: u32, interval: Duration) -> Self {
+        Self { burst, interval, paid_at: None }
+    }
+
+    /// When it may be done again; `None` for now.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        let credit = self.interval * self.burst.saturating_sub(1);
+        self.paid_at.and_then(|paid| paid.checked_sub(credit)).filter(|due| *due > now)
+    }
+
+    /// Notes that it is done.
+    pub fn done(&mut self, now: Instant) {
+        self.paid_at = Some(self.paid_at.map_or(now, |paid| paid.max(now)) + self.interval);
+    }
+
+    /// Whether it may be done `burst` times at once again.
+    pub fn is_calm(&self, now: Instant) -> bool {
+        self.paid_at.is_none_or(|paid| paid <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often it is done by somebody who tries every `interval` for 10 s.
+    async fn done(interval: Duration) -> u32 {
+        let (mut pace, start, mut count) = (Pace::REPAIRS, Instant::now(), 0);
+        while start.elapsed() < Duration::from_secs(10) {
+            let now = Instant::now();
+            match pace.due(now) {
+                None => {
+                    pace.done(now);
+                    count += 1;
+                }
+                Some(due) => assert!(due - now <= Duration::from_millis(50), "never late"),
+            }
+            tokio::time::advance(interval).await;
+        }
+        count
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ten_a_second_never_wait_and_a_flood_is_bounded() {
+        assert_eq!(done(Duration::from_millis(100)).await, 100);
+        let flood = done(Duration::from_millis(1)).await;
+        assert!((215..=220).contains(&flood), "{flood}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_calm_the_whole_burst_is_free_again() {
+        let mut pace = Pace::new(3, Duration::from_secs(1));
+        for _ in 0..3 {
+            assert_eq!(pace.due(Instant::now()), None);
+            pace.done(Instant::now());
+        }
+        let due = pace.due(Instant::now()).expect("the burst is over");
+        assert_eq!(due - Instant::now(), Duration::from_secs(1));
+        assert!(!pace.is_calm(Instant::now()));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(pace.is_calm(Instant::now()));
+        for _ in 0..3 {
+            assert_eq!(pace.due(Instant::now()), None);
+            pace.done(Instant::now());
+        }
+        assert!(pace.due(Instant::now()).is_some());
+    }
+}

@@ -1,0 +1,93 @@
+//! All lease files as they were read once, kept true by the kernel's notices.
+
+use std::{
+    ffi::OsString,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    file::{
+        files::Found,
+        folder::{Folder, failed},
+        inotify::Notices,
+        lock,
+    },
+    registry::{RegistryError, Snapshot},
+};
+
+/// What is in the folder, and what tells of changes from then on.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) notices: Notices,
+    pub(super) found: Vec<Found>,
+    read: Instant,
+}
+
+impl Listing {
+    /// Reads all files. The notices were opened before: what happens in between is in both.
+    pub(super) async fn read(
+        folder: &Arc<Folder>,
+        notices: Notices,
+    ) -> Result<Self, RegistryError> {
+        let read = Instant::now();
+        Ok(Self { notices, found: read_all(folder).await?, read })
+    }
+
+    /// Takes in what happened meanwhile, and returns the listing; `None` if all has to be read again.
+    ///
+    /// A change is in the notices as soon as whoever made it goes on.
+    pub(super) async fn caught_up(mut self, folder: &Arc<Folder>) -> Option<Self> {
+        let noticed = self.notices.waiting().ok()?;
+        if noticed.gone || noticed.overflow || self.read.elapsed() > LONGEST_KEPT {
+            return None;
+        }
+        if !noticed.names.is_empty() {
+            let changed: Vec<OsString> = noticed.names.into_iter().collect();
+            let keys: Vec<_> =
+                changed.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+            self.found.retain(|found| !keys.contains(&found.key));
+            let read = move |folder: &Folder| folder.read_all(&changed);
+            self.found.extend(lock::blocking(folder, read).await.ok()?);
+        }
+        Some(self)
+    }
+
+    /// The leases as they are at `now`.
+    pub(super) fn snapshot(&self, now: SystemTime) -> Snapshot {
+        snapshot(self.found.iter().cloned(), now)
+    }
+}
+
+/// The leases of these files as they are at `now`.
+pub(super) fn snapshot(found: impl Iterator<Item = Found>, now: SystemTime) -> Snapshot {
+    let records: Vec<_> = found.map(|found| found.record(now)).collect();
+    let revision = records.iter().map(|record| record.revision).max();
+    Snapshot { records, revision: revision.unwrap_or(0) }
+}
+
+/// Reads all files.
+pub(super) async fn read_all(folder: &Arc<Folder>) -> Result<Vec<Found>, RegistryError> {
+    let names = lock::shared(folder, "list the leases", Folder::names).await?;
+    lock::blocking(folder, move |folder| folder.read_all(&names)).await
+}
+
+/// Opens notices about the folder. That does not wait for the disk for long.
+pub(super) fn open(folder: &Folder) -> Result<Notices, RegistryError> {
+    let path = folder.subnets_path();
+    Notices::open(&path, folder.root()).map_err(|error| match error.raw_os_error() {
+        Some(TOO_MANY) => failed("follow", &path)(std::io::Error::other(
+            "this user has too many inotify instances, raise fs.inotify.max_user_instances",
+        )),
+        _ => failed("follow", &path)(error),
+    })
+}
+
+/// A listing that nobody follows is read anew after a minute: a node that starts needs it within seconds, and a program that only lists
+/// now and then should not rely on notices.
+const LONGEST_KEPT: Duration = Duration::from_secs(60);
+
+/// `EMFILE`, which is what `inotify_init` says when the user's instances are used up.
+const TOO_MANY: i32 = rustix::io::Errno::MFILE.raw_os_error();
