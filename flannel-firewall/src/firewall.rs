@@ -1,6 +1,6 @@
 //! The rules of one node in one namespace, kept as they should be.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use flannel_core::{FirewallFault, FirewallMode, FirewallReport};
 use flannel_netlink::Namespace;
@@ -59,6 +59,8 @@ pub struct Firewall {
     settled: bool,
     /// Whether what other modes left is gone.
     cleaned: bool,
+    /// The families whose flows survive while rules are gone, and those of which the kernel does not allow that.
+    guarded: BTreeSet<Family>,
     check_at: Instant,
     repairs: VecDeque<Instant>,
 }
@@ -120,6 +122,7 @@ impl Firewall {
             news: false,
             settled: false,
             cleaned: false,
+            guarded: BTreeSet::new(),
             repairs: VecDeque::new(),
         })
     }
@@ -271,6 +274,21 @@ impl Firewall {
         }
         if !self.cleaned {
             self.clean(outcome).await;
+        }
+        if self.options.masquerade != Masquerade::Off {
+            self.guard(&families);
+        }
+    }
+
+    /// Has flows survive while rules are gone, where the kernel allows it.
+    fn guard(&mut self, families: &[Family]) {
+        let Some(netfilter) = &mut self.netfilter else { return };
+        for family in families {
+            if self.guarded.insert(*family)
+                && let Err(error) = netfilter.guard(*family, &self.options.name)
+            {
+                info!(%family, %error, "flows do not survive if rules are flushed; needs Linux 5.12");
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Netfilter {
     socket: Socket,
+    port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -36,16 +37,22 @@ impl Netfilter {
         let failed = |source| OpenError::Socket { source };
         let socket = inside(namespace, || -> io::Result<_> {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.bind_auto()?;
+            let port = socket.bind_auto()?.port_number();
             socket.set_non_blocking(true)?;
             // Not all may have so much, and it is enough for most.
             let _ = setsockopt(&socket, RcvBufForce, &ANSWER_BYTES);
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
-            Ok(socket)
+            Ok((socket, port))
         });
-        let socket = socket.map_err(|source| OpenError::Namespace { source })?.map_err(failed)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(DATAGRAM_BYTES) })
+        let (socket, port) =
+            socket.map_err(|source| OpenError::Namespace { source })?.map_err(failed)?;
+        Ok(Self { socket, port, sequence: 0, buffer: Vec::with_capacity(DATAGRAM_BYTES) })
+    }
+
+    /// This socket's address on netlink, which no other socket of the namespace has.
+    pub(crate) const fn port(&self) -> u32 {
+        self.port
     }
 
     /// Has the kernel do all of `steps` or none.

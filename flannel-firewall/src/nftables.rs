@@ -6,6 +6,7 @@
 
 mod expression;
 mod found;
+mod guard;
 mod kernel;
 mod text;
 

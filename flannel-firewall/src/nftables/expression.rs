@@ -28,6 +28,8 @@ pub(crate) enum Expression {
         offset: u32,
         length: u32,
     },
+    /// Loads the state of the packet's connection into the register.
+    LoadState,
     Masquerade {
         flags: u32,
     },
@@ -105,6 +107,10 @@ impl Expression {
                 out.number(NFTA_PAYLOAD_OFFSET, *offset);
                 out.number(NFTA_PAYLOAD_LEN, *length);
             }),
+            Self::LoadState => element(out, "ct", &|out| {
+                out.number(NFTA_CT_DREG, REGISTER);
+                out.number(NFTA_CT_KEY, NFT_CT_STATE);
+            }),
             Self::Masquerade { flags } => element(out, "masq", &|out| {
                 if *flags != 0 {
                     out.number(NFTA_MASQ_FLAGS, *flags);
@@ -160,6 +166,9 @@ impl Expression {
                     _ => return None,
                 };
                 Some(Self::Compare { negated, value: value(NFTA_CMP_DATA)? })
+            }
+            "ct" if is(NFTA_CT_DREG, REGISTER) && is(NFTA_CT_KEY, NFT_CT_STATE) => {
+                Some(Self::LoadState)
             }
             "immediate" if is(NFTA_IMMEDIATE_DREG, VERDICT_REGISTER) => {
                 let data = get(NFTA_IMMEDIATE_DATA)?;
@@ -245,6 +254,9 @@ const NFTA_CMP_OP: u16 = 2;
 const NFTA_CMP_DATA: u16 = 3;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
+const NFTA_CT_DREG: u16 = 1;
+const NFTA_CT_KEY: u16 = 2;
+const NFT_CT_STATE: u32 = 0;
 const NFTA_IMMEDIATE_DREG: u16 = 1;
 const NFTA_IMMEDIATE_DATA: u16 = 2;
 const NFTA_MASQ_FLAGS: u16 = 1;

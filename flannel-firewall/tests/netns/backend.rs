@@ -1,0 +1,107 @@
+//! The firewall around a backend.
+
+use std::{sync::Arc, time::Duration};
+
+use flannel_backend::{UplinkFinder, UplinkOptions, testing::KernelWorld};
+use flannel_backend_hostgw::HostGw;
+use flannel_core::{
+    Backend, FirewallMode, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Peers,
+    testing::FakeBackend,
+};
+use flannel_firewall::{FirewallOptions, Firewalled, Masquerade, ModeChoice};
+use flannel_testbed::Host;
+use tokio::time::timeout;
+
+use crate::world::{Keeper, World, config};
+
+const DUAL: &str =
+    r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48"}"#;
+
+fn make(host: &Host, config: &NetworkConfig) -> Arc<dyn Backend> {
+    let options = UplinkOptions { names: vec!["eth0".into()], ..UplinkOptions::default() };
+    let finder = UplinkFinder::new(host.namespace(), config, &options).unwrap();
+    let inner = Arc::new(HostGw::new(config, finder));
+    let options = FirewallOptions {
+        mode: ModeChoice::Nftables,
+        masquerade: Masquerade::RandomPorts,
+        ..FirewallOptions::default()
+    };
+    Arc::new(Firewalled::new(inner, host.namespace(), options))
+}
+
+type Make = fn(&Host, &NetworkConfig) -> Arc<dyn Backend>;
+
+/// A backend with a firewall around it is a backend.
+mod contract {
+    flannel_core::network_conformance!(
+        super::KernelWorld::new(super::DUAL, super::make as super::Make),
+        #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn one_sync_one_drift_and_one_teardown_are_of_both() {
+    for keeper in Keeper::ALL {
+        let world = World::new(keeper).await;
+        let fake = FakeBackend::new([192, 0, 2, 1].into());
+        let backend =
+            Firewalled::new(Arc::new(fake.clone()), world.node().namespace(), world.options());
+        let attrs = backend.advertise(None).await.unwrap();
+        let own = Lease::new("10.244.1.0-24&fd00:10:244:1::-64".parse().unwrap(), attrs.clone());
+        let attrs = LeaseAttrs { public_ip: Some([192, 0, 2, 2].into()), ..attrs };
+        let peer = Lease::new("10.244.2.0-24&fd00:10:244:2::-64".parse().unwrap(), attrs);
+        let empty = world.everything().await;
+        let mut network = backend.start(&own).await.unwrap();
+        assert_eq!(world.everything().await, empty, "a start writes no rules");
+        let mut peers = Peers::new(config(), own.clone());
+        peers.fold(LeaseEvent::Reset(vec![own, peer]));
+
+        let report = network.sync(&peers).await.unwrap();
+        let firewall = report.firewall.clone().unwrap();
+        assert_eq!(report.added, 1, "peers are counted by themselves");
+        assert_eq!(report.writes(), 1 + firewall.writes());
+        let mode = if keeper == Keeper::Nftables {
+            FirewallMode::Nftables
+        } else {
+            FirewallMode::Iptables
+        };
+        assert_eq!((firewall.mode, firewall.is_exact()), (Some(mode), true));
+        assert_eq!(network.sync(&peers).await.unwrap().writes(), 0);
+        let before = world.ours().await;
+
+        fake.meddle(|routes| routes.clear());
+        timeout(SECOND, network.drifted()).await.unwrap().unwrap();
+        let report = network.sync(&peers).await.unwrap();
+        assert_eq!((report.added, report.firewall.unwrap().writes()), (1, 0));
+
+        world.run("iptables -t nat -F; nft delete table ip flannel-ipv4 || true").await;
+        timeout(SECOND, network.drifted()).await.unwrap().unwrap();
+        let report = network.sync(&peers).await.unwrap();
+        let firewall = report.firewall.unwrap();
+        assert_eq!(report.added, 0);
+        assert!(firewall.writes() > 0 && firewall.drifted > 0, "{firewall:?}");
+        assert_eq!(world.ours().await, before);
+
+        network.teardown().await.unwrap();
+        assert_eq!(fake.routes().len(), 0);
+        assert!(!world.everything().await.to_lowercase().contains("flannel"));
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn the_impossible_is_refused_before_anything_is_touched() {
+    let world = World::new(Keeper::IptablesNft).await;
+    let fake = FakeBackend::new([192, 0, 2, 1].into());
+    let options = FirewallOptions { tool_folders: vec!["/nonexistent".into()], ..world.options() };
+    let backend = Firewalled::new(Arc::new(fake.clone()), world.node().namespace(), options);
+    let attrs = backend.advertise(None).await.unwrap();
+    let own = Lease::new("10.244.1.0-24".parse().unwrap(), attrs);
+    let error = backend.start(&own).await.unwrap_err();
+    assert!(!error.is_retryable());
+    assert!(error.to_string().contains("iptables-restore are not installed"), "{error}");
+    assert!(fake.started().is_empty());
+}
+
+const SECOND: Duration = Duration::from_secs(1);

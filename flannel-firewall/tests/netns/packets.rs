@@ -1,0 +1,138 @@
+//! What happens to packets.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::world::{Keeper, World, receive, scope, socket};
+
+/// Every kind of traffic has the source that it should have, in both families.
+async fn every_rule_has_its_effect(keeper: Keeper) {
+    let world = World::new(keeper).await;
+    let _firewall = world.start().await;
+    let (pod, peer, outside) = (&world.pod, &world.peer_pod, world.outside());
+    for ((pod_ip, peer_ip), outside_ip) in
+        pod.endpoint().ips().zip(peer.endpoint().ips()).zip(outside.endpoint().ips())
+    {
+        let node = world.node_ip(pod_ip);
+        let pod = (pod.namespace(), pod_ip);
+        let peer = (peer.namespace(), peer_ip);
+        let outside = (outside.namespace(), outside_ip);
+        let seen = |from, to| world.source_seen(from, to);
+        let case = format!("{keeper:?} {pod_ip}");
+        assert_eq!(seen(pod, peer).await, Some(pod_ip), "{case}: to a peer's pod");
+        assert_eq!(seen(peer, pod).await, Some(peer_ip), "{case}: from a peer's pod");
+        assert_eq!(seen(outside, pod).await, Some(outside_ip), "{case}: from outside to us");
+        assert_eq!(seen(pod, outside).await, Some(node), "{case}: to the outside");
+        assert_eq!(seen(outside, peer).await, Some(node), "{case}: from outside to a peer's pod");
+    }
+    // What kube-proxy marked is its own business, also with other bits in the mark.
+    world
+        .run("nft 'add table inet test; add chain inet test early { type filter hook prerouting priority mangle; }; \
+              add rule inet test early meta mark set 0xc000'")
+        .await;
+    for (pod_ip, outside_ip) in pod.endpoint().ips().zip(outside.endpoint().ips()) {
+        // The way back is not needed: one packet tells.
+        let seen =
+            world.source_seen((pod.namespace(), pod_ip), (outside.namespace(), outside_ip)).await;
+        assert_eq!(seen, Some(pod_ip), "{keeper:?} {pod_ip}: marked");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn every_rule_of_nftables_has_its_effect() {
+    every_rule_has_its_effect(Keeper::Nftables).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn every_rule_of_iptables_has_its_effect() {
+    every_rule_has_its_effect(Keeper::IptablesNft).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn every_rule_of_legacy_iptables_has_its_effect() {
+    every_rule_has_its_effect(Keeper::IptablesLegacy).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn what_goes_to_a_group_keeps_its_source() {
+    for keeper in Keeper::ALL {
+        let world = World::new(keeper).await;
+        let _firewall = world.start().await;
+        let group = Ipv4Addr::new(239, 1, 2, 3);
+        let receiver = socket(world.outside().namespace(), IpAddr::V4(Ipv4Addr::UNSPECIFIED)).await;
+        receiver.join_multicast_v4(group, world.outside().ipv4().unwrap()).unwrap();
+        let gateway: IpAddr = "10.244.1.1".parse().unwrap();
+        let sender = socket(world.node().namespace(), gateway).await;
+        let uplink = world.node().ipv4().unwrap();
+        socket2::SockRef::from(&sender).set_multicast_if_v4(&uplink).unwrap();
+        let target = SocketAddr::new(group.into(), receiver.local_addr().unwrap().port());
+        assert_eq!(receive(&receiver, &sender, target).await, Some(gateway), "{keeper:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn forwarding_works_where_the_policy_drops() {
+    for keeper in [Keeper::IptablesLegacy, Keeper::IptablesNft] {
+        let world = World::new(keeper).await;
+        world.run("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP").await;
+        let (pod, peer) = (&world.pod, &world.peer_pod);
+        for to in peer.endpoint().ips() {
+            assert!(pod.ping(to).await.is_err(), "{keeper:?}: the policy drops");
+        }
+        let _firewall = world.start().await;
+        for to in peer.endpoint().ips().chain(world.outside().endpoint().ips()) {
+            assert!(pod.ping(to).await.is_ok(), "{keeper:?}: no way to {to}");
+        }
+        for to in pod.endpoint().ips() {
+            assert!(peer.ping(to).await.is_ok(), "{keeper:?}: no way to {to}");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_policy_that_nftables_cannot_overrule_is_named() {
+    let world = World::new(Keeper::Nftables).await;
+    world.run("iptables -P FORWARD DROP").await;
+    let mut firewall = world.open().await;
+    let report = firewall.sync(&scope()).await;
+    assert!(report.is_exact());
+    assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
+    assert!(report.notes[0].starts_with("chain FORWARD of table ip filter drops"));
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn ports_are_random_if_that_is_asked_for() {
+    for keeper in Keeper::ALL {
+        for (masquerade, kept) in [
+            (flannel_firewall::Masquerade::KeepPorts, true),
+            (flannel_firewall::Masquerade::RandomPorts, false),
+        ] {
+            let world = World::new(keeper).await;
+            let options = flannel_firewall::FirewallOptions { masquerade, ..world.options() };
+            let namespace = world.node().namespace();
+            let mut firewall = flannel_firewall::Firewall::open(namespace, options).await.unwrap();
+            assert!(firewall.sync(&scope()).await.is_exact());
+            let receiver = socket(world.outside().namespace(), world.outside().ip()).await;
+            let target = receiver.local_addr().unwrap();
+            let mut same = 0;
+            for _ in 0..FLOWS {
+                let sender = socket(world.pod.namespace(), world.pod.ip()).await;
+                let own = sender.local_addr().unwrap().port();
+                sender.send_to(b"x", target).await.unwrap();
+                let (_, from) = receiver.recv_from(&mut [0; 8]).await.unwrap();
+                same += usize::from(from.port() == own);
+            }
+            // By chance, one in 60,000 keeps its port.
+            let expected = if kept { FLOWS } else { 0 };
+            assert_eq!(same, expected, "{keeper:?} {masquerade:?}");
+        }
+    }
+}
+
+const FLOWS: usize = 10;

@@ -1,0 +1,240 @@
+//! What others change is put right, and nothing is done when nothing is wrong.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
+
+use crate::world::{Keeper, World, eventually, quiet, scope};
+
+/// What people and programs do to the rules, for each of those who keep them.
+fn damages(keeper: Keeper) -> &'static [&'static str] {
+    match keeper {
+        Keeper::Nftables => &[
+            "nft flush ruleset",
+            "nft delete table ip flannel-ipv4",
+            "nft flush chain ip6 flannel-ipv6 postrtg",
+            "nft insert rule ip flannel-ipv4 postrtg return",
+            "nft add rule ip6 flannel-ipv6 forward drop",
+            "nft add chain ip flannel-ipv4 more",
+            "nft 'add table ip flannel-ipv4 { flags dormant; }'",
+            "nft 'add chain ip flannel-ipv4 forward { policy drop; }'",
+            "nft replace rule ip flannel-ipv4 postrtg handle $(nft -a list chain ip flannel-ipv4 postrtg | sed -n 's/.*mark.*handle //p') return",
+        ],
+        _ => &[
+            "iptables -F",
+            "iptables -t nat -F",
+            "ip6tables -F; ip6tables -t nat -F",
+            "iptables -t nat -F POSTROUTING; iptables -t nat -F FLANNEL-POSTRTG; iptables -t nat -X FLANNEL-POSTRTG",
+            "iptables -t nat -I FLANNEL-POSTRTG -j RETURN",
+            "iptables -t nat -R FLANNEL-POSTRTG 5 -s 10.244.0.0/16 -j MASQUERADE",
+            "ip6tables -t nat -D FLANNEL-POSTRTG 4",
+            "iptables -D FLANNEL-FWD 1; iptables -A FLANNEL-FWD -s 10.244.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT",
+            "iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD",
+        ],
+    }
+}
+
+async fn every_damage_is_repaired(keeper: Keeper) {
+    for damage in damages(keeper) {
+        let world = World::new(keeper).await;
+        let mut firewall = world.start().await;
+        let before = world.ours().await;
+        world.run(damage).await;
+        assert_ne!(world.ours().await, before, "{keeper:?}: {damage}");
+        let began = Instant::now();
+        let repaired = world.repair(&mut firewall, async || world.ours().await == before).await;
+        assert!(repaired, "{keeper:?}: {damage}: {}", world.ours().await);
+        println!("{keeper:?}: {} ms after {damage}", began.elapsed().as_millis());
+        assert!(world.masquerades().await, "{keeper:?}: {damage}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn every_damage_to_nftables_is_repaired() {
+    every_damage_is_repaired(Keeper::Nftables).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn every_damage_to_iptables_is_repaired() {
+    every_damage_is_repaired(Keeper::IptablesNft).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn every_damage_to_legacy_iptables_is_repaired() {
+    every_damage_is_repaired(Keeper::IptablesLegacy).await;
+}
+
+/// A TCP connection over which a byte goes there and back all the time.
+struct Flow {
+    rounds: Arc<AtomicU64>,
+    longest_ms: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    ends: tokio::task::JoinSet<std::io::Result<()>>,
+}
+
+impl Flow {
+    async fn start(world: &World) -> Self {
+        let address = (world.outside().ip(), 0);
+        let listener =
+            world.outside().namespace().run(|| TcpListener::bind(address)).unwrap().unwrap();
+        let target = listener.local_addr().unwrap();
+        let namespace = world.pod.namespace().clone();
+        let (rounds, longest_ms) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut ends = tokio::task::JoinSet::new();
+        ends.spawn_blocking(move || {
+            let (mut stream, _) = listener.accept()?;
+            let mut byte = [0];
+            while stream.read(&mut byte)? > 0 {
+                stream.write_all(&byte)?;
+            }
+            Ok(())
+        });
+        let connect = move || TcpStream::connect_timeout(&target, Duration::from_secs(3));
+        let connected = spawn_blocking(move || namespace.run(connect)).await.unwrap();
+        let mut stream = connected.unwrap().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let counted = (Arc::clone(&rounds), Arc::clone(&longest_ms), Arc::clone(&stop));
+        ends.spawn_blocking(move || {
+            let (rounds, longest_ms, stop) = counted;
+            while !stop.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                stream.write_all(b"x")?;
+                stream.read_exact(&mut [0])?;
+                let took = began.elapsed().as_millis() as u64;
+                longest_ms.fetch_max(took, Ordering::Relaxed);
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        Self { rounds, longest_ms, stop, ends }
+    }
+
+    fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// Ends it and says how long the longest round took, in milliseconds.
+    async fn stop(mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(end) = self.ends.join_next().await {
+            end.unwrap().expect("the connection holds");
+        }
+        self.longest_ms.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn flows_survive_a_flush_under_traffic() {
+    for (keeper, drop, flush) in [
+        (Keeper::IptablesNft, "iptables -P FORWARD DROP", "iptables -F; iptables -t nat -F"),
+        (Keeper::IptablesLegacy, "iptables -P FORWARD DROP", "iptables -F; iptables -t nat -F"),
+        (Keeper::IptablesNft, "true", "nft flush ruleset"),
+        (Keeper::Nftables, "true", "nft flush ruleset"),
+    ] {
+        let world = World::new(keeper).await;
+        world.run(drop).await;
+        let mut firewall = world.start().await;
+        let before = world.ours().await;
+        let flow = Flow::start(&world).await;
+        assert!(eventually(async || flow.rounds() > 100).await);
+        world.run(flush).await;
+        let repaired = world.repair(&mut firewall, async || world.ours().await == before).await;
+        assert!(repaired, "{keeper:?}: {flush}: {}", world.ours().await);
+        let after = flow.rounds();
+        assert!(
+            eventually(async || flow.rounds() > after + 100).await,
+            "{keeper:?}: {flush}: {after} {} {}",
+            flow.rounds(),
+            world.run("iptables-save -c; conntrack -L; cat /proc/net/nf_conntrack; true").await
+        );
+        let longest = flow.stop().await;
+        println!("{keeper:?}: {flush}: the longest round took {longest} ms");
+        // The time until the repair, and until TCP tries again after that.
+        assert!(longest < 2000, "{keeper:?}: {flush}: {longest} ms");
+        assert!(world.masquerades().await);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn nothing_is_written_or_run_when_nothing_is_wrong() {
+    for keeper in Keeper::ALL {
+        let world = World::new(keeper).await;
+        let mut firewall = world.start().await;
+        #[expect(clippy::disallowed_methods, reason = "nft says what is written, by whomever")]
+        let mut command = Command::new("nft");
+        command.arg("monitor");
+        let mut monitor = world.node().spawn(command).unwrap();
+        // It hears from some moment on.
+        let hears = eventually(async || {
+            world.run("nft add table inet begin; nft delete table inet begin").await;
+            monitor.output().iter().any(|line| line.contains("add table inet begin"))
+        });
+        assert!(hears.await);
+        let runs = world.runs();
+        for _ in 0..5 {
+            assert!(quiet(&firewall.sync(&scope()).await), "{keeper:?}");
+        }
+        let idle = timeout(Duration::from_secs(1), firewall.drifted()).await;
+        assert!(idle.is_err(), "{keeper:?}: there is no drift");
+        // What others write beside our rules is none of our business.
+        let runs_of_others = match keeper {
+            Keeper::Nftables => 0,
+            _ => {
+                world.run("iptables -t nat -N KUBE-X; iptables -t nat -A KUBE-X -j RETURN").await;
+                2
+            }
+        };
+        let idle = timeout(Duration::from_millis(500), firewall.drifted()).await;
+        assert!(idle.is_err(), "{keeper:?}: there is no drift of ours");
+        let new_runs = world.runs() - runs - runs_of_others;
+        match keeper {
+            // Each look is one run for each family, and there are at most five in 1.5 s.
+            Keeper::IptablesLegacy => assert!((1..=10).contains(&new_runs), "{new_runs}"),
+            _ => assert_eq!(new_runs, 0, "{keeper:?}"),
+        }
+        world.run("nft add table inet end").await;
+        monitor.line(Duration::from_secs(1), |line| line.contains("table inet end")).await.unwrap();
+        let foreign = ["begin", "end", "KUBE-X", "new generation"];
+        let written: Vec<_> = monitor
+            .output()
+            .into_iter()
+            .filter(|line| {
+                !foreign.iter().any(|word| line.contains(word)) && !line.starts_with('#')
+            })
+            .collect();
+        assert_eq!(written, [""; 0], "{keeper:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn who_keeps_changing_the_rules_is_not_followed_all_the_time() {
+    let world = World::new(Keeper::Nftables).await;
+    let mut firewall = world.start().await;
+    let mut refused = 0;
+    for _ in 0..30 {
+        world.run("nft add rule ip flannel-ipv4 postrtg return").await;
+        timeout(Duration::from_secs(1), firewall.drifted()).await.unwrap().unwrap();
+        let report = firewall.sync(&scope()).await;
+        refused += usize::from(!report.is_exact());
+    }
+    assert_eq!(refused, 20, "ten repairs within ten seconds, and not more");
+}
