@@ -51,7 +51,7 @@ async fn figures_beside_other_backends() {
             let mut figures = measure(world.pod(0), world.pod(1), duration).await;
             if *name != "host-gw" {
                 figures.hosts =
-                    between_hosts(&world.testbed().host(0), &world.testbed().host(1), duration);
+                    between_hosts(world.testbed().host(0), world.testbed().host(1), duration);
             }
             taken.push(figures);
         }
