@@ -82,7 +82,11 @@ fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
         pass("device", says.clone());
     }
     let tunnel = tunnel.map(|(device, _)| device);
-    pass("route", overlay::route(facts, &peer, &way, tunnel, far)?);
+    let route = match facts.stored.config.backend().kind() {
+        "host-gw" | "vxlan" => overlay::route(facts, &peer, &way, tunnel, far)?,
+        _ => overlay::route_to_all(facts, far)?,
+    };
+    pass("route", route);
     if let Some(device) = tunnel {
         let mac = overlay::mac(&peer)?;
         pass("neighbour", overlay::neighbour(facts, &peer, device, mac)?);

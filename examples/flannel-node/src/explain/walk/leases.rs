@@ -127,8 +127,8 @@ pub(super) fn peer(facts: &Facts, ends: &Ends, far: IpAddr) -> Result<Peer, Brok
     let lease = valid(LINK, record, &remedy)?;
     let theirs = lease.attrs.backend_type.as_str();
     let ours = facts.stored.config.backend().kind();
-    // Flannel's udp and alloc publish no name.
-    if matches!(ours, "host-gw" | "vxlan") && theirs != ours {
+    // Flannel's udp publishes no name.
+    if theirs != if ours == "udp" { "" } else { ours } {
         let says = format!(
             "the lease {} is of the backend {theirs:?}, and the network's is {ours:?}",
             record.key

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use flannel_core::Fields;
 use flannel_netlink::state::{Link, LinkKind, MacAddress, Route, RouteKind, Via};
+use ipnetwork::IpNetwork;
 
 use super::{
     Broken, NODE_REPAIRS, broken,
@@ -112,13 +113,40 @@ pub(super) fn route(
             Ok(taken) => format!("go {}", host.shown(*taken)),
             Err(why) => format!("go nowhere ({why})"),
         };
-        let says = format!("packets to {far} {taken}, past the route to {block}");
-        let remedy = format!(
-            "remove the more specific route or the rule that they follow: ip route get {far}; ip rule"
-        );
-        return Err(broken(LINK, says, remedy));
+        return Err(past(far, block, &taken));
     }
     Ok(format!("{block} {}", host.shown(expected)))
+}
+
+/// Where one route leads to all peers, it is there and nothing else goes before it.
+pub(super) fn route_to_all(facts: &Facts, far: IpAddr) -> Result<String, Broken> {
+    const LINK: &str = "route";
+    let host = &facts.host;
+    let Some(network) = facts.stored.network(far.is_ipv4()) else {
+        return Err(broken(LINK, "the network has no such addresses", "give addresses of pods"));
+    };
+    let Some(route) = host.routes.iter().find(|route| route.destination == network) else {
+        return Err(broken(LINK, format!("there is no route to {network}"), NODE_REPAIRS));
+    };
+    let taken = hop(facts, far);
+    match (&taken, route.link) {
+        (Ok(hop), Some(link)) if hop.link == link => {
+            Ok(format!("{network} through {}", host.name(link)))
+        }
+        (Ok(hop), _) => Err(past(far, network, &format!("go {}", host.shown(*hop)))),
+        (Err(why), _) => Err(past(far, network, &format!("go nowhere ({why})"))),
+    }
+}
+
+/// Something else is before the route.
+fn past(far: IpAddr, route: IpNetwork, taken: &str) -> Broken {
+    broken(
+        "route",
+        format!("packets to {far} {taken}, past the route to {route}"),
+        format!(
+            "remove the more specific route or the rule that they follow: ip route get {far}; ip rule"
+        ),
+    )
 }
 
 /// Through what a route leads, or in words why nowhere.

@@ -397,6 +397,22 @@ fn answers_tell_which_side_of_the_peer_is_broken() {
 }
 
 #[test]
+fn one_route_to_all_peers_is_followed_too() {
+    let mut facts = facts("udp");
+    facts.stored.records =
+        vec![record("10.244.1.0-24", &lease(1, "")), record("10.244.2.0-24", &lease(2, ""))];
+    let missing = walk(&facts).broken.unwrap();
+    assert_eq!(missing.says, "there is no route to 10.244.0.0/16");
+    facts.host.routes = vec![Route::new("10.244.0.0/16".parse().unwrap(), 241).direct(ETH1)];
+    let elsewhere = walk(&facts).broken.unwrap();
+    assert!(elsewhere.says.contains("past the route to 10.244.0.0/16"), "{elsewhere:?}");
+    facts.host.hops.insert(facts.destination, Ok(Hop { link: ETH1, gateway: None }));
+    assert_eq!(walk(&facts).broken, None);
+    facts.stored.records[1] = record("10.244.2.0-24", &lease(2, "vxlan"));
+    assert_eq!(walk(&facts).broken.unwrap().link, "peer's lease");
+}
+
+#[test]
 fn a_way_that_takes_less_than_pods_send_is_broken() {
     for (answer, words) in [
         (Answer::Silent, "packets of 1500 bytes to the peer at 192.0.2.2 get lost on the way"),
