@@ -28,7 +28,7 @@ use crate::{
     mistake::Mistake,
     node_id::{self, KeptId},
     observed::{Facts, Observed},
-    sandbox::Rights,
+    sandbox::{self, Rights},
     socket, subnet_file, supervisor,
     timed::Timed,
 };
@@ -158,6 +158,7 @@ async fn with_registry(
         network_config(&registry).await.map_err(|error| (error.is_retryable(), error))
     });
     let config = config.await?;
+    sandbox::settle(&args, config.backend().kind());
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
     }

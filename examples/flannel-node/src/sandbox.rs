@@ -69,6 +69,13 @@ pub(crate) fn enter(args: &NodeArgs) -> Rights {
     Rights { may_configure: capabilities::may_configure(), reduced }
 }
 
+/// Gives up what only other backends than this one need, before the node does anything with the network.
+pub(crate) fn settle(args: &NodeArgs, backend: &str) {
+    if args.sandbox.sandbox == Sandbox::Auto && backend != "udp" {
+        capabilities::settle();
+    }
+}
+
 /// Leaves the node the files it reads, and the folders it writes to.
 fn restrict_files(args: &NodeArgs) -> String {
     let folders: Vec<_> = folders(args).iter().map(|folder| existing(folder)).collect();

@@ -11,6 +11,8 @@ mod support;
 
 use support::{Cluster, VXLAN, eventually, program};
 
+const UDP: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
+
 #[tokio::test]
 #[ignore = "needs root: run ./ci.sh root as root"]
 async fn a_user_with_one_capability_runs_a_node() {
@@ -38,4 +40,22 @@ async fn a_user_with_one_capability_runs_a_node() {
     eventually(async || probe::reachability(&pods).await.complete()).await;
     cluster.host(0).delete_route(cluster.subnet(1)).await.unwrap();
     eventually(async || probe::reachability(&pods).await.complete()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: run ./ci.sh root as root"]
+async fn the_udp_backend_keeps_the_capability_for_programs_in_the_kernel() {
+    let cluster = Cluster::new(2, UDP).await;
+    let (nodes, pods) = cluster.start_all().await;
+    let status = fs::read_to_string(format!("/proc/{}/status", nodes[0].pid().unwrap())).unwrap();
+    // CAP_NET_ADMIN and CAP_BPF.
+    assert!(status.contains("CapEff:\t0000008000001000"), "{status}");
+    let output = nodes[0].output();
+    assert!(!output.iter().any(|line| line.contains("is not permitted")), "{output:?}");
+    let mut command = Command::new(program());
+    command.args(["explain", &pods[0].ip().to_string(), &pods[1].ip().to_string()]);
+    command.args(["--store", &cluster.store(), "--subnet-file"]).arg(cluster.subnet_file(0));
+    let mut explain = cluster.host(0).spawn(command).unwrap();
+    let ended = explain.wait().await.unwrap();
+    assert!(ended.success(), "{:?}", explain.output());
 }

@@ -13,11 +13,13 @@ pub(super) fn may_configure() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
-/// Keeps what is [`needed`] and gives up all other capabilities and the ways to get new ones. Says what is left.
+/// Keeps what is [`needed`], and `CAP_BPF` until [`settle`], and gives up all other capabilities and the ways to get new ones. Says
+/// what is left.
 pub(super) fn reduce() -> String {
     let Ok(before) = capabilities(None) else { return "unknown".into() };
     let needed = needed();
     let kept = before.permitted & needed;
+    let until_settled = kept | before.permitted & CapabilitySet::BPF;
     // What cannot be given up shows in what is left.
     if before.effective.contains(CapabilitySet::SETPCAP) {
         for bit in 0..u64::BITS {
@@ -28,14 +30,27 @@ pub(super) fn reduce() -> String {
         }
     }
     let _ = clear_ambient_capability_set();
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: kept };
+    let sets =
+        CapabilitySets { effective: until_settled, permitted: until_settled, inheritable: kept };
     let _ = set_capabilities(None, sets);
     // So that programs which we run may configure the network too when we are not root.
     for capability in kept.iter() {
         let _ = configure_capability_in_ambient_set(capability, true);
     }
     let _ = set_no_new_privs(true);
-    capabilities(None).map_or_else(|_| "unknown".into(), |after| names(after.permitted))
+    let Ok(after) = capabilities(None) else { return "unknown".into() };
+    let and_bpf =
+        if after.permitted.contains(CapabilitySet::BPF) { " (and bpf for udp)" } else { "" };
+    names(after.permitted & !CapabilitySet::BPF) + and_bpf
+}
+
+/// Gives up `CAP_BPF`, which only the udp backend needs: which backend a network has, the store says.
+pub(super) fn settle() {
+    let Ok(mut sets) = capabilities(None) else { return };
+    sets.effective.remove(CapabilitySet::BPF);
+    sets.permitted.remove(CapabilitySet::BPF);
+    // Giving up needs no right.
+    let _ = set_capabilities(None, sets);
 }
 
 fn names(set: CapabilitySet) -> String {
@@ -80,7 +95,10 @@ mod tests {
     #[test]
     fn nothing_but_what_is_needed_is_left() {
         // Capabilities belong to a thread, so only this test's own loses them.
-        assert!(matches!(reduce().as_str(), "net_admin" | "net_admin,net_raw" | "none"));
+        let left = reduce();
+        let left = left.strip_suffix(" (and bpf for udp)").unwrap_or(&left);
+        assert!(matches!(left, "net_admin" | "net_admin,net_raw" | "none"), "{left}");
+        settle();
         let sets = capabilities(None).unwrap();
         for set in [sets.effective, sets.permitted, sets.inheritable] {
             assert!(needed().contains(set), "{set:?}");
