@@ -20,6 +20,7 @@ mod folder;
 mod inotify;
 mod listing;
 mod lock;
+mod pile;
 mod registry;
 mod watch;
 
