@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use flannel_backend::PeerTable;
-use flannel_core::{BackendError, Lease, Network, Peers, SyncReport};
+use flannel_core::{BackendError, Lease, Network, Peers, Subnet, SyncReport, Transport};
 use flannel_netlink::iface::InterfaceWatch;
 
 use crate::plan::Routes;
@@ -42,6 +42,10 @@ impl Network for HostGwNetwork {
         }
         let (routes, own) = (self.routes, &self.lease);
         self.table.sync(peers, |peer| routes.plan(own, peer)).await
+    }
+
+    fn transport(&self, subnet: &Subnet) -> Option<Transport> {
+        self.table.transport(subnet)
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_backend::PeerTable;
-use flannel_core::{BackendError, Lease, LeaseAttrs, Network, Peers, SyncReport};
+use flannel_core::{
+    BackendError, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport, Transport,
+};
 use flannel_netlink::{iface::InterfaceWatch, state::Link};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
@@ -133,6 +135,10 @@ impl Network for VxlanNetwork {
         report.postponed += u64::from(due.is_some());
         // The other family works by now.
         error.map_or(Ok(report), Err)
+    }
+
+    fn transport(&self, subnet: &Subnet) -> Option<Transport> {
+        self.table.transport(subnet)
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {

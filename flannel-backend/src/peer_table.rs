@@ -7,13 +7,14 @@ use std::{
 
 use flannel_core::{
     BackendError, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision, RouteForm, Subnet,
-    SyncReport,
+    SyncReport, Transport, Way,
 };
 use flannel_netlink::{
     Namespace, Table,
     state::{Key, Nexthop, Object, Via},
     table::{Drift, DriftChange, Failure, Mark, TableError, TableReport},
 };
+use ipnetwork::IpNetwork;
 
 use crate::{
     drift_log::DriftLog,
@@ -122,6 +123,35 @@ impl PeerTable {
         let drifts = self.table.drifted().await.map_err(unreadable)?;
         self.note(&drifts);
         Ok(())
+    }
+
+    /// How packets reach the peer that holds `subnet`, from what is wanted for it; `None` if nothing is.
+    pub fn transport(&self, subnet: &Subnet) -> Option<Transport> {
+        let (number, keys) = self.placement.keys_of(Holder::peer(*subnet))?;
+        let encapsulates = |link: u32| {
+            keys.iter().any(|key| matches!(key, Key::ForwardingEntry(at, _) if *at == link))
+        };
+        let mut transport = Transport::new(None, None, None);
+        for key in keys {
+            let Some((whose, Object::Route(route))) = self.table.wanted_for(key) else { continue };
+            if whose != number {
+                continue;
+            }
+            let (link, form) = match route.via {
+                Via::Nexthop(id) => {
+                    let nexthop = self.table.wanted(&Key::Nexthop(id));
+                    (nexthop.and_then(|nexthop| nexthop.link()), RouteForm::Nexthop)
+                }
+                _ => (route.link, RouteForm::Plain),
+            };
+            let way = if link.is_some_and(encapsulates) { Way::Encapsulated } else { Way::Direct };
+            match route.destination {
+                IpNetwork::V4(_) => transport.ipv4 = Some(way),
+                IpNetwork::V6(_) => transport.ipv6 = Some(way),
+            }
+            transport.routes = Some(form);
+        }
+        transport.routes.is_some().then_some(transport)
     }
 
     /// Removes all that carries our mark.

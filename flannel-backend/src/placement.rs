@@ -98,6 +98,11 @@ impl Placement {
         changes
     }
 
+    /// What a holder wants, whether it gets it or not, with the holder's number.
+    pub(crate) fn keys_of(&self, holder: Holder) -> Option<(u32, &[Key])> {
+        self.holders.get(&holder).map(|held| (held.number, &*held.keys))
+    }
+
     /// All that want anything.
     pub(crate) fn holders(&self) -> impl Iterator<Item = &Holder> {
         self.holders.keys()

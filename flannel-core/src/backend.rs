@@ -8,7 +8,8 @@ use crate::{
     fields::FieldError,
     lease::{Lease, LeaseAttrs},
     peers::Peers,
-    report::SyncReport,
+    report::{SyncReport, Transport},
+    subnet::Subnet,
 };
 
 /// A way to carry packets between nodes: it makes the [`Network`] once the node has its lease.
@@ -83,6 +84,13 @@ pub trait Network: fmt::Debug + Send {
     ///
     /// Dropping it loses no notice: the next call resolves at once.
     async fn drifted(&mut self) -> Result<(), BackendError>;
+
+    /// How packets reach the peer that holds `subnet`, as of the last sync; `None` if it is not served, or if this network does not
+    /// tell. Costs nothing unless it is asked for.
+    fn transport(&self, subnet: &Subnet) -> Option<Transport> {
+        let _ = subnet;
+        None
+    }
 
     /// Takes down all that this network has made, and nothing else. Never called unless somebody asks for it.
     ///

@@ -33,7 +33,7 @@ pub use node::{
 pub use peers::{Folded, Peers, Revision};
 pub use report::{
     FirewallFault, FirewallMode, FirewallReport, PeerFault, PeerProblem, Repaired, RouteForm,
-    SyncReport,
+    SyncReport, Transport, Way,
 };
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};

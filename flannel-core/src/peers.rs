@@ -84,6 +84,8 @@ impl Peers {
                 for lease in next.into_values() {
                     self.upsert(Arc::new(lease));
                 }
+                // One that grew in order is half empty.
+                self.accepted = std::mem::take(&mut self.accepted).into_iter().collect();
                 own_differs
             }
             LeaseEvent::Upsert(lease) => {

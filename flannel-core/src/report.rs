@@ -144,6 +144,36 @@ pub enum RouteForm {
     Plain,
 }
 
+/// How packets reach one peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Transport {
+    /// IPv4 packets; `None` if there is no way for them.
+    pub ipv4: Option<Way>,
+    /// IPv6 packets; `None` if there is no way for them.
+    pub ipv6: Option<Way>,
+    /// How the routes refer to their gateways; `None` if there are no such routes.
+    pub routes: Option<RouteForm>,
+}
+
+impl Transport {
+    /// A transport with these ways.
+    pub fn new(ipv4: Option<Way>, ipv6: Option<Way>, routes: Option<RouteForm>) -> Self {
+        Self { ipv4, ipv6, routes }
+    }
+}
+
+/// What is done to packets on their way to a peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// They go as they are, with the peer as gateway.
+    Direct,
+    /// They go inside of other packets.
+    Encapsulated,
+}
+
 /// One peer that could not be served, and why.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]

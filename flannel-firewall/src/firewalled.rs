@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, Peers, SyncReport};
+use flannel_core::{
+    Backend, BackendError, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport, Transport,
+};
 use flannel_netlink::Namespace;
 
 use crate::{firewall::Firewall, options::FirewallOptions, rules::Scope};
@@ -78,6 +80,10 @@ impl Network for FirewalledNetwork {
         let mut report = synced?;
         report.firewall = Some(firewall);
         Ok(report)
+    }
+
+    fn transport(&self, subnet: &Subnet) -> Option<Transport> {
+        self.inner.transport(subnet)
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {

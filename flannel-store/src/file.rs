@@ -22,6 +22,7 @@ pub(crate) mod fuzzing;
 mod inotify;
 mod listing;
 mod lock;
+mod pile;
 mod registry;
 mod watch;
 

@@ -1,4 +1,10 @@
+use std::collections::BTreeMap;
+
 use flannel_core::{LeaseAttrs, RawJson};
+use flannel_netlink::{
+    Op, diff,
+    state::{Key, Via},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -173,10 +179,80 @@ proptest! {
             [Object::Neighbour(neighbour), Object::ForwardingEntry(entry), Object::Route(route)] => {
                 prop_assert_eq!(neighbour.mac, Some(entry.mac));
                 prop_assert!(entry.mac.is_unicast() && entry.remote.is_some_and(is_unicast));
-                prop_assert_eq!(route.via, flannel_netlink::state::Via::Gateway(neighbour.address));
+                prop_assert_eq!(route.via, Via::Gateway(neighbour.address));
                 prop_assert_eq!(route.destination.to_string(), "10.3.2.0/24");
             }
             other => prop_assert!(false, "{:?}", other),
+        }
+    }
+}
+
+/// What one peer has published, and whether it is on our link.
+fn any_peer() -> impl Strategy<Value = (u8, u8, bool)> {
+    (0..3_u8, 0..4_u8, any::<bool>())
+}
+
+fn planned(facts: &Facts, peers: &BTreeMap<u8, (u8, u8, bool)>) -> BTreeMap<Key, Object> {
+    let mut objects: BTreeMap<_, _> =
+        facts.own_addresses().into_iter().map(|it| (it.key(), it)).collect();
+    for (number, (mac, address, direct)) in peers {
+        let mut lease = peer(&format!("10.3.{number}.0-24&fd00:{number}::-64"));
+        let third = if *direct { 2 } else { 3 };
+        lease.attrs.public_ip = Some([192, 0, third, number * 4 + address + 2].into());
+        lease.attrs.backend_data = data(&format!("02:00:00:04:{number:02x}:{mac:02x}"));
+        lease.attrs.backend_v6_data = data(&format!("02:00:00:06:{number:02x}:{mac:02x}"));
+        let plan = plan(facts, &lease);
+        assert_eq!(plan.faults, [], "{lease:?}");
+        objects.extend(plan.objects.into_iter().map(|it| (it.key(), it)));
+    }
+    objects
+}
+
+/// The first route into a tunnel whose neighbour or forwarding entry is missing.
+fn broken(world: &BTreeMap<Key, Object>) -> Option<&Object> {
+    world.values().find(|object| {
+        let Object::Route(Route { via: Via::Gateway(gateway), link: Some(link), onlink, .. }) =
+            object
+        else {
+            return false;
+        };
+        let neighbour = world.get(&Key::Neighbour(*link, *gateway));
+        let entry = neighbour.and_then(|neighbour| match neighbour {
+            Object::Neighbour(Neighbour { mac: Some(mac), .. }) => {
+                world.get(&Key::ForwardingEntry(*link, *mac))
+            }
+            _ => None,
+        });
+        *onlink && entry.is_none()
+    })
+}
+
+proptest! {
+    /// Peers come and go, get other Ethernet addresses and public addresses, and move behind a router and back: each time the diff
+    /// leads from the one plan to the other and to nothing else, a second one is empty, and at no moment stands a route into a
+    /// tunnel without its neighbour and forwarding entry.
+    #[test]
+    fn from_plan_to_plan_no_step_breaks_a_way_and_nothing_stale_is_left(
+        states in proptest::collection::vec(
+            proptest::collection::btree_map(2..6_u8, any_peer(), 0..5), 1..4,
+        ),
+        direct_routing: bool,
+    ) {
+        let facts = if direct_routing { direct() } else { facts() };
+        let mut world = BTreeMap::new();
+        for peers in states {
+            let goal = planned(&facts, &peers);
+            for op in diff(goal.values(), world.clone().values()) {
+                match op {
+                    Op::Delete(object) => {
+                        prop_assert_eq!(world.remove(&object.key()), Some(object));
+                    }
+                    Op::Replace(object) => drop(world.insert(object.key(), object)),
+                }
+                prop_assert_eq!(broken(&world), None, "after {:?}", op);
+            }
+            prop_assert_eq!(&world, &goal);
+            prop_assert_eq!(diff(goal.values(), world.values()), vec![]);
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use flannel_core::testing::network::{NetworkWorld, Nodes};
+use flannel_core::{
+    RouteForm, Transport, Way,
+    testing::network::{NetworkWorld, Nodes},
+};
 use flannel_netlink::state::Route;
 use flannel_testbed::probe;
 
@@ -65,6 +68,26 @@ async fn a_peer_that_goes_behind_a_router_is_encapsulated_and_back_without_a_los
     assert!(world.reaches(0, 1).await);
     let report = probes.stop().await;
     assert_eq!(report.lost, 0, "{report}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn the_transport_of_each_peer_and_family_is_told() {
+    let world = world(DIRECT).await;
+    let mut nodes = Nodes::start(&world).await;
+    let mut kernel = Kernel::of(world.testbed().host(0));
+    let eth0 = kernel.link("eth0").await.index;
+    let behind = Route::new("192.0.2.2/32".parse().unwrap(), 4).via_gateway(ip("192.0.2.4"), eth0);
+    kernel.0.apply_one(behind.replace()).await.unwrap();
+    let device = kernel.link("flannel.1").await.index;
+    let tunneled = (ip("10.244.2.0"), device);
+    assert!(nodes.repair(async || kernel.way("10.244.2.0/24").await == tunneled).await);
+    let (first, second) = (nodes.lease(1).subnet, nodes.lease(2).subnet);
+    let (lease, network) = nodes.into_first();
+    let way = |v4, v6| Some(Transport::new(Some(v4), Some(v6), Some(RouteForm::Nexthop)));
+    assert_eq!(network.transport(&first), way(Way::Encapsulated, Way::Direct));
+    assert_eq!(network.transport(&second), way(Way::Direct, Way::Direct));
+    assert_eq!(network.transport(&lease.subnet), None, "it is our own");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::{
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::{
-    Activity, NodeError, NodeOptions, OnLeaseLoss, PeersRequest, Status, Stopped,
+    Activity, NodeError, NodeOptions, OnLeaseLoss, Question, Status, Stopped,
     failure::Failure,
     keeper::{Doubt, Keeper, Kept, Timing, at},
     operation::{Operation, Outcome, breathe, operate},
@@ -39,7 +39,7 @@ pub(super) struct Driver {
     backend: Arc<dyn Backend>,
     options: NodeOptions,
     status: watch::Sender<Status>,
-    requests: mpsc::Receiver<PeersRequest>,
+    requests: mpsc::Receiver<Question>,
     random: Random,
 }
 
@@ -50,7 +50,7 @@ enum Input {
     Kept(Kept),
     Lease(Option<Result<LeaseEvent, StoreError>>),
     Outcome(Outcome),
-    Request(PeersRequest),
+    Request(Question),
     Stop,
 }
 
@@ -67,7 +67,7 @@ impl Driver {
         backend: Arc<dyn Backend>,
         options: NodeOptions,
         status: watch::Sender<Status>,
-        requests: mpsc::Receiver<PeersRequest>,
+        requests: mpsc::Receiver<Question>,
     ) -> Self {
         let random = Random::new(options.seed);
         Self { store, backend, options, status, requests, random }
@@ -121,6 +121,7 @@ impl Driver {
             listen_from: Instant::now(),
             backoff: self.backoff(),
             deafness: self.backoff(),
+            asked: Vec::new(),
         };
         self.trust(&session.keeper);
         loop {
@@ -227,6 +228,13 @@ impl Driver {
         let (backend, deadline) = (Arc::clone(&self.backend), self.options.deadline);
         loop {
             self.drain(session).await;
+            for reply in session.asked.drain(..) {
+                let served = session.peers.iter().map(|peer| peer.subnet);
+                let transports =
+                    served.filter_map(|subnet| Some((subnet, network.transport(&subnet)?)));
+                // Whoever asked may have gone meanwhile.
+                reply.send(transports.collect()).ok();
+            }
             let operation = session.next_operation();
             let waiting = matches!(operation, Operation::Drift(_));
             let outcome = {
@@ -257,13 +265,15 @@ impl Driver {
                                 return Ok(End::Moved(moved));
                             }
                         }
-                        // Whoever asked may have gone meanwhile.
-                        Input::Request(reply) => drop(reply.send(Arc::clone(&session.peers))),
+                        Input::Request(Question::Peers(reply)) => {
+                            reply.send(Arc::clone(&session.peers)).ok();
+                        }
+                        Input::Request(Question::Transports(reply)) => session.asked.push(reply),
                         Input::Lease(item) => self.lease(session, item),
                         Input::Outcome(outcome) => break Some(outcome),
                         Input::Due => break None,
                     }
-                    if waiting && session.is_due() {
+                    if waiting && (session.is_due() || !session.asked.is_empty()) {
                         break None;
                     }
                 }

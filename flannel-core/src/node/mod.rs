@@ -18,6 +18,7 @@ use pings::Pings;
 use crate::{
     backend::{Backend, BackendError, Network},
     peers::Peers,
+    report::Transport,
     store::{Store, StoreError, SubnetLease},
     subnet::Subnet,
 };
@@ -37,7 +38,7 @@ pub struct Node {
     backend: Arc<dyn Backend>,
     options: NodeOptions,
     status: watch::Sender<Status>,
-    requests: (mpsc::Sender<PeersRequest>, mpsc::Receiver<PeersRequest>),
+    requests: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
     pings: (mpsc::Sender<oneshot::Sender<()>>, Pings),
 }
 
@@ -75,7 +76,7 @@ pub enum OnLeaseLoss {
 #[derive(Clone, Debug)]
 pub struct NodeHandle {
     status: watch::Receiver<Status>,
-    requests: mpsc::Sender<PeersRequest>,
+    requests: mpsc::Sender<Question>,
     pings: mpsc::Sender<oneshot::Sender<()>>,
 }
 
@@ -112,7 +113,12 @@ pub enum NodeError {
     Store(#[source] StoreError),
 }
 
-type PeersRequest = oneshot::Sender<Arc<Peers>>;
+/// What a handle asks the loop, with where to send the answer.
+#[derive(Debug)]
+enum Question {
+    Peers(oneshot::Sender<Arc<Peers>>),
+    Transports(oneshot::Sender<Vec<(Subnet, Transport)>>),
+}
 
 impl Node {
     /// A node that keeps its lease in `store` and carries packets with `backend`.
@@ -227,7 +233,19 @@ impl NodeHandle {
     /// Nothing is lost by dropping it.
     pub async fn peers(&self) -> Option<Arc<Peers>> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(reply).await.ok()?;
+        self.requests.send(Question::Peers(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// How packets reach each peer that is served, in the order of their subnets, where the backend tells; waits for the first
+    /// snapshot and for a sync under way. `None` if the node ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it.
+    pub async fn transports(&self) -> Option<Vec<(Subnet, Transport)>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Question::Transports(reply)).await.ok()?;
         answer.await.ok()
     }
 }

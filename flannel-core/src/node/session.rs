@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{keeper::Keeper, operation::Operation, pings::Pings};
-use crate::{backoff::Backoff, lease::LeaseEvent, peers::Peers, store::StoreError};
+use crate::{
+    backoff::Backoff, lease::LeaseEvent, peers::Peers, report::Transport, store::StoreError,
+    subnet::Subnet,
+};
 
 /// What the loop works on while the node holds one subnet.
 pub(super) struct Session {
@@ -28,6 +31,8 @@ pub(super) struct Session {
     pub(super) listen_from: Instant,
     /// Between failed syncs.
     pub(super) backoff: Backoff,
+    /// Who wants to know how packets reach peers, once the network is not worked on.
+    pub(super) asked: Vec<oneshot::Sender<Vec<(Subnet, Transport)>>>,
     /// Between failures to hear of drift.
     pub(super) deafness: Backoff,
 }

@@ -15,7 +15,7 @@ use crate::{
     backend::{Backend, BackendError, Network},
     lease::{Lease, LeaseAttrs},
     peers::Peers,
-    report::{PeerFault, PeerProblem, SyncReport},
+    report::{PeerFault, PeerProblem, SyncReport, Transport, Way},
     subnet::Subnet,
 };
 
@@ -202,6 +202,11 @@ impl Network for FakeNetwork {
             *if before.is_none() { &mut report.added } else { &mut report.replaced } += 1;
         }
         if fails { Err(refused("sync")) } else { Ok(report) }
+    }
+
+    fn transport(&self, subnet: &Subnet) -> Option<Transport> {
+        let served = self.host.state().routes.contains_key(subnet);
+        served.then(|| Transport::new(Some(Way::Direct), None, None))
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {

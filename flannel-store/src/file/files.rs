@@ -21,7 +21,7 @@ pub(super) struct Files {
 }
 
 /// One file as it was read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Found {
     pub(super) key: String,
     pub(super) value: Result<String, String>,

@@ -15,6 +15,7 @@ use crate::{
     file::{
         entry::Entry,
         files::{Files, Found, found},
+        pile::Pile,
     },
     registry::{Record, RegistryError},
 };
@@ -109,12 +110,8 @@ impl Folder {
     }
 
     /// All lease files of these names that still exist.
-    pub(super) fn read_all<'a>(
-        &self,
-        names: impl IntoIterator<Item = &'a OsString>,
-    ) -> Result<Vec<Found>, RegistryError> {
-        let mut files = self.files()?;
-        Ok(names.into_iter().filter_map(|name| files.read(name)).collect())
+    pub(super) fn read_all(&self, names: &[OsString]) -> Result<Pile, RegistryError> {
+        Ok(Pile::read(&mut self.files()?, names))
     }
 
     /// Writes one lease file and returns it as it will be read. Under the lock.

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use crate::{
     file::{
-        files::Found,
         folder::{Folder, failed},
         inotify::Notices,
         lock,
+        pile::Pile,
     },
     registry::{RegistryError, Snapshot},
 };
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) notices: Notices,
-    pub(super) found: Vec<Found>,
+    pub(super) found: Pile,
     read: Instant,
 }
 
@@ -48,28 +48,31 @@ impl Listing {
             let changed: Vec<OsString> = noticed.names.into_iter().collect();
             let keys: Vec<_> =
                 changed.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-            self.found.retain(|found| !keys.contains(&found.key));
+            self.found.remove(&keys);
             let read = move |folder: &Folder| folder.read_all(&changed);
-            self.found.extend(lock::blocking(folder, read).await.ok()?);
+            for found in lock::blocking(folder, read).await.ok()?.iter() {
+                self.found.push(&found);
+            }
         }
         Some(self)
     }
 
     /// The leases as they are at `now`.
     pub(super) fn snapshot(&self, now: SystemTime) -> Snapshot {
-        snapshot(self.found.iter().cloned(), now)
+        snapshot(&self.found, now)
     }
 }
 
 /// The leases of these files as they are at `now`.
-pub(super) fn snapshot(found: impl Iterator<Item = Found>, now: SystemTime) -> Snapshot {
-    let records: Vec<_> = found.map(|found| found.record(now)).collect();
+pub(super) fn snapshot(found: &Pile, now: SystemTime) -> Snapshot {
+    let mut records = Vec::with_capacity(found.len());
+    records.extend(found.iter().map(|found| found.record(now)));
     let revision = records.iter().map(|record| record.revision).max();
     Snapshot { records, revision: revision.unwrap_or(0) }
 }
 
 /// Reads all files.
-pub(super) async fn read_all(folder: &Arc<Folder>) -> Result<Vec<Found>, RegistryError> {
+pub(super) async fn read_all(folder: &Arc<Folder>) -> Result<Pile, RegistryError> {
     let names = lock::shared(folder, "list the leases", Folder::names).await?;
     lock::blocking(folder, move |folder| folder.read_all(&names)).await
 }

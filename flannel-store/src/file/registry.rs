@@ -103,7 +103,7 @@ impl Registry for FileRegistry {
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         let Some(listing) = self.listing().await? else {
             let found = listing::read_all(&self.folder).await?;
-            return Ok(listing::snapshot(found.into_iter(), SystemTime::now()));
+            return Ok(listing::snapshot(&found, SystemTime::now()));
         };
         let snapshot = listing.snapshot(SystemTime::now());
         self.start(|start| start.listing = Some(listing).filter(|_| !start.over));

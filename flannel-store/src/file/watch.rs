@@ -18,6 +18,7 @@ use crate::{
         inotify::{Following, Notices},
         listing::{self, Listing},
         lock,
+        pile::Pile,
     },
     registry::{Change, Lifetime, RegistryError, Snapshot},
 };
@@ -43,7 +44,7 @@ pub(super) fn stream(
     });
     watch.seen = seen.collect();
     if let Some(Listing { notices, found, .. }) = listing {
-        watch.compare_all(found);
+        watch.compare_all(&found);
         watch.notices = State::Open(notices);
     }
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
@@ -122,7 +123,7 @@ impl Watch {
     /// Compares the whole folder.
     async fn rescan(&mut self) -> Result<(), RegistryError> {
         let found = listing::read_all(&self.folder).await?;
-        self.compare_all(found);
+        self.compare_all(&found);
         Ok(())
     }
 
@@ -144,10 +145,10 @@ impl Watch {
     }
 
     /// Takes in that the folder holds these files and no others.
-    fn compare_all(&mut self, found: Vec<Found>) {
+    fn compare_all(&mut self, found: &Pile) {
         let now = SystemTime::now();
         let mut gone = std::mem::take(&mut self.seen);
-        for found in found {
+        for found in found.iter() {
             if let Some((key, seen)) = gone.remove_entry(found.key.as_str()) {
                 self.seen.insert(key, seen);
             }

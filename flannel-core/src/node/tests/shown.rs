@@ -1,7 +1,7 @@
 //! What a node shows of itself to those who watch over it.
 
 use super::*;
-use crate::{SyncReport, testing::MockNetwork};
+use crate::{SyncReport, Transport, Way, testing::MockNetwork};
 
 #[tokio::test(start_paused = true)]
 async fn the_loop_answers_wherever_it_waits() {
@@ -98,4 +98,30 @@ async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
 
 fn unheard() -> BackendError {
     BackendError::Kernel { operation: "hear".into(), source: "deaf".into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_packets_reach_peers_is_told_when_asked() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    let serving = node(store, backend.clone());
+    let mut handle = serving.handle();
+    tokio::spawn(serving.run());
+    let peer = lease("10.3.2.0-24", 2);
+    events.send(Ok(LeaseEvent::Reset(vec![peer.clone()]))).unwrap();
+    handle.wait_for(Status::is_ready).await.unwrap();
+    let syncs = backend.syncs();
+    let told = Some(vec![(peer.subnet, Transport::new(Some(Way::Direct), None, None))]);
+    assert_eq!(handle.transports().await, told);
+    assert_eq!(backend.syncs(), syncs, "it costs no sync");
+
+    // During a sync the answer is that of after it.
+    backend.slow_syncs(Duration::from_secs(20));
+    let other = lease("10.3.3.0-24", 3);
+    events.send(Ok(LeaseEvent::Upsert(other.clone()))).unwrap();
+    settle().await;
+    assert_eq!(backend.syncs(), syncs + 1, "it is under way");
+    let transports = handle.transports().await.unwrap();
+    let peers: Vec<_> = transports.into_iter().map(|(peer, _)| peer).collect();
+    assert_eq!(peers, [peer.subnet, other.subnet]);
 }

@@ -4,6 +4,7 @@ use flannel_core::NodeId;
 use futures::StreamExt;
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::*;
 
@@ -32,6 +33,11 @@ fn keys(snapshot: &Snapshot) -> Vec<&str> {
     keys
 }
 
+async fn next(changes: &mut BoxStream<'static, Result<Change, RegistryError>>) -> Change {
+    let next = timeout(Duration::from_secs(10), changes.next()).await;
+    next.expect("a change").expect("a watch never ends").unwrap()
+}
+
 #[tokio::test]
 async fn a_start_reads_every_file_once() {
     let (folder, registry) = folder(20).await;
@@ -44,7 +50,7 @@ async fn a_start_reads_every_file_once() {
     let since = registry.list().await.unwrap();
     let mut changes = registry.watch(since);
     fs::write(path(&folder, 20), VALUE).unwrap();
-    let change = changes.next().await.unwrap().unwrap();
+    let change = next(&mut changes).await;
     assert!(matches!(change, Change::Put(record) if record.key == key(20)));
 
     let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -90,7 +96,7 @@ async fn a_watch_tells_what_happened_after_the_list_it_starts_from() {
     fs::remove_file(path(&folder, 2)).unwrap();
     let mut told = Vec::new();
     for _ in 0..3 {
-        told.push(match changes.next().await.unwrap().unwrap() {
+        told.push(match next(&mut changes).await {
             Change::Delete(key) => format!("delete {key}"),
             Change::Put(record) => format!("put {}", record.key),
         });

@@ -1,0 +1,104 @@
+//! Many files as they were read, in a few large pieces of memory.
+
+use std::{ffi::OsString, ops::Range, time::SystemTime};
+
+use flannel_core::NodeId;
+
+use crate::file::files::{Files, Found};
+
+/// Files as they were read. It lives for as long as a node takes to start, and ten thousands of small pieces would leave the
+/// process that much larger for ever.
+#[derive(Debug, Default)]
+pub(super) struct Pile {
+    text: String,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    key: Range<usize>,
+    value: Result<Range<usize>, Range<usize>>,
+    owner: Option<Range<usize>>,
+    revision: u64,
+    expires: Option<SystemTime>,
+}
+
+impl Pile {
+    /// Reads those of `names` that exist.
+    pub(super) fn read(files: &mut Files, names: &[OsString]) -> Self {
+        let mut pile =
+            Self { text: String::with_capacity(names.len() * USUAL_BYTES), rows: Vec::new() };
+        pile.rows.reserve_exact(names.len());
+        for found in names.iter().filter_map(|name| files.read(name)) {
+            pile.push(&found);
+        }
+        pile
+    }
+
+    pub(super) fn push(&mut self, found: &Found) {
+        let Found { key, value, owner, revision, expires } = found;
+        let mut put = |text: &str| {
+            let start = self.text.len();
+            self.text.push_str(text);
+            start..self.text.len()
+        };
+        let row = Row {
+            key: put(key),
+            value: match value {
+                Ok(value) => Ok(put(value)),
+                Err(reason) => Err(put(reason)),
+            },
+            owner: owner.as_ref().map(|owner| put(owner.as_str())),
+            revision: *revision,
+            expires: *expires,
+        };
+        self.rows.push(row);
+    }
+
+    /// Takes out the files with these keys.
+    pub(super) fn remove(&mut self, keys: &[String]) {
+        let text = &self.text;
+        self.rows.retain(|row| !keys.iter().any(|key| *key == text[row.key.clone()]));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Found> {
+        let text = |range: &Range<usize>| self.text[range.clone()].to_owned();
+        self.rows.iter().map(move |row| Found {
+            key: text(&row.key),
+            value: row.value.as_ref().map(text).map_err(text),
+            owner: row.owner.as_ref().and_then(|owner| NodeId::new(text(owner)).ok()),
+            revision: row.revision,
+            expires: row.expires,
+        })
+    }
+}
+
+/// A key, a value of VXLAN, and a name.
+const USUAL_BYTES: usize = 192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_pushed_is_there_until_it_is_removed() {
+        let file = |key: &str, value: Result<&str, &str>| Found {
+            key: key.into(),
+            value: value.map(Into::into).map_err(Into::into),
+            owner: value.is_ok().then(|| NodeId::new("n1").unwrap()),
+            revision: 7,
+            expires: Some(SystemTime::UNIX_EPOCH),
+        };
+        let (one, two) = (file("10.3.1.0-24", Ok("{}")), file("10.3.2.0-24", Err("why")));
+        let mut pile = Pile::default();
+        pile.push(&one);
+        pile.push(&two);
+        assert_eq!(pile.iter().collect::<Vec<_>>(), [one.clone(), two]);
+        pile.remove(&["10.3.2.0-24".into(), "10.3.3.0-24".into()]);
+        assert_eq!((pile.iter().collect::<Vec<_>>(), pile.len()), (vec![one], 1));
+    }
+}
