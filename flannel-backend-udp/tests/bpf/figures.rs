@@ -51,7 +51,7 @@ async fn figures_beside_other_backends() {
             let mut figures = measure(world.pod(0), world.pod(1), duration).await;
             if *name != "host-gw" {
                 figures.hosts =
-                    between_hosts(&world.testbed().host(0), &world.testbed().host(1), duration);
+                    between_hosts(world.testbed().host(0), world.testbed().host(1), duration);
             }
             taken.push(figures);
         }
@@ -151,7 +151,6 @@ fn packets(from: &Pod, to: &Pod, duration: Duration) -> f64 {
 }
 
 fn turn_offloads_off(namespace: &Namespace) {
-    #[expect(clippy::disallowed_methods, reason = "ethtool knows the names of all offloads")]
     let done = namespace.run(|| {
         let arguments = ["-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx", "off"];
         std::process::Command::new("ethtool").args(arguments).output().unwrap()
