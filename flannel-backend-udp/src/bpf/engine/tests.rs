@@ -36,6 +36,16 @@ async fn the_filter(namespace: &Namespace) -> Option<Filter> {
     find(&mut Connection::open(namespace).unwrap(), LOOPBACK, 8285).await.unwrap()
 }
 
+/// CAP_BPF and CAP_NET_ADMIN are enough for this.
+#[test]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+fn the_kernel_takes_the_programs() {
+    let programs = Programs::load().unwrap();
+    assert_eq!(programs.content().unwrap(), Content::default());
+    assert_eq!(programs.config().unwrap(), None);
+    assert_eq!(programs.counts().unwrap(), Counts::default());
+}
+
 #[tokio::test]
 #[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
 async fn each_change_of_a_peer_is_one_entry() {
