@@ -278,13 +278,13 @@ INLINE int receive_on(const struct __sk_buff *skb, __u32 outer)
 	return TC_ACT_UNSPEC;
 }
 
-INLINE int received(const struct __sk_buff *skb, const struct config *own, __u32 at)
+INLINE int received(const struct __sk_buff *skb, const struct config *own, const __u32 at)
 {
 	count(skb, RECEIVED, skb->len - at);
 	return redirect(own->tunnel, BPF_F_INGRESS);
 }
 
-INLINE int receive4(struct __sk_buff *skb, const struct config *own, __u32 at)
+INLINE int receive4(struct __sk_buff *skb, const struct config *own, const __u32 at)
 {
 	struct {
 		struct ipv4 ip;
@@ -326,7 +326,7 @@ INLINE int receive4(struct __sk_buff *skb, const struct config *own, __u32 at)
 	return received(skb, own, at);
 }
 
-INLINE int receive6(struct __sk_buff *skb, const struct config *own, __u32 at)
+INLINE int receive6(struct __sk_buff *skb, const struct config *own, const __u32 at)
 {
 	struct {
 		struct ipv6 ip;
@@ -367,17 +367,24 @@ INLINE int receive6(struct __sk_buff *skb, const struct config *own, __u32 at)
 	return received(skb, own, at);
 }
 
-SEC("tc") int flannel_receive(struct __sk_buff *skb)
+INLINE int receive(struct __sk_buff *skb, const struct config *own, const __u32 at)
 {
-	struct config *own = settings();
-	if (!own)
-		return TC_ACT_UNSPEC;
-	__u32 at = own->flags & NO_LINK_HEADER ? 0 : ETHERNET;
 	if (skb->protocol == ETH_IPV4)
 		return receive4(skb, own, at);
 	if (skb->protocol == ETH_IPV6)
 		return receive6(skb, own, at);
 	return TC_ACT_UNSPEC;
+}
+
+SEC("tc") int flannel_receive(struct __sk_buff *skb)
+{
+	struct config *own = settings();
+	if (!own)
+		return TC_ACT_UNSPEC;
+	// Each with a constant: nobody but CAP_PERFMON may add a variable to the address of a packet.
+	if (own->flags & NO_LINK_HEADER)
+		return receive(skb, own, 0);
+	return receive(skb, own, ETHERNET);
 }
 
 // The kernel asks for a licence. No helper used here is for GPL programs only.

@@ -8,11 +8,12 @@ use flannel_netlink::{
 use ipnetwork::IpNetwork;
 use tracing::info;
 
-/// Removes the VXLAN devices that another backend or another VNI of ours has left in `namespace`, except those named in
-/// `keep`, and returns their names. Routes need no such care: they carry our mark.
+/// Removes the devices that another backend or another VNI of ours has left in `namespace`, except those named in `keep`, and
+/// returns their names. Routes need no such care: they carry our mark.
 ///
-/// A device is ours if its name is `flannel.VNI` or `flannel-v6.VNI` with its own VNI, it is no port of a bridge, and it has
-/// addresses of single hosts inside of `networks` and no others, link-local ones aside.
+/// A device is ours if it is a VXLAN device whose name is `flannel.VNI` or `flannel-v6.VNI` with its own VNI, or a TUN device of
+/// the name `flannel` with a number that nobody is attached to; it is no port of a bridge, and it has addresses of single hosts
+/// inside of `networks` and no others, link-local ones aside.
 ///
 /// # Errors
 ///
@@ -52,11 +53,19 @@ fn refused(operation: &str, error: impl std::error::Error + Send + Sync + 'stati
 }
 
 fn is_named(link: &Link) -> bool {
-    let LinkKind::Vxlan(vxlan) = &link.kind else {
-        return false;
+    let is_named = match &link.kind {
+        LinkKind::Other(kind) if kind == "tun" => {
+            let number = link.name.strip_prefix("flannel").unwrap_or_default();
+            // One that somebody is attached to runs.
+            !link.running && !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
+        }
+        LinkKind::Vxlan(vxlan) => {
+            let names = [format!("flannel.{}", vxlan.vni), format!("flannel-v6.{}", vxlan.vni)];
+            names.contains(&link.name)
+        }
+        _ => false,
     };
-    let names = [format!("flannel.{}", vxlan.vni), format!("flannel-v6.{}", vxlan.vni)];
-    names.contains(&link.name) && link.controller.is_none()
+    is_named && link.controller.is_none()
 }
 
 fn has_our_addresses(addresses: &[Address], networks: &[IpNetwork]) -> bool {
@@ -112,6 +121,18 @@ mod tests {
             assert!(!is_named(&link(name, kind)), "{name}");
         }
         assert!(!is_named(&Link { controller: Some(3), ..link("flannel.7", vxlan()) }));
+    }
+
+    #[test]
+    fn only_a_tun_device_with_a_number_that_nobody_uses_is_named_like_ours() {
+        let tun = |name: &str| Link { running: false, ..link(name, LinkKind::Other("tun".into())) };
+        assert!(is_named(&tun("flannel0")));
+        assert!(is_named(&tun("flannel12")));
+        for name in ["flannel", "flannelx", "flannel-1", "tun0", "0"] {
+            assert!(!is_named(&tun(name)), "{name}");
+        }
+        assert!(!is_named(&Link { running: true, ..tun("flannel0") }), "in use");
+        assert!(!is_named(&Link { running: false, ..link("flannel0", LinkKind::Bridge) }));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::{net::IpAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 use flannel_netlink::{
-    Connection, KernelError, Monitor, Namespace, Notice, Subject, Topic, link_by_index, state,
+    Connection, KernelError, LinkChange, Monitor, Namespace, Notice, Subject, Topic, alter_link,
+    link_by_index, state,
 };
+use ipnetwork::IpNetwork;
 use nix::libc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -117,7 +119,11 @@ impl Engine {
                 info!(link, program = programs.receive_id(), "BPF programs adopted");
                 programs
             }
-            None => Programs::load()?,
+            None => {
+                let programs = Programs::load()?;
+                try_places(&programs).await?;
+                programs
+            }
         };
         let made_qdisc = there.as_ref().is_some_and(says_own_qdisc);
         let next_check = Instant::now() + CHECK_EVERY;
@@ -401,6 +407,37 @@ async fn remove(
     accept_missing(deleted).map_err(|source| BpfError::filter("delete clsact", link, source))
 }
 
+/// Has the kernel take the programs in both places, in a namespace that goes right after: a kernel may be without lightweight
+/// tunnels or without filters that are programs.
+async fn try_places(programs: &Programs) -> Result<(), BpfError> {
+    let failed = |source| BpfError::Open { source };
+    let namespace = match Namespace::create() {
+        Ok(namespace) => namespace,
+        // The places themselves will tell.
+        Err(error) => {
+            debug!(%error, "BPF programs were not tried");
+            return Ok(());
+        }
+    };
+    let mut connection = Connection::open(&namespace).map_err(failed)?;
+    let up = LinkChange { up: Some(true), ..LinkChange::default() };
+    alter_link(&mut connection, LOOPBACK, &up)
+        .await
+        .map_err(|source| BpfError::filter("set up a device to try", LOOPBACK, source))?;
+    // For documentation, RFC 5737.
+    let network = IpNetwork::V4("192.0.2.0/24".parse().expect("a network"));
+    let route = state::Route::new(network, 0).through(programs.sending(), LOOPBACK);
+    connection.apply_one(route.replace()).await.map_err(|source| BpfError::Route { source })?;
+    let filter = filter::replace(LOOPBACK, 1, programs.receiving().as_raw_fd(), LABEL);
+    for (operation, request) in
+        [("create clsact", filter::create_clsact(LOOPBACK)), ("put the BPF filter", filter)]
+    {
+        let done = connection.apply_one(request).await;
+        done.map_err(|source| BpfError::filter(operation, LOOPBACK, source))?;
+    }
+    Ok(())
+}
+
 /// The filter at our priority with this handle.
 async fn find(
     connection: &mut Connection,
@@ -457,7 +494,12 @@ fn label(made_qdisc: bool) -> String {
 const LABEL: &str = "flannel-udp ";
 /// Behind the label when the clsact is of our making, so that it goes when we do.
 const OWN_QDISC: &str = " own clsact";
+/// The loopback device's index in every namespace.
+const LOOPBACK: u32 = 1;
 /// Maps that somebody altered are to be put right within a second.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// One part in so many is what reading the maps may take of the time.
 const CHECK_SHARE: u32 = 1000;
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,9 @@ pub(crate) enum BpfError {
     /// The kernel does not take a program.
     #[error("the kernel refuses BPF program {program}{}{log}", if log.is_empty() { "" } else { ": " })]
     Program { program: String, log: String, source: io::Error },
+    /// Routes take no programs.
+    #[error("the kernel runs no BPF programs on routes (CONFIG_LWTUNNEL_BPF)")]
+    Route { source: KernelError },
     /// Notifications cannot be read.
     #[error("cannot follow filters")]
     Watch { source: io::Error },

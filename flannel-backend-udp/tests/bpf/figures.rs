@@ -151,7 +151,6 @@ fn packets(from: &Pod, to: &Pod, duration: Duration) -> f64 {
 }
 
 fn turn_offloads_off(namespace: &Namespace) {
-    #[expect(clippy::disallowed_methods, reason = "ethtool knows the names of all offloads")]
     let done = namespace.run(|| {
         let arguments = ["-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx", "off"];
         std::process::Command::new("ethtool").args(arguments).output().unwrap()

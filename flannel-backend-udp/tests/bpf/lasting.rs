@@ -33,7 +33,6 @@ async fn a_restart_loses_no_packet() {
         while !stop.load(Ordering::Relaxed) {
             sender.send_to(&u32::to_be_bytes(sent), address).unwrap();
             sent += 1;
-            #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
             thread::sleep(Duration::from_micros(200));
         }
         sent

@@ -1,6 +1,6 @@
 //! Strangers and liars.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use flannel_backend_udp::DropReason;
 
@@ -56,6 +56,7 @@ async fn datagrams_to_other_ports_and_addresses_are_nobodys_business() {
     let before = cluster.stats(1);
     let (a, b) = (cluster.host(0), cluster.host(1));
     let (sender, receiver) = (socket(a.namespace(), a.ip()), socket(b.namespace(), b.ip()));
+    receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let packet =
         packet("10.244.1.7".parse().unwrap(), "10.244.2.7:9".parse().unwrap(), 64, b"hello");
     sender.send_to(&packet, receiver.local_addr().unwrap()).unwrap();

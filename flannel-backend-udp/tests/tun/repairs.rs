@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use flannel_core::Backend;
 use flannel_netlink::{
     LinkChange, LinkSpec, LinkSpecKind, ensure_link,
-    state::{LinkKind, Route},
+    state::{Address, LinkKind, Route},
 };
 use flannel_testbed::probe;
 use tokio::time::{Instant, interval};
@@ -116,6 +116,27 @@ async fn a_name_that_is_taken_is_left_alone() {
     assert!(kernel.find("flannel0").await.is_some());
     let routes: Vec<Route> = kernel.routes().await;
     assert_eq!(routes, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_device_that_an_earlier_configuration_left_is_removed() {
+    let lab = Lab::new(&[Kind::Nobody, Kind::Nobody]).await;
+    let make = || {
+        for name in ["flannel7", "flannel8"] {
+            tun_rs::DeviceBuilder::new().name(name).build_sync().unwrap().persist().unwrap();
+        }
+    };
+    lab.host(0).namespace().run(make).unwrap();
+    let mut kernel = Kernel::of(lab.host(0));
+    for (name, address) in [("flannel7", "10.244.9.0/32"), ("flannel8", "192.0.2.9/32")] {
+        let address = Address::new(kernel.link(name).await.index, address.parse().unwrap());
+        kernel.0.apply_one(address.replace()).await.unwrap();
+    }
+    let backend = support::udp(lab.host(0), &lab.config);
+    let _network = backend.start(&lab.leases[0]).await.unwrap();
+    assert_eq!(kernel.find("flannel7").await, None);
+    assert!(kernel.find("flannel8").await.is_some(), "somebody else's");
 }
 
 #[tokio::test(flavor = "multi_thread")]
