@@ -17,7 +17,7 @@ pub enum DropReason {
     HeaderLength,
     /// It is one of our own datagrams, which would go round and round.
     Loop,
-    /// No peer has its destination. Its sender is told, see the section on ICMP.
+    /// No peer has its destination. Its sender is told.
     NoRoute,
     /// There are bytes behind the packet's end.
     Oversized,
