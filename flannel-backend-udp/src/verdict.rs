@@ -227,6 +227,24 @@ mod tests {
     }
 
     #[test]
+    fn packets_of_a_kernel_pass_and_are_right_one_hop_later() {
+        let blocks = ["10.244.2.0/24", "fd00:10:244:2::/64"];
+        let endpoints =
+            blocks.map(|block| (block.parse().unwrap(), "192.0.2.2:8285".parse().unwrap()));
+        let table = Table::new(&Orders { endpoints: endpoints.into(), ..orders() });
+        for mut packet in packets::captured() {
+            let ip = inbound(&packet, "192.0.2.2".parse().unwrap(), &table).unwrap();
+            let ttl = ip.ttl();
+            wire::decrement_ttl(&mut packet);
+            let ip = Ip::new_checked(&packet).unwrap();
+            assert_eq!(ip.ttl(), ttl - 1);
+            if ip.protocol() == wire::TCP || ip.protocol() == wire::UDP {
+                assert!(packets::is_right(&packet));
+            }
+        }
+    }
+
+    #[test]
     fn without_the_check_any_source_will_do() {
         let table = Table::new(&Orders { source_check: false, ..orders() });
         let packet = packets::udp4([10, 4, 2, 3], [10, 3, 1, 2], 64, b"hello");
