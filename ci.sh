@@ -103,6 +103,31 @@ part_tun() {
     [ "$ran" -gt 0 ]
 }
 
+# The eBPF engine of the udp backend: its programs are those of their source, and carry packets.
+part_bpf() {
+    local made; made=$(mktemp)
+    if command -v clang-14 >/dev/null; then
+        flannel-backend-udp/bpf/build.sh "$made"
+        cmp "$made" flannel-backend-udp/bpf/udp.bpf.o || { echo "run flannel-backend-udp/bpf/build.sh flannel-backend-udp/bpf/udp.bpf.o"; return 1; }
+        echo "udp.bpf.o is what clang-14 makes of udp.bpf.c"
+    else
+        echo "left out: the comparison of udp.bpf.o with its source needs clang-14 (apt-get install clang-14)"
+    fi
+    rm -f "$made"
+    if [ "$(id -u)" != 0 ] || ! unshare -n true 2>/dev/null || ! { : <>/dev/net/tun; } 2>/dev/null; then
+        echo "left out: needs root that may make network namespaces, and /dev/net/tun: run ./ci.sh bpf as root"; return
+    fi
+    if ! command -v ethtool >/dev/null; then
+        echo "left out: ethtool is missing (apt-get install ethtool)"; return
+    fi
+    local log; log=$(mktemp)
+    cargo test --offline -p flannel-backend-udp --all-features --lib --test bpf -- --ignored --skip figures_ 2>&1 | tee "$log"
+    local ran; ran=$(tests_passed "$log")
+    rm -f "$log"
+    echo "bpf tests that ran: $ran"
+    [ "$ran" -gt 0 ]
+}
+
 # The store in etcd, on etcds that the tests start on loopback.
 part_etcd() {
     local log; log=$(mktemp)
@@ -121,7 +146,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure netns tun root etcd demo)
+all=(tools fmt clippy test doc pure netns tun bpf root etcd demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }

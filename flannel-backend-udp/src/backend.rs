@@ -13,6 +13,7 @@ use crate::{
     KIND,
     config::Settings,
     device::Device,
+    ebpf::Ebpf,
     engine::{Account, Userspace},
     network::{Common, UdpNetwork},
     stats::Stats,
@@ -135,8 +136,9 @@ impl Backend for Udp {
             table: self.table,
         };
         let engine = Userspace::new(namespace, self.workers);
+        let ebpf = Ebpf::new(namespace, self.settings.engine);
         let account = Arc::clone(&self.account);
-        let network = UdpNetwork::new(common, watch, device, table, engine, account);
+        let network = UdpNetwork::new(common, watch, device, table, engine, ebpf, account);
         Ok(Box::new(network))
     }
 }

@@ -11,9 +11,10 @@ use ipnetwork::IpNetwork;
 use tracing::{info, warn};
 
 use crate::{
+    bpf,
     plan::Orders,
     pump::{Failure, Meter, Pump, Setup, StartError},
-    stats::{Engine, Stats},
+    stats::{Engine, Features, Stats},
 };
 
 /// What an embedder can read, from the first engine to the last.
@@ -24,7 +25,10 @@ pub(crate) struct Account(Mutex<Entries>);
 struct Entries {
     /// Of engines that have ended.
     past: Stats,
-    present: Option<(Engine, Meter)>,
+    present: Option<(Features, Meter)>,
+    /// What carries most packets while the other has the rest.
+    ebpf: Option<bpf::Meter>,
+    refused: Option<String>,
 }
 
 impl Account {
@@ -33,22 +37,54 @@ impl Account {
         entries.stats()
     }
 
-    fn begin(&self, engine: Engine, meter: Meter) {
+    fn begin(&self, features: Features, meter: Meter) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.past = entries.stats();
-        entries.present = Some((engine, meter));
+        if let Some((_, meter)) = entries.present.replace((features, meter)) {
+            add_userspace(&meter, &mut entries.past);
+        }
+    }
+
+    /// BPF programs carry packets from now on, if they do not already; whether that is news.
+    pub(crate) fn speed_up(&self, meter: bpf::Meter) -> bool {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = entries.ebpf.is_none();
+        if is_news {
+            (entries.ebpf, entries.refused) = (Some(meter), None);
+        }
+        is_news
+    }
+
+    /// BPF programs do not carry packets, or no more.
+    pub(crate) fn slow_down(&self, reason: &str) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.refused = Some(reason.to_owned());
+        if let Some(meter) = entries.ebpf.take() {
+            entries.past.add_ebpf(&meter.counts());
+        }
     }
 }
 
 impl Entries {
     fn stats(&self) -> Stats {
         let mut stats = self.past.clone();
-        if let Some((engine, meter)) = &self.present {
-            stats.engine = Some(engine.clone());
-            meter.counters().iter().for_each(|counters| counters.add_to(&mut stats));
+        stats.ebpf_refused = self.refused.clone();
+        if let Some((features, meter)) = &self.present {
+            let features = features.clone();
+            add_userspace(meter, &mut stats);
+            stats.engine = Some(match &self.ebpf {
+                Some(_) => Engine::Ebpf(features),
+                None => Engine::Userspace(features),
+            });
+        }
+        if let Some(meter) = &self.ebpf {
+            stats.add_ebpf(&meter.counts());
         }
         stats
     }
+}
+
+fn add_userspace(meter: &Meter, stats: &mut Stats) {
+    meter.counters().iter().for_each(|counters| counters.add_to(stats));
 }
 
 /// The userspace engine as a sync sees it.
@@ -88,7 +124,8 @@ impl Userspace {
         Ok(())
     }
 
-    /// Carries packets of this device by these orders. What is right goes on untouched.
+    /// Carries packets of this device by these orders. What is right goes on untouched. `joins` is whether the kernel may join
+    /// datagrams for us.
     ///
     /// # Errors
     ///
@@ -97,6 +134,7 @@ impl Userspace {
         &mut self,
         link: &Link,
         orders: Orders,
+        joins: bool,
         account: &Account,
     ) -> Result<(), BackendError> {
         let setup = Setup {
@@ -109,6 +147,7 @@ impl Userspace {
                 .collect(),
             local: orders.local.iter().map(|ip| SocketAddr::new(*ip, orders.port)).collect(),
             workers: self.workers,
+            joins,
         };
         if let Some(running) = &mut self.running {
             let failure = running.pump.failure();
@@ -130,7 +169,7 @@ impl Userspace {
         let features = pump.features();
         info!(device = setup.device, workers = features.workers, tun_tcp = features.tun_tcp, tun_udp = features.tun_udp,
             udp_segment = features.udp_segment, udp_gro = features.udp_gro, missing = ?features.missing, "userspace engine carries packets");
-        account.begin(Engine::Userspace(features.clone()), pump.meter());
+        account.begin(features.clone(), pump.meter());
         self.running = Some(Running { pump, setup, orders });
         Ok(())
     }

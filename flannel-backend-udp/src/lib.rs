@@ -8,7 +8,7 @@
 //!
 //! Packets to the network are routed into a TUN device, `flannel0`, and threads of this process carry them on. Large packets pass
 //! the device and the sockets as one where the kernel has that, and datagrams that came together are joined again where they
-//! belong to one flow; [`Stats::engine`] says what is used and why something is not.
+//! belong to one flow.
 //!
 //! The device stays when the process ends, and the next run takes it over. When the next run starts beside the old one, even in
 //! the same process, the old engine stops once the new one carries packets. So a dropped network leaves its engine running, until
@@ -38,6 +38,19 @@
 //!
 //! flannel knows `Port` alone and ignores the others.
 //!
+//! # Engines
+//!
+//! Both have the TUN device, its address and the route of the network, as with flannel. With the userspace engine, threads of this
+//! process carry packets between device and socket. With the eBPF engine, programs in the kernel carry them past both, at the speed
+//! of the kernel's own tunnels and with no process running; the userspace engine stays behind them for what is unusual. It needs
+//! `CAP_BPF` and `CAP_NET_ADMIN`, outside of user namespaces; with `CAP_SYS_ADMIN`, a restart takes over the programs that run, and
+//! without it puts new ones in their place. [`Stats`] says which engine works, and why not the other.
+//!
+//! What differs: programs see datagrams before the firewall's input rules do. They send datagrams that routers may cut, where the
+//! userspace engine tells the sender what size the path takes. Between virtual network cards that hand over large packets in one
+//! piece, a packet that a program has unpacked is cut in software if a bridge is next, because the kernel still takes it for a
+//! tunnel's.
+//!
 //! # Examples
 //!
 //! ```no_run
@@ -56,9 +69,11 @@
 #![deny(unsafe_code)]
 
 mod backend;
+mod bpf;
 mod checksum;
 mod config;
 mod device;
+mod ebpf;
 mod engine;
 mod icmp;
 mod join;

@@ -7,7 +7,7 @@ use flannel_backend::{PeerPlan, PeerTable};
 use flannel_core::{BackendError, Network, Peers, Subnet, SyncReport};
 use flannel_netlink::{
     iface::{Interface, InterfaceWatch},
-    state::{Address, Link, Object, Route},
+    state::{Address, Link, Object, Program, Route},
 };
 use ipnetwork::IpNetwork;
 use tracing::info;
@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     config::Settings,
     device::Device,
+    ebpf::Ebpf,
     engine::{Account, Userspace},
     plan::{self, Orders},
     socket::overhead,
@@ -28,9 +29,10 @@ pub(crate) struct UdpNetwork {
     device: Device,
     table: PeerTable,
     engine: Userspace,
+    ebpf: Ebpf,
     account: Arc<Account>,
     /// The device that is watched, and whose address and route are wanted.
-    placed: Option<(Link, Subnet)>,
+    placed: Option<(Link, Subnet, Option<Program>)>,
     /// Where peers were reached after the last sync.
     endpoints: Option<BTreeMap<IpNetwork, SocketAddr>>,
 }
@@ -53,19 +55,20 @@ impl UdpNetwork {
         device: Device,
         table: PeerTable,
         engine: Userspace,
+        ebpf: Ebpf,
         account: Arc<Account>,
     ) -> Self {
         let (placed, endpoints) = (None, None);
-        Self { common, uplink, device, table, engine, account, placed, endpoints }
+        Self { common, uplink, device, table, engine, ebpf, account, placed, endpoints }
     }
 
     /// Wants the address and the route of this device, and lets its drift be told.
-    fn place(&mut self, link: &Link, own: &Subnet) {
-        let placed = (link.clone(), *own);
+    fn place(&mut self, link: &Link, own: &Subnet, program: Option<Program>) {
+        let placed = (link.clone(), *own, program);
         if self.placed.as_ref() == Some(&placed) {
             return;
         }
-        self.table.want_own(self.common.own_objects(link, own));
+        self.table.want_own(self.common.own_objects(link, own, program));
         self.table.table().watch_link(link.clone());
         self.placed = Some(placed);
     }
@@ -95,7 +98,7 @@ impl Common {
     }
 
     /// As with flannel: the subnet's own address, alone, and the network behind the device.
-    fn own_objects(&self, link: &Link, own: &Subnet) -> Vec<Object> {
+    fn own_objects(&self, link: &Link, own: &Subnet, program: Option<Program>) -> Vec<Object> {
         let blocks = [own.ipv4().map(IpNetwork::V4), own.ipv6().map(IpNetwork::V6)];
         let address = |block: IpNetwork| {
             let mut address = Address::new(link.index, IpNetwork::from(block.network()));
@@ -103,7 +106,11 @@ impl Common {
             Object::from(address)
         };
         let route = |network: &IpNetwork| {
-            let mut route = Route::new(*network, self.protocol).direct(link.index);
+            let route = Route::new(*network, self.protocol);
+            let mut route = match program {
+                Some(program) => route.through(program, link.index),
+                None => route.direct(link.index),
+            };
             route.table = self.table;
             Object::from(route)
         };
@@ -149,7 +156,9 @@ impl Network for UdpNetwork {
         let uplink = self.uplink.current().clone();
         let orders = self.common.orders(&uplink, peers)?;
         let link = self.device.ensure(self.common.mtu(&uplink)).await?;
-        self.place(&link, &orders.own);
+        let mut ours = SyncReport::default();
+        let program = self.ebpf.sync(&orders, link.index, &self.account, &mut ours).await?;
+        self.place(&link, &orders.own, program);
         let (own, port) = (orders.own, self.common.settings.port);
         let plan = |peer: &_| PeerPlan {
             faults: plan::endpoints(&own, peer, port).1,
@@ -158,10 +167,16 @@ impl Network for UdpNetwork {
         let synced = self.table.sync(peers, plan).await;
         // Packets go on whatever the kernel said of the route.
         let endpoints = orders.endpoints.clone();
-        self.engine.apply(&link, orders, &self.account)?;
+        self.engine.apply(&link, orders, program.is_none(), &self.account)?;
         let mut report = synced?;
         report.routes = None;
-        self.count(&endpoints, &mut report);
+        if program.is_some() {
+            report.added += ours.added;
+            report.replaced += ours.replaced;
+            report.removed += ours.removed;
+        } else {
+            self.count(&endpoints, &mut report);
+        }
         Ok(report)
     }
 
@@ -169,6 +184,7 @@ impl Network for UdpNetwork {
         tokio::select! {
             drifted = self.table.drifted() => drifted,
             () = self.engine.ended() => Ok(()),
+            drifted = self.ebpf.drifted() => drifted,
             changed = self.uplink.changed() => {
                 let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
                 info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");
@@ -178,10 +194,11 @@ impl Network for UdpNetwork {
     }
 
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
-        let Self { table, mut device, mut engine, .. } = *self;
+        let Self { table, mut device, mut engine, ebpf, .. } = *self;
         engine.stop();
         let removed = table.teardown().await;
+        let left = ebpf.teardown().await;
         let deleted = device.delete().await;
-        removed.and(deleted)
+        removed.and(left).and(deleted)
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Setup {
     /// Where we listen, one address for each family.
     pub(crate) local: Vec<SocketAddr>,
     pub(crate) workers: usize,
+    /// Whether sockets ask for datagrams joined together. Joined ones are none that BPF programs can take apart.
+    pub(crate) joins: bool,
 }
 
 /// Why workers could not be started.
@@ -103,7 +105,7 @@ impl Pump {
         let mut sockets = Vec::with_capacity(tun.queues.len());
         for _ in &tun.queues {
             let open = |address: &SocketAddr| {
-                PeerSocket::open(namespace, *address)
+                PeerSocket::open(namespace, *address, setup.joins)
                     .map_err(|source| StartError::Listen { address: *address, source })
             };
             sockets.push(setup.local.iter().map(open).collect::<Result<Vec<_>, _>>()?);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use flannel_netlink::Namespace;
+use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::sockopt::UdpGroSegment};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -23,6 +24,8 @@ pub(crate) struct PeerSocket {
     state: UdpSocketState,
     /// Whether the kernel sends several datagrams for one call.
     segments: bool,
+    /// Whether the kernel joins datagrams before we see them.
+    joins: bool,
     is_ipv4: bool,
     /// Asks the kernel what it knows about paths.
     probe: UdpSocket,
@@ -47,8 +50,8 @@ pub(crate) enum NotSent {
 }
 
 impl PeerSocket {
-    /// Opens a socket in `namespace` that shares `local` with those of other workers.
-    pub(crate) fn open(namespace: &Namespace, local: SocketAddr) -> io::Result<Self> {
+    /// Opens a socket in `namespace` that shares `local` with those of other workers, and takes datagrams joined if `joins`.
+    pub(crate) fn open(namespace: &Namespace, local: SocketAddr, joins: bool) -> io::Result<Self> {
         let sockets = || -> io::Result<_> {
             let own = bound(local, true)?;
             let probe = bound(SocketAddr::new(local.ip(), 0), false)?;
@@ -63,10 +66,17 @@ impl PeerSocket {
         } else {
             sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::WANT)?;
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6DontFrag, &false)?;
+            // As BPF programs send them.
+            nix::sys::socket::setsockopt(&socket, NoChecksumIpv6, &true)?;
+        }
+        let joins = joins && state.gro_segments() > 1;
+        if !joins {
+            // Kernels that do not join know no such option.
+            let _ = nix::sys::socket::setsockopt(&socket, UdpGroSegment, &false);
         }
         let segments = state.max_gso_segments() > 1;
         let paths = HashMap::new();
-        Ok(Self { socket, state, segments, is_ipv4: local.is_ipv4(), probe, paths })
+        Ok(Self { socket, state, segments, joins, is_ipv4: local.is_ipv4(), probe, paths })
     }
 
     pub(crate) fn is_ipv4(&self) -> bool {
@@ -78,7 +88,7 @@ impl PeerSocket {
     }
 
     pub(crate) fn receives_joined(&self) -> bool {
-        self.state.gro_segments() > 1
+        self.joins
     }
 
     /// The largest packet that a datagram to `peer` takes without being cut, bytes. The kernel is asked at most once a second for
@@ -150,6 +160,17 @@ impl AsFd for PeerSocket {
         self.socket.as_fd()
     }
 }
+
+sockopt_impl!(
+    /// Takes datagrams without a checksum over IPv6.
+    NoChecksumIpv6,
+    SetOnly,
+    libc::IPPROTO_UDP,
+    UDP_NO_CHECK6_RX,
+    bool
+);
+/// linux/udp.h.
+const UDP_NO_CHECK6_RX: libc::c_int = 102;
 
 /// What a datagram adds to a packet, bytes: an IP header of 20 or 40 and a UDP header of 8.
 pub(crate) const fn overhead(peer: IpAddr) -> usize {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::verdict::DropReason;
+use crate::{bpf::Counts, verdict::DropReason};
 
 /// What carries packets, how, and what became of them since the backend was made.
 #[derive(Clone, Debug, Default)]
@@ -10,6 +10,10 @@ use crate::verdict::DropReason;
 pub struct Stats {
     /// What carries packets now; `None` before the first sync.
     pub engine: Option<Engine>,
+    /// Why BPF programs do not carry packets although they might; `None` if they do or were never tried.
+    pub ebpf_refused: Option<String>,
+    /// Packets that BPF programs have carried, both ways. They are in `sent` and `received` as well.
+    pub by_ebpf: u64,
     /// Packets from pods to peers.
     pub sent: Traffic,
     /// Packets from peers to pods.
@@ -23,6 +27,8 @@ pub struct Stats {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Engine {
+    /// BPF programs in the kernel; what is unusual takes threads of this process, with these features of the kernel.
+    Ebpf(Features),
     /// Threads of this process, with these features of the kernel.
     Userspace(Features),
 }
@@ -61,6 +67,18 @@ impl Stats {
     /// How many packets were dropped for this reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]
+    }
+
+    pub(crate) fn add_ebpf(&mut self, counts: &Counts) {
+        for (traffic, tally) in
+            [(&mut self.sent, counts.sent), (&mut self.received, counts.received)]
+        {
+            traffic.packets += tally.packets;
+            traffic.bytes += tally.bytes;
+            self.by_ebpf += tally.packets;
+        }
+        self.drops[DropReason::SpoofedSource as usize] += counts.spoofed_source.packets;
+        self.drops[DropReason::UnknownPeer as usize] += counts.unknown_peer.packets;
     }
 
     /// All reasons with their counts.

@@ -18,3 +18,6 @@ mod safety;
 mod support;
 #[path = "tun/wire.rs"]
 mod wire;
+
+/// What carries the packets of our nodes.
+const ENGINE: &str = "userspace";

@@ -62,4 +62,4 @@ pub use list::{list_addresses, list_forwarding, list_neighbours, list_nexthops, 
 pub use namespace::{Namespace, NamespaceError};
 pub use table::Table;
 pub use watch::{Monitor, Notice, Subject, Topic};
-pub use wire::{Attribute, Message, attributes};
+pub use wire::{Attribute, Message, attributes, push_attribute};

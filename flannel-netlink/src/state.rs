@@ -18,7 +18,7 @@ pub use mac::{MacAddress, ParseMacError};
 pub use neighbour::Neighbour;
 pub use nexthop::Nexthop;
 pub use object::{Key, Object};
-pub use route::{IpFamily, Route, RouteKind, Via};
+pub use route::{IpFamily, Program, Route, RouteKind, Via};
 pub(crate) use route::{RTM_DELROUTE, RTM_NEWROUTE};
 
 /// `AF_INET`, `AF_INET6`: the family byte of an address or network.

@@ -10,7 +10,7 @@ use crate::{
     Message, Namespace, OpenError,
     socket::RouteSocket,
     state::{Link, Object},
-    wire::messages,
+    wire::{messages, u32_at},
 };
 
 /// A socket that hears of changes of links, addresses, routes, neighbours, forwarding entries and
@@ -26,7 +26,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Opens a monitor in `namespace` that hears of everything. Needs a tokio runtime with I/O.
+    /// Opens a monitor in `namespace` that hears of everything but traffic control. Needs a tokio runtime with I/O.
     ///
     /// # Errors
     ///
@@ -152,10 +152,12 @@ pub enum Topic {
     Nexthops,
     /// All IPv4 and IPv6 routes.
     Routes,
+    /// Queueing disciplines and filters.
+    TrafficControl,
 }
 
 impl Topic {
-    /// Everything.
+    /// Everything but traffic control.
     const ALL: [Self; 5] =
         [Self::Addresses, Self::Links, Self::Neighbours, Self::Nexthops, Self::Routes];
 
@@ -167,6 +169,7 @@ impl Topic {
             Self::Links => &[1],
             Self::Neighbours => &[3],
             Self::Nexthops => &[RTNLGRP_NEXTHOP],
+            Self::TrafficControl => &[4],
         }
     }
 }
@@ -206,6 +209,8 @@ pub enum Subject {
     Object(Object),
     /// A kind that this crate does not read, such as a nexthop group, by its message type.
     Other(u16),
+    /// A queueing discipline or a filter on the device with this index.
+    TrafficControl(u32),
 }
 
 impl Notice {
@@ -213,7 +218,13 @@ impl Notice {
         let subject = match (Object::parse(message), Link::parse(message)) {
             (Some(object), _) => Subject::Object(object),
             (None, Some(link)) => Subject::Link(link),
-            (None, None) => Subject::Other(message.kind),
+            (None, None) => match u32_at(message.body, 4) {
+                // `tcm_ifindex` in `struct tcmsg`.
+                Some(link) if TRAFFIC_CONTROL.contains(&message.kind) => {
+                    Subject::TrafficControl(link)
+                }
+                _ => Subject::Other(message.kind),
+            },
         };
         let port = message.port;
         // New, delete, get, set: in blocks of four.
@@ -237,3 +248,5 @@ const NOTICE_TRUESIZE: usize = 2048;
 
 // linux/rtnetlink.h
 const RTNLGRP_NEXTHOP: u32 = 32;
+/// From `RTM_NEWQDISC` to `RTM_GETTFILTER`.
+const TRAFFIC_CONTROL: std::ops::RangeInclusive<u16> = 36..=46;

@@ -125,7 +125,11 @@ pub(crate) fn finish_message(out: &mut Vec<u8>) {
 }
 
 /// Appends one attribute.
-pub(crate) fn push_attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+///
+/// # Panics
+///
+/// If `value` does not fit into an attribute, which takes less than 64 KiB.
+pub fn push_attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).expect("our attributes are small");
     out.extend_from_slice(&length.to_ne_bytes());
     out.extend_from_slice(&kind.to_ne_bytes());
@@ -158,6 +162,8 @@ pub(crate) const fn align(length: usize) -> usize {
 pub(crate) const MESSAGE_HEADER: usize = 16;
 /// The size of `struct nlattr`.
 const ATTRIBUTE_HEADER: usize = 4;
+/// Set in the type of an attribute that holds attributes.
+pub(crate) const NLA_F_NESTED: u16 = 0x8000;
 /// All but `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
 const ATTRIBUTE_KIND_MASK: u16 = 0x3fff;
 

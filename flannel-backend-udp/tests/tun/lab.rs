@@ -33,6 +33,14 @@ pub(crate) struct Node {
     pub(crate) network: Box<dyn Network>,
 }
 
+/// A veth pair hands large packets and checksums that are not there yet over as they are, which no network card does.
+fn turn_offloads_off(host: &Host) {
+    let mut ethtool = std::process::Command::new("ethtool");
+    ethtool.args(["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"]);
+    let done = host.namespace().run(move || ethtool.output()).unwrap().unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
 impl Lab {
     pub(crate) async fn new(kinds: &[Kind]) -> Self {
         Self::with(kinds, |_, udp| udp).await
@@ -41,10 +49,14 @@ impl Lab {
     /// Hosts of these kinds that all know each other; `change` is done to each of our backends.
     pub(crate) async fn with(kinds: &[Kind], change: impl Fn(usize, Udp) -> Udp) -> Self {
         let testbed = Testbed::new(kinds.len() as u32).await.unwrap();
-        let config: NetworkConfig = support::IPV4.parse().unwrap();
+        let config = support::IPV4.replace("userspace", crate::ENGINE);
+        let config: NetworkConfig = config.parse().unwrap();
         let (mut pods, mut leases, mut backends) = (Vec::new(), Vec::new(), Vec::new());
         for (n, host) in testbed.hosts().iter().enumerate() {
             pods.push(host.add_pod(Blocks::from(block(n))).await.unwrap());
+            if crate::ENGINE == "ebpf" {
+                turn_offloads_off(host);
+            }
             let backend = Arc::new(change(n, support::udp(host, &config)));
             let subnet = format!("10.244.{}.0-24", n + 1).parse().unwrap();
             let attrs = backend.advertise(None).await.unwrap();

@@ -1,14 +1,16 @@
 use std::{
     fmt,
+    hash::{Hash, Hasher},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::RawFd,
 };
 
 use ipnetwork::IpNetwork;
 
 use super::{AF_INET, AF_INET6, CREATE_OR_REPLACE, family_of};
 use crate::{
-    Message, Request,
-    wire::{push_attribute, push_ip, u32_at},
+    Attribute, Message, Request,
+    wire::{NLA_F_NESTED, push_attribute, push_ip, u32_at},
 };
 
 /// A route.
@@ -63,9 +65,59 @@ pub enum Via {
     Gateway(IpAddr),
     /// A nexthop object by its number.
     Nexthop(u32),
+    /// The destination is on the link itself, once a program has had the packet.
+    Program(Program),
     /// Several gateways, or a gateway of the other family or with an encapsulation: things we never
     /// write.
     Other,
+}
+
+/// A BPF program that a route runs on each packet that leaves by it (`encap bpf xmit`). The route holds on to it.
+///
+/// The kernel does not tell which program a route has, only a label that came with it; so there is a number in the label. Two
+/// are equal if their numbers are.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// The number in the label.
+    pub number: u64,
+    /// The program as an open descriptor of this process, for as long as the route is to be written. `None` for one that was
+    /// read.
+    pub descriptor: Option<RawFd>,
+}
+
+impl Eq for Program {}
+
+impl PartialEq for Program {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Hash for Program {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
+    }
+}
+
+impl Program {
+    /// Reads the payload of `RTA_ENCAP`; `None` for a program that carries no label of ours.
+    fn parse(encap: &Attribute<'_>) -> Option<Self> {
+        let xmit = encap.nested().find(|it| it.kind == LWT_BPF_XMIT)?;
+        let label = xmit.nested().find(|it| it.kind == LWT_BPF_PROG_NAME)?.text()?;
+        let number = u64::from_str_radix(label.strip_prefix(LABEL)?, 16).ok()?;
+        Some(Self { number, descriptor: None })
+    }
+
+    /// The attributes of a route that runs it.
+    fn push(&self, body: &mut Vec<u8>) {
+        let label = format!("{LABEL}{:016x}\0", self.number);
+        let (mut program, mut encap) = (Vec::new(), Vec::new());
+        push_attribute(&mut program, LWT_BPF_PROG_FD, &self.descriptor.unwrap_or(-1).to_ne_bytes());
+        push_attribute(&mut program, LWT_BPF_PROG_NAME, label.as_bytes());
+        push_attribute(&mut encap, LWT_BPF_XMIT | NLA_F_NESTED, &program);
+        push_attribute(body, RTA_ENCAP | NLA_F_NESTED, &encap);
+        push_attribute(body, RTA_ENCAP_TYPE, &LWTUNNEL_ENCAP_BPF.to_ne_bytes());
+    }
 }
 
 impl Route {
@@ -118,6 +170,14 @@ impl Route {
         self
     }
 
+    /// The same straight to a device, through a program.
+    #[must_use]
+    pub const fn through(self, program: Program, link: u32) -> Self {
+        let mut route = self.direct(link);
+        route.via = Via::Program(program);
+        route
+    }
+
     /// The same as a route that drops packets.
     #[must_use]
     pub const fn blackhole(mut self) -> Self {
@@ -159,6 +219,7 @@ impl Route {
             has_metrics: false,
         };
         let (mut nexthop, mut unusual) = (None, false);
+        let (mut encap, mut encap_type) = (None, 0);
         for attribute in attributes {
             match attribute.kind {
                 RTA_DST => destination = attribute.ip().filter(|ip| family_of(ip) == header[0])?,
@@ -174,11 +235,20 @@ impl Route {
                     route.link = u32_at(attribute.value, 4);
                     unusual = true;
                 }
-                RTA_ENCAP | RTA_VIA => unusual = true,
+                RTA_ENCAP => encap = Some(attribute),
+                RTA_ENCAP_TYPE => encap_type = attribute.u16()?,
+                RTA_VIA => unusual = true,
                 _ => {}
             }
         }
         route.destination = canonical(IpNetwork::new(destination, header[1]).ok()?);
+        if let Some(encap) = encap {
+            let bpf = encap_type == LWTUNNEL_ENCAP_BPF && route.via == Via::Direct;
+            match Program::parse(&encap).filter(|_| bpf) {
+                Some(program) => route.via = Via::Program(program),
+                None => unusual = true,
+            }
+        }
         if let Some(id) = nexthop {
             // The kernel repeats the object's gateway and device for readers that do not know of
             // it.
@@ -247,7 +317,9 @@ impl Route {
         match self.via {
             Via::Gateway(gateway) => push_ip(&mut body, RTA_GATEWAY, gateway),
             Via::Nexthop(id) => push_attribute(&mut body, RTA_NH_ID, &id.to_ne_bytes()),
-            Via::Direct | Via::Other => {}
+            // Which program it is does not matter to the one who deletes it.
+            Via::Program(program) if kind == RTM_NEWROUTE => program.push(&mut body),
+            Via::Direct | Via::Other | Via::Program(_) => {}
         }
         if let Some(source) = self.source {
             push_ip(&mut body, RTA_PREFSRC, source);
@@ -314,6 +386,7 @@ impl fmt::Display for Route {
             Via::Direct => {}
             Via::Gateway(gateway) => write!(f, " via {gateway}")?,
             Via::Nexthop(id) => write!(f, " via nexthop {id}")?,
+            Via::Program(program) => write!(f, " through program {:x}", program.number)?,
             Via::Other => write!(f, " via something else")?,
         }
         self.link.map_or(Ok(()), |link| write!(f, " on device {link}"))
@@ -324,6 +397,8 @@ fn canonical(network: IpNetwork) -> IpNetwork {
     IpNetwork::new(network.network(), network.prefix()).expect("the prefix was valid before")
 }
 
+/// What is in front of the number in a program's label.
+const LABEL: &str = "program ";
 /// `IP6_RT_PRIO_USER`, which the kernel puts in when none is given.
 const DEFAULT_METRIC_V6: u32 = 1024;
 const SCOPE_LINK: u8 = 253;
@@ -343,9 +418,16 @@ const RTA_METRICS: u16 = 8;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
+const RTA_ENCAP_TYPE: u16 = 21;
 const RTA_ENCAP: u16 = 22;
 const RTA_NH_ID: u16 = 30;
 const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
+
+// linux/lwtunnel.h
+const LWTUNNEL_ENCAP_BPF: u16 = 6;
+const LWT_BPF_XMIT: u16 = 3;
+const LWT_BPF_PROG_FD: u16 = 1;
+const LWT_BPF_PROG_NAME: u16 = 2;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    state::{Link, testing::object},
+    state::{Link, Program, Via, testing::object},
     wire::messages,
 };
 
@@ -73,6 +73,34 @@ fn a_route_through_a_nexthop_object_ignores_the_repeated_gateway() {
     let request = Request::new(24, 0, &body);
     let parsed = Route::parse(&request.message().unwrap());
     assert_eq!(parsed, Some(Route::new("10.40.15.0/24".parse().unwrap(), 90).via_nexthop(7)));
+}
+
+#[test]
+fn a_route_through_a_program_is_known_by_the_number_in_its_label() {
+    for to in ["10.244.0.0/16", "fd00:10:244::/48"] {
+        let program = Program { number: 0xab_cdef, descriptor: Some(9) };
+        let route = Route::new(to.parse().unwrap(), 90).through(program, 7);
+        let written = route.replace();
+        let read = Route::parse(&written.message().unwrap()).unwrap();
+        assert_eq!(read, route);
+        let Via::Program(program) = read.via else { panic!("{read:?}") };
+        assert_eq!(program.descriptor, None);
+        // The kernel finds a route to delete without its program, which may be another one's by now.
+        let deleted = route.delete();
+        let named = Route::parse(&deleted.message().unwrap()).unwrap();
+        assert_eq!(named.via, Via::Direct);
+    }
+}
+
+#[test]
+fn a_route_through_anothers_program_is_something_else() {
+    let program = Program { number: 0xab_cdef, descriptor: Some(9) };
+    let route = Route::new("10.244.0.0/16".parse().unwrap(), 90).through(program, 7);
+    let mut bytes = route.replace().bytes().to_vec();
+    let label = bytes.windows(7).position(|it| it == b"program").unwrap();
+    bytes[label] = b'P';
+    let read = Route::parse(&messages(&bytes).next().unwrap()).unwrap();
+    assert_eq!(read.via, Via::Other);
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl PackedRest {
                 out.put([it.protocol, it.scope, flags]);
                 out.put(it.link.unwrap_or(0).to_be_bytes());
                 match (it.kind, it.via) {
-                    (RouteKind::Other(_), _) | (_, Via::Other) => return None,
+                    (RouteKind::Other(_), _) | (_, Via::Other | Via::Program(_)) => return None,
                     (_, Via::Direct) => out.maybe_ip(None),
                     (_, Via::Gateway(gateway)) => out.maybe_ip(Some(gateway)),
                     (_, Via::Nexthop(id)) => {
@@ -296,7 +296,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::state::testing::object;
+    use crate::state::{Program, testing::object};
 
     proptest! {
         #[test]
@@ -324,6 +324,7 @@ mod tests {
         for odd in [
             Route { source: "192.0.2.1".parse().ok(), ..route },
             Route { via: Via::Other, ..route },
+            Route { via: Via::Program(Program { number: 7, descriptor: None }), ..route },
             Route { kind: RouteKind::Other(7), ..route },
         ] {
             assert_eq!(PackedRest::of(&odd.into()), None, "{odd:?}");

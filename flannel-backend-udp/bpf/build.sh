@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Compiles the programs: build.sh OUTPUT. Another version of clang makes another object that does the same.
+set -euo pipefail
+cd "$(dirname "$0")"
+include=$(cc -print-multiarch 2>/dev/null || true)
+clang-14 -target bpf -mcpu=v2 -O2 -g0 -fno-ident -Wall -Wextra -Werror ${include:+-I/usr/include/$include} -c udp.bpf.c -o "$1"

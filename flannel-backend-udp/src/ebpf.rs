@@ -1,0 +1,170 @@
+//! The eBPF engine where it is wanted and the kernel has it.
+
+use std::{error::Error, time::Duration};
+
+use flannel_core::{BackendError, SyncReport};
+use flannel_netlink::{Namespace, state::Program};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::{
+    KIND,
+    bpf::{self, BpfError},
+    config::EngineChoice,
+    engine::Account,
+    plan::Orders,
+};
+
+/// The eBPF engine, or the reason why there is none.
+#[derive(Debug)]
+pub(crate) struct Ebpf {
+    choice: EngineChoice,
+    namespace: Namespace,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was tried.
+    New,
+    /// Not before then.
+    Refused {
+        until: Instant,
+    },
+    Running(Box<bpf::Engine>),
+    /// It is not wanted, and nothing of it is left.
+    Unwanted,
+}
+
+impl Ebpf {
+    pub(crate) fn new(namespace: &Namespace, choice: EngineChoice) -> Self {
+        Self { choice, namespace: namespace.clone(), state: State::New }
+    }
+
+    /// Has the kernel carry packets by these orders, and returns what the route of the network has to run; `None` where the
+    /// userspace engine carries all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if nothing but the eBPF engine is wanted, and the kernel refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves part of the work done; the next call does the rest.
+    pub(crate) async fn sync(
+        &mut self,
+        orders: &Orders,
+        tunnel: u32,
+        account: &Account,
+        report: &mut SyncReport,
+    ) -> Result<Option<Program>, BackendError> {
+        match &self.state {
+            State::Unwanted => return Ok(None),
+            State::New if self.choice == EngineChoice::Userspace => {
+                self.remove_leftover(orders).await;
+                self.state = State::Unwanted;
+                return Ok(None);
+            }
+            State::Refused { until } if Instant::now() < *until => return Ok(None),
+            State::New | State::Refused { .. } => {
+                match bpf::Engine::open(&self.namespace, orders.link, orders.port).await {
+                    Ok(engine) => self.state = State::Running(Box::new(engine)),
+                    Err(error) => return self.refuse(error, orders, account).await,
+                }
+            }
+            State::Running(_) => {}
+        }
+        let State::Running(engine) = &mut self.state else {
+            return Ok(None);
+        };
+        match engine.sync(orders, tunnel).await {
+            Ok(changes) => {
+                report.added += changes.added;
+                report.replaced += changes.replaced;
+                report.removed += changes.removed;
+                if account.speed_up(engine.meter()) {
+                    info!("BPF programs carry packets");
+                }
+                Ok(Some(engine.program()))
+            }
+            Err(error) => self.refuse(error, orders, account).await,
+        }
+    }
+
+    /// Resolves when what the kernel runs may not be as it was left.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Kernel`] if that cannot be told.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub(crate) async fn drifted(&mut self) -> Result<(), BackendError> {
+        match &mut self.state {
+            State::Running(engine) => engine.drifted().await.map_err(refused),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Takes the programs from the network card. That of the route goes with the route.
+    pub(crate) async fn teardown(self) -> Result<(), BackendError> {
+        match self.state {
+            State::Running(engine) => engine.teardown().await.map_err(refused),
+            _ => Ok(()),
+        }
+    }
+
+    async fn refuse(
+        &mut self,
+        error: BpfError,
+        orders: &Orders,
+        account: &Account,
+    ) -> Result<Option<Program>, BackendError> {
+        self.state = State::Refused { until: Instant::now() + AGAIN_AFTER };
+        // Half of it would drop what it does not know.
+        self.remove_leftover(orders).await;
+        let reason = chain(&error);
+        account.slow_down(&reason);
+        if self.choice == EngineChoice::Ebpf {
+            self.state = State::New;
+            return Err(refused(error));
+        }
+        warn!(reason, "BPF programs cannot carry packets: the userspace engine does");
+        Ok(None)
+    }
+
+    async fn remove_leftover(&self, orders: &Orders) {
+        match bpf::remove_leftover(&self.namespace, orders.link, orders.port).await {
+            Ok(true) => info!(link = orders.link, "filter with a BPF program removed"),
+            Ok(false) => {}
+            Err(error) => debug!(reason = chain(&error), "filters cannot be looked at"),
+        }
+    }
+}
+
+fn refused(error: BpfError) -> BackendError {
+    match error {
+        BpfError::NotPermitted | BpfError::Object => {
+            let reason = format!("{error}, and Engine is ebpf: choose auto or userspace");
+            BackendError::Unsupported { backend: KIND, reason }
+        }
+        error => BackendError::Kernel {
+            operation: "have the kernel carry packets".into(),
+            source: error.into(),
+        },
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// A kernel that refuses once will mostly refuse again, and the next sync may come soon.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
