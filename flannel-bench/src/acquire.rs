@@ -41,8 +41,13 @@ async fn measure(
     ];
     let title = format!("{} nodes at once{suffix}", options.nodes);
     let mut together = Table::new(title, &columns);
-    let columns =
-        [(LEASE, Unit::Seconds), (READY, Unit::Seconds), (PEAK, Unit::Bytes), (CPU, Unit::Seconds)];
+    let columns = [
+        (LEASE, Unit::Seconds),
+        (PEAK_AT_LEASE, Unit::Bytes),
+        (READY, Unit::Seconds),
+        (PEAK, Unit::Bytes),
+        (CPU, Unit::Seconds),
+    ];
     let alone = |count: &u32| Table::new(format!("one node, {count} leases{suffix}"), &columns);
     let mut alone: Vec<_> = options.leases.iter().map(alone).collect();
     for run in session.runs() {
@@ -136,15 +141,16 @@ async fn one(
     let site = Site::build(session, 1, plan).await?;
     let mut next = site.leases.next_lease().await?;
     let mut node = Node::start(program, site.host(0), &site.leases)?;
-    let started = node.started;
+    let (started, pid) = (node.started, node.pid()?);
     let lease = async {
         let written = timeout(PATIENCE, next.written()).await;
-        written.with_context(|| format!("there was no lease after {PATIENCE:?}"))?
+        let at = written.with_context(|| format!("there was no lease after {PATIENCE:?}"))??;
+        anyhow::Ok((at, proc::usage(pid)?))
     };
-    let (lease, (_, ready)) = tokio::try_join!(lease, node.ready(PATIENCE))?;
+    let ((lease, usage), (_, ready)) = tokio::try_join!(lease, node.ready(PATIENCE))?;
     table.add(row, LEASE, (lease - started).as_secs_f64());
+    table.add(row, PEAK_AT_LEASE, usage.peak as f64);
     table.add(row, READY, (ready - started).as_secs_f64());
-    let pid = node.pid()?;
     table.add(row, PEAK, proc::usage(pid)?.peak as f64);
     table.add(row, CPU, proc::cpu_time(pid)?.as_secs_f64());
     node.stop().await
@@ -172,4 +178,5 @@ const ALL: &str = "until all are ready";
 const LEASE: &str = "start to lease";
 const READY: &str = "start to subnet.env";
 const PEAK: &str = "peak memory";
+const PEAK_AT_LEASE: &str = "peak memory then";
 const CPU: &str = "cpu";

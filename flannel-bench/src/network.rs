@@ -22,7 +22,11 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Backends with options, by the names that they have on the command line. Every other name is that of a type without any.
-const VARIANTS: [(&str, &str); 1] = [("vxlan-direct", r#"{"Type":"vxlan","DirectRouting":true}"#)];
+const VARIANTS: [(&str, &str); 3] = [
+    ("udp-ebpf", r#"{"Type":"udp","Engine":"ebpf"}"#),
+    ("udp-userspace", r#"{"Type":"udp","Engine":"userspace"}"#),
+    ("vxlan-direct", r#"{"Type":"vxlan","DirectRouting":true}"#),
+];
 
 /// The backend's part of the network's configuration.
 fn backend_config(name: &str) -> Value {

@@ -69,7 +69,7 @@ impl Node {
         command.args(leases.node_args()).args(["--iface", "eth0"]);
         // Others may not know what that is, and go by their address as flannel does.
         if program.name == NODE {
-            command.args(["--node-id", host.name()]);
+            command.args(["--node-id", host.name()]).arg("--state-dir").arg(&folder);
         }
         command.arg("--subnet-file").arg(&env);
         let arrivals = Arrivals::watch(&folder)?;

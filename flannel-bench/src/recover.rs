@@ -99,7 +99,8 @@ async fn measure(
         stream.flowing().await;
         start.elapsed()
     });
-    let exact = timeout(options.patience, cluster.until(&wanted, &mut followers));
+    let foreign = injected.foreign;
+    let exact = timeout(options.patience, cluster.until(&wanted, foreign, &mut followers));
     let (flowing, exact) = tokio::join!(flowing, exact);
     match flowing {
         Ok(time) => table.add(row, FLOW, time.as_secs_f64()),
@@ -110,7 +111,7 @@ async fn measure(
         Err(_) => {
             let text = format!("the state differed after {:?}:", options.patience);
             table.trouble(row, text);
-            let after = cluster.state().await?;
+            let after = cluster.state().await?.map(|state| state.without(foreign));
             for (wanted, after) in wanted.iter().zip(&after) {
                 let lines = wanted.difference(after);
                 lines.into_iter().take(DIFFERENCES).for_each(|line| table.trouble(row, line));

@@ -31,7 +31,7 @@ pub(super) async fn run(
     read_store(&site.leases, plan.peers, &mut tables.converge).await?;
     applier(captured, plan.backend, options.updates, tables).await?;
 
-    let testbed = testbed(3, plan.family).build().await?;
+    let testbed = testbed(3, plan.family).await?;
     let [a, b, c] = testbed.hosts() else { unreachable!("there are three hosts") };
     let moved = captured.moved_to(a).await?;
     let mut connection = Connection::open(a.namespace())?;
@@ -68,7 +68,7 @@ async fn applier(
     updates: u32,
     tables: &mut Tables,
 ) -> Result<()> {
-    let testbed = testbed(1, Family::V4).build().await?;
+    let testbed = testbed(1, Family::V4).await?;
     let host = testbed.host(0);
     let moved = captured.moved_to(host).await?;
     let network = network(backend, Family::V4)?.ipv4().context("the network has IPv4")?.network();

@@ -1,6 +1,6 @@
 //! Two hosts with a node and a pod each.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use flannel_core::NetworkConfig;
@@ -73,10 +73,11 @@ impl Cluster {
         Ok([Follower::open(self.site.host(0))?, Follower::open(self.site.host(1))?])
     }
 
-    /// Waits until both kernels hold what is wanted, and returns when they did.
+    /// Waits until both kernels hold what is wanted, whatever they do with a `foreign` address, and returns when they did.
     pub(super) async fn until(
         &self,
         wanted: &[State; 2],
+        foreign: Option<IpAddr>,
         followers: &mut [Follower; 2],
     ) -> Result<Instant> {
         loop {
@@ -84,7 +85,7 @@ impl Cluster {
                 follower.written()?;
             }
             let now = Instant::now();
-            if self.state().await? == *wanted {
+            if self.state().await?.map(|state| state.without(foreign)) == *wanted {
                 return Ok(now);
             }
             let [a, b] = &mut *followers;

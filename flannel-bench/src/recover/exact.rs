@@ -1,6 +1,9 @@
 //! When two states of a kernel count as the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use flannel_testbed::Snapshot;
 
@@ -58,6 +61,13 @@ impl State {
     pub(super) fn renamed(&self, renamed: Option<&Renamed>) -> Self {
         let Some(Renamed { from, to }) = renamed else { return self.clone() };
         Self(self.0.iter().map(|line| replace(line, from, to)).collect())
+    }
+
+    /// The same but for what is about an address.
+    pub(super) fn without(self, address: Option<IpAddr>) -> Self {
+        let Some(address) = address.map(|address| address.to_string()) else { return self };
+        let about = |line: &&String| replace(line, &address, "") != **line;
+        Self(self.0.iter().filter(|line| !about(line)).cloned().collect())
     }
 
     /// What is different in `later`: lost lines with a minus sign, new ones with a plus sign.
@@ -131,6 +141,9 @@ mod tests {
         assert_eq!(replaced("192.0.2.1/24 192.0.2.1"), "192.0.2.9/24 192.0.2.9");
         assert_eq!(replaced("Some(192.0.2.1)"), "Some(192.0.2.9)");
         assert_eq!(replaced("192.0.2.10 1192.0.2.1"), "192.0.2.10 1192.0.2.1");
+        let lines = ["address 192.0.2.1/32 dev flannel.1", "address 192.0.2.10/32 dev flannel.1"];
+        let left = State::of_lines(&lines).without(Some([192, 0, 2, 1].into()));
+        assert_eq!(left, State::of_lines(&lines[1..]));
     }
 
     proptest! {

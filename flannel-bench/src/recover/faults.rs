@@ -60,6 +60,8 @@ pub(super) struct Injected {
     pub(super) was_down: bool,
     /// The state is exact again with this address in the place of the other.
     pub(super) renamed: Option<Renamed>,
+    /// Somebody else's address, which a node need not remove.
+    pub(super) foreign: Option<IpAddr>,
 }
 
 /// Somebody who meddles.
@@ -200,28 +202,29 @@ async fn other_device_address(cluster: &Cluster) -> Result<Option<Injected>> {
     let Some(ours) = address_of_device(&mut connection).await? else { return Ok(None) };
     let other = Address::new(ours.link, IpAddr::from(NOBODY).into());
     replace(&mut connection, Some(Object::Address(other))).await?;
-    delete(&mut connection, Some(Object::Address(ours))).await
+    delete(&mut connection, Some(Object::Address(ours))).await?;
+    Ok(Some(Injected { foreign: Some(NOBODY.into()), ..Injected::default() }))
 }
 
 async fn link_flap(cluster: &Cluster) -> Result<Option<Injected>> {
     cluster.host().link_down().await?;
     sleep(DOWN).await;
     cluster.host().link_up().await?;
-    Ok(Some(Injected { was_down: true, renamed: None }))
+    Ok(Some(Injected { was_down: true, ..Injected::default() }))
 }
 
 async fn cable(cluster: &Cluster) -> Result<Option<Injected>> {
     cluster.host().unplug().await?;
     sleep(DOWN).await;
     cluster.host().plug().await?;
-    Ok(Some(Injected { was_down: true, renamed: None }))
+    Ok(Some(Injected { was_down: true, ..Injected::default() }))
 }
 
 async fn nic(cluster: &Cluster) -> Result<Option<Injected>> {
     cluster.host().delete_uplink().await?;
     sleep(DOWN).await;
     cluster.host().create_uplink().await?;
-    Ok(Some(Injected { was_down: true, renamed: None }))
+    Ok(Some(Injected { was_down: true, ..Injected::default() }))
 }
 
 async fn other_address(cluster: &Cluster) -> Result<Option<Injected>> {
@@ -231,7 +234,7 @@ async fn other_address(cluster: &Cluster) -> Result<Option<Injected>> {
     let new = IpNetwork::new(IpAddr::from(NEW_ADDRESS), old.prefix())?;
     host.set_addresses([new]).await?;
     let renamed = Renamed { from: old.ip().to_string(), to: NEW_ADDRESS.to_string() };
-    Ok(Some(Injected { was_down: false, renamed: Some(renamed) }))
+    Ok(Some(Injected { renamed: Some(renamed), ..Injected::default() }))
 }
 
 async fn meddle_mac(cluster: &Cluster) -> Result<Option<Meddled>> {

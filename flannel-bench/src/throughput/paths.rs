@@ -115,7 +115,7 @@ impl<'a> Path<'a> {
         match self.kind {
             Kind::Nodes(program, backend) => nodes(session, program, backend, family).await,
             Kind::Reference(reference) => {
-                let testbed = testbed(2, family).build().await?;
+                let testbed = testbed(2, family).await?;
                 let [a, b] = testbed.hosts() else { unreachable!("there are two hosts") };
                 let mtu = MTU - (reference.overhead)(family);
                 let pods = [
