@@ -81,7 +81,7 @@ pub enum Selector {
     /// The first one, in the kernel's order, with a usable address that the expression finds a
     /// match in; if there is none, the first whose name it finds a match in. For both families one
     /// address of each must match.
-    Pattern(regex::Regex),
+    Pattern(regex_lite::Regex),
 }
 
 impl Selector {
@@ -91,7 +91,7 @@ impl Selector {
     ///
     /// [`PatternError`] when `expression` is not a regular expression.
     pub fn pattern(expression: &str) -> Result<Self, PatternError> {
-        regex::Regex::new(expression).map(Self::Pattern).map_err(|source| PatternError {
+        regex_lite::Regex::new(expression).map(Self::Pattern).map_err(|source| PatternError {
             expression: expression.to_owned(),
             source: source.into(),
         })

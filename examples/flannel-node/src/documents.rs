@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, env, ffi::OsString, fs, path::PathBuf};
 
 use clap::{Arg, Command, CommandFactory};
 use flannel_core::NetworkConfig;
-use regex::Regex;
+use regex_lite::Regex;
 
 use crate::args::Cli;
 

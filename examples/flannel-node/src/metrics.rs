@@ -173,6 +173,15 @@ const METRICS: &[Metric] = &[
         samples: |it| switch(it.status.in_sync),
     },
     Metric {
+        name: "flannel_firewall_exact",
+        kind: "gauge",
+        help: "Whether the rules of the firewall are as they should be; absent if the node keeps none.",
+        samples: |it| {
+            let firewall = it.status.last_sync.as_ref().and_then(|sync| sync.firewall.as_ref());
+            firewall.map_or_else(Vec::new, |firewall| switch(firewall.is_exact()))
+        },
+    },
+    Metric {
         name: "flannel_faults",
         kind: "gauge",
         help: "1 for each thing that does not work now and is tried again.",
@@ -202,8 +211,15 @@ const METRICS: &[Metric] = &[
         kind: "counter",
         help: "Kernel objects that were written, by kind of write.",
         samples: |it| {
-            let Totals { added, replaced, removed, .. } = it.status.totals;
-            let kinds = [("added", added), ("removed", removed), ("replaced", replaced)];
+            let Totals { added, replaced, removed, rules_added, rules_removed, .. } =
+                it.status.totals;
+            let kinds = [
+                ("added", added),
+                ("removed", removed),
+                ("replaced", replaced),
+                ("rule_added", rules_added),
+                ("rule_removed", rules_removed),
+            ];
             kinds.map(|(kind, count)| labelled("kind", kind, count as f64)).into()
         },
     },
@@ -275,7 +291,7 @@ const METRICS: &[Metric] = &[
 mod tests {
     use std::path::Path;
 
-    use flannel_core::NodeId;
+    use flannel_core::{FirewallReport, NodeId, SyncReport};
 
     use super::*;
 
@@ -285,7 +301,9 @@ mod tests {
         status.faults.insert(Activity::Watch, "refused".into());
         status.repaired.insert("route", 2);
         status.totals.added = 12;
-        status.last_sync = Some(Default::default());
+        let mut sync = SyncReport::default();
+        sync.firewall = Some(FirewallReport::default());
+        status.last_sync = Some(sync);
         let times = Times { calls: 4, failures: 1, total: Duration::from_millis(1500) };
         Snapshot {
             facts: Some(Facts {

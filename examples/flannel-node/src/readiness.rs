@@ -84,7 +84,12 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
             because(&[Activity::Watch])
         ));
     }
-    if !status.in_sync {
+    let firewall = status.last_sync.as_ref().and_then(|sync| sync.firewall.as_ref());
+    let firewall_faults = firewall.map_or(&[][..], |firewall| &firewall.faults);
+    missing.extend(firewall_faults.iter().map(|fault| format!("firewall: {fault}")));
+    // A firewall that is not exact counts as out of sync too.
+    let fails = [Activity::Start, Activity::Sync].iter().any(|it| status.faults.contains_key(it));
+    if !status.in_sync && (fails || firewall_faults.is_empty()) {
         missing.push(format!(
             "data path: not up to date{}",
             because(&[Activity::Start, Activity::Sync])
@@ -106,6 +111,8 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
             let reasons = because(&[Activity::Watch, Activity::Renew]);
             readiness.notes.push(format!("store: offline, the data path stays as it is{reasons}"));
         }
+        let notes = firewall.map_or(&[][..], |firewall| &firewall.notes);
+        readiness.notes.extend(notes.iter().map(|note| format!("firewall: {note}")));
         if !status.refused.is_empty() {
             readiness.notes.push(format!("peers: {} leases are refused", status.refused.len()));
         }
@@ -135,7 +142,7 @@ fn refused_by_the_kernel(status: &Status) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::{Lease, LeaseAttrs, PeerProblem, SyncReport};
+    use flannel_core::{FirewallFault, FirewallReport, Lease, LeaseAttrs, PeerProblem, SyncReport};
 
     use super::*;
 
@@ -196,6 +203,22 @@ mod tests {
             },
             File::NotDue,
             "data path: not up to date: cannot sync the data path: no buffer",
+        );
+        let firewall = |change: fn(&mut FirewallReport)| {
+            let mut status = good();
+            let mut report = FirewallReport::default();
+            change(&mut report);
+            status.in_sync = report.is_exact();
+            status.last_sync.as_mut().unwrap().firewall = Some(report);
+            lines(Some(&status), File::Exact)
+        };
+        assert_eq!(
+            firewall(|report| report.faults.push(FirewallFault::new("run iptables", "not there"))),
+            "flannel-node is not ready\nfirewall: cannot run iptables: not there\n"
+        );
+        assert_eq!(
+            firewall(|report| report.notes.push("br_netfilter is not loaded".into())),
+            "flannel-node is ready\nfirewall: br_netfilter is not loaded\n"
         );
         let problem = |fault| {
             move |status: &mut Status| {

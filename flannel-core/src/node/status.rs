@@ -40,7 +40,7 @@ pub struct Status {
     pub writes: u64,
     /// What all syncs together have read and written, by kind of write.
     pub totals: Totals,
-    /// How many changes by others were found and undone, by kind of object.
+    /// How many changes by others were found and undone, by kind of object; `chain` stands for chains of the firewall.
     pub repaired: BTreeMap<&'static str, u64>,
     /// The latest of these changes, oldest first, at most 32. Their numbers go up without gaps.
     pub repairs: VecDeque<Repair>,
@@ -66,6 +66,10 @@ pub struct Totals {
     pub replaced: u64,
     /// Of ours, and needed by nobody any more.
     pub removed: u64,
+    /// Rules of the firewall that were not there, or not in their place.
+    pub rules_added: u64,
+    /// Rules of the firewall in a wrong place, or needed by nobody any more.
+    pub rules_removed: u64,
 }
 
 /// A change by somebody else that a sync has undone.
@@ -125,6 +129,13 @@ impl Status {
         self.totals.removed += report.removed;
         for (kind, count) in &report.repaired.by_kind {
             *self.repaired.entry(kind).or_default() += count;
+        }
+        if let Some(firewall) = &report.firewall {
+            self.totals.rules_added += firewall.added;
+            self.totals.rules_removed += firewall.removed;
+            if firewall.drifted > 0 {
+                *self.repaired.entry("chain").or_default() += firewall.drifted;
+            }
         }
         for what in &report.repaired.examples {
             let number = self.repairs.back().map_or(0, |last| last.number + 1);

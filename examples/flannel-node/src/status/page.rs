@@ -57,6 +57,12 @@ pub(super) fn render(status: &Value) -> String {
             totals["removed"]
         ),
     );
+    if let Value::Object(firewall) = &status["last_sync"]["firewall"] {
+        let faults = list(&firewall["faults"]).len();
+        let state =
+            if faults == 0 { "as it should be".to_owned() } else { format!("{faults} faults") };
+        line("firewall", format!("{}, {state}", shown(&firewall["mode"])));
+    }
     let repaired = status["repaired"].as_object().into_iter().flatten();
     let repaired: Vec<_> = repaired.map(|(kind, count)| format!("{kind} {count}")).collect();
     if !repaired.is_empty() {
@@ -139,7 +145,7 @@ mod tests {
                 {"subnet": "10.3.3.0-24", "address": null, "backend": "udp", "problem": "it uses the backend \"udp\""},
             ],
             "refused": [], "syncs": 4, "totals": {"added": 9, "replaced": 1, "removed": 0},
-            "repaired": {"route": 2, "link": 1},
+            "repaired": {"route": 2, "link": 1}, "last_sync": {"firewall": {"mode": "nftables", "faults": []}},
             "journal": [{"at": "2026-01-02T03:04:06.000Z", "kind": "repair", "text": "route 10.3.2.0/24 removed"}],
         });
         let expected = "\
@@ -150,6 +156,7 @@ lease        10.3.1.0-24 at 192.0.2.1, good for 1h 1m 1s, MTU 1450
 ready        no
   missing    subnet.env: not there
 syncs        4; 9 objects added, 1 replaced, 0 removed
+firewall     nftables, as it should be
 repaired     link 1, route 2
 last error   renew the lease: refused
 peers        2

@@ -1,7 +1,7 @@
 //! What a node shows of itself to those who watch over it.
 
 use super::*;
-use crate::{SyncReport, Transport, Way, testing::MockNetwork};
+use crate::{FirewallReport, SyncReport, Transport, Way, testing::MockNetwork};
 
 #[tokio::test(start_paused = true)]
 async fn the_loop_answers_wherever_it_waits() {
@@ -69,6 +69,9 @@ async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
         network.expect_sync().returning(move |_| {
             let mut report = SyncReport::default();
             (report.read, report.added, report.removed) = (3, 2, 1);
+            let mut firewall = FirewallReport::default();
+            (firewall.added, firewall.drifted) = (4, 1);
+            report.firewall = Some(firewall);
             for _ in 0..10 {
                 report.repaired.add("route", format!("route {number}"));
                 number += 1;
@@ -89,7 +92,8 @@ async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
     events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
     let status = handle.wait_for(|status| status.syncs == 6).await.unwrap();
     assert_eq!((status.totals.read, status.totals.added, status.totals.removed), (18, 12, 6));
-    assert_eq!(status.repaired["route"], 60);
+    assert_eq!((status.totals.rules_added, status.totals.rules_removed), (24, 0));
+    assert_eq!((status.repaired["route"], status.repaired["chain"]), (60, 6));
     // Eight of each sync are put into words.
     let numbers: Vec<_> = status.repairs.iter().map(|repair| repair.number).collect();
     assert_eq!(numbers, (16..48).collect::<Vec<_>>());
