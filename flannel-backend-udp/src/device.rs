@@ -83,11 +83,9 @@ impl Device {
             Some(_) => "device put right",
             None => {
                 // It stays though nobody is attached.
-                Tun::attach(&self.namespace, &name, 1).map_err(|source| {
-                    BackendError::Kernel {
-                        operation: format!("make the TUN device {name}"),
-                        source: source.into(),
-                    }
+                Tun::attach(&self.namespace, &name, 1).map_err(|source| BackendError::Kernel {
+                    operation: format!("make the TUN device {name}"),
+                    source: source.into(),
                 })?;
                 actual = link_by_name(connection, &name).await.map_err(failed)?;
                 "device created"

@@ -84,7 +84,10 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
             because(&[Activity::Watch])
         ));
     }
-    if !status.in_sync {
+    let firewall = status.last_sync.as_ref().and_then(|report| report.firewall.as_ref());
+    let faults = firewall.map_or(&[][..], |firewall| &firewall.faults);
+    missing.extend(faults.iter().map(|fault| format!("firewall: {fault}")));
+    if !status.in_sync && faults.is_empty() {
         missing.push(format!(
             "data path: not up to date{}",
             because(&[Activity::Start, Activity::Sync])
@@ -106,6 +109,8 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
             let reasons = because(&[Activity::Watch, Activity::Renew]);
             readiness.notes.push(format!("store: offline, the data path stays as it is{reasons}"));
         }
+        let notes = firewall.map_or(&[][..], |firewall| &firewall.notes);
+        readiness.notes.extend(notes.iter().map(|note| format!("firewall: {note}")));
         if !status.refused.is_empty() {
             readiness.notes.push(format!("peers: {} leases are refused", status.refused.len()));
         }
@@ -135,7 +140,7 @@ fn refused_by_the_kernel(status: &Status) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::{Lease, LeaseAttrs, PeerProblem, SyncReport};
+    use flannel_core::{FirewallFault, FirewallReport, Lease, LeaseAttrs, PeerProblem, SyncReport};
 
     use super::*;
 
@@ -155,6 +160,23 @@ mod tests {
     #[test]
     fn a_node_that_has_all_is_ready() {
         assert_eq!(lines(Some(&good()), File::Exact), "flannel-node is ready\n");
+    }
+
+    #[test]
+    fn the_firewall_is_a_part_of_it() {
+        let mut firewall = FirewallReport::default();
+        firewall.notes.push("br_netfilter is not loaded".into());
+        let with = |firewall: &FirewallReport| {
+            let mut status = good();
+            status.in_sync = firewall.is_exact();
+            status.last_sync.as_mut().unwrap().firewall = Some(firewall.clone());
+            lines(Some(&status), File::Exact)
+        };
+        let ready = "flannel-node is ready\nfirewall: br_netfilter is not loaded\n";
+        assert_eq!(with(&firewall), ready);
+        firewall.faults.push(FirewallFault::new("write table nat of iptables", "it is locked"));
+        let not = "flannel-node is not ready\nfirewall: cannot write table nat of iptables: it is locked\n";
+        assert_eq!(with(&firewall), not);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 #[path = "netns/explain.rs"]
 mod explain;
+#[path = "netns/firewall.rs"]
+mod firewall;
 #[path = "netns/handover.rs"]
 mod handover;
 #[path = "netns/privileges.rs"]
