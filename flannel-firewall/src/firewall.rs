@@ -45,7 +45,7 @@ use crate::{
 pub struct Firewall {
     namespace: Namespace,
     options: FirewallOptions,
-    /// `None` if nothing is wanted and nothing could keep it.
+    /// `None` if there is nothing to keep rules in.
     mode: Option<FirewallMode>,
     iptables: Iptables,
     netfilter: Option<Netfilter>,
@@ -70,7 +70,8 @@ impl Firewall {
     ///
     /// # Errors
     ///
-    /// [`FirewallError::Unsupported`] if what `options` ask for is not there; [`FirewallError::Kernel`] otherwise.
+    /// [`FirewallError::Unsupported`] if packets are to be masqueraded and what is to do that is not there;
+    /// [`FirewallError::Kernel`] otherwise.
     ///
     /// # Cancel safety
     ///
@@ -89,7 +90,6 @@ impl Firewall {
                 .await
                 .map_err(|error| FirewallError::kernel("find out about iptables")(error.into()))?,
         };
-        let wants_nothing = options.masquerade == Masquerade::Off && !options.forward;
         let mode = match options.mode {
             ModeChoice::Auto | ModeChoice::Iptables if !iptables.is_empty() => {
                 Some(FirewallMode::Iptables)
@@ -97,7 +97,8 @@ impl Firewall {
             ModeChoice::Auto | ModeChoice::Nftables if netfilter.is_some() => {
                 Some(FirewallMode::Nftables)
             }
-            _ if wants_nothing => None,
+            // Rules that accept do nothing where nothing refuses; without the others pods cannot talk to the outside.
+            _ if options.masquerade == Masquerade::Off => None,
             choice => {
                 let reason = keeper::remedy(choice).to_owned();
                 return Err(FirewallError::Unsupported { reason });
@@ -127,7 +128,7 @@ impl Firewall {
         })
     }
 
-    /// Who keeps the rules; `None` if none are wanted and nothing could.
+    /// Who keeps the rules; `None` if nothing can, which a report says if rules are wanted.
     pub const fn mode(&self) -> Option<FirewallMode> {
         self.mode
     }
@@ -223,12 +224,12 @@ impl Firewall {
         Ok(())
     }
 
-    /// Removes all rules of ours, in every mode. Forwarding stays as it is, for others may need it.
+    /// Removes all rules of ours, in every mode, and says how many there were. Forwarding stays as it is, for others may need it.
     ///
     /// # Errors
     ///
     /// [`FirewallError::Leftovers`] naming what could not be removed; the rest is removed all the same.
-    pub async fn teardown(mut self) -> Result<(), FirewallError> {
+    pub async fn teardown(mut self) -> Result<u64, FirewallError> {
         self.options.forwarding = false;
         let nowhere = Scope::default();
         let mut outcome = Outcome::default();
@@ -237,7 +238,7 @@ impl Firewall {
         let mut left: Vec<_> = outcome.report.faults.iter().map(FirewallFault::to_string).collect();
         left.extend(outcome.report.notes);
         if left.is_empty() {
-            return Ok(());
+            return Ok(outcome.report.removed);
         }
         Err(FirewallError::Leftovers { what: left.join(", ") })
     }
@@ -251,6 +252,10 @@ impl Firewall {
             self.ensure_forwarding(&families, outcome);
         }
         let rules = |family| Rules::new(scope, family, &self.options);
+        if self.mode.is_none() && self.options.forward && !families.is_empty() {
+            let remedy = keeper::remedy(self.options.mode);
+            outcome.report.notes.push(format!("no rules for forwarded packets: {remedy}"));
+        }
         if self.mode == Some(FirewallMode::Iptables) {
             for family in Family::ALL {
                 let rules = rules(family);

@@ -96,6 +96,7 @@ impl Network for FirewalledNetwork {
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
         let (network, firewall) = tokio::join!(self.inner.teardown(), self.firewall.teardown());
         network?;
-        Ok(firewall?)
+        firewall?;
+        Ok(())
     }
 }

@@ -10,7 +10,6 @@ use crate::{
     netfilter::Netfilter,
     nftables::{self, Expression, PlacedChain, PlacedRule, WantedTable},
     options::{FirewallOptions, ModeChoice, Name},
-    place::inside,
     rules::{Family, Rules},
     tool::{Tool, ToolError},
 };
@@ -281,7 +280,7 @@ fn has_legacy_tables(namespace: &Namespace, family: Family) -> bool {
         Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
         Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    let names = inside(namespace, || std::fs::read_to_string(file).unwrap_or_default());
+    let names = namespace.run(|| std::fs::read_to_string(file).unwrap_or_default());
     names.is_ok_and(|names| names.lines().any(|name| name == "nat" || name == "filter"))
 }
 

@@ -35,7 +35,6 @@ mod listener;
 mod netfilter;
 mod nftables;
 mod options;
-mod place;
 mod rules;
 mod sysctl;
 mod tool;

@@ -15,7 +15,6 @@ use tokio::io::unix::AsyncFd;
 
 use crate::{
     netfilter::{HEADER, NFNL_SUBSYS_NFTABLES, read},
-    place::inside,
     wire::{Message, messages},
 };
 
@@ -104,7 +103,7 @@ fn open(
     groups: &[u32],
 ) -> Result<AsyncFd<Socket>, OpenError> {
     let failed = |source| OpenError::Socket { source };
-    let socket = inside(namespace, || -> io::Result<_> {
+    let socket = namespace.run(|| -> io::Result<_> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;

@@ -9,10 +9,7 @@ use nix::{
     sys::socket::{setsockopt, sockopt::RcvBufForce},
 };
 
-use crate::{
-    place::inside,
-    wire::{FAMILY_HEADER, MESSAGE_HEADER, Message, Writer, messages},
-};
+use crate::wire::{FAMILY_HEADER, MESSAGE_HEADER, Message, Writer, messages};
 
 /// A socket for requests in one namespace.
 #[derive(Debug)]
@@ -35,7 +32,7 @@ impl Netfilter {
     /// Opens the socket inside of `namespace`.
     pub(crate) fn open(namespace: &Namespace) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Socket { source };
-        let socket = inside(namespace, || -> io::Result<_> {
+        let socket = namespace.run(|| -> io::Result<_> {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             let port = socket.bind_auto()?.port_number();
             socket.set_non_blocking(true)?;

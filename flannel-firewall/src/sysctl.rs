@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use flannel_core::FirewallFault;
 use flannel_netlink::Namespace;
 
-use crate::{place::inside, rules::Family};
+use crate::rules::Family;
 
 /// What was found out about forwarding of one family.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -19,7 +19,7 @@ pub(crate) struct Forwarding {
 /// Sees to it that packets of the family are forwarded.
 pub(crate) fn ensure_forwarding(namespace: &Namespace, family: Family) -> Forwarding {
     // The files show the settings of whose thread opens them.
-    let done = inside(namespace, || ensure(Path::new(ROOT), family));
+    let done = namespace.run(|| ensure(Path::new(ROOT), family));
     done.unwrap_or_else(|error| {
         let fault = FirewallFault::new("look at forwarding", error.to_string());
         Forwarding { fault: Some(fault), ..Forwarding::default() }
@@ -32,7 +32,7 @@ pub(crate) fn bridge_note(namespace: &Namespace, family: Family) -> Option<Strin
         Family::Ipv4 => "bridge/bridge-nf-call-iptables",
         Family::Ipv6 => "bridge/bridge-nf-call-ip6tables",
     };
-    let there = inside(namespace, || Path::new(ROOT).join(setting).exists()).unwrap_or(true);
+    let there = namespace.run(|| Path::new(ROOT).join(setting).exists()).unwrap_or(true);
     (!there).then(|| {
         "br_netfilter is not loaded: packets between pods of this node pass no rules of iptables, which Kubernetes services \
          need (modprobe br_netfilter)"

@@ -10,7 +10,7 @@ use std::{
 use flannel_netlink::{Namespace, NamespaceError};
 use tokio::{io::AsyncWriteExt, process::Command, runtime::Handle, time::timeout};
 
-use crate::{iptables::Listing, place::inside, rules::Family};
+use crate::{iptables::Listing, rules::Family};
 
 /// The iptables of one family.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ async fn run(
     let failed = |source| ToolError::Run { program: program.clone(), source };
     let runtime = Handle::current();
     // A child is in the namespace of the thread that starts it.
-    let started = inside(namespace, || {
+    let started = namespace.run(|| {
         let _inside = runtime.enter();
         command.spawn()
     });

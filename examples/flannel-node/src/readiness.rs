@@ -165,6 +165,23 @@ mod tests {
     }
 
     #[test]
+    fn the_firewall_is_a_part_of_it() {
+        let mut firewall = FirewallReport::default();
+        firewall.notes.push("br_netfilter is not loaded".into());
+        let with = |firewall: &FirewallReport| {
+            let mut status = good();
+            status.in_sync = firewall.is_exact();
+            status.last_sync.as_mut().unwrap().firewall = Some(firewall.clone());
+            lines(Some(&status), File::Exact)
+        };
+        let ready = "flannel-node is ready\nfirewall: br_netfilter is not loaded\n";
+        assert_eq!(with(&firewall), ready);
+        firewall.faults.push(FirewallFault::new("write table nat of iptables", "it is locked"));
+        let not = "flannel-node is not ready\nfirewall: cannot write table nat of iptables: it is locked\n";
+        assert_eq!(with(&firewall), not);
+    }
+
+    #[test]
     fn each_thing_that_is_missing_is_named() {
         let not = |change: &dyn Fn(&mut Status), file: File, line: &str| {
             let mut status = good();

@@ -8,6 +8,7 @@ use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
 use flannel_core::{Backend, NetworkConfig, Node, NodeId, NodeOptions, OnLeaseLoss};
+use flannel_firewall::Firewalled;
 use flannel_netlink::Namespace;
 use flannel_store::{
     Allocating, EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Options, Registry,
@@ -174,6 +175,8 @@ async fn with_registry(
     let finder = UplinkFinder::new(&namespace, &config, &uplink)?;
     let named = args.node_id.or_else(|| Some(kept.as_ref()?.id.clone()));
     let backend = backend(&config, &finder, named.as_ref())?;
+    let firewall = args.traffic.firewall(&config);
+    let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
     // Also where the id is known: whoever waits for a network card should not wait for long.
     let uplink = patiently(FIND_UPLINK, observed, async || {
         finder.find().await.map_err(|error| (error.is_retryable(), error))

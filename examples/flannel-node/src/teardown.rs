@@ -4,6 +4,7 @@ use std::{fs, io, net::IpAddr, os::unix::net::UnixStream, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use flannel_core::{LeaseAttrs, NodeId, SubnetEnv};
+use flannel_firewall::{Firewall, FirewallOptions};
 use flannel_netlink::{Connection, Namespace, list_addresses, state::AddressFilter};
 use flannel_store::{Record, network_config};
 use ipnetwork::IpNetwork;
@@ -26,6 +27,9 @@ pub(crate) async fn teardown(args: &TeardownArgs) -> Result<()> {
         println!("removed the device {device}");
     }
     println!("removed {} routes and nexthop objects", removed.objects);
+    let nothing = FirewallOptions { forward: false, ..FirewallOptions::default() };
+    let rules = Firewall::open(&namespace, nothing).await?.teardown().await?;
+    println!("removed {rules} rules of the firewall");
     if args.release {
         release(args, &env, &namespace).await?;
     }

@@ -74,7 +74,10 @@ fn an_unknown_backend_and_a_changed_network_are_refused() {
     let network = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"carrier-pigeon"}}"#;
     let (code, _, stderr) = run(&["-store", &store, "-network", network], &[]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("\"carrier-pigeon\", expected one of: host-gw, udp, vxlan"), "{stderr}");
+    assert!(
+        stderr.contains("\"carrier-pigeon\", expected one of: host-gw, udp, vxlan"),
+        "{stderr}"
+    );
     let (code, _, stderr) = run(&["-store", &store, "-network", "10.4.0.0/16"], &[]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("holds another network"), "{stderr}");

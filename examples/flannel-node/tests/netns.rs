@@ -4,6 +4,8 @@
 mod addresses;
 #[path = "netns/explain.rs"]
 mod explain;
+#[path = "netns/firewall.rs"]
+mod firewall;
 #[path = "netns/handover.rs"]
 mod handover;
 #[path = "netns/privileges.rs"]

@@ -235,6 +235,22 @@ async fn the_machine_decides_if_nobody_else_does() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn forward_rules_that_nobody_can_keep_are_no_reason_to_stop() {
+    let world = World::new(Keeper::IptablesNft).await;
+    let options = FirewallOptions {
+        masquerade: Masquerade::Off,
+        tool_folders: vec!["/nonexistent".into()],
+        ..world.options()
+    };
+    let mut firewall = Firewall::open(world.node().namespace(), options).await.unwrap();
+    assert_eq!(firewall.mode(), None);
+    let report = firewall.sync(&scope()).await;
+    assert!(report.is_exact() && report.writes() == 0);
+    assert!(report.notes[0].contains("iptables-restore are not installed"), "{:?}", report.notes);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_table_that_iptables_cannot_read_is_named_with_the_remedy() {
     let world = World::new(Keeper::IptablesNft).await;
     world

@@ -14,10 +14,6 @@ impl NodeArgs {
                  or give --store",
             ),
             (
-                self.traffic.ip_masq,
-                "--ip-masq: this program makes no firewall rules yet; leave it out and masquerade with rules of your own",
-            ),
-            (
                 self.traffic.ip_blackhole_route,
                 "--ip-blackhole-route: this program makes no such route yet; leave it out and use ip route add blackhole SUBNET",
             ),

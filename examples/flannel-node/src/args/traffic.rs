@@ -1,6 +1,10 @@
 //! What happens to packets beside carrying them to peers.
 
+use std::time::Duration;
+
 use clap::{ArgAction, Args};
+use flannel_core::NetworkConfig;
+use flannel_firewall::{FirewallOptions, Masquerade, ModeChoice};
 
 use super::values;
 
@@ -30,4 +34,49 @@ pub(crate) struct TrafficArgs {
     #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(crate) ip_blackhole_route: bool,
+}
+
+impl TrafficArgs {
+    /// The firewall that is asked for in the network of `config`.
+    pub(crate) fn firewall(&self, config: &NetworkConfig) -> FirewallOptions {
+        let masquerade = match (self.ip_masq, self.ip_masq_fully_random_disable) {
+            (false, _) => Masquerade::Off,
+            (true, false) => Masquerade::RandomPorts,
+            (true, true) => Masquerade::KeepPorts,
+        };
+        FirewallOptions {
+            mode: ModeChoice::of(config),
+            masquerade,
+            forward: self.iptables_forward_rules,
+            check_every: Duration::from_secs(self.iptables_resync.into()),
+            ..FirewallOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn the_flags_and_the_network_say_which_firewall() {
+        let firewall = |args: &[&str], nftables: &str| {
+            let config: NetworkConfig =
+                format!(r#"{{"Network":"10.3.0.0/16"{nftables}}}"#).parse().unwrap();
+            let line = ["flannel-node"].iter().chain(args).map(Into::into);
+            Cli::read(line, |_| None).unwrap().node.traffic.firewall(&config)
+        };
+        let usual = firewall(&[], "");
+        assert_eq!(usual, FirewallOptions::default());
+        let given = firewall(
+            &["-ip-masq", "-iptables-resync=7", "-iptables-forward-rules=false"],
+            r#","EnableNFTables":true"#,
+        );
+        assert_eq!(given.masquerade, Masquerade::RandomPorts);
+        assert_eq!((given.mode, given.forward), (ModeChoice::Nftables, false));
+        assert_eq!(given.check_every, Duration::from_secs(7));
+        let kept = firewall(&["-ip-masq=true", "-ip-masq-fully-random-disable"], "");
+        assert_eq!(kept.masquerade, Masquerade::KeepPorts);
+    }
 }

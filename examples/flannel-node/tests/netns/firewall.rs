@@ -1,0 +1,41 @@
+//! The firewall of a node that runs.
+#![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
+
+use std::{fs, process::Command};
+
+use super::support::{Cluster, HOST_GW, eventually, program};
+
+/// All rules on the first host, as the programs of others print them.
+async fn rules(cluster: &Cluster) -> String {
+    let mut command = Command::new("sh");
+    command.args(["-c", "iptables-save; ip6tables-save; nft list ruleset"]);
+    let mut process = cluster.host(0).spawn(command).unwrap();
+    process.wait().await.unwrap();
+    process.output().join("\n")
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_node_masquerades_if_it_is_asked_to_and_repairs_that() {
+    let cluster = Cluster::new(1, HOST_GW).await;
+    let mut command = cluster.command(program(), 0);
+    command.arg("--ip-masq");
+    let _node = cluster.run(0, command).await;
+    let env = fs::read_to_string(cluster.subnet_file(0)).unwrap();
+    assert!(env.contains("FLANNEL_IPMASQ=true"), "{env}");
+    let masquerades = async || rules(&cluster).await.contains("masquerade fully-random");
+    assert!(masquerades().await, "the rules are there before the file");
+    let mut command = Command::new("nft");
+    command.args(["flush", "ruleset"]);
+    cluster.host(0).spawn(command).unwrap().wait().await.unwrap();
+    eventually(masquerades).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_node_forwards_and_does_not_masquerade_unless_it_is_asked_to() {
+    let cluster = Cluster::new(1, HOST_GW).await;
+    let _node = cluster.run(0, cluster.command(program(), 0)).await;
+    let rules = rules(&cluster).await;
+    assert!(rules.contains("accept") && !rules.contains("masquerade"), "{rules}");
+}
