@@ -504,6 +504,12 @@ async fn a_sync_that_is_dropped_midway_is_made_up_for() {
     assert_eq!(routes(&mut host).await.len(), expected.len() + 1);
 }
 
+/// How long this thread has run, in the kernel or out of it: what other programs do at the same time does not count.
+fn busy() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn ten_thousand_peers_are_fast_and_one_costs_one() {
@@ -512,14 +518,15 @@ async fn ten_thousand_peers_are_fast_and_one_costs_one() {
     let mut table = table(&host).await;
     let objects: Vec<Object> =
         (256..10_256).flat_map(|number| peer(&mut table, link, number)).collect();
-    let started = Instant::now();
+    let started = busy();
     table.want_only(objects.iter().copied());
-    let planned = started.elapsed();
+    let planned = busy() - started;
     let report = table.sync().await.unwrap();
-    println!("10,000 peers, 40,000 objects: want {planned:?}, with sync {:?}", started.elapsed());
+    let synced = busy() - started;
+    println!("10,000 peers, 40,000 objects: want {planned:?}, with sync {synced:?}");
     assert_eq!((report.added, report.failures.len()), (40_000, 0), "{:?}", report.failures.first());
     let limit = if cfg!(debug_assertions) { 4000 } else { 400 };
-    assert!(started.elapsed() < Duration::from_millis(limit));
+    assert!(synced < Duration::from_millis(limit), "{synced:?}");
     assert_eq!(
         list_routes(&mut host.connection, Route::MAIN, IpFamily::V4).await.unwrap().len(),
         10_001
