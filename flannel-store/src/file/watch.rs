@@ -23,7 +23,7 @@ use crate::{
     registry::{Change, Lifetime, RegistryError, Snapshot},
 };
 
-/// The changes of `folder` after `since`; `listing` is what was in the folder then or a little later, if that is known.
+/// The changes of `folder` after `since`; `listing` is what was in the folder shortly before or after that, if it is known.
 pub(super) fn stream(
     folder: Arc<Folder>,
     since: Snapshot,
@@ -31,7 +31,7 @@ pub(super) fn stream(
 ) -> BoxStream<'static, Result<Change, RegistryError>> {
     let mut watch = Watch {
         folder,
-        notices: State::Closed,
+        notices: listing.map_or(State::Closed, State::Listed),
         seen: BTreeMap::new(),
         earliest: None,
         hasher: RandomState::new(),
@@ -43,10 +43,6 @@ pub(super) fn stream(
         (record.key.into_boxed_str(), Seen { print, expires: None })
     });
     watch.seen = seen.collect();
-    if let Some(Listing { notices, found, .. }) = listing {
-        watch.compare_all(&found);
-        watch.notices = State::Open(notices);
-    }
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
 }
 
@@ -62,6 +58,8 @@ struct Watch {
 
 enum State {
     Closed,
+    /// What happened since the listing has to be taken in first.
+    Listed(Listing),
     Followed(Following),
     /// Not known to the runtime yet.
     Open(Notices),
@@ -89,7 +87,13 @@ impl Watch {
                             let followed = notices.follow().map_err(failed("follow", &path))?;
                             *state = State::Followed(followed);
                         }
-                        _ => {
+                        State::Listed(listing) => {
+                            if let Some(listing) = listing.caught_up(&self.folder).await {
+                                self.compare_all(&listing.found);
+                                self.notices = State::Open(listing.notices);
+                            }
+                        }
+                        State::Closed | State::Followed(_) => {
                             // First the notices, then the list: what happens in between is in both.
                             *state = State::Open(listing::open(&self.folder)?);
                             self.rescan().await?;
