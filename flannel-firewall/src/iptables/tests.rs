@@ -252,6 +252,9 @@ proptest! {
         let again = diff(Some(&table), &wanted);
         prop_assert!(again.as_ref().is_none_or(|change| change.lines.is_empty()), "{again:?}");
         prop_assert_eq!(foreign(&table, &wanted), foreign(&before, &wanted));
+        let hook = &table.chains[wanted.hook].rules;
+        let ours = hook.iter().filter(|rule| rule.contains(&format!("\"{}\"", wanted.comment)));
+        prop_assert_eq!(ours.count(), usize::from(!wanted.rules.is_empty()), "one jump");
         if let Some(chain) = table.chains.get(&wanted.chain) {
             let texts: Vec<_> = wanted.rules.iter().map(|rule| wanted.text(rule)).collect();
             prop_assert_eq!(&chain.rules, &texts);
