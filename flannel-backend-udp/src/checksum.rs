@@ -9,8 +9,8 @@ pub(crate) fn sum(bytes: &[u8]) -> u16 {
     let mut sums = [0_u64; LANES];
     for block in blocks {
         let (words, _) = block.as_chunks::<4>();
-        for (sum, word) in sums.iter_mut().zip(words) {
-            *sum += u64::from(u32::from_ne_bytes(*word));
+        for lane in 0..LANES {
+            sums[lane] += u64::from(u32::from_ne_bytes(words[lane]));
         }
     }
     let mut total: u64 = sums.into_iter().map(|sum| (sum >> 32) + (sum & 0xffff_ffff)).sum();

@@ -1,7 +1,30 @@
 //! IP in UDP, on flannel's wire: for hosts where vxlan is not available or not allowed.
 //!
 //! A packet to a peer's pod becomes the whole payload of one UDP datagram to the peer's public address: no header, no encryption.
-//! Both kinds of node share a cluster.
+//! It is the same on the wire as flannel's, so both kinds of node share a cluster. As with flannel a way through the tunnel costs
+//! two hops, and a lease carries the public address only.
+//!
+//! # The userspace engine
+//!
+//! Packets to the network are routed into a TUN device, `flannel0`, and threads of this process carry them on. Large packets pass
+//! the device and the sockets as one where the kernel has that, and datagrams that came together are joined again where they
+//! belong to one flow; [`Stats::engine`] says what is used and why something is not.
+//!
+//! The device stays when the process ends, and the next run takes it over. When the next run starts beside the old one, even in
+//! the same process, the old engine stops once the new one carries packets. So a dropped network leaves its engine running, until
+//! it is taken over, torn down, or the process ends.
+//!
+//! # What is dropped
+//!
+//! Datagrams from addresses that are no peer's; packets whose source is not inside of the subnet of the peer that sent them;
+//! packets that are not whole, end too early or too late, name the routers to pass, or may pass no other. [`DropReason`] has all
+//! reasons, and [`Udp::stats`] counts them.
+//!
+//! # What senders are told
+//!
+//! That no peer has a destination (ICMP net unreachable, byte for byte flannel's, never to ICMP itself), and that a packet is
+//! larger than the way to the peer takes (fragmentation needed, packet too big). Each thread gives at most 1000 answers a second.
+//! What may be cut is sent in fragments instead.
 //!
 //! # Options
 //!
@@ -27,6 +50,22 @@
 //! userspace engine tells the sender what size the path takes. Between virtual network cards that hand over large packets in one
 //! piece, a packet that a program has unpacked is cut in software if a bridge is next, because the kernel still takes it for a
 //! tunnel's.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use flannel_backend::{UplinkFinder, UplinkOptions};
+//! use flannel_backend_udp::Udp;
+//! use flannel_core::{NetworkConfig, Node};
+//! use flannel_netlink::Namespace;
+//!
+//! # async fn run(store: impl flannel_core::Store) -> Result<(), Box<dyn std::error::Error>> {
+//! let config: NetworkConfig = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "udp"}}"#.parse()?;
+//! let uplink = UplinkFinder::new(&Namespace::current()?, &config, &UplinkOptions::default())?;
+//! Node::new(store, Udp::new(&config, uplink)?).run().await?;
+//! # Ok(())
+//! # }
+//! ```
 #![deny(unsafe_code)]
 
 mod backend;

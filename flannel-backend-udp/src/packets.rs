@@ -44,6 +44,14 @@ pub(crate) fn ipv6(from: &str, to: &str, ttl: u8, protocol: u8, payload: &[u8]) 
     finish(packet)
 }
 
+/// Packets as a kernel sent them.
+pub(crate) fn captured() -> Vec<Vec<u8>> {
+    let lines = include_str!("../tests/fixtures/datagrams.txt").lines();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let packet = |line: &str| line.as_bytes().chunks(2).map(byte).collect();
+    lines.filter(|line| !line.starts_with('#')).map(packet).collect()
+}
+
 /// The same IPv4 packet with options, a multiple of four bytes.
 pub(crate) fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
     let mut longer = [&packet[..20], options, &packet[20..]].concat();

@@ -17,7 +17,7 @@ pub enum DropReason {
     HeaderLength,
     /// It is one of our own datagrams, which would go round and round.
     Loop,
-    /// No peer has its destination. Its sender is told, see the section on ICMP.
+    /// No peer has its destination. Its sender is told.
     NoRoute,
     /// There are bytes behind the packet's end.
     Oversized,
@@ -224,6 +224,24 @@ mod tests {
         assert_eq!(within(&outside, "192.0.2.2"), Some(DropReason::SpoofedSource));
         let last = packets::udp4([10, 3, 2, 3], [10, 3, 1, 2], 1, b"hello");
         assert_eq!(within(&last, "192.0.2.2"), Some(DropReason::TtlExpired));
+    }
+
+    #[test]
+    fn packets_of_a_kernel_pass_and_are_right_one_hop_later() {
+        let blocks = ["10.244.2.0/24", "fd00:10:244:2::/64"];
+        let endpoints =
+            blocks.map(|block| (block.parse().unwrap(), "192.0.2.2:8285".parse().unwrap()));
+        let table = Table::new(&Orders { endpoints: endpoints.into(), ..orders() });
+        for mut packet in packets::captured() {
+            let ip = inbound(&packet, "192.0.2.2".parse().unwrap(), &table).unwrap();
+            let ttl = ip.ttl();
+            wire::decrement_ttl(&mut packet);
+            let ip = Ip::new_checked(&packet).unwrap();
+            assert_eq!(ip.ttl(), ttl - 1);
+            if ip.protocol() == wire::TCP || ip.protocol() == wire::UDP {
+                assert!(packets::is_right(&packet));
+            }
+        }
     }
 
     #[test]

@@ -142,6 +142,18 @@ fn flows_are_joined_apart_and_keep_their_order() {
     assert_eq!(output[2].1.len(), b(0).len() + 200);
 }
 
+#[test]
+fn a_connection_of_a_kernel_is_joined_and_cut_into_what_it_sent() {
+    let input = packets::captured();
+    let output = joined(&input);
+    // The three packets with data of each connection.
+    assert_eq!(output.len(), input.len() - 4);
+    assert_eq!(
+        cut(&output).iter().map(|packet| essence(packet)).collect::<Vec<_>>(),
+        input.iter().map(|packet| essence(packet)).collect::<Vec<_>>()
+    );
+}
+
 proptest! {
     #[test]
     fn cutting_what_was_joined_gives_the_same_packets(
