@@ -12,6 +12,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use flannel_testbed::Pod;
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 use tokio::{task::spawn_blocking, time::Instant};
 
 /// Sends as many packets as go from `from` to `to`, and returns how many were received per second.
@@ -35,9 +39,9 @@ pub(super) async fn round_trips(from: &Pod, to: &Pod, number: u32) -> Result<Vec
     let done = Arc::new(AtomicBool::new(false));
     let echo = {
         let done = Arc::clone(&done);
-        spawn_blocking(move || echo(&receiver, &done))
+        spawn_blocking(move || on_first_processor(|| echo(&receiver, &done)))
     };
-    let times = spawn_blocking(move || time(&sender, number)).await?;
+    let times = spawn_blocking(move || on_first_processor(|| time(&sender, number))).await?;
     done.store(true, Ordering::Relaxed);
     echo.await?.context("cannot send answers")?;
     times.context("cannot time round trips")
@@ -115,6 +119,19 @@ fn time(socket: &UdpSocket, number: u32) -> io::Result<Vec<f64>> {
         }
     }
     Ok(times)
+}
+
+/// Runs `work` where both ends of a round trip run, so that it is not a matter of luck whether another processor has to be woken.
+fn on_first_processor<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let this_thread = Pid::from_raw(0);
+    let before = sched_getaffinity(this_thread)?;
+    let first = (0..CpuSet::count()).find(|number| before.is_set(*number).unwrap_or(false));
+    let mut only = CpuSet::new();
+    only.set(first.unwrap_or(0))?;
+    sched_setaffinity(this_thread, &only)?;
+    let result = work();
+    sched_setaffinity(this_thread, &before)?;
+    result
 }
 
 /// 64 bytes of payload.
