@@ -1,6 +1,7 @@
 //! `flannel-node status`: what a node that runs says of itself.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write as _},
     os::unix::net::UnixStream,
     path::Path,
@@ -54,10 +55,15 @@ pub(crate) async fn document(observed: &Observed) -> Value {
 async fn peers(observed: &Observed, status: &Status) -> Option<Vec<Value>> {
     let handle = observed.handle().filter(|_| status.peers.is_some())?;
     let peers = timeout(PATIENCE, handle.peers()).await.ok()??;
+    // Waits for a sync under way, and is left out if that takes long.
+    let transports =
+        timeout(PATIENCE, handle.transports()).await.ok().flatten().unwrap_or_default();
+    let transports: BTreeMap<_, _> = transports.into_iter().collect();
     let problems = status.last_sync.as_ref().map_or(&[][..], |sync| &sync.problems);
     let described = peers.iter().map(|peer| {
         let problem = problems.iter().find(|problem| problem.peer == peer.subnet);
         let mut value = lease(peer);
+        value["transport"] = json!(transports.get(&peer.subnet));
         value["problem"] = json!(problem.map(|problem| problem.fault.to_string()));
         value
     });
@@ -94,7 +100,7 @@ pub(crate) fn show(args: &StatusArgs) -> Result<()> {
 /// One question in HTTP 1.0, which ends with the connection.
 pub(crate) fn ask(path: &Path) -> Result<String> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(2 * PATIENCE))?;
+    stream.set_read_timeout(Some(3 * PATIENCE))?;
     stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -77,15 +77,19 @@ pub(super) fn render(status: &Value) -> String {
         if status["peers"].is_null() { "not known yet".into() } else { peers.len().to_string() },
     );
     for peer in peers {
+        let ways = ["ipv4", "ipv6"].map(|family| peer["transport"][family].as_str());
+        let mut ways: Vec<_> = ways.into_iter().flatten().collect();
+        ways.dedup();
         let problem =
             peer["problem"].as_str().map_or_else(String::new, |problem| format!("  {problem}"));
         line(
             "",
             format!(
-                "{:28} {:28} {}{problem}",
+                "{:28} {:28} {} {}{problem}",
                 shown(&peer["subnet"]),
                 shown(&peer["address"]),
-                shown(&peer["backend"])
+                shown(&peer["backend"]),
+                ways.join(" and ")
             ),
         );
     }
@@ -141,7 +145,8 @@ mod tests {
             "lease": {"subnet": "10.3.1.0-24", "address": "192.0.2.1", "backend": "vxlan"},
             "lease_remaining_seconds": 3661, "mtu": 1450, "last_error": "renew the lease: refused",
             "peers": [
-                {"subnet": "10.3.2.0-24", "address": "192.0.2.2", "backend": "vxlan", "problem": null},
+                {"subnet": "10.3.2.0-24", "address": "192.0.2.2", "backend": "vxlan", "problem": null,
+                 "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": "nexthop"}},
                 {"subnet": "10.3.3.0-24", "address": null, "backend": "udp", "problem": "it uses the backend \"udp\""},
             ],
             "refused": [], "syncs": 4, "totals": {"added": 9, "replaced": 1, "removed": 0},
@@ -160,8 +165,8 @@ firewall     nftables, as it should be
 repaired     link 1, route 2
 last error   renew the lease: refused
 peers        2
-             10.3.2.0-24                  192.0.2.2                    vxlan
-             10.3.3.0-24                  -                            udp  it uses the backend \"udp\"
+             10.3.2.0-24                  192.0.2.2                    vxlan encapsulated
+             10.3.3.0-24                  -                            udp   it uses the backend \"udp\"
 journal
              2026-01-02T03:04:06.000Z repair   route 10.3.2.0/24 removed
 ";
