@@ -8,7 +8,7 @@
 //!
 //! Packets to the network are routed into a TUN device, `flannel0`, and threads of this process carry them on. Large packets pass
 //! the device and the sockets as one where the kernel has that, and datagrams that came together are joined again where they
-//! belong to one flow; [`Stats::engine`] says what is used and why something is not.
+//! belong to one flow.
 //!
 //! The device stays when the process ends, and the next run takes it over. When the next run starts beside the old one, even in
 //! the same process, the old engine stops once the new one carries packets. So a dropped network leaves its engine running, until

@@ -134,6 +134,15 @@ impl Lab {
         }
     }
 
+    /// Waits until so many packets or more were dropped for this reason.
+    pub(crate) async fn expect_dropped_at_least(&self, n: usize, reason: DropReason, count: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.dropped(n, reason) < count {
+            assert!(Instant::now() < deadline, "{} {reason:?}", self.dropped(n, reason));
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub(crate) async fn reaches(&self, from: usize, to: usize) -> bool {
         let how = flannel_testbed::probe::Ping::default().timeout(Duration::from_millis(200));
         self.pods[from].ping_with(self.pod_ip(to).into(), how).await.is_ok()
