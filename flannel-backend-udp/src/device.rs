@@ -1,6 +1,6 @@
 //! Our device as the kernel shows it: whose it is, and made to be as it should.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use flannel_core::BackendError;
 use flannel_netlink::{
@@ -9,6 +9,7 @@ use flannel_netlink::{
     state::{AddressFilter, Link, LinkKind},
 };
 use ipnetwork::IpNetwork;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::tun::Tun;
@@ -147,6 +148,22 @@ impl Device {
         warn!(device = name, path = %path.display(), error, "senders are not told of packets that cannot be carried");
     }
 
+    /// Waits until the device carries packets: the kernel starts that in its own time after somebody attaches.
+    pub(crate) async fn settle(&mut self) -> Result<(), BackendError> {
+        let name = self.name().await?;
+        let connection = opened(&mut self.connection, &self.namespace)?;
+        let deadline = Instant::now() + SETTLES;
+        while Instant::now() < deadline {
+            let link =
+                link_by_name(connection, &name).await.map_err(|error| refused(&name, error))?;
+            if link.is_none_or(|link| link.running) {
+                break;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
     /// Deletes the device.
     pub(crate) async fn delete(&mut self) -> Result<(), BackendError> {
         let name = self.name().await?;
@@ -219,6 +236,9 @@ fn opened<'a>(
     Ok(connection.as_mut().expect("opened above"))
 }
 
+/// What the kernel usually needs, many times over.
+const SETTLES: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Names that are tried.
 const MOST_NAMES: u32 = 256;
 /// `IFNAMSIZ` without the end.

@@ -168,6 +168,9 @@ impl Network for UdpNetwork {
         // Packets go on whatever the kernel said of the route.
         let endpoints = orders.endpoints.clone();
         self.engine.apply(&link, orders, program.is_none(), &self.account)?;
+        if !link.running {
+            self.device.settle().await?;
+        }
         let mut report = synced?;
         report.routes = None;
         if program.is_some() {
