@@ -18,6 +18,7 @@ use super::{
     Activity, NodeError, NodeOptions, OnLeaseLoss, Question, Status, Stopped,
     failure::Failure,
     keeper::{Doubt, Keeper, Kept, Timing, at},
+    leaving::Leaving,
     operation::{Operation, Outcome, breathe, operate},
     pings::Pings,
     random::Random,
@@ -47,6 +48,7 @@ pub(super) struct Driver {
 enum Input {
     Answered,
     Due,
+    Gone,
     Kept(Kept),
     Lease(Option<Result<LeaseEvent, StoreError>>),
     Outcome(Outcome),
@@ -113,6 +115,7 @@ impl Driver {
             pings,
             peers: Arc::new(Peers::new(config, current.clone())),
             known: false,
+            leaving: Leaving::default(),
             leases: self.store.watch(),
             watched_from: Instant::now(),
             watches: self.backoff(),
@@ -250,6 +253,7 @@ impl Driver {
                         Some(request) = self.requests.recv(), if session.known => Input::Request(request),
                         outcome = &mut work => Input::Outcome(outcome),
                         item = session.leases.next() => Input::Lease(item),
+                        () = at(session.leaving.next()) => Input::Gone,
                         () = at(sync_at) => Input::Due,
                     };
                     match input {
@@ -269,6 +273,11 @@ impl Driver {
                             reply.send(Arc::clone(&session.peers)).ok();
                         }
                         Input::Request(Question::Transports(reply)) => session.asked.push(reply),
+                        Input::Gone => {
+                            while let Some(subnet) = session.leaving.gone(Instant::now()) {
+                                self.fold(session, LeaseEvent::Remove(subnet));
+                            }
+                        }
                         Input::Lease(item) => self.lease(session, item),
                         Input::Outcome(outcome) => break Some(outcome),
                         Input::Due => break None,
@@ -322,6 +331,17 @@ impl Driver {
             session.sync_at = Some(Instant::now());
         }
         debug!(?event, "lease event");
+        let own =
+            matches!(&event, LeaseEvent::Remove(subnet) if *subnet == session.peers.own().subnet);
+        let until = Instant::now() + self.options.removal_grace;
+        let event = if own { Some(event) } else { session.leaving.admit(event, until) };
+        if let Some(event) = event {
+            self.fold(session, event);
+        }
+    }
+
+    /// Takes an event in among what is known of the peers.
+    fn fold(&self, session: &mut Session, event: LeaseEvent) {
         let peers = Arc::make_mut(&mut session.peers);
         let rewritten =
             matches!(&event, LeaseEvent::Upsert(lease) if lease.subnet == peers.own().subnet);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{keeper::Keeper, operation::Operation, pings::Pings};
+use super::{keeper::Keeper, leaving::Leaving, operation::Operation, pings::Pings};
 use crate::{
     backoff::Backoff, lease::LeaseEvent, peers::Peers, report::Transport, store::StoreError,
     subnet::Subnet,
@@ -18,6 +18,7 @@ pub(super) struct Session {
     pub(super) peers: Arc<Peers>,
     /// Whether the store has said who the peers are. Until then they are unknown, and unknown is never synced.
     pub(super) known: bool,
+    pub(super) leaving: Leaving,
     pub(super) leases: BoxStream<'static, Result<LeaseEvent, StoreError>>,
     /// Since when `leases` is followed.
     pub(super) watched_from: Instant,

@@ -223,11 +223,34 @@ async fn events_during_a_sync_are_in_the_next_one() {
     tokio::spawn(node(store, backend.clone()).run());
     events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     settle().await;
-    events.send(Ok(LeaseEvent::Upsert(lease("10.3.3.0-24", 3)))).unwrap();
-    events.send(Ok(LeaseEvent::Remove("10.3.2.0-24".parse().unwrap()))).unwrap();
+    events.send(Ok(LeaseEvent::Upsert(lease("10.3.4.0-24", 4)))).unwrap();
+    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.3.0-24", 3)]))).unwrap();
     sleep(Duration::from_secs(4)).await;
     assert_eq!(backend.syncs(), 2);
     assert_eq!(backend.routes().into_keys().collect::<Vec<_>>(), ["10.3.3.0-24".parse().unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_comes_back_at_once_is_served_all_the_time() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    let node = node(store, backend.clone());
+    let handle = node.handle();
+    tokio::spawn(node.run());
+    let peer = lease("10.3.2.0-24", 2);
+    events.send(Ok(LeaseEvent::Reset(vec![peer.clone()]))).unwrap();
+    settle().await;
+    events.send(Ok(LeaseEvent::Remove(peer.subnet))).unwrap();
+    sleep(Duration::from_millis(900)).await;
+    events.send(Ok(LeaseEvent::Upsert(peer.clone()))).unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!((backend.syncs(), backend.routes().len()), (1, 1));
+
+    events.send(Ok(LeaseEvent::Remove(peer.subnet))).unwrap();
+    sleep(Duration::from_millis(999)).await;
+    assert_eq!((handle.status().peers, backend.routes().len()), (Some(1), 1));
+    sleep(Duration::from_millis(2)).await;
+    assert_eq!((handle.status().peers, backend.routes().len()), (Some(0), 0));
 }
 
 #[tokio::test(start_paused = true)]
