@@ -32,7 +32,7 @@ fn parse_any(data: &RawJson) -> Result<MacAddress, String> {
     Ok(mac.ok_or("it has no VtepMAC")?)
 }
 
-/// Reads what [`print`] and flannel write, which all peers but a few have: ten times as fast as any JSON.
+/// Reads what [`print()`] and flannel write, which all peers but a few have: ten times as fast as any JSON.
 fn parse_usual(data: &RawJson) -> Option<MacAddress> {
     let (vni, mac) = data.as_str().strip_prefix(r#"{"VNI":"#)?.split_once(r#","VtepMAC":""#)?;
     vni.parse::<u32>().ok()?;
