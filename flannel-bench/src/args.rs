@@ -83,7 +83,7 @@ pub(crate) struct Converge {
     pub(crate) peers: Vec<u32>,
 
     /// How many times one peer is added and removed again.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) updates: u32,
 
     /// How long the converged node is watched, seconds.
