@@ -175,6 +175,20 @@ fn node(store: impl Store, backend: impl Backend) -> Node {
     Node::from_parts(Arc::new(store), Arc::new(backend), options)
 }
 
+/// Runs a node until it serves the peers of these leases.
+async fn serving(
+    (store, events): (MockStore, &mpsc::UnboundedSender<Result<LeaseEvent, StoreError>>),
+    backend: impl Backend,
+    leases: Vec<Lease>,
+) -> NodeHandle {
+    let node = node(store, backend);
+    let mut handle = node.handle();
+    tokio::spawn(node.run());
+    events.send(Ok(LeaseEvent::Reset(leases))).unwrap();
+    handle.wait_for(Status::is_ready).await.unwrap();
+    handle
+}
+
 fn fake() -> FakeBackend {
     FakeBackend::new(Ipv4Addr::new(192, 0, 2, 1))
 }

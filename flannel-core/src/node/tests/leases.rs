@@ -46,11 +46,9 @@ async fn a_lease_that_cannot_be_renewed_is_trusted_until_its_time_is_over() {
     let held = Held::new(OWN);
     let (store, events) = store(&held);
     let backend = fake();
-    let node = node(store, backend.clone());
-    let mut handle = node.handle();
-    tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1), lease("10.3.2.0-24", 2)]))).unwrap();
-    handle.wait_for(Status::is_ready).await.unwrap();
+    let mut handle =
+        serving((store, &events), backend.clone(), vec![lease(OWN, 1), lease("10.3.2.0-24", 2)])
+            .await;
     sleep(Duration::from_secs(200)).await;
     assert!(handle.status().is_ready());
 
@@ -123,11 +121,9 @@ async fn a_lost_lease_is_taken_anew_and_the_data_path_stays_meanwhile() {
     let held = Held::new(OWN);
     let (store, events) = moving_store(&held);
     let backend = fake();
-    let node = node(store, backend.clone());
-    let mut handle = node.handle();
-    tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1), lease("10.3.2.0-24", 2)]))).unwrap();
-    handle.wait_for(Status::is_ready).await.unwrap();
+    let mut handle =
+        serving((store, &events), backend.clone(), vec![lease(OWN, 1), lease("10.3.2.0-24", 2)])
+            .await;
 
     held.revoked.store(1, Ordering::SeqCst);
     let thief = lease(OWN, 66).held_by("thief".parse().unwrap());

@@ -43,11 +43,7 @@ async fn a_node_that_moved_is_not_ready_before_its_new_data_path_is_up() {
     let held = Held::new(OWN);
     let (store, events) = moving_store(&held);
     let backend = fake();
-    let node = node(store, backend.clone());
-    let mut handle = node.handle();
-    tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
-    handle.wait_for(Status::is_ready).await.unwrap();
+    let mut handle = serving((store, &events), backend.clone(), vec![lease(OWN, 1)]).await;
 
     backend.fail_starts(3);
     held.revoked.store(1, Ordering::SeqCst);
