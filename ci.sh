@@ -78,7 +78,7 @@ part_netns() {
 # What a user namespace with its single user cannot show.
 part_root() {
     if [ "$(id -u)" = 0 ]; then
-        cargo test -p flannel-node --test root -- --ignored
+        cargo test --workspace --all-features --test root -- --ignored
     else
         echo "not root: the tests of a node under another user did not run"
     fi
@@ -163,7 +163,7 @@ part_bpf() {
 # The store in etcd, on etcds that the tests start on loopback.
 part_etcd() {
     local log; log=$(mktemp)
-    cargo test -p flannel-store --all-features --test etcd -- --ignored 2>&1 | tee "$log"
+    cargo test --workspace --all-features --test etcd -- --ignored 2>&1 | tee "$log"
     local ran; ran=$(tests_passed "$log")
     rm -f "$log"
     echo "etcd tests that ran: $ran"
