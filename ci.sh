@@ -103,8 +103,10 @@ part_dist() {
 # The program as one file that needs no other, in target/static.
 part_static() {
     local target; target=$(rustc -vV | sed -n 's/^host: //p')
-    local out=${CARGO_TARGET_DIR:-target}/$target/release/flannel-node
-    cargo rustc --release --locked -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static
+    local out=${CARGO_TARGET_DIR:-target}/$target/dist/flannel-node
+    # Rust brings lld for this target, which keeps one of functions that are the same.
+    local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C link-arg=-Wl,--icf=all)
+    cargo rustc --profile dist --locked -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static "${link[@]}"
     ldd "$out" 2>&1 | grep -E 'statically linked|not a dynamic executable'
     mkdir -p target/static
     cp "$out" target/static/flannel-node
