@@ -103,6 +103,7 @@ impl PeerTable {
                 for peer in peers.iter() {
                     self.follow(peer.subnet, plan(peer));
                 }
+                self.placement.close_gaps();
             }
         }
         self.planned = Some(peers.revision().clone());
@@ -129,11 +130,11 @@ impl PeerTable {
     pub fn transport(&self, subnet: &Subnet) -> Option<Transport> {
         let (number, keys) = self.placement.keys_of(Holder::peer(*subnet))?;
         let encapsulates = |link: u32| {
-            keys.iter().any(|key| matches!(key, Key::ForwardingEntry(at, _) if *at == link))
+            keys.iter().any(|key| matches!(key, Key::ForwardingEntry(at, _) if at == link))
         };
         let mut transport = Transport::new(None, None, None);
-        for key in keys {
-            let Some((whose, Object::Route(route))) = self.table.wanted_for(key) else { continue };
+        for key in keys.iter() {
+            let Some((whose, Object::Route(route))) = self.table.wanted_for(&key) else { continue };
             if whose != number {
                 continue;
             }

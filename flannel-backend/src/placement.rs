@@ -1,9 +1,9 @@
 //! Which peer wants which object: pure bookkeeping.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 use flannel_core::{PeerFault, Subnet};
-use flannel_netlink::state::{Key, Object};
+use flannel_netlink::state::{Key, KeySet, Object};
 
 /// What one peer needs in the kernel, and what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,18 +38,18 @@ impl Holder {
 /// others' are kept here.
 #[derive(Debug, Default)]
 pub(crate) struct Placement {
-    holders: BTreeMap<Holder, Held>,
-    /// Whose number is which.
-    numbers: Vec<Holder>,
+    /// By number. Those that are free hold nothing.
+    held: Vec<Held>,
+    /// The numbers of all that hold something, in the order of the holders: four bytes each, which a tree would not do with.
+    order: Vec<u32>,
     free: Vec<u32>,
     losers: BTreeMap<Key, BTreeMap<Holder, Object>>,
 }
 
 #[derive(Debug)]
 struct Held {
-    number: u32,
-    /// Sorted.
-    keys: Box<[Key]>,
+    holder: Holder,
+    keys: KeySet,
 }
 
 /// What a table has to be told after a holder changed its mind.
@@ -76,36 +76,42 @@ impl Placement {
         next.dedup_by_key(|(key, _)| *key);
         next.reverse();
         let mut changes = Changes::default();
-        let (number, before) = match self.holders.remove(&holder) {
-            Some(Held { number, keys }) => (number, keys),
-            None if next.is_empty() => return changes,
-            None => (self.number(holder), Box::default()),
+        let place = self.find(holder);
+        let number = match place {
+            Ok(place) => self.order[place],
+            Err(_) if next.is_empty() => return changes,
+            Err(place) => {
+                let number = self.number(holder);
+                self.order.insert(place, number);
+                number
+            }
         };
-        for key in &before {
-            if next.binary_search_by_key(key, |(key, _)| *key).is_err() {
-                self.release(holder, key, &placed, &mut changes);
+        let keys = next.iter().map(|(key, _)| *key).collect();
+        let before = mem::replace(&mut self.held[number as usize].keys, keys);
+        for key in before.iter() {
+            if next.binary_search_by_key(&key, |(key, _)| *key).is_err() {
+                self.release(holder, &key, &placed, &mut changes);
             }
         }
         for (key, object) in &next {
             self.claim((holder, number), key, *object, &placed, &mut changes);
         }
-        if next.is_empty() {
+        if let (Ok(place), true) = (place, next.is_empty()) {
+            self.order.remove(place);
             self.free.push(number);
-        } else {
-            let keys = next.into_iter().map(|(key, _)| key).collect();
-            self.holders.insert(holder, Held { number, keys });
         }
         changes
     }
 
     /// What a holder wants, whether it gets it or not, with the holder's number.
-    pub(crate) fn keys_of(&self, holder: Holder) -> Option<(u32, &[Key])> {
-        self.holders.get(&holder).map(|held| (held.number, &*held.keys))
+    pub(crate) fn keys_of(&self, holder: Holder) -> Option<(u32, &KeySet)> {
+        let number = self.order[self.find(holder).ok()?];
+        Some((number, &self.held[number as usize].keys))
     }
 
     /// All that want anything.
     pub(crate) fn holders(&self) -> impl Iterator<Item = &Holder> {
-        self.holders.keys()
+        self.order.iter().map(|number| self.holder(*number))
     }
 
     /// Who wants what is at `key`, where the table has the object of the holder with the number `winner`.
@@ -115,16 +121,30 @@ impl Placement {
         winner: Option<u32>,
     ) -> impl Iterator<Item = &Holder> {
         let losers = self.losers.get(key).into_iter().flat_map(BTreeMap::keys);
-        winner.and_then(|number| self.numbers.get(number as usize)).into_iter().chain(losers)
+        winner.map(|number| self.holder(number)).into_iter().chain(losers)
+    }
+
+    /// Gives back memory that was needed to grow.
+    pub(crate) fn close_gaps(&mut self) {
+        self.held.shrink_to_fit();
+        self.order.shrink_to_fit();
+    }
+
+    fn find(&self, holder: Holder) -> Result<usize, usize> {
+        self.order.binary_search_by_key(&holder, |number| *self.holder(*number))
+    }
+
+    fn holder(&self, number: u32) -> &Holder {
+        &self.held[number as usize].holder
     }
 
     fn number(&mut self, holder: Holder) -> u32 {
         if let Some(number) = self.free.pop() {
-            self.numbers[number as usize] = holder;
+            self.held[number as usize].holder = holder;
             return number;
         }
-        self.numbers.push(holder);
-        u32::try_from(self.numbers.len() - 1).expect("there are fewer subnets than numbers")
+        self.held.push(Held { holder, keys: KeySet::default() });
+        u32::try_from(self.held.len() - 1).expect("there are fewer subnets than numbers")
     }
 
     fn claim(
@@ -136,7 +156,7 @@ impl Placement {
         changes: &mut Changes,
     ) {
         if let Some((winner, there)) = placed(key) {
-            let winner = self.numbers[winner as usize];
+            let winner = *self.holder(winner);
             if winner == holder && there == object {
                 return;
             }
@@ -158,13 +178,13 @@ impl Placement {
         placed: impl Fn(&Key) -> Option<(u32, Object)>,
         changes: &mut Changes,
     ) {
-        let winner = placed(key).map(|(number, _)| self.numbers[number as usize]);
+        let winner = placed(key).map(|(number, _)| *self.holder(number));
         let losers = self.losers.get_mut(key);
         if winner != Some(holder) {
             losers.and_then(|losers| losers.remove(&holder));
         } else if let Some((heir, object)) = losers.and_then(BTreeMap::pop_first) {
-            let heir = self.holders.get(&heir).expect("who lost a key holds it all the same");
-            changes.want.push((heir.number, object));
+            let heir = self.find(heir).expect("who lost a key holds it all the same");
+            changes.want.push((self.order[heir], object));
         } else {
             changes.forget.push(*key);
         }

@@ -45,6 +45,7 @@ mod link;
 mod list;
 mod namespace;
 mod pace;
+mod packed;
 mod socket;
 pub mod state;
 pub mod table;

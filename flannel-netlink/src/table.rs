@@ -242,6 +242,8 @@ impl Table {
         report.failures = failures.into_values().collect();
         report.postponed = postponed.len();
         report.left_alone = self.left_alone;
+        self.picture.close_gaps();
+        self.numbers.close_gaps();
         for key in postponed {
             self.picture.drift_again(key);
         }

@@ -10,10 +10,10 @@ use crate::{
     },
 };
 
-/// What was read of a listing so far.
+/// What was read of a listing so far. It has few parts, and each is tried ten times at most.
 #[derive(Debug, Default)]
 struct Parts {
-    attempts: u32,
+    attempts: u16,
     listed: Vec<Listed>,
 }
 

@@ -14,12 +14,14 @@ pub(crate) struct Numbers {
     by_gateway: BTreeMap<(u32, IpAddr), u32>,
     taken: BTreeSet<u32>,
     next: u32,
+    /// How many gateways came since the trees were built without gaps.
+    grown: usize,
 }
 
 impl Numbers {
     pub(crate) fn new(range: RangeInclusive<u32>) -> Self {
         let next = *range.start();
-        Self { range, by_gateway: BTreeMap::new(), taken: BTreeSet::new(), next }
+        Self { range, by_gateway: BTreeMap::new(), taken: BTreeSet::new(), next, grown: 0 }
     }
 
     /// Notes an object that is there or wanted; `ours` ones may be used again for the same gateway.
@@ -51,9 +53,22 @@ impl Numbers {
         self.taken.insert(id);
         self.by_gateway.insert((link, gateway), id);
         self.next = id.saturating_add(1);
+        self.grown += 1;
         Some(id)
     }
+
+    /// Builds the trees anew after they have grown much. One that grew in order is half empty.
+    pub(crate) fn close_gaps(&mut self) {
+        if self.grown > SMALL && self.grown > self.taken.len() / 4 {
+            self.by_gateway = std::mem::take(&mut self.by_gateway).into_iter().collect();
+            self.taken = std::mem::take(&mut self.taken).into_iter().collect();
+            self.grown = 0;
+        }
+    }
 }
+
+/// Gaps among so few numbers are not worth the time.
+const SMALL: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 mod entries;
 mod news;
-mod packed;
+mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -102,6 +102,11 @@ impl Picture {
     /// The keys under which the kernel holds something else than is wanted, in their order.
     pub(crate) fn dirty(&mut self) -> Vec<Key> {
         self.entries.dirty()
+    }
+
+    /// After many changes: gives back memory that is not needed.
+    pub(crate) fn close_gaps(&mut self) {
+        self.entries.close_gaps();
     }
 
     pub(crate) fn fits(&self, key: &Key) -> bool {

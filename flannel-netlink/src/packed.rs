@@ -1,4 +1,4 @@
-//! Keys and objects in a third of their memory, for pictures of ten thousands.
+//! Keys and objects in a third of their memory or less, for pictures of ten thousands.
 
 use std::{
     cmp::Ordering,
@@ -13,29 +13,44 @@ use crate::state::{
 
 /// A [`Key`]. Ordered by kind, then by family, then by the rest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct PackedKey([u8; KEY_BYTES]);
+pub(crate) struct PackedKey<const N: usize = KEY_BYTES>([u8; N]);
 
 /// What an object has beyond its key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct PackedRest([u8; REST_BYTES]);
+pub(crate) struct PackedRest<const N: usize = REST_BYTES>([u8; N]);
 
-impl Ord for PackedKey {
+impl<const N: usize> Ord for PackedKey<N> {
     fn cmp(&self, other: &Self) -> Ordering {
         // As the bytes are ordered. All that differ in IPv4 keys are in the first number, and a
         // number is compared several times faster than bytes.
-        let number = |key: &Self| key.0.first_chunk().copied().map(u128::from_be_bytes);
-        number(self).cmp(&number(other)).then_with(|| self.0[16..].cmp(&other.0[16..]))
+        let number = |key: &Self| u128::from_be_bytes(cut_or_filled(&key.0));
+        let behind = self.0.iter().skip(16);
+        number(self).cmp(&number(other)).then_with(|| behind.cmp(other.0.iter().skip(16)))
     }
 }
 
-impl PartialOrd for PackedKey {
+impl<const N: usize> PartialOrd for PackedKey<N> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
+impl<const N: usize> PackedKey<N> {
+    /// The same in another size; `None` if that has no room for it.
+    pub(crate) fn resized<const M: usize>(&self) -> Option<PackedKey<M>> {
+        resized(&self.0).map(PackedKey)
+    }
+}
+
+impl<const N: usize> PackedRest<N> {
+    /// The same in another size; `None` if that has no room for it.
+    pub(crate) fn resized<const M: usize>(&self) -> Option<PackedRest<M>> {
+        resized(&self.0).map(PackedRest)
+    }
+}
+
 impl PackedKey {
-    pub(super) fn of(key: &Key) -> Self {
+    pub(crate) fn of(key: &Key) -> Self {
         let mut out = Writer::new();
         match key {
             Key::Address(link, address) => {
@@ -69,7 +84,20 @@ impl PackedKey {
         Self(out.bytes)
     }
 
-    pub(super) fn key(&self) -> Key {
+    /// The bytes that tell it from others of its kind; [`read`](Self::read) finds their end.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0[..len_of(self.0[0])]
+    }
+
+    /// The first of several keys whose [`bytes`](Self::bytes) follow each other, and those behind it.
+    pub(crate) fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (own, behind) = bytes.split_at_checked(len_of(*bytes.first()?))?;
+        let mut key = [0; KEY_BYTES];
+        key[..own.len()].copy_from_slice(own);
+        Some((Self(key), behind))
+    }
+
+    pub(crate) fn key(&self) -> Key {
         let mut bytes = Reader(&self.0);
         let [tag] = bytes.take();
         let is_ipv6 = tag & IPV6 != 0;
@@ -85,7 +113,7 @@ impl PackedKey {
 
 impl PackedRest {
     /// `None` for an object with parts that hardly any has: there is no room for them.
-    pub(super) fn of(object: &Object) -> Option<Self> {
+    pub(crate) fn of(object: &Object) -> Option<Self> {
         let mut out = Writer::new();
         match object {
             Object::Address(it) => {
@@ -138,7 +166,7 @@ impl PackedRest {
     }
 
     /// The object with this key.
-    pub(super) fn object(&self, key: &PackedKey) -> Object {
+    pub(crate) fn object(&self, key: &PackedKey) -> Object {
         let mut bytes = Reader(&self.0);
         match key.key() {
             Key::Address(link, address) => {
@@ -198,10 +226,33 @@ impl PackedRest {
     }
 }
 
+/// Parts in another size; `None` if that has no room for them. Behind them are zeros.
+fn resized<const N: usize, const M: usize>(parts: &[u8; N]) -> Option<[u8; M]> {
+    parts.iter().skip(M).all(|byte| *byte == 0).then(|| cut_or_filled(parts))
+}
+
+fn cut_or_filled<const N: usize, const M: usize>(parts: &[u8; N]) -> [u8; M] {
+    let (mut out, len) = ([0; M], N.min(M));
+    out[..len].copy_from_slice(&parts[..len]);
+    out
+}
+
 const fn tag(kind: u8, address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => kind,
         IpAddr::V6(_) => kind | IPV6,
+    }
+}
+
+/// How many bytes the parts of a key take that begins with `tag`.
+const fn len_of(tag: u8) -> usize {
+    let address = if tag & IPV6 == 0 { 4 } else { 16 };
+    match tag & !IPV6 {
+        ADDRESS => 1 + 4 + address + 1,
+        NEXTHOP => 1 + 4,
+        FORWARDING_ENTRY => 1 + 4 + 6,
+        NEIGHBOUR => 1 + 4 + address,
+        _ => 1 + address + 1 + 4 + 4,
     }
 }
 
@@ -275,9 +326,13 @@ impl Reader<'_> {
 }
 
 /// An IPv6 route's: tag, address, prefix length, table, metric.
-const KEY_BYTES: usize = 1 + 16 + 1 + 4 + 4;
+pub(crate) const KEY_BYTES: usize = 1 + 16 + 1 + 4 + 4;
 /// An IPv6 route's with a gateway: protocol, scope, flags, device, family and address.
-const REST_BYTES: usize = 1 + 1 + 1 + 4 + 1 + 16;
+pub(crate) const REST_BYTES: usize = 1 + 1 + 1 + 4 + 1 + 16;
+
+/// The same without IPv6.
+pub(crate) const NARROW_KEY: usize = KEY_BYTES - 12;
+pub(crate) const NARROW_REST: usize = REST_BYTES - 12;
 
 const ADDRESS: u8 = 0;
 const NEXTHOP: u8 = 2;
@@ -305,6 +360,24 @@ mod tests {
             prop_assert_eq!(key.key(), object.key());
             let rest = PackedRest::of(&object).expect("we write only what has room");
             prop_assert_eq!(rest.object(&key), object);
+        }
+
+        #[test]
+        fn what_has_room_in_less_is_the_same_there(object in object()) {
+            let key = PackedKey::of(&object.key());
+            if let Some(narrow) = key.resized::<NARROW_KEY>() {
+                prop_assert_eq!(narrow.resized(), Some(key));
+            }
+            let is_ipv6 = match object {
+                Object::Address(it) => it.address.is_ipv6(),
+                Object::ForwardingEntry(it) => it.remote.is_some_and(|ip| ip.is_ipv6()),
+                Object::Neighbour(it) => it.address.is_ipv6(),
+                Object::Nexthop(it) => it.gateway.is_ipv6(),
+                Object::Route(it) => it.destination.is_ipv6(),
+            };
+            let rest = PackedRest::of(&object).unwrap();
+            let narrow = (key.resized::<NARROW_KEY>(), rest.resized::<NARROW_REST>());
+            prop_assert!(is_ipv6 || matches!(narrow, (Some(_), Some(_))), "{:?}", object);
         }
 
         #[test]

@@ -1,0 +1,212 @@
+use std::collections::BTreeMap;
+
+use crate::packed::{KEY_BYTES, NARROW_KEY, NARROW_REST, PackedKey, PackedRest, REST_BYTES};
+
+/// An entry for each of many keys, in little memory: those without IPv6, which are nearly all in most clusters, take
+/// 38 bytes.
+#[derive(Debug, Default)]
+pub(super) struct Shelves {
+    narrow: BTreeMap<PackedKey<NARROW_KEY>, Slot<NARROW_REST>>,
+    wide: BTreeMap<PackedKey<KEY_BYTES>, Slot<REST_BYTES>>,
+    /// How many came since the trees were built without gaps.
+    grown: usize,
+}
+
+#[derive(Debug)]
+struct Slot<const N: usize> {
+    want: Want<N>,
+    state: State,
+}
+
+/// What is wanted under a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Want<const N: usize = REST_BYTES> {
+    /// Nothing, and the kernel holds just this.
+    Left(PackedRest<N>),
+    Nothing,
+    /// Something that has no room here.
+    Odd,
+    Packed(PackedRest<N>),
+}
+
+/// What else is known of a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct State {
+    pub(super) actual: Actual,
+    /// The attempt at a listing that this was found in last.
+    pub(super) listed: u16,
+    /// The number of whom it is wanted for.
+    pub(super) whom: u32,
+}
+
+/// What the kernel holds under a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Actual {
+    /// Just what is wanted.
+    Fits,
+    /// Just what [`Want::Left`] says.
+    Left,
+    Missing,
+    /// Something that has no room here.
+    Other,
+}
+
+impl Shelves {
+    pub(super) fn get(&self, key: &PackedKey) -> Option<(Want, State)> {
+        let narrow = key.resized().and_then(|key| self.narrow.get(&key));
+        match narrow {
+            Some(slot) => Some((slot.want.widened(), slot.state)),
+            None => self.wide.get(key).map(|slot| (slot.want, slot.state)),
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, key: &PackedKey) -> Option<(Want, &mut State)> {
+        let narrow = key.resized().and_then(|key| self.narrow.get_mut(&key));
+        match narrow {
+            Some(slot) => Some((slot.want.widened(), &mut slot.state)),
+            None => self.wide.get_mut(key).map(|slot| (slot.want, &mut slot.state)),
+        }
+    }
+
+    pub(super) fn insert(&mut self, key: PackedKey, want: Want, state: State) {
+        let before = self.len();
+        let narrow_key = key.resized();
+        if let (Some(key), Some(want)) = (narrow_key, want.narrowed()) {
+            self.narrow.insert(key, Slot { want, state });
+            self.wide.remove(&key.resized().expect("it was narrowed"));
+        } else {
+            self.wide.insert(key, Slot { want, state });
+            narrow_key.and_then(|key| self.narrow.remove(&key));
+        }
+        self.grown += self.len() - before;
+    }
+
+    pub(super) fn remove(&mut self, key: &PackedKey) {
+        let narrow = key.resized().and_then(|key| self.narrow.remove(&key));
+        if narrow.is_none() {
+            self.wide.remove(key);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PackedKey, Want, State)> {
+        let wide = self.wide.iter().map(|(key, slot)| (*key, slot.want, slot.state));
+        let narrow = self.narrow.iter().map(|(key, slot)| {
+            (key.resized().expect("it was narrowed"), slot.want.widened(), slot.state)
+        });
+        narrow.chain(wide)
+    }
+
+    /// Lets `change` look at each entry, and keeps those for which it returns true.
+    pub(super) fn retain(&mut self, mut change: impl FnMut(PackedKey, Want, &mut State) -> bool) {
+        self.narrow.retain(|key, slot| {
+            let key = key.resized().expect("it was narrowed");
+            change(key, slot.want.widened(), &mut slot.state)
+        });
+        self.wide.retain(|key, slot| change(*key, slot.want, &mut slot.state));
+    }
+
+    /// Builds the trees anew after they have grown much. One that grew in order is half empty.
+    pub(super) fn close_gaps(&mut self) {
+        if self.grown > SMALL && self.grown > self.len() / 4 {
+            self.narrow = std::mem::take(&mut self.narrow).into_iter().collect();
+            self.wide = std::mem::take(&mut self.wide).into_iter().collect();
+            self.grown = 0;
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.narrow.len() + self.wide.len()
+    }
+}
+
+impl State {
+    pub(super) const EMPTY: Self = Self { actual: Actual::Missing, listed: 0, whom: 0 };
+}
+
+impl<const N: usize> Want<N> {
+    pub(super) const fn is_something(&self) -> bool {
+        matches!(self, Self::Odd | Self::Packed(_))
+    }
+}
+
+impl Want {
+    fn narrowed(&self) -> Option<Want<NARROW_REST>> {
+        Some(match self {
+            Self::Left(rest) => Want::Left(rest.resized()?),
+            Self::Nothing => Want::Nothing,
+            Self::Odd => Want::Odd,
+            Self::Packed(rest) => Want::Packed(rest.resized()?),
+        })
+    }
+}
+
+impl Want<NARROW_REST> {
+    fn widened(&self) -> Want {
+        let wide = |rest: &PackedRest<_>| rest.resized().expect("there is more room");
+        match self {
+            Self::Left(rest) => Want::Left(wide(rest)),
+            Self::Nothing => Want::Nothing,
+            Self::Odd => Want::Odd,
+            Self::Packed(rest) => Want::Packed(wide(rest)),
+        }
+    }
+}
+
+/// Gaps among so few entries are not worth the time.
+const SMALL: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::testing::object;
+
+    #[test]
+    fn an_entry_without_ipv6_is_small() {
+        assert_eq!(size_of::<PackedKey<NARROW_KEY>>() + size_of::<Slot<NARROW_REST>>(), 38);
+    }
+
+    proptest! {
+        /// Whatever moves between the two trees, and whenever gaps are closed.
+        #[test]
+        fn shelves_are_one_map(
+            steps in proptest::collection::vec((0usize..4, object(), 0u8..5), 0..60),
+        ) {
+            let (mut shelves, mut model) = (Shelves::default(), BTreeMap::new());
+            let keys: Vec<_> = steps.iter().map(|(_, object, _)| PackedKey::of(&object.key())).collect();
+            for (index, object, what) in steps {
+                let key = keys[index.min(keys.len() - 1)];
+                let rest = PackedRest::of(&object).unwrap();
+                let want = [Want::Left(rest), Want::Nothing, Want::Odd, Want::Packed(rest)];
+                match want.get(usize::from(what)) {
+                    Some(want) => {
+                        shelves.insert(key, *want, State { whom: 7, ..State::EMPTY });
+                        model.insert(key, *want);
+                    }
+                    None => {
+                        shelves.remove(&key);
+                        model.remove(&key);
+                    }
+                }
+                if what == 3 {
+                    shelves.grown = SMALL + 1;
+                    shelves.close_gaps();
+                    prop_assert_eq!(shelves.grown, 0);
+                }
+                prop_assert_eq!(shelves.get(&key).map(|(want, _)| want), model.get(&key).copied());
+            }
+            let all: BTreeMap<_, _> = shelves.iter().map(|(key, want, _)| (key, want)).collect();
+            prop_assert_eq!((shelves.iter().count(), all), (model.len(), model.clone()));
+            for (key, want) in &model {
+                let (found, state) = shelves.get_mut(key).unwrap();
+                prop_assert_eq!((found, state.whom), (*want, 7));
+            }
+            shelves.retain(|_, want, _| want.is_something());
+            model.retain(|_, want| want.is_something());
+            prop_assert_eq!(shelves.iter().count(), model.len());
+        }
+    }
+}
