@@ -69,12 +69,15 @@
 #![deny(unsafe_code)]
 
 mod backend;
+mod batch;
 mod bpf;
 mod checksum;
 mod config;
 mod device;
 mod ebpf;
 mod engine;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod icmp;
 mod join;
 mod network;
