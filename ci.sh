@@ -189,7 +189,7 @@ part_simulate() {
     FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=1000 optimised test -q -p flannel-store --all-features --test cluster -- --nocapture whatever
 }
 
-# Texts from outside: variants of known ones always, and what libFuzzer finds in a few seconds where cargo-fuzz is installed.
+# Texts and packets from outside: variants of known ones always, and what libFuzzer finds in a few seconds where cargo-fuzz is installed.
 part_fuzz() {
     PROPTEST_CASES=3000 optimised test -p flannel-fuzz
     if ! cargo fuzz --version >/dev/null 2>&1; then

@@ -16,7 +16,7 @@ use crate::{
     ebpf::Ebpf,
     engine::{Account, Userspace},
     network::{Common, UdpNetwork},
-    stats::Stats,
+    stats::{Meter, Stats},
 };
 
 /// Carries packets in UDP, each as it is.
@@ -98,6 +98,11 @@ impl Udp {
     /// What carries packets, how, and what became of them.
     pub fn stats(&self) -> Stats {
         self.account.stats()
+    }
+
+    /// Where the same can be read when a node has the backend.
+    pub fn meter(&self) -> Meter {
+        Meter::new(&self.account)
     }
 }
 

@@ -69,12 +69,15 @@
 #![deny(unsafe_code)]
 
 mod backend;
+mod batch;
 mod bpf;
 mod checksum;
 mod config;
 mod device;
 mod ebpf;
 mod engine;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod icmp;
 mod join;
 mod network;
@@ -92,7 +95,7 @@ mod verdict;
 mod wire;
 
 pub use backend::Udp;
-pub use stats::{Engine, Features, Stats, Traffic};
+pub use stats::{Engine, Features, Meter, Stats, Traffic};
 pub use verdict::DropReason;
 
 /// The backend's name in the network's configuration. Leases carry none, as flannel's do not.

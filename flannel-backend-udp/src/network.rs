@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use flannel_backend::{PeerPlan, PeerTable};
-use flannel_core::{BackendError, Network, Peers, Subnet, SyncReport};
+use flannel_core::{BackendError, Network, Peers, Subnet, SyncReport, Transport, Way};
 use flannel_netlink::{
     iface::{Interface, InterfaceWatch},
     state::{Address, Link, Object, Program, Route},
@@ -19,6 +19,7 @@ use crate::{
     engine::{Account, Userspace},
     plan::{self, Orders},
     socket::overhead,
+    stats::{EBPF, USERSPACE},
 };
 
 /// The device of one network, and the way to all its peers.
@@ -72,22 +73,22 @@ impl UdpNetwork {
         self.table.table().watch_link(link.clone());
         self.placed = Some(placed);
     }
+}
 
-    /// Counts what differs from the last sync. What the first one loads is no change: the kernel has none of it.
-    fn count(&mut self, endpoints: &BTreeMap<IpNetwork, SocketAddr>, report: &mut SyncReport) {
-        let Some(before) = self.endpoints.replace(endpoints.clone()) else {
-            return;
-        };
-        for (block, endpoint) in endpoints {
-            match before.get(block) {
-                None => report.added += 1,
-                Some(was) if was != endpoint => report.replaced += 1,
-                Some(_) => {}
-            }
+/// Counts what differs between two syncs.
+fn count(
+    before: &BTreeMap<IpNetwork, SocketAddr>,
+    after: &BTreeMap<IpNetwork, SocketAddr>,
+    report: &mut SyncReport,
+) {
+    for (block, endpoint) in after {
+        match before.get(block) {
+            None => report.added += 1,
+            Some(was) if was != endpoint => report.replaced += 1,
+            Some(_) => {}
         }
-        report.removed +=
-            before.keys().filter(|block| !endpoints.contains_key(block)).count() as u64;
     }
+    report.removed += before.keys().filter(|block| !after.contains_key(block)).count() as u64;
 }
 
 impl Common {
@@ -171,16 +172,28 @@ impl Network for UdpNetwork {
         if !link.running {
             self.device.settle().await?;
         }
+        let before = self.endpoints.replace(endpoints.clone());
         let mut report = synced?;
         report.routes = None;
         if program.is_some() {
             report.added += ours.added;
             report.replaced += ours.replaced;
             report.removed += ours.removed;
-        } else {
-            self.count(&endpoints, &mut report);
+        } else if let Some(before) = before {
+            // What the first sync loads is no change: the kernel has none of it.
+            count(&before, &endpoints, &mut report);
         }
         Ok(report)
+    }
+
+    fn transport(&self, subnet: &Subnet) -> Option<Transport> {
+        let (endpoints, (_, _, program)) = (self.endpoints.as_ref()?, self.placed.as_ref()?);
+        let way = |block: IpNetwork| endpoints.contains_key(&block).then_some(Way::Encapsulated);
+        let ipv4 = subnet.ipv4().map(IpNetwork::V4).and_then(way);
+        let ipv6 = subnet.ipv6().map(IpNetwork::V6).and_then(way);
+        let carrier = if program.is_some() { EBPF } else { USERSPACE };
+        let is_served = ipv4.is_some() || ipv6.is_some();
+        is_served.then(|| Transport::new(ipv4, ipv6, None).carried_by(carrier))
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {

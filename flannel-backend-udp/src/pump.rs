@@ -110,7 +110,7 @@ impl Pump {
             };
             sockets.push(setup.local.iter().map(open).collect::<Result<Vec<_>, _>>()?);
         }
-        let features = features(&tun, sockets.iter().flatten().next());
+        let features = features(&tun, sockets.iter().flatten().next(), setup.joins);
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|error| thread_error(error.into()))?;
         let shared = Arc::new(Shared {
@@ -234,7 +234,7 @@ fn tun_joins(features: &Features) -> (bool, bool) {
     (features.tun_tcp, features.tun_udp)
 }
 
-fn features(tun: &Tun, socket: Option<&PeerSocket>) -> Features {
+fn features(tun: &Tun, socket: Option<&PeerSocket>, joins: bool) -> Features {
     let mut features = Features {
         workers: tun.queues.len(),
         tun_tcp: tun.tcp,
@@ -249,7 +249,8 @@ fn features(tun: &Tun, socket: Option<&PeerSocket>) -> Features {
             .push("several datagrams in one call (UDP_SEGMENT): needs Linux 4.18".into());
     }
     if !features.udp_gro {
-        features.missing.push("datagrams that come as one (UDP_GRO): needs Linux 5.0".into());
+        let why = if joins { "needs Linux 5.0" } else { "BPF programs cannot take them apart" };
+        features.missing.push(format!("datagrams that come as one (UDP_GRO): {why}"));
     }
     features
 }

@@ -1,8 +1,26 @@
 //! What an embedder can read about the data path.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
-use crate::{bpf::Counts, verdict::DropReason};
+use crate::{bpf::Counts, engine::Account, verdict::DropReason};
+
+/// Where [`Stats`] can be read as long as it lives, also while a node has the backend. Clones read the same.
+#[derive(Clone, Debug)]
+pub struct Meter(Arc<Account>);
+
+impl Meter {
+    pub(crate) fn new(account: &Arc<Account>) -> Self {
+        Self(Arc::clone(account))
+    }
+
+    /// What carries packets now, and what became of them until now.
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+}
 
 /// What carries packets, how, and what became of them since the backend was made.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +51,26 @@ pub enum Engine {
     Userspace(Features),
 }
 
+impl Engine {
+    /// Its name for metrics, which is that of the option: `ebpf` or `userspace`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Ebpf(_) => EBPF,
+            Self::Userspace(_) => USERSPACE,
+        }
+    }
+
+    /// Which features of the kernel the userspace engine uses, for all packets or for unusual ones.
+    pub const fn features(&self) -> &Features {
+        match self {
+            Self::Ebpf(features) | Self::Userspace(features) => features,
+        }
+    }
+}
+
+pub(crate) const EBPF: &str = "ebpf";
+pub(crate) const USERSPACE: &str = "userspace";
+
 /// Which features of the kernel the userspace engine uses. Without one it works all the same, slower.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -49,6 +87,18 @@ pub struct Features {
     pub udp_gro: bool,
     /// Why something is not used.
     pub missing: Vec<String>,
+}
+
+impl Features {
+    /// The features by name, and whether they are used.
+    pub fn named(&self) -> [(&'static str, bool); 4] {
+        [
+            ("tun_tcp", self.tun_tcp),
+            ("tun_udp", self.tun_udp),
+            ("udp_gro", self.udp_gro),
+            ("udp_segment", self.udp_segment),
+        ]
+    }
 }
 
 /// Packets in one direction.

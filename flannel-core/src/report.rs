@@ -154,12 +154,21 @@ pub struct Transport {
     pub ipv6: Option<Way>,
     /// How the routes refer to their gateways; `None` if there are no such routes.
     pub routes: Option<RouteForm>,
+    /// What carries the packets, in the backend's own words, such as `userspace`; `None` if it has no choice.
+    pub carrier: Option<&'static str>,
 }
 
 impl Transport {
     /// A transport with these ways.
     pub fn new(ipv4: Option<Way>, ipv6: Option<Way>, routes: Option<RouteForm>) -> Self {
-        Self { ipv4, ipv6, routes }
+        Self { ipv4, ipv6, routes, carrier: None }
+    }
+
+    /// The same with a word for what carries the packets.
+    #[must_use]
+    pub fn carried_by(mut self, carrier: &'static str) -> Self {
+        self.carrier = Some(carrier);
+        self
     }
 }
 

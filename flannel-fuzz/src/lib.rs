@@ -1,7 +1,7 @@
-//! What has to hold for every text that comes from outside: one function for each kind, which takes any bytes and panics if the
-//! parser does, or if what it made of them is not what it says.
+//! What has to hold for every text and every packet that comes from outside: one function for each kind, which takes any bytes and
+//! panics if the parser does, or if what it made of them is not what it says.
 //!
-//! Tests run them over the texts in `seeds` and over millions of variants of those; the programs in the folder `fuzz`, which
+//! Tests run them over what is in `seeds` and over millions of variants of those; the programs in the folder `fuzz`, which
 //! is outside of the workspace, run them under libFuzzer. Another kind is one more function, an entry in [`TARGETS`], a folder of
 //! seeds and a program of three lines.
 #![forbid(unsafe_code)]
@@ -14,11 +14,12 @@ mod subnet_env;
 
 pub use config::config;
 pub use file_entry::file_entry;
+pub use flannel_backend_udp::fuzzing::{from_device, from_peers};
 pub use key::key;
 pub use lease::lease;
 pub use subnet_env::subnet_env;
 
-/// One kind of text.
+/// One kind of text or packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// The name of its program and of its folder in `seeds`.
@@ -28,9 +29,11 @@ pub struct Target {
 }
 
 /// All there are.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "config", check: config },
     Target { name: "file_entry", check: file_entry },
+    Target { name: "from_device", check: from_device },
+    Target { name: "from_peers", check: from_peers },
     Target { name: "key", check: key },
     Target { name: "lease", check: lease },
     Target { name: "subnet_env", check: subnet_env },

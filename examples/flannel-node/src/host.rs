@@ -71,7 +71,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let observed = Observed::new(&folder.path().join("subnet.env"), false);
         let id = "n1".parse().unwrap();
-        observed.runs(Facts { id, config, store: "memory".into() }, handle.clone());
+        observed.runs(Facts { id, config, store: "memory".into(), udp: None }, handle.clone());
         tokio::spawn(node.run());
         tokio::spawn(tell(handle.clone(), observed.clone()));
         handle.wait_for(Status::is_ready).await.unwrap();

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use flannel_backend_udp::{Meter, Stats};
 use flannel_core::{Activity, Status, Totals};
 use tokio::time::Instant;
 
@@ -14,6 +15,8 @@ use crate::{
     observed::{Facts, Observed},
     timed::Times,
 };
+
+mod udp;
 
 /// A node's numbers at one moment.
 #[derive(Debug, Default)]
@@ -27,6 +30,8 @@ pub(crate) struct Snapshot {
     store: BTreeMap<&'static str, Times>,
     offline: Option<Duration>,
     outages: u64,
+    /// Of the udp backend.
+    udp: Option<Stats>,
 }
 
 /// A family of numbers under one name.
@@ -44,8 +49,10 @@ impl Snapshot {
     pub(crate) fn take(observed: &Observed, at: SystemTime, now: Instant) -> Self {
         let status = observed.status().unwrap_or_default();
         let journal = observed.journal();
+        let facts = observed.facts();
         Self {
-            facts: observed.facts(),
+            udp: facts.as_ref().and_then(|facts| facts.udp.as_ref()).map(Meter::stats),
+            facts,
             ready: observed.readiness().is_ready(),
             remaining: status.trusted_until.map(|until| until.saturating_duration_since(now)),
             started: Some(observed.started().min(at)),
@@ -61,7 +68,7 @@ impl Snapshot {
 /// All numbers in the text format, version 0.0.4.
 pub(crate) fn render(snapshot: &Snapshot) -> String {
     let mut text = String::new();
-    for Metric { name, kind, help, samples } in METRICS {
+    for Metric { name, kind, help, samples } in all() {
         let samples = samples(snapshot);
         if samples.is_empty() {
             continue;
@@ -104,6 +111,11 @@ fn labelled(label: &str, name: &str, value: f64) -> Sample {
 
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// All there are, in the order of the page.
+fn all() -> impl Iterator<Item = &'static Metric> {
+    METRICS.iter().chain(udp::METRICS).chain(PROCESS)
 }
 
 const METRICS: &[Metric] = &[
@@ -270,6 +282,9 @@ const METRICS: &[Metric] = &[
         help: "How often the store stopped answering.",
         samples: |it| count(it.outages),
     },
+];
+
+const PROCESS: &[Metric] = &[
     Metric {
         name: "process_start_time_seconds",
         kind: "gauge",
@@ -310,6 +325,7 @@ mod tests {
                 id: NodeId::new("a\"b").unwrap(),
                 config: r#"{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan"}}"#.parse().unwrap(),
                 store: String::new(),
+                udp: None,
             }),
             ready: true,
             status,
@@ -319,6 +335,7 @@ mod tests {
             store: BTreeMap::from([("list", times)]),
             offline: None,
             outages: 1,
+            udp: Some(udp::tests::stats()),
         }
     }
 
@@ -350,7 +367,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_conventions() {
-        for Metric { name, kind, help, samples } in METRICS {
+        for Metric { name, kind, help, samples } in all() {
             assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
             assert!(name.starts_with("flannel_") || name.starts_with("process_"), "{name}");
             assert!(help.ends_with('.') && !help.contains('\n'), "{name}");
@@ -364,6 +381,6 @@ mod tests {
         let text = fs::read_to_string(path).unwrap();
         let listed: Vec<_> = text.lines().filter(|line| line.starts_with("| `")).collect();
         let row = |it: &Metric| format!("| `{}` | {} | {} |", it.name, it.kind, it.help);
-        assert_eq!(listed, METRICS.iter().map(row).collect::<Vec<_>>());
+        assert_eq!(listed, all().map(row).collect::<Vec<_>>());
     }
 }

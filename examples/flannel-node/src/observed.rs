@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use flannel_backend_udp::Meter;
 use flannel_core::{NetworkConfig, NodeHandle, NodeId, Status, SubnetEnv};
 use tokio::time::{Instant, timeout};
 
@@ -45,6 +46,8 @@ pub(crate) struct Facts {
     pub(crate) config: NetworkConfig,
     /// The store, for people.
     pub(crate) store: String,
+    /// What carries packets and what became of them, with the udp backend.
+    pub(crate) udp: Option<Meter>,
 }
 
 /// Why a node does not count as alive.

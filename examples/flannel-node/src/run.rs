@@ -5,7 +5,7 @@ use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use flannel_backend::{UplinkFinder, UplinkOptions};
 use flannel_backend_hostgw::HostGw;
-use flannel_backend_udp::Udp;
+use flannel_backend_udp::{Meter, Udp};
 use flannel_backend_vxlan::Vxlan;
 use flannel_core::{Backend, NetworkConfig, Node, NodeId, NodeOptions, OnLeaseLoss};
 use flannel_firewall::Firewalled;
@@ -174,7 +174,7 @@ async fn with_registry(
     };
     let finder = UplinkFinder::new(&namespace, &config, &uplink)?;
     let named = args.node_id.or_else(|| Some(kept.as_ref()?.id.clone()));
-    let backend = backend(&config, &finder, named.as_ref())?;
+    let (backend, udp) = backend(&config, &finder, named.as_ref())?;
     let firewall = args.traffic.firewall(&config);
     let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
     // Also where the id is known: whoever waits for a network card should not wait for long.
@@ -197,7 +197,7 @@ async fn with_registry(
     let renew_margin = Duration::from_secs(60 * u64::from(args.subnet_lease_renew_margin));
     let options = NodeOptions { on_lease_loss, renew_margin, ..NodeOptions::default() };
     let node = Node::from_parts(Arc::new(store), backend, options);
-    observed.runs(Facts { id, config, store: args.store.to_string() }, node.handle());
+    observed.runs(Facts { id, config, store: args.store.to_string(), udp }, node.handle());
     Ok(Joined { node, _kept: kept })
 }
 
@@ -235,21 +235,27 @@ fn wanted_network(network: &NetworkArg, backend: &str) -> Result<NetworkConfig> 
     Ok(json.parse()?)
 }
 
-/// The backend that the network asks for, for the node of this name if it has one apart from its address.
+/// The backend that the network asks for, for the node of this name if it has one apart from its address; and where udp's packets
+/// are counted.
 fn backend(
     config: &NetworkConfig,
     finder: &UplinkFinder,
     node: Option<&NodeId>,
-) -> Result<Arc<dyn Backend>> {
+) -> Result<(Arc<dyn Backend>, Option<Meter>)> {
     match config.backend().kind() {
-        "host-gw" => Ok(Arc::new(HostGw::new(config, finder.clone()))),
-        "udp" => Ok(Arc::new(Udp::new(config, finder.clone())?)),
+        "host-gw" => Ok((Arc::new(HostGw::new(config, finder.clone())), None)),
+        "udp" => {
+            let udp = Udp::new(config, finder.clone())?;
+            let meter = udp.meter();
+            Ok((Arc::new(udp), Some(meter)))
+        }
         "vxlan" => {
             let vxlan = Vxlan::new(config, finder.clone())?;
-            Ok(match node {
-                Some(node) => Arc::new(vxlan.with_identity(node.clone())),
-                None => Arc::new(vxlan),
-            })
+            let vxlan = match node {
+                Some(node) => vxlan.with_identity(node.clone()),
+                None => vxlan,
+            };
+            Ok((Arc::new(vxlan), None))
         }
         "" => bail!("network config: Backend has no Type, expected one of: {BACKENDS}"),
         other => bail!("network config: Backend.Type is {other:?}, expected one of: {BACKENDS}"),

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::{args::StatusArgs, observed::Observed, socket};
 
 mod page;
+mod udp;
 
 /// All that operators may want to know of a node, as JSON.
 pub(crate) async fn document(observed: &Observed) -> Value {
@@ -47,6 +48,7 @@ pub(crate) async fn document(observed: &Observed) -> Value {
         "totals": status.totals,
         "repaired": status.repaired,
         "last_sync": status.last_sync,
+        "udp": facts.as_ref().and_then(|facts| facts.udp.as_ref()).map(|udp| udp::document(&udp.stats())),
         "journal": journal.entries().collect::<Vec<_>>(),
     })
 }

@@ -1,59 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{packets, segment::Large};
-
-/// What comes out for these packets, large ones put together again.
-fn joined(input: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
-    let mut join = Join::new(true);
-    let mut output = Vec::new();
-    let mut out = |it: Out<'_>| {
-        output.push(match it {
-            Out::Plain(piece) => (Offload::default(), piece.of(input).to_vec()),
-            Out::Joined { offload, header, data } => {
-                let data = data.iter().flat_map(|piece| piece.of(input));
-                (offload, header.iter().chain(data).copied().collect())
-            }
-        });
-    };
-    for (buffer, packet) in input.iter().enumerate() {
-        join.push(Piece { buffer, at: 0, len: packet.len() }, input, &mut out);
-    }
-    join.flush(&mut out);
-    output
-}
-
-/// The same as the packets that the kernel makes of them.
-fn cut(output: &[(Offload, Vec<u8>)]) -> Vec<Vec<u8>> {
-    let mut packets = Vec::new();
-    for (offload, packet) in output {
-        if offload.kind == 0 {
-            packets.push(packet.clone());
-            continue;
-        }
-        let ip = Ip::new_checked(packet).unwrap();
-        let large = Large::new_checked(&ip, offload).unwrap();
-        for n in 0..large.count() {
-            let mut part = vec![0; large.len(n)];
-            large.write(n, &mut part);
-            packets.push(part);
-        }
-    }
-    packets
-}
-
-/// What a packet says, whatever its identification and its TTL are.
-fn essence(packet: &[u8]) -> Vec<u8> {
-    let mut packet = packet.to_vec();
-    if packet[0] == 0x45 && packet.len() >= 20 {
-        packet[4..6].fill(0);
-        packet[8] = 0;
-        packet[10..12].fill(0);
-    } else if packet[0] >> 4 == 6 && packet.len() >= 40 {
-        packet[7] = 0;
-    }
-    packet
-}
+use crate::{
+    fuzzing::{cut, essence, joined},
+    packets,
+};
 
 fn data(n: usize) -> Vec<u8> {
     (0..n).map(|n| n as u8).collect()

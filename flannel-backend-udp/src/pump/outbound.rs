@@ -6,35 +6,23 @@ use std::{
 };
 
 use crate::{
+    batch::{Batch, Batches},
     icmp::{self, Limiter, Problem},
-    segment::{GSO_NONE, Large, Offload, complete_checksum},
+    segment::{GSO_NONE, Large, Offload},
     socket::{NotSent, PeerSocket},
     stats::Counters,
     table::Table,
     tun::Queue,
     verdict::{self, DropReason},
-    wire::{self, Ip},
+    wire::Ip,
 };
 
 /// Packets on their way to peers, gathered so that one call sends many.
 #[derive(Debug)]
 pub(super) struct Outbound {
     buffer: Box<[u8]>,
-    /// The first so many are in use, the oldest first.
-    batches: Vec<Batch>,
-    used: usize,
+    batches: Batches,
     limiter: Limiter,
-}
-
-/// Packets to one peer: all of one length but the last, which may be shorter.
-#[derive(Debug)]
-struct Batch {
-    to: SocketAddr,
-    size: usize,
-    len: usize,
-    count: usize,
-    is_closed: bool,
-    bytes: Box<[u8]>,
 }
 
 /// What handling of packets needs besides.
@@ -50,18 +38,9 @@ pub(super) struct Context<'a> {
 
 impl Outbound {
     pub(super) fn new(now: Duration) -> Self {
-        let batch = || Batch {
-            to: SocketAddr::from(([0; 4], 0)),
-            size: 0,
-            len: 0,
-            count: 0,
-            is_closed: false,
-            bytes: vec![0; MOST_BYTES].into(),
-        };
         Self {
             buffer: vec![0; Queue::HEADROOM + LARGEST].into(),
-            batches: (0..BATCHES).map(|_| batch()).collect(),
-            used: 0,
+            batches: Batches::new(),
             limiter: Limiter::new(now),
         }
     }
@@ -85,10 +64,8 @@ impl Outbound {
                 Err(error) => break Err(error),
             }
         };
-        for batch in &mut self.batches[..self.used] {
-            batch.send(context);
-        }
-        self.used = 0;
+        let Context { sockets, counters, now, .. } = context;
+        self.batches.flush(|batch| send(batch, sockets, counters, *now));
         result
     }
 
@@ -98,7 +75,7 @@ impl Outbound {
         len: usize,
         context: &mut Context<'_>,
     ) -> Result<(), DropReason> {
-        let Self { buffer, batches, used, limiter } = self;
+        let Self { buffer, batches, limiter } = self;
         let packet = &mut buffer[Queue::HEADROOM..Queue::HEADROOM + len];
         let (ip, to) = match verdict::outbound(packet, context.table) {
             Ok(found) => found,
@@ -125,105 +102,38 @@ impl Outbound {
                 return Err(DropReason::TooBig);
             }
         }
-        if let Some(large) = large {
-            let segment_len = large.segment_len();
-            if segment_len > MOST_BYTES {
-                return Err(DropReason::BadOffload);
-            }
-            for n in 0..large.count() {
-                let room = room(batches, used, to, large.len(n), context);
-                large.write(n, room);
-            }
-            return Ok(());
+        let Context { sockets, counters, now, .. } = context;
+        let send = |batch: &Batch| send(batch, sockets, counters, *now);
+        match large {
+            Some(large) => batches.add_large(&large, to, send),
+            None => batches.add(packet, &offload, to, send),
         }
-        complete_checksum(packet, &offload)?;
-        wire::decrement_ttl(packet);
-        if packet.len() > MOST_BYTES {
-            return Err(DropReason::Oversized);
-        }
-        room(batches, used, to, packet.len(), context).copy_from_slice(packet);
-        Ok(())
     }
 }
 
-/// Room for the next packet to `to`, of this length.
-fn room<'a>(
-    batches: &'a mut [Batch],
-    used: &mut usize,
-    to: SocketAddr,
-    len: usize,
-    context: &mut Context<'_>,
-) -> &'a mut [u8] {
-    let at = match batches[..*used].iter().position(|batch| batch.to == to) {
-        Some(at) => at,
-        None if *used < BATCHES => {
-            *used += 1;
-            batches[*used - 1].begin(to);
-            *used - 1
-        }
-        None => {
-            batches[0].send(context);
-            batches.rotate_left(1);
-            batches[BATCHES - 1].begin(to);
-            BATCHES - 1
-        }
+/// Sends what was gathered for one peer.
+fn send(batch: &Batch, sockets: &mut [PeerSocket], counters: &Counters, now: Duration) {
+    let Some(socket) = socket_for(sockets, batch.to()) else {
+        counters.dropped_many(DropReason::SendFailed, batch.count());
+        return;
     };
-    let batch = &mut batches[at];
-    if !batch.takes(len) {
-        batch.send(context);
-        batch.begin(to);
-    }
-    batch.add(len)
-}
-
-impl Batch {
-    fn begin(&mut self, to: SocketAddr) {
-        (self.to, self.size, self.len, self.count, self.is_closed) = (to, 0, 0, 0, false);
-    }
-
-    fn takes(&self, len: usize) -> bool {
-        self.count == 0
-            || !self.is_closed
-                && len <= self.size
-                && self.count < MOST_SEGMENTS
-                && self.len + len <= MOST_BYTES
-    }
-
-    fn add(&mut self, len: usize) -> &mut [u8] {
-        if self.count == 0 {
-            self.size = len;
-        }
-        self.is_closed = len < self.size;
-        self.count += 1;
-        self.len += len;
-        &mut self.bytes[self.len - len..self.len]
-    }
-
-    fn send(&mut self, context: &mut Context<'_>) {
-        let counters = context.counters;
-        let bytes = &self.bytes[..self.len];
-        let Some(socket) = socket_for(context.sockets, self.to) else {
-            counters.dropped_many(DropReason::SendFailed, self.count);
-            return;
-        };
-        if self.count > 1 && socket.sends_segments() {
-            match socket.send(self.to, bytes, self.size) {
-                Ok(()) => return counters.sent.add(self.count, self.len),
-                Err(NotSent::TooLarge) => {
-                    // The way to the peer may have become smaller.
-                    socket.ask(self.to, context.now);
-                }
-                Err(NotSent::Failed) => {
-                    counters.dropped_many(DropReason::SendFailed, self.count);
-                    return;
-                }
+    if batch.count() > 1 && socket.sends_segments() {
+        match socket.send(batch.to(), batch.bytes(), batch.size()) {
+            Ok(()) => return counters.sent.add(batch.count(), batch.bytes().len()),
+            Err(NotSent::TooLarge) => {
+                // The way to the peer may have become smaller.
+                socket.ask(batch.to(), now);
+            }
+            Err(NotSent::Failed) => {
+                counters.dropped_many(DropReason::SendFailed, batch.count());
+                return;
             }
         }
-        for packet in bytes.chunks(self.size.max(1)) {
-            match socket.send(self.to, packet, packet.len()) {
-                Ok(()) => counters.sent.add(1, packet.len()),
-                Err(_) => counters.dropped(DropReason::SendFailed),
-            }
+    }
+    for packet in batch.packets() {
+        match socket.send(batch.to(), packet, packet.len()) {
+            Ok(()) => counters.sent.add(1, packet.len()),
+            Err(_) => counters.dropped(DropReason::SendFailed),
         }
     }
 }
@@ -245,12 +155,6 @@ fn tell(ip: &Ip<'_>, problem: Problem, limiter: &mut Limiter, context: &Context<
 
 /// What a device may hand over at once, bytes.
 const LARGEST: usize = 65_536;
-/// What a datagram takes over IPv4, and what several that are sent as one may have together, bytes.
-const MOST_BYTES: usize = 65_507;
-/// What the kernel takes as one: `UDP_MAX_SEGMENTS` before Linux 6.9.
-const MOST_SEGMENTS: usize = 64;
-/// Peers that are gathered for at the same time.
-const BATCHES: usize = 8;
 /// Packets from the device before those of peers have their turn.
 const BURST: usize = 64;
 /// What every path takes, bytes: RFC 8200 without the outer headers.

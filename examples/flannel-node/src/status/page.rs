@@ -63,6 +63,9 @@ pub(super) fn render(status: &Value) -> String {
             if faults == 0 { "as it should be".to_owned() } else { format!("{faults} faults") };
         line("firewall", format!("{}, {state}", shown(&firewall["mode"])));
     }
+    for (name, text) in super::udp::lines(&status["udp"]) {
+        line(name, text);
+    }
     let repaired = status["repaired"].as_object().into_iter().flatten();
     let repaired: Vec<_> = repaired.map(|(kind, count)| format!("{kind} {count}")).collect();
     if !repaired.is_empty() {
@@ -80,12 +83,14 @@ pub(super) fn render(status: &Value) -> String {
         let ways = ["ipv4", "ipv6"].map(|family| peer["transport"][family].as_str());
         let mut ways: Vec<_> = ways.into_iter().flatten().collect();
         ways.dedup();
+        let carrier = peer["transport"]["carrier"].as_str();
+        let carrier = carrier.map_or_else(String::new, |carrier| format!(" by {carrier}"));
         let problem =
             peer["problem"].as_str().map_or_else(String::new, |problem| format!("  {problem}"));
         line(
             "",
             format!(
-                "{:28} {:28} {} {}{problem}",
+                "{:28} {:28} {} {}{carrier}{problem}",
                 shown(&peer["subnet"]),
                 shown(&peer["address"]),
                 shown(&peer["backend"]),
@@ -147,10 +152,13 @@ mod tests {
             "peers": [
                 {"subnet": "10.3.2.0-24", "address": "192.0.2.2", "backend": "vxlan", "problem": null,
                  "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": "nexthop"}},
+                {"subnet": "10.3.4.0-24", "address": "192.0.2.4", "backend": "", "problem": null,
+                 "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": null, "carrier": "userspace"}},
                 {"subnet": "10.3.3.0-24", "address": null, "backend": "udp", "problem": "it uses the backend \"udp\""},
             ],
             "refused": [], "syncs": 4, "totals": {"added": 9, "replaced": 1, "removed": 0},
             "repaired": {"route": 2, "link": 1}, "last_sync": {"firewall": {"mode": "nftables", "faults": []}},
+            "udp": {"engine": "ebpf", "sent": {"packets": 4, "bytes": 300}, "received": {"packets": 0, "bytes": 0}},
             "journal": [{"at": "2026-01-02T03:04:06.000Z", "kind": "repair", "text": "route 10.3.2.0/24 removed"}],
         });
         let expected = "\
@@ -162,10 +170,13 @@ ready        no
   missing    subnet.env: not there
 syncs        4; 9 objects added, 1 replaced, 0 removed
 firewall     nftables, as it should be
+engine       ebpf
+traffic      sent 4 packets, 300 bytes; received 0 packets, 0 bytes
 repaired     link 1, route 2
 last error   renew the lease: refused
-peers        2
+peers        3
              10.3.2.0-24                  192.0.2.2                    vxlan encapsulated
+             10.3.4.0-24                  192.0.2.4                     encapsulated by userspace
              10.3.3.0-24                  -                            udp   it uses the backend \"udp\"
 journal
              2026-01-02T03:04:06.000Z repair   route 10.3.2.0/24 removed

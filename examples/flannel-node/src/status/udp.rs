@@ -1,0 +1,86 @@
+//! What the udp backend says of its packets.
+
+use flannel_backend_udp::{DropReason, Engine, Stats, Traffic};
+use serde_json::{Map, Value, json};
+
+/// Its part of the document.
+pub(super) fn document(stats: &Stats) -> Value {
+    let features = stats.engine.as_ref().map(Engine::features);
+    json!({
+        "engine": stats.engine.as_ref().map(Engine::name),
+        "ebpf_refused": stats.ebpf_refused,
+        "workers": features.map(|features| features.workers),
+        "features": features.map(|features| features.named().into_iter().collect::<std::collections::BTreeMap<_, _>>()),
+        "missing": features.map(|features| &features.missing),
+        "sent": traffic(stats.sent),
+        "received": traffic(stats.received),
+        "by_ebpf": stats.by_ebpf,
+        "answered": stats.answered,
+        "dropped": dropped(stats.drops()),
+    })
+}
+
+fn traffic(traffic: Traffic) -> Value {
+    json!({ "packets": traffic.packets, "bytes": traffic.bytes, "calls": traffic.calls })
+}
+
+/// The reasons that there were.
+fn dropped(drops: impl Iterator<Item = (DropReason, u64)>) -> Value {
+    let some = drops.filter(|(_, count)| *count > 0);
+    Value::Object(some.map(|(why, count)| (why.name().into(), count.into())).collect::<Map<_, _>>())
+}
+
+/// The same for people: names of lines, and what is on them.
+pub(super) fn lines(udp: &Value) -> Vec<(&'static str, String)> {
+    if udp.is_null() {
+        return Vec::new();
+    }
+    let engine = match (udp["engine"].as_str(), udp["ebpf_refused"].as_str()) {
+        (None, _) => "none yet".into(),
+        (Some(engine), Some(why)) => format!("{engine}, because not ebpf: {why}"),
+        (Some(engine), None) => engine.into(),
+    };
+    let mut lines = vec![("engine", engine)];
+    let missing = udp["missing"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    lines.extend(missing.map(|missing| ("  without", missing.to_owned())));
+    let side = |key: &str| format!("{} packets, {} bytes", udp[key]["packets"], udp[key]["bytes"]);
+    lines.push(("traffic", format!("sent {}; received {}", side("sent"), side("received"))));
+    let dropped = udp["dropped"].as_object().into_iter().flatten();
+    let dropped: Vec<_> = dropped.map(|(why, count)| format!("{why} {count}")).collect();
+    if !dropped.is_empty() {
+        lines.push(("dropped", dropped.join(", ")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_backend_udp::Features;
+
+    use super::*;
+
+    #[test]
+    fn what_is_missing_and_what_was_dropped_is_named() {
+        let mut features = Features::default();
+        features.workers = 2;
+        features.missing = vec!["large UDP packets through the device: needs Linux 6.2".into()];
+        let mut stats = Stats::default();
+        assert_eq!(lines(&document(&stats))[0], ("engine", "none yet".into()));
+        stats.engine = Some(Engine::Userspace(features));
+        stats.ebpf_refused = Some("not permitted".into());
+        (stats.sent.packets, stats.sent.bytes) = (44, 65_000);
+        let mut document = document(&stats);
+        assert_eq!(document["features"]["tun_udp"], false);
+        assert_eq!(document["workers"], 2);
+        assert_eq!(document["dropped"], json!({}));
+        document["dropped"] = json!({ "loop": 1, "spoofed_source": 2 });
+        let expected = [
+            ("engine", "userspace, because not ebpf: not permitted"),
+            ("  without", "large UDP packets through the device: needs Linux 6.2"),
+            ("traffic", "sent 44 packets, 65000 bytes; received 0 packets, 0 bytes"),
+            ("dropped", "loop 1, spoofed_source 2"),
+        ];
+        assert_eq!(lines(&document), expected.map(|(name, text)| (name, text.to_owned())));
+        assert!(lines(&Value::Null).is_empty());
+    }
+}

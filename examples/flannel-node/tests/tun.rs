@@ -1,0 +1,107 @@
+//! What the program says of packets that it carries itself.
+#![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
+
+use std::{
+    io::{Read, Write},
+    net::UdpSocket,
+    os::unix::net::UnixStream,
+    path::Path,
+    process::Command,
+};
+
+use serde_json::Value;
+
+#[path = "netns/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod support;
+
+use support::{Cluster, eventually, program};
+
+const USERSPACE: &str =
+    r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","Engine":"userspace"}}"#;
+const EBPF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","Engine":"ebpf"}}"#;
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn threads_that_carry_packets_are_in_the_status_and_the_metrics() {
+    shown(USERSPACE, "userspace").await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn programs_that_carry_packets_are_in_the_status_and_the_metrics() {
+    shown(EBPF, "ebpf").await;
+}
+
+async fn shown(network: &'static str, engine: &str) {
+    let cluster = Cluster::new(2, network).await;
+    let (_nodes, pods) = cluster.start_all().await;
+    let (node, stranger) = (cluster.host(0), cluster.host(1));
+    for _ in 0..5 {
+        pods[0].ping(pods[1].ip()).await.unwrap();
+    }
+    // From a peer's address, in the name of nobody whom it has.
+    let socket = stranger.namespace().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    let forged = forged(pods[0].ipv4().unwrap().octets());
+    socket.send_to(&forged, (node.ip(), 8285)).unwrap();
+
+    let status = || -> Value { serde_json::from_str(&status(&cluster, &["--json"])).unwrap() };
+    eventually(async || status()["udp"]["dropped"]["spoofed_source"] == 1).await;
+    let status = status();
+    let udp = &status["udp"];
+    assert_eq!((udp["engine"].as_str(), &udp["ebpf_refused"]), (Some(engine), &Value::Null));
+    for direction in ["sent", "received"] {
+        assert!(udp[direction]["packets"].as_u64() >= Some(5), "{udp:#}");
+        assert!(udp[direction]["bytes"].as_u64() >= Some(5 * 28), "{udp:#}");
+    }
+    assert_eq!(udp["by_ebpf"].as_u64() >= Some(10), engine == "ebpf", "{udp:#}");
+    // It keeps the kernel from joining what its programs look at.
+    assert_eq!(udp["features"]["udp_gro"], engine == "userspace", "{udp:#}");
+    let transport = &status["peers"][0]["transport"];
+    assert_eq!(
+        (&transport["ipv4"], &transport["carrier"]),
+        (&"encapsulated".into(), &engine.into())
+    );
+
+    let metrics = metrics(&cluster.subnet_file(0).with_extension("sock"));
+    for line in [
+        format!("flannel_udp_engine{{engine=\"{engine}\"}} 1"),
+        "flannel_udp_dropped_total{reason=\"spoofed_source\"} 1".into(),
+        "flannel_udp_dropped_total{reason=\"unknown_peer\"} 0".into(),
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "no line {line:?} in:\n{metrics}");
+    }
+    let page = self::status(&cluster, &[]);
+    for words in [
+        &format!("\nengine       {engine}\n"),
+        "spoofed_source 1\n",
+        &format!("encapsulated by {engine}\n"),
+    ] {
+        assert!(page.contains(words), "no {words:?} in:\n{page}");
+    }
+}
+
+/// A UDP packet of four bytes from a subnet that no peer has.
+fn forged(to: [u8; 4]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 32, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 244, 250, 9];
+    packet.extend(to);
+    packet.extend([0, 9, 0, 9, 0, 12, 0, 0, 1, 2, 3, 4]);
+    packet
+}
+
+/// What the first host's node says of itself.
+fn status(cluster: &Cluster, args: &[&str]) -> String {
+    let mut command = Command::new(program());
+    command.arg("status").args(args).arg("--subnet-file").arg(cluster.subnet_file(0));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn metrics(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
