@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     KernelError, Message, Namespace, NamespaceError,
-    socket::RouteSocket,
+    socket::{KernelSocket, Protocol},
     wire::{self, MESSAGE_HEADER, align, attributes, messages, u32_at},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 /// fail, and says which by sequence number.
 #[derive(Debug)]
 pub struct Connection {
-    socket: RouteSocket,
+    socket: KernelSocket,
     sequence: u32,
     datagram: Vec<u8>,
 }
@@ -30,13 +30,22 @@ impl Connection {
     ///
     /// [`OpenError`] when the namespace cannot be entered or the socket cannot be made.
     pub fn open(namespace: &Namespace) -> Result<Self, OpenError> {
-        let socket = RouteSocket::open(namespace, ANSWER_BYTES)?;
+        let socket = KernelSocket::open(namespace, Protocol::Route, ANSWER_BYTES)?;
         // The kernel then applies the filter of a listing instead of ignoring it. Since Linux 4.20.
         socket
             .options()
             .set_netlink_get_strict_chk(true)
             .map_err(|source| OpenError::Socket { source })?;
-        Ok(Self { socket, sequence: 0, datagram: Vec::with_capacity(DATAGRAM_BYTES) })
+        Ok(Self::over(socket))
+    }
+
+    /// Opens a socket to generic netlink in `namespace`. Needs a tokio runtime with I/O.
+    pub(crate) fn open_generic(namespace: &Namespace) -> Result<Self, OpenError> {
+        Ok(Self::over(KernelSocket::open(namespace, Protocol::Generic, GENERIC_ANSWER_BYTES)?))
+    }
+
+    fn over(socket: KernelSocket) -> Self {
+        Self { socket, sequence: 0, datagram: Vec::new() }
     }
 
     /// This socket's address on netlink. A notification of a change made through this connection
@@ -397,6 +406,8 @@ fn refused_length(message: &Message<'_>) -> usize {
 const DATAGRAM_BYTES: usize = 32 << 10;
 /// What we ask as receive buffer: room for a datagram of failures.
 const ANSWER_BYTES: usize = 1 << 20;
+/// The same where one answer is waited for at a time: the largest datagram that the kernel sends.
+const GENERIC_ANSWER_BYTES: usize = 64 << 10;
 /// What one error answer costs of the receive buffer, rounded up: the kernel counts its own
 /// bookkeeping in.
 const ANSWER_TRUESIZE: usize = 1536;

@@ -40,6 +40,7 @@
 mod connection;
 mod diff;
 mod error;
+mod features;
 pub mod iface;
 mod link;
 mod list;
@@ -55,6 +56,7 @@ mod wire;
 pub use connection::{Connection, OpenError, Request};
 pub use diff::{Op, diff};
 pub use error::KernelError;
+pub use features::Features;
 pub use link::{
     Ensured, LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
     link_by_index, link_by_name, list_links,

@@ -1,6 +1,9 @@
 use std::io;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
+};
 use nix::{
     libc,
     sys::socket::{setsockopt, sockopt::RcvBufForce},
@@ -10,23 +13,40 @@ use tokio::io::unix::AsyncFd;
 
 use crate::{Namespace, OpenError};
 
-/// A bound, non-blocking `NETLINK_ROUTE` socket inside a namespace.
+/// What the kernel is asked about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Protocol {
+    /// `NETLINK_GENERIC`: whatever has no protocol of its own.
+    Generic,
+    /// `NETLINK_ROUTE`: devices, addresses, routes.
+    Route,
+}
+
+/// A bound, non-blocking netlink socket inside a namespace.
 #[derive(Debug)]
-pub(crate) struct RouteSocket {
+pub(crate) struct KernelSocket {
     socket: AsyncFd<Socket>,
     buffer: Vec<u8>,
     port: u32,
     receive_bytes: usize,
 }
 
-impl RouteSocket {
+impl KernelSocket {
     /// Opens the socket on a thread inside `namespace`; it stays there.
     ///
     /// `receive_bytes` is the receive buffer to ask for. Without privilege in the initial user
     /// namespace the kernel grants less, see [`receive_bytes`](Self::receive_bytes).
-    pub(crate) fn open(namespace: &Namespace, receive_bytes: usize) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        namespace: &Namespace,
+        protocol: Protocol,
+        receive_bytes: usize,
+    ) -> Result<Self, OpenError> {
+        let protocol = match protocol {
+            Protocol::Generic => NETLINK_GENERIC,
+            Protocol::Route => NETLINK_ROUTE,
+        };
         let inside = namespace.run(|| -> io::Result<_> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            let mut socket = Socket::new(protocol)?;
             let port = socket.bind_auto()?.port_number();
             socket.set_non_blocking(true)?;
             Ok((socket, port))

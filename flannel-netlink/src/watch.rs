@@ -8,7 +8,7 @@ use nix::libc;
 
 use crate::{
     Message, Namespace, OpenError,
-    socket::RouteSocket,
+    socket::{KernelSocket, Protocol},
     state::{Link, Object},
     wire::{messages, u32_at},
 };
@@ -21,7 +21,7 @@ use crate::{
 /// address or a nexthop object go silently.
 #[derive(Debug)]
 pub struct Monitor {
-    socket: RouteSocket,
+    socket: KernelSocket,
     waiting: VecDeque<Notice>,
 }
 
@@ -42,7 +42,7 @@ impl Monitor {
     ///
     /// As [`open`](Self::open).
     pub fn open_for(namespace: &Namespace, topics: &[Topic]) -> Result<Self, OpenError> {
-        let socket = RouteSocket::open(namespace, QUEUE_BYTES)?;
+        let socket = KernelSocket::open(namespace, Protocol::Route, QUEUE_BYTES)?;
         let failed = |source| OpenError::Socket { source };
         if !topics.contains(&Topic::Routes) {
             socket.attach_filter(&filter::default_routes_only()).map_err(failed)?;

@@ -2,6 +2,8 @@
 
 #[path = "netns/connection.rs"]
 mod connection;
+#[path = "netns/features.rs"]
+mod features;
 #[path = "netns/iface.rs"]
 mod iface;
 #[path = "netns/links.rs"]

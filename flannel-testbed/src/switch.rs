@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use flannel_netlink::{LinkChange, LinkSpec, LinkSpecKind, Request, state::Link};
+use flannel_netlink::{LinkChange, LinkSpec, LinkSpecKind, Namespace, Request, state::Link};
 use ipnetwork::IpNetwork;
 use tokio::sync::Mutex;
 
@@ -102,6 +102,17 @@ impl Switch {
         result.map_err(|source| {
             TestbedError::kernel(format!("set the state of port {name}"), "switch", source)
         })
+    }
+
+    /// Loses frames with packets larger than this between here and a host, in both directions.
+    pub(crate) async fn set_mtu(&self, host: u32, bytes: u32) -> Result<(), TestbedError> {
+        let port = self.kernel.link(&port_name(host)).await?;
+        let change = LinkChange { mtu: Some(bytes), ..LinkChange::default() };
+        self.kernel.alter(&port, &change).await
+    }
+
+    pub(crate) const fn namespace(&self) -> &Namespace {
+        self.kernel.namespace()
     }
 
     /// Moves these hosts to a bridge of their own.

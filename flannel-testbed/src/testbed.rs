@@ -3,7 +3,7 @@ use std::{
     sync::Arc,
 };
 
-use flannel_netlink::state::MacAddress;
+use flannel_netlink::{Namespace, state::MacAddress};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::{
@@ -60,6 +60,12 @@ impl Testbed {
     /// When there are not that many.
     pub fn host(&self, index: usize) -> &Host {
         &self.hosts[index]
+    }
+
+    /// The namespace of the switch, for rules about what passes it: frames from host number `n`, counted from 1, come in on its
+    /// bridge port `portN`.
+    pub fn switch(&self) -> &Namespace {
+        self.switch.namespace()
     }
 
     /// The pods of all hosts.

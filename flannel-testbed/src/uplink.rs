@@ -100,6 +100,20 @@ impl Host {
         self.settle_uplink().await
     }
 
+    /// From now on packets larger than this get lost without a word between the switch and the host, in both directions. The host
+    /// sees nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// [`TestbedError::NoDevice`] or [`TestbedError::Kernel`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves it done or not.
+    pub async fn set_path_mtu(&self, bytes: u32) -> Result<(), TestbedError> {
+        self.switch().set_mtu(self.number(), bytes).await
+    }
+
     /// Deletes the network card. Everything that was on it or bound to it goes too. Fine if it is gone already.
     ///
     /// # Errors

@@ -1,0 +1,356 @@
+//! What is asked on one way to one peer, and what the answers mean. A plain state machine: time and randomness are elsewhere.
+
+use crate::{
+    findings::{Checksums, PathMtu},
+    search::Search,
+    wire::HEADER,
+};
+
+/// One way to one peer: what is known of it, and the round of questions under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Path {
+    /// IP and UDP in front of what is sent, bytes.
+    headers: u32,
+    /// The size of IP packets that should pass, bytes.
+    needed: u32,
+    has_overlay: bool,
+    known: Known,
+    underlay_doubts: u8,
+    overlay_doubts: u8,
+    round: Option<Box<Round>>,
+}
+
+/// What is known of a way.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Known {
+    pub(crate) mtu: PathMtu,
+    pub(crate) underlay: Checksums,
+    pub(crate) overlay: Checksums,
+}
+
+/// A datagram to send.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Question {
+    pub(crate) layer: Layer,
+    pub(crate) checksum: Checksum,
+    /// As an IP packet, bytes.
+    pub(crate) size: u32,
+    pub(crate) nonce: u64,
+}
+
+/// On which network it is sent.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Layer {
+    /// From host to host as they are.
+    Underlay,
+    /// Inside of a tunnel.
+    Overlay,
+}
+
+/// Who computes the checksum of UDP.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Checksum {
+    /// Whoever sends it last, which may be the network card.
+    Left,
+    /// The kernel, before anything else happens to it.
+    Computed,
+}
+
+/// What comes after an attempt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Then {
+    /// Another attempt.
+    Again,
+    /// The round is over, and there should be another one soon to be sure.
+    Doubt,
+    /// The round is over.
+    Done,
+}
+
+#[derive(Clone, Debug)]
+struct Round {
+    phase: Phase,
+    attempts: u8,
+    items: Vec<Item>,
+    /// The numbers of what was sent, with the places of its items.
+    sent: Vec<(u64, usize)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// Whether anybody answers.
+    Greet,
+    /// Whether what should pass does.
+    Check,
+    /// How much passes.
+    Search(Search),
+}
+
+/// One thing that is asked as often as needed.
+#[derive(Clone, Debug)]
+struct Item {
+    role: Role,
+    size: u32,
+    answers: u8,
+    /// The kernel does not even send it.
+    refused: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    /// Small, and its checksum computed: what passes if anything does.
+    Hello(Layer),
+    /// The same with its checksum left to others.
+    Left(Layer),
+    /// As large as something else.
+    Sized,
+}
+
+impl Path {
+    pub(crate) fn new(headers: u32, needed: u32, has_overlay: bool) -> Self {
+        let known = Known::default();
+        let (underlay_doubts, overlay_doubts) = (0, 0);
+        Self { headers, needed, has_overlay, known, underlay_doubts, overlay_doubts, round: None }
+    }
+
+    pub(crate) fn known(&self) -> Known {
+        self.known
+    }
+
+    pub(crate) fn needed(&self) -> u32 {
+        self.needed
+    }
+
+    /// Whether a round is under way.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// The questions of the next attempt, of a new round if none is under way. `nonce` makes their numbers.
+    pub(crate) fn ask(&mut self, mut nonce: impl FnMut() -> u64) -> Vec<Question> {
+        let (small, has_overlay) = (self.headers + HEADER as u32, self.has_overlay);
+        let round = self.round.get_or_insert_with(|| Box::new(Round::greet(small, has_overlay)));
+        round.attempts += 1;
+        let places = (0..round.items.len()).filter(|at| round.is_due(*at));
+        let questions: Vec<_> = places.map(|at| (at, nonce())).collect();
+        round.sent.extend(questions.iter().map(|(at, nonce)| (*nonce, *at)));
+        questions.into_iter().map(|(at, nonce)| round.items[at].question(nonce)).collect()
+    }
+
+    /// Takes an answer; false if nobody asked.
+    pub(crate) fn answered(&mut self, nonce: u64, layer: Layer, size: u32) -> bool {
+        let Some(round) = &mut self.round else { return false };
+        let found = round.sent.iter().position(|(sent, at)| {
+            let item = &round.items[*at];
+            (*sent, item.layer(), item.size) == (nonce, layer, size)
+        });
+        let Some(found) = found else { return false };
+        let (_, at) = round.sent.swap_remove(found);
+        round.items[at].answers += 1;
+        true
+    }
+
+    /// The kernel says that the question is larger than what it may send.
+    pub(crate) fn refused(&mut self, nonce: u64) {
+        if let Some(round) = &mut self.round
+            && let Some((_, at)) = round.sent.iter().find(|(sent, _)| *sent == nonce)
+        {
+            round.items[*at].refused = true;
+        }
+    }
+
+    /// Whether there is nothing left to wait for.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.round.as_ref().is_some_and(|round| !round.items.iter().any(Item::is_open))
+    }
+
+    /// The attempt is over: everything has come, or nothing more will.
+    pub(crate) fn conclude(&mut self) -> Then {
+        let Some(round) = self.round.take() else { return Then::Done };
+        let open = round.items.iter().any(Item::is_open);
+        if open && round.attempts < round.phase.attempts() {
+            self.round = Some(round);
+            return Then::Again;
+        }
+        match round.phase {
+            Phase::Greet => self.greeted(&round),
+            Phase::Check => self.checked(&round),
+            Phase::Search(search) => self.searched(&round, search),
+        }
+    }
+
+    /// The size that should pass is another one.
+    pub(crate) fn set_needed(&mut self, needed: u32) {
+        (self.needed, self.known.mtu, self.round) = (needed, PathMtu::Unknown, None);
+    }
+
+    fn greeted(&mut self, round: &Round) -> Then {
+        let [underlay, overlay] = [Layer::Underlay, Layer::Overlay].map(|it| round.hellos(it) > 0);
+        if !underlay {
+            self.known.mtu = PathMtu::NoAnswer;
+        }
+        if !underlay && !overlay {
+            return Then::Done;
+        }
+        let mut items = Vec::new();
+        let small = self.headers + HEADER as u32;
+        for layer in [Layer::Underlay, Layer::Overlay] {
+            if round.hellos(layer) > 0 {
+                items.push(Item::new(Role::Hello(layer), small));
+                items.push(Item::new(Role::Left(layer), small));
+            }
+        }
+        if underlay {
+            items.push(Item::new(Role::Sized, self.needed));
+            if let PathMtu::Less(limit) = self.known.mtu {
+                items.push(Item::new(Role::Sized, limit));
+                items.push(Item::new(Role::Sized, limit + 1));
+            }
+        }
+        self.round = Some(Box::new(Round::new(Phase::Check, items)));
+        Then::Again
+    }
+
+    fn checked(&mut self, round: &Round) -> Then {
+        let mut doubt = false;
+        let mut judge = |layer, doubts: &mut u8, known: &mut Checksums| {
+            let Some(left) = round.items.iter().find(|it| it.role == Role::Left(layer)) else {
+                return;
+            };
+            if left.answers > 0 {
+                (*doubts, *known) = (0, Checksums::Intact);
+            } else if round.hellos(layer) >= SURE {
+                *doubts = doubts.saturating_add(1);
+                if *doubts >= ROUNDS {
+                    *known = Checksums::Corrupted;
+                } else {
+                    doubt = true;
+                }
+            }
+        };
+        judge(Layer::Underlay, &mut self.underlay_doubts, &mut self.known.underlay);
+        judge(Layer::Overlay, &mut self.overlay_doubts, &mut self.known.overlay);
+        let after = if doubt { Then::Doubt } else { Then::Done };
+        let passed = |size: u32| round.items.iter().any(|it| it.is_sized(size) && it.answers > 0);
+        let refused = round.items.iter().any(|it| it.is_sized(self.needed) && it.refused);
+        let hellos = round.hellos(Layer::Underlay);
+        if hellos == 0 {
+            return after;
+        }
+        if passed(self.needed) {
+            self.known.mtu = PathMtu::Enough;
+            return after;
+        }
+        if hellos < SURE && !refused {
+            return after;
+        }
+        if let PathMtu::Less(limit) = self.known.mtu
+            && passed(limit)
+            && !passed(limit + 1)
+        {
+            return after;
+        }
+        let low = self.headers + HEADER as u32;
+        self.search(Search { low, high: self.needed })
+    }
+
+    fn searched(&mut self, round: &Round, search: Search) -> Then {
+        if round.hellos(Layer::Underlay) == 0 {
+            // The peer has gone meanwhile, and what did not come says nothing.
+            return Then::Done;
+        }
+        if round.items.iter().any(|it| it.is_sized(self.needed) && it.answers > 0) {
+            // It was lost by chance.
+            self.known.mtu = PathMtu::Enough;
+            return Then::Done;
+        }
+        let sized = round.items.iter().filter(|it| it.role == Role::Sized);
+        let outcomes: Vec<_> = sized.map(|it| (it.size, it.answers > 0)).collect();
+        self.search(search.learn(&outcomes))
+    }
+
+    fn search(&mut self, search: Search) -> Then {
+        let sizes = search.sizes();
+        if sizes.is_empty() {
+            self.known.mtu = PathMtu::Less(search.low);
+            return Then::Done;
+        }
+        let hello = Item::new(Role::Hello(Layer::Underlay), self.headers + HEADER as u32);
+        let sizes = sizes.into_iter().chain([self.needed]);
+        let sized = sizes.map(|size| Item::new(Role::Sized, size));
+        let items = [hello].into_iter().chain(sized).collect();
+        self.round = Some(Box::new(Round::new(Phase::Search(search), items)));
+        Then::Again
+    }
+}
+
+impl Round {
+    fn new(phase: Phase, items: Vec<Item>) -> Self {
+        Self { phase, attempts: 0, items, sent: Vec::new() }
+    }
+
+    fn greet(small: u32, has_overlay: bool) -> Self {
+        let overlay = has_overlay.then_some(Layer::Overlay);
+        let layers = [Layer::Underlay].into_iter().chain(overlay);
+        Self::new(Phase::Greet, layers.map(|it| Item::new(Role::Hello(it), small)).collect())
+    }
+
+    /// Whether an item is asked in this attempt: if it is open, or if others on its layer are and it shows whether anything passes.
+    fn is_due(&self, at: usize) -> bool {
+        let item = &self.items[at];
+        let others = || self.items.iter().any(|it| it.layer() == item.layer() && it.is_open());
+        item.is_open() || matches!(item.role, Role::Hello(_)) && others()
+    }
+
+    /// How many greetings on a layer were answered.
+    fn hellos(&self, layer: Layer) -> u8 {
+        self.items.iter().filter(|it| it.role == Role::Hello(layer)).map(|it| it.answers).sum()
+    }
+}
+
+impl Phase {
+    /// How often an item is asked before its loss counts.
+    fn attempts(self) -> u8 {
+        match self {
+            Self::Greet | Self::Check => 3,
+            Self::Search(_) => 2,
+        }
+    }
+}
+
+impl Item {
+    fn new(role: Role, size: u32) -> Self {
+        Self { role, size, answers: 0, refused: false }
+    }
+
+    fn is_open(&self) -> bool {
+        self.answers == 0 && !self.refused
+    }
+
+    fn is_sized(&self, size: u32) -> bool {
+        (self.role, self.size) == (Role::Sized, size)
+    }
+
+    fn layer(&self) -> Layer {
+        match self.role {
+            Role::Hello(layer) | Role::Left(layer) => layer,
+            Role::Sized => Layer::Underlay,
+        }
+    }
+
+    fn question(&self, nonce: u64) -> Question {
+        let checksum = match self.role {
+            Role::Left(_) => Checksum::Left,
+            Role::Hello(_) | Role::Sized => Checksum::Computed,
+        };
+        Question { layer: self.layer(), checksum, size: self.size, nonce }
+    }
+}
+
+/// How many greetings must be answered for the loss of something else to count: most of those that were sent with it.
+const SURE: u8 = 2;
+/// In how many rounds, one after the other, checksums must be found corrupted.
+const ROUNDS: u8 = 2;
+
+#[cfg(test)]
+mod tests;
