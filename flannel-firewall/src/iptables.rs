@@ -7,7 +7,7 @@ mod diff;
 mod listing;
 mod text;
 
-pub(crate) use diff::diff;
+pub(crate) use diff::{Change, diff};
 pub(crate) use listing::Listing;
 
 use crate::{

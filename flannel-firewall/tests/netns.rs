@@ -8,6 +8,8 @@ mod modes;
 mod packets;
 #[path = "netns/repair.rs"]
 mod repair;
+#[path = "netns/runs.rs"]
+mod runs;
 #[path = "netns/settings.rs"]
 mod settings;
 #[path = "netns/world.rs"]

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
     process::Command,
     time::Duration,
 };
@@ -124,8 +124,21 @@ impl World {
 
     /// How often iptables was run.
     pub(crate) fn runs(&self) -> usize {
+        self.run_names().len()
+    }
+
+    /// Which programs of iptables were run, in their order.
+    pub(crate) fn run_names(&self) -> Vec<String> {
         let log = fs::read_to_string(self.tools.path().join("log")).unwrap_or_default();
-        log.lines().count()
+        log.lines().map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// From now on a program of this world is a script.
+    pub(crate) fn replace_tool(&self, name: &str, script: &str) {
+        let file = self.tools.path().join(name);
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// Our rules, as the tools of others show them, without counters.
@@ -269,23 +282,29 @@ pub(crate) fn quiet(report: &FirewallReport) -> bool {
     report.writes() == 0 && report.read == 0 && report.is_exact()
 }
 
-/// iptables of one flavour, under the names that people use, which note that they were run.
+/// iptables of one flavour, under the names that people use. As installed, one program is behind all names; it notes its runs.
 fn tools(flavour: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().display();
+    let multi = folder.path().join(format!("xtables-{flavour}-multi"));
+    let script = format!(
+        "#!/bin/sh\nname=${{0##*/}} base=${{0##*/}}; base=${{base%%-*}}; rest=${{name#$base}}\n\
+         case $rest in -nft*|-legacy*) ;; *) rest=-{flavour}$rest;; esac\n\
+         echo \"$name $*\" >> {path}/log\nXTABLES_LOCKFILE={path}/lock exec /usr/sbin/$base$rest \"$@\"\n"
+    );
+    fs::write(&multi, &script).unwrap();
+    fs::set_permissions(&multi, fs::Permissions::from_mode(0o755)).unwrap();
+    let others = folder.path().join(if flavour == "nft" {
+        "xtables-legacy-multi"
+    } else {
+        "xtables-nft-multi"
+    });
+    fs::copy(&multi, &others).unwrap();
     for family in ["iptables", "ip6tables"] {
         for action in ["", "-save", "-restore"] {
-            for (name, flavour) in [
-                (format!("{family}{action}"), flavour),
-                (format!("{family}-legacy{action}"), "legacy"),
-                (format!("{family}-nft{action}"), "nft"),
-            ] {
-                let script = format!(
-                    "#!/bin/sh\necho \"{name} $*\" >> {path}/log\nXTABLES_LOCKFILE={path}/lock exec /usr/sbin/{family}-{flavour}{action} \"$@\"\n"
-                );
-                let file = folder.path().join(name);
-                fs::write(&file, script).unwrap();
-                fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            for (variant, kind) in [("", flavour), ("-legacy", "legacy"), ("-nft", "nft")] {
+                let link = folder.path().join(format!("{family}{variant}{action}"));
+                symlink(folder.path().join(format!("xtables-{kind}-multi")), link).unwrap();
             }
         }
     }
