@@ -9,6 +9,7 @@ mod text;
 
 pub(crate) use diff::{Change, diff};
 pub(crate) use listing::Listing;
+pub(crate) use text::Words;
 
 use crate::{
     options::Name,

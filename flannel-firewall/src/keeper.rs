@@ -208,7 +208,7 @@ fn is_jump(rule: &PlacedRule, comment: &str) -> bool {
 }
 
 /// Those of our two tables that legacy iptables has; `None` if that may not be known.
-fn legacy_tables(namespace: &Namespace, family: Family) -> Option<BTreeSet<String>> {
+pub(crate) fn legacy_tables(namespace: &Namespace, family: Family) -> Option<BTreeSet<String>> {
     let file = match family {
         Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
         Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
@@ -248,4 +248,4 @@ pub(crate) fn remedy(choice: ModeChoice) -> &'static str {
 }
 
 /// The family of tables for both IPv4 and IPv6, linux/netfilter.h.
-const NFPROTO_INET: u8 = 1;
+pub(crate) const NFPROTO_INET: u8 = 1;

@@ -2,6 +2,8 @@
 
 #[path = "netns/backend.rs"]
 mod backend;
+#[path = "netns/inspect.rs"]
+mod inspect;
 #[path = "netns/modes.rs"]
 mod modes;
 #[path = "netns/packets.rs"]

@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     os::unix::fs::{PermissionsExt, symlink},
+    path::PathBuf,
     process::Command,
     time::Duration,
 };
@@ -41,6 +42,7 @@ pub(crate) struct World {
     pub(crate) peer_pod: Pod,
     pub(crate) keeper: Keeper,
     tools: TempDir,
+    folders: [PathBuf; 1],
 }
 
 pub(crate) const OWN: &str = "10.244.1.0/24,fd00:10:244:1::/64";
@@ -60,7 +62,8 @@ impl World {
         // A router tells who could do without it, and then packets would not pass the node.
         let quiet = "for f in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $f; done";
         let tools = tools(keeper.flavour());
-        let world = Self { testbed, pod, peer_pod, keeper, tools };
+        let folders = [tools.path().into()];
+        let world = Self { testbed, pod, peer_pod, keeper, tools, folders };
         world.run(quiet).await;
         world
     }
@@ -69,6 +72,7 @@ impl World {
     pub(crate) fn switch_to(&mut self, keeper: Keeper) {
         self.keeper = keeper;
         self.tools = tools(keeper.flavour());
+        self.folders = [self.tools.path().into()];
     }
 
     pub(crate) fn node(&self) -> &Host {
@@ -87,9 +91,14 @@ impl World {
             },
             masquerade: Masquerade::RandomPorts,
             check_every: Duration::from_millis(300),
-            tool_folders: vec![self.tools.path().into()],
+            tool_folders: self.tool_folders().to_vec(),
             ..FirewallOptions::default()
         }
+    }
+
+    /// Where this world's iptables is.
+    pub(crate) fn tool_folders(&self) -> &[PathBuf] {
+        &self.folders
     }
 
     pub(crate) async fn open(&self) -> Firewall {
