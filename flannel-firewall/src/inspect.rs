@@ -49,6 +49,18 @@ pub enum Effect {
     Masquerades,
 }
 
+impl Obstacle {
+    /// What does `effect` at `rule` of `place`.
+    pub fn new(
+        effect: Effect,
+        certain: bool,
+        place: impl Into<String>,
+        rule: impl Into<String>,
+    ) -> Self {
+        Self { effect, certain, place: place.into(), rule: rule.into() }
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let may = if self.certain { "" } else { "may " };
