@@ -63,6 +63,8 @@ pub struct FirewallReport {
     pub removed: u64,
     /// Chains whose rules others had changed and that this sync found.
     pub drifted: u64,
+    /// Programs that were run since the report before, to look or to write.
+    pub runs: u64,
     /// What could not be done.
     pub faults: Vec<FirewallFault>,
     /// What a person should know: settings of others that keep our rules from their effect.

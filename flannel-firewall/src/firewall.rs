@@ -17,6 +17,7 @@ use crate::{
     options::{FirewallOptions, Masquerade, ModeChoice},
     rules::{Family, Rules, Scope},
     sysctl,
+    tool::Runs,
 };
 
 /// The rules of one node. Dropping it leaves them there.
@@ -48,6 +49,8 @@ pub struct Firewall {
     /// `None` if there is nothing to keep rules in.
     mode: Option<FirewallMode>,
     iptables: Iptables,
+    /// How often a program was run since the last report.
+    runs: Runs,
     netfilter: Option<Netfilter>,
     listener: Listener,
     /// What was wanted last, and how that went; `None` if the kernel has to be looked at.
@@ -84,11 +87,14 @@ impl Firewall {
         let netfilter = Netfilter::open(namespace)
             .ok()
             .and_then(|mut netfilter| netfilter.chains().is_ok().then_some(netfilter));
+        let runs = Runs::default();
         let iptables = match options.mode {
             ModeChoice::Nftables => Iptables::default(),
-            ModeChoice::Auto | ModeChoice::Iptables => Iptables::find(namespace, &options, "")
-                .await
-                .map_err(|error| FirewallError::kernel("find out about iptables")(error.into()))?,
+            ModeChoice::Auto | ModeChoice::Iptables => {
+                Iptables::find(namespace, &options, "", &runs).await.map_err(|error| {
+                    FirewallError::kernel("find out about iptables")(error.into())
+                })?
+            }
         };
         let mode = match options.mode {
             ModeChoice::Auto | ModeChoice::Iptables if !iptables.is_empty() => {
@@ -116,6 +122,7 @@ impl Firewall {
             options,
             mode,
             iptables,
+            runs,
             netfilter,
             listener,
             known: None,
@@ -151,7 +158,9 @@ impl Firewall {
             && known == scope
             && heard.is_ok()
         {
-            return report.clone();
+            let mut report = report.clone();
+            report.runs = self.runs.take();
+            return report;
         }
         self.scope = scope.clone();
         self.known = None;
@@ -172,13 +181,9 @@ impl Firewall {
             }
             self.look(scope, &mut look).await;
             let done = !look.wrote;
-            all.report.read += look.report.read;
-            all.report.added += look.report.added;
-            all.report.removed += look.report.removed;
-            all.report.drifted += look.report.drifted;
-            (all.report.faults, all.report.notes) = (look.report.faults, look.report.notes);
-            all.differences.extend(look.differences);
-            all.wrote |= look.wrote;
+            // What one look could not do the next one may have done.
+            (all.report.faults, all.report.notes) = (Vec::new(), Vec::new());
+            all.add(look);
             if done {
                 return self.finish(scope, all);
             }
@@ -257,10 +262,9 @@ impl Firewall {
             outcome.report.notes.push(format!("no rules for forwarded packets: {remedy}"));
         }
         if self.mode == Some(FirewallMode::Iptables) {
-            for family in Family::ALL {
-                let rules = rules(family);
-                self.iptables.sync(family, rules, &self.options.name, outcome).await;
-            }
+            let wanted = Family::ALL.map(|family| (family, rules(family)));
+            let netfilter = self.netfilter.as_mut();
+            self.iptables.sync(wanted, &self.options.name, netfilter, outcome).await;
             outcome.report.notes.extend(
                 families.iter().filter_map(|family| sysctl::bridge_note(&self.namespace, *family)),
             );
@@ -306,7 +310,7 @@ impl Firewall {
             keeper::remove_iptables_nft(netfilter, &self.options.name, outcome);
         }
         if !in_iptables || in_nf_tables {
-            keeper::remove_legacy(&self.namespace, &self.options, outcome).await;
+            keeper::remove_legacy(&self.namespace, &self.options, &self.runs, outcome).await;
         }
         self.cleaned = outcome.report.faults.len() == faults;
     }
@@ -329,6 +333,7 @@ impl Firewall {
     fn finish(&mut self, scope: &Scope, outcome: Outcome) -> FirewallReport {
         let Outcome { mut report, wrote, differences } = outcome;
         report.mode = self.mode;
+        report.runs = self.runs.take();
         if !self.settled {
             report.drifted = 0;
             if wrote {

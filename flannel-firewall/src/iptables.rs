@@ -7,8 +7,9 @@ mod diff;
 mod listing;
 mod text;
 
-pub(crate) use diff::diff;
+pub(crate) use diff::{Change, diff};
 pub(crate) use listing::Listing;
+pub(crate) use text::Words;
 
 use crate::{
     options::Name,

@@ -1,18 +1,22 @@
 //! The rules of each place that can hold some: brought to what is wanted there, or to nothing.
 
-use std::collections::BTreeMap;
+mod iptables;
+
+use std::{collections::BTreeSet, fs, io};
 
 use flannel_core::{FirewallFault, FirewallReport};
 use flannel_netlink::Namespace;
 
 use crate::{
-    iptables,
+    iptables::wanted,
     netfilter::Netfilter,
     nftables::{self, Expression, PlacedChain, PlacedRule, WantedTable},
     options::{FirewallOptions, ModeChoice, Name},
     rules::{Family, Rules},
-    tool::{Tool, ToolError},
+    tool::{Runs, Tool},
 };
+
+pub(crate) use iptables::Iptables;
 
 /// What happened in one look at all rules.
 #[derive(Debug, Default)]
@@ -35,100 +39,24 @@ impl Outcome {
         self.report.faults.push(FirewallFault::new(operation, reason));
     }
 
+    /// Adds what another look, or a look elsewhere, found and did.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.report.read += other.report.read;
+        self.report.added += other.report.added;
+        self.report.removed += other.report.removed;
+        self.report.drifted += other.report.drifted;
+        self.report.faults.extend(other.report.faults);
+        self.report.notes.extend(other.report.notes);
+        self.differences.extend(other.differences);
+        self.wrote |= other.wrote;
+    }
+
     fn wrote(&mut self, added: u64, removed: u64, differences: Vec<String>) {
         self.report.added += added;
         self.report.removed += removed;
         self.report.drifted += 1;
         self.differences.extend(differences);
         self.wrote = true;
-    }
-}
-
-/// iptables of both families, as far as they are installed.
-#[derive(Debug, Default)]
-pub(crate) struct Iptables {
-    tools: BTreeMap<Family, Tool>,
-}
-
-impl Iptables {
-    /// Looks for it. `variant` is `""` or `"-legacy"`.
-    pub(crate) async fn find(
-        namespace: &Namespace,
-        options: &FirewallOptions,
-        variant: &str,
-    ) -> Result<Self, ToolError> {
-        let mut tools = BTreeMap::new();
-        for family in Family::ALL {
-            let found = Tool::find(namespace, &options.tool_folders, family, variant).await?;
-            tools.extend(found.map(|tool| (family, tool)));
-        }
-        Ok(Self { tools })
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.tools.is_empty()
-    }
-
-    /// Whether the kernel tells of all changes of its rules.
-    pub(crate) fn notifies(&self) -> bool {
-        self.tools.values().all(Tool::notifies)
-    }
-
-    /// Brings the rules of one family to what is wanted.
-    pub(crate) async fn sync(
-        &self,
-        family: Family,
-        rules: Rules,
-        name: &Name,
-        outcome: &mut Outcome,
-    ) {
-        let program = program(family);
-        let Some(tool) = self.tools.get(&family) else {
-            if rules != Rules::default() {
-                let reason = format!(
-                    "{program} is not installed; install it, or set EnableNFTables to true"
-                );
-                let operation = format!("keep the {family} rules");
-                outcome.report.faults.push(FirewallFault::new(operation, reason));
-            }
-            return;
-        };
-        let rules = if tool.has_random_ports() { rules } else { rules.without_random_ports() };
-        let listing = match tool.list().await {
-            Ok(listing) => listing,
-            Err(error) => return outcome.fault(format!("list the rules of {program}"), &error),
-        };
-        outcome.report.read += listing.count();
-        for wanted in iptables::wanted(rules, name) {
-            let table = wanted.table;
-            if !wanted.rules.is_empty() && listing.unreadable.iter().any(|name| name == table) {
-                let operation = format!("read table {table} of {program}");
-                let reason = "it has rules that only nft can read; remove those, or set EnableNFTables to true";
-                outcome.report.faults.push(FirewallFault::new(operation, reason));
-                continue;
-            }
-            let Some(change) = iptables::diff(listing.tables.get(table), &wanted) else { continue };
-            outcome.report.notes.extend(change.blocked.clone());
-            if change.lines.is_empty() {
-                continue;
-            }
-            match tool.change(change.payload(table)).await {
-                Ok(()) => outcome.wrote(change.added, change.removed, change.differences),
-                Err(error) => outcome.fault(format!("write table {table} of {program}"), &error),
-            }
-        }
-    }
-
-    /// Whether rules are not as wanted. Writes nothing.
-    pub(crate) async fn differs(&self, family: Family, rules: Rules, name: &Name) -> bool {
-        let Some(tool) = self.tools.get(&family) else { return false };
-        let rules = if tool.has_random_ports() { rules } else { rules.without_random_ports() };
-        // Who cannot be asked is asked again by the sync, which says so.
-        let Ok(listing) = tool.list().await else { return true };
-        iptables::wanted(rules, name).iter().any(|wanted| {
-            let change = iptables::diff(listing.tables.get(wanted.table), wanted);
-            change.is_some_and(|change| !change.lines.is_empty())
-        })
     }
 }
 
@@ -190,7 +118,7 @@ pub(crate) fn remove_iptables_nft(netfilter: &mut Netfilter, name: &Name, outcom
         Err(error) => return outcome.fault("list the chains of nftables", &error),
     };
     for family in Family::ALL {
-        for wanted in iptables::wanted(Rules::default(), name) {
+        for wanted in wanted(Rules::default(), name) {
             let ours = |chain: &PlacedChain| {
                 (chain.family, &*chain.table, &chain.name)
                     == (family.protocol(), wanted.table, &wanted.chain)
@@ -234,23 +162,27 @@ pub(crate) fn remove_iptables_nft(netfilter: &mut Netfilter, name: &Name, outcom
 pub(crate) async fn remove_legacy(
     namespace: &Namespace,
     options: &FirewallOptions,
+    runs: &Runs,
     outcome: &mut Outcome,
 ) {
     for family in Family::ALL {
-        if !has_legacy_tables(namespace, family) {
+        // Who may not know may not remove either.
+        if legacy_tables(namespace, family).is_none_or(|tables| tables.is_empty()) {
             continue;
         }
         let mut legacy = None;
         for variant in ["-legacy", ""] {
             if legacy.is_none() {
-                let found = Tool::find(namespace, &options.tool_folders, family, variant).await;
+                let folders = &options.tool_folders;
+                let found = Tool::find(namespace, folders, family, variant, runs).await;
                 legacy = found.ok().flatten().filter(|tool| !tool.notifies());
             }
         }
         match legacy {
             Some(tool) => {
-                let iptables = Iptables { tools: BTreeMap::from([(family, tool)]) };
-                iptables.sync(family, Rules::default(), &options.name, outcome).await;
+                let nothing = [(family, Rules::default())];
+                let iptables = Iptables::with(family, tool);
+                iptables.sync(nothing, &options.name, None, outcome).await;
             }
             None => outcome.report.notes.push(format!(
                 "legacy {} has tables that may hold old rules of ours, and its program is not installed to look",
@@ -275,13 +207,22 @@ fn is_jump(rule: &PlacedRule, comment: &str) -> bool {
     plain && commented
 }
 
-fn has_legacy_tables(namespace: &Namespace, family: Family) -> bool {
+/// Those of our two tables that legacy iptables has; `None` if that may not be known.
+pub(crate) fn legacy_tables(namespace: &Namespace, family: Family) -> Option<BTreeSet<String>> {
     let file = match family {
         Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
         Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    let names = namespace.run(|| std::fs::read_to_string(file).unwrap_or_default());
-    names.is_ok_and(|names| names.lines().any(|name| name == "nat" || name == "filter"))
+    match namespace.run(|| fs::read_to_string(file)).ok()? {
+        Ok(names) => Some(names.lines().filter(is_table).map(str::to_owned).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(BTreeSet::new()),
+        Err(_) => None,
+    }
+}
+
+/// Whether we have rules in this table of iptables.
+fn is_table(name: &&str) -> bool {
+    ["filter", "nat"].contains(name)
 }
 
 fn program(family: Family) -> &'static str {
@@ -307,4 +248,4 @@ pub(crate) fn remedy(choice: ModeChoice) -> &'static str {
 }
 
 /// The family of tables for both IPv4 and IPv6, linux/netfilter.h.
-const NFPROTO_INET: u8 = 1;
+pub(crate) const NFPROTO_INET: u8 = 1;

@@ -29,6 +29,7 @@
 mod error;
 mod firewall;
 mod firewalled;
+mod inspect;
 mod iptables;
 mod keeper;
 mod listener;
@@ -43,5 +44,6 @@ mod wire;
 pub use error::FirewallError;
 pub use firewall::Firewall;
 pub use firewalled::Firewalled;
+pub use inspect::{Effect, Obstacle, Passage, inspect};
 pub use options::{FirewallOptions, InvalidName, Masquerade, ModeChoice, Name};
 pub use rules::{Action, Family, Match, Rule, Rules, Scope};

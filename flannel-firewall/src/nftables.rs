@@ -10,7 +10,7 @@ mod guard;
 mod kernel;
 mod text;
 
-pub(crate) use expression::Expression;
+pub(crate) use expression::{Expression, NF_ACCEPT, NF_DROP, NFT_GOTO, NFT_JUMP, NFT_RETURN};
 pub(crate) use found::{FoundChain, FoundTable, Op, diff};
 pub(crate) use kernel::{PlacedChain, PlacedRule};
 pub(crate) use text::rule_text;

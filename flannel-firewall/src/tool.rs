@@ -2,15 +2,22 @@
 
 use std::{
     env, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use flannel_netlink::{Namespace, NamespaceError};
 use tokio::{io::AsyncWriteExt, process::Command, runtime::Handle, time::timeout};
 
-use crate::{iptables::Listing, rules::Family};
+use crate::{
+    iptables::Listing,
+    rules::{Family, Rules},
+};
 
 /// The iptables of one family.
 #[derive(Clone, Debug)]
@@ -19,6 +26,18 @@ pub(crate) struct Tool {
     save: PathBuf,
     restore: PathBuf,
     version: Version,
+    runs: Runs,
+}
+
+/// How often programs were run. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Runs(Arc<AtomicU64>);
+
+impl Runs {
+    /// How often since the last time that this was asked.
+    pub(crate) fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
 }
 
 /// What `iptables --version` says.
@@ -36,6 +55,7 @@ impl Tool {
         folders: &[PathBuf],
         family: Family,
         variant: &str,
+        runs: &Runs,
     ) -> Result<Option<Self>, ToolError> {
         let name = match family {
             Family::Ipv4 => "iptables",
@@ -50,10 +70,21 @@ impl Tool {
         else {
             return Ok(None);
         };
-        let said = run(namespace, program.clone(), &["--version"], None).await?;
-        let version = Version::parse(&said)
-            .ok_or_else(|| ToolError::Version { program, said: said.trim().to_owned() })?;
-        Ok(Some(Self { namespace: namespace.clone(), save, restore, version }))
+        let runs = runs.clone();
+        let version = match Version::of_file(&program) {
+            Some(version) => version,
+            None => {
+                let said = run(namespace, program.clone(), &["--version"], None, &runs).await?;
+                Version::parse(&said)
+                    .ok_or_else(|| ToolError::Version { program, said: said.trim().to_owned() })?
+            }
+        };
+        Ok(Some(Self { namespace: namespace.clone(), save, restore, version, runs }))
+    }
+
+    /// Where it works.
+    pub(crate) const fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     /// Whether the kernel tells of changes of its rules.
@@ -61,27 +92,38 @@ impl Tool {
         self.version.nftables
     }
 
-    /// Whether it knows `--random-fully`.
-    pub(crate) fn has_random_ports(&self) -> bool {
-        self.version.number >= (1, 6, 2)
+    /// The rules as far as it knows them: `--random-fully` came with 1.6.2.
+    pub(crate) fn able(&self, rules: Rules) -> Rules {
+        if self.version.number >= (1, 6, 2) { rules } else { rules.without_random_ports() }
     }
 
     /// All rules.
     pub(crate) async fn list(&self) -> Result<Listing, ToolError> {
-        let text = run(&self.namespace, self.save.clone(), &[], None).await?;
+        let text = run(&self.namespace, self.save.clone(), &[], None, &self.runs).await?;
         Ok(Listing::parse(&text))
     }
 
-    /// Changes one table.
+    /// Changes the tables of a payload, each as a whole or not at all.
     pub(crate) async fn change(&self, payload: String) -> Result<(), ToolError> {
         let wait = ["--noflush", "--wait", LOCK_PATIENCE_SECONDS];
         // Older ones do not wait for others, and fail instead.
         let known = if self.version.number >= (1, 6, 2) { wait.len() } else { 1 };
-        run(&self.namespace, self.restore.clone(), &wait[..known], Some(payload)).await.map(drop)
+        let program = self.restore.clone();
+        run(&self.namespace, program, &wait[..known], Some(payload), &self.runs).await.map(drop)
     }
 }
 
 impl Version {
+    /// What the file's name tells, behind all links: since 1.8.0 one program is all iptables of its kind.
+    fn of_file(program: &Path) -> Option<Self> {
+        let nftables = match program.canonicalize().ok()?.file_name()?.to_str()? {
+            "xtables-legacy-multi" => false,
+            "xtables-nft-multi" => true,
+            _ => return None,
+        };
+        Some(Self { number: (1, 8, 0), nftables })
+    }
+
     /// Reads `iptables v1.8.9 (nf_tables)`. Before 1.8 there is only legacy.
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
@@ -125,7 +167,9 @@ async fn run(
     program: PathBuf,
     arguments: &[&str],
     input: Option<String>,
+    runs: &Runs,
 ) -> Result<String, ToolError> {
+    runs.0.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(program = %program.display(), ?arguments, input, "running");
     let mut command = Command::new(&program);
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -180,6 +224,23 @@ mod tests {
         assert_eq!(version("ip6tables v1.4.21"), Some(((1, 4, 21), false)));
         assert_eq!(version("iptables v1.10.0-rc1 (nf_tables)"), Some(((1, 10, 0), true)));
         assert_eq!(version("iptables: command not found"), None);
+    }
+
+    #[test]
+    fn a_file_behind_links_tells_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let version = |program: &str| {
+            let link = folder.path().join(format!("to-{program}"));
+            std::fs::write(folder.path().join(program), "").unwrap();
+            std::os::unix::fs::symlink(program, &link).unwrap();
+            Version::of_file(&link)
+        };
+        let known = |nftables| Some(Version { number: (1, 8, 0), nftables });
+        assert_eq!(version("xtables-nft-multi"), known(true));
+        assert_eq!(version("xtables-legacy-multi"), known(false));
+        // Before 1.8.0, and scripts that choose.
+        assert_eq!((version("xtables-multi"), version("iptables-wrapper")), (None, None));
+        assert_eq!(Version::of_file(Path::new("/no/such")), None);
     }
 
     proptest::proptest! {

@@ -62,7 +62,8 @@ impl Namespace {
         Ok(Self { device: metadata.dev(), inode: metadata.ino(), fd: Arc::new(file.into()) })
     }
 
-    /// Runs `f` on a thread of its own inside this namespace and returns its value.
+    /// Runs `f` inside this namespace and returns its value: on a thread of its own, unless the calling
+    /// thread is in it already.
     ///
     /// Sockets opened and child processes started by `f` stay in this namespace. The calling thread
     /// waits and keeps its own namespace. A panic of `f` continues in the caller.
@@ -72,14 +73,14 @@ impl Namespace {
     /// [`NamespaceError::Enter`] without `CAP_SYS_ADMIN` over the namespace, unless the calling
     /// thread is in it; `f` has not run then.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
+        if Self::current().ok().as_ref() == Some(self) {
+            return Ok(f());
+        }
         on_own_thread(|| {
-            // A thread starts in the namespace of the one that starts it.
-            if Self::current().ok().as_ref() != Some(self) {
-                setns(self, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Enter {
-                    inode: self.inode,
-                    source: errno.into(),
-                })?;
-            }
+            setns(self, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Enter {
+                inode: self.inode,
+                source: errno.into(),
+            })?;
             Ok(f())
         })
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use flannel_backend_udp::{Meter, Stats};
-use flannel_core::{Activity, Status, Totals};
+use flannel_core::{Activity, FirewallReport, Status, Totals};
 use tokio::time::Instant;
 
 use crate::{
@@ -109,6 +109,16 @@ fn labelled(label: &str, name: &str, value: f64) -> Sample {
     Sample(format!("{{{label}=\"{}\"}}", escaped(name)), value)
 }
 
+fn by_kind(kinds: &[(&str, u64)]) -> Vec<Sample> {
+    kinds.iter().map(|(kind, count)| labelled("kind", kind, *count as f64)).collect()
+}
+
+/// What a firewall's report says; nothing if the node keeps none.
+fn of_firewall(it: &Snapshot, samples: impl FnOnce(&FirewallReport) -> Vec<Sample>) -> Vec<Sample> {
+    let firewall = it.status.last_sync.as_ref().and_then(|sync| sync.firewall.as_ref());
+    firewall.map_or_else(Vec::new, samples)
+}
+
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -188,10 +198,40 @@ const METRICS: &[Metric] = &[
         name: "flannel_firewall_exact",
         kind: "gauge",
         help: "Whether the rules of the firewall are as they should be; absent if the node keeps none.",
+        samples: |it| of_firewall(it, |firewall| switch(firewall.is_exact())),
+    },
+    Metric {
+        name: "flannel_firewall_info",
+        kind: "gauge",
+        help: "1, with who keeps the rules: iptables or nftables; absent if nobody can.",
         samples: |it| {
-            let firewall = it.status.last_sync.as_ref().and_then(|sync| sync.firewall.as_ref());
-            firewall.map_or_else(Vec::new, |firewall| switch(firewall.is_exact()))
+            of_firewall(it, |firewall| {
+                let mode = firewall.mode.and_then(|mode| serde_json::to_value(mode).ok());
+                let mode = mode.as_ref().and_then(|mode| mode.as_str());
+                mode.map_or_else(Vec::new, |mode| vec![labelled("mode", mode, 1.0)])
+            })
         },
+    },
+    Metric {
+        name: "flannel_firewall_hindrances",
+        kind: "gauge",
+        help: "Settings of others that keep our rules from their effect; /readyz names them.",
+        samples: |it| of_firewall(it, |firewall| count(firewall.notes.len() as u64)),
+    },
+    Metric {
+        name: "flannel_firewall_rule_writes_total",
+        kind: "counter",
+        help: "Rules of the firewall that were written, by kind of write.",
+        samples: |it| {
+            let Totals { rules_added, rules_removed, .. } = it.status.totals;
+            by_kind(&[("added", rules_added), ("removed", rules_removed)])
+        },
+    },
+    Metric {
+        name: "flannel_firewall_program_runs_total",
+        kind: "counter",
+        help: "How often a program of iptables was run until the last sync, to look or to write.",
+        samples: |it| count(it.status.totals.program_runs),
     },
     Metric {
         name: "flannel_faults",
@@ -223,16 +263,8 @@ const METRICS: &[Metric] = &[
         kind: "counter",
         help: "Kernel objects that were written, by kind of write.",
         samples: |it| {
-            let Totals { added, replaced, removed, rules_added, rules_removed, .. } =
-                it.status.totals;
-            let kinds = [
-                ("added", added),
-                ("removed", removed),
-                ("replaced", replaced),
-                ("rule_added", rules_added),
-                ("rule_removed", rules_removed),
-            ];
-            kinds.map(|(kind, count)| labelled("kind", kind, count as f64)).into()
+            let Totals { added, replaced, removed, .. } = it.status.totals;
+            by_kind(&[("added", added), ("removed", removed), ("replaced", replaced)])
         },
     },
     Metric {
@@ -306,7 +338,7 @@ const PROCESS: &[Metric] = &[
 mod tests {
     use std::path::Path;
 
-    use flannel_core::{FirewallReport, NodeId, SyncReport};
+    use flannel_core::{FirewallMode, NodeId, SyncReport};
 
     use super::*;
 
@@ -317,7 +349,11 @@ mod tests {
         status.repaired.insert("route", 2);
         status.totals.added = 12;
         let mut sync = SyncReport::default();
-        sync.firewall = Some(FirewallReport::default());
+        let mut firewall = FirewallReport::default();
+        firewall.mode = Some(FirewallMode::Nftables);
+        firewall.notes.push("a chain drops".into());
+        sync.firewall = Some(firewall);
+        (status.totals.rules_added, status.totals.program_runs) = (8, 3);
         status.last_sync = Some(sync);
         let times = Times { calls: 4, failures: 1, total: Duration::from_millis(1500) };
         Snapshot {
@@ -353,6 +389,12 @@ mod tests {
             "flannel_faults{activity=\"watch\"} 1",
             "flannel_kernel_writes_total{kind=\"added\"} 12",
             "flannel_drift_repaired_total{kind=\"route\"} 2",
+            "flannel_firewall_exact 1",
+            "flannel_firewall_info{mode=\"nftables\"} 1",
+            "flannel_firewall_hindrances 1",
+            "flannel_firewall_rule_writes_total{kind=\"added\"} 8",
+            "flannel_firewall_rule_writes_total{kind=\"removed\"} 0",
+            "flannel_firewall_program_runs_total 3",
             "flannel_store_request_duration_seconds_sum{operation=\"list\"} 1.5",
             "flannel_store_request_duration_seconds_count{operation=\"list\"} 4",
             "flannel_store_request_failures_total{operation=\"list\"} 1",

@@ -70,6 +70,8 @@ pub struct Totals {
     pub rules_added: u64,
     /// Rules of the firewall in a wrong place, or needed by nobody any more.
     pub rules_removed: u64,
+    /// Programs that were run for the firewall.
+    pub program_runs: u64,
 }
 
 /// A change by somebody else that a sync has undone.
@@ -133,6 +135,7 @@ impl Status {
         if let Some(firewall) = &report.firewall {
             self.totals.rules_added += firewall.added;
             self.totals.rules_removed += firewall.removed;
+            self.totals.program_runs += firewall.runs;
             if firewall.drifted > 0 {
                 *self.repaired.entry("chain").or_default() += firewall.drifted;
             }

@@ -10,6 +10,8 @@ use crate::rules::Rule;
 /// The commands for one table, which iptables does together or not at all.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Change {
+    /// The table.
+    pub(crate) table: &'static str,
     pub(crate) lines: Vec<String>,
     pub(crate) added: u64,
     pub(crate) removed: u64,
@@ -21,8 +23,8 @@ pub(crate) struct Change {
 
 impl Change {
     /// The input for `iptables-restore`.
-    pub(crate) fn payload(&self, table: &str) -> String {
-        format!("*{table}\n{}\nCOMMIT\n", self.lines.join("\n"))
+    pub(crate) fn payload(&self) -> String {
+        format!("*{}\n{}\nCOMMIT\n", self.table, self.lines.join("\n"))
     }
 }
 
@@ -30,7 +32,8 @@ impl Change {
 pub(crate) fn diff(table: Option<&Table>, wanted: &Wanted) -> Option<Change> {
     let none = Table::default();
     let table = table.unwrap_or(&none);
-    let mut change = Change::default();
+    let unchanged = Change { table: wanted.table, ..Change::default() };
+    let mut change = unchanged.clone();
     let chain = table.chains.get(&wanted.chain);
     let is_wanted = !wanted.rules.is_empty();
     if is_wanted && !chain.is_some_and(|chain| wanted.is_in(chain)) {
@@ -40,7 +43,7 @@ pub(crate) fn diff(table: Option<&Table>, wanted: &Wanted) -> Option<Change> {
     if !is_wanted && let Some(chain) = chain {
         change.remove(wanted, table, chain);
     }
-    (change != Change::default()).then_some(change)
+    (change != unchanged).then_some(change)
 }
 
 impl Wanted {

@@ -129,7 +129,7 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// Words between blanks; quotes keep blanks together, and a backslash keeps what follows it.
-struct Words<'a>(&'a str);
+pub(crate) struct Words<'a>(pub(crate) &'a str);
 
 impl Iterator for Words<'_> {
     type Item = String;

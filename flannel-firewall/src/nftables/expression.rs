@@ -21,6 +21,12 @@ pub(crate) enum Expression {
         negated: bool,
         value: Vec<u8>,
     },
+    /// Loads the name of the device that the packet came in on, or leaves on, into the register.
+    LoadDevice {
+        leaves: bool,
+    },
+    /// Loads the packet's family into the register.
+    LoadFamily,
     /// Loads the packet's mark into the register.
     LoadMark,
     /// Loads bytes of the network header into the register.
@@ -33,8 +39,19 @@ pub(crate) enum Expression {
     Masquerade {
         flags: u32,
     },
-    /// Anything that our rules do not have, by its name.
+    /// A match of iptables other than a comment, with the kernel's structure for it.
+    Match {
+        name: String,
+        info: Vec<u8>,
+    },
+    /// Gives the packet another source, or another destination.
+    Nat {
+        source: bool,
+    },
+    /// Anything that nobody here asks about, by its name.
     Other(String),
+    /// A target of iptables that is no verdict.
+    Target(String),
     Verdict {
         code: i32,
         chain: Option<String>,
@@ -78,6 +95,12 @@ impl Expression {
                 out.nest(NFTA_EXPR_DATA, data);
             });
         };
+        let load_meta = |out: &mut Writer, key| {
+            element(out, "meta", &|out| {
+                out.number(NFTA_META_DREG, REGISTER);
+                out.number(NFTA_META_KEY, key);
+            });
+        };
         match self {
             Self::And { mask } => element(out, "bitwise", &|out| {
                 out.number(NFTA_BITWISE_SREG, REGISTER);
@@ -97,10 +120,9 @@ impl Expression {
                 out.number(NFTA_CMP_OP, if *negated { NFT_CMP_NEQ } else { NFT_CMP_EQ });
                 out.nest(NFTA_CMP_DATA, |out| out.attribute(NFTA_DATA_VALUE, value));
             }),
-            Self::LoadMark => element(out, "meta", &|out| {
-                out.number(NFTA_META_DREG, REGISTER);
-                out.number(NFTA_META_KEY, NFT_META_MARK);
-            }),
+            Self::LoadDevice { leaves } => load_meta(out, device_key(*leaves)),
+            Self::LoadFamily => load_meta(out, NFT_META_NFPROTO),
+            Self::LoadMark => load_meta(out, NFT_META_MARK),
             Self::LoadNetwork { offset, length } => element(out, "payload", &|out| {
                 out.number(NFTA_PAYLOAD_DREG, REGISTER);
                 out.number(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER);
@@ -116,7 +138,15 @@ impl Expression {
                     out.number(NFTA_MASQ_FLAGS, *flags);
                 }
             }),
+            Self::Match { name, info } => element(out, "match", &|out| {
+                out.text(NFTA_MATCH_NAME, name);
+                out.attribute(NFTA_MATCH_INFO, info);
+            }),
+            Self::Nat { source } => element(out, "nat", &|out| {
+                out.number(NFTA_NAT_TYPE, if *source { NFT_NAT_SNAT } else { NFT_NAT_DNAT });
+            }),
             Self::Other(name) => element(out, name, &|_| {}),
+            Self::Target(name) => element(out, "target", &|out| out.text(NFTA_TARGET_NAME, name)),
             Self::Verdict { code, chain } => element(out, "immediate", &|out| {
                 out.number(NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
                 out.nest(NFTA_IMMEDIATE_DATA, |out| {
@@ -182,12 +212,21 @@ impl Expression {
                 let flags = get(NFTA_MASQ_FLAGS).map_or(Some(0), number)?;
                 Some(Self::Masquerade { flags })
             }
-            "match" if get(NFTA_MATCH_NAME)?.text() == Some("comment") => {
-                get(NFTA_MATCH_INFO)?.text().map(|text| Self::Comment(text.to_owned()))
+            "match" => {
+                let (name, info) = (get(NFTA_MATCH_NAME)?.text()?, get(NFTA_MATCH_INFO)?);
+                Some(match name {
+                    "comment" => Self::Comment(info.text()?.to_owned()),
+                    _ => Self::Match { name: name.to_owned(), info: info.value.to_vec() },
+                })
             }
-            "meta" if is(NFTA_META_DREG, REGISTER) && is(NFTA_META_KEY, NFT_META_MARK) => {
-                Some(Self::LoadMark)
-            }
+            "meta" if is(NFTA_META_DREG, REGISTER) => match number(get(NFTA_META_KEY)?)? {
+                NFT_META_IIFNAME => Some(Self::LoadDevice { leaves: false }),
+                NFT_META_MARK => Some(Self::LoadMark),
+                NFT_META_NFPROTO => Some(Self::LoadFamily),
+                NFT_META_OIFNAME => Some(Self::LoadDevice { leaves: true }),
+                _ => None,
+            },
+            "nat" => Some(Self::Nat { source: is(NFTA_NAT_TYPE, NFT_NAT_SNAT) }),
             "payload"
                 if is(NFTA_PAYLOAD_DREG, REGISTER)
                     && is(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER) =>
@@ -195,6 +234,7 @@ impl Expression {
                 let offset = number(get(NFTA_PAYLOAD_OFFSET)?)?;
                 Some(Self::LoadNetwork { offset, length: number(get(NFTA_PAYLOAD_LEN)?)? })
             }
+            "target" => Some(Self::Target(get(NFTA_TARGET_NAME)?.text()?.to_owned())),
             _ => None,
         }
     }
@@ -221,6 +261,10 @@ fn compare(offset: u32, Match { block, negated }: Match, out: &mut Vec<Expressio
     }
 }
 
+const fn device_key(leaves: bool) -> u32 {
+    if leaves { NFT_META_OIFNAME } else { NFT_META_IIFNAME }
+}
+
 /// `NFT_REG_1`, the first of those that hold 16 bytes.
 const REGISTER: u32 = 1;
 const VERDICT_REGISTER: u32 = 0;
@@ -228,10 +272,14 @@ const VERDICT_REGISTER: u32 = 0;
 const RANDOM_FULLY: u32 = 1 << 4;
 
 // linux/netfilter.h
-const NF_ACCEPT: i32 = 1;
+/// The packet is gone.
+pub(crate) const NF_DROP: i32 = 0;
+/// The packet passes this chain and those that led here.
+pub(crate) const NF_ACCEPT: i32 = 1;
 
 // linux/netfilter/nf_tables.h
-const NFT_RETURN: i32 = -5;
+/// Back to the chain that led here.
+pub(crate) const NFT_RETURN: i32 = -5;
 /// A jump to another chain.
 pub(crate) const NFT_JUMP: i32 = -3;
 /// The same without return.
@@ -267,11 +315,18 @@ const NFTA_MATCH_INFO: u16 = 3;
 const NFTA_META_DREG: u16 = 1;
 const NFTA_META_KEY: u16 = 2;
 const NFT_META_MARK: u32 = 3;
+const NFT_META_IIFNAME: u32 = 6;
+const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_NFPROTO: u32 = 15;
+const NFTA_NAT_TYPE: u16 = 1;
+const NFT_NAT_SNAT: u32 = 0;
+const NFT_NAT_DNAT: u32 = 1;
 const NFTA_PAYLOAD_DREG: u16 = 1;
 const NFTA_PAYLOAD_BASE: u16 = 2;
 const NFTA_PAYLOAD_OFFSET: u16 = 3;
 const NFTA_PAYLOAD_LEN: u16 = 4;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFTA_TARGET_NAME: u16 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -289,6 +344,21 @@ mod tests {
         let message = messages(writer.bytes()).next().unwrap();
         let list = message.attributes(FAMILY_HEADER).next().unwrap();
         list.nested().map(Expression::read).collect()
+    }
+
+    #[test]
+    fn what_only_others_write_is_read_too() {
+        let expressions = [
+            Expression::LoadDevice { leaves: false },
+            Expression::LoadDevice { leaves: true },
+            Expression::LoadFamily,
+            Expression::Match { name: "mark".into(), info: vec![1, 2, 3, 4] },
+            Expression::Nat { source: true },
+            Expression::Nat { source: false },
+            Expression::Target("REJECT".into()),
+            Expression::Other("lookup".into()),
+        ];
+        assert_eq!(round_trip(&expressions), expressions);
     }
 
     proptest! {
@@ -317,7 +387,9 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_without_panic(
-            name in prop::sample::select(vec!["bitwise", "cmp", "immediate", "masq", "match", "meta", "payload", "x"]),
+            name in prop::sample::select(vec![
+                "bitwise", "cmp", "immediate", "masq", "match", "meta", "nat", "payload", "target", "x",
+            ]),
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let mut writer = Writer::default();

@@ -3,7 +3,8 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::PathBuf,
     process::Command,
     time::Duration,
 };
@@ -41,6 +42,7 @@ pub(crate) struct World {
     pub(crate) peer_pod: Pod,
     pub(crate) keeper: Keeper,
     tools: TempDir,
+    folders: [PathBuf; 1],
 }
 
 pub(crate) const OWN: &str = "10.244.1.0/24,fd00:10:244:1::/64";
@@ -60,7 +62,8 @@ impl World {
         // A router tells who could do without it, and then packets would not pass the node.
         let quiet = "for f in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $f; done";
         let tools = tools(keeper.flavour());
-        let world = Self { testbed, pod, peer_pod, keeper, tools };
+        let folders = [tools.path().into()];
+        let world = Self { testbed, pod, peer_pod, keeper, tools, folders };
         world.run(quiet).await;
         world
     }
@@ -69,6 +72,7 @@ impl World {
     pub(crate) fn switch_to(&mut self, keeper: Keeper) {
         self.keeper = keeper;
         self.tools = tools(keeper.flavour());
+        self.folders = [self.tools.path().into()];
     }
 
     pub(crate) fn node(&self) -> &Host {
@@ -87,9 +91,14 @@ impl World {
             },
             masquerade: Masquerade::RandomPorts,
             check_every: Duration::from_millis(300),
-            tool_folders: vec![self.tools.path().into()],
+            tool_folders: self.tool_folders().to_vec(),
             ..FirewallOptions::default()
         }
+    }
+
+    /// Where this world's iptables is.
+    pub(crate) fn tool_folders(&self) -> &[PathBuf] {
+        &self.folders
     }
 
     pub(crate) async fn open(&self) -> Firewall {
@@ -124,8 +133,21 @@ impl World {
 
     /// How often iptables was run.
     pub(crate) fn runs(&self) -> usize {
+        self.run_names().len()
+    }
+
+    /// Which programs of iptables were run, in their order.
+    pub(crate) fn run_names(&self) -> Vec<String> {
         let log = fs::read_to_string(self.tools.path().join("log")).unwrap_or_default();
-        log.lines().count()
+        log.lines().map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// From now on a program of this world is a script.
+    pub(crate) fn replace_tool(&self, name: &str, script: &str) {
+        let file = self.tools.path().join(name);
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// Our rules, as the tools of others show them, without counters.
@@ -269,23 +291,29 @@ pub(crate) fn quiet(report: &FirewallReport) -> bool {
     report.writes() == 0 && report.read == 0 && report.is_exact()
 }
 
-/// iptables of one flavour, under the names that people use, which note that they were run.
+/// iptables of one flavour, under the names that people use. As installed, one program is behind all names; it notes its runs.
 fn tools(flavour: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().display();
+    let multi = folder.path().join(format!("xtables-{flavour}-multi"));
+    let script = format!(
+        "#!/bin/sh\nname=${{0##*/}} base=${{0##*/}}; base=${{base%%-*}}; rest=${{name#$base}}\n\
+         case $rest in -nft*|-legacy*) ;; *) rest=-{flavour}$rest;; esac\n\
+         echo \"$name $*\" >> {path}/log\nXTABLES_LOCKFILE={path}/lock exec /usr/sbin/$base$rest \"$@\"\n"
+    );
+    fs::write(&multi, &script).unwrap();
+    fs::set_permissions(&multi, fs::Permissions::from_mode(0o755)).unwrap();
+    let others = folder.path().join(if flavour == "nft" {
+        "xtables-legacy-multi"
+    } else {
+        "xtables-nft-multi"
+    });
+    fs::copy(&multi, &others).unwrap();
     for family in ["iptables", "ip6tables"] {
         for action in ["", "-save", "-restore"] {
-            for (name, flavour) in [
-                (format!("{family}{action}"), flavour),
-                (format!("{family}-legacy{action}"), "legacy"),
-                (format!("{family}-nft{action}"), "nft"),
-            ] {
-                let script = format!(
-                    "#!/bin/sh\necho \"{name} $*\" >> {path}/log\nXTABLES_LOCKFILE={path}/lock exec /usr/sbin/{family}-{flavour}{action} \"$@\"\n"
-                );
-                let file = folder.path().join(name);
-                fs::write(&file, script).unwrap();
-                fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            for (variant, kind) in [("", flavour), ("-legacy", "legacy"), ("-nft", "nft")] {
+                let link = folder.path().join(format!("{family}{variant}{action}"));
+                symlink(folder.path().join(format!("xtables-{kind}-multi")), link).unwrap();
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 
 use anyhow::{Context, Result};
+use flannel_firewall::{Passage, inspect};
 use flannel_netlink::{
     Connection, Namespace,
     iface::lookup_route,
@@ -14,7 +15,7 @@ use flannel_store::{Registry, network_config};
 use super::{
     ExplainArgs,
     answers::{OF_A_POD, PORT, Question},
-    facts::{Answers, Facts, Hop, Host, Running, Stored, Tunnel},
+    facts::{Answers, Facts, Hop, Host, InTheWay, Running, Stored, Tunnel},
     walk::Broken,
 };
 use crate::{operate, socket, status, subnet_file};
@@ -46,7 +47,8 @@ pub(crate) async fn collect(args: &ExplainArgs) -> Result<Result<Facts, Broken>>
     host.settings = settings(&host);
     let node = status::ask(&socket::beside(&args.subnet_file)).ok();
     let node = node.and_then(|text| Some(Running::read(&serde_json::from_str(&text).ok()?)));
-    Ok(Ok(Facts { source, destination, stored, host, node, answers: None }))
+    let obstacles = obstacles(&namespace, &host, args).await;
+    Ok(Ok(Facts { source, destination, stored, host, obstacles, node, answers: None }))
 }
 
 /// Asks the other side, which takes up to some seconds, and sees whether the kernel found its neighbours by that.
@@ -55,6 +57,30 @@ pub(crate) async fn ask_peer(facts: &mut Facts, args: &ExplainArgs) -> Result<()
     let namespace = Namespace::current().context("cannot open our own network namespace")?;
     let connection = &mut Connection::open(&namespace)?;
     read_neighbours(connection, &facts.stored, &mut facts.host, args).await
+}
+
+/// What of the rules is in the way, there and back.
+async fn obstacles(
+    namespace: &Namespace,
+    host: &Host,
+    args: &ExplainArgs,
+) -> Result<Vec<InTheWay>, String> {
+    let device = |address: IpAddr| {
+        let hop = host.hops.get(&address)?.as_ref().ok()?;
+        Some(host.device(hop.link)?.name.clone())
+    };
+    let mut found = Vec::new();
+    if ends(host, args).is_none() {
+        return Ok(found);
+    }
+    for (from, to) in [(args.source, args.destination), (args.destination, args.source)] {
+        let (enters, leaves) = (device(from), device(to));
+        let passage = Passage { source: from, destination: to, enters, leaves };
+        let obstacles = inspect(namespace, &passage, &[]).await;
+        let obstacles = obstacles.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        found.extend(obstacles.into_iter().map(|obstacle| InTheWay { from, to, obstacle }));
+    }
+    Ok(found)
 }
 
 async fn stored(args: &ExplainArgs) -> Result<Stored> {

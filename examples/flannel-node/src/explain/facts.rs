@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use flannel_core::{NetworkConfig, SubnetEnv};
+use flannel_firewall::Obstacle;
 use flannel_netlink::state::{Address, ForwardingEntry, Link, Neighbour, Nexthop, Route};
 use flannel_store::Record;
 use ipnetwork::IpNetwork;
@@ -15,10 +16,22 @@ pub(crate) struct Facts {
     pub(crate) destination: IpAddr,
     pub(crate) stored: Stored,
     pub(crate) host: Host,
+    /// What of this host's rules is in the way, or why they could not be read.
+    pub(crate) obstacles: Result<Vec<InTheWay>, String>,
     /// The node that runs on this host; `None` if none answers.
     pub(crate) node: Option<Running>,
     /// What the other side answered; `None` as long as it was not asked.
     pub(crate) answers: Option<Answers>,
+}
+
+/// A rule that does something to packets between the two pods.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct InTheWay {
+    /// Where the packets come from.
+    pub(crate) from: IpAddr,
+    /// Where they go.
+    pub(crate) to: IpAddr,
+    pub(crate) obstacle: Obstacle,
 }
 
 /// What the store has.

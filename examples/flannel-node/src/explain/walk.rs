@@ -93,9 +93,7 @@ fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
         pass("forwarding entry", overlay::forwarding_entry(facts, &peer, device, mac)?);
     }
     pass("settings", settings::settings(facts, &ends, &way)?);
-    if let Some(says) = settings::firewall(facts)? {
-        pass("firewall", says);
-    }
+    pass("firewall", settings::firewall(facts)?);
     for (link, says) in answers::answers(facts, &peer, tunnel, far)? {
         pass(link, says);
     }

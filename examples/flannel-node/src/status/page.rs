@@ -61,7 +61,11 @@ pub(super) fn render(status: &Value) -> String {
         let faults = list(&firewall["faults"]).len();
         let state =
             if faults == 0 { "as it should be".to_owned() } else { format!("{faults} faults") };
-        line("firewall", format!("{}, {state}", shown(&firewall["mode"])));
+        let (added, removed) = (&totals["rules_added"], &totals["rules_removed"]);
+        let runs = totals["program_runs"].as_u64().filter(|runs| *runs > 0);
+        let runs = runs.map_or_else(String::new, |runs| format!(", iptables run {runs} times"));
+        let mode = shown(&firewall["mode"]);
+        line("firewall", format!("{mode}, {state}; {added} rules added, {removed} removed{runs}"));
     }
     for (name, text) in super::udp::lines(&status["udp"]) {
         line(name, text);
@@ -156,8 +160,8 @@ mod tests {
                  "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": null, "carrier": "userspace"}},
                 {"subnet": "10.3.3.0-24", "address": null, "backend": "udp", "problem": "it uses the backend \"udp\""},
             ],
-            "refused": [], "syncs": 4, "totals": {"added": 9, "replaced": 1, "removed": 0},
-            "repaired": {"route": 2, "link": 1}, "last_sync": {"firewall": {"mode": "nftables", "faults": []}},
+            "refused": [], "syncs": 4, "totals": {"added": 9, "replaced": 1, "removed": 0, "rules_added": 8, "rules_removed": 2, "program_runs": 3},
+            "repaired": {"route": 2, "link": 1}, "last_sync": {"firewall": {"mode": "iptables", "faults": []}},
             "udp": {"engine": "ebpf", "sent": {"packets": 4, "bytes": 300}, "received": {"packets": 0, "bytes": 0}},
             "journal": [{"at": "2026-01-02T03:04:06.000Z", "kind": "repair", "text": "route 10.3.2.0/24 removed"}],
         });
@@ -169,7 +173,7 @@ lease        10.3.1.0-24 at 192.0.2.1, good for 1h 1m 1s, MTU 1450
 ready        no
   missing    subnet.env: not there
 syncs        4; 9 objects added, 1 replaced, 0 removed
-firewall     nftables, as it should be
+firewall     iptables, as it should be; 8 rules added, 2 removed, iptables run 3 times
 engine       ebpf
 traffic      sent 4 packets, 300 bytes; received 0 packets, 0 bytes
 repaired     link 1, route 2

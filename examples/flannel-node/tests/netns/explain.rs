@@ -277,6 +277,42 @@ async fn what_is_wrong_with_this_host_is_named() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn rules_that_are_in_the_way_are_named_whoever_wrote_them() {
+    for network in [VXLAN, HOST_GW] {
+        let broken = Broken::new(network).await;
+        let run = async |line: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", line]);
+            let mut process = broken.cluster.host(0).spawn(command).unwrap();
+            assert!(process.wait().await.unwrap().success(), "{line}: {:?}", process.output());
+        };
+        run("iptables -P FORWARD DROP").await;
+        broken.is_whole().await;
+        run("iptables -F FLANNEL-FWD").await;
+        let policy = "chain FORWARD of table ip filter drops these packets by its policy";
+        broken.is_broken_at("firewall", policy).await;
+        broken.is_broken_at("firewall", "accept packets from and to 10.244.0.0/16").await;
+        run("iptables -P FORWARD ACCEPT; iptables-legacy -P FORWARD DROP").await;
+        broken.is_broken_at("firewall", "table ip filter of legacy iptables drops").await;
+        run("iptables-legacy -P FORWARD ACCEPT").await;
+        run("nft 'add table inet x; add chain inet x f { type filter hook forward priority 5; }; \
+             add rule inet x f iifname cni0 drop'")
+        .await;
+        broken
+            .is_broken_at("firewall", "chain f of table inet x drops these packets by rule 1")
+            .await;
+        run("nft delete table inet x").await;
+        broken.is_whole().await;
+        run("iptables -t nat -A POSTROUTING -s 10.244.0.0/16 ! -o cni0 -j MASQUERADE").await;
+        broken.is_broken_at("firewall", "masquerades these packets by rule 1").await;
+        broken
+            .is_broken_at("firewall", "leave packets from 10.244.0.0/16 to 10.244.0.0/16 out")
+            .await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_is_wrong_on_the_other_side_is_told_from_here() {
     for network in [VXLAN, HOST_GW] {
         let broken = Broken::new(network).await;

@@ -3,7 +3,7 @@
 
 use std::{fs, process::Command};
 
-use super::support::{Cluster, HOST_GW, eventually, program};
+use super::support::{Cluster, HOST_GW, asked, eventually, program};
 
 /// All rules on the first host, as the programs of others print them.
 async fn rules(cluster: &Cluster) -> String {
@@ -38,4 +38,30 @@ async fn a_node_forwards_and_does_not_masquerade_unless_it_is_asked_to() {
     let _node = cluster.run(0, cluster.command(program(), 0)).await;
     let rules = rules(&cluster).await;
     assert!(rules.contains("accept") && !rules.contains("masquerade"), "{rules}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn the_numbers_say_who_keeps_the_rules_and_what_that_took() {
+    let cluster = Cluster::new(1, HOST_GW).await;
+    let mut command = cluster.command(program(), 0);
+    command.arg("--ip-masq");
+    let _node = cluster.run(0, command).await;
+    let socket = cluster.subnet_file(0).with_extension("sock");
+    let number = |name: &str| {
+        let text = asked(&socket, "/metrics").1;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().parse::<u64>().unwrap()
+    };
+    assert_eq!(number("flannel_firewall_info{mode=\"iptables\"}"), 1);
+    assert_eq!(number("flannel_firewall_exact"), 1);
+    // Six rules and two, and a jump to each of the chains; written by one run and proved by another.
+    assert_eq!(number("flannel_firewall_rule_writes_total{kind=\"added\"}"), 10);
+    assert_eq!(number("flannel_firewall_program_runs_total"), 2);
+    let mut command = Command::new("iptables");
+    command.args(["-F", "FLANNEL-FWD"]);
+    cluster.host(0).spawn(command).unwrap().wait().await.unwrap();
+    eventually(async || number("flannel_firewall_rule_writes_total{kind=\"added\"}") == 12).await;
+    assert_eq!(number("flannel_drift_repaired_total{kind=\"chain\"}"), 1);
+    assert_eq!(number("flannel_firewall_program_runs_total"), 5);
 }

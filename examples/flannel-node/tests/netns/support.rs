@@ -3,6 +3,8 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -100,6 +102,16 @@ impl Cluster {
         });
         blocks.collect::<Vec<_>>().join(",").parse().unwrap()
     }
+}
+
+/// What a node answers on its local socket: the code, and the body.
+pub(crate) fn asked(socket: &Path, path: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// The program under test.

@@ -70,7 +70,7 @@ async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
             let mut report = SyncReport::default();
             (report.read, report.added, report.removed) = (3, 2, 1);
             let mut firewall = FirewallReport::default();
-            (firewall.added, firewall.drifted) = (4, 1);
+            (firewall.added, firewall.drifted, firewall.runs) = (4, 1, 2);
             report.firewall = Some(firewall);
             for _ in 0..10 {
                 report.repaired.add("route", format!("route {number}"));
@@ -93,6 +93,7 @@ async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
     let status = handle.wait_for(|status| status.syncs == 6).await.unwrap();
     assert_eq!((status.totals.read, status.totals.added, status.totals.removed), (18, 12, 6));
     assert_eq!((status.totals.rules_added, status.totals.rules_removed), (24, 0));
+    assert_eq!(status.totals.program_runs, 12);
     assert_eq!((status.repaired["route"], status.repaired["chain"]), (60, 6));
     // Eight of each sync are put into words.
     let numbers: Vec<_> = status.repairs.iter().map(|repair| repair.number).collect();

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use flannel_firewall::Effect;
+
 use super::{
     Broken, broken,
     leases::Ends,
     underlay::{Way, hop},
 };
-use crate::explain::facts::{Facts, Firewall};
+use crate::explain::facts::{Facts, Firewall, InTheWay};
 
 pub(super) fn settings(facts: &Facts, ends: &Ends, way: &Way<'_>) -> Result<String, Broken> {
     let near = hop(facts, ends.near).ok().and_then(|hop| facts.host.device(hop.link));
@@ -48,11 +50,14 @@ pub(super) fn settings(facts: &Facts, ends: &Ends, way: &Way<'_>) -> Result<Stri
     Ok("this host forwards".into())
 }
 
-/// What the node says about its rules; nothing where no node runs, or it keeps none.
-pub(super) fn firewall(facts: &Facts) -> Result<Option<String>, Broken> {
+/// What the rules of this host do to the packets, whoever wrote them, and what the node says about its own.
+pub(super) fn firewall(facts: &Facts) -> Result<String, Broken> {
+    let obstacles = facts.obstacles.as_deref().unwrap_or_default();
+    if let Some(in_the_way) = obstacles.iter().find(|it| it.obstacle.certain) {
+        return Err(broken("firewall", shown(in_the_way), remedy(facts, in_the_way)));
+    }
     let firewall = facts.node.as_ref().and_then(|node| node.firewall.as_ref());
-    let Some(Firewall { mode, faults, notes }) = firewall else { return Ok(None) };
-    if let Some(first) = faults.first() {
+    if let Some(first) = firewall.and_then(|firewall| firewall.faults.first()) {
         let says = format!("the rules of the network are not as they should be: {first}");
         return Err(broken(
             "firewall",
@@ -60,8 +65,40 @@ pub(super) fn firewall(facts: &Facts) -> Result<Option<String>, Broken> {
             "flannel-node tries again by itself; its status has all it needs",
         ));
     }
-    let notes: String = notes.iter().map(|note| format!("; {note}")).collect();
-    Ok(Some(format!("rules kept with {mode}{notes}")))
+    let mut says = match &facts.obstacles {
+        Ok(_) => "no rule here is known to drop or masquerade these packets".to_owned(),
+        Err(reason) => format!("the rules of this host were not looked at: {reason}"),
+    };
+    if let Some(Firewall { mode, notes, .. }) = firewall {
+        says.push_str(&format!("; the node keeps its own with {mode}"));
+        notes.iter().for_each(|note| says.push_str(&format!("; {note}")));
+    }
+    for in_the_way in obstacles {
+        says.push_str(&format!("; {}", shown(in_the_way)));
+    }
+    Ok(says)
+}
+
+fn shown(InTheWay { from, to, obstacle }: &InTheWay) -> String {
+    format!("from {from} to {to}: {obstacle}")
+}
+
+fn remedy(facts: &Facts, InTheWay { from, obstacle, .. }: &InTheWay) -> String {
+    let config = &facts.stored.config;
+    let network = match from {
+        IpAddr::V4(_) => config.ipv4().map(|range| range.network().to_string()),
+        IpAddr::V6(_) => config.ipv6().map(|range| range.network().to_string()),
+    };
+    let network = network.unwrap_or_else(|| "the network".into());
+    match obstacle.effect {
+        Effect::Masquerades => format!(
+            "leave packets from {network} to {network} out there, they have to keep their addresses"
+        ),
+        _ => format!(
+            "accept packets from and to {network} there before that; flannel-node does it in iptables, unless it is started \
+             with --iptables-forward-rules=false"
+        ),
+    }
 }
 
 fn must_be_on(path: &str, value: Option<&str>) -> Result<(), Broken> {

@@ -1,4 +1,5 @@
 use flannel_core::SubnetEnv;
+use flannel_firewall::{Effect, Obstacle};
 use flannel_netlink::state::{
     Address, ForwardingEntry, Link, LinkKind, MacAddress, Neighbour, Nexthop, Route, Via, Vxlan,
 };
@@ -6,7 +7,7 @@ use flannel_store::{Lifetime, Record};
 use proptest::prelude::*;
 
 use super::*;
-use crate::explain::facts::{Answer, Answers, Hop, Host, Running, Stored};
+use crate::explain::facts::{Answer, Answers, Hop, Host, InTheWay, Running, Stored};
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;
@@ -110,6 +111,7 @@ fn facts(kind: &str) -> Facts {
             ],
         },
         host,
+        obstacles: Ok(Vec::new()),
         node: None,
         answers: Some(Answers {
             peer: Some(Answer::Alive),
@@ -132,7 +134,7 @@ fn first_broken(kind: &str, breaks: impl FnOnce(&mut Facts)) -> (&'static str, S
 
 #[test]
 fn a_way_in_order_holds_to_the_pod_from_both_ends() {
-    for (kind, links) in [("vxlan", 13), ("host-gw", 10)] {
+    for (kind, links) in [("vxlan", 14), ("host-gw", 11)] {
         let mut facts = facts(kind);
         let there = walk(&facts);
         assert_eq!(there.broken, None, "{kind}");
@@ -149,7 +151,7 @@ fn before_the_peer_was_asked_only_this_host_is_judged() {
     let mut facts = facts("vxlan");
     facts.answers = None;
     let explanation = walk(&facts);
-    assert_eq!((explanation.passed.len(), explanation.broken), (11, None));
+    assert_eq!((explanation.passed.len(), explanation.broken), (12, None));
 }
 
 #[test]
@@ -344,12 +346,40 @@ fn rules_that_the_node_cannot_keep_are_a_broken_link() {
     let walked = walk(&whole);
     assert_eq!(walked.broken, None);
     let firewall = walked.passed.iter().find(|passed| passed.link == "firewall").unwrap();
-    assert_eq!(firewall.says, "rules kept with nftables; a chain drops");
+    let none = "no rule here is known to drop or masquerade these packets";
+    let expected = format!("{none}; the node keeps its own with nftables; a chain drops");
+    assert_eq!(firewall.says, expected);
     let told = first_broken("vxlan", |facts| {
         facts.node = Some(status(r#"{"operation":"add a rule","reason":"no memory"}"#));
     });
     let says = "the rules of the network are not as they should be: cannot add a rule: no memory";
     assert_eq!(told, ("firewall", says.to_owned()));
+}
+
+#[test]
+fn rules_that_are_in_the_way_are_a_broken_link_and_those_that_may_be_are_told() {
+    let obstacle = |effect, certain| {
+        let obstacle = Obstacle::new(effect, certain, "chain FORWARD of table ip filter", "rule 3");
+        Ok(vec![InTheWay { from: ip("10.244.2.9"), to: ip("10.244.1.7"), obstacle }])
+    };
+    let told = first_broken("vxlan", |it| it.obstacles = obstacle(Effect::Drops, true));
+    let says = "from 10.244.2.9 to 10.244.1.7: chain FORWARD of table ip filter drops these packets by rule 3";
+    assert_eq!(told, ("firewall", says.to_owned()));
+    let told = first_broken("vxlan", |it| it.obstacles = obstacle(Effect::Masquerades, true));
+    assert!(told.1.ends_with("masquerades these packets by rule 3"), "{told:?}");
+    let says = |obstacles| {
+        let mut facts = facts("vxlan");
+        facts.obstacles = obstacles;
+        let walked = walk(&facts);
+        assert_eq!(walked.broken, None);
+        walked.passed.into_iter().find(|passed| passed.link == "firewall").unwrap().says
+    };
+    assert!(says(obstacle(Effect::Drops, false)).ends_with("may drop these packets by rule 3"));
+    let unread = says(Err("cannot list the rules: Operation not permitted".into()));
+    assert_eq!(
+        unread,
+        "the rules of this host were not looked at: cannot list the rules: Operation not permitted"
+    );
 }
 
 #[test]
