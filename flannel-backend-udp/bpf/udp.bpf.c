@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The data path of the eBPF engine: two programs and their maps.
+// The data path of the eBPF engine: three programs and their maps.
 //
 //   flannel_send     on the route of the network (lightweight tunnel, xmit): puts an outer IP and UDP header in front of a
 //                    packet and routes it anew, to where the longest prefix says.
 //   flannel_receive  on the network card (tc, ingress): takes the outer headers away and gives the packet to the tunnel device,
 //                    as if it had come out of it.
+//   flannel_return   on the detour device (tc, ingress): gives what comes to the tunnel device. See detour().
 //
-// Both do the usual case only. What is unusual they leave to the userspace engine: flannel_send lets the packet on to the tunnel
+// All do the usual case only. What is unusual they leave to the userspace engine: flannel_send lets the packet on to the tunnel
 // device, flannel_receive lets the datagram on to the socket. Only what a stranger sends ends here.
 //
 // Compiled by bpf/build.sh into udp.bpf.o. The layouts of maps are repeated in src/bpf/layout.rs.
@@ -28,6 +29,8 @@
 static void *(*map_lookup)(const void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*lwt_push_encap)(struct __sk_buff *skb, __u32 kind, void *header, __u32 len) = (void *)BPF_FUNC_lwt_push_encap;
 static long (*skb_adjust_room)(struct __sk_buff *skb, __s32 diff, __u32 mode, __u64 flags) = (void *)BPF_FUNC_skb_adjust_room;
+static long (*skb_store_bytes)(struct __sk_buff *skb, __u32 at, const void *from, __u32 len, __u64 flags) =
+	(void *)BPF_FUNC_skb_store_bytes;
 static long (*skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;
 static long (*redirect)(__u32 device, __u64 flags) = (void *)BPF_FUNC_redirect;
 static __u32 (*random)(void) = (void *)BPF_FUNC_get_prandom_u32;
@@ -48,26 +51,30 @@ struct prefix6 {
 struct endpoint4 {
 	__u32 address;
 	__u16 port;
-	__u16 zero;
+	__u16 takes; // the largest packet that the path takes, if that is less than the network card does; in host byte order
 };
 struct endpoint6 {
 	__u32 address[4];
 	__u16 port;
-	__u16 zero;
+	__u16 takes;
 };
 
 // The only entry of `config`. Addresses and the port in network byte order.
 struct config {
 	__u32 tunnel; // the tunnel device
-	__u32 send; // for the loader: the number of flannel_send that goes with these maps
+	__u32 send, back; // for the loader: the numbers of flannel_send and flannel_return that go with these maps
 	__u32 flags;
 	__u32 local4;
 	__u32 local6[4];
 	__u16 port;
+	__u16 detour_port;
+	__u8 detour_mac[6];
 	__u16 zero;
 };
 #define SOURCE_CHECK 1u // only what a known peer sends, from inside of its subnet
 #define NO_LINK_HEADER 2u // the network card has no Ethernet header
+
+#define DETOUR 4u // there is a detour device
 
 // What stands at each place in `counts`, for each processor.
 struct tally {
@@ -75,7 +82,7 @@ struct tally {
 	__u64 bytes; // of inner packets
 };
 // Places in `counts`.
-enum { SENT, SENT_ON, RECEIVED, RECEIVED_ON, SPOOFED_SOURCE, UNKNOWN_PEER, COUNTS };
+enum { SENT, SENT_ON, RECEIVED, RECEIVED_ON, SPOOFED_SOURCE, UNKNOWN_PEER, PATH_TOLD, DETOUR_PROBED, COUNTS };
 
 SEC("maps") struct map endpoints4 = {
 	BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix4), sizeof(struct endpoint4), 1 << 20, BPF_F_NO_PREALLOC,
@@ -104,17 +111,36 @@ struct ipv6 {
 struct udp {
 	__u16 from, to, len, check;
 };
+struct tcp {
+	__u16 from, to;
+	__u32 sequence, acknowledged;
+	__u8 header, flags;
+	__u16 window, check, urgent;
+};
+struct ethernet {
+	__u8 to[6], from[6];
+	__u16 kind;
+} __attribute__((packed));
 
 #define ETHERNET 14
 #define PLAIN_IPV4 0x45 // version 4, five words: no options
 #define IPV6_VERSION 6
+#define ICMP 1
 #define TCP 6
 #define UDP 17
+#define ICMP6 58
+#define DONT_FRAGMENT BE16(0x4000)
 #define FRAGMENT_BITS BE16(0x3fff) // more fragments, and the offset
 #define TTL 64
 #define ETH_IPV4 BE16(0x0800)
 #define ETH_IPV6 BE16(0x86dd)
+#define ETH_PROBE BE16(0x88b5) // for local experiments, IEEE 802
 #define MAX_LEN 0xffff
+#define OUTER4 (sizeof(struct ipv4) + sizeof(struct udp))
+#define MAX_DETOUR (MAX_LEN - 30) // the headers of UDP, VXLAN and Ethernet are in the length as well
+#define LOOPBACK 1 // in every namespace
+#define TOO_BIG4 BE16(0x0304) // destination unreachable, fragmentation needed
+#define TOO_BIG6 BE16(0x0200) // packet too big
 // linux/pkt_cls.h: on to the next filter.
 #define TC_ACT_UNSPEC -1
 #define TC_ACT_OK 0
@@ -171,6 +197,20 @@ INLINE __u16 length(__u32 len)
 	return len > MAX_LEN ? 0 : BE16((__u16)len);
 }
 
+// Whether the path takes a packet, or each of those that it is still to be cut into. What it does not take the userspace engine
+// answers, or sends in fragments.
+INLINE int fits(const struct __sk_buff *skb, __u32 takes, const void *payload, __u32 header)
+{
+	if (!takes || skb->len <= takes)
+		return 1;
+	if (!skb->gso_size)
+		return 0;
+	const struct tcp *tcp = payload;
+	if ((void *)(tcp + 1) > (void *)(long)skb->data_end)
+		return 0;
+	return header + (tcp->header >> 4) * 4 + skb->gso_size <= takes;
+}
+
 // Sending. Until the headers are pushed, BPF_OK lets the packet on as it came.
 
 INLINE int send4(struct __sk_buff *skb)
@@ -183,7 +223,7 @@ INLINE int send4(struct __sk_buff *skb)
 	struct config *own = settings();
 	struct prefix4 to = { 32, ip->to };
 	struct endpoint4 *peer = map_lookup(&endpoints4, &to);
-	if (!own || !peer)
+	if (!own || !peer || !fits(skb, peer->takes, ip + 1, sizeof(*ip)))
 		return BPF_OK;
 	// Our own datagrams must not go round and round.
 	if (ip->from == own->local4 && ip->protocol == UDP && ((void *)(udp + 1) > end || udp->from == own->port))
@@ -195,8 +235,8 @@ INLINE int send4(struct __sk_buff *skb)
 		struct ipv4 ip;
 		struct udp udp;
 	} outer = {
-		// The kernel fills in the checksum. The path may cut the packet, so each has a number.
-		.ip = { PLAIN_IPV4, 0, length(len), (__u16)random(), 0, TTL, UDP, 0, own->local4, peer->address },
+		// The kernel fills in the checksum. Routers may cut what they may cut inside, so each has a number.
+		.ip = { PLAIN_IPV4, 0, length(len), (__u16)random(), ip->fragment & DONT_FRAGMENT, TTL, UDP, 0, own->local4, peer->address },
 		.udp = { own->port, peer->port, length(len - sizeof(struct ipv4)), 0 },
 	};
 	decrement_ttl4(ip);
@@ -216,7 +256,7 @@ INLINE int send6(struct __sk_buff *skb)
 	struct prefix6 to = { .len = 128 };
 	copy6(to.address, ip->to);
 	struct endpoint6 *peer = map_lookup(&endpoints6, &to);
-	if (!own || !peer)
+	if (!own || !peer || !fits(skb, peer->takes, ip + 1, sizeof(*ip)))
 		return BPF_OK;
 	if (same6(ip->from, own->local6) && ip->protocol == UDP && ((void *)(udp + 1) > end || udp->from == own->port))
 		return BPF_OK;
@@ -278,10 +318,58 @@ INLINE int receive_on(const struct __sk_buff *skb, __u32 outer)
 	return TC_ACT_UNSPEC;
 }
 
-INLINE int received(const struct __sk_buff *skb, const struct config *own, const __u32 at)
+// Lets a packet go through the kernel's own unpacking of tunnels, on its way to flannel_return.
+//
+// Without that it counts as a tunnel's packet for ever after if it was handed over in one piece, and a bridge has it cut, which
+// costs more than half of the throughput; and TCP segments that come one by one are not joined. Both is done by what receives
+// VXLAN. So here is one more tunnel, by loopback, to a VXLAN device that takes packets from nowhere else.
+INLINE int detour(struct __sk_buff *skb, const struct config *own, __u32 outer, __u32 size, __u16 kind)
 {
-	count(skb, RECEIVED, skb->len - at);
+	struct {
+		struct ethernet link;
+		struct ipv6 ip;
+		struct udp udp;
+		__u32 flags, vni;
+		struct ethernet inner;
+	} __attribute__((packed)) header = {};
+	header.link.kind = ETH_IPV6;
+	header.ip.version = IPV6_VERSION << 4;
+	header.ip.len = BE16(size + MAX_LEN - MAX_DETOUR);
+	header.ip.protocol = UDP;
+	header.ip.ttl = TTL;
+	header.ip.from[3] = header.ip.to[3] = BE32(1); // ::1
+	header.udp.from = own->port;
+	header.udp.to = own->detour_port;
+	header.udp.len = header.ip.len;
+	header.flags = BE32(0x08000000); // it has a VNI
+	header.vni = BE32((__u32)BE16(own->port) << 8);
+	header.inner.from[0] = 2;
+	header.inner.kind = kind;
+	__builtin_memcpy(header.inner.to, own->detour_mac, sizeof(header.inner.to));
+	__s32 more = sizeof(header) - ETHERNET - outer;
+	if (skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
+	    skb_store_bytes(skb, 0, &header, sizeof(header), BPF_F_RECOMPUTE_CSUM))
+		return TC_ACT_SHOT;
+	return redirect(LOOPBACK, BPF_F_INGRESS);
+}
+
+// To the tunnel device, without the outer headers. `size` is what is inside of them.
+INLINE int received(struct __sk_buff *skb, const struct config *own, const __u32 at, __u32 outer, __u32 size, __u8 protocol)
+{
+	count(skb, RECEIVED, size);
+	// All of a flow goes one way, to keep its order.
+	if (protocol == TCP && own->flags & DETOUR && at == ETHERNET && size <= MAX_DETOUR)
+		return detour(skb, own, outer, size, outer == OUTER4 ? ETH_IPV4 : ETH_IPV6);
+	if (skb_adjust_room(skb, -(__s32)outer, BPF_ADJ_ROOM_MAC, 0))
+		return TC_ACT_SHOT;
 	return redirect(own->tunnel, BPF_F_INGRESS);
+}
+
+// Somebody on the way says how large a packet may be: the kernel notes it, and the engine is to ask the kernel.
+INLINE int path_told(const struct __sk_buff *skb)
+{
+	count(skb, PATH_TOLD, 0);
+	return TC_ACT_UNSPEC;
 }
 
 INLINE int receive4(struct __sk_buff *skb, const struct config *own, const __u32 at)
@@ -295,8 +383,11 @@ INLINE int receive4(struct __sk_buff *skb, const struct config *own, const __u32
 	outer = (void *)(long)skb->data + at;
 	if ((void *)(outer + 1) > (void *)(long)skb->data_end)
 		return TC_ACT_UNSPEC;
-	if (outer->ip.version_len != PLAIN_IPV4 || outer->ip.protocol != UDP || outer->ip.to != own->local4 ||
-	    outer->udp.to != own->port || outer->ip.fragment & FRAGMENT_BITS)
+	if (outer->ip.version_len != PLAIN_IPV4 || outer->ip.to != own->local4)
+		return TC_ACT_UNSPEC;
+	if (outer->ip.protocol == ICMP && outer->udp.from == TOO_BIG4)
+		return path_told(skb);
+	if (outer->ip.protocol != UDP || outer->udp.to != own->port || outer->ip.fragment & FRAGMENT_BITS)
 		return TC_ACT_UNSPEC;
 	__u32 from = outer->ip.from;
 	__u16 len = outer->ip.len, udp_len = outer->udp.len;
@@ -317,13 +408,9 @@ INLINE int receive4(struct __sk_buff *skb, const struct config *own, const __u32
 		if (!peer || peer->address != from)
 			return stranger(skb, mapped, at + sizeof(*outer));
 	}
-	if (skb_adjust_room(skb, -(__s32)sizeof(*outer), BPF_ADJ_ROOM_MAC, 0))
-		return receive_on(skb, at + sizeof(*outer));
-	ip = (void *)(long)skb->data + at;
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_SHOT;
+	__u8 protocol = ip->protocol;
 	decrement_ttl4(ip);
-	return received(skb, own, at);
+	return received(skb, own, at, sizeof(*outer), skb->len - at - sizeof(*outer), protocol);
 }
 
 INLINE int receive6(struct __sk_buff *skb, const struct config *own, const __u32 at)
@@ -337,7 +424,11 @@ INLINE int receive6(struct __sk_buff *skb, const struct config *own, const __u32
 	outer = (void *)(long)skb->data + at;
 	if ((void *)(outer + 1) > (void *)(long)skb->data_end)
 		return TC_ACT_UNSPEC;
-	if (outer->ip.protocol != UDP || !same6(outer->ip.to, own->local6) || outer->udp.to != own->port)
+	if (!same6(outer->ip.to, own->local6))
+		return TC_ACT_UNSPEC;
+	if (outer->ip.protocol == ICMP6 && (outer->udp.from & BE16(0xff00)) == TOO_BIG6)
+		return path_told(skb);
+	if (outer->ip.protocol != UDP || outer->udp.to != own->port)
 		return TC_ACT_UNSPEC;
 	__u32 from[4];
 	copy6(from, outer->ip.from);
@@ -358,13 +449,11 @@ INLINE int receive6(struct __sk_buff *skb, const struct config *own, const __u32
 		if (!peer || !same6(peer->address, from))
 			return stranger(skb, from, at + sizeof(*outer));
 	}
-	if (skb_adjust_room(skb, -(__s32)sizeof(*outer), BPF_ADJ_ROOM_MAC, 0))
-		return receive_on(skb, at + sizeof(*outer));
-	ip = (void *)(long)skb->data + at;
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+	__u8 protocol = ip->protocol, ttl = ip->ttl - 1;
+	// A network card may have summed up the packet, and nothing else in it changes along.
+	if (skb_store_bytes(skb, at + sizeof(*outer) + __builtin_offsetof(struct ipv6, ttl), &ttl, 1, BPF_F_RECOMPUTE_CSUM))
 		return TC_ACT_SHOT;
-	ip->ttl -= 1;
-	return received(skb, own, at);
+	return received(skb, own, at, sizeof(*outer), skb->len - at - sizeof(*outer), protocol);
 }
 
 INLINE int receive(struct __sk_buff *skb, const struct config *own, const __u32 at)
@@ -385,6 +474,24 @@ SEC("tc") int flannel_receive(struct __sk_buff *skb)
 	if (own->flags & NO_LINK_HEADER)
 		return receive(skb, own, 0);
 	return receive(skb, own, ETHERNET);
+}
+
+SEC("tc_return") int flannel_return(struct __sk_buff *skb)
+{
+	struct config *own = settings();
+	struct ethernet *link = (void *)(long)skb->data;
+	if (!own || (void *)(link + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	// Whoever does not know the address is not flannel_receive.
+	for (int i = 0; i < 6; i++)
+		if (link->to[i] != own->detour_mac[i])
+			return TC_ACT_SHOT;
+	// From the loader, to see that the way is open.
+	if (link->kind == ETH_PROBE) {
+		count(skb, DETOUR_PROBED, skb->len);
+		return TC_ACT_SHOT;
+	}
+	return redirect(own->tunnel, BPF_F_INGRESS);
 }
 
 // The kernel asks for a licence. No helper used here is for GPL programs only.

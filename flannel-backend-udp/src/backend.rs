@@ -11,6 +11,7 @@ use tracing::warn;
 
 use crate::{
     KIND,
+    bpf::Marks,
     config::Settings,
     device::Device,
     ebpf::Ebpf,
@@ -126,8 +127,9 @@ impl Backend for Udp {
         let mut device =
             Device::new(namespace, &self.device, &self.networks, self.settings.source_check);
         let name = device.name().await?;
-        flannel_backend::remove_leftovers(namespace, &self.networks, std::slice::from_ref(&name))
-            .await?;
+        let port = self.port.unwrap_or(self.settings.port);
+        let marks = Marks::new(&self.networks, port, &name);
+        flannel_backend::remove_leftovers(namespace, &self.networks, &marks.devices()).await?;
         let mut mark = Mark::new(self.protocol, self.networks.clone());
         mark.table = self.table;
         mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
@@ -135,13 +137,13 @@ impl Backend for Udp {
         let table = PeerTable::open(namespace, mark).await?;
         let common = Common {
             settings: self.settings,
-            port: self.port.unwrap_or(self.settings.port),
+            port,
             networks: self.networks.clone(),
             protocol: self.protocol,
             table: self.table,
         };
         let engine = Userspace::new(namespace, self.workers);
-        let ebpf = Ebpf::new(namespace, self.settings.engine);
+        let ebpf = Ebpf::new(namespace, self.settings.engine, marks);
         let account = Arc::clone(&self.account);
         let network = UdpNetwork::new(common, watch, device, table, engine, ebpf, account);
         Ok(Box::new(network))

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     KIND,
-    bpf::{self, BpfError},
+    bpf::{self, BpfError, Marks},
     config::EngineChoice,
     engine::Account,
     plan::Orders,
@@ -20,6 +20,7 @@ use crate::{
 pub(crate) struct Ebpf {
     choice: EngineChoice,
     namespace: Namespace,
+    marks: Marks,
     state: State,
 }
 
@@ -37,8 +38,8 @@ enum State {
 }
 
 impl Ebpf {
-    pub(crate) fn new(namespace: &Namespace, choice: EngineChoice) -> Self {
-        Self { choice, namespace: namespace.clone(), state: State::New }
+    pub(crate) fn new(namespace: &Namespace, choice: EngineChoice, marks: Marks) -> Self {
+        Self { choice, namespace: namespace.clone(), marks, state: State::New }
     }
 
     /// Has the kernel carry packets by these orders, and returns what the route of the network has to run; `None` where the
@@ -67,7 +68,9 @@ impl Ebpf {
             }
             State::Refused { until } if Instant::now() < *until => return Ok(None),
             State::New | State::Refused { .. } => {
-                match bpf::Engine::open(&self.namespace, orders.link, orders.port).await {
+                let opened =
+                    bpf::Engine::open(&self.namespace, orders.link, orders.port, &self.marks).await;
+                match opened {
                     Ok(engine) => self.state = State::Running(Box::new(engine)),
                     Err(error) => return self.refuse(error, orders, account).await,
                 }
@@ -135,7 +138,7 @@ impl Ebpf {
     }
 
     async fn remove_leftover(&self, orders: &Orders) {
-        match bpf::remove_leftover(&self.namespace, orders.link, orders.port).await {
+        match bpf::remove_leftover(&self.namespace, orders.link, orders.port, &self.marks).await {
             Ok(true) => info!(link = orders.link, "filter with a BPF program removed"),
             Ok(false) => {}
             Err(error) => debug!(reason = chain(&error), "filters cannot be looked at"),

@@ -46,10 +46,12 @@
 //! `CAP_BPF` and `CAP_NET_ADMIN`, outside of user namespaces; with `CAP_SYS_ADMIN`, a restart takes over the programs that run, and
 //! without it puts new ones in their place. [`Stats`] says which engine works, and why not the other.
 //!
-//! What differs: programs see datagrams before the firewall's input rules do. They send datagrams that routers may cut, where the
-//! userspace engine tells the sender what size the path takes. Between virtual network cards that hand over large packets in one
-//! piece, a packet that a program has unpacked is cut in software if a bridge is next, because the kernel still takes it for a
-//! tunnel's.
+//! What differs: programs see datagrams before the firewall's input rules do.
+//!
+//! TCP packets that a program has received take a detour through a VXLAN device on loopback, `flannel-in` with the port as number:
+//! the kernel then joins segments, and hands large packets on in one piece, as it does for its own tunnels. Rules see these
+//! packets come by `flannel0` like all others. Where there is no VXLAN or no IPv6 on loopback, or a firewall is in the way, TCP goes
+//! without, as the log says, and is cut in software where it was handed over in one piece and a bridge is next.
 //!
 //! # Examples
 //!

@@ -8,6 +8,8 @@
 mod carry;
 #[path = "bpf/contract.rs"]
 mod contract;
+#[path = "bpf/detour.rs"]
+mod detour;
 #[path = "bpf/figures.rs"]
 mod figures;
 #[path = "tun/lab.rs"]
@@ -15,6 +17,8 @@ mod figures;
 mod lab;
 #[path = "bpf/lasting.rs"]
 mod lasting;
+#[path = "bpf/paths.rs"]
+mod paths;
 #[path = "tun/plain.rs"]
 mod plain;
 #[path = "bpf/safety.rs"]

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod drift_log;
+pub mod filter;
 mod leftovers;
 mod mark;
 mod peer_table;
@@ -15,8 +16,8 @@ mod teardown;
 pub mod testing;
 mod uplink;
 
-pub use leftovers::remove_leftovers;
-pub use mark::{PROTOCOL, nexthop_numbers};
+pub use leftovers::{detour_device, remove_leftovers};
+pub use mark::{PROTOCOL, network_number, nexthop_numbers};
 pub use peer_table::PeerTable;
 pub use placement::PeerPlan;
 pub use teardown::{Removed, remove_all};

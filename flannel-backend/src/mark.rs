@@ -12,12 +12,16 @@ pub const PROTOCOL: u8 = 241;
 /// Numbers are shared by all programs of a machine. Each network has a block of 2^20 of its own, chosen by its address, in the
 /// upper half of the number space where no routing daemon counts up to.
 pub fn nexthop_numbers(networks: &[IpNetwork]) -> RangeInclusive<u32> {
-    let bytes = networks.iter().flat_map(|network| network.to_string().into_bytes());
-    // FNV-1a, 32 bits.
-    let hash = bytes
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = network_number(networks);
     let first = 1 << 31 | (hash ^ hash >> 16) << 20 & 0x7ff0_0000;
     first..=first | 0x000f_ffff
+}
+
+/// The number of a network, for what has no address of it.
+pub fn network_number(networks: &[IpNetwork]) -> u32 {
+    let bytes = networks.iter().flat_map(|network| network.to_string().into_bytes());
+    // FNV-1a, 32 bits.
+    bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub struct Removed {
 }
 
 /// Removes all that nodes of `networks` have put into `namespace`: routes and nexthop objects with our mark in the main table,
-/// and VXLAN devices. Nothing else is touched. For when no node runs there.
+/// devices, and filters. Nothing else is touched. For when no node runs there.
 ///
 /// # Errors
 ///

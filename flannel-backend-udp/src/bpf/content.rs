@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use ipnetwork::IpNetwork;
@@ -41,23 +41,35 @@ pub(super) enum Change {
 }
 
 impl Content {
-    /// What peers with these endpoints need. A block whose endpoint is of the other family has no place: its packets take the
-    /// userspace engine.
-    pub(super) fn desired(endpoints: &BTreeMap<IpNetwork, SocketAddr>) -> Self {
+    /// What peers with these endpoints need, of whom `narrow` ones are behind paths that take only packets of this size. A block
+    /// whose endpoint is of the other family has no place: its packets take the userspace engine.
+    pub(super) fn desired(
+        endpoints: &BTreeMap<IpNetwork, SocketAddr>,
+        narrow: &BTreeMap<IpAddr, u16>,
+    ) -> Self {
         let mut content = Self::default();
         for (block, endpoint) in endpoints {
+            let takes = narrow.get(&endpoint.ip()).copied().unwrap_or_default();
             match (block, endpoint) {
                 (IpNetwork::V4(block), SocketAddr::V4(at)) => {
-                    content.endpoints4.insert(layout::prefix4(*block), layout::endpoint4(*at));
+                    let value = layout::endpoint4(*at, takes);
+                    content.endpoints4.insert(layout::prefix4(*block), value);
                 }
                 (IpNetwork::V6(block), SocketAddr::V6(at)) => {
-                    content.endpoints6.insert(layout::prefix6(*block), layout::endpoint6(*at));
+                    let value = layout::endpoint6(*at, takes);
+                    content.endpoints6.insert(layout::prefix6(*block), value);
                 }
                 _ => continue,
             }
             content.peers.insert(layout::peer(endpoint.ip()));
         }
         content
+    }
+
+    /// Whether a path is noted that takes less than the network card.
+    pub(super) fn has_narrow(&self) -> bool {
+        self.endpoints4.values().any(|value| value[6..] != [0; 2])
+            || self.endpoints6.values().any(|value| value[18..] != [0; 2])
     }
 
     /// The steps from `self` to `desired`. A peer is known before it has blocks and until it has none, so that nobody is taken
@@ -136,11 +148,15 @@ pub(super) const PRESENT: [u8; 4] = [1, 0, 0, 0];
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
     use super::*;
+
+    fn desired(endpoints: &BTreeMap<IpNetwork, SocketAddr>) -> Content {
+        Content::desired(endpoints, &BTreeMap::new())
+    }
 
     fn endpoints(entries: &[(&str, &str)]) -> BTreeMap<IpNetwork, SocketAddr> {
         entries.iter().map(|(block, at)| (block.parse().unwrap(), at.parse().unwrap())).collect()
@@ -148,7 +164,7 @@ mod tests {
 
     #[test]
     fn each_block_has_an_endpoint_and_each_address_is_known_once() {
-        let content = Content::desired(&endpoints(&[
+        let content = desired(&endpoints(&[
             ("10.3.2.0/24", "192.0.2.2:8285"),
             ("10.3.4.0/25", "192.0.2.2:8285"),
             ("fd00:2::/64", "[2001:db8::2]:9000"),
@@ -161,9 +177,27 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_takes_less_is_noted_at_each_block_behind_it() {
+        let all = endpoints(&[
+            ("10.3.2.0/24", "192.0.2.2:8285"),
+            ("10.3.4.0/24", "192.0.2.3:8285"),
+            ("fd00:2::/64", "[2001:db8::2]:8285"),
+        ]);
+        let narrow =
+            BTreeMap::from([([192, 0, 2, 2].into(), 1272), ("2001:db8::2".parse().unwrap(), 1232)]);
+        let content = Content::desired(&all, &narrow);
+        let steps = desired(&all).diff(&content);
+        let places: Vec<_> = steps.iter().map(|step| step.place).collect();
+        assert_eq!(places, [Place::Endpoints4, Place::Endpoints6]);
+        assert!(steps.iter().all(|step| matches!(step.change, Change::Replace(_))), "{steps:?}");
+        assert_eq!(steps[0].change.value().unwrap()[6..], 1272_u16.to_ne_bytes());
+        assert_eq!(steps[1].change.value().unwrap()[18..], 1232_u16.to_ne_bytes());
+    }
+
+    #[test]
     fn a_peer_is_known_before_its_blocks_and_longer_than_they_are() {
-        let one = Content::desired(&endpoints(&[("10.3.2.0/24", "192.0.2.2:8285")]));
-        let other = Content::desired(&endpoints(&[("10.3.3.0/24", "192.0.2.3:8285")]));
+        let one = desired(&endpoints(&[("10.3.2.0/24", "192.0.2.2:8285")]));
+        let other = desired(&endpoints(&[("10.3.3.0/24", "192.0.2.3:8285")]));
         let kinds: Vec<_> = one
             .diff(&other)
             .iter()
@@ -192,7 +226,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_steps_lead_to_what_is_desired_and_then_there_are_none(from in arbitrary(), to in arbitrary()) {
-            let (mut content, desired) = (Content::desired(&from), Content::desired(&to));
+            let (mut content, desired) = (desired(&from), desired(&to));
             for step in content.diff(&desired) {
                 // Whatever has an endpoint is known, at every moment.
                 content.apply(&step);
@@ -207,7 +241,7 @@ mod tests {
 
         #[test]
         fn what_stays_is_not_touched(from in arbitrary(), to in arbitrary()) {
-            let steps = Content::desired(&from).diff(&Content::desired(&to));
+            let steps = desired(&from).diff(&desired(&to));
             for (block, endpoint) in &from {
                 if let (IpNetwork::V4(v4), Some(same)) = (block, to.get(block)) && same == endpoint {
                     let key = layout::prefix4(*v4);

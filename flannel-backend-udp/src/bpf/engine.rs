@@ -1,22 +1,26 @@
 //! What the kernel runs for us, kept as it should be.
 
-use std::{net::IpAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
-
-use flannel_netlink::{
-    Connection, KernelError, LinkChange, Monitor, Namespace, Notice, Subject, Topic, alter_link,
-    link_by_index, state,
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
 };
+
+use flannel_netlink::{Connection, Monitor, Namespace, Topic, link_by_index, state};
 use ipnetwork::IpNetwork;
-use nix::libc;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{
     content::{Change, Content},
+    detour::{Detour, Passage},
     error::BpfError,
-    filter::{self, Direction, Filter},
+    hook::Hook,
     layout::{Config, Counts},
-    programs::{self, Programs},
+    paths::{Paths, Query},
+    programs::Programs,
+    trial::try_places,
 };
 use crate::plan::Orders;
 
@@ -28,14 +32,33 @@ pub(crate) struct Engine {
     connection: Connection,
     monitor: Monitor,
     programs: Arc<Programs>,
-    /// Where the filter is or was, and its handle there.
-    link: u32,
-    handle: u32,
+    /// On the network card.
+    hook: Hook,
+    marks: Marks,
+    detour: Detour,
     /// What the maps hold; `None` if they have to be read.
     content: Option<Content>,
-    place: Place,
-    made_qdisc: bool,
+    paths: Paths,
+    /// As of the last sync: our addresses, where peers are, and what the network card takes.
+    local: Vec<IpAddr>,
+    peers: BTreeSet<IpAddr>,
+    mtu: u32,
+    /// When the maps are read.
     next_check: Instant,
+    /// When detour and paths are looked at.
+    next_look: Instant,
+}
+
+/// By what our objects are known, besides their names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Marks {
+    /// The network's number.
+    pub(super) network: u32,
+    /// The tunnel device.
+    pub(super) device: String,
+    /// The detour device, and its local address.
+    pub(super) detour: String,
+    pub(super) detour_address: Ipv6Addr,
 }
 
 /// Counts what the programs do.
@@ -43,17 +66,6 @@ pub(crate) struct Engine {
 pub(crate) struct Meter {
     programs: Arc<Programs>,
     before: Counts,
-}
-
-/// What is known of the filter.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Place {
-    /// It stood there and may be gone.
-    Doubtful,
-    /// It stands there.
-    Held,
-    /// It was never ours.
-    New,
 }
 
 /// What a sync wrote.
@@ -78,7 +90,23 @@ impl Meter {
             received_on: now.received_on.since(before.received_on),
             spoofed_source: now.spoofed_source.since(before.spoofed_source),
             unknown_peer: now.unknown_peer.since(before.unknown_peer),
+            path_told: now.path_told.since(before.path_told),
+            detour_probed: now.detour_probed.since(before.detour_probed),
         }
+    }
+}
+
+impl Marks {
+    /// Those of a network that listens on `port`, with this tunnel device.
+    pub(crate) fn new(networks: &[IpNetwork], port: u16, device: &str) -> Self {
+        let (detour, detour_address) = flannel_backend::detour_device(networks, port);
+        let network = flannel_backend::network_number(networks);
+        Self { network, device: device.to_owned(), detour, detour_address }
+    }
+
+    /// The names of our devices.
+    pub(crate) fn devices(&self) -> [String; 2] {
+        [self.device.clone(), self.detour.clone()]
     }
 }
 
@@ -97,26 +125,17 @@ impl Engine {
         namespace: &Namespace,
         link: u32,
         port: u16,
+        marks: &Marks,
     ) -> Result<Self, BpfError> {
         let failed = |source| BpfError::Open { source };
         // The monitor first, so that no change falls between the listing and it.
         let monitor = Monitor::open_for(namespace, &[Topic::TrafficControl]).map_err(failed)?;
         let mut connection = Connection::open(namespace).map_err(failed)?;
-        let handle = u32::from(port);
-        let there = find(&mut connection, link, handle).await?;
-        let ours = there.as_ref().filter(|it| is_ours(it)).and_then(|it| it.program);
-        let adopted = ours.and_then(Programs::adopt);
-        let place = match (&there, &adopted) {
-            (_, Some(_)) => Place::Held,
-            (Some(filter), None) if is_any_version_of_ours(filter) => Place::Doubtful,
-            (Some(_), None) => {
-                return Err(BpfError::FilterTaken { link, priority: filter::PRIORITY, handle });
-            }
-            (None, None) => Place::New,
-        };
-        let programs = match adopted {
+        let mut hook = Hook::new(link, port, marks);
+        let ours = hook.look(&mut connection).await?;
+        let programs = match ours.and_then(Programs::adopt) {
             Some(programs) => {
-                info!(link, program = programs.receive_id(), "BPF programs adopted");
+                info!(link, program = programs.receiving().1, "BPF programs adopted");
                 programs
             }
             None => {
@@ -125,18 +144,20 @@ impl Engine {
                 programs
             }
         };
-        let made_qdisc = there.as_ref().is_some_and(says_own_qdisc);
-        let next_check = Instant::now() + CHECK_EVERY;
         Ok(Self {
             connection,
             monitor,
             programs: Arc::new(programs),
-            link,
-            handle,
+            hook,
+            marks: marks.clone(),
+            detour: Detour::new(namespace, port, marks),
             content: None,
-            place,
-            made_qdisc,
-            next_check,
+            paths: Paths::new(namespace),
+            local: Vec::new(),
+            peers: BTreeSet::new(),
+            mtu: 0,
+            next_check: Instant::now() + CHECK_EVERY,
+            next_look: Instant::now() + LOOK_EVERY,
         })
     }
 
@@ -145,7 +166,7 @@ impl Engine {
         self.programs.sending()
     }
 
-    /// Makes maps and filter what `orders` ask for. `tunnel` is the index of the tunnel device.
+    /// Makes maps and filters what `orders` ask for. `tunnel` is the index of the tunnel device.
     ///
     /// Everything is done before the filter looks at the first packet; the route comes last, by its owner.
     ///
@@ -158,41 +179,52 @@ impl Engine {
     /// Dropping it leaves part of the work done; the next call does the rest.
     pub(crate) async fn sync(&mut self, orders: &Orders, tunnel: u32) -> Result<Changes, BpfError> {
         let mut changes = Changes::default();
-        let failed = self.fill(orders, &mut changes).err();
-        if self.link != orders.link {
-            self.leave().await?;
-            (self.link, self.place, self.made_qdisc) = (orders.link, Place::New, false);
-        }
-        let link = link_by_index(&mut self.connection, self.link)
+        let link = link_by_index(&mut self.connection, orders.link)
             .await
-            .map_err(|source| BpfError::filter("look at the network card", self.link, source))?;
-        let address = |wants_ipv4| orders.local.iter().find(|it| it.is_ipv4() == wants_ipv4);
-        let config = Config {
-            tunnel,
-            send: self.programs.send_id(),
-            source_check: orders.source_check,
-            has_link_header: link.is_none_or(|link| link.mac.is_some()),
-            local4: address(true).and_then(|it| match it {
-                IpAddr::V4(v4) => Some(*v4),
-                IpAddr::V6(_) => None,
-            }),
-            local6: address(false).and_then(|it| match it {
-                IpAddr::V4(_) => None,
-                IpAddr::V6(v6) => Some(*v6),
-            }),
-            port: orders.port,
+            .map_err(|source| BpfError::filter("look at the network card", orders.link, source))?;
+        self.mtu = link.as_ref().map_or(0, |link| link.mtu);
+        self.local.clone_from(&orders.local);
+        self.peers = orders.endpoints.values().map(|endpoint| endpoint.ip()).collect();
+        if self.content.is_some() && self.told()? != self.paths.told() {
+            self.ask_about_paths()?;
+        }
+        let failed = self.fill(orders, &mut changes).err();
+        if self.hook.link != orders.link {
+            self.hook.leave(&mut self.connection).await?;
+            self.hook = Hook::new(orders.link, orders.port, &self.marks);
+        }
+        let has_link_header = link.is_none_or(|link| link.mac.is_some());
+        let before = self.programs.config()?;
+        let config = self.config(orders, tunnel, has_link_header, before);
+        self.write(&config)?;
+        if !self.hook.is_held() {
+            let program = self.programs.receiving();
+            self.hook.take(&mut self.connection, program, &mut changes).await?;
+        }
+        // A program of another version would send packets by the detour that this version does not know for ours.
+        let detour = match config.detour {
+            // Without an Ethernet header there is none to put a packet's new one into.
+            _ if !has_link_header => None,
+            was => {
+                let (connection, programs) = (&mut self.connection, &self.programs);
+                self.detour.ensure(connection, programs, was, &mut changes).await
+            }
         };
-        self.configure(config, &mut changes)?;
-        if self.place != Place::Held {
-            self.take_place(&mut changes).await?;
+        let config = Config { detour, ..config };
+        self.write(&config)?;
+        match before {
+            None => changes.added += 1,
+            Some(before) if before != config => changes.replaced += 1,
+            Some(_) => {}
         }
         failed.map_or(Ok(changes), Err)
     }
 
-    /// Resolves when maps or filter may not be as they were left, by somebody else's doing.
+    /// Resolves when maps or filters may not be as they were left, by somebody else's doing, or the detour or a path is not what it
+    /// was.
     ///
     /// The kernel tells about filters. About maps it does not, so they are read every half second, and less often if there is so
-    /// much in them that it would take more than a thousandth of the time.
+    /// much in them that it would take more than a thousandth of the time. Detour and paths are looked at four times a second.
     ///
     /// # Errors
     ///
@@ -203,19 +235,30 @@ impl Engine {
     /// Dropping it loses nothing.
     pub(crate) async fn drifted(&mut self) -> Result<(), BpfError> {
         loop {
-            if self.place == Place::Doubtful && !self.is_in_place().await? {
-                warn!(link = self.link, "filter of the BPF program is gone");
+            if self.hook.is_doubtful() {
+                let number = self.programs.receiving().1;
+                if !self.hook.check(&mut self.connection, number).await? {
+                    warn!(link = self.hook.link, "filter of the BPF program is gone");
+                    return Ok(());
+                }
+            }
+            if self.detour.is_doubtful() {
                 return Ok(());
             }
             tokio::select! {
                 notice = self.monitor.next() => {
                     let notice = notice.map_err(|source| BpfError::Watch { source })?;
-                    if self.is_about_filters(&notice) {
-                        self.place = Place::Doubtful;
-                    }
+                    let own = self.connection.port();
+                    self.hook.hear(&notice, own);
+                    self.detour.hear(&notice, own);
                 }
                 () = sleep_until(self.next_check) => {
                     if self.is_altered()? {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(self.next_look) => {
+                    if self.is_diverted()? {
                         return Ok(());
                     }
                 }
@@ -230,22 +273,31 @@ impl Engine {
         Meter { programs: Arc::clone(&self.programs), before }
     }
 
-    /// Takes the receiving program from the network card. The sending one is the route's, which goes before.
+    /// Takes the receiving program from the network card, and deletes the detour. The sending one is the route's, which goes before.
     ///
     /// # Errors
     ///
     /// [`BpfError`] if the kernel refuses.
     pub(crate) async fn teardown(mut self) -> Result<(), BpfError> {
-        self.leave().await
+        let left = self.hook.leave(&mut self.connection).await;
+        let removed = self.detour.remove(&mut self.connection).await;
+        left.map(drop).and(removed)
     }
 
     fn fill(&mut self, orders: &Orders, changes: &mut Changes) -> Result<(), BpfError> {
         let mut content = match self.content.take() {
             Some(content) => content,
-            None => self.programs.content()?,
+            None => {
+                let content = self.programs.content()?;
+                // What an earlier process has found out about paths is not forgotten.
+                if content.has_narrow() {
+                    self.ask_about_paths()?;
+                }
+                content
+            }
         };
         let mut failed = None;
-        for step in content.diff(&Content::desired(&orders.endpoints)) {
+        for step in content.diff(&Content::desired(&orders.endpoints, self.paths.narrow())) {
             if let Err(error) = self.programs.take(&step) {
                 failed.get_or_insert(error);
                 continue;
@@ -261,88 +313,39 @@ impl Engine {
         failed.map_or(Ok(()), Err)
     }
 
-    fn configure(&self, config: Config, changes: &mut Changes) -> Result<(), BpfError> {
-        match self.programs.config()? {
-            Some(there) if there == config => return Ok(()),
-            Some(_) => changes.replaced += 1,
-            None => changes.added += 1,
+    /// The settings by `orders`, with the detour as it was.
+    fn config(
+        &self,
+        orders: &Orders,
+        tunnel: u32,
+        has_link_header: bool,
+        before: Option<Config>,
+    ) -> Config {
+        let address = |wants_ipv4| orders.local.iter().find(|it| it.is_ipv4() == wants_ipv4);
+        Config {
+            tunnel,
+            send: self.programs.sending_number(),
+            back: self.programs.returning().1,
+            source_check: orders.source_check,
+            has_link_header,
+            local4: address(true).and_then(|it| match it {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            }),
+            local6: address(false).and_then(|it| match it {
+                IpAddr::V4(_) => None,
+                IpAddr::V6(v6) => Some(*v6),
+            }),
+            port: orders.port,
+            detour: before.and_then(|config| config.detour),
         }
-        self.programs.set_config(&config)
     }
 
-    async fn take_place(&mut self, changes: &mut Changes) -> Result<(), BpfError> {
-        let there = find(&mut self.connection, self.link, self.handle).await?;
-        let Some(there) = there else {
-            let made = self.connection.apply_one(filter::create_clsact(self.link)).await;
-            match made {
-                Ok(()) => {
-                    self.made_qdisc = true;
-                    changes.added += 1;
-                }
-                // It may be another one than we made.
-                Err(error) if error.exists() => self.made_qdisc = false,
-                Err(error) => return Err(BpfError::filter("create clsact", self.link, error)),
-            }
-            self.put_filter().await?;
-            changes.added += 1;
-            return Ok(());
-        };
-        if self.place == Place::New && !is_any_version_of_ours(&there) {
-            return Err(BpfError::FilterTaken {
-                link: self.link,
-                priority: filter::PRIORITY,
-                handle: self.handle,
-            });
-        }
-        if self.is_this(&there) {
-            self.place = Place::Held;
-            return Ok(());
-        }
-        self.put_filter().await?;
-        changes.replaced += 1;
-        Ok(())
-    }
-
-    async fn put_filter(&mut self) -> Result<(), BpfError> {
-        let program = self.programs.receiving().as_raw_fd();
-        let request = filter::replace(self.link, self.handle, program, &label(self.made_qdisc));
-        let put = self.connection.apply_one(request).await;
-        put.map_err(|source| BpfError::filter("put the BPF filter", self.link, source))?;
-        debug!(link = self.link, handle = self.handle, "BPF filter put");
-        self.place = Place::Held;
-        Ok(())
-    }
-
-    async fn leave(&mut self) -> Result<(), BpfError> {
-        let there = find(&mut self.connection, self.link, self.handle).await?;
-        self.place = Place::New;
-        if there.is_some_and(|it| is_any_version_of_ours(&it)) {
-            remove(&mut self.connection, self.link, self.handle, self.made_qdisc).await?;
+    fn write(&self, config: &Config) -> Result<(), BpfError> {
+        if self.programs.config()?.as_ref() != Some(config) {
+            self.programs.set_config(config)?;
         }
         Ok(())
-    }
-
-    fn is_about_filters(&self, notice: &Notice) -> bool {
-        match notice {
-            Notice::Lost => true,
-            Notice::Added { subject, port, .. } | Notice::Removed { subject, port } => {
-                *subject == Subject::TrafficControl(self.link) && *port != self.connection.port()
-            }
-            _ => false,
-        }
-    }
-
-    async fn is_in_place(&mut self) -> Result<bool, BpfError> {
-        let there = find(&mut self.connection, self.link, self.handle).await?;
-        let is_there = there.is_some_and(|it| self.is_this(&it));
-        if is_there {
-            self.place = Place::Held;
-        }
-        Ok(is_there)
-    }
-
-    fn is_this(&self, filter: &Filter) -> bool {
-        is_ours(filter) && filter.program == Some(self.programs.receive_id())
     }
 
     /// Whether somebody else wrote to the maps.
@@ -358,10 +361,30 @@ impl Engine {
         }
         Ok(is_altered)
     }
+
+    /// Whether the detour is closed, or a path takes another size than before.
+    fn is_diverted(&mut self) -> Result<bool, BpfError> {
+        let passage = self.detour.look(&self.programs)?;
+        let wait = if passage == Passage::Awaited { AWAITED } else { LOOK_EVERY };
+        self.next_look = Instant::now() + wait;
+        Ok(self.ask_about_paths()? || passage == Passage::Closed)
+    }
+
+    /// How often routers told something.
+    fn told(&self) -> Result<u64, BpfError> {
+        Ok(self.programs.counts()?.path_told.packets)
+    }
+
+    /// Whether there is news.
+    fn ask_about_paths(&mut self) -> Result<bool, BpfError> {
+        let told = self.told()?;
+        let (local, peers, mtu) = (&self.local, &self.peers, self.mtu);
+        Ok(self.paths.refresh(Query { local, peers, mtu, told }))
+    }
 }
 
-/// Removes the filter that an earlier process has left on `link` for this port, for an engine that is without programs: the socket
-/// is to have all datagrams. Returns whether there was one.
+/// Removes the filter that an earlier process has left on `link` for this port, and the detour, for an engine that is without
+/// programs: the socket is to have all datagrams. Returns whether there was a filter.
 ///
 /// # Errors
 ///
@@ -374,130 +397,20 @@ pub(crate) async fn remove_leftover(
     namespace: &Namespace,
     link: u32,
     port: u16,
+    marks: &Marks,
 ) -> Result<bool, BpfError> {
     let mut connection = Connection::open(namespace).map_err(|source| BpfError::Open { source })?;
-    let handle = u32::from(port);
-    let there = find(&mut connection, link, handle).await?;
-    let Some(there) = there.filter(is_any_version_of_ours) else {
-        return Ok(false);
-    };
-    remove(&mut connection, link, handle, says_own_qdisc(&there)).await?;
-    Ok(true)
+    let left = Hook::new(link, port, marks).leave(&mut connection).await;
+    let removed = Detour::new(namespace, port, marks).remove(&mut connection).await;
+    left.and_then(|was_there| removed.map(|()| was_there))
 }
 
-/// Removes our filter, and the clsact if it is of our making and nobody else has a filter on it.
-async fn remove(
-    connection: &mut Connection,
-    link: u32,
-    handle: u32,
-    made_qdisc: bool,
-) -> Result<(), BpfError> {
-    let deleted = connection.apply_one(filter::delete(link, handle)).await;
-    accept_missing(deleted)
-        .map_err(|source| BpfError::filter("delete the BPF filter", link, source))?;
-    if !made_qdisc {
-        return Ok(());
-    }
-    for direction in [Direction::In, Direction::Out] {
-        if !list(connection, link, direction).await?.is_empty() {
-            return Ok(());
-        }
-    }
-    let deleted = connection.apply_one(filter::delete_clsact(link)).await;
-    accept_missing(deleted).map_err(|source| BpfError::filter("delete clsact", link, source))
-}
-
-/// Has the kernel take the programs in both places, in a namespace that goes right after: a kernel may be without lightweight
-/// tunnels or without filters that are programs.
-async fn try_places(programs: &Programs) -> Result<(), BpfError> {
-    let failed = |source| BpfError::Open { source };
-    let namespace = match Namespace::create() {
-        Ok(namespace) => namespace,
-        // The places themselves will tell.
-        Err(error) => {
-            debug!(%error, "BPF programs were not tried");
-            return Ok(());
-        }
-    };
-    let mut connection = Connection::open(&namespace).map_err(failed)?;
-    let up = LinkChange { up: Some(true), ..LinkChange::default() };
-    alter_link(&mut connection, LOOPBACK, &up)
-        .await
-        .map_err(|source| BpfError::filter("set up a device to try", LOOPBACK, source))?;
-    // For documentation, RFC 5737.
-    let network = IpNetwork::V4("192.0.2.0/24".parse().expect("a network"));
-    let route = state::Route::new(network, 0).through(programs.sending(), LOOPBACK);
-    connection.apply_one(route.replace()).await.map_err(|source| BpfError::Route { source })?;
-    let filter = filter::replace(LOOPBACK, 1, programs.receiving().as_raw_fd(), LABEL);
-    for (operation, request) in
-        [("create clsact", filter::create_clsact(LOOPBACK)), ("put the BPF filter", filter)]
-    {
-        let done = connection.apply_one(request).await;
-        done.map_err(|source| BpfError::filter(operation, LOOPBACK, source))?;
-    }
-    Ok(())
-}
-
-/// The filter at our priority with this handle.
-async fn find(
-    connection: &mut Connection,
-    link: u32,
-    handle: u32,
-) -> Result<Option<Filter>, BpfError> {
-    let filters = list(connection, link, Direction::In).await?;
-    let is_here = |filter: &Filter| filter.priority == filter::PRIORITY && filter.handle == handle;
-    Ok(filters.into_iter().find(is_here))
-}
-
-async fn list(
-    connection: &mut Connection,
-    link: u32,
-    direction: Direction,
-) -> Result<Vec<Filter>, BpfError> {
-    match connection.dump(&filter::list(link, direction), Filter::parse).await {
-        // There is nothing that filters could hang on.
-        Err(error) if is_without_place(&error) => Ok(Vec::new()),
-        listed => listed.map_err(|source| BpfError::filter("list filters", link, source)),
-    }
-}
-
-fn accept_missing(result: Result<(), KernelError>) -> Result<(), KernelError> {
-    match result {
-        Err(error) if is_without_place(&error) => Ok(()),
-        result => result,
-    }
-}
-
-/// The kernel's word for filters where no qdisc is that could have some.
-fn is_without_place(error: &KernelError) -> bool {
-    error.not_found() || error.errno == libc::EINVAL
-}
-
-fn is_ours(filter: &Filter) -> bool {
-    filter.label.as_ref().is_some_and(|label| label.starts_with(&self::label(false)))
-}
-
-fn is_any_version_of_ours(filter: &Filter) -> bool {
-    filter.label.as_ref().is_some_and(|label| label.starts_with(LABEL))
-}
-
-fn says_own_qdisc(filter: &Filter) -> bool {
-    is_any_version_of_ours(filter)
-        && filter.label.as_ref().is_some_and(|label| label.ends_with(OWN_QDISC))
-}
-
-/// What filters of this version are called, where the next process reads it.
-fn label(made_qdisc: bool) -> String {
-    format!("{LABEL}{:016x}{}", programs::version(), if made_qdisc { OWN_QDISC } else { "" })
-}
-
-const LABEL: &str = "flannel-udp ";
-/// Behind the label when the clsact is of our making, so that it goes when we do.
-const OWN_QDISC: &str = " own clsact";
-/// The loopback device's index in every namespace.
-const LOOPBACK: u32 = 1;
 /// Maps that somebody altered are to be put right within a second.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// So is a detour that was closed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Loopback takes microseconds, and there may be much to do.
+const AWAITED: Duration = Duration::from_millis(50);
 /// One part in so many is what reading the maps may take of the time.
 const CHECK_SHARE: u32 = 1000;
 

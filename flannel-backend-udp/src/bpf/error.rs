@@ -9,6 +9,12 @@ use nix::libc;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum BpfError {
+    /// There is no way through the kernel's own unpacking.
+    #[error("no detour: {reason}")]
+    Detour { reason: &'static str },
+    /// The kernel refuses the detour's device.
+    #[error("cannot {operation}")]
+    Device { operation: &'static str, source: KernelError },
     /// Somebody else's filter stands where ours belongs.
     #[error("another program's filter is at priority {priority}, handle {handle} of device {link}")]
     FilterTaken { link: u32, priority: u16, handle: u32 },

@@ -54,7 +54,11 @@ impl Object {
             .map(|(at, name)| Some((name, shape(map_section.body.get(at..)?)?)))
             .collect::<Option<Vec<_>>>()?;
         let mut programs = Vec::new();
-        for (section, kind) in [("lwt_xmit", ProgramKind::LwtXmit), ("tc", ProgramKind::SchedCls)] {
+        for (section, kind) in [
+            ("lwt_xmit", ProgramKind::LwtXmit),
+            ("tc", ProgramKind::SchedCls),
+            ("tc_return", ProgramKind::SchedCls),
+        ] {
             let (at, code) = named(section)?;
             let (_, name) = defined_in(at).into_iter().next()?;
             let (_, relocations) = named(&format!(".rel{section}"))?;
@@ -188,11 +192,14 @@ mod tests {
     use crate::bpf::programs::OBJECT;
 
     #[test]
-    fn our_object_has_two_programs_that_use_its_maps() {
+    fn our_object_has_programs_that_use_its_maps() {
         let object = Object::parse(OBJECT).unwrap();
         let names: Vec<_> = object.programs.iter().map(|it| (it.name.as_str(), it.kind)).collect();
-        let expected =
-            [("flannel_send", ProgramKind::LwtXmit), ("flannel_receive", ProgramKind::SchedCls)];
+        let expected = [
+            ("flannel_send", ProgramKind::LwtXmit),
+            ("flannel_receive", ProgramKind::SchedCls),
+            ("flannel_return", ProgramKind::SchedCls),
+        ];
         assert_eq!(names, expected);
         let maps: Vec<_> = object.maps.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(maps, ["endpoints4", "endpoints6", "peers", "config", "counts"]);

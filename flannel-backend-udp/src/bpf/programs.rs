@@ -1,4 +1,4 @@
-//! The two programs with their maps, in the kernel.
+//! The programs with their maps, in the kernel.
 
 use std::{io, os::fd::AsRawFd};
 
@@ -20,6 +20,8 @@ pub(super) struct Programs {
     send_id: u32,
     receive: Program,
     receive_id: u32,
+    back: Program,
+    back_id: u32,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,7 @@ struct Maps {
 }
 
 impl Programs {
-    /// Makes new maps and loads both programs.
+    /// Makes new maps and loads the programs.
     pub(super) fn load() -> Result<Self, BpfError> {
         let object = Object::parse(OBJECT).ok_or(BpfError::Object)?;
         let mut made = Vec::new();
@@ -44,7 +46,8 @@ impl Programs {
         let maps = Maps::sort(made).ok_or(BpfError::Object)?;
         let receive = maps.load(&object, RECEIVE)?;
         let send = maps.load(&object, SEND)?;
-        Self::new(maps, send, receive)
+        let back = maps.load(&object, RETURN)?;
+        Self::new(maps, send, receive, back)
     }
 
     /// Takes over what an earlier process has loaded, of which the receiving program has this number; `None` if that is not all
@@ -56,22 +59,25 @@ impl Programs {
         let found = receive.maps().ok()?.into_iter().map(Map::by_id);
         let maps = Maps::sort(found.collect::<io::Result<_>>().ok()?)?;
         let config = maps.config().ok()??;
-        // A route that was deleted took its program along.
-        let send = match Program::by_id(config.send) {
-            Ok(send) => send,
-            Err(_) => maps.load(&Object::parse(OBJECT)?, SEND).ok()?,
+        // A route or device that was deleted took its program along.
+        let or_load = |id, name| match Program::by_id(id) {
+            Ok(program) => Some(program),
+            Err(_) => maps.load(&Object::parse(OBJECT)?, name).ok(),
         };
-        Self::new(maps, send, receive).ok()
+        let send = or_load(config.send, SEND)?;
+        let back = or_load(config.back, RETURN)?;
+        Self::new(maps, send, receive, back).ok()
     }
 
-    fn new(maps: Maps, send: Program, receive: Program) -> Result<Self, BpfError> {
+    fn new(maps: Maps, send: Program, receive: Program, back: Program) -> Result<Self, BpfError> {
         let id = |program: &Program, name: &str| {
             let failed =
                 |source| BpfError::Program { program: name.into(), log: String::new(), source };
             program.id().map_err(failed)
         };
         let (send_id, receive_id) = (id(&send, SEND)?, id(&receive, RECEIVE)?);
-        Ok(Self { maps, send, send_id, receive, receive_id })
+        let back_id = id(&back, RETURN)?;
+        Ok(Self { maps, send, send_id, receive, receive_id, back, back_id })
     }
 
     /// What the route of the network runs.
@@ -81,16 +87,18 @@ impl Programs {
         state::Program { number, descriptor: Some(self.send.as_raw_fd()) }
     }
 
-    pub(super) fn send_id(&self) -> u32 {
+    pub(super) fn sending_number(&self) -> u32 {
         self.send_id
     }
 
-    pub(super) fn receiving(&self) -> &Program {
-        &self.receive
+    /// The program of the network card, and its number.
+    pub(super) fn receiving(&self) -> (&Program, u32) {
+        (&self.receive, self.receive_id)
     }
 
-    pub(super) fn receive_id(&self) -> u32 {
-        self.receive_id
+    /// The program of the detour device, and its number.
+    pub(super) fn returning(&self) -> (&Program, u32) {
+        (&self.back, self.back_id)
     }
 
     /// The settings that stand in the kernel; `None` before there are any.
@@ -238,5 +246,6 @@ pub(super) const OBJECT: &[u8] = include_bytes!("../../bpf/udp.bpf.o");
 
 const SEND: &str = "flannel_send";
 const RECEIVE: &str = "flannel_receive";
+const RETURN: &str = "flannel_return";
 /// The key of the only entry of `config`.
 const FIRST: [u8; 4] = [0; 4];

@@ -1,8 +1,11 @@
-use std::time::Duration;
+use std::{os::fd::AsRawFd, time::Duration};
 
+use flannel_backend::filter::{self, Filter, Label};
+use flannel_netlink::{LinkChange, alter_link};
 use tokio::time::timeout;
 
 use super::*;
+use crate::bpf::detour::LOOPBACK;
 
 /// A namespace with a loopback device for a network card.
 async fn place() -> Namespace {
@@ -29,11 +32,18 @@ fn orders(peers: u8) -> Orders {
 }
 
 async fn open(namespace: &Namespace) -> Engine {
-    Engine::open(namespace, LOOPBACK, 8285).await.unwrap()
+    Engine::open(namespace, LOOPBACK, 8285, &marks(8285)).await.unwrap()
+}
+
+fn marks(port: u16) -> Marks {
+    Marks::new(&["10.3.0.0/16".parse().unwrap()], port, "flannel0")
 }
 
 async fn the_filter(namespace: &Namespace) -> Option<Filter> {
-    find(&mut Connection::open(namespace).unwrap(), LOOPBACK, 8285).await.unwrap()
+    Hook::new(LOOPBACK, 8285, &marks(8285))
+        .find(&mut Connection::open(namespace).unwrap())
+        .await
+        .unwrap()
 }
 
 /// CAP_BPF and CAP_NET_ADMIN are enough for this.
@@ -52,14 +62,17 @@ async fn each_change_of_a_peer_is_one_entry() {
     let namespace = place().await;
     let mut engine = open(&namespace).await;
     let changes = engine.sync(&orders(10), 7).await.unwrap();
-    // Blocks, addresses, settings, qdisc and filter.
-    assert_eq!(changes, Changes { added: 10 + 10 + 3, ..Changes::default() });
+    // Blocks, addresses, settings, the detour device, and on both devices qdisc and filter.
+    assert_eq!(changes, Changes { added: 10 + 10 + 6, ..Changes::default() });
     assert_eq!(engine.sync(&orders(10), 7).await.unwrap(), Changes::default());
     let changes = engine.sync(&orders(11), 7).await.unwrap();
     assert_eq!(changes, Changes { added: 2, ..Changes::default() });
     let changes = engine.sync(&orders(10), 8).await.unwrap();
     assert_eq!(changes, Changes { replaced: 1, removed: 2, ..Changes::default() });
-    assert_eq!(engine.programs.content().unwrap(), Content::desired(&orders(10).endpoints));
+    assert_eq!(
+        engine.programs.content().unwrap(),
+        Content::desired(&orders(10).endpoints, &Default::default())
+    );
 }
 
 #[tokio::test]
@@ -94,13 +107,13 @@ async fn the_next_process_takes_over_programs_and_maps() {
     engine.sync(&orders(10), 7).await.unwrap();
     let (filter, program) = (the_filter(&namespace).await, engine.program());
     // The route, which has another owner, would hold on to the program.
-    let send = crate::bpf::sys::Program::by_id(engine.programs.send_id()).unwrap();
+    let send = crate::bpf::sys::Program::by_id(engine.programs.sending_number()).unwrap();
     drop(engine);
     let mut engine = open(&namespace).await;
     assert_eq!(engine.program(), program);
     assert_eq!(engine.sync(&orders(10), 7).await.unwrap(), Changes::default());
     assert_eq!(the_filter(&namespace).await, filter);
-    let id = engine.programs.send_id();
+    let id = engine.programs.sending_number();
     drop((send, engine));
     // The namespace in which it was tried holds on to it for a moment.
     let gone = async {
@@ -124,8 +137,9 @@ async fn programs_of_another_version_are_replaced_where_they_stand() {
     let mut engine = open(&namespace).await;
     engine.sync(&orders(10), 7).await.unwrap();
     let old = the_filter(&namespace).await.unwrap();
-    let label = format!("{LABEL}0123456789abcdef{OWN_QDISC}");
-    let program = engine.programs.receiving().as_raw_fd();
+    let text = old.label.as_ref().unwrap();
+    let label = Label { version: 7, ..text.parse().unwrap() }.to_string();
+    let program = engine.programs.receiving().0.as_raw_fd();
     let request = filter::replace(LOOPBACK, 8285, program, &label);
     Connection::open(&namespace).unwrap().apply_one(request).await.unwrap();
     drop(engine);
@@ -133,9 +147,11 @@ async fn programs_of_another_version_are_replaced_where_they_stand() {
     // Nothing is done before the new maps are full.
     assert_eq!(the_filter(&namespace).await.unwrap().label, Some(label));
     let changes = engine.sync(&orders(10), 7).await.unwrap();
-    assert_eq!(changes, Changes { added: 21, replaced: 1, removed: 0 });
+    // The filters are replaced where they stand.
+    assert_eq!(changes, Changes { added: 21, replaced: 2, removed: 0 });
     let new = the_filter(&namespace).await.unwrap();
-    assert!(is_ours(&new) && new.program != old.program, "{new:?}");
+    assert_eq!(new.label, old.label);
+    assert_ne!(new.program, old.program);
     // The qdisc is ours still.
     engine.teardown().await.unwrap();
     let request = filter::create_clsact(LOOPBACK);
@@ -148,15 +164,15 @@ async fn anothers_filter_in_our_place_is_left_there() {
     let namespace = place().await;
     let other = Programs::load().unwrap();
     let mut connection = Connection::open(&namespace).unwrap();
-    let request = filter::replace(LOOPBACK, 8285, other.receiving().as_raw_fd(), "theirs");
+    let request = filter::replace(LOOPBACK, 8285, other.receiving().0.as_raw_fd(), "theirs");
     connection.apply_one(filter::create_clsact(LOOPBACK)).await.unwrap();
     connection.apply_one(request).await.unwrap();
-    let error = Engine::open(&namespace, LOOPBACK, 8285).await.unwrap_err();
+    let error = Engine::open(&namespace, LOOPBACK, 8285, &marks(8285)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "another program's filter is at priority 8285, handle 8285 of device 1"
     );
-    assert!(!remove_leftover(&namespace, LOOPBACK, 8285).await.unwrap());
+    assert!(!remove_leftover(&namespace, LOOPBACK, 8285, &marks(8285)).await.unwrap());
     assert_eq!(the_filter(&namespace).await.unwrap().label.as_deref(), Some("theirs"));
 }
 
@@ -166,13 +182,14 @@ async fn two_networks_share_a_network_card() {
     let namespace = place().await;
     let mut one = open(&namespace).await;
     one.sync(&orders(3), 7).await.unwrap();
-    let mut two = Engine::open(&namespace, LOOPBACK, 9000).await.unwrap();
+    let mut two = Engine::open(&namespace, LOOPBACK, 9000, &marks(9000)).await.unwrap();
     two.sync(&Orders { port: 9000, ..orders(5) }, 8).await.unwrap();
     // The first one's qdisc stays with the second one's filter on it.
     one.teardown().await.unwrap();
     let mut connection = Connection::open(&namespace).unwrap();
-    assert!(find(&mut connection, LOOPBACK, 8285).await.unwrap().is_none());
-    assert!(find(&mut connection, LOOPBACK, 9000).await.unwrap().is_some());
+    assert!(the_filter(&namespace).await.is_none());
+    let other = Hook::new(LOOPBACK, 9000, &marks(9000));
+    assert!(other.find(&mut connection).await.unwrap().is_some());
     two.teardown().await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! The place of the receiving program: a filter on the network card, as messages of traffic control.
+//! Filters as messages of traffic control.
 
 use std::os::fd::RawFd;
 
@@ -6,20 +6,23 @@ use flannel_netlink::{Message, Request, push_attribute};
 
 /// A filter that is there.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Filter {
-    pub(super) link: u32,
+#[non_exhaustive]
+pub struct Filter {
+    /// The index of the device.
+    pub link: u32,
     /// Where it stands among those of its priority.
-    pub(super) handle: u32,
-    pub(super) priority: u16,
+    pub handle: u32,
+    /// Those of a lower number look at packets first.
+    pub priority: u16,
     /// Its program's number, if it is a BPF filter and the kernel says so.
-    pub(super) program: Option<u32>,
+    pub program: Option<u32>,
     /// Its label, if it is a BPF filter.
-    pub(super) label: Option<String>,
+    pub label: Option<String>,
 }
 
 impl Filter {
     /// Reads `RTM_NEWTFILTER`; `None` for anything else and for what only heads a list of filters.
-    pub(super) fn parse(message: &Message<'_>) -> Option<Self> {
+    pub fn parse(message: &Message<'_>) -> Option<Self> {
         if message.kind != RTM_NEWTFILTER {
             return None;
         }
@@ -55,14 +58,16 @@ impl Filter {
 }
 
 /// Lists the filters of a device, of packets that come in or of those that go out.
-pub(super) fn list(link: u32, direction: Direction) -> Request {
+pub fn list(link: u32, direction: Direction) -> Request {
     Request::new(RTM_GETTFILTER, 0, &header(link, 0, direction.parent(), 0))
 }
 
 /// Which packets of a device.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Direction {
+pub enum Direction {
+    /// Those that come in.
     In,
+    /// Those that go out.
     Out,
 }
 
@@ -76,17 +81,17 @@ impl Direction {
 }
 
 /// Makes the clsact qdisc, which filters hang on; the kernel refuses if there is one.
-pub(super) fn create_clsact(link: u32) -> Request {
+pub fn create_clsact(link: u32) -> Request {
     clsact(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, link)
 }
 
 /// Deletes the clsact qdisc, and whatever hangs on it.
-pub(super) fn delete_clsact(link: u32) -> Request {
+pub fn delete_clsact(link: u32) -> Request {
     clsact(RTM_DELQDISC, 0, link)
 }
 
-/// Has `program` look at all packets that come in by `link`, at once in the place of what stands there.
-pub(super) fn replace(link: u32, handle: u32, program: RawFd, label: &str) -> Request {
+/// Has the program of this descriptor look at all packets that come in by `link`, at once in the place of what stands there.
+pub fn replace(link: u32, handle: u32, program: RawFd, label: &str) -> Request {
     let mut options = Vec::new();
     push_attribute(&mut options, TCA_BPF_FD, &program.to_ne_bytes());
     push_attribute(&mut options, TCA_BPF_NAME, format!("{label}\0").as_bytes());
@@ -97,8 +102,8 @@ pub(super) fn replace(link: u32, handle: u32, program: RawFd, label: &str) -> Re
     Request::new(RTM_NEWTFILTER, NLM_F_CREATE, &body)
 }
 
-/// Deletes our filter.
-pub(super) fn delete(link: u32, handle: u32) -> Request {
+/// Deletes the filter of ours with this handle.
+pub fn delete(link: u32, handle: u32) -> Request {
     let mut body = header(link, handle, Direction::In.parent(), place());
     push_attribute(&mut body, TCA_KIND, format!("{BPF}\0").as_bytes());
     Request::new(RTM_DELTFILTER, 0, &body)
@@ -126,7 +131,7 @@ fn place() -> u32 {
 
 /// Behind most others', who may want to refuse packets before we take them; nobody's by convention. Each network has its port as
 /// handle here.
-pub(super) const PRIORITY: u16 = 8285;
+pub const PRIORITY: u16 = 8285;
 
 const HEADER: usize = 20;
 const BPF: &str = "bpf";
