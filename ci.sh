@@ -104,8 +104,8 @@ part_dist() {
 part_static() {
     local target; target=$(rustc -vV | sed -n 's/^host: //p')
     local out=${CARGO_TARGET_DIR:-target}/$target/dist/flannel-node
-    # Rust brings lld for this target, which keeps one of functions that are the same.
-    local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C link-arg=-Wl,--icf=all)
+    # Rust brings lld for this target, which keeps one of functions that are the same, and packs the list of addresses to set.
+    local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C link-arg=-Wl,--icf=all,-z,pack-relative-relocs)
     cargo rustc --profile dist --locked -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static "${link[@]}"
     ldd "$out" 2>&1 | grep -E 'statically linked|not a dynamic executable'
     mkdir -p target/static
