@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnetwork::IpNetwork;
+
 use crate::{
     Request,
-    state::{Key, Object},
+    state::{Key, Object, Route, Via},
 };
 
 /// One step.
@@ -135,7 +137,7 @@ fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec<Op>) {
         Some(kept) => kept,
         None => {
             ops.push(Op::Replace(*wanted));
-            if leads_elsewhere(wanted, found) {
+            if stands_in_the_way(wanted, found) {
                 ops.extend(found.iter().map(|object| Op::Delete(*object)));
                 return;
             }
@@ -146,14 +148,21 @@ fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec<Op>) {
     ops.extend(others.map(|(_, object)| Op::Delete(*object)));
 }
 
-/// Whether an IPv6 route stands in the way of the one that is wanted. The kernel refuses an on-link gateway on one device while a
-/// route leads to its address through another device, and the gateway of a tunnel is inside of what the route is for.
-fn leads_elsewhere(wanted: &Object, found: &[Object]) -> bool {
+/// Whether a route has to go before the one that is wanted is taken.
+///
+/// Of IPv6, one that leads elsewhere: the kernel refuses an on-link gateway on one device while a route leads to its address through
+/// another device, and the gateway of a tunnel is inside of what the route is for. Of IPv4, one with settings in the place of one
+/// without: through the same nexthop object the kernel takes them for the same route.
+fn stands_in_the_way(wanted: &Object, found: &[Object]) -> bool {
     let Object::Route(wanted) = wanted else {
         return false;
     };
-    let differs = |object: &Object| matches!(object, Object::Route(it) if it.via != wanted.via);
-    wanted.destination.is_ipv6() && found.iter().any(differs)
+    let is_plain = matches!(wanted.via, Via::Nexthop(_)) && wanted.mtu.is_none();
+    let stands = |it: &Route| match wanted.destination {
+        IpNetwork::V4(_) => is_plain && (it.mtu.is_some() || it.has_metrics),
+        IpNetwork::V6(_) => it.via != wanted.via,
+    };
+    found.iter().any(|object| matches!(object, Object::Route(it) if stands(it)))
 }
 
 #[cfg(test)]

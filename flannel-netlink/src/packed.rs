@@ -143,7 +143,7 @@ impl PackedRest {
                 out.maybe_ip(Some(it.gateway));
             }
             Object::Route(it) => {
-                if it.source.is_some() {
+                if it.source.is_some() || it.mtu.is_some() {
                     return None;
                 }
                 let flags = [it.kind == RouteKind::Blackhole, it.onlink, it.has_metrics];
@@ -218,6 +218,7 @@ impl PackedRest {
                     via,
                     onlink,
                     source: None,
+                    mtu: None,
                     has_metrics,
                 }
                 .into()
@@ -358,8 +359,11 @@ mod tests {
         fn what_was_packed_is_unpacked(object in object()) {
             let key = PackedKey::of(&object.key());
             prop_assert_eq!(key.key(), object.key());
-            let rest = PackedRest::of(&object).expect("we write only what has room");
-            prop_assert_eq!(rest.object(&key), object);
+            // Hardly any route has an MTU of its own, and those that have are kept as they are.
+            let has_mtu = matches!(object, Object::Route(route) if route.mtu.is_some());
+            let rest = PackedRest::of(&object);
+            prop_assert_eq!(rest.is_none(), has_mtu, "we write only what has room");
+            prop_assert!(rest.is_none_or(|rest| rest.object(&key) == object));
         }
 
         #[test]
@@ -375,7 +379,7 @@ mod tests {
                 Object::Nexthop(it) => it.gateway.is_ipv6(),
                 Object::Route(it) => it.destination.is_ipv6(),
             };
-            let rest = PackedRest::of(&object).unwrap();
+            let Some(rest) = PackedRest::of(&object) else { return Ok(()) };
             let narrow = (key.resized::<NARROW_KEY>(), rest.resized::<NARROW_REST>());
             prop_assert!(is_ipv6 || matches!(narrow, (Some(_), Some(_))), "{:?}", object);
         }
@@ -391,11 +395,12 @@ mod tests {
     }
 
     #[test]
-    fn what_only_others_write_has_no_room() {
+    fn what_hardly_any_has_has_no_room() {
         let route = Route::new("10.0.0.0/8".parse().unwrap(), 90).direct(7);
         assert!(PackedRest::of(&route.into()).is_some());
         for odd in [
             Route { source: "192.0.2.1".parse().ok(), ..route },
+            Route { mtu: Some(1400), ..route },
             Route { via: Via::Other, ..route },
             Route { via: Via::Program(Program { number: 7, descriptor: None }), ..route },
             Route { kind: RouteKind::Other(7), ..route },

@@ -39,7 +39,10 @@ pub struct Route {
     pub onlink: bool,
     /// The source address of packets that this machine itself sends.
     pub source: Option<IpAddr>,
-    /// It carries settings such as an MTU, which we never write.
+    /// How large packets may be, bytes, if that is less than what the device takes. Packets that may not be cut and are larger come
+    /// back with this number.
+    pub mtu: Option<u32>,
+    /// It carries other settings, which we never write.
     pub has_metrics: bool,
 }
 
@@ -138,6 +141,7 @@ impl Route {
             via: Via::Direct,
             onlink: false,
             source: None,
+            mtu: None,
             has_metrics: false,
         }
     }
@@ -216,6 +220,7 @@ impl Route {
             via: Via::Direct,
             onlink: flags & RTNH_F_ONLINK != 0,
             source: None,
+            mtu: None,
             has_metrics: false,
         };
         let (mut nexthop, mut unusual) = (None, false);
@@ -229,7 +234,14 @@ impl Route {
                 RTA_PREFSRC => route.source = attribute.ip(),
                 RTA_PRIORITY => route.metric = attribute.u32()?,
                 RTA_TABLE => route.table = attribute.u32()?,
-                RTA_METRICS => route.has_metrics = true,
+                RTA_METRICS => {
+                    for metric in attribute.nested() {
+                        match metric.kind {
+                            RTAX_MTU => route.mtu = metric.u32(),
+                            _ => route.has_metrics = true,
+                        }
+                    }
+                }
                 RTA_MULTIPATH => {
                     // The first `struct rtnexthop`: length, flags, weight, device.
                     route.link = u32_at(attribute.value, 4);
@@ -323,6 +335,12 @@ impl Route {
         }
         if let Some(source) = self.source {
             push_ip(&mut body, RTA_PREFSRC, source);
+        }
+        // Which settings it has does not matter to the one who deletes it.
+        if let Some(mtu) = self.mtu.filter(|_| kind == RTM_NEWROUTE) {
+            let mut metrics = Vec::new();
+            push_attribute(&mut metrics, RTAX_MTU, &mtu.to_ne_bytes());
+            push_attribute(&mut body, RTA_METRICS | NLA_F_NESTED, &metrics);
         }
         Request::new(kind, flags, &body)
     }
@@ -421,6 +439,7 @@ const RTA_VIA: u16 = 18;
 const RTA_ENCAP_TYPE: u16 = 21;
 const RTA_ENCAP: u16 = 22;
 const RTA_NH_ID: u16 = 30;
+const RTAX_MTU: u16 = 2;
 const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
 const RTNH_F_ONLINK: u32 = 4;

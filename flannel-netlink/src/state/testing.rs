@@ -36,10 +36,11 @@ fn via(ipv4: bool) -> impl Strategy<Value = Via> {
 
 fn route() -> impl Strategy<Value = Route> {
     let numbers = (any::<u32>(), any::<u32>(), any::<u8>(), any::<u8>());
-    let rest = (prop::option::of(1_u32..), any::<bool>(), any::<bool>());
+    let mtu = prop::option::of(1_u32..);
+    let rest = (prop::option::of(1_u32..), any::<bool>(), any::<bool>(), mtu);
     let network_and_via = network().prop_flat_map(|to| (Just(to), via(to.is_ipv4())));
     (network_and_via, numbers, rest).prop_map(
-        |((destination, via), (table, metric, protocol, scope), (link, onlink, blackhole))| {
+        |((destination, via), (table, metric, protocol, scope), (link, onlink, blackhole, mtu))| {
             let mut route = Route {
                 table,
                 metric,
@@ -47,6 +48,7 @@ fn route() -> impl Strategy<Value = Route> {
                 link,
                 onlink,
                 via,
+                mtu,
                 ..Route::new(destination, protocol)
             };
             if let Via::Nexthop(id) = via {

@@ -55,6 +55,7 @@ fn samples(host: &Host, vxlan: u32) -> Vec<Object> {
     (other_table_v6.table, other_table_v6.metric) = (1000, 77);
     let mut sourced = route("10.244.7.0/24").via_gateway("192.0.2.7".parse().unwrap(), eth0);
     sourced.source = Some("192.0.2.1".parse().unwrap());
+    let small = |route: Route| Object::from(Route { mtu: Some(1300), ..route });
     vec![
         tunnel_address.into(),
         no_route.into(),
@@ -63,6 +64,9 @@ fn samples(host: &Host, vxlan: u32) -> Vec<Object> {
         Neighbour::new(vxlan, "fd00:2::".parse().unwrap(), mac).into(),
         onlink.into(),
         onlink_v6.into(),
+        // Of IPv4 routes through one object, the kernel gives all the settings of the first that has any.
+        Nexthop::new(10, eth0, "192.0.2.10".parse().unwrap(), PROTOCOL).into(),
+        Nexthop::new(11, eth0, "2001:db8::11".parse().unwrap(), PROTOCOL).into(),
         Nexthop::new(9, eth0, "192.0.2.9".parse().unwrap(), PROTOCOL).into(),
         route("10.244.2.0/24").via_nexthop(7).into(),
         route("fd00:2::/64").via_nexthop(8).into(),
@@ -77,6 +81,10 @@ fn samples(host: &Host, vxlan: u32) -> Vec<Object> {
         sourced.into(),
         route("10.244.0.0/16").blackhole().into(),
         route("fd00::/16").blackhole().into(),
+        small(route("10.244.8.0/24").via_nexthop(10)),
+        small(route("fd00:8::/64").via_nexthop(11)),
+        small(route("10.244.9.0/24").via_gateway("192.0.2.9".parse().unwrap(), eth0)),
+        small(route("fd00:9::/64").via_gateway("2001:db8::9".parse().unwrap(), eth0)),
     ]
 }
 

@@ -179,7 +179,7 @@ mod tests {
             let keys: Vec<_> = steps.iter().map(|(_, object, _)| PackedKey::of(&object.key())).collect();
             for (index, object, what) in steps {
                 let key = keys[index.min(keys.len() - 1)];
-                let rest = PackedRest::of(&object).unwrap();
+                let Some(rest) = PackedRest::of(&object) else { continue };
                 let want = [Want::Left(rest), Want::Nothing, Want::Odd, Want::Packed(rest)];
                 match want.get(usize::from(what)) {
                     Some(want) => {
