@@ -1,7 +1,7 @@
 //! The backend: which routes are ours, and what we publish.
 
 use async_trait::async_trait;
-use flannel_backend::{PROTOCOL, PeerTable, Uplink, UplinkFinder};
+use flannel_backend::{PROTOCOL, Paths, PeerTable, Uplink, UplinkFinder};
 use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig};
 use flannel_netlink::{state::Route, table::Mark};
 use ipnetwork::IpNetwork;
@@ -15,6 +15,7 @@ pub struct HostGw {
     finder: UplinkFinder,
     protocol: u8,
     table: u32,
+    paths: Paths,
 }
 
 impl HostGw {
@@ -23,7 +24,8 @@ impl HostGw {
         let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
         let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
         let networks = ipv4.into_iter().chain(ipv6).collect();
-        Self { networks, finder, protocol: PROTOCOL, table: Route::MAIN }
+        let paths = Paths::default();
+        Self { networks, finder, protocol: PROTOCOL, table: Route::MAIN, paths }
     }
 
     /// The same with another mark on its routes: a routing protocol number and a table. Our routes are told from others by them,
@@ -31,6 +33,13 @@ impl HostGw {
     #[must_use]
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
         (self.protocol, self.table) = (protocol, table);
+        self
+    }
+
+    /// The same with what is known of the ways to peers: routes to peers that take less say so, also when it becomes known later.
+    #[must_use]
+    pub fn with_paths(mut self, paths: Paths) -> Self {
+        self.paths = paths;
         self
     }
 
@@ -72,6 +81,7 @@ impl Backend for HostGw {
         let table = PeerTable::open(self.finder.namespace(), mark).await?;
         let (protocol, table_number) = (self.protocol, self.table);
         let routes = Routes { link: uplink.interface.index, protocol, table: table_number };
-        Ok(Box::new(HostGwNetwork::new(watch, lease.clone(), table, routes)))
+        let paths = self.paths.watch();
+        Ok(Box::new(HostGwNetwork::new(watch, lease.clone(), table, routes, paths)))
     }
 }

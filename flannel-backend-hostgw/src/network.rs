@@ -1,7 +1,9 @@
 //! The running data path: routes to all peers.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
 use async_trait::async_trait;
-use flannel_backend::PeerTable;
+use flannel_backend::{PathsWatch, PeerTable};
 use flannel_core::{BackendError, Lease, Network, Peers, Subnet, SyncReport, Transport};
 use flannel_netlink::iface::InterfaceWatch;
 
@@ -14,6 +16,9 @@ pub(crate) struct HostGwNetwork {
     lease: Lease,
     table: PeerTable,
     routes: Routes,
+    paths: PathsWatch,
+    /// What was known of the ways to peers when they were planned.
+    limits: BTreeMap<IpAddr, u32>,
 }
 
 impl HostGwNetwork {
@@ -22,8 +27,9 @@ impl HostGwNetwork {
         lease: Lease,
         table: PeerTable,
         routes: Routes,
+        paths: PathsWatch,
     ) -> Self {
-        Self { uplink, lease, table, routes }
+        Self { uplink, lease, table, routes, paths, limits: BTreeMap::new() }
     }
 }
 
@@ -40,8 +46,13 @@ impl Network for HostGwNetwork {
             self.lease = peers.own().clone();
             self.table.replan();
         }
-        let (routes, own) = (self.routes, &self.lease);
-        self.table.sync(peers, |peer| routes.plan(own, peer)).await
+        let limits = self.paths.current().mtus;
+        if self.limits != limits {
+            self.limits = limits;
+            self.table.replan();
+        }
+        let (routes, own, limits) = (self.routes, &self.lease, &self.limits);
+        self.table.sync(peers, |peer| routes.plan(own, peer, limits)).await
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
@@ -51,6 +62,7 @@ impl Network for HostGwNetwork {
     async fn drifted(&mut self) -> Result<(), BackendError> {
         tokio::select! {
             drifted = self.table.drifted() => drifted,
+            () = self.paths.changed() => Ok(()),
             changed = self.uplink.changed() => {
                 let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
                 tracing::info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");

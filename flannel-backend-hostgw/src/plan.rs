@@ -1,6 +1,6 @@
 //! What one peer needs: a route to each of its blocks, through its public address.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use flannel_backend::PeerPlan;
 use flannel_core::{Lease, PeerFault};
@@ -17,8 +17,14 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// What `peer` needs on the node that holds `own`. Families that the node does not have are not looked at.
-    pub(crate) fn plan(&self, own: &Lease, peer: &Lease) -> PeerPlan {
+    /// What `peer` needs on the node that holds `own`. Families that the node does not have are not looked at. `limits` says how
+    /// large packets to a gateway may be, bytes, where that is less than usual.
+    pub(crate) fn plan(
+        &self,
+        own: &Lease,
+        peer: &Lease,
+        limits: &BTreeMap<IpAddr, u32>,
+    ) -> PeerPlan {
         let mut plan = PeerPlan::default();
         // Case matters, as it does to flannel on Linux.
         if peer.attrs.backend_type != super::KIND {
@@ -40,6 +46,7 @@ impl Routes {
                     let mut route =
                         Route::new(block, self.protocol).via_gateway(gateway, self.link);
                     route.table = self.table;
+                    route.mtu = limits.get(&gateway).copied();
                     plan.objects.push(route.into());
                 }
             }
@@ -76,7 +83,7 @@ mod tests {
         let dual = lease("10.3.2.0-24&fd00:2::-64");
         let v4 = route("10.3.2.0/24", "192.0.2.2");
         let v6 = route("fd00:2::/64", "2001:db8::2");
-        let plan = |own| ROUTES.plan(&lease(own), &dual).objects;
+        let plan = |own| ROUTES.plan(&lease(own), &dual, &BTreeMap::new()).objects;
         assert_eq!(plan("10.3.1.0-24&fd00:1::-64"), [v4, v6]);
         assert_eq!(plan("10.3.1.0-24"), [v4]);
         assert_eq!(plan("fd00:1::-64"), [v6]);
@@ -86,9 +93,25 @@ mod tests {
     fn a_peer_without_an_address_is_named_and_its_other_family_served() {
         let mut peer = lease("10.3.2.0-24&fd00:2::-64");
         peer.attrs.public_ip = None;
-        let plan = ROUTES.plan(&lease("10.3.1.0-24&fd00:1::-64"), &peer);
+        let plan = ROUTES.plan(&lease("10.3.1.0-24&fd00:1::-64"), &peer, &BTreeMap::new());
         assert_eq!(plan.faults, [PeerFault::NoAddress { family: "IPv4" }]);
         assert_eq!(plan.objects, [route("fd00:2::/64", "2001:db8::2")]);
+    }
+
+    #[test]
+    fn a_way_that_takes_less_makes_a_route_that_says_so() {
+        let dual = lease("10.3.2.0-24&fd00:2::-64");
+        let limits = BTreeMap::from([([192, 0, 2, 2].into(), 1400)]);
+        let plan = ROUTES.plan(&lease("10.3.1.0-24&fd00:1::-64"), &dual, &limits);
+        let mtus: Vec<_> = plan
+            .objects
+            .iter()
+            .map(|object| match object {
+                Object::Route(route) => route.mtu,
+                _ => None,
+            })
+            .collect();
+        assert_eq!(mtus, [Some(1400), None]);
     }
 
     #[test]
@@ -96,7 +119,7 @@ mod tests {
         for theirs in ["vxlan", "", "Host-GW"] {
             let mut peer = lease("10.3.2.0-24");
             peer.attrs.backend_type = theirs.into();
-            let plan = ROUTES.plan(&lease("10.3.1.0-24"), &peer);
+            let plan = ROUTES.plan(&lease("10.3.1.0-24"), &peer, &BTreeMap::new());
             assert_eq!(plan.objects, []);
             let theirs = theirs.into();
             assert_eq!(plan.faults, [PeerFault::OtherBackend { ours: "host-gw", theirs }]);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flannel_backend::{PROTOCOL, PeerTable, Uplink, UplinkFinder};
+use flannel_backend::{PROTOCOL, Paths, PeerTable, Uplink, UplinkFinder};
 use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, NodeId};
 use flannel_netlink::{iface::Interface, state::Route, table::Mark};
 use ipnetwork::IpNetwork;
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) table: u32,
     identity: Option<NodeId>,
     devices: tokio::sync::Mutex<Devices>,
+    /// What is known of the ways to peers.
+    pub(crate) paths: Paths,
     /// The uplink as it was found last, by whomever.
     uplink: Mutex<Option<Interface>>,
 }
@@ -62,6 +64,7 @@ impl Vxlan {
             identity: None,
             devices: Devices::new(finder.namespace(), settings.clone()).into(),
             settings,
+            paths: Paths::default(),
             uplink: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), finder })
@@ -81,6 +84,14 @@ impl Vxlan {
     #[must_use]
     pub fn with_identity(mut self, node: NodeId) -> Self {
         self.not_yet_shared().identity = Some(node);
+        self
+    }
+
+    /// The same with what is known of the ways to peers: routes to peers that take less say so, and where checksums get damaged they
+    /// are computed before packets enter our device. Both follow what is known while the network runs.
+    #[must_use]
+    pub fn with_paths(mut self, paths: Paths) -> Self {
+        self.not_yet_shared().paths = paths;
         self
     }
 
@@ -159,6 +170,6 @@ impl Backend for Vxlan {
         mark.nexthops = flannel_backend::nexthop_numbers(&shared.networks);
         mark.devices = names.into_iter().collect();
         let table = PeerTable::open(namespace, mark).await?;
-        Ok(Box::new(VxlanNetwork::new(shared, watch, underlay, table)))
+        Ok(Box::new(VxlanNetwork::new(shared, namespace.clone(), watch, underlay, table)))
     }
 }

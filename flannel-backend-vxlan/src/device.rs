@@ -1,6 +1,8 @@
 //! Our own devices, made and kept as they should be.
 
-use std::{fs, io, net::IpAddr, path::PathBuf};
+mod checksums;
+
+use std::{collections::BTreeSet, fs, io, net::IpAddr, path::PathBuf};
 
 use flannel_core::{BackendError, Lease, LeaseAttrs, NodeId};
 use flannel_netlink::{
@@ -8,11 +10,12 @@ use flannel_netlink::{
     ensure_link,
     iface::Interface,
     link_by_name,
-    state::{Link, LinkKind, MacAddress, Vxlan},
+    state::{IpFamily, Link, LinkKind, MacAddress, Vxlan},
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::checksums::{Checksums, Repaired};
 use crate::{config::Settings, family::Family, lease_data, mac::derived, plan::End};
 
 /// The devices of one node, one for each family.
@@ -22,6 +25,8 @@ pub(crate) struct Devices {
     connection: Option<Connection>,
     settings: Settings,
     devices: Vec<Device>,
+    /// The families whose checksums are computed before packets enter the device.
+    software_checksums: BTreeSet<IpFamily>,
 }
 
 #[derive(Debug)]
@@ -34,6 +39,7 @@ struct Device {
     last: Option<(Wanted, Link)>,
     /// Repairs against somebody who keeps altering it.
     repairs: Pace,
+    checksums: Checksums,
 }
 
 /// What a device should be, apart from its Ethernet address.
@@ -52,6 +58,8 @@ pub(crate) struct Ready {
     pub(crate) links: Vec<Link>,
     /// When to look again, because somebody keeps altering one.
     pub(crate) due: Option<Instant>,
+    /// What somebody else had changed and is as it should be again, in words.
+    pub(crate) repaired: Vec<String>,
     /// Why one is missing.
     pub(crate) error: Option<BackendError>,
 }
@@ -64,9 +72,21 @@ impl Devices {
             mac: None,
             last: None,
             repairs: Pace::REPAIRS,
+            checksums: Checksums::default(),
         };
         let devices = settings.families.iter().map(device).collect();
-        Self { namespace: namespace.clone(), connection: None, settings, devices }
+        Self {
+            namespace: namespace.clone(),
+            connection: None,
+            settings,
+            devices,
+            software_checksums: BTreeSet::new(),
+        }
+    }
+
+    /// From now on the checksums of these families are computed before packets enter the device. Of others they stay as they are.
+    pub(crate) fn compute_checksums(&mut self, families: BTreeSet<IpFamily>) {
+        self.software_checksums = families;
     }
 
     /// Makes the devices fit `uplink`. What is right is not touched.
@@ -88,6 +108,7 @@ impl Devices {
                 ready.error.get_or_insert(error);
             }
         }
+        self.ensure_checksums(&mut ready).await;
         ready
     }
 
@@ -129,6 +150,21 @@ impl Devices {
         result
     }
 
+    async fn ensure_checksums(&mut self, ready: &mut Ready) {
+        let Self { namespace, devices, software_checksums, .. } = self;
+        for device in devices {
+            let end = ready.ends.iter().find(|end| end.family == device.family);
+            let Some(end) = end.filter(|end| software_checksums.contains(&end.family.ip())) else {
+                continue;
+            };
+            match device.checksums.compute(namespace, &device.name, end.link).await {
+                Repaired::No => {}
+                Repaired::Postponed(due) => ready.due = ready.due.into_iter().chain([due]).min(),
+                Repaired::Yes(what) => ready.repaired.push(what),
+            }
+        }
+    }
+
     async fn ensure_one(
         &mut self,
         index: usize,
@@ -137,7 +173,7 @@ impl Devices {
         node: &NodeId,
         ready: &mut Ready,
     ) -> Result<(), BackendError> {
-        let Self { namespace, connection, settings, devices } = self;
+        let Self { namespace, connection, settings, devices, .. } = self;
         let device = &mut devices[index];
         let wanted = device.wanted(settings, uplink)?;
         let connection = opened(connection, namespace)?;
@@ -267,7 +303,7 @@ impl Device {
     fn add_to(&self, ready: &mut Ready, wanted: Wanted, link: &Link) {
         let Some(mac) = self.mac else { return };
         let Wanted { local, mtu } = wanted;
-        ready.ends.push(End { family: self.family, link: link.index, mac, local });
+        ready.ends.push(End { family: self.family, link: link.index, mac, local, mtu });
         ready.links.push(Link { mac: Some(mac), mtu, up: true, ..link.clone() });
     }
 }

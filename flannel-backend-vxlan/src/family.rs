@@ -4,7 +4,7 @@ use std::{
 };
 
 use flannel_core::{Lease, LeaseAttrs, NetworkConfig, RawJson, Subnet};
-use flannel_netlink::iface::Interface;
+use flannel_netlink::{iface::Interface, state::IpFamily};
 use ipnetwork::IpNetwork;
 
 use crate::vni::Vni;
@@ -85,6 +85,13 @@ impl Family {
         match self {
             Self::V4 => 576,
             Self::V6 => 1280,
+        }
+    }
+
+    pub(crate) const fn ip(self) -> IpFamily {
+        match self {
+            Self::V4 => IpFamily::V4,
+            Self::V6 => IpFamily::V6,
         }
     }
 

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flannel_backend::PeerTable;
+use flannel_backend::{PathFacts, PathsWatch, PeerTable};
 use flannel_core::{
     BackendError, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport, Transport,
 };
-use flannel_netlink::{iface::InterfaceWatch, state::Link};
+use flannel_netlink::{
+    Monitor, Namespace, Notice, Subject, Topic, iface::InterfaceWatch, state::Link,
+};
 use tokio::time::{Instant, sleep_until};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     backend::Shared, claims::Claims, device::Ready, family::Family, plan::Facts,
@@ -27,6 +29,10 @@ pub(crate) struct VxlanNetwork {
     claims: Claims,
     facts: Option<Facts>,
     watched: Vec<Link>,
+    namespace: Namespace,
+    paths: PathsWatch,
+    /// Tells of changed features, of which a device's attributes say nothing; where we have changed one.
+    features: Option<Monitor>,
     /// What we should publish, if the lease says something else.
     unpublished: Option<LeaseAttrs>,
     /// When a device may be repaired that somebody keeps altering, or something is to be published.
@@ -36,12 +42,17 @@ pub(crate) struct VxlanNetwork {
 impl VxlanNetwork {
     pub(crate) fn new(
         shared: Arc<Shared>,
+        namespace: Namespace,
         uplink: InterfaceWatch,
         underlay: Option<UnderlayWatch>,
         table: PeerTable,
     ) -> Self {
+        let paths = shared.paths.watch();
         Self {
             shared,
+            namespace,
+            paths,
+            features: None,
             uplink,
             underlay,
             table,
@@ -82,6 +93,18 @@ impl VxlanNetwork {
         }
     }
 
+    /// Lets changed features of our devices be told, if we want any other than the kernel's.
+    fn watch_features(&mut self, PathFacts { software_checksums, .. }: &PathFacts) {
+        if software_checksums.is_empty() {
+            self.features = None;
+        } else if self.features.is_none() {
+            let opened = Monitor::open_for(&self.namespace, &[Topic::Links]);
+            self.features = opened
+                .map_err(|error| warn!(%error, "whether others change features will be seen late"))
+                .ok();
+        }
+    }
+
     fn follow(&mut self, facts: Facts, peers: &Peers) {
         let contested = self.claims.follow(peers);
         if self.facts.as_ref() == Some(&facts) {
@@ -114,8 +137,13 @@ impl Network for VxlanNetwork {
         let shared = Arc::clone(&self.shared);
         let uplink = shared.uplink().unwrap_or_else(|| self.uplink.current().clone());
         let own = peers.own();
+        let known = self.paths.current();
+        // Before the devices are looked at, so that no change is missed.
+        self.watch_features(&known);
+        let PathFacts { mtus, software_checksums, .. } = known;
+        shared.devices().lock().await.compute_checksums(software_checksums);
         let ready = shared.ensure(&uplink, own.attrs.address(), Some(own)).await;
-        let Ready { ends, links, due, error } = ready;
+        let Ready { ends, links, due, repaired, error } = ready;
         self.look_again_at = due;
         self.watch(links);
         self.compare(own).await;
@@ -126,6 +154,7 @@ impl Network for VxlanNetwork {
             on_link: self.underlay.as_ref().map(|underlay| underlay.current().clone()),
             protocol: shared.protocol,
             table: shared.table,
+            limits: mtus,
         };
         self.follow(facts, peers);
         let (claims, facts) = (&self.claims, self.facts.as_ref().expect("followed above"));
@@ -133,6 +162,9 @@ impl Network for VxlanNetwork {
             |peer: &Lease| facts.plan(peer, |family, mac| claims.rival(family, mac, &peer.subnet));
         let mut report = self.table.sync(peers, plan).await?;
         report.postponed += u64::from(due.is_some());
+        for what in &repaired {
+            report.repaired.add("link", what);
+        }
         // The other family works by now.
         error.map_or(Ok(report), Err)
     }
@@ -148,6 +180,12 @@ impl Network for VxlanNetwork {
                 None => std::future::pending().await,
             }
         };
+        let features = async {
+            match &mut self.features {
+                Some(monitor) => told_of(monitor, &self.watched).await,
+                None => std::future::pending().await,
+            }
+        };
         let look_again = async {
             match self.look_again_at {
                 Some(at) => sleep_until(at).await,
@@ -158,6 +196,8 @@ impl Network for VxlanNetwork {
             drifted = self.table.drifted() => drifted,
             changed = underlay => changed,
             () = look_again => Ok(()),
+            () = features => Ok(()),
+            () = self.paths.changed() => Ok(()),
             changed = self.uplink.changed() => {
                 let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
                 info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");
@@ -172,5 +212,26 @@ impl Network for VxlanNetwork {
         let removed = table.teardown().await;
         let deleted = shared.devices().lock().await.delete().await;
         removed.and(deleted)
+    }
+}
+
+/// Waits until the kernel tells of one of these devices, or may have.
+///
+/// # Cancel safety
+///
+/// Dropping it loses nothing.
+async fn told_of(monitor: &mut Monitor, links: &[Link]) {
+    loop {
+        match monitor.next().await {
+            Ok(Notice::Added { subject: Subject::Link(link), .. })
+                if links.iter().all(|ours| ours.index != link.index) => {}
+            Ok(Notice::Added { subject: Subject::Link(_), .. } | Notice::Lost) => return,
+            // A device that is gone is told of elsewhere.
+            Ok(_) => {}
+            Err(error) => {
+                warn!(%error, "cannot hear of changed features");
+                std::future::pending().await
+            }
+        }
     }
 }

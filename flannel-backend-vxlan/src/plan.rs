@@ -1,6 +1,6 @@
 //! What one peer needs: a neighbour, a forwarding entry and a route, or a route alone.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use flannel_backend::PeerPlan;
 use flannel_core::{Lease, PeerFault, Subnet};
@@ -24,6 +24,8 @@ pub(crate) struct End {
     pub(crate) mac: MacAddress,
     /// Where its packets come from.
     pub(crate) local: IpAddr,
+    /// The largest packet it takes, bytes.
+    pub(crate) mtu: u32,
 }
 
 /// All that plans depend on, apart from the peer.
@@ -37,6 +39,8 @@ pub(crate) struct Facts {
     pub(crate) on_link: Option<OnLink>,
     pub(crate) protocol: u8,
     pub(crate) table: u32,
+    /// How large packets between the hosts may be, bytes, where that is less than usual; by the peer's public address.
+    pub(crate) limits: BTreeMap<IpAddr, u32>,
 }
 
 impl Facts {
@@ -103,9 +107,14 @@ impl Facts {
         }
         let mut route = Route::new(block, self.protocol);
         route.table = self.table;
+        let limit = self.limits.get(&public).copied();
         if self.is_direct(public) {
+            route.mtu = limit;
             return Ok(vec![route.via_gateway(public, self.uplink).into()]);
         }
+        let inside = limit.map(|limit| limit.saturating_sub(end.family.overhead()));
+        // No route can make packets smaller than what every host must take in.
+        route.mtu = inside.filter(|mtu| (end.family.smallest_mtu()..end.mtu).contains(mtu));
         let mac = lease_data::parse(end.family.data(peer))
             .map_err(|detail| PeerFault::BadData { detail })?;
         if self.ends.iter().any(|own| own.mac == mac) {

@@ -12,6 +12,8 @@ mod leftovers;
 mod mtu;
 #[path = "netns/nodes.rs"]
 mod nodes;
+#[path = "netns/paths.rs"]
+mod paths;
 #[path = "netns/peers.rs"]
 mod peers;
 #[path = "netns/repairs.rs"]

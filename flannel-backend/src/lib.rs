@@ -9,6 +9,7 @@ mod drift_log;
 pub mod filter;
 mod leftovers;
 mod mark;
+mod paths;
 mod peer_table;
 mod placement;
 mod teardown;
@@ -18,6 +19,7 @@ mod uplink;
 
 pub use leftovers::{detour_device, remove_leftovers};
 pub use mark::{PROTOCOL, network_number, nexthop_numbers};
+pub use paths::{PathFacts, Paths, PathsWatch};
 pub use peer_table::PeerTable;
 pub use placement::PeerPlan;
 pub use teardown::{Removed, remove_all};

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use flannel_core::{LeaseAttrs, RawJson};
 use flannel_netlink::{
     Op, diff,
@@ -38,13 +36,15 @@ fn own(key: &str) -> Lease {
 }
 
 fn end(family: Family, link: u32, mac: u8, local: &str) -> End {
-    End { family, link, mac: MacAddress::new([2, 0, 0, 0, 0, mac]), local: local.parse().unwrap() }
+    let mac = MacAddress::new([2, 0, 0, 0, 0, mac]);
+    End { family, link, mac, local: local.parse().unwrap(), mtu: 1500 - family.overhead() }
 }
 
 fn facts() -> Facts {
     let ends = vec![end(Family::V4, 4, 0x14, "192.0.2.1"), end(Family::V6, 6, 0x16, "2001:db8::1")];
     let own = own("10.3.1.0-24&fd00:1::-64");
-    Facts { own, ends, uplink: 7, on_link: None, protocol: 99, table: 254 }
+    let limits = BTreeMap::new();
+    Facts { own, ends, uplink: 7, on_link: None, protocol: 99, table: 254, limits }
 }
 
 fn direct() -> Facts {
@@ -255,4 +255,25 @@ proptest! {
             prop_assert_eq!(diff(goal.values(), world.values()), vec![]);
         }
     }
+}
+
+#[test]
+fn a_way_that_takes_less_makes_routes_that_say_so() {
+    let peer = peer("10.3.2.0-24&fd00:2::-64");
+    let mtus = |facts: Facts, v4: u32, v6: u32| -> Vec<_> {
+        let [ip4, ip6] = ["192.0.2.2", "2001:db8::2"].map(|ip| ip.parse().unwrap());
+        let facts = Facts { limits: BTreeMap::from([(ip4, v4), (ip6, v6)]), ..facts };
+        let plan = plan(&facts, &peer);
+        let mtu = |object: &Object| match object {
+            Object::Route(route) => Some(route.mtu),
+            _ => None,
+        };
+        plan.objects.iter().filter_map(mtu).collect()
+    };
+    assert_eq!(mtus(facts(), 1400, 1400), [Some(1350), Some(1330)]);
+    assert_eq!(mtus(facts(), 1500, 1499), [None, Some(1429)]);
+    assert_eq!(mtus(facts(), 625, 1349), [None, None], "less than a route may say");
+    assert_eq!(mtus(direct(), 1400, 1400), [Some(1400), Some(1330)]);
+    let other = Facts { limits: BTreeMap::from([([203, 0, 113, 7].into(), 1400)]), ..facts() };
+    assert_eq!(plan(&other, &peer), plan(&facts(), &peer));
 }
