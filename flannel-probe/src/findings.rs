@@ -75,6 +75,20 @@ pub struct Traffic {
     pub ignored: u64,
 }
 
+impl PathFinding {
+    /// A way of which only this is known.
+    pub fn new(address: IpAddr, needed: u32, mtu: PathMtu) -> Self {
+        let (underlay, overlay) = Default::default();
+        Self { address, needed, mtu, underlay, overlay }
+    }
+
+    /// The same with what is known of checksums.
+    #[must_use]
+    pub fn with_checksums(self, underlay: Checksums, overlay: Checksums) -> Self {
+        Self { underlay, overlay, ..self }
+    }
+}
+
 impl Findings {
     /// Whether checksums inside of the tunnel of a family are corrupted on the way to any peer.
     pub fn corrupts_overlay(&self, family: IpFamily) -> bool {

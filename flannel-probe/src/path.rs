@@ -221,10 +221,10 @@ impl Path {
                 (*doubts, *known) = (0, Checksums::Intact);
             } else if round.hellos(layer) >= SURE {
                 *doubts = doubts.saturating_add(1);
+                // And once more after that, to see whether something was done about it.
+                doubt |= *doubts <= ROUNDS;
                 if *doubts >= ROUNDS {
                     *known = Checksums::Corrupted;
-                } else {
-                    doubt = true;
                 }
             }
         };

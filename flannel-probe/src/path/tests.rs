@@ -77,6 +77,7 @@ fn corruption_counts_in_the_second_round_and_only_on_its_layer() {
         assert_eq!(round(&mut path, |it| way.carries(it)).1, Then::Doubt);
         let known = path.known();
         assert!(known.underlay != corrupted && known.overlay != corrupted);
+        assert_eq!(round(&mut path, |it| way.carries(it)).1, Then::Doubt, "it may be repaired");
         assert_eq!(round(&mut path, |it| way.carries(it)).1, Then::Done);
         let expected = match layer {
             Layer::Underlay => (corrupted, intact),
