@@ -13,6 +13,8 @@ use clap::Args;
 
 use crate::args::StoreArgs;
 
+pub(crate) use facts::Tunnel;
+
 /// Which way to explain.
 #[derive(Args, Debug)]
 pub(crate) struct ExplainArgs {

@@ -17,6 +17,7 @@ mod mistake;
 mod node_id;
 mod observed;
 mod operate;
+mod probing;
 mod readiness;
 mod run;
 mod sandbox;

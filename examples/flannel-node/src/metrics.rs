@@ -13,9 +13,11 @@ use tokio::time::Instant;
 
 use crate::{
     observed::{Facts, Observed},
+    probing::Probed,
     timed::Times,
 };
 
+mod paths;
 mod udp;
 
 /// A node's numbers at one moment.
@@ -32,6 +34,8 @@ pub(crate) struct Snapshot {
     outages: u64,
     /// Of the udp backend.
     udp: Option<Stats>,
+    /// Of the ways to peers, if they are asked.
+    probed: Option<Probed>,
 }
 
 /// A family of numbers under one name.
@@ -60,6 +64,7 @@ impl Snapshot {
             store: observed.times().all(),
             offline: journal.offline(now),
             outages: journal.outages(),
+            probed: observed.probes(),
             status,
         }
     }
@@ -125,7 +130,7 @@ fn escaped(text: &str) -> String {
 
 /// All there are, in the order of the page.
 fn all() -> impl Iterator<Item = &'static Metric> {
-    METRICS.iter().chain(udp::METRICS).chain(PROCESS)
+    METRICS.iter().chain(udp::METRICS).chain(paths::METRICS).chain(PROCESS)
 }
 
 const METRICS: &[Metric] = &[
@@ -372,6 +377,7 @@ mod tests {
             offline: None,
             outages: 1,
             udp: Some(udp::tests::stats()),
+            probed: Some(paths::tests::probed()),
         }
     }
 

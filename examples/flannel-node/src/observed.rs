@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     journal::Journal,
+    probing::Probed,
     readiness::{File, Readiness, View, judge},
     subnet_file,
     timed::StoreTimes,
@@ -37,6 +38,8 @@ struct State {
     /// What is needed before there can be a node and is not to be had, with the reason.
     lacking: BTreeMap<&'static str, String>,
     journal: Journal,
+    /// What is known of the ways to peers, if they are asked.
+    probed: Option<Probed>,
 }
 
 /// What does not change while a node runs.
@@ -91,6 +94,16 @@ impl Observed {
     /// There is a node now.
     pub(crate) fn runs(&self, facts: Facts, handle: NodeHandle) {
         self.state().node = Some((facts, handle));
+    }
+
+    /// This is known of the ways to peers now.
+    pub(crate) fn probed(&self, probed: Probed) {
+        self.state().probed = Some(probed);
+    }
+
+    /// What is known of the ways to peers; `None` if they are not asked.
+    pub(crate) fn probes(&self) -> Option<Probed> {
+        self.state().probed.clone()
     }
 
     /// Writes the journal until the node ends.

@@ -3,13 +3,14 @@
 use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
-use flannel_backend::{UplinkFinder, UplinkOptions};
+use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
 use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::{Meter, Udp};
 use flannel_backend_vxlan::Vxlan;
 use flannel_core::{Backend, NetworkConfig, Node, NodeId, NodeOptions, OnLeaseLoss};
 use flannel_firewall::Firewalled;
 use flannel_netlink::Namespace;
+use flannel_probe::Prober;
 use flannel_store::{
     Allocating, EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Options, Registry,
     RegistryError, network_config,
@@ -29,6 +30,7 @@ use crate::{
     mistake::Mistake,
     node_id::{self, KeptId},
     observed::{Facts, Observed},
+    probing::{self, Probing},
     sandbox::{self, Rights},
     socket, subnet_file, supervisor,
     timed::Timed,
@@ -87,8 +89,11 @@ pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
         () = &mut stop => None,
         node = with_store(args, &observed) => Some(node?),
     };
-    if let Some(Joined { node, _kept }) = node {
+    if let Some(Joined { node, probing, _kept }) = node {
         beside.spawn(host::tell(node.handle(), observed.clone()));
+        if let Some(probing) = probing {
+            beside.spawn(probing::run(probing, node.handle(), observed.clone()));
+        }
         beside.spawn(observed.follow());
         node.run_until(stop).await?;
     }
@@ -99,6 +104,8 @@ pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
 /// A node that is about to run, with its name.
 struct Joined {
     node: Node,
+    /// What looks at the ways to peers, if that is asked for.
+    probing: Option<Probing>,
     /// No other process of this machine may use the name meanwhile.
     _kept: Option<KeptId>,
 }
@@ -174,7 +181,8 @@ async fn with_registry(
     };
     let finder = UplinkFinder::new(&namespace, &config, &uplink)?;
     let named = args.node_id.or_else(|| Some(kept.as_ref()?.id.clone()));
-    let (backend, udp) = backend(&config, &finder, named.as_ref())?;
+    let paths = Paths::default();
+    let (backend, udp) = backend(&config, &finder, named.as_ref(), &paths)?;
     let firewall = args.traffic.firewall(&config);
     let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
     // Also where the id is known: whoever waits for a network card should not wait for long.
@@ -197,8 +205,12 @@ async fn with_registry(
     let renew_margin = Duration::from_secs(60 * u64::from(args.subnet_lease_renew_margin));
     let options = NodeOptions { on_lease_loss, renew_margin, ..NodeOptions::default() };
     let node = Node::from_parts(Arc::new(store), backend, options);
+    let probing = args.probe.options().map(|options| {
+        let (prober, handle) = Prober::new(&namespace, options);
+        Probing { prober, handle, finder, config: config.clone(), paths }
+    });
     observed.runs(Facts { id, config, store: args.store.to_string(), udp }, node.handle());
-    Ok(Joined { node, _kept: kept })
+    Ok(Joined { node, probing, _kept: kept })
 }
 
 /// The id in the state folder, if the command line names none. Without one, the node goes by its address.
@@ -241,16 +253,20 @@ fn backend(
     config: &NetworkConfig,
     finder: &UplinkFinder,
     node: Option<&NodeId>,
+    paths: &Paths,
 ) -> Result<(Arc<dyn Backend>, Option<Meter>)> {
     match config.backend().kind() {
-        "host-gw" => Ok((Arc::new(HostGw::new(config, finder.clone())), None)),
+        "host-gw" => {
+            let backend = HostGw::new(config, finder.clone()).with_paths(paths.clone());
+            Ok((Arc::new(backend), None))
+        }
         "udp" => {
             let udp = Udp::new(config, finder.clone())?;
             let meter = udp.meter();
             Ok((Arc::new(udp), Some(meter)))
         }
         "vxlan" => {
-            let vxlan = Vxlan::new(config, finder.clone())?;
+            let vxlan = Vxlan::new(config, finder.clone())?.with_paths(paths.clone());
             let vxlan = match node {
                 Some(node) => vxlan.with_identity(node.clone()),
                 None => vxlan,

@@ -13,7 +13,7 @@ use flannel_core::{Lease, Status};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use crate::{args::StatusArgs, observed::Observed, socket};
+use crate::{args::StatusArgs, observed::Observed, probing::Shown, socket};
 
 mod page;
 mod udp;
@@ -44,6 +44,7 @@ pub(crate) async fn document(observed: &Observed) -> Value {
         "last_error": status.last_error,
         "peers": peers(observed, &status).await,
         "refused": status.refused,
+        "probing": observed.probes().map(|probed| Shown(&probed).whole()),
         "syncs": status.syncs,
         "totals": status.totals,
         "repaired": status.repaired,
@@ -61,11 +62,13 @@ async fn peers(observed: &Observed, status: &Status) -> Option<Vec<Value>> {
     let transports =
         timeout(PATIENCE, handle.transports()).await.ok().flatten().unwrap_or_default();
     let transports: BTreeMap<_, _> = transports.into_iter().collect();
+    let probed = observed.probes();
     let problems = status.last_sync.as_ref().map_or(&[][..], |sync| &sync.problems);
     let described = peers.iter().map(|peer| {
         let problem = problems.iter().find(|problem| problem.peer == peer.subnet);
         let mut value = lease(peer);
         value["transport"] = json!(transports.get(&peer.subnet));
+        value["path"] = json!(probed.as_ref().map(|probed| Shown(probed).peer(&peer.subnet)));
         value["problem"] = json!(problem.map(|problem| problem.fault.to_string()));
         value
     });

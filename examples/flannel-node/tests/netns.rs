@@ -10,5 +10,7 @@ mod firewall;
 mod handover;
 #[path = "netns/privileges.rs"]
 mod privileges;
+#[path = "netns/probes.rs"]
+mod probes;
 #[path = "netns/support.rs"]
 mod support;

@@ -10,7 +10,7 @@ use flannel_core::NodeId;
 use flannel_netlink::iface::Selector;
 use ipnetwork::Ipv4Network;
 
-use super::{HealthArgs, KubernetesArgs, LogArgs, StoreArgs, TrafficArgs, values};
+use super::{HealthArgs, KubernetesArgs, LogArgs, ProbeArgs, StoreArgs, TrafficArgs, values};
 
 /// How to run a node.
 #[derive(Args, Debug)]
@@ -76,6 +76,9 @@ pub(crate) struct NodeArgs {
 
     #[command(flatten)]
     pub(crate) traffic: TrafficArgs,
+
+    #[command(flatten)]
+    pub(crate) probe: ProbeArgs,
 
     #[command(flatten)]
     pub(crate) health: HealthArgs,

@@ -67,6 +67,21 @@ pub(crate) struct Running {
     /// What it lacks to serve pods.
     pub(crate) missing: Vec<String>,
     pub(crate) firewall: Option<Firewall>,
+    /// What it has found on the ways to peers, by subnet and family, as it shows it.
+    pub(crate) paths: BTreeMap<(String, bool), Path>,
+}
+
+/// What a node has found on the way to a peer.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Path {
+    /// Packets may be as large as needed.
+    pub(crate) is_enough: bool,
+    /// How large packets may be, bytes, if that is less than what is needed.
+    pub(crate) mtu: Option<u64>,
+    /// Bytes.
+    pub(crate) needed: u64,
+    /// Packets get lost whose checksums are left to the hardware: inside of the tunnel, and between the hosts.
+    pub(crate) corrupted: [bool; 2],
 }
 
 /// The rules that a node keeps.
@@ -91,7 +106,16 @@ impl Running {
         let fault = |fault: &Value| {
             Some(format!("cannot {}: {}", fault["operation"].as_str()?, fault["reason"].as_str()?))
         };
+        let peers = status["peers"].as_array().into_iter().flatten();
+        let paths = peers.flat_map(|peer| {
+            let subnet = peer["subnet"].as_str().unwrap_or_default();
+            [("ipv4", true), ("ipv6", false)].into_iter().filter_map(move |(family, is_ipv4)| {
+                let path = peer["path"].get(family)?;
+                Some(((subnet.to_owned(), is_ipv4), Path::read(path)))
+            })
+        });
         Self {
+            paths: paths.collect(),
             missing: texts(&status["missing"]),
             firewall: firewall.is_object().then(|| Firewall {
                 mode: firewall["mode"].as_str().unwrap_or("nobody").to_owned(),
@@ -103,6 +127,18 @@ impl Running {
                     .collect(),
                 notes: texts(&firewall["notes"]),
             }),
+        }
+    }
+}
+
+impl Path {
+    fn read(path: &Value) -> Self {
+        let layers = ["overlay_checksums", "underlay_checksums"];
+        Self {
+            is_enough: path["state"] == "enough",
+            mtu: path["mtu"].as_u64(),
+            needed: path["needed"].as_u64().unwrap_or_default(),
+            corrupted: layers.map(|layer| path[layer] == "corrupted"),
         }
     }
 }

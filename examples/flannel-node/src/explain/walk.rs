@@ -3,6 +3,7 @@
 mod answers;
 mod leases;
 mod overlay;
+mod paths;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -94,6 +95,9 @@ fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
     }
     pass("settings", settings::settings(facts, &ends, &way)?);
     pass("firewall", settings::firewall(facts)?);
+    if let Some(says) = paths::path(facts, &peer, tunnel, &way)? {
+        pass("path", says);
+    }
     for (link, says) in answers::answers(facts, &peer, tunnel, far)? {
         pass(link, says);
     }

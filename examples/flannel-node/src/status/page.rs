@@ -75,6 +75,20 @@ pub(super) fn render(status: &Value) -> String {
     if !repaired.is_empty() {
         line("repaired", repaired.join(", "));
     }
+    if let Value::Object(probing) = &status["probing"] {
+        let paths = probing["paths"].as_object().into_iter().flatten();
+        let paths: Vec<_> = paths.filter(|(_, count)| **count != 0).collect();
+        let words =
+            |(state, count): (&String, &Value)| format!("{} {count}", state.replace('_', " "));
+        let mut text: Vec<_> = paths.into_iter().map(words).collect();
+        for family in list(&probing["software_checksums"]) {
+            text.push(format!("{} checksums computed in software", shown(family)));
+        }
+        line("paths", text.join(", "));
+        for fault in list(&probing["faults"]) {
+            line("  fault", shown(fault));
+        }
+    }
     if let Value::String(error) = &status["last_error"] {
         line("last error", error.clone());
     }
@@ -89,12 +103,13 @@ pub(super) fn render(status: &Value) -> String {
         ways.dedup();
         let carrier = peer["transport"]["carrier"].as_str();
         let carrier = carrier.map_or_else(String::new, |carrier| format!(" by {carrier}"));
+        let path = path(&peer["path"]);
         let problem =
             peer["problem"].as_str().map_or_else(String::new, |problem| format!("  {problem}"));
         line(
             "",
             format!(
-                "{:28} {:28} {} {}{carrier}{problem}",
+                "{:28} {:28} {} {}{carrier}{path}{problem}",
                 shown(&peer["subnet"]),
                 shown(&peer["address"]),
                 shown(&peer["backend"]),
@@ -121,6 +136,22 @@ pub(super) fn render(status: &Value) -> String {
         );
     }
     page.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// What is wrong on the ways to a peer; nothing if that is nothing.
+fn path(path: &Value) -> String {
+    let mut text = String::new();
+    for found in path.as_object().into_iter().flat_map(|families| families.values()) {
+        if let Some(mtu) = found["mtu"].as_u64() {
+            write!(text, "  path MTU {mtu}, {} needed", found["needed"]).expect("strings take all");
+        }
+        for layer in ["overlay", "underlay"] {
+            if found[format!("{layer}_checksums")] == "corrupted" {
+                write!(text, "  {layer} checksums corrupted").expect("strings take all");
+            }
+        }
+    }
+    text
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -155,11 +186,15 @@ mod tests {
             "lease_remaining_seconds": 3661, "mtu": 1450, "last_error": "renew the lease: refused",
             "peers": [
                 {"subnet": "10.3.2.0-24", "address": "192.0.2.2", "backend": "vxlan", "problem": null,
-                 "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": "nexthop"}},
+                 "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": "nexthop"},
+                 "path": {"ipv4": {"state": "less", "mtu": 1400, "needed": 1500, "overlay_checksums": "corrupted",
+                  "underlay_checksums": "intact"}}},
                 {"subnet": "10.3.4.0-24", "address": "192.0.2.4", "backend": "", "problem": null,
                  "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": null, "carrier": "userspace"}},
                 {"subnet": "10.3.3.0-24", "address": null, "backend": "udp", "problem": "it uses the backend \"udp\""},
             ],
+            "probing": {"paths": {"enough": 0, "less": 1, "no_answer": 1}, "software_checksums": ["ipv4"],
+             "faults": ["cannot use UDP port 8286 of 192.0.2.1: in use"]},
             "refused": [], "syncs": 4, "totals": {"added": 9, "replaced": 1, "removed": 0, "rules_added": 8, "rules_removed": 2, "program_runs": 3},
             "repaired": {"route": 2, "link": 1}, "last_sync": {"firewall": {"mode": "iptables", "faults": []}},
             "udp": {"engine": "ebpf", "sent": {"packets": 4, "bytes": 300}, "received": {"packets": 0, "bytes": 0}},
@@ -177,9 +212,11 @@ firewall     iptables, as it should be; 8 rules added, 2 removed, iptables run 3
 engine       ebpf
 traffic      sent 4 packets, 300 bytes; received 0 packets, 0 bytes
 repaired     link 1, route 2
+paths        less 1, no answer 1, ipv4 checksums computed in software
+  fault      cannot use UDP port 8286 of 192.0.2.1: in use
 last error   renew the lease: refused
 peers        3
-             10.3.2.0-24                  192.0.2.2                    vxlan encapsulated
+             10.3.2.0-24                  192.0.2.2                    vxlan encapsulated  path MTU 1400, 1500 needed  overlay checksums corrupted
              10.3.4.0-24                  192.0.2.4                     encapsulated by userspace
              10.3.3.0-24                  -                            udp   it uses the backend \"udp\"
 journal

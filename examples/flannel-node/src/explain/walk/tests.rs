@@ -494,3 +494,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_the_node_found_on_the_way_is_named() {
+    let walked = |path: &str| {
+        let status =
+            format!(r#"{{"peers":[{{"subnet":"10.244.2.0-24","path":{{"ipv4":{path}}}}}]}}"#);
+        let node = Some(Running::read(&serde_json::from_str(&status).unwrap()));
+        walk(&Facts { node, ..facts("vxlan") })
+    };
+    let whole = walked(r#"{"state":"enough","mtu":null,"needed":1500}"#);
+    assert_eq!(whole.broken, None);
+    assert!(whole.passed.iter().any(|it| it.link == "path" && it.says.contains("1500 bytes")));
+    let silent = walked(r#"{"state":"no_answer","mtu":null,"needed":1500}"#);
+    assert!(silent.broken.is_none() && silent.passed.iter().all(|it| it.link != "path"));
+    let less = walked(r#"{"state":"less","mtu":1400,"needed":1500}"#).broken.unwrap();
+    assert_eq!(less.link, "path MTU");
+    assert!(less.says.contains("is 1400, and 1500 are needed"), "{less:?}");
+    assert!(less.remedy.contains("set MTU in the backend's configuration to 1400"), "{less:?}");
+    let inside = r#"{"state":"enough","needed":1500,"overlay_checksums":"corrupted"}"#;
+    let inside = walked(inside).broken.unwrap();
+    assert_eq!(
+        (inside.link, &*inside.remedy),
+        ("checksums", "ethtool -K flannel.1 tx-checksum-ip-generic off")
+    );
+    let outside = r#"{"state":"enough","needed":1500,"underlay_checksums":"corrupted"}"#;
+    let outside = walked(outside).broken.unwrap();
+    assert_eq!(
+        (outside.link, &*outside.remedy),
+        ("checksums", "ethtool -K eth0 tx-checksum-ip-generic off")
+    );
+}
