@@ -53,9 +53,7 @@ pub(crate) fn check(args: &NodeArgs) -> Result<()> {
 
 /// Runs until SIGTERM or SIGINT, which leave lease and data path as they are.
 pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
-    for text in args.without_effect() {
-        warn!("without effect: {text}");
-    }
+    without_effect(&args.without_effect());
     rights.log();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -94,6 +92,11 @@ pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
     }
     info!("stopped; lease and data path stay");
     Ok(())
+}
+
+/// Says of flags that they change nothing.
+fn without_effect(texts: &[String]) {
+    texts.iter().for_each(|text| warn!("without effect: {text}"));
 }
 
 /// A node that is about to run, with its name.
@@ -159,6 +162,7 @@ async fn with_registry(
         network_config(&registry).await.map_err(|error| (error.is_retryable(), error))
     });
     let config = config.await?;
+    without_effect(&args.without_effect_in(&config));
     sandbox::settle(&args, config.backend().kind());
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");

@@ -10,7 +10,7 @@ use flannel_core::NodeId;
 use flannel_netlink::iface::Selector;
 use ipnetwork::Ipv4Network;
 
-use super::{HealthArgs, KubernetesArgs, LogArgs, StoreArgs, TrafficArgs, values};
+use super::{HealthArgs, KubernetesArgs, LogArgs, StoreArgs, TrafficArgs, refusals::Given, values};
 
 /// How to run a node.
 #[derive(Args, Debug)]
@@ -88,6 +88,10 @@ pub(crate) struct NodeArgs {
 
     #[command(flatten)]
     pub(crate) kubernetes: KubernetesArgs,
+
+    /// Which of all these were given.
+    #[arg(skip)]
+    pub(super) given: Given,
 }
 
 /// The network to create if there is none.
