@@ -2,7 +2,7 @@
 
 use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use flannel_backend::{UplinkFinder, UplinkOptions};
 use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::{Meter, Udp};
@@ -162,6 +162,7 @@ async fn with_registry(
         network_config(&registry).await.map_err(|error| (error.is_retryable(), error))
     });
     let config = config.await?;
+    ensure_backend(&config)?;
     without_effect(&args.without_effect_in(&config));
     sandbox::settle(&args, config.backend().kind());
     if !config.backend().is_explicit() {
@@ -261,8 +262,20 @@ fn backend(
             };
             Ok((Arc::new(vxlan), None))
         }
-        "" => bail!("network config: Backend has no Type, expected one of: {BACKENDS}"),
-        other => bail!("network config: Backend.Type is {other:?}, expected one of: {BACKENDS}"),
+        other => Err(no_backend(other)),
+    }
+}
+
+/// Refuses a network whose backend this program does not have, before anything is touched.
+fn ensure_backend(config: &NetworkConfig) -> Result<()> {
+    let kind = config.backend().kind();
+    if BACKENDS.split(", ").any(|known| known == kind) { Ok(()) } else { Err(no_backend(kind)) }
+}
+
+fn no_backend(kind: &str) -> anyhow::Error {
+    match kind {
+        "" => anyhow!("network config: Backend has no Type, expected one of: {BACKENDS}"),
+        other => anyhow!("network config: Backend.Type is {other:?}, expected one of: {BACKENDS}"),
     }
 }
 
