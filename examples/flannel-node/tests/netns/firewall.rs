@@ -106,3 +106,25 @@ async fn flows_survive_what_others_flush() {
         assert!(took < Duration::from_secs(1), "{flush}: {took:?}: {:?}", nodes[0].output());
     }
 }
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn the_commands_of_the_documentation_are_those_of_the_programs() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/firewall.md");
+    let page = fs::read_to_string(page).unwrap();
+    let commands = page.lines().filter_map(|line| line.strip_prefix("# "));
+    let is_of = |line: &&str, program: &str| line.split(' ').next() == Some(program);
+    let [of_iptables, of_nft] = ["iptables", "nft"]
+        .map(|program| commands.clone().filter(|line| is_of(line, program)).collect::<Vec<_>>());
+    assert!(of_iptables.len() >= 6 && !of_nft.is_empty(), "{of_iptables:?} {of_nft:?}");
+    for (network, commands) in [(HOST_GW, of_iptables), (HOST_GW_NFT, of_nft)] {
+        let cluster = Cluster::new(1, network).await;
+        cluster.shell(0, "iptables -N DOCKER-USER").await;
+        let mut command = cluster.command(program(), 0);
+        command.arg("--ip-masq");
+        let _node = cluster.run(0, command).await;
+        for line in commands {
+            cluster.shell(0, line).await;
+        }
+    }
+}
