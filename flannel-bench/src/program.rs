@@ -67,9 +67,10 @@ impl Node {
         }
         let env = folder.join("subnet.env");
         command.args(leases.node_args()).args(["--iface", "eth0"]);
-        // Others may not know what that is, and go by their address as flannel does.
+        // Others may not know these flags, and go by their address as flannel does. Whoever keeps something keeps it here.
+        command.env("FLANNELD_STATE_DIR", &folder);
         if program.name == NODE {
-            command.args(["--node-id", host.name()]).arg("--state-dir").arg(&folder);
+            command.args(["--node-id", host.name()]);
         }
         command.arg("--subnet-file").arg(&env);
         let arrivals = Arrivals::watch(&folder)?;

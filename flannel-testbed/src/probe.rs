@@ -4,6 +4,7 @@
 //! source address that the other side saw, so that address translation on the way shows.
 
 mod echo;
+mod flow;
 mod packet;
 mod ping;
 mod reachability;
@@ -13,6 +14,7 @@ mod tally;
 mod throughput;
 
 pub(crate) use echo::serve;
+pub use flow::{Flow, flow};
 pub use ping::{Ping, PingError, Pong, ping};
 pub use reachability::{Reachability, Unreachable, reachability};
 pub use stream::{Stream, stream};

@@ -2,7 +2,7 @@
 
 use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
 use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::{Meter, Udp};
@@ -55,9 +55,7 @@ pub(crate) fn check(args: &NodeArgs) -> Result<()> {
 
 /// Runs until SIGTERM or SIGINT, which leave lease and data path as they are.
 pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
-    for text in args.without_effect() {
-        warn!("without effect: {text}");
-    }
+    without_effect(&args.without_effect());
     rights.log();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -99,6 +97,11 @@ pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
     }
     info!("stopped; lease and data path stay");
     Ok(())
+}
+
+/// Says of flags that they change nothing.
+fn without_effect(texts: &[String]) {
+    texts.iter().for_each(|text| warn!("without effect: {text}"));
 }
 
 /// A node that is about to run, with its name.
@@ -166,6 +169,8 @@ async fn with_registry(
         network_config(&registry).await.map_err(|error| (error.is_retryable(), error))
     });
     let config = config.await?;
+    ensure_backend(&config)?;
+    without_effect(&args.without_effect_in(&config));
     sandbox::settle(&args, config.backend().kind());
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
@@ -273,8 +278,20 @@ fn backend(
             };
             Ok((Arc::new(vxlan), None))
         }
-        "" => bail!("network config: Backend has no Type, expected one of: {BACKENDS}"),
-        other => bail!("network config: Backend.Type is {other:?}, expected one of: {BACKENDS}"),
+        other => Err(no_backend(other)),
+    }
+}
+
+/// Refuses a network whose backend this program does not have, before anything is touched.
+fn ensure_backend(config: &NetworkConfig) -> Result<()> {
+    let kind = config.backend().kind();
+    if BACKENDS.split(", ").any(|known| known == kind) { Ok(()) } else { Err(no_backend(kind)) }
+}
+
+fn no_backend(kind: &str) -> anyhow::Error {
+    match kind {
+        "" => anyhow!("network config: Backend has no Type, expected one of: {BACKENDS}"),
+        other => anyhow!("network config: Backend.Type is {other:?}, expected one of: {BACKENDS}"),
     }
 }
 

@@ -3,11 +3,16 @@
 
 use std::process::{Command, Output};
 
+/// Runs the program, whose own files are in a folder that is gone afterwards, and stay out of it: nothing here becomes a node.
 fn run(args: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, run) = (folder.path().join("state"), folder.path().join("run/subnet.env"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_flannel-node"));
+    command.env("FLANNELD_STATE_DIR", &state).env("FLANNELD_SUBNET_FILE", run);
     command.args(args).envs(environment.iter().copied());
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
+    assert!(!state.exists(), "{args:?} made {}", state.display());
     (status.code(), text(stdout), text(stderr))
 }
 

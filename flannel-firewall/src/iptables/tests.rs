@@ -46,6 +46,12 @@ fn the_text_is_flannels_to_the_byte() {
 }
 
 #[test]
+fn the_documentation_shows_these_rules() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/firewall.md");
+    assert!(std::fs::read_to_string(page).unwrap().contains(&[POSTRTG, FWD].concat()));
+}
+
+#[test]
 fn ipv6_has_the_same_rules_with_its_own_addresses() {
     let [masquerade, forward] = all(Family::Ipv6);
     let translated = |text: &str| {

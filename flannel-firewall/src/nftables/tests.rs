@@ -49,6 +49,12 @@ fn the_text_is_what_nft_prints() {
 }
 
 #[test]
+fn the_documentation_shows_this_table() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/firewall.md");
+    assert!(std::fs::read_to_string(page).unwrap().contains(IPV4));
+}
+
+#[test]
 fn prefixes_are_compared_as_nft_does() {
     // From `nft --debug=netlink` of 1.0.6.
     let compiled = |block: &str| {

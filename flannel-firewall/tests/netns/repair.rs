@@ -1,20 +1,9 @@
 //! What others change is put right, and nothing is done when nothing is wrong.
 
-use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
-use tokio::{
-    task::spawn_blocking,
-    time::{Instant, timeout},
-};
+use flannel_testbed::probe::flow;
+use tokio::time::{Instant, timeout};
 
 use crate::world::{Keeper, World, eventually, quiet, scope};
 
@@ -27,6 +16,8 @@ fn damages(keeper: Keeper) -> &'static [&'static str] {
             "nft flush chain ip6 flannel-ipv6 postrtg",
             "nft insert rule ip flannel-ipv4 postrtg return",
             "nft add rule ip6 flannel-ipv6 forward drop",
+            "nft replace rule ip6 flannel-ipv6 forward handle $(nft -a list chain ip6 flannel-ipv6 forward | sed -n 's/.*saddr.*handle //p') drop",
+            "nft delete table ip6 flannel-ipv6",
             "nft add chain ip flannel-ipv4 more",
             "nft 'add table ip flannel-ipv4 { flags dormant; }'",
             "nft 'add chain ip flannel-ipv4 forward { policy drop; }'",
@@ -79,66 +70,6 @@ async fn every_damage_to_legacy_iptables_is_repaired() {
     every_damage_is_repaired(Keeper::IptablesLegacy).await;
 }
 
-/// A TCP connection over which a byte goes there and back all the time.
-struct Flow {
-    rounds: Arc<AtomicU64>,
-    longest_ms: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    ends: tokio::task::JoinSet<std::io::Result<()>>,
-}
-
-impl Flow {
-    async fn start(world: &World) -> Self {
-        let address = (world.outside().ip(), 0);
-        let listener =
-            world.outside().namespace().run(|| TcpListener::bind(address)).unwrap().unwrap();
-        let target = listener.local_addr().unwrap();
-        let namespace = world.pod.namespace().clone();
-        let (rounds, longest_ms) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut ends = tokio::task::JoinSet::new();
-        ends.spawn_blocking(move || {
-            let (mut stream, _) = listener.accept()?;
-            let mut byte = [0];
-            while stream.read(&mut byte)? > 0 {
-                stream.write_all(&byte)?;
-            }
-            Ok(())
-        });
-        let connect = move || TcpStream::connect_timeout(&target, Duration::from_secs(3));
-        let connected = spawn_blocking(move || namespace.run(connect)).await.unwrap();
-        let mut stream = connected.unwrap().unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let counted = (Arc::clone(&rounds), Arc::clone(&longest_ms), Arc::clone(&stop));
-        ends.spawn_blocking(move || {
-            let (rounds, longest_ms, stop) = counted;
-            while !stop.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                stream.write_all(b"x")?;
-                stream.read_exact(&mut [0])?;
-                let took = began.elapsed().as_millis() as u64;
-                longest_ms.fetch_max(took, Ordering::Relaxed);
-                rounds.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
-        });
-        Self { rounds, longest_ms, stop, ends }
-    }
-
-    fn rounds(&self) -> u64 {
-        self.rounds.load(Ordering::Relaxed)
-    }
-
-    /// Ends it and says how long the longest round took, in milliseconds.
-    async fn stop(mut self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        while let Some(end) = self.ends.join_next().await {
-            end.unwrap().expect("the connection holds");
-        }
-        self.longest_ms.load(Ordering::Relaxed)
-    }
-}
-
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn flows_survive_a_flush_under_traffic() {
@@ -152,7 +83,7 @@ async fn flows_survive_a_flush_under_traffic() {
         world.run(drop).await;
         let mut firewall = world.start().await;
         let before = world.ours().await;
-        let flow = Flow::start(&world).await;
+        let flow = flow(&world.pod, world.outside()).await.unwrap();
         assert!(eventually(async || flow.rounds() > 100).await);
         world.run(flush).await;
         let repaired = world.repair(&mut firewall, async || world.ours().await == before).await;
@@ -164,10 +95,10 @@ async fn flows_survive_a_flush_under_traffic() {
             flow.rounds(),
             world.run("iptables-save -c; conntrack -L; cat /proc/net/nf_conntrack; true").await
         );
-        let longest = flow.stop().await;
-        println!("{keeper:?}: {flush}: the longest round took {longest} ms");
+        let longest = flow.stop().await.unwrap();
+        println!("{keeper:?}: {flush}: the longest round took {longest:?}");
         // The time until the repair, and until TCP tries again after that.
-        assert!(longest < 2000, "{keeper:?}: {flush}: {longest} ms");
+        assert!(longest < Duration::from_secs(2), "{keeper:?}: {flush}: {longest:?}");
         assert!(world.masquerades().await);
     }
 }

@@ -27,22 +27,8 @@ pub async fn tcp_throughput(
     duration: Duration,
 ) -> Result<Throughput, ThroughputError> {
     let (from, to) = (from.into(), to.into());
-    let failed = |step| {
-        let (from, to) = (from.name().to_owned(), to.name().to_owned());
-        move |source| ThroughputError::Connection { step, from, to, source }
-    };
-    let shared_family = |ip: &IpAddr| from.ips().any(|own| own.is_ipv4() == ip.is_ipv4());
-    let Some(ip) = to.ips().find(shared_family) else {
-        return Err(ThroughputError::NoSharedFamily {
-            from: from.name().to_owned(),
-            to: to.name().to_owned(),
-        });
-    };
-    let listen = move || TcpListener::bind(SocketAddr::new(ip, 0));
-    let listener = inside(to.namespace(), listen).await.map_err(failed("listen"))?;
-    let address = listener.local_addr().map_err(failed("listen"))?;
-    let connect = move || TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
-    let sender = inside(from.namespace(), connect).await.map_err(failed("connect"))?;
+    let (listener, sender) = connection(&from, &to).await?;
+    let failed = |step| failed(step, &from, &to);
     let receiver = blocking(move || take(&listener, duration));
     let sender = blocking(move || send(sender, duration));
     let (received, sent) = tokio::join!(receiver, sender);
@@ -73,14 +59,14 @@ impl fmt::Display for Throughput {
     }
 }
 
-/// Why a throughput could not be measured.
+/// Why a throughput could not be measured, or a connection not be kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ThroughputError {
     /// A step of the connection failed.
-    #[error("cannot {step} for a bulk transfer from {from} to {to}")]
+    #[error("cannot {step} over TCP from {from} to {to}")]
     Connection {
-        /// `listen`, `connect`, `send` or `receive`.
+        /// `listen`, `connect`, `send`, `receive` or `keep a connection`.
         step: &'static str,
         /// The sender.
         from: String,
@@ -97,6 +83,36 @@ pub enum ThroughputError {
         /// The receiver.
         to: String,
     },
+}
+
+/// A listener at `to`, and a connection to it from `from`.
+pub(super) async fn connection(
+    from: &Endpoint,
+    to: &Endpoint,
+) -> Result<(TcpListener, TcpStream), ThroughputError> {
+    let shared_family = |ip: &IpAddr| from.ips().any(|own| own.is_ipv4() == ip.is_ipv4());
+    let Some(ip) = to.ips().find(shared_family) else {
+        return Err(ThroughputError::NoSharedFamily {
+            from: from.name().to_owned(),
+            to: to.name().to_owned(),
+        });
+    };
+    let failed = |step| failed(step, from, to);
+    let listen = move || TcpListener::bind(SocketAddr::new(ip, 0));
+    let listener = inside(to.namespace(), listen).await.map_err(failed("listen"))?;
+    let address = listener.local_addr().map_err(failed("listen"))?;
+    let connect = move || TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
+    let sender = inside(from.namespace(), connect).await.map_err(failed("connect"))?;
+    Ok((listener, sender))
+}
+
+fn failed(
+    step: &'static str,
+    from: &Endpoint,
+    to: &Endpoint,
+) -> impl FnOnce(io::Error) -> ThroughputError {
+    let (from, to) = (from.name().to_owned(), to.name().to_owned());
+    move |source| ThroughputError::Connection { step, from, to, source }
 }
 
 fn send(mut stream: TcpStream, duration: Duration) -> io::Result<()> {
@@ -143,4 +159,4 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// A first SYN may be lost once and is sent again after 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection over which nothing moves for this long has failed.
-const STALLED: Duration = Duration::from_secs(5);
+pub(super) const STALLED: Duration = Duration::from_secs(5);

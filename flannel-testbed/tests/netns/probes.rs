@@ -1,6 +1,6 @@
 use flannel_testbed::{
     Testbed,
-    probe::{PingError, stream, tcp_throughput},
+    probe::{PingError, flow, stream, tcp_throughput},
 };
 use tokio::time::timeout;
 
@@ -72,4 +72,19 @@ async fn bulk_transfer_moves_data() {
     let v6 = alone.host(0).add_pod(blocks("fd00:244::/64")).await.unwrap();
     let error = tcp_throughput(&v4, &v6, MS).await.unwrap_err();
     assert_eq!(error.to_string(), "host1/pod1 and host1/pod2 have no address family in common");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_flow_counts_its_rounds_and_notices_a_gap() {
+    let (testbed, one, two) = two_routed_pods().await;
+    let flow = flow(&one, &two).await.unwrap();
+    until("it flows", async || flow.rounds() > 100).await;
+    testbed.host(0).unplug().await.unwrap();
+    tokio::time::sleep(300 * MS).await;
+    testbed.host(0).plug().await.unwrap();
+    let after = flow.rounds();
+    until("it flows again", async || flow.rounds() > after + 100).await;
+    let longest = flow.stop().await.unwrap();
+    assert!(longest > 250 * MS, "{longest:?}");
 }

@@ -10,7 +10,9 @@ use flannel_core::NodeId;
 use flannel_netlink::iface::Selector;
 use ipnetwork::Ipv4Network;
 
-use super::{HealthArgs, KubernetesArgs, LogArgs, ProbeArgs, StoreArgs, TrafficArgs, values};
+use super::{
+    HealthArgs, KubernetesArgs, LogArgs, ProbeArgs, StoreArgs, TrafficArgs, refusals::Given, values,
+};
 
 /// How to run a node.
 #[derive(Args, Debug)]
@@ -91,6 +93,10 @@ pub(crate) struct NodeArgs {
 
     #[command(flatten)]
     pub(crate) kubernetes: KubernetesArgs,
+
+    /// Which of all these were given.
+    #[arg(skip)]
+    pub(super) given: Given,
 }
 
 /// The network to create if there is none.

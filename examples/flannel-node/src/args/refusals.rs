@@ -1,6 +1,9 @@
 //! Flags of flanneld that this program knows and cannot serve.
 
-use clap::{CommandFactory, error::ErrorKind};
+use std::collections::BTreeSet;
+
+use clap::{ArgMatches, CommandFactory, Id, error::ErrorKind, parser::ValueSource};
+use flannel_core::NetworkConfig;
 
 use super::{Cli, NodeArgs};
 
@@ -24,20 +27,97 @@ impl NodeArgs {
         }
     }
 
-    /// What was given and changes nothing, with the reason.
-    pub(crate) fn without_effect(&self) -> Vec<&'static str> {
-        let kubernetes = &self.kubernetes;
-        let given = [
-            (self.log.log_backtrace_at.is_some(), "--log_backtrace_at: errors have no backtrace"),
+    /// What was given and changes nothing, with the reason and what to do.
+    pub(crate) fn without_effect(&self) -> Vec<String> {
+        let etcd = ["endpoints", "prefix", "keyfile", "certfile", "cafile", "username", "password"];
+        let etcd = etcd.map(|name| format!("etcd_{name}"));
+        let etcd: Vec<_> = etcd.iter().map(String::as_str).collect();
+        let reasons: &[(bool, &[&str], &str)] = &[
             (
-                kubernetes.kube_api_url.is_some(),
-                "--kube-api-url: leases are not kept in Kubernetes",
+                true,
+                &[
+                    "kube_api_url",
+                    "kube_annotation_prefix",
+                    "kubeconfig_file",
+                    "set_node_network_unavailable",
+                ],
+                "leases are not kept in Kubernetes; leave it out",
             ),
             (
-                kubernetes.kubeconfig_file.is_some(),
-                "--kubeconfig-file: leases are not kept in Kubernetes",
+                true,
+                &["net_config_path"],
+                "the network's configuration is in the store; leave it out, and write it there with flannel-node config set",
+            ),
+            (
+                true,
+                &["log_backtrace_at"],
+                "errors name what failed without a backtrace; leave it out",
+            ),
+            (
+                self.store.store.is_some(),
+                &etcd,
+                "leases are where --store says; leave it out, or leave out --store to keep them in etcd",
+            ),
+            (
+                self.health.healthz_port == 0,
+                &["healthz_ip"],
+                "nothing listens without a port; give --healthz-port too",
+            ),
+            (
+                !self.traffic.ip_masq,
+                &["ip_masq_fully_random_disable"],
+                "nothing is masqueraded; give --ip-masq too",
+            ),
+            (
+                self.node_id.is_some(),
+                &["state_dir"],
+                "--node-id names the node, so that no name is kept there; leave one of the two out",
             ),
         ];
-        given.into_iter().filter(|(given, _)| *given).map(|(_, text)| text).collect()
+        let effectless = reasons.iter().filter(|(applies, ..)| *applies);
+        effectless.flat_map(|(_, flags, reason)| self.given.said(flags, reason)).collect()
+    }
+
+    /// The same of what depends on the network.
+    pub(crate) fn without_effect_in(&self, config: &NetworkConfig) -> Vec<String> {
+        let reasons: [(bool, &str, &str); 3] = [
+            (config.ipv4().is_none(), "public_ip", "the network has no IPv4; leave it out"),
+            (
+                config.ipv6().is_none(),
+                "public_ipv6",
+                "the network has no IPv6; leave it out, or set EnableIPv6 and IPv6Network",
+            ),
+            (
+                config.enable_nftables() == Some(true),
+                "iptables_resync",
+                "rules are kept in nftables, which tells of changes by itself; leave it out",
+            ),
+        ];
+        let effectless = reasons.iter().filter(|(applies, ..)| *applies);
+        effectless.flat_map(|(_, flag, reason)| self.given.said(&[flag], reason)).collect()
+    }
+}
+
+/// Which flags were given, on the command line or by the environment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Given(BTreeSet<String>);
+
+impl Given {
+    /// Those that clap did not fill in by itself.
+    pub(super) fn of(matches: &ArgMatches) -> Self {
+        let is_given =
+            |id: &&Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        Self(matches.ids().filter(is_given).map(ToString::to_string).collect())
+    }
+
+    /// A text for each of the flags that was given.
+    fn said(&self, flags: &[&str], reason: &str) -> Vec<String> {
+        let given = flags.iter().filter(|flag| self.0.contains(**flag));
+        // The one flag that klog spells with an underscore.
+        let spelt = |flag: &str| match flag {
+            "log_backtrace_at" => flag.to_owned(),
+            _ => flag.replace('_', "-"),
+        };
+        given.map(|flag| format!("--{}: {reason}", spelt(flag))).collect()
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::{Command, CommandFactory, Parser};
+use clap::{Command, CommandFactory, FromArgMatches};
 
-use super::Cli;
+use super::{Cli, refusals::Given};
 
 impl Cli {
     /// Reads the command line in any of flanneld's spellings, and the environment for what it leaves open.
@@ -19,7 +19,7 @@ impl Cli {
         let root = Self::command();
         let args: Vec<_> = args.into_iter().collect();
         // The options of the command that is meant are those that the environment may give.
-        let mut command = &root;
+        let mut command = &root.clone();
         for arg in args.iter().skip(1) {
             let Some(inner) = command.find_subcommand(arg) else { break };
             command = inner;
@@ -39,7 +39,9 @@ impl Cli {
                 Some(arg)
             });
         let args: Vec<_> = args.iter().cloned().chain(from_environment).collect();
-        let cli = Self::try_parse_from(args)?;
+        let matches = root.try_get_matches_from(args)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        cli.node.given = Given::of(&matches);
         cli.node.refuse()?;
         Ok(cli)
     }

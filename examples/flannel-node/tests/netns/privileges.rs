@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
 use flannel_testbed::{Process, probe};
 
-use super::support::{Cluster, HOST_GW, VXLAN, eventually, program};
+use super::support::{Cluster, HOST_GW, VXLAN, asked, eventually, program};
 
 /// `CAP_NET_ADMIN` of linux/capability.h, as the kernel shows it.
 const NET_ADMIN: &str = "0000000000001000";
@@ -91,4 +91,51 @@ async fn without_the_capability_it_is_told_what_is_missing() {
     let mut node = cluster.host(0).spawn(none).unwrap();
     let said = |line: &str| line.contains("CAP_NET_ADMIN is missing");
     node.line(Duration::from_secs(10), said).await.unwrap();
+}
+
+/// The command where nobody can write kernel settings, as in most containers.
+fn with_settings_read_only(command: &Command) -> Command {
+    let mut read_only = Command::new("unshare");
+    let mount =
+        "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
+    read_only.args(["--mount", "sh", "-c", mount, "sh"]);
+    read_only.arg(command.get_program()).args(command.get_args());
+    read_only
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn settings_that_are_right_may_be_read_only() {
+    for network in [HOST_GW, VXLAN] {
+        let cluster = Cluster::new(1, network).await;
+        cluster.shell(0, "echo 1 > /proc/sys/net/ipv4/ip_forward").await;
+        let mut command = cluster.command(program(), 0);
+        command.arg("--ip-masq");
+        let node = cluster.run(0, with_settings_read_only(&command)).await;
+        let said = node.output();
+        let troubles: Vec<_> = said.iter().filter(|line| line.contains(" WARN ")).collect();
+        let about = |line: &&&String| line.contains("forward") && line.contains("cannot");
+        assert_eq!(troubles.iter().filter(about).count(), 0, "{troubles:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn settings_that_are_wrong_and_read_only_are_named_until_somebody_sets_them() {
+    let cluster = Cluster::new(1, HOST_GW).await;
+    cluster.shell(0, "echo 0 > /proc/sys/net/ipv4/ip_forward").await;
+    let command = with_settings_read_only(&cluster.command(program(), 0));
+    let mut node = cluster.host(0).spawn(command).unwrap();
+    let named = |line: &str| {
+        ["cannot set net.ipv4.ip_forward: Read-only file system", "sysctl -w net.ipv4.ip_forward=1"]
+            .iter()
+            .all(|words| line.contains(words))
+    };
+    node.line(Duration::from_secs(20), named).await.unwrap();
+    let socket = cluster.subnet_file(0).with_extension("sock");
+    let (code, says) = asked(&socket, "/readyz");
+    assert_eq!(code, 503);
+    assert!(says.contains("firewall: cannot set net.ipv4.ip_forward"), "{says}");
+    cluster.shell(0, "echo 1 > /proc/sys/net/ipv4/ip_forward").await;
+    eventually(async || asked(&socket, "/readyz").0 == 200).await;
 }

@@ -15,6 +15,9 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 pub(crate) const HOST_GW: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
+/// The same with rules in nftables.
+pub(crate) const HOST_GW_NFT: &str =
+    r#"{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"host-gw"}}"#;
 pub(crate) const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
 /// Hosts without nodes, and a folder for their store and files.
@@ -66,6 +69,17 @@ impl Cluster {
         let ready = |line: &str| line.contains(" ready subnet=");
         process.line(Duration::from_secs(20), ready).await.unwrap();
         process
+    }
+
+    /// Runs a line of shell on host `n` and returns what it prints.
+    pub(crate) async fn shell(&self, n: usize, line: &str) -> String {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        let mut process = self.host(n).spawn(command).unwrap();
+        let status = process.wait().await.unwrap();
+        let said = process.output().join("\n");
+        assert!(status.success(), "{line}: {said}");
+        said
     }
 
     /// Starts the nodes of all hosts and a pod behind each, and waits until all reach each other.

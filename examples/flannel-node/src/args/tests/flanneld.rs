@@ -126,8 +126,47 @@ fn of_a_flag_that_is_given_twice_the_last_counts() {
 }
 
 #[test]
-fn what_has_no_effect_is_said() {
-    let args = ["-kubeconfig-file=/x", "-log_backtrace_at=a:1", "-kube-api-url=https://x"];
-    assert_eq!(node(&args, &[]).without_effect().len(), 3);
-    assert!(node(&[], &[]).without_effect().is_empty());
+fn what_has_no_effect_is_said_once_with_what_to_do() {
+    let config = r#"{"EnableNFTables":true,"Network":"10.3.0.0/16"}"#.parse().unwrap();
+    let said = |args: &[&str], environment: &[(&str, &str)]| {
+        let args = node(args, environment);
+        [args.without_effect(), args.without_effect_in(&config)].concat()
+    };
+    let of_kubernetes = [
+        "-kubeconfig-file=/x",
+        "-kube-api-url=https://x",
+        "-kube-annotation-prefix=a",
+        "-net-config-path=/y",
+        "-set-node-network-unavailable",
+        "-log_backtrace_at=a:1",
+    ];
+    let of_others = [
+        "-store=memory",
+        "-etcd-endpoints=http://x:1",
+        "-etcd-cafile=/c",
+        "-healthz-ip=127.0.0.1",
+        "-ip-masq-fully-random-disable",
+        "-node-id=a",
+        "-state-dir=/s",
+        "-public-ipv6=2001:db8::1",
+        "-iptables-resync=7",
+    ];
+    let all = said(&[&of_kubernetes[..], &of_others].concat(), &[]);
+    let golden = include_str!("../../../tests/golden/without-effect.txt");
+    assert_eq!(all.iter().map(|line| format!("{line}\n")).collect::<String>(), golden);
+
+    let environment = [("FLANNELD_KUBE_ANNOTATION_PREFIX", "a"), ("FLANNELD_ETCD_PREFIX", "/x")];
+    assert_eq!(said(&[], &environment).len(), 1, "a default value counts too if it is given");
+    assert_eq!(said(&["-set-node-network-unavailable=true"], &[]).len(), 1);
+    let useful = [
+        "-etcd-endpoints=http://x:1",
+        "-healthz-ip=::1",
+        "-healthz-port=1",
+        "-ip-masq",
+        "-state-dir=/s",
+        "-ip-masq-fully-random-disable",
+        "-public-ip=192.0.2.1",
+    ];
+    assert_eq!(said(&useful, &[]), [""; 0]);
+    assert_eq!(said(&[], &[]), [""; 0]);
 }
