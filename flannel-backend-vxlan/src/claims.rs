@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr},
+    net::Ipv6Addr,
 };
 
 use flannel_core::{Lease, Peers, Revision, Subnet};
@@ -17,8 +17,8 @@ use crate::{KIND, family::Family, lease_data};
 /// lowest subnet has it. Peers with the same remote share it: they are several leases of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    /// By family and address, and then in the order of the subnets; flat, because nearly every address has one claimant.
-    by_mac: BTreeMap<(Family, MacAddress, Subnet), IpAddr>,
+    /// Nearly every address has one claimant. Its remote is in its lease.
+    by_mac: BTreeSet<(Family, MacAddress, Subnet)>,
     /// What each subnet claims: for IPv4, and for IPv6.
     by_subnet: BTreeMap<Subnet, [Option<MacAddress>; 2]>,
     seen: Option<Revision>,
@@ -29,65 +29,65 @@ impl Claims {
     pub(crate) fn follow(&mut self, peers: &Peers) -> bool {
         let changed = self.seen.as_ref().and_then(|seen| peers.changed_since(seen));
         self.seen = Some(peers.revision().clone());
+        let Some(changed) = changed else {
+            self.start_anew(peers);
+            return true;
+        };
         let mut contested = false;
-        if let Some(changed) = changed {
-            for subnet in changed {
-                contested |= self.set(subnet, peers.get(&subnet));
-            }
-            return contested;
-        }
-        let known = self.by_subnet.keys().copied();
-        let gone: BTreeSet<Subnet> = known.filter(|subnet| peers.get(subnet).is_none()).collect();
-        for subnet in gone {
-            contested |= self.set(subnet, None);
-        }
-        for peer in peers.iter() {
-            contested |= self.set(peer.subnet, Some(peer));
+        for subnet in changed {
+            contested |= self.set(subnet, peers);
         }
         contested
     }
 
-    /// The peer that has the address which the peer with `subnet` claims, if that is another one.
-    pub(crate) fn rival(&self, family: Family, mac: MacAddress, subnet: &Subnet) -> Option<Subnet> {
-        let (winner, remote) = self.claimants(family, mac).next()?;
-        (self.by_mac.get(&(family, mac, *subnet))? != remote).then_some(*winner)
-    }
-
-    fn claimants(
+    /// The peer that has the address which the peer with `subnet` claims, if that is another one. `peers` are those that were
+    /// followed last.
+    pub(crate) fn rival(
         &self,
+        peers: &Peers,
         family: Family,
         mac: MacAddress,
-    ) -> impl Iterator<Item = (&Subnet, &IpAddr)> {
-        let from = self.by_mac.range((family, mac, lowest_subnet())..);
-        from.take_while(move |((f, m, _), _)| (*f, *m) == (family, mac))
-            .map(|((_, _, subnet), remote)| (subnet, remote))
+        subnet: &Subnet,
+    ) -> Option<Subnet> {
+        let remote = |subnet: &Subnet| family.public(&peers.get(subnet)?.attrs);
+        let winner = self.claimants(family, mac).next()?;
+        (winner != subnet && remote(winner) != remote(subnet)).then_some(*winner)
     }
 
-    fn set(&mut self, subnet: Subnet, peer: Option<&Lease>) -> bool {
-        let claims = peer.map_or([None; 2], claims_of);
-        let mut contested = false;
+    fn claimants(&self, family: Family, mac: MacAddress) -> impl Iterator<Item = &Subnet> {
+        let from = self.by_mac.range((family, mac, lowest_subnet())..);
+        from.take_while(move |(f, m, _)| (*f, *m) == (family, mac)).map(|(.., subnet)| subnet)
+    }
+
+    /// Built at once, trees have no gaps.
+    fn start_anew(&mut self, peers: &Peers) {
+        let claims = || peers.iter().map(|peer| (peer.subnet, claims_of(peer)));
+        self.by_subnet = claims().filter(|(_, macs)| *macs != [None; 2]).collect();
+        let by_mac = |(subnet, macs): (Subnet, [Option<MacAddress>; 2])| {
+            let both = Family::ALL.into_iter().zip(macs);
+            both.filter_map(move |(family, mac)| Some((family, mac?, subnet)))
+        };
+        self.by_mac = claims().flat_map(by_mac).collect();
+    }
+
+    fn set(&mut self, subnet: Subnet, peers: &Peers) -> bool {
+        let claims = peers.get(&subnet).map_or([None; 2], claims_of);
+        let mut shared = false;
         let before = self.by_subnet.remove(&subnet).unwrap_or_default();
         for (family, mac) in Family::ALL.into_iter().zip(before) {
             let Some(mac) = mac else { continue };
-            contested |= self.is_contested(family, mac);
             self.by_mac.remove(&(family, mac, subnet));
+            shared |= self.claimants(family, mac).next().is_some();
         }
-        for (family, claim) in Family::ALL.into_iter().zip(claims) {
-            let Some((mac, remote)) = claim else { continue };
-            self.by_mac.insert((family, mac, subnet), remote);
-            contested |= self.is_contested(family, mac);
+        for (family, mac) in Family::ALL.into_iter().zip(claims) {
+            let Some(mac) = mac else { continue };
+            shared |= self.claimants(family, mac).next().is_some();
+            self.by_mac.insert((family, mac, subnet));
         }
-        let macs = claims.map(|claim| claim.map(|(mac, _)| mac));
-        if macs != [None; 2] {
-            self.by_subnet.insert(subnet, macs);
+        if claims != [None; 2] {
+            self.by_subnet.insert(subnet, claims);
         }
-        contested
-    }
-
-    fn is_contested(&self, family: Family, mac: MacAddress) -> bool {
-        let mut remotes = self.claimants(family, mac).map(|(_, remote)| remote);
-        let first = remotes.next();
-        remotes.any(|remote| Some(remote) != first)
+        shared
     }
 }
 
@@ -97,14 +97,14 @@ fn lowest_subnet() -> Subnet {
     Subnet::new(None, Some(everything)).expect("it has a block")
 }
 
-/// What a peer claims in each of [`Family::ALL`], and for which remote.
-fn claims_of(peer: &Lease) -> [Option<(MacAddress, IpAddr)>; 2] {
+/// What a peer claims in each of [`Family::ALL`].
+fn claims_of(peer: &Lease) -> [Option<MacAddress>; 2] {
     if peer.attrs.backend_type != KIND {
         return [None; 2];
     }
     Family::ALL.map(|family| {
-        let mac = lease_data::parse(family.data(peer)).ok()?;
-        Some((mac, family.public(&peer.attrs)?))
+        family.public(&peer.attrs)?;
+        lease_data::parse(family.data(peer)).ok()
     })
 }
 
@@ -135,8 +135,8 @@ mod tests {
         Peers::new(config, lease(250, 250, 250))
     }
 
-    fn rival(claims: &Claims, n: u8, mac: u8) -> Option<Subnet> {
-        claims.rival(Family::V4, MacAddress::new([2, 0, 0, 0, 0, mac]), &subnet(n))
+    fn rival(claims: &Claims, peers: &Peers, n: u8, mac: u8) -> Option<Subnet> {
+        claims.rival(peers, Family::V4, MacAddress::new([2, 0, 0, 0, 0, mac]), &subnet(n))
     }
 
     #[test]
@@ -144,20 +144,20 @@ mod tests {
         let (mut peers, mut claims) = (peers(), Claims::default());
         peers.fold(LeaseEvent::Reset(vec![lease(1, 7, 1), lease(2, 7, 2), lease(3, 8, 3)]));
         assert!(claims.follow(&peers));
-        assert_eq!(rival(&claims, 1, 7), None);
-        assert_eq!(rival(&claims, 2, 7), Some(subnet(1)));
-        assert_eq!(rival(&claims, 3, 8), None);
+        assert_eq!(rival(&claims, &peers, 1, 7), None);
+        assert_eq!(rival(&claims, &peers, 2, 7), Some(subnet(1)));
+        assert_eq!(rival(&claims, &peers, 3, 8), None);
         peers.fold(LeaseEvent::Remove(subnet(1)));
         assert!(claims.follow(&peers), "peer 2 has to be looked at again");
-        assert_eq!(rival(&claims, 2, 7), None);
+        assert_eq!(rival(&claims, &peers, 2, 7), None);
     }
 
     #[test]
     fn two_leases_of_one_node_share_its_address() {
         let (mut peers, mut claims) = (peers(), Claims::default());
         peers.fold(LeaseEvent::Reset(vec![lease(1, 7, 1), lease(2, 7, 1)]));
-        assert!(!claims.follow(&peers));
-        assert_eq!(rival(&claims, 2, 7), None);
+        claims.follow(&peers);
+        assert_eq!(rival(&claims, &peers, 2, 7), None);
     }
 
     proptest! {
@@ -181,7 +181,7 @@ mod tests {
                 for n in 1..6 {
                     let answer = |claims: &Claims| {
                         let mac = lease_data::parse(Family::V4.data(peers.get(&subnet(n))?)).unwrap();
-                        claims.rival(Family::V4, mac, &subnet(n))
+                        claims.rival(&peers, Family::V4, mac, &subnet(n))
                     };
                     prop_assert_eq!(answer(&claims), answer(&anew));
                     let before = known.insert(n, answer(&anew)).flatten();
