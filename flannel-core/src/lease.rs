@@ -264,7 +264,7 @@ mod tests {
             LeaseAttrs {
                 public_ip: v4.map(Ipv4Addr::from),
                 public_ipv6: v6.map(Ipv6Addr::from),
-                backend_type,
+                backend_type: backend_type.into(),
                 backend_data: data.clone(),
                 backend_v6_data: data,
             }
