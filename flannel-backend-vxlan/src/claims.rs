@@ -1,13 +1,9 @@
 //! Which peer an Ethernet address belongs to.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv6Addr,
-};
+use std::mem;
 
 use flannel_core::{Lease, Peers, Revision, Subnet};
 use flannel_netlink::state::MacAddress;
-use ipnetwork::Ipv6Network;
 
 use crate::{KIND, family::Family, lease_data};
 
@@ -17,11 +13,21 @@ use crate::{KIND, family::Family, lease_data};
 /// lowest subnet has it. Peers with the same remote share it: they are several leases of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    /// Nearly every address has one claimant. Its remote is in its lease.
-    by_mac: BTreeSet<(Family, MacAddress, Subnet)>,
-    /// What each subnet claims: for IPv4, and for IPv6.
-    by_subnet: BTreeMap<Subnet, [Option<MacAddress>; 2]>,
+    /// By number. Those that are free claim nothing.
+    claimants: Vec<Claimant>,
+    free: Vec<u32>,
+    /// Numbers in the order of the subnets.
+    by_subnet: Vec<u32>,
+    /// Numbers in the order of what is claimed, for IPv4 and for IPv6, and then of the subnets. Nearly every address has one
+    /// claimant; its remote is in its lease.
+    by_mac: [Vec<u32>; 2],
     seen: Option<Revision>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Claimant {
+    subnet: Subnet,
+    macs: [Option<MacAddress>; 2],
 }
 
 impl Claims {
@@ -54,47 +60,85 @@ impl Claims {
         (winner != subnet && remote(winner) != remote(subnet)).then_some(*winner)
     }
 
+    /// Those that claim an address, in the order of their subnets.
     fn claimants(&self, family: Family, mac: MacAddress) -> impl Iterator<Item = &Subnet> {
-        let from = self.by_mac.range((family, mac, lowest_subnet())..);
-        from.take_while(move |(f, m, _)| (*f, *m) == (family, mac)).map(|(.., subnet)| subnet)
+        let by_mac = &self.by_mac[family as usize];
+        let has = move |number: &&u32| self.mac(family, **number) == Some(mac);
+        let from = by_mac.partition_point(|number| self.mac(family, *number) < Some(mac));
+        by_mac[from..].iter().take_while(has).map(|number| &self.claimant(*number).subnet)
     }
 
-    /// Built at once, trees have no gaps.
     fn start_anew(&mut self, peers: &Peers) {
-        let claims = || peers.iter().map(|peer| (peer.subnet, claims_of(peer)));
-        self.by_subnet = claims().filter(|(_, macs)| *macs != [None; 2]).collect();
-        let by_mac = |(subnet, macs): (Subnet, [Option<MacAddress>; 2])| {
-            let both = Family::ALL.into_iter().zip(macs);
-            both.filter_map(move |(family, mac)| Some((family, mac?, subnet)))
-        };
-        self.by_mac = claims().flat_map(by_mac).collect();
+        let claims =
+            peers.iter().map(|peer| Claimant { subnet: peer.subnet, macs: claims_of(peer) });
+        self.claimants = claims.filter(|claimant| claimant.macs != [None; 2]).collect();
+        self.claimants.shrink_to_fit();
+        self.free.clear();
+        // The peers are in the order of their subnets.
+        self.by_subnet = (0..).take(self.claimants.len()).collect();
+        self.by_mac = Family::ALL.map(|family| {
+            let claims = |number: &u32| self.mac(family, *number).is_some();
+            let mut numbers: Vec<_> = self.by_subnet.iter().copied().filter(claims).collect();
+            numbers.sort_unstable_by_key(|number| (self.mac(family, *number), *number));
+            numbers
+        });
     }
 
     fn set(&mut self, subnet: Subnet, peers: &Peers) -> bool {
-        let claims = peers.get(&subnet).map_or([None; 2], claims_of);
+        let macs = peers.get(&subnet).map_or([None; 2], claims_of);
+        let place = self.by_subnet.binary_search_by_key(&subnet, |n| self.claimant(*n).subnet);
+        let number = match place {
+            Ok(place) => self.by_subnet[place],
+            Err(_) if macs == [None; 2] => return false,
+            Err(place) => {
+                let number = self.number(Claimant { subnet, macs: [None; 2] });
+                self.by_subnet.insert(place, number);
+                number
+            }
+        };
         let mut shared = false;
-        let before = self.by_subnet.remove(&subnet).unwrap_or_default();
-        for (family, mac) in Family::ALL.into_iter().zip(before) {
-            let Some(mac) = mac else { continue };
-            self.by_mac.remove(&(family, mac, subnet));
-            shared |= self.claimants(family, mac).next().is_some();
+        for (family, mac) in Family::ALL.into_iter().zip(macs) {
+            let place = |this: &Self| {
+                let wanted = this.mac(family, number).map(|mac| (Some(mac), subnet))?;
+                let key = |n: &u32| (this.mac(family, *n), this.claimant(*n).subnet);
+                Some(this.by_mac[family as usize].binary_search_by_key(&wanted, key))
+            };
+            if let Some(Ok(place)) = place(self) {
+                self.by_mac[family as usize].remove(place);
+            }
+            let before =
+                mem::replace(&mut self.claimants[number as usize].macs[family as usize], mac);
+            shared |= before
+                .into_iter()
+                .chain(mac)
+                .any(|mac| self.claimants(family, mac).next().is_some());
+            if let Some(Err(place)) = place(self) {
+                self.by_mac[family as usize].insert(place, number);
+            }
         }
-        for (family, mac) in Family::ALL.into_iter().zip(claims) {
-            let Some(mac) = mac else { continue };
-            shared |= self.claimants(family, mac).next().is_some();
-            self.by_mac.insert((family, mac, subnet));
-        }
-        if claims != [None; 2] {
-            self.by_subnet.insert(subnet, claims);
+        if let (Ok(place), [None, None]) = (place, macs) {
+            self.by_subnet.remove(place);
+            self.free.push(number);
         }
         shared
     }
-}
 
-/// No subnet is ordered before it.
-fn lowest_subnet() -> Subnet {
-    let everything = Ipv6Network::new(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a length");
-    Subnet::new(None, Some(everything)).expect("it has a block")
+    fn number(&mut self, claimant: Claimant) -> u32 {
+        if let Some(number) = self.free.pop() {
+            self.claimants[number as usize] = claimant;
+            return number;
+        }
+        self.claimants.push(claimant);
+        u32::try_from(self.claimants.len() - 1).expect("there are fewer subnets than numbers")
+    }
+
+    fn claimant(&self, number: u32) -> &Claimant {
+        &self.claimants[number as usize]
+    }
+
+    fn mac(&self, family: Family, number: u32) -> Option<MacAddress> {
+        self.claimant(number).macs[family as usize]
+    }
 }
 
 /// What a peer claims in each of [`Family::ALL`].
@@ -110,6 +154,8 @@ fn claims_of(peer: &Lease) -> [Option<MacAddress>; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use flannel_core::{LeaseAttrs, LeaseEvent, RawJson};
     use proptest::prelude::*;
 
