@@ -28,7 +28,7 @@ impl Routes {
         let mut plan = PeerPlan::default();
         // Case matters, as it does to flannel on Linux.
         if peer.attrs.backend_type != super::KIND {
-            let theirs = peer.attrs.backend_type.clone();
+            let theirs = peer.attrs.backend_type.clone().into_owned();
             plan.faults.push(PeerFault::OtherBackend { ours: super::KIND, theirs });
             return plan;
         }

@@ -36,7 +36,7 @@ pub(crate) fn endpoints(
 ) -> (Vec<(IpNetwork, SocketAddr)>, Vec<PeerFault>) {
     // Without a name, as flannel's udp backend publishes it.
     if !peer.attrs.backend_type.is_empty() {
-        let theirs = peer.attrs.backend_type.clone();
+        let theirs = peer.attrs.backend_type.clone().into_owned();
         return (vec![], vec![PeerFault::OtherBackend { ours: KIND, theirs }]);
     }
     let port = match published_port(&peer.attrs) {

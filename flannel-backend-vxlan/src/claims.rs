@@ -1,13 +1,9 @@
 //! Which peer an Ethernet address belongs to.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr},
-};
+use std::mem;
 
 use flannel_core::{Lease, Peers, Revision, Subnet};
 use flannel_netlink::state::MacAddress;
-use ipnetwork::Ipv6Network;
 
 use crate::{KIND, family::Family, lease_data};
 
@@ -17,11 +13,21 @@ use crate::{KIND, family::Family, lease_data};
 /// lowest subnet has it. Peers with the same remote share it: they are several leases of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    /// By family and address, and then in the order of the subnets; flat, because nearly every address has one claimant.
-    by_mac: BTreeMap<(Family, MacAddress, Subnet), IpAddr>,
-    /// What each subnet claims: for IPv4, and for IPv6.
-    by_subnet: BTreeMap<Subnet, [Option<MacAddress>; 2]>,
+    /// By number. Those that are free claim nothing.
+    claimants: Vec<Claimant>,
+    free: Vec<u32>,
+    /// Numbers in the order of the subnets.
+    by_subnet: Vec<u32>,
+    /// Numbers in the order of what is claimed, for IPv4 and for IPv6, and then of the subnets. Nearly every address has one
+    /// claimant; its remote is in its lease.
+    by_mac: [Vec<u32>; 2],
     seen: Option<Revision>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Claimant {
+    subnet: Subnet,
+    macs: [Option<MacAddress>; 2],
 }
 
 impl Claims {
@@ -29,87 +35,127 @@ impl Claims {
     pub(crate) fn follow(&mut self, peers: &Peers) -> bool {
         let changed = self.seen.as_ref().and_then(|seen| peers.changed_since(seen));
         self.seen = Some(peers.revision().clone());
+        let Some(changed) = changed else {
+            self.start_anew(peers);
+            return true;
+        };
         let mut contested = false;
-        if let Some(changed) = changed {
-            for subnet in changed {
-                contested |= self.set(subnet, peers.get(&subnet));
-            }
-            return contested;
-        }
-        let known = self.by_subnet.keys().copied();
-        let gone: BTreeSet<Subnet> = known.filter(|subnet| peers.get(subnet).is_none()).collect();
-        for subnet in gone {
-            contested |= self.set(subnet, None);
-        }
-        for peer in peers.iter() {
-            contested |= self.set(peer.subnet, Some(peer));
+        for subnet in changed {
+            contested |= self.set(subnet, peers);
         }
         contested
     }
 
-    /// The peer that has the address which the peer with `subnet` claims, if that is another one.
-    pub(crate) fn rival(&self, family: Family, mac: MacAddress, subnet: &Subnet) -> Option<Subnet> {
-        let (winner, remote) = self.claimants(family, mac).next()?;
-        (self.by_mac.get(&(family, mac, *subnet))? != remote).then_some(*winner)
-    }
-
-    fn claimants(
+    /// The peer that has the address which the peer with `subnet` claims, if that is another one. `peers` are those that were
+    /// followed last.
+    pub(crate) fn rival(
         &self,
+        peers: &Peers,
         family: Family,
         mac: MacAddress,
-    ) -> impl Iterator<Item = (&Subnet, &IpAddr)> {
-        let from = self.by_mac.range((family, mac, lowest_subnet())..);
-        from.take_while(move |((f, m, _), _)| (*f, *m) == (family, mac))
-            .map(|((_, _, subnet), remote)| (subnet, remote))
+        subnet: &Subnet,
+    ) -> Option<Subnet> {
+        let remote = |subnet: &Subnet| family.public(&peers.get(subnet)?.attrs);
+        let winner = self.claimants(family, mac).next()?;
+        (winner != subnet && remote(winner) != remote(subnet)).then_some(*winner)
     }
 
-    fn set(&mut self, subnet: Subnet, peer: Option<&Lease>) -> bool {
-        let claims = peer.map_or([None; 2], claims_of);
-        let mut contested = false;
-        let before = self.by_subnet.remove(&subnet).unwrap_or_default();
-        for (family, mac) in Family::ALL.into_iter().zip(before) {
-            let Some(mac) = mac else { continue };
-            contested |= self.is_contested(family, mac);
-            self.by_mac.remove(&(family, mac, subnet));
-        }
-        for (family, claim) in Family::ALL.into_iter().zip(claims) {
-            let Some((mac, remote)) = claim else { continue };
-            self.by_mac.insert((family, mac, subnet), remote);
-            contested |= self.is_contested(family, mac);
-        }
-        let macs = claims.map(|claim| claim.map(|(mac, _)| mac));
-        if macs != [None; 2] {
-            self.by_subnet.insert(subnet, macs);
-        }
-        contested
+    /// Those that claim an address, in the order of their subnets.
+    fn claimants(&self, family: Family, mac: MacAddress) -> impl Iterator<Item = &Subnet> {
+        let by_mac = &self.by_mac[family as usize];
+        let has = move |number: &&u32| self.mac(family, **number) == Some(mac);
+        let from = by_mac.partition_point(|number| self.mac(family, *number) < Some(mac));
+        by_mac[from..].iter().take_while(has).map(|number| &self.claimant(*number).subnet)
     }
 
-    fn is_contested(&self, family: Family, mac: MacAddress) -> bool {
-        let mut remotes = self.claimants(family, mac).map(|(_, remote)| remote);
-        let first = remotes.next();
-        remotes.any(|remote| Some(remote) != first)
+    fn start_anew(&mut self, peers: &Peers) {
+        let claims =
+            peers.iter().map(|peer| Claimant { subnet: peer.subnet, macs: claims_of(peer) });
+        self.claimants = claims.filter(|claimant| claimant.macs != [None; 2]).collect();
+        self.claimants.shrink_to_fit();
+        self.free.clear();
+        // The peers are in the order of their subnets.
+        self.by_subnet = (0..).take(self.claimants.len()).collect();
+        self.by_mac = Family::ALL.map(|family| {
+            let claims = |number: &u32| self.mac(family, *number).is_some();
+            let mut numbers: Vec<_> = self.by_subnet.iter().copied().filter(claims).collect();
+            numbers.sort_unstable_by_key(|number| (self.mac(family, *number), *number));
+            numbers
+        });
+    }
+
+    fn set(&mut self, subnet: Subnet, peers: &Peers) -> bool {
+        let macs = peers.get(&subnet).map_or([None; 2], claims_of);
+        let place = self.by_subnet.binary_search_by_key(&subnet, |n| self.claimant(*n).subnet);
+        let number = match place {
+            Ok(place) => self.by_subnet[place],
+            Err(_) if macs == [None; 2] => return false,
+            Err(place) => {
+                let number = self.number(Claimant { subnet, macs: [None; 2] });
+                self.by_subnet.insert(place, number);
+                number
+            }
+        };
+        let mut shared = false;
+        for (family, mac) in Family::ALL.into_iter().zip(macs) {
+            let place = |this: &Self| {
+                let wanted = this.mac(family, number).map(|mac| (Some(mac), subnet))?;
+                let key = |n: &u32| (this.mac(family, *n), this.claimant(*n).subnet);
+                Some(this.by_mac[family as usize].binary_search_by_key(&wanted, key))
+            };
+            if let Some(Ok(place)) = place(self) {
+                self.by_mac[family as usize].remove(place);
+            }
+            let before =
+                mem::replace(&mut self.claimants[number as usize].macs[family as usize], mac);
+            shared |= before
+                .into_iter()
+                .chain(mac)
+                .any(|mac| self.claimants(family, mac).next().is_some());
+            if let Some(Err(place)) = place(self) {
+                self.by_mac[family as usize].insert(place, number);
+            }
+        }
+        if let (Ok(place), [None, None]) = (place, macs) {
+            self.by_subnet.remove(place);
+            self.free.push(number);
+        }
+        shared
+    }
+
+    fn number(&mut self, claimant: Claimant) -> u32 {
+        if let Some(number) = self.free.pop() {
+            self.claimants[number as usize] = claimant;
+            return number;
+        }
+        self.claimants.push(claimant);
+        u32::try_from(self.claimants.len() - 1).expect("there are fewer subnets than numbers")
+    }
+
+    fn claimant(&self, number: u32) -> &Claimant {
+        &self.claimants[number as usize]
+    }
+
+    fn mac(&self, family: Family, number: u32) -> Option<MacAddress> {
+        self.claimant(number).macs[family as usize]
     }
 }
 
-/// No subnet is ordered before it.
-fn lowest_subnet() -> Subnet {
-    let everything = Ipv6Network::new(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a length");
-    Subnet::new(None, Some(everything)).expect("it has a block")
-}
-
-/// What a peer claims in each of [`Family::ALL`], and for which remote.
-fn claims_of(peer: &Lease) -> [Option<(MacAddress, IpAddr)>; 2] {
+/// What a peer claims in each of [`Family::ALL`].
+fn claims_of(peer: &Lease) -> [Option<MacAddress>; 2] {
     if peer.attrs.backend_type != KIND {
         return [None; 2];
     }
     Family::ALL.map(|family| {
-        let mac = lease_data::parse(family.data(peer)).ok()?;
-        Some((mac, family.public(&peer.attrs)?))
+        family.public(&peer.attrs)?;
+        lease_data::parse(family.data(peer)).ok()
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use flannel_core::{LeaseAttrs, LeaseEvent, RawJson};
     use proptest::prelude::*;
 
@@ -135,8 +181,8 @@ mod tests {
         Peers::new(config, lease(250, 250, 250))
     }
 
-    fn rival(claims: &Claims, n: u8, mac: u8) -> Option<Subnet> {
-        claims.rival(Family::V4, MacAddress::new([2, 0, 0, 0, 0, mac]), &subnet(n))
+    fn rival(claims: &Claims, peers: &Peers, n: u8, mac: u8) -> Option<Subnet> {
+        claims.rival(peers, Family::V4, MacAddress::new([2, 0, 0, 0, 0, mac]), &subnet(n))
     }
 
     #[test]
@@ -144,20 +190,20 @@ mod tests {
         let (mut peers, mut claims) = (peers(), Claims::default());
         peers.fold(LeaseEvent::Reset(vec![lease(1, 7, 1), lease(2, 7, 2), lease(3, 8, 3)]));
         assert!(claims.follow(&peers));
-        assert_eq!(rival(&claims, 1, 7), None);
-        assert_eq!(rival(&claims, 2, 7), Some(subnet(1)));
-        assert_eq!(rival(&claims, 3, 8), None);
+        assert_eq!(rival(&claims, &peers, 1, 7), None);
+        assert_eq!(rival(&claims, &peers, 2, 7), Some(subnet(1)));
+        assert_eq!(rival(&claims, &peers, 3, 8), None);
         peers.fold(LeaseEvent::Remove(subnet(1)));
         assert!(claims.follow(&peers), "peer 2 has to be looked at again");
-        assert_eq!(rival(&claims, 2, 7), None);
+        assert_eq!(rival(&claims, &peers, 2, 7), None);
     }
 
     #[test]
     fn two_leases_of_one_node_share_its_address() {
         let (mut peers, mut claims) = (peers(), Claims::default());
         peers.fold(LeaseEvent::Reset(vec![lease(1, 7, 1), lease(2, 7, 1)]));
-        assert!(!claims.follow(&peers));
-        assert_eq!(rival(&claims, 2, 7), None);
+        claims.follow(&peers);
+        assert_eq!(rival(&claims, &peers, 2, 7), None);
     }
 
     proptest! {
@@ -181,7 +227,7 @@ mod tests {
                 for n in 1..6 {
                     let answer = |claims: &Claims| {
                         let mac = lease_data::parse(Family::V4.data(peers.get(&subnet(n))?)).unwrap();
-                        claims.rival(Family::V4, mac, &subnet(n))
+                        claims.rival(&peers, Family::V4, mac, &subnet(n))
                     };
                     prop_assert_eq!(answer(&claims), answer(&anew));
                     let before = known.insert(n, answer(&anew)).flatten();

@@ -158,8 +158,9 @@ impl Network for VxlanNetwork {
         };
         self.follow(facts, peers);
         let (claims, facts) = (&self.claims, self.facts.as_ref().expect("followed above"));
-        let plan =
-            |peer: &Lease| facts.plan(peer, |family, mac| claims.rival(family, mac, &peer.subnet));
+        let plan = |peer: &Lease| {
+            facts.plan(peer, |family, mac| claims.rival(peers, family, mac, &peer.subnet))
+        };
         let mut report = self.table.sync(peers, plan).await?;
         report.postponed += u64::from(due.is_some());
         for what in &repaired {

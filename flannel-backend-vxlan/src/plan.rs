@@ -70,7 +70,7 @@ impl Facts {
         let mut plan = PeerPlan::default();
         // Case matters, as it does to flannel on Linux.
         if peer.attrs.backend_type != KIND {
-            let theirs = peer.attrs.backend_type.clone();
+            let theirs = peer.attrs.backend_type.clone().into_owned();
             plan.faults.push(PeerFault::OtherBackend { ours: KIND, theirs });
             return plan;
         }

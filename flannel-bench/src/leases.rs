@@ -161,7 +161,7 @@ fn attrs(backend: &str, number: u32) -> Result<LeaseAttrs> {
     }
     // A lease of that backend names none.
     if kind != "udp" {
-        attrs.backend_type = kind;
+        attrs.backend_type = kind.into();
     }
     Ok(attrs)
 }

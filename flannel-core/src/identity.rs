@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// one. Where nothing better is configured, a node's public address serves, which is how flannel tells nodes apart.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NodeId(String);
+pub struct NodeId(Box<str>);
 
 /// A text that cannot name a node.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -28,7 +28,7 @@ impl NodeId {
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidNodeId> {
         let text = text.into();
         if (1..=253).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
-            Ok(Self(text))
+            Ok(Self(text.into()))
         } else {
             Err(InvalidNodeId { text: crate::fields::shorten(&text) })
         }
@@ -70,14 +70,14 @@ impl fmt::Display for NodeId {
 
 impl From<NodeId> for String {
     fn from(id: NodeId) -> Self {
-        id.0
+        id.0.into()
     }
 }
 
 impl From<std::net::IpAddr> for NodeId {
     /// A public address as a name: flannel's own way to tell nodes apart.
     fn from(address: std::net::IpAddr) -> Self {
-        Self(address.to_string())
+        Self(address.to_string().into())
     }
 }
 

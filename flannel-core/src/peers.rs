@@ -24,7 +24,8 @@ use crate::{
 pub struct Peers {
     config: NetworkConfig,
     own: Lease,
-    accepted: BTreeMap<Subnet, Arc<Lease>>,
+    /// In the order of the subnets.
+    accepted: Vec<Arc<Lease>>,
     refused: BTreeMap<Subnet, (Arc<Lease>, PeerFault)>,
     /// What the store shows at our own subnet: usually our lease, after a loss somebody else's.
     at_own: Option<Arc<Lease>>,
@@ -56,7 +57,7 @@ impl Peers {
         Self {
             config,
             own,
-            accepted: BTreeMap::new(),
+            accepted: Vec::new(),
             refused: BTreeMap::new(),
             at_own: None,
             revision: Revision { lineage: Arc::new(()), number: 0 },
@@ -72,20 +73,21 @@ impl Peers {
                 self.forget(subnet);
                 subnet == self.own.subnet
             }
-            LeaseEvent::Reset(leases) => {
-                let next: BTreeMap<_, _> =
-                    leases.into_iter().map(|lease| (lease.subnet, lease)).collect();
-                let gone: Vec<_> =
-                    self.subnets().filter(|subnet| !next.contains_key(subnet)).collect();
+            LeaseEvent::Reset(mut leases) => {
+                leases.sort_unstable_by_key(|lease| lease.subnet);
+                let find = |subnet: &Subnet| {
+                    leases.binary_search_by_key(subnet, |lease| lease.subnet).ok()
+                };
+                let gone: Vec<_> = self.subnets().filter(|it| find(it).is_none()).collect();
+                let own_differs =
+                    find(&self.own.subnet).is_none_or(|own| self.differs(&leases[own]));
                 for subnet in gone {
                     self.forget(subnet);
                 }
-                let own_differs = next.get(&self.own.subnet).is_none_or(|own| self.differs(own));
-                for lease in next.into_values() {
+                self.accepted.reserve_exact(leases.len().saturating_sub(self.accepted.len()));
+                for lease in leases {
                     self.upsert(Arc::new(lease));
                 }
-                // One that grew in order is half empty.
-                self.accepted = std::mem::take(&mut self.accepted).into_iter().collect();
                 own_differs
             }
             LeaseEvent::Upsert(lease) => {
@@ -101,11 +103,9 @@ impl Peers {
     pub fn set_own(&mut self, own: Lease) {
         let refused = std::mem::take(&mut self.refused).into_values().map(|(lease, _)| lease);
         let known: Vec<_> =
-            refused.chain(self.at_own.take()).chain(self.accepted.values().cloned()).collect();
+            refused.chain(self.at_own.take()).chain(self.accepted.iter().cloned()).collect();
         self.own = own;
-        if self.accepted.remove(&self.own.subnet).is_some() {
-            self.note(self.own.subnet);
-        }
+        self.drop_accepted(self.own.subnet);
         for lease in known {
             self.upsert(lease);
         }
@@ -123,12 +123,12 @@ impl Peers {
 
     /// The peers in the order of their subnets.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Lease> {
-        self.accepted.values().map(Arc::as_ref)
+        self.accepted.iter().map(Arc::as_ref)
     }
 
     /// The peer that holds exactly `subnet`.
     pub fn get(&self, subnet: &Subnet) -> Option<&Lease> {
-        self.accepted.get(subnet).map(Arc::as_ref)
+        self.find(subnet).ok().map(|place| self.accepted[place].as_ref())
     }
 
     /// How many peers there are.
@@ -166,7 +166,8 @@ impl Peers {
 
     fn subnets(&self) -> impl Iterator<Item = Subnet> {
         let at_own = self.at_own.as_ref().map(|lease| lease.subnet);
-        self.accepted.keys().chain(self.refused.keys()).copied().chain(at_own)
+        let accepted = self.accepted.iter().map(|lease| lease.subnet);
+        accepted.chain(self.refused.keys().copied()).chain(at_own)
     }
 
     fn differs(&self, seen: &Lease) -> bool {
@@ -188,10 +189,12 @@ impl Peers {
             }
             None => {
                 self.refused.remove(&subnet);
-                if self.accepted.get(&subnet) != Some(&lease) {
-                    self.accepted.insert(subnet, lease);
-                    self.note(subnet);
+                match self.find(&subnet) {
+                    Ok(place) if self.accepted[place] == lease => return,
+                    Ok(place) => self.accepted[place] = lease,
+                    Err(place) => self.accepted.insert(place, lease),
                 }
+                self.note(subnet);
             }
         }
     }
@@ -201,9 +204,18 @@ impl Peers {
             self.at_own = None;
         }
         self.refused.remove(&subnet);
-        if self.accepted.remove(&subnet).is_some() {
+        self.drop_accepted(subnet);
+    }
+
+    fn drop_accepted(&mut self, subnet: Subnet) {
+        if let Ok(place) = self.find(&subnet) {
+            self.accepted.remove(place);
             self.note(subnet);
         }
+    }
+
+    fn find(&self, subnet: &Subnet) -> Result<usize, usize> {
+        self.accepted.binary_search_by_key(subnet, |lease| lease.subnet)
     }
 
     fn note(&mut self, subnet: Subnet) {

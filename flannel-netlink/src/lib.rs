@@ -38,6 +38,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod dense;
 mod diff;
 mod error;
 mod features;

@@ -221,9 +221,8 @@ impl Table {
             report.drifts.extend(self.picture.take_drifts(|key| patience.due(key, now).is_none()));
             let mut wrote = false;
             for stage in Stage::ALL {
-                let mut keys = self.picture.dirty();
-                keys.retain(|key| stage.concerns(key));
-                keys.sort_by_key(|key| stage.rank(key));
+                let mut keys = self.picture.dirty(|key| stage.concerns(key));
+                keys.sort_unstable_by_key(|key| (stage.rank(key), *key));
                 let mut keys = keys.into_iter();
                 loop {
                     let ops = self.next_ops(stage, &mut keys, now, &failures, &mut postponed);
@@ -242,8 +241,6 @@ impl Table {
         report.failures = failures.into_values().collect();
         report.postponed = postponed.len();
         report.left_alone = self.left_alone;
-        self.picture.close_gaps();
-        self.numbers.close_gaps();
         for key in postponed {
             self.picture.drift_again(key);
         }

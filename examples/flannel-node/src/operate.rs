@@ -136,7 +136,7 @@ fn line(record: &Record) -> String {
     match attrs {
         Ok(attrs) => {
             let address = attrs.address().map_or_else(|| "-".into(), |ip: IpAddr| ip.to_string());
-            let backend = if attrs.backend_type.is_empty() { "-" } else { &attrs.backend_type };
+            let backend = if attrs.backend_type.is_empty() { "-" } else { &*attrs.backend_type };
             format!("{:28} {node:20} {address:16} {backend:10} {life}", record.key)
         }
         Err(reason) => format!("{:28} not a lease: {reason}", record.key),

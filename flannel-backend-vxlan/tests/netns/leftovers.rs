@@ -21,8 +21,9 @@ async fn switched(world: &impl NetworkWorld, nodes: &Nodes, backend: Arc<dyn Bac
     let attrs = backend.advertise(Some(nodes.lease(0))).await.unwrap();
     let lease = Lease::new(world.subnet(0), attrs);
     let mut network = backend.start(&lease).await.unwrap();
-    let peers = (1..4)
-        .map(|n| crate::support::changed(nodes.lease(n), |attrs| attrs.backend_type = kind.into()));
+    let peers = (1..4).map(|n| {
+        crate::support::changed(nodes.lease(n), |attrs| attrs.backend_type = kind.to_owned().into())
+    });
     let mut known = flannel_core::Peers::new(world.config(), lease);
     known.fold(flannel_core::LeaseEvent::Reset(peers.collect()));
     let report = network.sync(&known).await.unwrap();

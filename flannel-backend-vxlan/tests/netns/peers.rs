@@ -64,7 +64,7 @@ async fn hostile_leases_are_named_and_cost_nobody_else() {
         (|attrs| attrs.public_ip = Some([192, 0, 2, 1].into()), "our own address"),
         (|attrs| attrs.public_ip = Some([10, 244, 77, 1].into()), "its own subnet"),
         (|attrs| attrs.backend_type = "VXLAN".into(), "another"),
-        (|attrs| attrs.backend_type = String::new(), "another"),
+        (|attrs| attrs.backend_type = "".into(), "another"),
     ];
     let world = world(IPV4).await;
     let mut nodes = Nodes::start(&world).await;

@@ -173,7 +173,7 @@ impl Network for FakeNetwork {
             let problem = |fault| PeerProblem::new(lease.subnet, lease.attrs.address(), fault);
             match lease.attrs.address() {
                 _ if lease.attrs.backend_type != KIND => {
-                    let theirs = lease.attrs.backend_type.clone();
+                    let theirs = lease.attrs.backend_type.clone().into_owned();
                     report.problems.push(problem(PeerFault::OtherBackend { ours: KIND, theirs }));
                 }
                 Some(address) => drop(desired.insert(lease.subnet, address)),

@@ -1,34 +1,31 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    ops::RangeInclusive,
-};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
-use crate::state::Nexthop;
+use crate::{dense::DenseMap, state::Nexthop};
 
 /// Which nexthop number a gateway has. Gateways keep their numbers over restarts, because the
 /// kernel's objects are read first.
 #[derive(Debug)]
 pub(crate) struct Numbers {
     range: RangeInclusive<u32>,
-    by_gateway: BTreeMap<(u32, IpAddr), u32>,
+    by_gateway: DenseMap<(u32, IpAddr), u32>,
     taken: BTreeSet<u32>,
     next: u32,
-    /// How many gateways came since the trees were built without gaps.
-    grown: usize,
 }
 
 impl Numbers {
     pub(crate) fn new(range: RangeInclusive<u32>) -> Self {
         let next = *range.start();
-        Self { range, by_gateway: BTreeMap::new(), taken: BTreeSet::new(), next, grown: 0 }
+        Self { range, by_gateway: DenseMap::default(), taken: BTreeSet::new(), next }
     }
 
     /// Notes an object that is there or wanted; `ours` ones may be used again for the same gateway.
     pub(crate) fn note(&mut self, nexthop: &Nexthop, ours: bool) {
         self.taken.insert(nexthop.id);
         if ours {
-            self.by_gateway.entry((nexthop.link, nexthop.gateway)).or_insert(nexthop.id);
+            let key = (nexthop.link, nexthop.gateway);
+            if self.by_gateway.get(&key).is_none() {
+                self.by_gateway.insert(key, nexthop.id);
+            }
         }
     }
 
@@ -53,22 +50,9 @@ impl Numbers {
         self.taken.insert(id);
         self.by_gateway.insert((link, gateway), id);
         self.next = id.saturating_add(1);
-        self.grown += 1;
         Some(id)
     }
-
-    /// Builds the trees anew after they have grown much. One that grew in order is half empty.
-    pub(crate) fn close_gaps(&mut self) {
-        if self.grown > SMALL && self.grown > self.taken.len() / 4 {
-            self.by_gateway = std::mem::take(&mut self.by_gateway).into_iter().collect();
-            self.taken = std::mem::take(&mut self.taken).into_iter().collect();
-            self.grown = 0;
-        }
-    }
 }
-
-/// Gaps among so few numbers are not worth the time.
-const SMALL: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -99,14 +99,9 @@ impl Picture {
         self.entries.both(key)
     }
 
-    /// The keys under which the kernel holds something else than is wanted, in their order.
-    pub(crate) fn dirty(&mut self) -> Vec<Key> {
-        self.entries.dirty()
-    }
-
-    /// After many changes: gives back memory that is not needed.
-    pub(crate) fn close_gaps(&mut self) {
-        self.entries.close_gaps();
+    /// The keys among those that are `asked` for under which the kernel holds something else than is wanted.
+    pub(crate) fn dirty(&mut self, asked: impl Fn(&Key) -> bool) -> Vec<Key> {
+        self.entries.dirty(asked)
     }
 
     pub(crate) fn fits(&self, key: &Key) -> bool {

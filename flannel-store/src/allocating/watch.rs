@@ -1,12 +1,11 @@
 //! A watch that never ends: list, follow, and list again whenever following breaks.
 
 use std::{
-    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use flannel_core::{Backoff, Lease, LeaseEvent, StoreError, Subnet};
+use flannel_core::{Backoff, Lease, LeaseEvent, StoreError};
 use futures::{StreamExt, stream, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::debug;
@@ -31,7 +30,6 @@ pub(crate) fn stream<R: Registry>(
         jitter,
         backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
         state: known.map_or(State::Listing(Duration::ZERO), State::Listed),
-        known: HashSet::new(),
     };
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
 }
@@ -43,8 +41,6 @@ struct Watch<R> {
     jitter: Arc<Jitter>,
     backoff: Backoff,
     state: State,
-    /// The subnets that the watcher was told of.
-    known: HashSet<Subnet>,
 }
 
 enum State {
@@ -115,27 +111,21 @@ impl<R: Registry> Watch<R> {
         self.state = State::Listing(self.backoff.after_failure(self.jitter.next()));
     }
 
-    fn reset(&mut self, records: &[Record]) -> Vec<Lease> {
+    fn reset(&self, records: &[Record]) -> Vec<Lease> {
         self.counters.resets.fetch_add(1, Ordering::Relaxed);
-        let leases: Vec<_> = records.iter().filter_map(|record| self.lease(record)).collect();
-        self.known = leases.iter().map(|lease| lease.subnet).collect();
-        leases
+        records.iter().filter_map(|record| self.lease(record)).collect()
     }
 
-    fn event(&mut self, change: Change) -> Option<LeaseEvent> {
+    fn event(&self, change: Change) -> Option<LeaseEvent> {
         let key = match change {
             Change::Delete(key) => key,
             Change::Put(record) => match self.lease(&record) {
-                Some(lease) => {
-                    self.known.insert(lease.subnet);
-                    return Some(LeaseEvent::Upsert(lease));
-                }
+                Some(lease) => return Some(LeaseEvent::Upsert(lease)),
                 // Whatever lease was there before is not there any more.
                 None => record.key,
             },
         };
-        let subnet = key.parse().ok()?;
-        self.known.remove(&subnet).then_some(LeaseEvent::Remove(subnet))
+        key.parse().ok().map(LeaseEvent::Remove)
     }
 
     fn lease(&self, record: &Record) -> Option<Lease> {

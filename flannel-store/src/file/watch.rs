@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ffi::OsString,
+    fmt,
     hash::{BuildHasher, RandomState},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use flannel_core::NodeId;
+use flannel_core::{NodeId, Subnet};
 use futures::{StreamExt, stream, stream::BoxStream};
 
 use crate::{
@@ -40,7 +41,7 @@ pub(super) fn stream(
     let live = since.records.into_iter().filter(|record| record.lifetime != Lifetime::Lapsed);
     let seen = live.map(|record| {
         let print = watch.print(&record.value, record.owner.as_ref(), record.revision);
-        (record.key.into_boxed_str(), Seen { print, expires: None })
+        (Name::of(&record.key), Seen { print, expires: Expiry::NEVER })
     });
     watch.seen = seen.collect();
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
@@ -49,7 +50,7 @@ pub(super) fn stream(
 struct Watch {
     folder: Arc<Folder>,
     notices: State,
-    seen: BTreeMap<Box<str>, Seen>,
+    seen: BTreeMap<Name, Seen>,
     /// Nothing that was seen expires before.
     earliest: Option<SystemTime>,
     hasher: RandomState,
@@ -65,11 +66,52 @@ enum State {
     Open(Notices),
 }
 
+/// The name of a file. Nearly all are those of leases, which need no memory of their own.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Name {
+    Lease(Subnet),
+    Stray(Box<str>),
+}
+
 /// What is known of a file that holds a record whose time is not over.
 struct Seen {
     /// A number that differs when a watcher would see a difference.
     print: u64,
-    expires: Option<SystemTime>,
+    expires: Expiry,
+}
+
+/// When a record goes away, if ever: milliseconds since 1970, rounded up, in half the memory of a time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Expiry(u64);
+
+impl Expiry {
+    const NEVER: Self = Self(u64::MAX);
+
+    fn of(time: Option<SystemTime>) -> Self {
+        let Some(time) = time else { return Self::NEVER };
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    }
+
+    fn time(self) -> Option<SystemTime> {
+        let at = UNIX_EPOCH.checked_add(Duration::from_millis(self.0));
+        at.filter(|_| self != Self::NEVER)
+    }
+}
+
+impl Name {
+    fn of(key: &str) -> Self {
+        key.parse().map_or_else(|_| Self::Stray(key.into()), Self::Lease)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lease(subnet) => subnet.fmt(f),
+            Self::Stray(key) => key.fmt(f),
+        }
+    }
 }
 
 impl Watch {
@@ -138,12 +180,12 @@ impl Watch {
         }
         let read = move |folder: &Folder| {
             let mut files = folder.files()?;
-            let read = |name: OsString| (name.to_string_lossy().into_owned(), files.read(&name));
+            let read = |name: OsString| (Name::of(&name.to_string_lossy()), files.read(&name));
             Ok(names.into_iter().map(read).collect::<Vec<_>>())
         };
         let now = SystemTime::now();
-        for (key, found) in lock::blocking(&self.folder, read).await? {
-            self.compare(key, found, now);
+        for (name, found) in lock::blocking(&self.folder, read).await? {
+            self.compare(name, found, now);
         }
         Ok(())
     }
@@ -151,35 +193,33 @@ impl Watch {
     /// Takes in that the folder holds these files and no others.
     fn compare_all(&mut self, found: &Pile) {
         let now = SystemTime::now();
-        let mut gone = std::mem::take(&mut self.seen);
+        let mut there: Vec<Name> = Vec::with_capacity(found.len());
         for found in found.iter() {
-            if let Some((key, seen)) = gone.remove_entry(found.key.as_str()) {
-                self.seen.insert(key, seen);
-            }
-            self.compare(found.key.clone(), Some(found), now);
+            let name = Name::of(&found.key);
+            there.push(name.clone());
+            self.compare(name, Some(found), now);
         }
-        self.changes.extend(gone.into_keys().map(|key| Change::Delete(key.into())));
+        there.sort_unstable();
+        let is_gone = |name: &&Name| there.binary_search(name).is_err();
+        let gone: Vec<Name> = self.seen.keys().filter(is_gone).cloned().collect();
+        for name in gone {
+            self.compare(name, None, now);
+        }
     }
 
-    fn compare(&mut self, key: String, found: Option<Found>, now: SystemTime) {
+    fn compare(&mut self, name: Name, found: Option<Found>, now: SystemTime) {
         let Some(found) = found.filter(|found| !found.has_lapsed(now)) else {
-            if self.seen.remove(key.as_str()).is_some() {
-                self.changes.push_back(Change::Delete(key));
+            if self.seen.remove(&name).is_some() {
+                self.changes.push_back(Change::Delete(name.to_string()));
             }
             return;
         };
         let print = self.print(&found.value, found.owner.as_ref(), found.revision);
-        let expires = found.expires;
-        self.earliest = self.earliest.into_iter().chain(expires).min();
-        if let Some(seen) = self.seen.get_mut(key.as_str()) {
-            let before = std::mem::replace(seen, Seen { print, expires });
-            if before.print == print {
-                return;
-            }
-        } else {
-            self.seen.insert(key.into_boxed_str(), Seen { print, expires });
+        self.earliest = self.earliest.into_iter().chain(found.expires).min();
+        let seen = Seen { print, expires: Expiry::of(found.expires) };
+        if self.seen.insert(name, seen).is_none_or(|before| before.print != print) {
+            self.changes.push_back(Change::Put(found.record(now)));
         }
-        self.changes.push_back(Change::Put(found.record(now)));
     }
 
     /// The files whose time is over. Only here all are looked at, and no more often than the first of them may expire.
@@ -187,10 +227,11 @@ impl Watch {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return Vec::new();
         }
-        let expiries = self.seen.values().filter_map(|seen| seen.expires);
+        let expiries = self.seen.values().filter_map(|seen| seen.expires.time());
         self.earliest = expiries.filter(|expires| *expires > now).min();
-        let lapsed = self.seen.iter().filter(|(_, seen)| seen.expires.is_some_and(|at| at <= now));
-        lapsed.map(|(key, _)| OsString::from(&**key)).collect()
+        let is_over = |seen: &Seen| seen.expires.time().is_some_and(|at| at <= now);
+        let lapsed = self.seen.iter().filter(|(_, seen)| is_over(seen));
+        lapsed.map(|(name, _)| OsString::from(name.to_string())).collect()
     }
 
     fn print(&self, value: &Result<String, String>, owner: Option<&NodeId>, revision: u64) -> u64 {
@@ -200,3 +241,32 @@ impl Watch {
 
 /// How soon a step of the wall clock is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_name_is_the_same_when_it_is_printed(
+            key in "(10\\.3\\.[0-9]{1,3}\\.[0-9]{1,2}-2[0-9]|fd00::[0-9a-f]{1,4}-64|\\PC{0,20})",
+        ) {
+            prop_assert_eq!(Name::of(&key).to_string(), key);
+        }
+
+        #[test]
+        fn an_expiry_is_never_before_its_time(nanos in 0..u64::MAX) {
+            let time = UNIX_EPOCH + Duration::from_nanos(nanos);
+            let kept = Expiry::of(Some(time)).time().unwrap();
+            prop_assert!(kept >= time && kept < time + Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn what_never_expires_has_no_time() {
+        assert_eq!(Expiry::of(None).time(), None);
+        assert_eq!(size_of::<(Name, Seen)>(), 40);
+    }
+}

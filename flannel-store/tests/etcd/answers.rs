@@ -224,6 +224,10 @@ async fn values_of_megabytes_cost_only_themselves() {
     assert!(snapshot.records.iter().all(|record| record.value.is_err()));
     let lease = acquire(&store, 1).await;
     assert!(snapshot.records.iter().all(|r| r.subnet() != Some(lease.lease().subnet)));
+    for n in 0..12 {
+        let subnet = format!("10.3.{}.0-24", n + 1).parse().unwrap();
+        assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Remove(subnet), "no lease");
+    }
     assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Upsert(lease.lease().clone()));
     // A watch that begins before all of them is sent them in one go.
     let mut late = registry.watch(flannel_store::Snapshot { records: vec![], revision: 2 });

@@ -78,18 +78,17 @@ impl Entries {
         self.both_of(&PackedKey::of(key))
     }
 
-    pub(super) fn dirty(&mut self) -> Vec<Key> {
+    pub(super) fn dirty(&mut self, asked: impl Fn(&Key) -> bool) -> Vec<Key> {
         if let Dirty::Many = self.dirty {
-            let dirty = self.entries.iter().filter(|(.., state)| state.actual != Actual::Fits);
-            let mut keys: Vec<PackedKey> = dirty.map(|(key, ..)| key).collect();
-            if keys.len() > MOST_DIRTY_KEYS {
-                keys.sort_unstable();
-                return keys.iter().map(PackedKey::key).collect();
+            let is_dirty = |(.., state): &(_, _, State)| state.actual != Actual::Fits;
+            let dirty = || self.entries.iter().filter(is_dirty);
+            if dirty().nth(MOST_DIRTY_KEYS).is_some() {
+                return dirty().map(|(key, ..)| key.key()).filter(asked).collect();
             }
-            self.dirty = Dirty::Few(keys.into_iter().collect());
+            self.dirty = Dirty::Few(dirty().map(|(key, ..)| key).collect());
         }
         match &self.dirty {
-            Dirty::Few(keys) => keys.iter().map(PackedKey::key).collect(),
+            Dirty::Few(keys) => keys.iter().map(PackedKey::key).filter(asked).collect(),
             Dirty::Many => Vec::new(),
         }
     }
@@ -260,11 +259,6 @@ impl Entries {
         };
         lost.retain(differs);
         lost.iter().map(PackedKey::key).collect()
-    }
-
-    /// After many changes: gives back memory that is not needed.
-    pub(super) fn close_gaps(&mut self) {
-        self.entries.close_gaps();
     }
 
     fn both_of(&self, key: &PackedKey) -> (Option<Object>, Vec<Object>) {

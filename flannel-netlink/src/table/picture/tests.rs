@@ -167,7 +167,7 @@ fn sync(picture: &mut Picture, kernel: &mut Kernel) -> usize {
             list(picture, kernel);
         }
         for stage in Stage::ALL {
-            let mut keys = picture.dirty();
+            let mut keys = picture.dirty(|_| true);
             keys.retain(|key| stage.concerns(key));
             keys.sort_by_key(|key| stage.rank(key));
             let mut ops = Vec::new();

@@ -125,7 +125,7 @@ pub(super) fn peer(facts: &Facts, ends: &Ends, far: IpAddr) -> Result<Peer, Brok
         .record_with(far)
         .ok_or_else(|| broken(LINK, format!("no lease has {far}"), &*remedy))?;
     let lease = valid(LINK, record, &remedy)?;
-    let theirs = lease.attrs.backend_type.as_str();
+    let theirs = &*lease.attrs.backend_type;
     let ours = facts.stored.config.backend().kind();
     // Flannel's udp publishes no name.
     if theirs != if ours == "udp" { "" } else { ours } {

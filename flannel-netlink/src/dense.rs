@@ -1,0 +1,160 @@
+//! A sorted map without gaps.
+
+/// A sorted map for ten thousands of small entries, most of which come in the order of their keys, in several runs. A tree of
+/// the standard library is half empty then, and one that is built anew leaves the holes of the old one in the heap.
+#[derive(Debug)]
+pub(crate) struct DenseMap<K, V> {
+    /// Each has at least one entry and at most [`CHUNK`], and they follow each other.
+    chunks: Vec<Vec<(K, V)>>,
+}
+
+impl<K, V> Default for DenseMap<K, V> {
+    fn default() -> Self {
+        Self { chunks: Vec::new() }
+    }
+}
+
+impl<K: Ord, V> DenseMap<K, V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        let (chunk, place) = self.find(key);
+        place.ok().map(|place| &self.chunks[chunk][place].1)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        let (chunk, place) = self.find(key);
+        place.ok().map(|place| &mut self.chunks[chunk][place].1)
+    }
+
+    /// Returns what was there before.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let (index, place) = self.find(&key);
+        let place = match place {
+            Ok(place) => return Some(std::mem::replace(&mut self.chunks[index][place].1, value)),
+            Err(place) => place,
+        };
+        let has_room = |chunk: &Vec<_>| chunk.len() < CHUNK;
+        let is_behind = self.chunks.get(index).is_none_or(|chunk| place == chunk.len());
+        if self.chunks.get(index).is_some_and(has_room) {
+            self.chunks[index].insert(place, (key, value));
+        } else if is_behind && self.chunks.get(index + 1).is_some_and(has_room) {
+            self.chunks[index + 1].insert(0, (key, value));
+        } else if is_behind {
+            // The next of a run of keys is likely to come behind this one.
+            let next = self.chunks.len().min(index + 1);
+            self.chunks.insert(next, vec![(key, value)]);
+        } else {
+            let chunk = &mut self.chunks[index];
+            let behind = chunk.split_off(place);
+            chunk.push((key, value));
+            chunk.shrink_to_fit();
+            self.chunks.insert(index + 1, behind);
+        }
+        None
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        let (index, place) = self.find(key);
+        let place = place.ok()?;
+        let (_, value) = self.chunks[index].remove(place);
+        self.tidy(index);
+        Some(value)
+    }
+
+    /// In the order of the keys.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.chunks.iter().flatten().map(|(key, value)| (key, value))
+    }
+
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        for chunk in &mut self.chunks {
+            chunk.retain_mut(|(key, value)| keep(key, value));
+        }
+        for index in (0..self.chunks.len()).rev() {
+            self.tidy(index);
+        }
+    }
+
+    /// The chunk that has the key or is to get it, and the place there.
+    fn find(&self, key: &K) -> (usize, Result<usize, usize>) {
+        let behind = self.chunks.partition_point(|chunk| chunk[0].0 <= *key);
+        let index = behind.saturating_sub(1);
+        let place = self
+            .chunks
+            .get(index)
+            .map_or(Err(0), |chunk| chunk.binary_search_by(|(other, _)| other.cmp(key)));
+        (index, place)
+    }
+
+    /// After something was removed from a chunk: gives its memory back, or joins it with the next.
+    fn tidy(&mut self, index: usize) {
+        let next = self.chunks.get(index + 1).map_or(0, Vec::len);
+        let chunk = &mut self.chunks[index];
+        if chunk.is_empty() {
+            self.chunks.remove(index);
+        } else if next > 0 && chunk.len() + next <= CHUNK / 2 {
+            let next = self.chunks.remove(index + 1);
+            self.chunks[index].extend(next);
+        } else if chunk.len() < chunk.capacity() / 2 {
+            chunk.shrink_to_fit();
+        }
+    }
+}
+
+/// Moving half of them costs less than finding the chunk, and what each chunk takes beyond its entries is little.
+const CHUNK: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(map: &DenseMap<u32, u32>, model: &BTreeMap<u32, u32>) {
+        assert!(map.iter().eq(model));
+        assert!(map.chunks.iter().all(|chunk| (1..=CHUNK).contains(&chunk.len())));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_map_of_the_standard_library(
+            runs in proptest::collection::vec((0u32..2000, 1u32..200, 0u8..4), 0..20),
+        ) {
+            let (mut map, mut model) = (DenseMap::default(), BTreeMap::new());
+            for (start, len, what) in runs {
+                match what {
+                    0 => for key in start..start + len {
+                        prop_assert_eq!(map.remove(&key), model.remove(&key));
+                    },
+                    1 => {
+                        map.retain(|key, value| { *value += 1; key % len != 0 });
+                        model.retain(|key, value| { *value += 1; key % len != 0 });
+                    }
+                    2 => for key in (start..start + len).rev() {
+                        prop_assert_eq!(map.insert(key, len), model.insert(key, len));
+                    },
+                    _ => for key in start..start + len {
+                        prop_assert_eq!(map.insert(key, len), model.insert(key, len));
+                    },
+                }
+                check(&map, &model);
+                prop_assert_eq!(map.get(&start), model.get(&start));
+                prop_assert_eq!(map.get_mut(&start), model.get_mut(&start));
+            }
+        }
+    }
+
+    #[test]
+    fn runs_leave_no_gaps_whatever_comes_between() {
+        let mut map = DenseMap::default();
+        for n in 0..64_000u32 {
+            map.insert(n % 4 * 1_000_000 + n, ());
+        }
+        assert_eq!((map.iter().count(), map.chunks.len()), (64_000, 64_000 / CHUNK));
+        for n in 0..63_000u32 {
+            map.remove(&(n % 4 * 1_000_000 + n));
+        }
+        assert!(map.chunks.len() <= 2 * 1000 / (CHUNK / 2), "{} chunks", map.chunks.len());
+    }
+}
