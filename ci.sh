@@ -236,6 +236,17 @@ part_msrv() {
     rustup run "$version" cargo check --workspace --all-features --target-dir "${CARGO_TARGET_DIR:-target}/msrv"
 }
 
+# What Miri can run of the udp backend: threads that share a table and counters, and what takes packets apart and joins them. It has
+# no sockets, devices and BPF. No proptest of thousands: it is a hundred times slower than a processor.
+part_miri() {
+    if ! cargo +nightly miri --version >/dev/null 2>&1; then
+        echo "Miri not run: rustup toolchain install nightly --component miri"
+        return
+    fi
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test -p flannel-backend-udp --lib -- \
+        checksum join segment snapshot stats table wire
+}
+
 # Licences, sources and banned crates of everything that is linked in: deny.toml.
 part_deny() {
     if ! cargo deny --version >/dev/null 2>&1; then
@@ -253,7 +264,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure features msrv deny dist simulate fuzz netns tun bpf root etcd demo)
+all=(tools fmt clippy test doc pure features msrv miri deny dist simulate fuzz netns tun bpf root etcd demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }

@@ -6,6 +6,7 @@
 mod handover;
 mod inbound;
 mod outbound;
+mod pace;
 mod worker;
 
 use std::{

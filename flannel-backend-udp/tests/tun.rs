@@ -8,6 +8,8 @@
 mod contract;
 #[path = "tun/lab.rs"]
 mod lab;
+#[path = "tun/load.rs"]
+mod load;
 #[path = "tun/plain.rs"]
 mod plain;
 #[path = "tun/repairs.rs"]

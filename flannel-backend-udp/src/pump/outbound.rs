@@ -156,6 +156,6 @@ fn tell(ip: &Ip<'_>, problem: Problem, limiter: &mut Limiter, context: &Context<
 /// What a device may hand over at once, bytes.
 const LARGEST: usize = 65_536;
 /// Packets from the device before those of peers have their turn.
-const BURST: usize = 64;
+pub(super) const BURST: usize = 64;
 /// What every path takes, bytes: RFC 8200 without the outer headers.
 const SMALL: usize = 1280 - 48;

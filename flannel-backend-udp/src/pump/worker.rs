@@ -1,17 +1,20 @@
 //! One thread of the engine.
 
-use std::{net::IpAddr, os::fd::AsFd, sync::atomic::Ordering};
+use std::{net::IpAddr, num::NonZero, os::fd::AsFd, sync::atomic::Ordering, time::Duration};
 
+use quinn_udp::BATCH_SIZE;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    thread::set_current_timer_slack,
 };
 use tokio::time::Instant;
 
 use super::{
     Failure, Shared,
     inbound::Inbound,
-    outbound::{Context, Outbound},
+    outbound::{BURST, Context, Outbound},
+    pace::Pace,
 };
 use crate::{socket::PeerSocket, tun::Queue};
 
@@ -43,7 +46,7 @@ impl Worker {
             queue,
             sockets,
             own,
-            outbound: Outbound::new(std::time::Duration::ZERO),
+            outbound: Outbound::new(Duration::ZERO),
             inbound: Inbound::new(*joins, *joins_udp),
             started,
             failures: 0,
@@ -59,6 +62,9 @@ impl Worker {
     }
 
     fn carry(&mut self, shared: &Shared) -> Result<(), String> {
+        // Without it, pauses last twice as long and nothing else.
+        let _ = set_current_timer_slack(NonZero::new(SLACK_NANOS));
+        let mut pace = Pace::default();
         let mut reader = shared.table.reader();
         let mut seen = [PollFlags::empty(); WATCHED];
         let mut bursts = 0;
@@ -73,13 +79,16 @@ impl Worker {
                 own: &self.own,
                 now: self.started.elapsed(),
             };
+            let now = context.now;
             let taken = self.outbound.run(&mut context);
             let mut moved =
                 taken.map_err(|error| format!("cannot read from the device: {error}"))?;
+            let mut has_more = moved == BURST;
             for socket in 0..context.sockets.len() {
                 match self.inbound.run(socket, &mut context) {
                     Ok(received) => {
                         moved += received;
+                        has_more |= received == BATCH_SIZE;
                         self.failures = 0;
                     }
                     // Of an earlier datagram, usually.
@@ -90,11 +99,15 @@ impl Worker {
                     Err(error) => return Err(format!("cannot receive datagrams: {error}")),
                 }
             }
+            pace.note(moved, now);
             if moved > 0 {
                 seen = [PollFlags::empty(); WATCHED];
                 bursts += u32::from(stops);
                 if bursts == LAST_BURSTS {
                     return Ok(());
+                }
+                if let Some(pause) = pace.pause().filter(|_| !has_more) {
+                    look_away(shared, pause);
                 }
             } else if stops {
                 return Ok(());
@@ -123,6 +136,13 @@ impl Worker {
     }
 }
 
+/// Waits for so long, or until workers are to stop. Whoever has packets for us meanwhile wakes nobody.
+fn look_away(shared: &Shared, pause: Duration) {
+    let mut fds = [PollFd::new(&shared.wake, PollFlags::IN)];
+    let pause = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
+    let _ = poll(&mut fds, Some(&pause));
+}
+
 /// Whether something was said to be amiss, and nothing came of looking after it: looking again would never end.
 fn broken(seen: &[PollFlags]) -> Result<(), String> {
     let is_amiss =
@@ -136,6 +156,8 @@ fn broken(seen: &[PollFlags]) -> Result<(), String> {
 
 /// A worker that is to stop looks for packets so often: under load there are always some.
 const LAST_BURSTS: u32 = 16;
+/// How late the kernel may end a pause. It is 50 µs unless set.
+const SLACK_NANOS: u64 = 1000;
 /// The device and a socket for each family.
 const WATCHED: usize = 3;
 /// So many failures in a row are no accident.

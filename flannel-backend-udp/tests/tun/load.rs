@@ -1,0 +1,199 @@
+//! Load both ways while peers come and go.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use flannel_testbed::Pod;
+use socket2::SockRef;
+use tokio::time::{Instant, interval};
+
+use crate::lab::{Kind, Lab};
+
+/// `FLANNEL_UDP_LOAD_SECONDS` makes it longer.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn peers_that_come_and_go_disturb_nobody() {
+    let mut lab = Lab::new(&[Kind::Ours, Kind::Ours, Kind::Ours]).await;
+    assert!(lab.reaches(0, 1).await || lab.reaches(0, 1).await);
+    let seconds = std::env::var("FLANNEL_UDP_LOAD_SECONDS").ok().and_then(|text| text.parse().ok());
+    let started = Instant::now();
+    let end = started + Duration::from_secs(seconds.unwrap_or(3));
+    let stops = Arc::new(AtomicBool::new(false));
+    let mut packets = Vec::new();
+    let mut streams = Vec::new();
+    for (from, to) in [(0, 1), (1, 0)] {
+        packets.push(Packets::start(&lab.pods[from], &lab.pods[to], &stops));
+        streams.push(Stream::start(&lab.pods[from], &lab.pods[to], &stops));
+    }
+    let mut every = interval(Duration::from_millis(100));
+    let (mut is_there, mut changes, mut memory) = (true, 0, 0);
+    while Instant::now() < end {
+        every.tick().await;
+        is_there = !is_there;
+        changes += 1;
+        if changes == WARM {
+            memory = resident();
+        }
+        let mut leases = lab.leases.clone();
+        if !is_there {
+            leases.remove(2);
+        }
+        for n in [0, 1] {
+            let peers = lab.peers_of(n, leases.clone());
+            let report = lab.node(n).network.sync(&peers).await.unwrap();
+            assert_eq!(report.writes(), 1);
+        }
+        // On a busy machine an answer may be late.
+        let reached = lab.reaches(0, 2).await
+            || is_there && (lab.reaches(0, 2).await || lab.reaches(0, 2).await);
+        assert_eq!(reached, is_there);
+    }
+    let (before, after) = (memory, resident());
+    stops.store(true, Ordering::Relaxed);
+    let packets: Vec<Count> = packets.into_iter().map(Packets::finish).collect();
+    let bytes: Vec<u64> = streams.into_iter().map(Stream::finish).collect();
+    println!(
+        "{:?}, {changes} changes: packets {packets:?}, bytes of TCP {bytes:?}, resident {before} kB, then {after} kB",
+        started.elapsed()
+    );
+    for count in packets {
+        assert!(count.sent > 100 && count.received == count.sent, "{count:?}");
+        assert_eq!(count.reordered, 0);
+    }
+    assert!(bytes.iter().all(|bytes| *bytes > 1 << 20), "{bytes:?}");
+    assert!(after < before + MOST_GROWTH, "{before} kB, then {after} kB");
+}
+
+/// Numbered packets, some at once, so that they are joined on their way.
+struct Packets {
+    sender: JoinHandle<u64>,
+    receiver: JoinHandle<(u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Count {
+    sent: u64,
+    received: u64,
+    reordered: u64,
+}
+
+impl Packets {
+    fn start(from: &Pod, to: &Pod, stops: &Arc<AtomicBool>) -> Self {
+        let socket = |pod: &Pod| {
+            let address = SocketAddr::from((pod.ip(), 0));
+            pod.namespace().run(|| UdpSocket::bind(address).unwrap()).unwrap()
+        };
+        let (sender, receiver) = (socket(from), socket(to));
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        // What a test does not read in time is nobody's loss.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&receiver, 16 << 20).unwrap();
+        let stops = Arc::clone(stops);
+        let sender = thread::spawn(move || {
+            let mut number = 0_u64;
+            while !stops.load(Ordering::Relaxed) {
+                for _ in 0..AT_ONCE {
+                    let mut packet = [0x5a; 200];
+                    packet[..8].copy_from_slice(&number.to_be_bytes());
+                    sender.send(&packet).unwrap();
+                    number += 1;
+                }
+                thread::sleep(PAUSE);
+            }
+            number
+        });
+        let receiver = thread::spawn(move || {
+            let (mut received, mut reordered, mut next) = (0, 0, 0);
+            let mut packet = [0; 200];
+            while let Ok(len) = receiver.recv(&mut packet) {
+                assert!(len == packet.len() && packet[8..] == [0x5a; 192]);
+                let number = u64::from_be_bytes(*packet.first_chunk().unwrap());
+                received += 1;
+                reordered += u64::from(number < next);
+                next = next.max(number + 1);
+            }
+            (received, reordered)
+        });
+        Self { sender, receiver }
+    }
+
+    fn finish(self) -> Count {
+        let sent = self.sender.join().unwrap();
+        let (received, reordered) = self.receiver.join().unwrap();
+        Count { sent, received, reordered }
+    }
+}
+
+/// One TCP connection, whose bytes are looked at.
+struct Stream {
+    sender: JoinHandle<u64>,
+    receiver: JoinHandle<u64>,
+}
+
+impl Stream {
+    fn start(from: &Pod, to: &Pod, stops: &Arc<AtomicBool>) -> Self {
+        let address = SocketAddr::from((to.ip(), 0));
+        let listener = to.namespace().run(|| TcpListener::bind(address).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut sender = from.namespace().run(|| TcpStream::connect(address).unwrap()).unwrap();
+        let (mut receiver, _) = listener.accept().unwrap();
+        SockRef::from(&sender).set_linger(Some(Duration::from_secs(5))).unwrap();
+        let stops = Arc::clone(stops);
+        let data: Vec<u8> = (0..PATTERN * 256).map(|n| (n % PATTERN) as u8).collect();
+        let sender = thread::spawn(move || {
+            let mut sent = 0;
+            while !stops.load(Ordering::Relaxed) {
+                sender.write_all(&data).unwrap();
+                sent += data.len() as u64;
+                thread::sleep(PAUSE);
+            }
+            sent
+        });
+        let receiver = thread::spawn(move || {
+            let (mut buffer, mut received) = (vec![0; 64 << 10], 0);
+            loop {
+                let len = receiver.read(&mut buffer).unwrap();
+                if len == 0 {
+                    return received;
+                }
+                let is_right = |(n, byte): (usize, &u8)| {
+                    (received as usize + n) % PATTERN == usize::from(*byte)
+                };
+                assert!(buffer[..len].iter().enumerate().all(is_right), "after {received}");
+                received += len as u64;
+            }
+        });
+        Self { sender, receiver }
+    }
+
+    fn finish(self) -> u64 {
+        let sent = self.sender.join().unwrap();
+        assert_eq!(self.receiver.join().unwrap(), sent);
+        sent
+    }
+}
+
+/// What this process, with the engines of all hosts, keeps in memory, kB.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// After so many changes all buffers have been used.
+const WARM: u32 = 15;
+/// kB.
+const MOST_GROWTH: u64 = 4096;
+const AT_ONCE: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(2);
+/// A prime number of bytes, which no segment is a multiple of.
+const PATTERN: usize = 251;
