@@ -24,6 +24,13 @@ part_tools() {
     fi
 }
 
+# Installs Debian packages where that is possible and nobody is asked; says so where not.
+apt_install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@"; } >/dev/null 2>&1 ||
+        echo "apt-get install $* failed"
+}
+
 part_fmt() { cargo fmt --all --check; }
 
 part_clippy() {
@@ -140,6 +147,10 @@ part_tun() {
 # The eBPF engine of the udp backend: its programs are those of their source, and carry packets.
 part_bpf() {
     local made; made=$(mktemp)
+    # Another version of clang would make another object. Where it cannot be had the rest runs all the same.
+    for tool in clang-14 ethtool tc:iproute2; do
+        command -v "${tool%%:*}" >/dev/null || apt_install "${tool##*:}"
+    done
     if command -v clang-14 >/dev/null; then
         flannel-backend-udp/bpf/build.sh "$made"
         cmp "$made" flannel-backend-udp/bpf/udp.bpf.o || { echo "run flannel-backend-udp/bpf/build.sh flannel-backend-udp/bpf/udp.bpf.o"; return 1; }

@@ -17,6 +17,8 @@ mod figures;
 mod lab;
 #[path = "bpf/lasting.rs"]
 mod lasting;
+#[path = "bpf/load.rs"]
+mod load;
 #[path = "bpf/paths.rs"]
 mod paths;
 #[path = "tun/plain.rs"]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use flannel_core::BackendError;
 use flannel_netlink::{
-    Connection, Namespace, delete_link, list_addresses, list_links,
+    Connection, Message, Namespace, delete_link, list_addresses, list_links,
     state::{Address, AddressFilter, Link, LinkKind},
 };
 use ipnetwork::IpNetwork;
@@ -53,7 +53,9 @@ pub async fn remove_leftovers(
             let filter = AddressFilter { link: Some(link.index) };
             let addresses = list_addresses(&mut connection, filter).await;
             let addresses = addresses.map_err(|error| refused("list addresses", error))?;
-            if !has_our_addresses(&addresses, networks) {
+            if !has_our_addresses(&addresses, networks)
+                || is_attached(&mut connection, &link).await?
+            {
                 continue;
             }
         }
@@ -71,6 +73,24 @@ pub async fn remove_leftovers(
 pub fn detour_device(networks: &[IpNetwork], port: u16) -> (String, Ipv6Addr) {
     let [a, b] = [network_number(networks) >> 16, network_number(networks) & 0xffff];
     (format!("flannel-in{port}"), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, a as u16, b as u16))
+}
+
+/// Whether a process is attached to a TUN device. [`Link::running`] says so up to a second longer than it is true.
+async fn is_attached(connection: &mut Connection, link: &Link) -> Result<bool, BackendError> {
+    if !matches!(&link.kind, LinkKind::Other(kind) if kind == "tun") {
+        return Ok(false);
+    }
+    match connection.get(&Link::by_index(link.index), has_carrier).await {
+        Err(error) if error.not_found() => Ok(false),
+        answer => answer.map_err(|error| refused("look at a device", error)),
+    }
+}
+
+/// The flag by which the kernel tells of a carrier at once.
+fn has_carrier(message: &Message<'_>) -> Option<bool> {
+    let (header, _) = message.split(IFINFOMSG_BYTES)?;
+    let flags = header.get(8..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))?;
+    Some(flags & IFF_LOWER_UP != 0)
 }
 
 async fn remove_filters(
@@ -107,8 +127,7 @@ fn is_named(link: &Link) -> bool {
     let is_named = match &link.kind {
         LinkKind::Other(kind) if kind == "tun" => {
             let number = link.name.strip_prefix("flannel").unwrap_or_default();
-            // One that somebody is attached to runs.
-            !link.running && !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
+            !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
         }
         LinkKind::Vxlan(vxlan) => {
             let names = [format!("flannel.{}", vxlan.vni), format!("flannel-v6.{}", vxlan.vni)];
@@ -145,6 +164,10 @@ fn has_our_addresses(addresses: &[Address], networks: &[IpNetwork]) -> bool {
     };
     others.peek().is_some() && others.all(ours)
 }
+
+// linux/if.h and linux/rtnetlink.h
+const IFF_LOWER_UP: u32 = 1 << 16;
+const IFINFOMSG_BYTES: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -186,15 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_tun_device_with_a_number_that_nobody_uses_is_named_like_ours() {
-        let tun = |name: &str| Link { running: false, ..link(name, LinkKind::Other("tun".into())) };
+    fn only_a_tun_device_with_a_number_is_named_like_ours() {
+        let tun = |name: &str| link(name, LinkKind::Other("tun".into()));
         assert!(is_named(&tun("flannel0")));
         assert!(is_named(&tun("flannel12")));
         for name in ["flannel", "flannelx", "flannel-1", "tun0", "0"] {
             assert!(!is_named(&tun(name)), "{name}");
         }
-        assert!(!is_named(&Link { running: true, ..tun("flannel0") }), "in use");
-        assert!(!is_named(&Link { running: false, ..link("flannel0", LinkKind::Bridge) }));
+        assert!(!is_named(&link("flannel0", LinkKind::Bridge)));
     }
 
     #[test]

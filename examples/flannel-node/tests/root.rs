@@ -1,9 +1,10 @@
 //! The program as another user. A user namespace that anybody may make has one user only, so this needs root.
 #![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{env, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 
 use flannel_testbed::{Process, probe};
+use tokio::time::timeout;
 
 #[expect(dead_code, reason = "the tests in namespaces use the rest")]
 #[path = "netns/support.rs"]
@@ -12,6 +13,9 @@ mod support;
 use support::{Cluster, HOST_GW, HOST_GW_NFT, VXLAN, asked, eventually, program};
 
 const UDP: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
+const EBPF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","Engine":"ebpf"}}"#;
+const USERSPACE: &str =
+    r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","Engine":"userspace"}}"#;
 
 /// The program where another user can run it, wherever this tree is; and that user may write to the cluster's folder.
 fn program_for_others(cluster: &Cluster) -> PathBuf {
@@ -106,4 +110,92 @@ async fn the_udp_backend_keeps_the_capability_for_programs_in_the_kernel() {
     let mut explain = cluster.host(0).spawn(command).unwrap();
     let ended = explain.wait().await.unwrap();
     assert!(ended.success(), "{:?}", explain.output());
+}
+
+/// Ends the node of host 0 by SIGKILL and SIGTERM in turns and starts it again: 4 times unless `FLANNEL_RESTARTS` says otherwise.
+/// Returns how many of the packets sent every 10 ms were lost, and the longest gap between two.
+async fn restarts(network: &'static str) -> (u64, Duration) {
+    let rounds = env::var("FLANNEL_RESTARTS").map_or(4, |rounds| rounds.parse().expect("a number"));
+    let cluster = Cluster::new(2, network).await;
+    let (mut nodes, pods) = cluster.start_all().await;
+    let out = probe::stream(&pods[0], pods[1].ip(), 100).unwrap();
+    let back = probe::stream(&pods[1], pods[0].ip(), 100).unwrap();
+    for round in 0..rounds {
+        end(&mut nodes[0], round % 2 == 0).await;
+        fs::remove_file(cluster.subnet_file(0)).unwrap();
+        nodes[0] = cluster.start(0).await;
+        for stream in [&out, &back] {
+            timeout(Duration::from_secs(5), stream.flowing()).await.expect("packets flow");
+        }
+    }
+    let (out, back) = (out.stop().await, back.stop().await);
+    println!("{rounds} restarts, {network}: {out}; {back}");
+    (out.lost + back.lost, out.longest_gap.max(back.longest_gap))
+}
+
+async fn end(node: &mut Process, is_violent: bool) {
+    if is_violent {
+        node.kill().unwrap();
+        node.wait().await.unwrap();
+    } else {
+        node.terminate().unwrap();
+        assert!(node.wait().await.unwrap().success());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: run ./ci.sh root as root"]
+async fn programs_in_the_kernel_lose_no_packet_while_the_node_is_away() {
+    let (lost, _) = restarts(EBPF).await;
+    assert_eq!(lost, 0);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run ./ci.sh root as root"]
+async fn the_userspace_engine_loses_what_comes_while_the_node_is_away() {
+    let (_, gap) = restarts(USERSPACE).await;
+    // A start takes under 100 ms; this is about a machine that does other things meanwhile.
+    assert!(gap < Duration::from_millis(500), "{gap:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs root: run ./ci.sh root as root"]
+async fn another_backend_finds_nothing_of_the_udp_backend_when_it_is_ready() {
+    for udp in [EBPF, USERSPACE] {
+        let cluster = Cluster::new(2, udp).await;
+        let (mut nodes, pods) = cluster.start_all().await;
+        for network in [VXLAN, udp, support::HOST_GW, udp] {
+            fs::remove_file(cluster.folder.path().join("store/config")).unwrap();
+            for (n, node) in nodes.iter_mut().enumerate() {
+                end(node, n == 0).await;
+                let command = cluster.command(program(), n);
+                let arguments: Vec<_> = command.get_args().collect();
+                let mut other = Command::new(program());
+                other.args(
+                    arguments.iter().map(|it| if *it == udp { network.as_ref() } else { *it }),
+                );
+                *node = cluster.run(n, other).await;
+                let shown = |arguments: &str| {
+                    let mut words = arguments.split(' ');
+                    let mut command = Command::new(words.next().unwrap());
+                    command.args(words);
+                    let output = cluster.host(n).namespace().run(|| command.output().unwrap());
+                    String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+                };
+                let is_udp = network == udp;
+                let is_ebpf = is_udp && udp == EBPF;
+                let links = shown("ip -br link");
+                assert_eq!(links.contains("flannel0"), is_udp, "{network}: {links}");
+                assert_eq!(links.contains("flannel-in8285"), is_ebpf, "{network}: {links}");
+                assert_eq!(links.contains("flannel.1"), network == VXLAN, "{network}: {links}");
+                let filters = shown("tc filter show dev eth0 ingress");
+                assert_eq!(filters.contains("flannel-udp"), is_ebpf, "{network}: {filters}");
+                let qdiscs = shown("tc qdisc show dev eth0");
+                assert_eq!(qdiscs.contains("clsact"), is_ebpf, "{network}: {qdiscs}");
+                let routes = shown("ip route show proto 241");
+                assert_eq!(routes.contains("encap bpf"), is_ebpf, "{network}: {routes}");
+            }
+            eventually(async || probe::reachability(&pods).await.complete()).await;
+        }
+    }
 }

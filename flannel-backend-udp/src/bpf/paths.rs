@@ -27,6 +27,8 @@ pub(super) struct Paths {
     asked: BTreeSet<IpAddr>,
     /// How often routers had told something.
     told: u64,
+    /// They had just told it: the kernel may note it only after the programs have seen it.
+    is_fresh: bool,
     /// When all are asked about again.
     next: Instant,
     /// When narrow ones are.
@@ -55,6 +57,7 @@ impl Paths {
             narrow: BTreeMap::new(),
             asked: BTreeSet::new(),
             told: 0,
+            is_fresh: false,
             next: now,
             next_narrow: now,
             not_before: now,
@@ -76,7 +79,9 @@ impl Paths {
         if began < self.not_before {
             return false;
         }
-        let asks_all = query.told != self.told || began >= self.next;
+        let is_fresh = query.told != self.told;
+        let asks_all = is_fresh || self.is_fresh || began >= self.next;
+        self.is_fresh = is_fresh;
         let asks_narrow = began >= self.next_narrow;
         let wanted: Vec<IpAddr> = query
             .peers
@@ -187,12 +192,20 @@ mod tests {
         // IP_MTU says 65535 of loopback.
         let mut query = Query { local: &local, peers: &peers, mtu: 1500, told: 0 };
         assert!(!paths.refresh(query));
-        paths.not_before = Instant::now();
+        let mut soon = |query: Query<'_>| {
+            paths.not_before = Instant::now();
+            paths.refresh(query)
+        };
         query.mtu = 100_000;
-        assert!(!paths.refresh(query), "it was asked about");
-        paths.not_before = Instant::now();
+        assert!(!soon(query), "it was asked about");
         query.told = 1;
-        assert!(paths.refresh(query));
+        assert!(soon(query));
+        query.mtu = 1500;
+        assert!(soon(query), "it is asked about once more");
+        query.mtu = 100_000;
+        assert!(!soon(query), "and no more");
+        query.told = 2;
+        assert!(soon(query));
         assert_eq!(paths.narrow(), &BTreeMap::from([(local[0], 65_507)]));
         paths.not_before = Instant::now();
         let nobody = BTreeSet::new();

@@ -163,7 +163,7 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     env::var(name).ok()?.parse().ok()
 }
 
-fn finder(host: &Host, config: &NetworkConfig) -> UplinkFinder {
+pub(crate) fn finder(host: &Host, config: &NetworkConfig) -> UplinkFinder {
     let options = UplinkOptions { names: vec!["eth0".into()], ..UplinkOptions::default() };
     UplinkFinder::new(host.namespace(), config, &options).unwrap()
 }
