@@ -164,7 +164,7 @@ async fn another_backend_finds_nothing_of_the_udp_backend_when_it_is_ready() {
     for udp in [EBPF, USERSPACE] {
         let cluster = Cluster::new(2, udp).await;
         let (mut nodes, pods) = cluster.start_all().await;
-        for network in [VXLAN, udp, support::HOST_GW, udp] {
+        for network in [VXLAN, udp, HOST_GW, udp] {
             fs::remove_file(cluster.folder.path().join("store/config")).unwrap();
             for (n, node) in nodes.iter_mut().enumerate() {
                 end(node, n == 0).await;
