@@ -213,6 +213,17 @@ INLINE int fits(const struct __sk_buff *skb, __u32 takes, const void *payload, _
 
 // Sending. Until the headers are pushed, BPF_OK lets the packet on as it came.
 
+// Our own datagrams must not go round and round.
+INLINE int is_own_datagram(__u8 protocol, const struct udp *udp, const void *end, const struct config *own)
+{
+	return protocol == UDP && ((void *)(udp + 1) > end || udp->from == own->port);
+}
+
+INLINE int push(struct __sk_buff *skb, void *outer, __u32 len)
+{
+	return lwt_push_encap(skb, BPF_LWT_ENCAP_IP, outer, len) ? BPF_DROP : BPF_LWT_REROUTE;
+}
+
 INLINE int send4(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -225,8 +236,7 @@ INLINE int send4(struct __sk_buff *skb)
 	struct endpoint4 *peer = map_lookup(&endpoints4, &to);
 	if (!own || !peer || !fits(skb, peer->takes, ip + 1, sizeof(*ip)))
 		return BPF_OK;
-	// Our own datagrams must not go round and round.
-	if (ip->from == own->local4 && ip->protocol == UDP && ((void *)(udp + 1) > end || udp->from == own->port))
+	if (ip->from == own->local4 && is_own_datagram(ip->protocol, udp, end, own))
 		return BPF_OK;
 	__u32 len = skb->len + sizeof(struct ipv4) + sizeof(struct udp);
 	if (len > MAX_LEN && skb->gso_size == 0)
@@ -240,9 +250,7 @@ INLINE int send4(struct __sk_buff *skb)
 		.udp = { own->port, peer->port, length(len - sizeof(struct ipv4)), 0 },
 	};
 	decrement_ttl4(ip);
-	if (lwt_push_encap(skb, BPF_LWT_ENCAP_IP, &outer, sizeof(outer)))
-		return BPF_DROP;
-	return BPF_LWT_REROUTE;
+	return push(skb, &outer, sizeof(outer));
 }
 
 INLINE int send6(struct __sk_buff *skb)
@@ -258,7 +266,7 @@ INLINE int send6(struct __sk_buff *skb)
 	struct endpoint6 *peer = map_lookup(&endpoints6, &to);
 	if (!own || !peer || !fits(skb, peer->takes, ip + 1, sizeof(*ip)))
 		return BPF_OK;
-	if (same6(ip->from, own->local6) && ip->protocol == UDP && ((void *)(udp + 1) > end || udp->from == own->port))
+	if (same6(ip->from, own->local6) && is_own_datagram(ip->protocol, udp, end, own))
 		return BPF_OK;
 	__u32 len = skb->len + sizeof(struct udp);
 	if (len > MAX_LEN && skb->gso_size == 0)
@@ -274,9 +282,7 @@ INLINE int send6(struct __sk_buff *skb)
 	copy6(outer.ip.from, own->local6);
 	copy6(outer.ip.to, peer->address);
 	ip->ttl -= 1;
-	if (lwt_push_encap(skb, BPF_LWT_ENCAP_IP, &outer, sizeof(outer)))
-		return BPF_DROP;
-	return BPF_LWT_REROUTE;
+	return push(skb, &outer, sizeof(outer));
 }
 
 SEC("lwt_xmit") int flannel_send(struct __sk_buff *skb)
@@ -333,6 +339,8 @@ INLINE int detour(struct __sk_buff *skb, const struct config *own, __u32 outer, 
 		struct ethernet inner;
 	} __attribute__((packed)) header = {};
 	header.link.kind = ETH_IPV6;
+	// So the header sums up to nothing, whether or not the kernel takes it out of the card's sum when it hands the packet over.
+	*(__u16 *)&header.link.from[4] = (__u16)~ETH_IPV6;
 	header.ip.version = IPV6_VERSION << 4;
 	header.ip.len = BE16(size + MAX_LEN - MAX_DETOUR);
 	header.ip.protocol = UDP;
@@ -348,7 +356,8 @@ INLINE int detour(struct __sk_buff *skb, const struct config *own, __u32 outer, 
 	__builtin_memcpy(header.inner.to, own->detour_mac, sizeof(header.inner.to));
 	__s32 more = sizeof(header) - ETHERNET - outer;
 	if (skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
-	    skb_store_bytes(skb, 0, &header, sizeof(header), BPF_F_RECOMPUTE_CSUM))
+	    skb_store_bytes(skb, 0, &header.link, ETHERNET, 0) ||
+	    skb_store_bytes(skb, ETHERNET, &header.ip, sizeof(header) - ETHERNET, BPF_F_RECOMPUTE_CSUM))
 		return TC_ACT_SHOT;
 	return redirect(LOOPBACK, BPF_F_INGRESS);
 }
@@ -370,6 +379,14 @@ INLINE int path_told(const struct __sk_buff *skb)
 {
 	count(skb, PATH_TOLD, 0);
 	return TC_ACT_UNSPEC;
+}
+
+// Whether the headers have the lengths of one whole packet in one datagram. Those of a packet that is still to be cut are not on
+// any wire.
+INLINE int lengths_agree(const struct __sk_buff *skb, __u32 at, __u32 all, __u32 datagram, __u32 inside, __u32 outer)
+{
+	return skb->gso_size ||
+	       (all == inside + outer && datagram == inside + sizeof(struct udp) && all + at <= skb->len);
 }
 
 INLINE int receive4(struct __sk_buff *skb, const struct config *own, const __u32 at)
@@ -397,9 +414,7 @@ INLINE int receive4(struct __sk_buff *skb, const struct config *own, const __u32
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end || ip->version_len != PLAIN_IPV4 || ip->ttl <= 1 ||
 	    !is_cuttable(skb, ip->protocol))
 		return receive_on(skb, at + sizeof(*outer));
-	// The lengths of a packet that is still to be cut are not on any wire.
-	if (skb->gso_size == 0 && (BE16(len) != BE16(ip->len) + sizeof(*outer) ||
-				   BE16(udp_len) != BE16(ip->len) + sizeof(struct udp) || BE16(len) + at > skb->len))
+	if (!lengths_agree(skb, at, BE16(len), BE16(udp_len), BE16(ip->len), sizeof(*outer)))
 		return receive_on(skb, at + sizeof(*outer));
 	if (own->flags & SOURCE_CHECK) {
 		struct prefix4 source = { 32, ip->from };
@@ -439,8 +454,8 @@ INLINE int receive6(struct __sk_buff *skb, const struct config *own, const __u32
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end || ip->version >> 4 != IPV6_VERSION || ip->ttl <= 1 ||
 	    !is_cuttable(skb, ip->protocol))
 		return receive_on(skb, at + sizeof(*outer));
-	if (skb->gso_size == 0 && (BE16(len) != BE16(ip->len) + sizeof(struct ipv6) + sizeof(struct udp) || len != udp_len ||
-				   BE16(len) + sizeof(struct ipv6) + at > skb->len))
+	if (!lengths_agree(skb, at, BE16(len) + sizeof(struct ipv6), BE16(udp_len), BE16(ip->len) + sizeof(struct ipv6),
+			   sizeof(*outer)))
 		return receive_on(skb, at + sizeof(*outer));
 	if (own->flags & SOURCE_CHECK) {
 		struct prefix6 source = { .len = 128 };

@@ -31,7 +31,7 @@ use super::{
     engine::{Changes, Marks},
     error::BpfError,
     hook::Hook,
-    layout,
+    layout::{self, DETOUR_PROBED},
     programs::Programs,
 };
 
@@ -62,6 +62,8 @@ enum State {
 struct Way {
     hook: Hook,
     place: layout::Detour,
+    /// By which the way is tried.
+    socket: UdpSocket,
     /// How many packets had come through when one was sent that has not.
     awaits: Option<u64>,
 }
@@ -132,18 +134,17 @@ impl Detour {
         let State::Open(way) = &mut self.state else {
             return Ok(Passage::Open);
         };
-        let count = programs.counts()?.detour_probed.packets;
+        let count = programs.count(DETOUR_PROBED)?;
         if way.awaits.is_some_and(|before| before == count) {
             self.state = State::New;
             return Ok(Passage::Closed);
         }
         way.awaits = Some(count);
-        let is_sent = self.namespace.run(|| send_probe(self.port, &way.place));
-        if !matches!(is_sent, Ok(Ok(_))) {
+        if way.socket.send(&probe(self.port.into(), way.place.mac)).is_err() {
             self.state = State::New;
             return Ok(Passage::Closed);
         }
-        if programs.counts()?.detour_probed.packets == count {
+        if programs.count(DETOUR_PROBED)? == count {
             return Ok(Passage::Awaited);
         }
         way.awaits = None;
@@ -212,11 +213,21 @@ impl Detour {
             config.detour = Some(layout::Detour { is_open: false, ..place });
             programs.set_config(&config)?;
         }
-        if !self.try_way(&place, programs).await? {
-            return Err(BpfError::Detour { reason: "packets by loopback do not arrive" });
+        let closed = BpfError::Detour { reason: "packets by loopback do not arrive" };
+        let Ok(Ok(socket)) = self.namespace.run(|| socket(udp_port)) else {
+            return Err(closed);
+        };
+        let before = programs.count(DETOUR_PROBED)?;
+        let deadline = Instant::now() + ARRIVES;
+        let is_sent = socket.send(&probe(self.port.into(), mac)).is_ok();
+        while programs.count(DETOUR_PROBED)? == before {
+            if !is_sent || Instant::now() > deadline {
+                return Err(closed);
+            }
+            sleep(Duration::from_millis(1)).await;
         }
         info!(device = link.name, port = udp_port, "TCP packets of peers take a detour");
-        Ok(Way { hook, place, awaits: None })
+        Ok(Way { hook, place, socket, awaits: None })
     }
 
     /// Makes the device on the first free port behind the network's.
@@ -260,22 +271,6 @@ impl Detour {
         matches!(&link.kind, LinkKind::Vxlan(vxlan)
             if vxlan.vni == u32::from(self.port) && vxlan.local == Some(self.marks.detour_address.into()))
     }
-
-    async fn try_way(&self, place: &layout::Detour, programs: &Programs) -> Result<bool, BpfError> {
-        let count = || programs.counts().map(|counts| counts.detour_probed.packets);
-        let before = count()?;
-        if !matches!(self.namespace.run(|| send_probe(self.port, place)), Ok(Ok(_))) {
-            return Ok(false);
-        }
-        let deadline = Instant::now() + ARRIVES;
-        while count()? == before {
-            if Instant::now() > deadline {
-                return Ok(false);
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-        Ok(true)
-    }
 }
 
 /// The request for a VXLAN device that hears loopback alone. It takes datagrams without checksum, as the programs send them.
@@ -296,9 +291,10 @@ fn create(name: &str, vni: u32, local: Ipv6Addr, port: u16) -> Request {
     Request::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &body)
 }
 
-fn send_probe(port: u16, place: &layout::Detour) -> io::Result<usize> {
-    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))?
-        .send_to(&probe(port.into(), place.mac), (Ipv6Addr::LOCALHOST, place.port))
+fn socket(port: u16) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))?;
+    socket.connect((Ipv6Addr::LOCALHOST, port))?;
+    Ok(socket)
 }
 
 /// What `flannel_return` counts and drops.

@@ -17,7 +17,7 @@ use super::{
     detour::{Detour, Passage},
     error::BpfError,
     hook::Hook,
-    layout::{Config, Counts},
+    layout::{Config, Counts, PATH_TOLD},
     paths::{Paths, Query},
     programs::Programs,
     trial::try_places,
@@ -90,8 +90,6 @@ impl Meter {
             received_on: now.received_on.since(before.received_on),
             spoofed_source: now.spoofed_source.since(before.spoofed_source),
             unknown_peer: now.unknown_peer.since(before.unknown_peer),
-            path_told: now.path_told.since(before.path_told),
-            detour_probed: now.detour_probed.since(before.detour_probed),
         }
     }
 }
@@ -372,7 +370,7 @@ impl Engine {
 
     /// How often routers told something.
     fn told(&self) -> Result<u64, BpfError> {
-        Ok(self.programs.counts()?.path_told.packets)
+        self.programs.count(PATH_TOLD)
     }
 
     /// Whether there is news.

@@ -135,10 +135,6 @@ pub(crate) struct Counts {
     pub(crate) spoofed_source: Tally,
     /// Dropped: from nobody that we know.
     pub(crate) unknown_peer: Tally,
-    /// How often somebody on the way told how large a packet may be.
-    pub(crate) path_told: Tally,
-    /// Packets that tried the detour and came through.
-    pub(crate) detour_probed: Tally,
 }
 
 /// `struct tally`, of all processors.
@@ -151,31 +147,15 @@ pub(crate) struct Tally {
 impl Counts {
     /// From what stands at each place in `counts`: one tally for each processor.
     pub(super) fn sum(places: [&[u8]; COUNTS]) -> Self {
-        let [
-            sent,
-            sent_on,
-            received,
-            received_on,
-            spoofed_source,
-            unknown_peer,
-            path_told,
-            detour_probed,
-        ] = places.map(Tally::sum);
-        Self {
-            sent,
-            sent_on,
-            received,
-            received_on,
-            spoofed_source,
-            unknown_peer,
-            path_told,
-            detour_probed,
-        }
+        let [sent, sent_on, received, received_on, spoofed_source, unknown_peer, _, _] =
+            places.map(Tally::sum);
+        Self { sent, sent_on, received, received_on, spoofed_source, unknown_peer }
     }
 }
 
 impl Tally {
-    fn sum(tallies: &[u8]) -> Self {
+    /// Of one place in `counts`.
+    pub(super) fn sum(tallies: &[u8]) -> Self {
         let number = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
         tallies.chunks_exact(TALLY_BYTES).fold(Self::default(), |sum, tally| Self {
             packets: sum.packets.wrapping_add(number(&tally[..8])),
@@ -194,6 +174,10 @@ impl Tally {
 
 /// How many places `counts` has.
 pub(super) const COUNTS: usize = 8;
+
+/// Places that are read alone.
+pub(super) const PATH_TOLD: u32 = 6;
+pub(super) const DETOUR_PROBED: u32 = 7;
 
 const CONFIG_BYTES: usize = 48;
 const TALLY_BYTES: usize = 16;
@@ -253,8 +237,6 @@ mod tests {
             received_on: tally(2),
             spoofed_source: tally(6),
             unknown_peer: tally(9),
-            path_told: tally(4),
-            detour_probed: tally(8),
         };
         assert_eq!(counts, expected);
         assert_eq!(tally(7).since(tally(5)), tally(2));

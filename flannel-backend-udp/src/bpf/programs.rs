@@ -7,7 +7,7 @@ use flannel_netlink::state;
 use super::{
     content::{Content, Place, Step},
     error::BpfError,
-    layout::{COUNTS, Config, Counts},
+    layout::{COUNTS, Config, Counts, Tally},
     object::Object,
     sys::{Map, Program, Rejected},
 };
@@ -151,11 +151,20 @@ impl Programs {
     pub(super) fn counts(&self) -> Result<Counts, BpfError> {
         let mut places = Vec::new();
         for place in 0..COUNTS as u32 {
-            let values = self.maps.counts.get(&place.to_ne_bytes());
-            let values = values.map_err(|source| BpfError::map("read", "counts", source))?;
-            places.push(values.unwrap_or_default());
+            places.push(self.tallies(place)?);
         }
         Ok(Counts::sum(std::array::from_fn(|place| places[place].as_slice())))
+    }
+
+    /// How many packets met the end that is counted at this place.
+    pub(super) fn count(&self, place: u32) -> Result<u64, BpfError> {
+        Ok(Tally::sum(&self.tallies(place)?).packets)
+    }
+
+    fn tallies(&self, place: u32) -> Result<Vec<u8>, BpfError> {
+        let values = self.maps.counts.get(&place.to_ne_bytes());
+        let values = values.map_err(|source| BpfError::map("read", "counts", source))?;
+        Ok(values.unwrap_or_default())
     }
 }
 
