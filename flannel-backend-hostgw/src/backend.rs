@@ -16,6 +16,7 @@ pub struct HostGw {
     protocol: u8,
     table: u32,
     paths: Paths,
+    blackholes: bool,
 }
 
 impl HostGw {
@@ -25,7 +26,7 @@ impl HostGw {
         let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
         let networks = ipv4.into_iter().chain(ipv6).collect();
         let paths = Paths::default();
-        Self { networks, finder, protocol: PROTOCOL, table: Route::MAIN, paths }
+        Self { networks, finder, protocol: PROTOCOL, table: Route::MAIN, paths, blackholes: false }
     }
 
     /// The same with another mark on its routes: a routing protocol number and a table. Our routes are told from others by them,
@@ -40,6 +41,13 @@ impl HostGw {
     #[must_use]
     pub fn with_paths(mut self, paths: Paths) -> Self {
         self.paths = paths;
+        self
+    }
+
+    /// The same with routes that drop packets to addresses of our own subnet that no pod has.
+    #[must_use]
+    pub fn with_blackholes(mut self) -> Self {
+        self.blackholes = true;
         self
     }
 
@@ -78,7 +86,10 @@ impl Backend for HostGw {
         let mut mark = Mark::new(self.protocol, self.networks.clone());
         mark.table = self.table;
         mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
-        let table = PeerTable::open(self.finder.namespace(), mark).await?;
+        let mut table = PeerTable::open(self.finder.namespace(), mark).await?;
+        if self.blackholes {
+            table = table.with_blackholes();
+        }
         let (protocol, table_number) = (self.protocol, self.table);
         let routes = Routes { link: uplink.interface.index, protocol, table: table_number };
         let paths = self.paths.watch();

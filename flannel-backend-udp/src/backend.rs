@@ -33,6 +33,7 @@ pub struct Udp {
     /// Our own port, if not the network's.
     port: Option<u16>,
     account: Arc<Account>,
+    blackholes: bool,
 }
 
 impl Udp {
@@ -62,6 +63,7 @@ impl Udp {
             workers: cores.min(MOST_WORKERS),
             port: None,
             account: Arc::default(),
+            blackholes: false,
         })
     }
 
@@ -78,6 +80,13 @@ impl Udp {
     #[must_use]
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
         (self.protocol, self.table) = (protocol, table);
+        self
+    }
+
+    /// The same with routes that drop packets to addresses of our own subnet that no pod has.
+    #[must_use]
+    pub fn with_blackholes(mut self) -> Self {
+        self.blackholes = true;
         self
     }
 
@@ -134,7 +143,10 @@ impl Backend for Udp {
         mark.table = self.table;
         mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
         mark.devices = [name].into();
-        let table = PeerTable::open(namespace, mark).await?;
+        let mut table = PeerTable::open(namespace, mark).await?;
+        if self.blackholes {
+            table = table.with_blackholes();
+        }
         let common = Common {
             settings: self.settings,
             port,

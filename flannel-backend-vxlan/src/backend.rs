@@ -36,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) protocol: u8,
     pub(crate) table: u32,
     identity: Option<NodeId>,
+    blackholes: bool,
     devices: tokio::sync::Mutex<Devices>,
     /// What is known of the ways to peers.
     pub(crate) paths: Paths,
@@ -62,6 +63,7 @@ impl Vxlan {
             protocol: PROTOCOL,
             table: Route::MAIN,
             identity: None,
+            blackholes: false,
             devices: Devices::new(finder.namespace(), settings.clone()).into(),
             settings,
             paths: Paths::default(),
@@ -92,6 +94,13 @@ impl Vxlan {
     #[must_use]
     pub fn with_paths(mut self, paths: Paths) -> Self {
         self.not_yet_shared().paths = paths;
+        self
+    }
+
+    /// The same with routes that drop packets to addresses of our own subnet that no pod has.
+    #[must_use]
+    pub fn with_blackholes(mut self) -> Self {
+        self.not_yet_shared().blackholes = true;
         self
     }
 
@@ -169,7 +178,10 @@ impl Backend for Vxlan {
         mark.table = shared.table;
         mark.nexthops = flannel_backend::nexthop_numbers(&shared.networks);
         mark.devices = names.into_iter().collect();
-        let table = PeerTable::open(namespace, mark).await?;
+        let mut table = PeerTable::open(namespace, mark).await?;
+        if shared.blackholes {
+            table = table.with_blackholes();
+        }
         Ok(Box::new(VxlanNetwork::new(shared, namespace.clone(), watch, underlay, table)))
     }
 }

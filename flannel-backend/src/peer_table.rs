@@ -11,7 +11,7 @@ use flannel_core::{
 };
 use flannel_netlink::{
     Namespace, Table,
-    state::{Key, Nexthop, Object, Via},
+    state::{Key, Nexthop, Object, Route, Via},
     table::{Drift, DriftChange, Failure, Mark, TableError, TableReport},
 };
 use ipnetwork::IpNetwork;
@@ -34,6 +34,14 @@ pub struct PeerTable {
     /// What others changed since the last sync.
     drifts: Repaired,
     log: DriftLog,
+    /// What the node wants for itself.
+    own: Vec<Object>,
+    /// The routing table that our routes are in.
+    number: u32,
+    /// Whether there are to be routes that drop what no pod has.
+    drops_unused: bool,
+    /// For which subnet there are such routes.
+    dropped: Option<Subnet>,
 }
 
 impl PeerTable {
@@ -47,7 +55,7 @@ impl PeerTable {
     ///
     /// Writes nothing.
     pub async fn open(namespace: &Namespace, mark: Mark) -> Result<Self, BackendError> {
-        let protocol = mark.protocol;
+        let (protocol, number) = (mark.protocol, mark.table);
         let table = Table::open(namespace, mark).await.map_err(unreadable)?;
         Ok(Self {
             table,
@@ -57,7 +65,19 @@ impl PeerTable {
             planned: None,
             drifts: Repaired::default(),
             log: DriftLog::default(),
+            own: Vec::new(),
+            number,
+            drops_unused: false,
+            dropped: None,
         })
+    }
+
+    /// The same with a route for each block of the node's own subnet that drops packets to addresses which nothing else leads to:
+    /// otherwise a default route, or one to the whole network, sends them on.
+    #[must_use]
+    pub fn with_blackholes(mut self) -> Self {
+        self.drops_unused = true;
+        self
     }
 
     /// The table itself, to look at devices and to watch them.
@@ -67,7 +87,22 @@ impl PeerTable {
 
     /// The node wants exactly these objects for itself.
     pub fn want_own(&mut self, objects: impl IntoIterator<Item = Object>) {
-        self.place(Holder::NODE, objects.into_iter().collect());
+        self.own = objects.into_iter().collect();
+        self.place_own();
+    }
+
+    fn place_own(&mut self) {
+        let blocks = self.dropped.iter().flat_map(|own| {
+            let ipv4 = own.ipv4().map(IpNetwork::V4);
+            ipv4.into_iter().chain(own.ipv6().map(IpNetwork::V6))
+        });
+        let blackholes = blocks.map(|block| {
+            let mut route = Route::new(block, self.protocol).blackhole();
+            (route.table, route.metric) = (self.number, LAST);
+            Object::from(route)
+        });
+        let objects = self.own.iter().copied().chain(blackholes).collect();
+        self.place(Holder::NODE, objects);
     }
 
     /// Forgets what was planned, so that the next [`sync`](Self::sync) plans every peer anew: for when what plans depend on has
@@ -90,6 +125,11 @@ impl PeerTable {
         peers: &Peers,
         plan: impl Fn(&Lease) -> PeerPlan,
     ) -> Result<SyncReport, BackendError> {
+        let own = self.drops_unused.then_some(peers.own().subnet);
+        if self.dropped != own {
+            self.dropped = own;
+            self.place_own();
+        }
         match self.planned.as_ref().and_then(|planned| peers.changed_since(planned)) {
             Some(changed) => {
                 for subnet in changed {
@@ -280,3 +320,6 @@ fn refused(failure: Failure) -> BackendError {
 fn unreadable(error: TableError) -> BackendError {
     BackendError::Kernel { operation: "follow the kernel's state".into(), source: error.into() }
 }
+
+/// The metric of a route that counts only where there is no other: that of a bridge with the same block goes before it.
+const LAST: u32 = 1 << 30;

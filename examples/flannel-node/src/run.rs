@@ -23,7 +23,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    args::{LeaseLossArg, NetworkArg, NodeArgs, StoreArg},
+    args::{LeaseLossArg, NetworkArg, NodeArgs, StoreArg, TrafficArgs},
     health::{self, Listener},
     host,
     journal::{FIND_UPLINK, READ_CONFIG, SET_UP_NETWORK},
@@ -187,7 +187,7 @@ async fn with_registry(
     let finder = UplinkFinder::new(&namespace, &config, &uplink)?;
     let named = args.node_id.or_else(|| Some(kept.as_ref()?.id.clone()));
     let paths = Paths::default();
-    let (backend, udp) = backend(&config, &finder, named.as_ref(), &paths)?;
+    let (backend, udp) = backend(&config, &finder, named.as_ref(), &paths, &args.traffic)?;
     let firewall = args.traffic.firewall(&config);
     let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
     // Also where the id is known: whoever waits for a network card should not wait for long.
@@ -259,14 +259,18 @@ fn backend(
     finder: &UplinkFinder,
     node: Option<&NodeId>,
     paths: &Paths,
+    traffic: &TrafficArgs,
 ) -> Result<(Arc<dyn Backend>, Option<Meter>)> {
+    let drops_unused = traffic.ip_blackhole_route;
     match config.backend().kind() {
         "host-gw" => {
             let backend = HostGw::new(config, finder.clone()).with_paths(paths.clone());
+            let backend = if drops_unused { backend.with_blackholes() } else { backend };
             Ok((Arc::new(backend), None))
         }
         "udp" => {
             let udp = Udp::new(config, finder.clone())?;
+            let udp = if drops_unused { udp.with_blackholes() } else { udp };
             let meter = udp.meter();
             Ok((Arc::new(udp), Some(meter)))
         }
@@ -276,6 +280,7 @@ fn backend(
                 Some(node) => vxlan.with_identity(node.clone()),
                 None => vxlan,
             };
+            let vxlan = if drops_unused { vxlan.with_blackholes() } else { vxlan };
             Ok((Arc::new(vxlan), None))
         }
         other => Err(no_backend(other)),

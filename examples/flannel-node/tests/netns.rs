@@ -2,6 +2,8 @@
 
 #[path = "netns/addresses.rs"]
 mod addresses;
+#[path = "netns/blackhole.rs"]
+mod blackhole;
 #[path = "netns/explain.rs"]
 mod explain;
 #[path = "netns/firewall.rs"]

@@ -10,17 +10,11 @@ use super::{Cli, NodeArgs};
 impl NodeArgs {
     /// Refuses what would be promised and not done.
     pub(super) fn refuse(&self) -> Result<(), clap::Error> {
-        let refusals = [
-            (
-                self.kubernetes.kube_subnet_mgr,
-                "--kube-subnet-mgr: this program keeps no leases in Kubernetes yet; leave it out to use etcd (--etcd-endpoints), \
+        let refusals = [(
+            self.kubernetes.kube_subnet_mgr,
+            "--kube-subnet-mgr: this program keeps no leases in Kubernetes yet; leave it out to use etcd (--etcd-endpoints), \
                  or give --store",
-            ),
-            (
-                self.traffic.ip_blackhole_route,
-                "--ip-blackhole-route: this program makes no such route yet; leave it out and use ip route add blackhole SUBNET",
-            ),
-        ];
+        )];
         match refusals.iter().find(|(refused, _)| *refused) {
             None => Ok(()),
             Some((_, reason)) => Err(Cli::command().error(ErrorKind::ValueValidation, reason)),
