@@ -56,6 +56,23 @@ impl Subnet {
     }
 }
 
+impl Subnet {
+    /// The subnet that a key is about which somebody wrote by hand: with host bits, which are cleared, or in another spelling.
+    ///
+    /// Flannel follows such keys. A [parsed](str::parse) subnet never comes from one.
+    pub fn of_any_spelling(key: &str) -> Option<Self> {
+        let (v4, v6) = match key.split_once('&') {
+            Some((v4, v6)) => (Some(v4), Some(v6)),
+            None if key.contains(':') => (None, Some(key)),
+            None => (Some(key), None),
+        };
+        // The longest lengths are those of flannel's ParseSubnetKey, which reads 5 and 7 bits.
+        let v4 = v4.map(|v4| block::<Ipv4Network>(v4, 31, |a| a.parse().ok()).ok_or(()));
+        let v6 = v6.map(|v6| block::<Ipv6Network>(v6, 127, |a| a.parse().ok()).ok_or(()));
+        Self::new(v4.transpose().ok()?, v6.transpose().ok()?)
+    }
+}
+
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Mirrors MakeSubnetKey in pkg/subnet/subnet.go at cdf76059.
@@ -80,19 +97,8 @@ impl FromStr for Subnet {
     type Err = InvalidSubnetKey;
 
     fn from_str(key: &str) -> Result<Self, InvalidSubnetKey> {
-        let parse = || {
-            let (v4, v6) = match key.split_once('&') {
-                Some((v4, v6)) => (Some(v4), Some(v6)),
-                None if key.contains(':') => (None, Some(key)),
-                None => (Some(key), None),
-            };
-            // The longest lengths are those of flannel's ParseSubnetKey, which reads 5 and 7 bits.
-            let v4 = v4.map(|v4| block::<Ipv4Network>(v4, 31, |a| a.parse().ok()).ok_or(()));
-            let v6 = v6.map(|v6| block::<Ipv6Network>(v6, 127, |a| a.parse().ok()).ok_or(()));
-            Self::new(v4.transpose().ok()?, v6.transpose().ok()?)
-        };
         // One subnet has one key: other spellings, and host bits, would let two keys stand for the same subnet.
-        parse()
+        Self::of_any_spelling(key)
             .filter(|subnet| subnet.to_string() == key)
             .ok_or_else(|| InvalidSubnetKey { key: shorten(key) })
     }
@@ -137,6 +143,19 @@ mod tests {
         let dual: Subnet = "10.12.13.0-24&fd00:12:13::-56".parse().unwrap();
         assert_eq!(dual.ipv4(), Some("10.12.13.0/24".parse().unwrap()));
         assert_eq!(dual.ipv6(), Some("fd00:12:13::/56".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_key_with_host_bits_is_no_subnet_and_is_about_one() {
+        for (key, about) in [
+            ("10.12.13.7-24", "10.12.13.0-24"),
+            ("10.12.13.7-24&FD00:12:13::1-56", "10.12.13.0-24&fd00:12:13::-56"),
+            ("10.12.13.0-24", "10.12.13.0-24"),
+        ] {
+            assert_eq!(Subnet::of_any_spelling(key), Some(about.parse().unwrap()));
+            assert_eq!(key.parse::<Subnet>().is_ok(), key == about);
+        }
+        assert_eq!(Subnet::of_any_spelling("10.12.13-24"), None);
     }
 
     #[test]

@@ -47,9 +47,12 @@ pub(crate) fn decide<'a>(
     {
         return Ok(Decision::Take(record));
     }
-    // Whatever has the key of a subnet takes that subnet, also if it is no lease: creating it would fail.
-    choose(config, entries.iter().map(|(subnet, _)| subnet), node, hint)
-        .or_else(|_| choose(config, live(&entries), node, hint))
+    // Whatever has the key of a subnet takes that subnet, also if it is no lease: creating it would fail. What stands under
+    // another spelling takes it too: flannel follows such keys.
+    let odd = odd(records);
+    let all = entries.iter().map(|(subnet, _)| subnet);
+    choose(config, all.chain(odd.iter().map(|(subnet, _)| subnet)), node, hint)
+        .or_else(|_| choose(config, live(&entries).chain(live(&odd)), node, hint))
         .map(Decision::Create)
 }
 
@@ -99,6 +102,12 @@ fn address(record: &Record) -> Option<std::net::IpAddr> {
 
 fn entries(records: &[Record]) -> Vec<(Subnet, &Record)> {
     records.iter().filter_map(|record| Some((record.subnet()?, record))).collect()
+}
+
+/// Records whose keys are about a subnet and are not its key.
+fn odd(records: &[Record]) -> Vec<(Subnet, &Record)> {
+    let odd = records.iter().filter(|record| record.subnet().is_none());
+    odd.filter_map(|record| Some((Subnet::of_any_spelling(&record.key)?, record))).collect()
 }
 
 fn live<'a>(entries: &'a [(Subnet, &Record)]) -> impl Iterator<Item = &'a Subnet> + Clone {

@@ -72,6 +72,41 @@ fn what_another_node_owns_is_never_taken() {
 }
 
 #[test]
+fn what_somebody_wrote_with_host_bits_is_not_handed_out() {
+    let free = Ok(Decision::Create("10.3.0.12-30".parse().unwrap()));
+    for lifetime in [Bounded, Unbounded] {
+        let records = [
+            record("10.3.0.5-30", "192.0.2.2", None, lifetime),
+            record("10.3.0.9-29", "192.0.2.3", None, lifetime),
+        ];
+        assert_eq!(
+            decide_for_n1(&records[..1], "192.0.2.1", Some("10.3.0.4-30")),
+            decide_for_n1(
+                &[record("10.3.0.4-30", "192.0.2.2", None, lifetime)],
+                "192.0.2.1",
+                Some("10.3.0.4-30"),
+            )
+        );
+        assert!(matches!(decide_for_n1(&records, "192.0.2.1", None), Err(NetworkFull { .. })));
+    }
+    let records = [
+        record("10.3.0.5-30", "192.0.2.1", Some("n1"), Bounded),
+        record("10.3.0.8-30", "192.0.2.3", None, Bounded),
+    ];
+    assert_eq!(decide_for_n1(&records, "192.0.2.1", None), free, "it is nobody's lease");
+    let lapsed = [
+        record("10.3.0.5-29", "192.0.2.2", None, Lapsed),
+        record("10.3.0.9-29", "192.0.2.2", None, Bounded),
+    ];
+    let last = Ok(Decision::Create("10.3.0.4-30".parse().unwrap()));
+    assert_eq!(
+        decide_for_n1(&lapsed, "192.0.2.1", None),
+        last,
+        "what has lapsed is the last that is taken"
+    );
+}
+
+#[test]
 fn a_node_named_by_its_address_is_found_by_the_address_that_it_has() {
     // 192.0.2.1 has moved to 192.0.2.5 and said so.
     let moved = [record("10.3.7.0-24", "192.0.2.5", Some("192.0.2.1"), Bounded)];
