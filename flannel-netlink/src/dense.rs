@@ -39,9 +39,11 @@ impl<K: Ord, V> DenseMap<K, V> {
         } else if is_behind && self.chunks.get(index + 1).is_some_and(has_room) {
             self.chunks[index + 1].insert(0, (key, value));
         } else if is_behind {
-            // The next of a run of keys is likely to come behind this one.
-            let next = self.chunks.len().min(index + 1);
-            self.chunks.insert(next, vec![(key, value)]);
+            // The rest of a run of keys is likely to come behind this one.
+            let room = if self.chunks.is_empty() { 1 } else { CHUNK };
+            let mut next = Vec::with_capacity(room);
+            next.push((key, value));
+            self.chunks.insert(self.chunks.len().min(index + 1), next);
         } else {
             let chunk = &mut self.chunks[index];
             let behind = chunk.split_off(place);

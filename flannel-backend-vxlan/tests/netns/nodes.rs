@@ -10,6 +10,7 @@ use flannel_netlink::{LinkChange, Monitor, Notice, Subject, alter_link, link_by_
 use flannel_store::MemoryCluster;
 use flannel_testbed::{Blocks, Pod, Testbed, probe};
 use futures::FutureExt;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use tokio::{
     sync::oneshot,
     task::JoinSet,
@@ -109,6 +110,44 @@ async fn a_mac_that_was_changed_once_is_put_back_and_nothing_published() {
     assert!(cluster.flows(REPAIR).await);
     assert_eq!(kernel.link("flannel.1").await.mac, before);
     assert_eq!(Some(mac_of(&cluster.status(0).lease.unwrap().attrs)), before);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_mac_that_cannot_be_put_back_is_published_as_the_real_one() {
+    let cluster = Cluster::start(IPV4).await;
+    let mut kernel = Kernel::of(cluster.testbed.host(0));
+    let theirs = mac("0e:66:66:66:66:66");
+    let meddled = LinkChange { mac: Some(theirs), ..LinkChange::default() };
+    kernel.alter("flannel.1", meddled).await;
+    // The kernel answers at once, so that no node had a turn yet.
+    let powerless = Powerless::new();
+    let is_theirs =
+        |status: &Status| status.lease.as_ref().is_some_and(|lease| mac_of(&lease.attrs) == theirs);
+    let mut handle = cluster.handles[0].clone();
+    let published = timeout(PATIENCE, handle.wait_for(is_theirs)).await;
+    drop(powerless);
+    published.expect("published in time").expect("a node");
+    assert!(cluster.flows(PATIENCE).await);
+    assert_eq!(kernel.link("flannel.1").await.mac, Some(theirs), "peers know it by now");
+}
+
+/// This thread, on which all nodes run, may change nothing in the kernel until it is dropped.
+struct Powerless(CapabilitySets);
+
+impl Powerless {
+    fn new() -> Self {
+        let before = capabilities(None).unwrap();
+        let effective = before.effective - CapabilitySet::NET_ADMIN;
+        set_capabilities(None, CapabilitySets { effective, ..before }).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for Powerless {
+    fn drop(&mut self) {
+        set_capabilities(None, self.0).unwrap();
+    }
 }
 
 #[tokio::test]
