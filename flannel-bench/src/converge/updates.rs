@@ -20,15 +20,17 @@ pub(super) async fn end_to_end(
     row: &str,
 ) -> Result<()> {
     let (mut added, mut removed) = (Vec::new(), Vec::new());
+    // All come before the first one goes: that takes a second, after which everything has to be fetched into the processor anew.
     for number in count..count + updates {
-        let block = block(number).into();
         let start = Instant::now();
         // An answer to the writer may come later than the route.
-        let there = follower.route(block, true, PATIENCE);
+        let there = follower.route(block(number).into(), true, PATIENCE);
         let ((), there) = tokio::try_join!(leases.add(number), there)?;
         added.push(there - start);
+    }
+    for number in count..count + updates {
         let start = Instant::now();
-        let gone = follower.route(block, false, PATIENCE);
+        let gone = follower.route(block(number).into(), false, PATIENCE);
         let ((), gone) = tokio::try_join!(leases.remove(number), gone)?;
         removed.push(gone - start);
     }
