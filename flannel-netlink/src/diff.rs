@@ -1,6 +1,9 @@
 //! What to do so that the kernel holds what it should, and in which order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use ipnetwork::IpNetwork;
 
@@ -55,6 +58,15 @@ impl Stage {
             Self::RemoveRoutes => matches!(key, Key::Route(..)),
             Self::Put => true,
             Self::Remove => !matches!(key, Key::Route(..)),
+        }
+    }
+
+    /// All that [`rank`](Self::rank) returns for keys that the stage concerns.
+    pub(crate) const fn ranks(self) -> RangeInclusive<u8> {
+        match self {
+            Self::RemoveRoutes => 4..=4,
+            Self::Put => 0..=4,
+            Self::Remove => u8::MAX - 3..=u8::MAX,
         }
     }
 

@@ -221,16 +221,26 @@ impl Table {
             report.drifts.extend(self.picture.take_drifts(|key| patience.due(key, now).is_none()));
             let mut wrote = false;
             for stage in Stage::ALL {
-                let mut keys = self.picture.dirty(|key| stage.concerns(key));
-                keys.sort_unstable_by_key(|key| (stage.rank(key), *key));
-                let mut keys = keys.into_iter();
-                loop {
-                    let ops = self.next_ops(stage, &mut keys, now, &failures, &mut postponed);
-                    if ops.is_empty() {
-                        break;
+                // Few go out together. A list of all that ten thousand peers need would be long.
+                let ranks = stage.ranks();
+                let groups: Vec<_> = match self.picture.has_few_dirty() {
+                    true => vec![ranks],
+                    false => ranks.map(|rank| rank..=rank).collect(),
+                };
+                for ranks in groups {
+                    let mut keys = self
+                        .picture
+                        .dirty(|key| stage.concerns(key) && ranks.contains(&stage.rank(key)));
+                    keys.sort_unstable_by_key(|key| (stage.rank(key), *key));
+                    let mut keys = keys.into_iter();
+                    loop {
+                        let ops = self.next_ops(stage, &mut keys, now, &failures, &mut postponed);
+                        if ops.is_empty() {
+                            break;
+                        }
+                        wrote = true;
+                        self.write(&ops, &mut report, &mut failures).await?;
                     }
-                    wrote = true;
-                    self.write(&ops, &mut report, &mut failures).await?;
                 }
             }
             if !wrote {

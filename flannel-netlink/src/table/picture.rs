@@ -104,6 +104,11 @@ impl Picture {
         self.entries.dirty(asked)
     }
 
+    /// Whether [`dirty`](Self::dirty) returns few keys, whichever are asked for. May say no where it does.
+    pub(crate) const fn has_few_dirty(&self) -> bool {
+        self.entries.has_few_dirty()
+    }
+
     pub(crate) fn fits(&self, key: &Key) -> bool {
         self.entries.fits(key)
     }

@@ -1,6 +1,6 @@
 //! Many files as they were read, in a few large pieces of memory.
 
-use std::{ffi::OsString, ops::Range, time::SystemTime};
+use std::{ffi::OsString, time::SystemTime};
 
 use flannel_core::NodeId;
 
@@ -14,11 +14,13 @@ pub(super) struct Pile {
     rows: Vec<Row>,
 }
 
+/// Where the texts of a file begin, and the lengths of its key, its value and its owner, which follow each other.
 #[derive(Debug)]
 struct Row {
-    key: Range<usize>,
-    value: Result<Range<usize>, Range<usize>>,
-    owner: Option<Range<usize>>,
+    start: usize,
+    key: usize,
+    value: Result<usize, usize>,
+    owner: Option<usize>,
     revision: u64,
     expires: Option<SystemTime>,
 }
@@ -37,12 +39,13 @@ impl Pile {
 
     pub(super) fn push(&mut self, found: &Found) {
         let Found { key, value, owner, revision, expires } = found;
+        let start = self.text.len();
         let mut put = |text: &str| {
-            let start = self.text.len();
             self.text.push_str(text);
-            start..self.text.len()
+            text.len()
         };
         let row = Row {
+            start,
             key: put(key),
             value: match value {
                 Ok(value) => Ok(put(value)),
@@ -58,7 +61,7 @@ impl Pile {
     /// Takes out the files with these keys.
     pub(super) fn remove(&mut self, keys: &[String]) {
         let text = &self.text;
-        self.rows.retain(|row| !keys.iter().any(|key| *key == text[row.key.clone()]));
+        self.rows.retain(|row| !keys.iter().any(|key| *key == text[row.start..][..row.key]));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -66,13 +69,20 @@ impl Pile {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Found> {
-        let text = |range: &Range<usize>| self.text[range.clone()].to_owned();
-        self.rows.iter().map(move |row| Found {
-            key: text(&row.key),
-            value: row.value.as_ref().map(text).map_err(text),
-            owner: row.owner.as_ref().and_then(|owner| NodeId::new(text(owner)).ok()),
-            revision: row.revision,
-            expires: row.expires,
+        self.rows.iter().map(|row| {
+            let mut rest = &self.text[row.start..];
+            let mut text = |len: usize| {
+                let (text, behind) = rest.split_at(len);
+                rest = behind;
+                text.to_owned()
+            };
+            Found {
+                key: text(row.key),
+                value: row.value.map(&mut text).map_err(&mut text),
+                owner: row.owner.and_then(|owner| NodeId::new(text(owner)).ok()),
+                revision: row.revision,
+                expires: row.expires,
+            }
         })
     }
 }

@@ -93,6 +93,10 @@ impl Entries {
         }
     }
 
+    pub(super) const fn has_few_dirty(&self) -> bool {
+        matches!(self.dirty, Dirty::Few(_))
+    }
+
     pub(super) fn fits(&self, key: &Key) -> bool {
         match &self.dirty {
             Dirty::Few(keys) => keys.is_empty() || !keys.contains(&PackedKey::of(key)),
