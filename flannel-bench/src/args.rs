@@ -65,7 +65,7 @@ pub(crate) struct Common {
 pub(crate) enum Command {
     /// From the start of a node on a store with leases until all of their subnets can be reached.
     Converge(Converge),
-    /// Pod to pod over two hosts: bandwidth, packets, round trips, and what they cost.
+    /// Between two hosts or pods behind them: bandwidth, packets, round trips, and what they cost.
     Throughput(Throughput),
     /// What a node takes: time to start, memory, threads, processor time and wakeups when idle.
     Footprint(Footprint),
@@ -115,6 +115,16 @@ pub(crate) struct Throughput {
         value_enum
     )]
     pub(crate) offloads: Vec<Offloads>,
+
+    /// Who talks to whom.
+    #[arg(
+        long,
+        value_name = "pods|hosts,...",
+        value_delimiter = ',',
+        default_value = "pods",
+        value_enum
+    )]
+    pub(crate) between: Vec<Between>,
 
     /// Only the paths whose names contain one of these; what the last columns compare with should be among them.
     #[arg(long, value_name = "TEXT,...", value_delimiter = ',')]
@@ -205,6 +215,15 @@ pub(crate) enum Offloads {
     Off,
     /// What the kernel's own devices do.
     On,
+}
+
+/// The ends of a transfer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Between {
+    /// The hosts themselves, by the addresses that their pods have as gateways.
+    Hosts,
+    /// Pods, each behind its host's bridge.
+    Pods,
 }
 
 fn parse_peer(text: &str) -> Result<(String, PathBuf), String> {

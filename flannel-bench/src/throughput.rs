@@ -1,4 +1,4 @@
-//! Pod to pod over two hosts: bandwidth, packets, round trips, and what they cost.
+//! Between two hosts or pods behind them: bandwidth, packets, round trips, and what they cost.
 
 mod forwarder;
 mod kernel;
@@ -10,11 +10,11 @@ mod wireguard;
 use std::{fmt, process};
 
 use anyhow::{Context, Result};
-use flannel_testbed::{Pod, probe::tcp_throughput};
+use flannel_testbed::{Endpoint, probe::tcp_throughput};
 
 use self::paths::Path;
 use crate::{
-    args::{Family, Offloads, Throughput},
+    args::{Between, Family, Offloads, Throughput},
     proc,
     report::Table,
     session::Session,
@@ -32,10 +32,12 @@ pub(crate) async fn run(session: &Session, options: &Throughput) -> Result<Vec<T
         (RTT_99, Unit::Seconds),
     ];
     let mut tables = Vec::new();
-    for &family in &options.family {
-        for &offloads in &options.offloads {
-            let case = Case { family, offloads };
-            tables.push((case, Table::new(format!("pod to pod{case}"), &columns)));
+    for &between in &options.between {
+        for &family in &options.family {
+            for &offloads in &options.offloads {
+                let case = Case { between, family, offloads };
+                tables.push((case, Table::new(case.to_string(), &columns)));
+            }
         }
     }
     let paths = Path::all(session, &options.only);
@@ -50,7 +52,7 @@ pub(crate) async fn run(session: &Session, options: &Throughput) -> Result<Vec<T
     for run in session.runs() {
         for (case, table) in &mut tables {
             for path in paths.iter().filter(|path| path.missing().is_none()) {
-                session.progress(run, format!("{}{case}", path.name));
+                session.progress(run, format!("{}, {case}", path.name));
                 let measured = measure(session, options, path, *case, table);
                 if let Err(error) = measured.await {
                     table.trouble(&path.name, format!("run {run}: {error:#}"));
@@ -63,6 +65,10 @@ pub(crate) async fn run(session: &Session, options: &Throughput) -> Result<Vec<T
         table.compare("UDP of raw", PACKETS, &[paths::RAW]);
         table.compare("TCP of hand-made vxlan", TCP, &[paths::VXLAN]);
         table.compare("UDP of hand-made vxlan", PACKETS, &[paths::VXLAN]);
+        table.compare("TCP of forwarder", TCP, &[paths::FORWARDER]);
+        table.compare("cpu/GB of forwarder", CPU, &[paths::FORWARDER]);
+        table.compare("UDP of forwarder", PACKETS, &[paths::FORWARDER]);
+        table.compare("TCP of wireguard-go", TCP, &[paths::WIREGUARD_GO]);
     }
     Ok(tables.into_iter().map(|(_, table)| table).collect())
 }
@@ -70,12 +76,17 @@ pub(crate) async fn run(session: &Session, options: &Throughput) -> Result<Vec<T
 /// What a table is about.
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    between: Between,
     family: Family,
     offloads: Offloads,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.between {
+            Between::Hosts => "host to host",
+            Between::Pods => "pod to pod",
+        })?;
         f.write_str(match self.family {
             Family::V4 => "",
             Family::V6 => ", IPv6",
@@ -99,7 +110,7 @@ async fn measure(
     if case.offloads == Offloads::Off {
         offloads::turn_off(&built).await?;
     }
-    let [a, b] = &built.pods;
+    let [a, b] = &built.ends(case.between);
     warm(a, b).await?;
 
     let round_trips = udp::round_trips(a, b, options.round_trips).await?;
@@ -124,19 +135,19 @@ async fn measure(
 }
 
 /// The first packets wait for neighbours to be resolved, and for a node to hear of its peer.
-async fn warm(a: &Pod, b: &Pod) -> Result<()> {
+async fn warm(a: &Endpoint, b: &Endpoint) -> Result<()> {
     let mut last = None;
-    for _ in 0..WARM_PINGS {
-        match a.ping(b.ip()).await {
+    for _ in 0..WARM_ROUNDS {
+        match udp::round_trips(a, b, 1).await {
             Ok(_) => return Ok(()),
             Err(error) => last = Some(error),
         }
     }
-    Err(last.context("no ping was sent")?.into())
+    Err(last.context("nothing was sent")?.context("no packet gets through"))
 }
 
-/// A lost ping takes a second.
-const WARM_PINGS: u32 = 10;
+/// Each takes some seconds if nothing comes back.
+const WARM_ROUNDS: u32 = 5;
 
 const TCP: &str = "TCP, 1 stream";
 const CPU: &str = "cpu s/GB, machine";

@@ -101,6 +101,12 @@ impl From<&Pod> for Endpoint {
 
 /// Pods of a host.
 impl Host {
+    /// The host by the address that `pod` has as its gateway, which is inside of the pods' subnet.
+    pub fn gateway_of(&self, pod: &Pod) -> Endpoint {
+        let addresses = pod.subnet().nth(1).unwrap_or_default();
+        Endpoint::new(self.name(), self.namespace(), &addresses)
+    }
+
     /// Puts a pod behind the host, with the uplink's MTU.
     ///
     /// The pods of a host are on a bridge `cni0`, which has the first address of `subnet` and is the pods' gateway, as

@@ -52,10 +52,9 @@ async fn peers_that_come_and_go_disturb_nobody() {
             let report = lab.node(n).network.sync(&peers).await.unwrap();
             assert_eq!(report.writes(), 1);
         }
-        // On a busy machine an answer may be late.
-        let reached = lab.reaches(0, 2).await
-            || is_there && (lab.reaches(0, 2).await || lab.reaches(0, 2).await);
-        assert_eq!(reached, is_there);
+        // On a busy machine an answer may be late, and a worker goes by the old table for what it has in hand.
+        let is_right = async || lab.reaches(0, 2).await == is_there;
+        assert!(is_right().await || is_right().await || is_right().await, "{is_there}");
     }
     let (before, after) = (memory, resident());
     stops.store(true, Ordering::Relaxed);
@@ -76,14 +75,15 @@ async fn peers_that_come_and_go_disturb_nobody() {
 /// Numbered packets, some at once, so that they are joined on their way.
 struct Packets {
     sender: JoinHandle<u64>,
-    receiver: JoinHandle<(u64, u64)>,
+    receiver: JoinHandle<Count>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Count {
     sent: u64,
     received: u64,
     reordered: u64,
+    longest_gap: Duration,
 }
 
 impl Packets {
@@ -97,7 +97,7 @@ impl Packets {
         receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         // What a test does not read in time is nobody's loss.
         rustix::net::sockopt::set_socket_recv_buffer_size_force(&receiver, 16 << 20).unwrap();
-        let stops = Arc::clone(stops);
+        let (stops, stopped) = (Arc::clone(stops), Arc::clone(stops));
         let sender = thread::spawn(move || {
             let mut number = 0_u64;
             while !stops.load(Ordering::Relaxed) {
@@ -112,24 +112,30 @@ impl Packets {
             number
         });
         let receiver = thread::spawn(move || {
-            let (mut received, mut reordered, mut next) = (0, 0, 0);
+            let (mut count, mut next, mut last) = (Count::default(), 0, Instant::now());
             let mut packet = [0; 200];
-            while let Ok(len) = receiver.recv(&mut packet) {
+            loop {
+                let Ok(len) = receiver.recv(&mut packet) else {
+                    if stopped.load(Ordering::Relaxed) {
+                        return count;
+                    }
+                    continue;
+                };
                 assert!(len == packet.len() && packet[8..] == [0x5a; 192]);
                 let number = u64::from_be_bytes(*packet.first_chunk().unwrap());
-                received += 1;
-                reordered += u64::from(number < next);
+                count.received += 1;
+                count.reordered += u64::from(number < next);
                 next = next.max(number + 1);
+                count.longest_gap = count.longest_gap.max(last.elapsed());
+                last = Instant::now();
             }
-            (received, reordered)
         });
         Self { sender, receiver }
     }
 
     fn finish(self) -> Count {
         let sent = self.sender.join().unwrap();
-        let (received, reordered) = self.receiver.join().unwrap();
-        Count { sent, received, reordered }
+        Count { sent, ..self.receiver.join().unwrap() }
     }
 }
 

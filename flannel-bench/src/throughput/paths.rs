@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use anyhow::{Context, Result};
-use flannel_testbed::{Host, Pod, Testbed};
+use flannel_testbed::{Endpoint, Host, Pod, Testbed};
 use futures::future::BoxFuture;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     wireguard,
 };
 use crate::{
-    args::{Family, StoreKind},
+    args::{Between, Family, StoreKind},
     network::{Plan, own_block},
     program::{Node, Program, subnet},
     session::Session,
@@ -63,13 +63,13 @@ const REFERENCES: [Reference; 4] = [
     Reference { name: RAW, overhead: |_| 0, missing: || None, connect: kernel::routes },
     Reference { name: VXLAN, overhead: kernel::overhead, missing: || None, connect: kernel::vxlan },
     Reference {
-        name: "forwarder, a call a packet",
+        name: FORWARDER,
         overhead: forwarder::overhead,
         missing: forwarder::missing,
         connect: forwarder::start,
     },
     Reference {
-        name: "wireguard-go",
+        name: WIREGUARD_GO,
         overhead: wireguard::overhead,
         missing: wireguard::missing,
         connect: wireguard::start,
@@ -159,6 +159,15 @@ impl Built {
         }
     }
 
+    /// Who sends, and who receives.
+    pub(super) fn ends(&self, between: Between) -> [Endpoint; 2] {
+        let end = |n: usize| match between {
+            Between::Hosts => self.hosts()[n].gateway_of(&self.pods[n]),
+            Between::Pods => self.pods[n].endpoint(),
+        };
+        [end(0), end(1)]
+    }
+
     /// Ends the nodes.
     pub(super) async fn stop(self) -> Result<()> {
         for node in self.nodes {
@@ -175,6 +184,8 @@ impl fmt::Debug for Reference {
 }
 
 pub(super) const RAW: &str = "static routes, by hand";
+pub(super) const FORWARDER: &str = "forwarder, a call a packet";
+pub(super) const WIREGUARD_GO: &str = "wireguard-go";
 pub(super) const VXLAN: &str = "vxlan, by hand";
 
 /// What a node may take to be ready, on a loaded machine too.

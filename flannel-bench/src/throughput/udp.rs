@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use flannel_testbed::Pod;
+use flannel_testbed::Endpoint;
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
@@ -19,7 +19,7 @@ use nix::{
 use tokio::{task::spawn_blocking, time::Instant};
 
 /// Sends as many packets as go from `from` to `to`, and returns how many were received per second.
-pub(super) async fn flood(from: &Pod, to: &Pod, duration: Duration) -> Result<f64> {
+pub(super) async fn flood(from: &Endpoint, to: &Endpoint, duration: Duration) -> Result<f64> {
     let (sender, receiver) = pair(from, to).context("cannot open sockets for a flood")?;
     let done = Arc::new(AtomicBool::new(false));
     let receiver = {
@@ -34,7 +34,7 @@ pub(super) async fn flood(from: &Pod, to: &Pod, duration: Duration) -> Result<f6
 }
 
 /// Sends packets there and back, one after the other, and returns how many seconds each took.
-pub(super) async fn round_trips(from: &Pod, to: &Pod, number: u32) -> Result<Vec<f64>> {
+pub(super) async fn round_trips(from: &Endpoint, to: &Endpoint, number: u32) -> Result<Vec<f64>> {
     let (sender, receiver) = pair(from, to).context("cannot open sockets for round trips")?;
     let done = Arc::new(AtomicBool::new(false));
     let echo = {
@@ -47,17 +47,18 @@ pub(super) async fn round_trips(from: &Pod, to: &Pod, number: u32) -> Result<Vec
     times.context("cannot time round trips")
 }
 
-/// A socket in each pod; the first is connected to the second.
-fn pair(from: &Pod, to: &Pod) -> io::Result<(UdpSocket, UdpSocket)> {
-    let any = SocketAddr::new(from.ip(), 0);
-    let open = |pod: &Pod, address: SocketAddr| {
+/// A socket at each end; the first is connected to the second.
+fn pair(from: &Endpoint, to: &Endpoint) -> io::Result<(UdpSocket, UdpSocket)> {
+    let open = |end: &Endpoint| {
+        let ip = end.ips().next().ok_or(ErrorKind::AddrNotAvailable)?;
+        let address = SocketAddr::new(ip, 0);
         let socket =
-            pod.namespace().run(|| UdpSocket::bind(address)).map_err(io::Error::other)??;
+            end.namespace().run(|| UdpSocket::bind(address)).map_err(io::Error::other)??;
         socket.set_read_timeout(Some(PATIENCE))?;
         io::Result::Ok(socket)
     };
-    let receiver = open(to, SocketAddr::new(to.ip(), 0))?;
-    let sender = open(from, any)?;
+    let receiver = open(to)?;
+    let sender = open(from)?;
     sender.connect(receiver.local_addr()?)?;
     Ok((sender, receiver))
 }

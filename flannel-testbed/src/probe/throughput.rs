@@ -6,13 +6,17 @@ use std::{
 };
 
 use flannel_netlink::Namespace;
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
 use tokio::{task::spawn_blocking, time::Instant};
 
 use crate::Endpoint;
 
 /// Sends as much as goes over one TCP connection from `from` to `to` for `duration`.
 ///
-/// The address is the first that both have a family for, IPv4 first. Both ends run on threads of this process.
+/// The addresses are the first that both have a family for, IPv4 first, also that of the sender. Both ends run on threads of this process.
 ///
 /// # Errors
 ///
@@ -85,13 +89,13 @@ pub enum ThroughputError {
     },
 }
 
-/// A listener at `to`, and a connection to it from `from`.
+/// A listener at `to`, and a connection to it from `from`, by this very address: a host has several.
 pub(super) async fn connection(
     from: &Endpoint,
     to: &Endpoint,
 ) -> Result<(TcpListener, TcpStream), ThroughputError> {
-    let shared_family = |ip: &IpAddr| from.ips().any(|own| own.is_ipv4() == ip.is_ipv4());
-    let Some(ip) = to.ips().find(shared_family) else {
+    let pair = |ip: IpAddr| Some((from.ips().find(|own| own.is_ipv4() == ip.is_ipv4())?, ip));
+    let Some((own, ip)) = to.ips().find_map(pair) else {
         return Err(ThroughputError::NoSharedFamily {
             from: from.name().to_owned(),
             to: to.name().to_owned(),
@@ -101,9 +105,18 @@ pub(super) async fn connection(
     let listen = move || TcpListener::bind(SocketAddr::new(ip, 0));
     let listener = inside(to.namespace(), listen).await.map_err(failed("listen"))?;
     let address = listener.local_addr().map_err(failed("listen"))?;
-    let connect = move || TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
+    let connect = move || connect(own, address);
     let sender = inside(from.namespace(), connect).await.map_err(failed("connect"))?;
     Ok((listener, sender))
+}
+
+fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddr::new(from, 0))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_TIMEOUT))?;
+    rustix::net::connect(&socket, &to)?;
+    Ok(socket.into())
 }
 
 fn failed(
