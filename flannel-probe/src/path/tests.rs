@@ -91,6 +91,24 @@ fn corruption_counts_in_the_second_round_and_only_on_its_layer() {
 }
 
 #[test]
+fn a_way_that_is_cut_while_it_is_looked_at_is_not_accused() {
+    for answered in [2, 3] {
+        let mut path = path(true);
+        for _ in 0..4 {
+            let (mut left, mut greeted) = (answered, [false; 2]);
+            round(&mut path, |question| {
+                // Both greetings, and at most one more in all.
+                let first = !std::mem::replace(&mut greeted[question.layer as usize], true);
+                let passes = left > 0 && (first || question.checksum == Checksum::Computed);
+                left -= i32::from(passes);
+                passes
+            });
+            assert_eq!(path.known(), Known::default(), "{answered}");
+        }
+    }
+}
+
+#[test]
 fn a_known_limit_is_looked_at_and_not_searched_again() {
     let (small, mut path) = (Way { mtu: 1400, ..GOOD }, path(false));
     round(&mut path, |it| small.carries(it));

@@ -35,26 +35,36 @@ impl World {
         let end = self.now + time;
         while let Some(next) = self.schedule.next().filter(|next| *next <= end) {
             self.now = self.now.max(next);
-            let (now, nonce) = (self.now, &mut self.nonce);
-            let count = || {
-                *nonce += 1;
-                *nonce
-            };
-            let Some((send, _)) = self.schedule.poll(now, count, || 0.5) else { continue };
-            let Some(Send { key, target, questions }) = send else { continue };
-            for question in questions {
-                self.sent.push((now, key, question));
-                let from = match question.layer {
-                    Layer::Underlay => target.address,
-                    Layer::Overlay => target.overlay.unwrap(),
-                };
-                if passes(&key, &question) {
-                    let Question { layer, nonce, size, .. } = question;
-                    assert!(self.schedule.answered(from, layer, nonce, size, now));
+            // All that may be sent at once, as a prober does.
+            while let Some(send) = self.poll() {
+                let Some(send) = send else { continue };
+                for question in &send.questions {
+                    self.ask(&send, question, &passes);
                 }
             }
         }
         self.now = end;
+    }
+
+    fn poll(&mut self) -> Option<Option<Send>> {
+        let nonce = &mut self.nonce;
+        let count = || {
+            *nonce += 1;
+            *nonce
+        };
+        self.schedule.poll(self.now, count, || 0.5).map(|(send, _)| send)
+    }
+
+    fn ask(&mut self, send: &Send, question: &Question, passes: impl Fn(&Key, &Question) -> bool) {
+        let Question { layer, nonce, size, .. } = *question;
+        self.sent.push((self.now, send.key, *question));
+        if passes(&send.key, question) {
+            let from = match layer {
+                Layer::Underlay => send.target.address,
+                Layer::Overlay => send.target.overlay.unwrap(),
+            };
+            assert!(self.schedule.answered(from, layer, nonce, size, self.now));
+        }
     }
 
     fn mtu(&self, n: u32) -> PathMtu {

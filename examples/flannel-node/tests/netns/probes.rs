@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::support::{Cluster, HOST_GW, VXLAN, eventually, program};
 
+const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn probing(cluster: &Cluster, n: usize) -> Process {
@@ -36,7 +37,12 @@ async fn status(cluster: &Cluster, n: usize) -> Value {
 
 /// What the first node has found on the way to the other one.
 async fn path(cluster: &Cluster) -> Value {
-    status(cluster, 0).await["peers"][0]["path"]["ipv4"].clone()
+    path_of(cluster, 0, "ipv4").await
+}
+
+/// What host `n` has found on the way to the other one.
+async fn path_of(cluster: &Cluster, n: usize, family: &str) -> Value {
+    status(cluster, n).await["peers"][0]["path"][family].clone()
 }
 
 /// Has nft do something on the switch between the hosts, and says what it printed.
@@ -67,7 +73,7 @@ fn ipv4(pod: &Pod) -> Ipv4Addr {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn nobody_is_asked_unless_it_is_wanted_and_who_does_not_answer_is_no_trouble() {
-    let cluster = Cluster::new(2, VXLAN).await;
+    let cluster = Cluster::new(2, DUAL).await;
     nft(
         &cluster,
         "add table bridge t; add chain bridge t c { type filter hook forward priority 0; }; \
@@ -97,7 +103,15 @@ async fn nobody_is_asked_unless_it_is_wanted_and_who_does_not_answer_is_no_troub
     let _other = probing(&cluster, 1).await;
     // Whoever asks can answer.
     eventually(async || path(&cluster).await["state"] == "enough").await;
-    assert_eq!(path(&cluster).await["overlay_checksums"], "intact");
+    for family in ["ipv4", "ipv6"] {
+        eventually(async || path_of(&cluster, 0, family).await["overlay_checksums"] == "intact")
+            .await;
+        let found = path_of(&cluster, 0, family).await;
+        assert_eq!(
+            (&found["state"], &found["underlay_checksums"]),
+            (&"enough".into(), &"intact".into())
+        );
+    }
 }
 
 #[tokio::test]
@@ -197,10 +211,7 @@ async fn checksums_that_nobody_computes_are_found_and_computed() {
     };
     assert_eq!(leaves(0).await, Some(false));
     // The way back is not broken, and was left alone.
-    eventually(async || {
-        status(&cluster, 1).await["peers"][0]["path"]["ipv4"]["overlay_checksums"] == "intact"
-    })
-    .await;
+    eventually(async || path_of(&cluster, 1, "ipv4").await["overlay_checksums"] == "intact").await;
     assert_eq!(leaves(1).await, Some(true));
     assert!(!second.output().iter().any(|line| line.contains("switched off")));
     end(first).await;
