@@ -21,6 +21,7 @@ mod readiness;
 mod run;
 mod sandbox;
 mod socket;
+mod sole;
 mod status;
 mod subnet_file;
 mod supervisor;

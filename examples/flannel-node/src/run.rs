@@ -30,7 +30,9 @@ use crate::{
     node_id::{self, KeptId},
     observed::{Facts, Observed},
     sandbox::{self, Rights},
-    socket, subnet_file, supervisor,
+    socket,
+    sole::{Sole, sole},
+    subnet_file, supervisor,
     timed::Timed,
 };
 
@@ -85,7 +87,7 @@ pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
         () = &mut stop => None,
         node = with_store(args, &observed) => Some(node?),
     };
-    if let Some(Joined { node, _kept }) = node {
+    if let Some(Joined { node, _kept, _sole }) = node {
         beside.spawn(host::tell(node.handle(), observed.clone()));
         beside.spawn(observed.follow());
         node.run_until(stop).await?;
@@ -104,6 +106,8 @@ struct Joined {
     node: Node,
     /// No other process of this machine may use the name meanwhile.
     _kept: Option<KeptId>,
+    /// Nor may another node of the network run on this host.
+    _sole: Sole,
 }
 
 /// Opens the store that the command line names, and makes a node on it.
@@ -168,6 +172,7 @@ async fn with_registry(
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
     }
+    let sole = sole(&args.store).await?;
     let kept = kept_id(&args);
     let namespace = Namespace::current().context("cannot open our own network namespace")?;
     let uplink = UplinkOptions {
@@ -203,7 +208,7 @@ async fn with_registry(
     let options = NodeOptions { on_lease_loss, renew_margin, ..NodeOptions::default() };
     let node = Node::from_parts(Arc::new(store), backend, options);
     observed.runs(Facts { id, config, store: args.store.to_string(), udp }, node.handle());
-    Ok(Joined { node, _kept: kept })
+    Ok(Joined { node, _kept: kept, _sole: sole })
 }
 
 /// The id in the state folder, if the command line names none. Without one, the node goes by its address.
