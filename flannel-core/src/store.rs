@@ -187,7 +187,13 @@ pub enum StoreError {
         address: Option<IpAddr>,
     },
     /// Our lease is not there any more, or not ours.
-    #[error("the lease of {subnet} was lost to {}", owner.as_ref().map_or("nobody", |owner| owner.as_str()))]
+    #[error(
+        "{}",
+        match owner {
+            Some(owner) => format!("{owner} has the lease of {subnet} now"),
+            None => format!("the lease of {subnet} is gone: it was deleted, or has expired"),
+        }
+    )]
     Revoked {
         /// The subnet that was ours.
         subnet: Subnet,

@@ -22,6 +22,7 @@ mod readiness;
 mod run;
 mod sandbox;
 mod socket;
+mod sole;
 mod status;
 mod subnet_file;
 mod supervisor;

@@ -32,7 +32,9 @@ use crate::{
     observed::{Facts, Observed},
     probing::{self, Probing},
     sandbox::{self, Rights},
-    socket, subnet_file, supervisor,
+    socket,
+    sole::{Sole, sole},
+    subnet_file, supervisor,
     timed::Timed,
 };
 
@@ -87,7 +89,7 @@ pub(crate) async fn run(args: NodeArgs, rights: Rights) -> Result<()> {
         () = &mut stop => None,
         node = with_store(args, &observed) => Some(node?),
     };
-    if let Some(Joined { node, probing, _kept }) = node {
+    if let Some(Joined { node, probing, _kept, _sole }) = node {
         beside.spawn(host::tell(node.handle(), observed.clone()));
         if let Some(probing) = probing {
             beside.spawn(probing::run(probing, node.handle(), observed.clone()));
@@ -111,6 +113,8 @@ struct Joined {
     probing: Option<Probing>,
     /// No other process of this machine may use the name meanwhile.
     _kept: Option<KeptId>,
+    /// Nor may another node of the network run on this host.
+    _sole: Sole,
 }
 
 /// Opens the store that the command line names, and makes a node on it.
@@ -175,6 +179,7 @@ async fn with_registry(
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
     }
+    let sole = sole(&args.store).await?;
     let kept = kept_id(&args);
     let namespace = Namespace::current().context("cannot open our own network namespace")?;
     let uplink = UplinkOptions {
@@ -215,7 +220,7 @@ async fn with_registry(
         Probing { prober, handle, finder, config: config.clone(), paths }
     });
     observed.runs(Facts { id, config, store: args.store.to_string(), udp }, node.handle());
-    Ok(Joined { node, probing, _kept: kept })
+    Ok(Joined { node, probing, _kept: kept, _sole: sole })
 }
 
 /// The id in the state folder, if the command line names none. Without one, the node goes by its address.

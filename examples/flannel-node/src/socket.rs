@@ -13,6 +13,8 @@ use anyhow::{Context, Result};
 use tokio::net::UnixListener;
 use tracing::warn;
 
+use crate::whole_file;
+
 /// A socket that is removed with this value, unless another process has put its own there by then.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
@@ -26,9 +28,7 @@ pub(crate) struct SocketFile {
 /// are a mistake, except while one takes over from the other.
 pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
     let context = || format!("cannot listen on {}", path.display());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(folder).with_context(context)?;
+    let folder = whole_file::make_folder(path).with_context(context)?;
     if UnixStream::connect(path).is_ok() {
         warn!(socket = %path.display(), "another node runs with this subnet file; its socket is taken over");
     }

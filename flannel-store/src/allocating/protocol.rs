@@ -315,6 +315,6 @@ mod tests {
         let stranger = Record { owner: NodeId::new("n2").ok(), ..lost };
         let answer = Answer::Conflict(Some(Box::new(stranger)));
         let error = holding(Some(&new)).answered(&Wish::Renew, answer).unwrap_err();
-        assert_eq!(error.to_string(), "the lease of 10.3.0.4-30 was lost to n2");
+        assert_eq!(error.to_string(), "n2 has the lease of 10.3.0.4-30 now");
     }
 }

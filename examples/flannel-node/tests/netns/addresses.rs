@@ -89,3 +89,30 @@ async fn a_public_address_that_is_not_ours_needs_no_interface() {
     sleep(Duration::from_secs(1)).await;
     assert!(cluster.lease(0).contains("203.0.113.5"));
 }
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_second_node_of_one_network_on_one_host_is_refused_and_the_first_goes_on() {
+    let cluster = Cluster::new(1, HOST_GW).await;
+    let command = |name: &str| {
+        let mut command = cluster.command(program(), 0);
+        command.arg(format!("-node-id={name}"));
+        command
+    };
+    let mut first = cluster.run(0, command("a")).await;
+    let subnet = cluster.subnet(0);
+    for name in ["a", "b"] {
+        let mut second = cluster.host(0).spawn(command(name)).unwrap();
+        assert_eq!(second.wait().await.unwrap().code(), Some(1));
+        let said = second.output().join("\n");
+        assert!(
+            said.contains("another node of this network") && said.contains("stop it"),
+            "{said}"
+        );
+    }
+    assert_eq!(cluster.leases(), 1);
+    first.kill().unwrap();
+    first.wait().await.unwrap();
+    let _again = cluster.run(0, command("a")).await;
+    assert_eq!(cluster.subnet(0), subnet);
+}

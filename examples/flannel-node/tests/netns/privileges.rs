@@ -1,7 +1,10 @@
 //! A node with as few rights as it needs.
 #![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
 
-use std::{collections::BTreeMap, fs, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command,
+    time::Duration,
+};
 
 use flannel_testbed::{Process, probe};
 
@@ -138,4 +141,19 @@ async fn settings_that_are_wrong_and_read_only_are_named_until_somebody_sets_the
     assert!(says.contains("firewall: cannot set net.ipv4.ip_forward"), "{says}");
     cluster.shell(0, "echo 1 > /proc/sys/net/ipv4/ip_forward").await;
     eventually(async || asked(&socket, "/readyz").0 == 200).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn others_may_read_the_subnet_file_whatever_the_umask() {
+    let cluster = Cluster::new(1, HOST_GW).await;
+    let command = cluster.command(program(), 0);
+    let mut strict = Command::new("sh");
+    strict.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+    strict.arg(command.get_program()).args(command.get_args());
+    let _node = cluster.run(0, strict).await;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let file = cluster.subnet_file(0);
+    assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o644, 0o755));
+    assert_eq!(mode(&file.with_extension("sock")), 0o600);
 }

@@ -130,7 +130,7 @@ async fn a_lost_lease_is_taken_anew_and_the_data_path_stays_meanwhile() {
     events.send(Ok(LeaseEvent::Upsert(thief))).unwrap();
     settle().await;
     assert_eq!(handle.status().lease, None);
-    let lost = "the lease of 10.3.1.0-24 was lost to nobody";
+    let lost = "the lease of 10.3.1.0-24 is gone: it was deleted, or has expired";
     assert_eq!(handle.status().faults[&Activity::Renew], lost);
     assert_eq!(handle.status().faults[&Activity::Acquire], "cannot reach the store: down");
     assert_eq!(backend.routes().len(), 1);
