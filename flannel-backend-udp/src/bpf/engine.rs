@@ -405,7 +405,7 @@ pub(crate) async fn remove_leftover(
 
 /// Maps that somebody altered are to be put right within a second.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// So is a detour that was closed.
+/// TCP waits as long as a detour that was closed is not noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Loopback takes microseconds, and there may be much to do.
 const AWAITED: Duration = Duration::from_millis(50);
