@@ -18,13 +18,14 @@ use tokio::time::{Instant, interval};
 
 use crate::lab::{Kind, Lab};
 
-/// `FLANNEL_UDP_LOAD_SECONDS` makes it longer.
+/// `FLANNEL_UDP_LOAD_SECONDS` makes it longer, and looks at memory: other tests of this process would count as well.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn peers_that_come_and_go_disturb_nobody() {
     let mut lab = Lab::new(&[Kind::Ours, Kind::Ours, Kind::Ours]).await;
     assert!(lab.reaches(0, 1).await || lab.reaches(0, 1).await);
-    let seconds = std::env::var("FLANNEL_UDP_LOAD_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds: Option<u64> =
+        std::env::var("FLANNEL_UDP_LOAD_SECONDS").ok().and_then(|text| text.parse().ok());
     let started = Instant::now();
     let end = started + Duration::from_secs(seconds.unwrap_or(3));
     let stops = Arc::new(AtomicBool::new(false));
@@ -60,16 +61,18 @@ async fn peers_that_come_and_go_disturb_nobody() {
     stops.store(true, Ordering::Relaxed);
     let packets: Vec<Count> = packets.into_iter().map(Packets::finish).collect();
     let bytes: Vec<u64> = streams.into_iter().map(Stream::finish).collect();
-    println!(
-        "{:?}, {changes} changes: packets {packets:?}, bytes of TCP {bytes:?}, resident {before} kB, then {after} kB",
-        started.elapsed()
-    );
-    for count in packets {
-        assert!(count.sent > 100 && count.received == count.sent, "{count:?}");
+    let overflows = [0, 1].map(|n| overflow(&lab, n));
+    println!("{:?}, {changes} changes", started.elapsed());
+    println!("packets {packets:?}, overflows {overflows:?}, bytes of TCP {bytes:?}");
+    println!("resident {before} kB, then {after} kB");
+    for (count, overflow) in packets.into_iter().zip(overflows) {
+        // Where the machine runs no worker for long, its device has no room for what comes meanwhile.
+        let lost = count.sent - count.received;
+        assert!(count.sent > 100 && lost <= overflow, "{count:?}, {overflow}");
         assert_eq!(count.reordered, 0);
     }
     assert!(bytes.iter().all(|bytes| *bytes > 1 << 20), "{bytes:?}");
-    assert!(after < before + MOST_GROWTH, "{before} kB, then {after} kB");
+    assert!(seconds.is_none() || after < before + MOST_GROWTH, "{before} kB, then {after} kB");
 }
 
 /// Numbered packets, some at once, so that they are joined on their way.
@@ -186,6 +189,15 @@ impl Stream {
         assert_eq!(self.receiver.join().unwrap(), sent);
         sent
     }
+}
+
+/// Packets that the device of a host had no room for.
+fn overflow(lab: &Lab, n: usize) -> u64 {
+    let devices = lab.host(n).namespace().run(|| fs::read_to_string("/proc/thread-self/net/dev"));
+    let devices = devices.unwrap().unwrap();
+    let line = devices.lines().find_map(|line| line.trim().strip_prefix("flannel0:")).unwrap();
+    // Eight numbers of what came, then those of what went: bytes, packets, errors, drops.
+    line.split_whitespace().nth(8 + 3).unwrap().parse().unwrap()
 }
 
 /// What this process, with the engines of all hosts, keeps in memory, kB.
