@@ -21,5 +21,8 @@ mod support;
 #[path = "tun/wire.rs"]
 mod wire;
 
+/// Held by a test that loads this process, and by one that looks at its load.
+static LOAD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// What carries the packets of our nodes.
 const ENGINE: &str = "userspace";

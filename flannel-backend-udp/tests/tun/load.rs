@@ -22,6 +22,7 @@ use crate::lab::{Kind, Lab};
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn peers_that_come_and_go_disturb_nobody() {
+    let _load = crate::LOAD.lock().await;
     let mut lab = Lab::new(&[Kind::Ours, Kind::Ours, Kind::Ours]).await;
     assert!(lab.reaches(0, 1).await || lab.reaches(0, 1).await);
     let seconds: Option<u64> =

@@ -69,6 +69,7 @@ async fn the_device_follows_the_mtu_of_the_link() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn nothing_spins_while_nothing_works() {
+    let _load = crate::LOAD.lock().await;
     let mut lab = Lab::new(&PAIR).await;
     Kernel::of(lab.host(0)).delete("flannel0").await;
     lab.host(1).link_down().await.unwrap();
