@@ -232,9 +232,17 @@ pub(crate) fn cut(output: &[(Offload, Vec<u8>)]) -> Vec<Vec<u8>> {
     packets
 }
 
-/// What a packet says, whatever its TTL and, if it must not be cut, its identification are.
+/// What a packet says, whatever its TTL and, if it must not be cut, its identification are. A checksum of TCP may be either zero
+/// of ones' complement; one of UDP may not.
 pub(crate) fn essence(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
+    let checksum =
+        Ip::new_checked(&packet).ok().filter(|ip| ip.protocol() == wire::TCP && !ip.is_fragment());
+    if let Some(at) = checksum.map(|ip| ip.header_len() + TCP_CHECKSUM)
+        && packet.get(at..at + 2) == Some(&[0xff; 2])
+    {
+        packet[at..at + 2].fill(0);
+    }
     match Ip::new_checked(&packet) {
         Ok(Ip::V4(v4)) => {
             let has_identity = !v4.dont_fragment() || Ip::V4(v4).is_fragment();
@@ -249,6 +257,9 @@ pub(crate) fn essence(packet: &[u8]) -> Vec<u8> {
     }
     packet
 }
+
+/// Where it is in a header of TCP (RFC 9293, 3.1).
+const TCP_CHECKSUM: usize = 16;
 
 /// Version, protocol and, where they are known, addresses and ports. Packets of one flow must not overtake each other.
 fn flow(packet: &[u8]) -> Option<(IpAddr, IpAddr, u8, [u8; 4])> {
