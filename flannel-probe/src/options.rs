@@ -9,9 +9,12 @@ pub struct Options {
     pub port: u16,
     /// How long an answer may take. 500 ms: more than any way between hosts of one network.
     pub patience: Duration,
-    /// From one look at a way to the next, at least. 60 s; with many peers it is longer, so that half of `per_second` is enough.
+    /// From one look at a way to the next, at least. 60 s; with many peers it is longer, so that a quarter of `per_second` is enough.
     pub interval: Duration,
-    /// How many datagrams are sent each second on average, at most. 50, which is 20 kB/s.
+    /// From one glance at a way to the next, at least: whether what is known of its size still holds, which is one datagram. 2 s, so
+    /// that a way that takes less is known in 5 s; with more than a hundred peers it is longer, so that half of `per_second` is enough.
+    pub glance: Duration,
+    /// How many datagrams are sent each second on average, at most. 100, which is 150 kB/s where most are of 1500 bytes.
     pub per_second: u32,
 }
 
@@ -21,7 +24,8 @@ impl Default for Options {
             port: 8286,
             patience: Duration::from_millis(500),
             interval: Duration::from_secs(60),
-            per_second: 50,
+            glance: Duration::from_secs(2),
+            per_second: 100,
         }
     }
 }
@@ -29,9 +33,17 @@ impl Default for Options {
 impl Options {
     /// From one look at a way to the next if there are so many ways.
     pub(crate) fn interval_of(&self, paths: usize) -> Duration {
-        let questions = paths as f64 * QUESTIONS;
-        let long = questions / (f64::from(self.per_second.max(1)) / 2.0);
-        self.interval.max(Duration::from_secs_f64(long))
+        self.interval.max(self.time_for(paths as f64 * QUESTIONS, 0.25))
+    }
+
+    /// From one glance at a way to the next if there are so many ways.
+    pub(crate) fn glance_of(&self, paths: usize) -> Duration {
+        self.glance.max(self.time_for(paths as f64, 0.5))
+    }
+
+    /// How long so many questions take with a part of what may be sent.
+    fn time_for(&self, questions: f64, part: f64) -> Duration {
+        Duration::from_secs_f64(questions / (f64::from(self.per_second.max(1)) * part))
     }
 }
 
@@ -47,7 +59,9 @@ mod tests {
         let options = Options::default();
         let seconds = [1, 200, 1000, 10_000].map(|it| options.interval_of(it).as_secs());
         assert_eq!(seconds, [60, 60, 280, 2800]);
+        let glances = [1, 100, 1000, 10_000].map(|it| options.glance_of(it).as_secs());
+        assert_eq!(glances, [2, 2, 20, 200]);
         let none = Options { per_second: 0, ..options };
-        assert_eq!(none.interval_of(10).as_secs(), 140);
+        assert_eq!((none.interval_of(10).as_secs(), none.glance_of(10).as_secs()), (280, 20));
     }
 }

@@ -56,6 +56,15 @@ pub(crate) enum Checksum {
     Computed,
 }
 
+/// How closely a way is looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Look {
+    /// Whether what is known of its size still holds. If not, it is looked at whole, but for checksums.
+    Glance,
+    /// Whether anybody answers, what size passes, and whether checksums do.
+    Whole,
+}
+
 /// What comes after an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Then {
@@ -78,6 +87,8 @@ struct Round {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
+    /// Whether what was known of the size still holds.
+    Glance,
     /// Whether anybody answers.
     Greet,
     /// Whether what should pass does.
@@ -126,10 +137,15 @@ impl Path {
         self.round.is_some()
     }
 
-    /// The questions of the next attempt, of a new round if none is under way. `nonce` makes their numbers.
-    pub(crate) fn ask(&mut self, mut nonce: impl FnMut() -> u64) -> Vec<Question> {
-        let (small, has_overlay) = (self.headers + HEADER as u32, self.has_overlay);
-        let round = self.round.get_or_insert_with(|| Box::new(Round::greet(small, has_overlay)));
+    /// Whether there is something to [glance](Look::Glance) at: the size that passes is known.
+    pub(crate) fn has_size(&self) -> bool {
+        matches!(self.known.mtu, PathMtu::Enough | PathMtu::Less(_))
+    }
+
+    /// The questions of the next attempt, of a new round of this kind if none is under way. `nonce` makes their numbers.
+    pub(crate) fn ask(&mut self, look: Look, mut nonce: impl FnMut() -> u64) -> Vec<Question> {
+        let round = self.round.take().unwrap_or_else(|| Box::new(self.begin(look)));
+        let round = self.round.insert(round);
         round.attempts += 1;
         let places = (0..round.items.len()).filter(|at| round.is_due(*at));
         let questions: Vec<_> = places.map(|at| (at, nonce())).collect();
@@ -173,6 +189,7 @@ impl Path {
             return Then::Again;
         }
         match round.phase {
+            Phase::Glance => self.glanced(&round),
             Phase::Greet => self.greeted(&round),
             Phase::Check => self.checked(&round),
             Phase::Search(search) => self.searched(&round, search),
@@ -184,6 +201,45 @@ impl Path {
         (self.needed, self.known.mtu, self.round) = (needed, PathMtu::Unknown, None);
     }
 
+    fn begin(&self, look: Look) -> Round {
+        let sizes = self.sizes();
+        match look {
+            Look::Glance if !sizes.is_empty() => Round::new(Phase::Glance, sizes),
+            Look::Glance | Look::Whole => Round::greet(self.small(), self.has_overlay),
+        }
+    }
+
+    /// The sizes that say whether what is known of the size holds; none if nothing is.
+    fn sizes(&self) -> Vec<Item> {
+        let sizes = match self.known.mtu {
+            PathMtu::Enough => vec![self.needed],
+            PathMtu::Less(limit) => vec![self.needed, limit, limit + 1],
+            _ => Vec::new(),
+        };
+        sizes.into_iter().map(|size| Item::new(Role::Sized, size)).collect()
+    }
+
+    /// The smallest question as an IP packet, bytes.
+    fn small(&self) -> u32 {
+        self.headers + HEADER as u32
+    }
+
+    fn glanced(&mut self, round: &Round) -> Then {
+        let holds = match self.known.mtu {
+            PathMtu::Less(limit) => {
+                round.items.iter().all(|it| (it.size <= limit) == (it.answers > 0))
+            }
+            _ => round.items.iter().all(|it| it.answers > 0),
+        };
+        if holds {
+            return Then::Done;
+        }
+        let hello = Item::new(Role::Hello(Layer::Underlay), self.small());
+        let items = [hello].into_iter().chain(self.sizes()).collect();
+        self.round = Some(Box::new(Round::new(Phase::Check, items)));
+        Then::Again
+    }
+
     fn greeted(&mut self, round: &Round) -> Then {
         let [underlay, overlay] = [Layer::Underlay, Layer::Overlay].map(|it| round.hellos(it) > 0);
         if !underlay {
@@ -193,7 +249,7 @@ impl Path {
             return Then::Done;
         }
         let mut items = Vec::new();
-        let small = self.headers + HEADER as u32;
+        let small = self.small();
         for layer in [Layer::Underlay, Layer::Overlay] {
             if round.hellos(layer) > 0 {
                 items.push(Item::new(Role::Hello(layer), small));
@@ -201,11 +257,9 @@ impl Path {
             }
         }
         if underlay {
-            items.push(Item::new(Role::Sized, self.needed));
-            if let PathMtu::Less(limit) = self.known.mtu {
-                items.push(Item::new(Role::Sized, limit));
-                items.push(Item::new(Role::Sized, limit + 1));
-            }
+            let sizes = self.sizes();
+            let unknown = sizes.is_empty().then(|| Item::new(Role::Sized, self.needed));
+            items.extend(sizes.into_iter().chain(unknown));
         }
         self.round = Some(Box::new(Round::new(Phase::Check, items)));
         Then::Again
@@ -250,8 +304,7 @@ impl Path {
         {
             return after;
         }
-        let low = self.headers + HEADER as u32;
-        self.search(Search { low, high: self.needed })
+        self.search(Search { low: self.small(), high: self.needed })
     }
 
     fn searched(&mut self, round: &Round, search: Search) -> Then {
@@ -275,7 +328,7 @@ impl Path {
             self.known.mtu = PathMtu::Less(search.low);
             return Then::Done;
         }
-        let hello = Item::new(Role::Hello(Layer::Underlay), self.headers + HEADER as u32);
+        let hello = Item::new(Role::Hello(Layer::Underlay), self.small());
         let sizes = sizes.into_iter().chain([self.needed]);
         let sized = sizes.map(|size| Item::new(Role::Sized, size));
         let items = [hello].into_iter().chain(sized).collect();
@@ -312,6 +365,7 @@ impl Phase {
     /// How often an item is asked before its loss counts.
     fn attempts(self) -> u8 {
         match self {
+            Self::Glance => 1,
             Self::Greet | Self::Check => 3,
             Self::Search(_) => 2,
         }

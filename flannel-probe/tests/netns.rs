@@ -18,20 +18,25 @@ use tokio::{task::JoinSet, time::timeout};
 struct World {
     testbed: Testbed,
     handle: ProberHandle,
+    options: Options,
     probers: JoinSet<()>,
 }
 
 impl World {
     async fn new() -> Self {
+        Self::with(options()).await
+    }
+
+    async fn with(options: Options) -> Self {
         let testbed = Testbed::new(2).await.unwrap();
         let mut probers = JoinSet::new();
-        let handle = start(&testbed, 0, &mut probers);
-        Self { testbed, handle, probers }
+        let handle = start(&testbed, 0, options.clone(), &mut probers);
+        Self { testbed, handle, options, probers }
     }
 
     /// The second host has a prober too from now on.
     fn complete(&mut self) {
-        start(&self.testbed, 1, &mut self.probers);
+        start(&self.testbed, 1, self.options.clone(), &mut self.probers);
     }
 
     fn host(&self, n: usize) -> &Host {
@@ -68,9 +73,9 @@ fn options() -> Options {
 }
 
 /// A prober on host `n` that knows the other one, by IPv4 and IPv6.
-fn start(testbed: &Testbed, n: usize, probers: &mut JoinSet<()>) -> ProberHandle {
+fn start(testbed: &Testbed, n: usize, options: Options, probers: &mut JoinSet<()>) -> ProberHandle {
     let (own, other) = (testbed.host(n), testbed.host(1 - n));
-    let (prober, handle) = Prober::new(own.namespace(), options());
+    let (prober, handle) = Prober::new(own.namespace(), options);
     let ips = |host: &Host| [host.ipv4().map(IpAddr::from), host.ipv6().map(IpAddr::from)];
     let end = |local| End { local, overlay: None, needed: 1500 };
     let peer = format!("10.244.{}.0-24&fd00:{}::-64", 2 - n, 2 - n).parse().unwrap();
@@ -85,7 +90,7 @@ fn start(testbed: &Testbed, n: usize, probers: &mut JoinSet<()>) -> ProberHandle
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_a_link_on_the_way_takes_is_found_exactly() {
-    let mut world = World::new().await;
+    let mut world = World::with(Options::default()).await;
     world.complete();
     let findings = world.find_both(|it| it.mtu == PathMtu::Enough).await;
     let intact =
@@ -116,7 +121,7 @@ async fn a_peer_without_a_prober_does_not_answer_until_it_has_one() {
 async fn strangers_and_garbage_get_nothing() {
     let testbed = Testbed::new(3).await.unwrap();
     let mut probers = JoinSet::new();
-    let handle = start(&testbed, 0, &mut probers);
+    let handle = start(&testbed, 0, options(), &mut probers);
     let to = SocketAddr::new(testbed.host(0).ip(), options().port);
     let question = Datagram::new(Kind::Question, 52, 7).header();
     let socket = |n: usize| {

@@ -23,11 +23,15 @@ impl Way {
     }
 }
 
-/// Runs one round and says how many questions it took.
-fn round(path: &mut Path, mut carries: impl FnMut(&Question) -> bool) -> (usize, Then) {
+/// Looks at a way once, whole, and says how many questions it took.
+fn round(path: &mut Path, carries: impl FnMut(&Question) -> bool) -> (usize, Then) {
+    look(path, Look::Whole, carries)
+}
+
+fn look(path: &mut Path, look: Look, mut carries: impl FnMut(&Question) -> bool) -> (usize, Then) {
     let (mut nonce, mut asked) = (0, 0);
     loop {
-        let questions = path.ask(|| {
+        let questions = path.ask(look, || {
             nonce += 1;
             nonce
         });
@@ -126,13 +130,39 @@ fn a_known_limit_is_looked_at_and_not_searched_again() {
 }
 
 #[test]
+fn a_glance_takes_one_question_while_what_is_known_holds() {
+    let mut path = path(true);
+    round(&mut path, |it| GOOD.carries(it));
+    assert_eq!(look(&mut path, Look::Glance, |it| GOOD.carries(it)), (1, Then::Done));
+    for mtu in [1280, 1400, 1399, 1499, 1500] {
+        let way = Way { mtu, ..GOOD };
+        let expected = if mtu < 1500 { PathMtu::Less(mtu) } else { PathMtu::Enough };
+        look(&mut path, Look::Glance, |it| way.carries(it));
+        assert_eq!(path.known().mtu, expected);
+        let (asked, then) = look(&mut path, Look::Glance, |it| way.carries(it));
+        assert!(asked <= 3 && then == Then::Done, "{asked} {then:?}");
+        assert_eq!(path.known().mtu, expected);
+    }
+}
+
+#[test]
+fn a_glance_at_a_way_that_is_cut_says_nothing() {
+    let mut path = path(true);
+    round(&mut path, |it| GOOD.carries(it));
+    let known = path.known();
+    let (asked, then) = look(&mut path, Look::Glance, |_| false);
+    assert!(asked <= 7 && then == Then::Done, "{asked} {then:?}");
+    assert_eq!(path.known(), known);
+}
+
+#[test]
 fn what_the_kernel_refuses_needs_no_waiting() {
     let mut path = path(false);
     let mut nonce = 0;
     let mut attempts = 0;
     loop {
         attempts += 1;
-        for question in path.ask(|| {
+        for question in path.ask(Look::Whole, || {
             nonce += 1;
             nonce
         }) {
@@ -155,7 +185,7 @@ fn what_the_kernel_refuses_needs_no_waiting() {
 fn answers_to_other_questions_are_nobodys() {
     let mut path = path(true);
     assert!(!path.answered(1, Layer::Underlay, SMALL), "nothing was asked");
-    let questions = path.ask(|| 7);
+    let questions = path.ask(Look::Whole, || 7);
     assert_eq!(questions.len(), 2);
     assert!(!path.answered(8, Layer::Underlay, SMALL), "another number");
     assert!(!path.answered(7, Layer::Underlay, SMALL + 1), "another size");
@@ -189,11 +219,13 @@ proptest! {
         answers in prop::collection::vec(0_u8..3, 600),
         needed in 60_u32..65_000,
         overlay: bool,
+        known in prop_oneof![Just(PathMtu::Unknown), Just(PathMtu::Enough), (52_u32..65_000).prop_map(PathMtu::Less)],
     ) {
         let (mut path, mut answers) = (Path::new(HEADERS, needed, overlay), answers.into_iter());
+        path.known.mtu = known;
         let (mut nonce, mut asked) = (0, 0);
         for _ in 0..100 {
-            let questions = path.ask(|| { nonce += 1; nonce });
+            let questions = path.ask(Look::Glance, || { nonce += 1; nonce });
             asked += questions.len();
             for question in &questions {
                 match answers.next() {

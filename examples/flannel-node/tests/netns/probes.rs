@@ -10,6 +10,7 @@ use std::{
 use flannel_netlink::{Features, link_by_name};
 use flannel_testbed::{Pod, Process, probe::Ping};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::support::{Cluster, HOST_GW, VXLAN, eventually, program};
 
@@ -161,6 +162,28 @@ async fn a_link_that_loses_large_packets_is_found_told_and_respected() {
         assert_eq!(explain.wait().await.unwrap().code(), Some(1));
         let said = explain.output().join("\n");
         assert!(said.contains("path MTU") && said.contains(&format!("is {mtu}")), "{said}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_link_that_takes_less_later_is_respected_in_five_seconds() {
+    for network in [VXLAN, HOST_GW] {
+        let cluster = Cluster::new(2, network).await;
+        let _nodes = [probing(&cluster, 0).await, probing(&cluster, 1).await];
+        let near = cluster.host(0).add_pod(cluster.subnet(0)).await.unwrap();
+        let far = cluster.host(1).add_pod(cluster.subnet(1)).await.unwrap();
+        let whole = Ping::default().size(1450).timeout(Duration::from_millis(200));
+        eventually(async || near.ping_with(far.ip(), whole).await.is_ok()).await;
+        eventually(async || path(&cluster).await["state"] == "enough").await;
+        for mtu in [1400, 1280] {
+            cluster.host(1).set_path_mtu(mtu).await.unwrap();
+            let passes = eventually(async || near.ping_with(far.ip(), whole).await.is_ok());
+            timeout(Duration::from_secs(5), passes).await.expect("within five seconds");
+        }
+        cluster.host(1).set_path_mtu(1500).await.unwrap();
+        let good = eventually(async || path(&cluster).await["state"] == "enough");
+        timeout(Duration::from_secs(5), good).await.expect("within five seconds");
     }
 }
 
