@@ -8,8 +8,11 @@ use std::{
 use flannel_core::{BackendError, NetworkConfig};
 use flannel_netlink::{
     Connection, Namespace,
-    iface::{Families, Interface, InterfaceWatch, PatternError, Selector, select_interface},
+    iface::{
+        Families, Interface, InterfaceWatch, PatternError, Search, Selector, select_interface,
+    },
 };
+use ipnetwork::IpNetwork;
 use tokio::sync::Mutex;
 
 /// How a node comes to its uplink, as flannel's options have it.
@@ -47,8 +50,7 @@ pub struct Uplink {
 pub struct UplinkFinder {
     namespace: Namespace,
     connection: Arc<Mutex<Option<Connection>>>,
-    families: Families,
-    selectors: Vec<Selector>,
+    search: Search,
     public_ip: Option<Ipv4Addr>,
     public_ipv6: Option<Ipv6Addr>,
 }
@@ -69,11 +71,13 @@ impl UplinkFinder {
             (_, None) => Families::V4,
             (None, Some(_)) => Families::V6,
         };
+        let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
+        let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
+        let pods = ipv4.into_iter().chain(ipv6).collect();
         Ok(Self {
             namespace: namespace.clone(),
             connection: Arc::default(),
-            families,
-            selectors: selectors(options)?,
+            search: Search { families, selectors: selectors(options)?, pods },
             public_ip: options.public_ip.filter(|_| families.v4()),
             public_ipv6: options.public_ipv6.filter(|_| families.v6()),
         })
@@ -95,7 +99,7 @@ impl UplinkFinder {
             Some(connection) => connection,
             None => Connection::open(&self.namespace).map_err(no_interface)?,
         };
-        let found = select_interface(&mut connection, self.families, &self.selectors).await;
+        let found = select_interface(&mut connection, &self.search).await;
         *shared = Some(connection);
         Ok(self.uplink(found.map_err(no_interface)?))
     }
@@ -106,9 +110,8 @@ impl UplinkFinder {
     ///
     /// [`BackendError::Interface`] if the kernel's notifications cannot be had.
     pub fn watch(&self, uplink: &Uplink) -> Result<InterfaceWatch, BackendError> {
-        let selectors = self.selectors.clone();
-        InterfaceWatch::open(&self.namespace, self.families, selectors, uplink.interface.clone())
-            .map_err(no_interface)
+        let current = uplink.interface.clone();
+        InterfaceWatch::open(&self.namespace, self.search.clone(), current).map_err(no_interface)
     }
 
     /// The namespace that this finder looks into.

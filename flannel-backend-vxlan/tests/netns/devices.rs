@@ -7,7 +7,7 @@ use flannel_core::{
 };
 use flannel_netlink::{
     LinkSpec, LinkSpecKind, ensure_link,
-    state::{Address, Vxlan as Attributes},
+    state::{Address, Route, Vxlan as Attributes},
 };
 
 use crate::support::{DUAL, IPV4, IPV6, Kernel, finder, mac, mac_of, make, world};
@@ -208,6 +208,35 @@ async fn a_card_too_small_for_ipv6_is_named_with_what_is_needed() {
     assert!(error.is_retryable());
     let reason = std::error::Error::source(&error).unwrap().to_string();
     assert_eq!(reason, "eth0 has an MTU of 1349 bytes, and IPv6 over vxlan needs 1350");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_default_route_through_our_own_device_does_not_mislead_us() {
+    let world = world(IPV4).await;
+    let host = world.testbed().host(0);
+    let mut kernel = Kernel::of(host);
+    let default = || Route::new("0.0.0.0/0".parse().unwrap(), 16);
+    let eth0 = kernel.link("eth0").await.index;
+    let mut through = default().via_gateway("192.0.2.254".parse().unwrap(), eth0);
+    through.metric = 1024;
+    kernel.0.apply_one(through.replace()).await.unwrap();
+    let config = world.config();
+    let options = flannel_backend::UplinkOptions::default();
+    let finder = flannel_backend::UplinkFinder::new(host.namespace(), &config, &options).unwrap();
+    let uplink = finder.find().await.unwrap();
+    let mut watch = finder.watch(&uplink).unwrap();
+    let attrs = Vxlan::new(&config, finder.clone()).unwrap().advertise(None).await.unwrap();
+    let _nodes = Nodes::start(&world).await;
+
+    // As a DHCP client does that takes flannel.1 for a network card.
+    let flannel = kernel.link("flannel.1").await.index;
+    kernel.0.apply_one(default().direct(flannel).replace()).await.unwrap();
+    let news = tokio::time::timeout(std::time::Duration::from_millis(300), watch.changed());
+    assert!(news.await.is_err(), "{:?}", watch.current());
+    assert_eq!(finder.find().await.unwrap(), uplink);
+    let again = Vxlan::new(&config, finder).unwrap().advertise(None).await.unwrap();
+    assert_eq!(again, attrs);
 }
 
 #[tokio::test]

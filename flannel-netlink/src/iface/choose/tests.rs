@@ -171,6 +171,63 @@ fn the_best_address_comes_first() {
 }
 
 #[test]
+fn an_address_that_moves_between_machines_goes_behind_a_leased_one_with_a_network() {
+    let leased = |text| Address { permanent: false, ..address(2, text) };
+    let chosen = |addresses: Vec<Address>| {
+        let machine = Candidates { addresses, ..machine() };
+        choose(&machine, Families::V4, &Selector::Name("eth0".to_owned())).unwrap().v4.unwrap()
+    };
+    let vip = || address(2, "192.0.2.100/32");
+    for addresses in [vec![vip(), leased("192.0.2.1/24")], vec![leased("192.0.2.1/24"), vip()]] {
+        assert_eq!(chosen(addresses), Ipv4Addr::new(192, 0, 2, 1));
+    }
+    // Some clouds give nothing but single addresses, and some machines have one beside a private network.
+    assert_eq!(chosen(vec![leased("192.0.2.1/32"), vip()]), Ipv4Addr::new(192, 0, 2, 100));
+    assert_eq!(chosen(vec![vip(), address(2, "10.0.0.1/24")]), Ipv4Addr::new(192, 0, 2, 100));
+    // Somebody else has the first.
+    let tentative = Address { tentative: true, ..address(2, "192.0.2.1/24") };
+    assert_eq!(chosen(vec![tentative, leased("192.0.2.2/24")]), Ipv4Addr::new(192, 0, 2, 2));
+}
+
+/// What a running node adds to a machine: its device, the bridge of its pods, and a default route from somebody who takes the
+/// device for a network card. `eth3` came later.
+fn machine_with_pods() -> Candidates {
+    let mut machine = machine();
+    machine.links.extend([link(5, "flannel.1"), link(6, "cni0"), link(7, "eth3")]);
+    machine.addresses.extend([
+        address(5, "10.244.1.0/32"),
+        address(6, "10.244.1.1/24"),
+        address(6, "fd00:10:244:1::1/64"),
+        address(7, "10.9.1.7/24"),
+        address(7, "2001:db8:7::7/64"),
+    ]);
+    machine.default_routes.splice(0..0, [default_route(IpFamily::V4, 5)]);
+    machine.pods = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()];
+    machine
+}
+
+#[test]
+fn a_device_of_pods_is_not_taken_by_mistake() {
+    let mut machine = machine_with_pods();
+    let taken = |machine: &Candidates, families, selector: &Selector| {
+        choose(machine, families, selector).map(|it| it.name)
+    };
+    let pattern = Selector::pattern(r"^10\.244|^10\.9\.1|^fd00|^2001:db8:7").unwrap();
+    assert_eq!(taken(&machine, Families::V4, &Selector::DefaultRoute).unwrap(), "eth1");
+    for families in [Families::V4, Families::V6] {
+        assert_eq!(taken(&machine, families, &pattern).unwrap(), "eth3");
+    }
+    // Who names it means it.
+    for selector in [Selector::Name("cni0".to_owned()), by_address("10.244.1.1", "")] {
+        assert_eq!(taken(&machine, Families::V4, &selector).unwrap(), "cni0");
+    }
+    // Machines may have their own addresses inside of the network. That is asking for trouble, and has worked so far.
+    machine.pods = vec!["0.0.0.0/0".parse().unwrap()];
+    assert_eq!(taken(&machine, Families::V4, &Selector::DefaultRoute).unwrap(), "flannel.1");
+    assert_eq!(taken(&machine, Families::V4, &pattern).unwrap(), "flannel.1");
+}
+
+#[test]
 fn a_refusal_lists_what_was_there_and_why_not() {
     let mut machine = machine();
     machine.links[2].mtu = 0;
