@@ -71,9 +71,7 @@ impl UplinkFinder {
             (_, None) => Families::V4,
             (None, Some(_)) => Families::V6,
         };
-        let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
-        let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
-        let pods = ipv4.into_iter().chain(ipv6).collect();
+        let pods = blocks(config);
         Ok(Self {
             namespace: namespace.clone(),
             connection: Arc::default(),
@@ -133,6 +131,27 @@ impl Uplink {
     pub fn address(&self) -> Option<IpAddr> {
         self.public_ip.map(IpAddr::V4).or_else(|| self.public_ipv6.map(IpAddr::V6))
     }
+
+    /// The first of the interface's and of the public addresses that lies inside of the network, with the network's block. Leases may
+    /// cover the link between the hosts then.
+    pub fn inside_of(&self, config: &NetworkConfig) -> Option<(IpAddr, IpNetwork)> {
+        let Interface { v4, v6, .. } = self.interface;
+        let addresses = [v4.map(IpAddr::V4), self.public_ip.map(IpAddr::V4)]
+            .into_iter()
+            .chain([v6.map(IpAddr::V6), self.public_ipv6.map(IpAddr::V6)]);
+        let blocks = blocks(config);
+        addresses.flatten().find_map(|address| {
+            let block = blocks.iter().find(|block| block.contains(address))?;
+            Some((address, *block))
+        })
+    }
+}
+
+/// Where pods have their addresses.
+fn blocks(config: &NetworkConfig) -> Vec<IpNetwork> {
+    let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
+    let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
+    ipv4.into_iter().chain(ipv6).collect()
 }
 
 fn selectors(options: &UplinkOptions) -> Result<Vec<Selector>, PatternError> {

@@ -200,6 +200,12 @@ async fn with_registry(
         finder.find().await.map_err(|error| (error.is_retryable(), error))
     });
     let uplink = uplink.await?;
+    if let Some((address, network)) = uplink.inside_of(&config) {
+        warn!(
+            "this host's address {address} is inside of the network {network}: leases may cover the link between hosts; give the \
+             network another block, or leave that link out with SubnetMin and SubnetMax"
+        );
+    }
     let id = match named {
         Some(id) => id,
         None => uplink.address().context("the uplink has no address")?.into(),
