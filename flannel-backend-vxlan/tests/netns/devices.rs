@@ -212,6 +212,27 @@ async fn a_card_too_small_for_ipv6_is_named_with_what_is_needed() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn another_device_with_our_vni_is_named_as_what_is_in_the_way() {
+    let world = world(IPV4).await;
+    let host = world.testbed().host(0);
+    let mut kernel = Kernel::of(host);
+    let spec = LinkSpec::new("other0", LinkSpecKind::Vxlan(Attributes::new(1)));
+    let (other, _) = ensure_link(&mut kernel.0, &spec).await.unwrap();
+    let error = make(host, &world.config()).advertise(None).await.unwrap_err();
+    let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    assert_eq!(
+        text,
+        "cannot set up device flannel.1: device other0 has VNI 1 and the same port: delete it, or give one of the two another \
+         VNI or Port"
+    );
+    assert!(error.is_retryable(), "somebody may remove it");
+    assert_eq!(kernel.link("other0").await, other);
+    flannel_netlink::delete_link(&mut kernel.0, other.index).await.unwrap();
+    make(host, &world.config()).advertise(None).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_default_route_through_our_own_device_does_not_mislead_us() {
     let world = world(IPV4).await;
     let host = world.testbed().host(0);
