@@ -9,7 +9,8 @@ use flannel_core::{BackendError, NetworkConfig};
 use flannel_netlink::{
     Connection, Namespace,
     iface::{
-        Families, Interface, InterfaceWatch, PatternError, Search, Selector, select_interface,
+        Families, Interface, InterfaceNews, InterfaceWatch, PatternError, Search, Selector,
+        select_interface,
     },
 };
 use ipnetwork::IpNetwork;
@@ -110,6 +111,15 @@ impl UplinkFinder {
     pub fn watch(&self, uplink: &Uplink) -> Result<InterfaceWatch, BackendError> {
         let current = uplink.interface.clone();
         InterfaceWatch::open(&self.namespace, self.search.clone(), current).map_err(no_interface)
+    }
+
+    /// Tells when it is worth to call [`find`](Self::find) again after it has found nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Interface`] if the kernel's notifications cannot be had.
+    pub fn news(&self) -> Result<InterfaceNews, BackendError> {
+        InterfaceNews::open(&self.namespace).map_err(no_interface)
     }
 
     /// The namespace that this finder looks into.

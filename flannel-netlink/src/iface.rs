@@ -13,7 +13,7 @@ use ipnetwork::IpNetwork;
 
 pub use self::{
     choose::{Candidates, choose},
-    watch::InterfaceWatch,
+    watch::{InterfaceNews, InterfaceWatch},
 };
 use crate::{
     Connection, KernelError, Message, list_addresses, list_links, list_nexthops, list_routes,

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Interface, Search, SelectError, select_interface};
 use crate::{Connection, Monitor, Namespace, Notice, OpenError, Subject, Topic, state::Object};
@@ -76,6 +76,32 @@ impl InterfaceWatch {
                 }
             }
         }
+    }
+}
+
+/// Tells when it is worth asking for an interface again that was not there.
+#[derive(Debug)]
+pub struct InterfaceNews(Monitor);
+
+impl InterfaceNews {
+    /// Listens in `namespace` from now on. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when a socket cannot be made there.
+    pub fn open(namespace: &Namespace) -> Result<Self, OpenError> {
+        Monitor::open_for(namespace, &TOPICS).map(Self)
+    }
+
+    /// Resolves a moment after devices, addresses or default routes changed, so that what comes
+    /// together is seen together.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses what it heard: ask for the interface before calling again.
+    pub async fn next(&mut self) {
+        while matches!(self.0.next().await, Ok(notice) if !concerns(&notice)) {}
+        sleep(GATHER).await;
     }
 }
 

@@ -3,7 +3,8 @@ use std::time::Duration;
 use flannel_netlink::{
     LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
     iface::{
-        Families, InterfaceWatch, Search, SelectError, Selector, lookup_route, select_interface,
+        Families, InterfaceNews, InterfaceWatch, Search, SelectError, Selector, lookup_route,
+        select_interface,
     },
     state::{Address, Route},
 };
@@ -143,6 +144,30 @@ async fn a_default_route_through_a_device_of_pods_misleads_nobody() {
     assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err(), "the same answer");
     let again = select_interface(&mut host.connection, &search).await.unwrap();
     assert_eq!(again.name, "eth0");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn what_may_bring_an_interface_is_news_and_nothing_else_is() {
+    let mut host = Host::new().await;
+    let mut news = InterfaceNews::open(&host.namespace).unwrap();
+    let eth0 = host.eth0.index;
+    let heard = async |news: &mut InterfaceNews, within| {
+        timeout(Duration::from_millis(within), news.next()).await.is_ok()
+    };
+    // The kernel has more to tell of what was made just before.
+    while heard(&mut news, 500).await {}
+    let gateway = "192.0.2.254".parse().unwrap();
+    let route = |to: &str| Route::new(to.parse().unwrap(), 3).via_gateway(gateway, eth0);
+    host.put(route("198.51.100.0/24")).await;
+    assert!(!heard(&mut news, 300).await);
+    host.put(route("0.0.0.0/0")).await;
+    assert!(heard(&mut news, 900).await, "a default route");
+    host.put(Address::new(eth0, "192.0.2.9/24".parse().unwrap())).await;
+    assert!(heard(&mut news, 900).await, "an address");
+    let change = LinkChange { up: Some(false), ..LinkChange::default() };
+    alter_link(&mut host.connection, eth0, &change).await.unwrap();
+    assert!(heard(&mut news, 900).await, "a device");
 }
 
 async fn next(watch: &mut InterfaceWatch) -> flannel_netlink::iface::Interface {
