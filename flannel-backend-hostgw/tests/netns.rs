@@ -161,10 +161,16 @@ async fn a_public_address_that_is_not_the_interfaces_is_refused_with_a_remedy() 
         public_ip: Some([203, 0, 113, 9].into()),
         ..UplinkOptions::default()
     };
-    let backend = backend(world.testbed().host(0), &world.config(), &options);
+    let host = world.testbed().host(0);
+    let backend = backend(host, &world.config(), &options);
     let error = backend.advertise(None).await.unwrap_err();
     assert!(matches!(error, BackendError::Unsupported { .. }) && !error.is_retryable());
     assert!(error.to_string().contains("leave out the public address, or use vxlan"), "{error}");
+    // An interface may have several.
+    host.set_addresses(["192.0.2.1/24", "203.0.113.9/24"].map(|it| it.parse().unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(backend.advertise(None).await.unwrap().public_ip, options.public_ip);
 }
 
 #[tokio::test]

@@ -28,9 +28,9 @@ pub struct UplinkOptions {
     pub patterns: Vec<String>,
     /// The interface that leads to this address.
     pub can_reach: Option<IpAddr>,
-    /// The IPv4 address that peers use, if not the interface's.
+    /// The IPv4 address that peers use. If the chosen interface has it, packets to peers come from it.
     pub public_ip: Option<Ipv4Addr>,
-    /// The IPv6 address that peers use, if not the interface's.
+    /// The same for IPv6.
     pub public_ipv6: Option<Ipv6Addr>,
 }
 
@@ -73,12 +73,17 @@ impl UplinkFinder {
             (None, Some(_)) => Families::V6,
         };
         let pods = blocks(config);
+        let public_ip = options.public_ip.filter(|_| families.v4());
+        let public_ipv6 = options.public_ipv6.filter(|_| families.v6());
+        // Packets should come from where peers send theirs to, if the interface has that address.
+        let preferred = [public_ip.map(IpAddr::V4), public_ipv6.map(IpAddr::V6)];
+        let preferred = preferred.into_iter().flatten().collect();
         Ok(Self {
             namespace: namespace.clone(),
             connection: Arc::default(),
-            search: Search { families, selectors: selectors(options)?, pods },
-            public_ip: options.public_ip.filter(|_| families.v4()),
-            public_ipv6: options.public_ipv6.filter(|_| families.v6()),
+            search: Search { families, selectors: selectors(options)?, preferred, pods },
+            public_ip,
+            public_ipv6,
         })
     }
 

@@ -120,6 +120,8 @@ pub struct Search {
     pub families: Families,
     /// Ways to say which one is meant, in the order in which they are tried.
     pub selectors: Vec<Selector>,
+    /// Addresses to take where the selector leaves a choice among those of an interface.
+    pub preferred: Vec<IpAddr>,
     /// Where pods have their addresses. A device with an address there, such as a tunnel or the
     /// bridge of the pods, leads to pods and not to machines: a default route through it or a
     /// pattern that fits it counts only if there is no other. Where it is meant by name, by address
@@ -274,13 +276,13 @@ async fn read_candidates(
     connection: &mut Connection,
     search: &Search,
 ) -> Result<Candidates, SelectError> {
-    let Search { selectors, pods, .. } = search;
+    let Search { selectors, .. } = search;
     let failed = |what| move |source| SelectError::List { what, source };
     let links = list_links(connection).await.map_err(failed("links"))?;
     let addresses =
         list_addresses(connection, AddressFilter::default()).await.map_err(failed("addresses"))?;
-    let pods = pods.clone();
-    let mut candidates = Candidates { links, addresses, pods, ..Candidates::default() };
+    let (preferred, pods) = (search.preferred.clone(), search.pods.clone());
+    let mut candidates = Candidates { links, addresses, preferred, pods, ..Candidates::default() };
     if selectors.iter().any(|selector| matches!(selector, Selector::DefaultRoute)) {
         for family in IpFamily::ALL {
             let routes =

@@ -276,4 +276,14 @@ async fn the_local_address_is_the_cards_and_the_published_one_the_public() {
     assert_eq!(attrs.public_ip, options.public_ip);
     let local = Kernel::of(host).vxlan("flannel.1").await.local;
     assert_eq!(local, Some("192.0.2.1".parse().unwrap()));
+
+    // Of several addresses of the card the one that peers use, as flannel has it.
+    host.set_addresses(["192.0.2.1/24", "203.0.113.9/24"].map(|it| it.parse().unwrap()))
+        .await
+        .unwrap();
+    let finder = flannel_backend::UplinkFinder::new(host.namespace(), &config, &options).unwrap();
+    let attrs = Vxlan::new(&config, finder).unwrap().advertise(None).await.unwrap();
+    assert_eq!(attrs.public_ip, options.public_ip);
+    let local = Kernel::of(host).vxlan("flannel.1").await.local;
+    assert_eq!(local, Some("203.0.113.9".parse().unwrap()));
 }

@@ -24,6 +24,8 @@ pub struct Candidates {
     pub nexthops: Vec<Nexthop>,
     /// What the kernel said about addresses that are to be reached.
     pub reach: Vec<(IpAddr, Result<Reach, KernelError>)>,
+    /// Addresses to take where the selector leaves a choice among those of an interface.
+    pub preferred: Vec<IpAddr>,
     /// Where pods have their addresses.
     pub pods: Vec<IpNetwork>,
 }
@@ -31,7 +33,7 @@ pub struct Candidates {
 /// Chooses an interface.
 ///
 /// Where the selector does not name an address, the interface's first usable one is taken: global
-/// or link-local and not deprecated; global before link-local, proven to be nobody else's before
+/// or link-local and not deprecated; a preferred one before all others, global before link-local, proven to be nobody else's before
 /// not, permanent before leased, lasting before temporary, else in the kernel's order. A permanent
 /// IPv4 address without a network of its own goes behind a leased one that has one: it moves from
 /// machine to machine. An interface without a usable address of an asked family, or with MTU 0, is
@@ -215,7 +217,10 @@ impl Candidates {
             false => 1,
         };
         // Stable, so that the kernel's order decides between equals.
-        usable.sort_by_key(|(reach, it)| (*reach, it.tentative, lasts(it), it.temporary));
+        usable.sort_by_key(|(reach, it)| {
+            let is_other = !self.preferred.contains(&it.address.ip());
+            (is_other, *reach, it.tentative, lasts(it), it.temporary)
+        });
         usable.into_iter().map(|(_, it)| it.address.ip()).collect()
     }
 

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::support::Host;
 
 fn search(families: Families, selectors: Vec<Selector>) -> Search {
-    Search { families, selectors, pods: vec!["10.244.0.0/16".parse().unwrap()] }
+    Search { families, selectors, preferred: vec![], pods: vec!["10.244.0.0/16".parse().unwrap()] }
 }
 
 async fn select(

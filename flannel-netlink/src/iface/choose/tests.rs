@@ -118,6 +118,24 @@ fn by_address_takes_that_address() {
 }
 
 #[test]
+fn a_preferred_address_is_taken_where_there_is_a_choice() {
+    let mut machine = machine();
+    machine.preferred = vec!["192.0.2.9".parse().unwrap(), "203.0.113.1".parse().unwrap()];
+    let taken = |selector: &Selector| choose(&machine, Families::Dual, selector).unwrap();
+    let eth0 = Selector::Name("eth0".to_owned());
+    let first = Selector::pattern(r"^192\.0|^2001").unwrap();
+    for selector in [&eth0, &Selector::DefaultRoute, &first] {
+        let it = taken(selector);
+        assert_eq!(it.v4, Some([192, 0, 2, 9].into()), "{selector}");
+        assert_eq!(it.v6, "2001:db8::1".parse().ok(), "{selector}");
+    }
+    // Who names another one means it, and it does not lead to another interface.
+    assert_eq!(taken(&by_address("192.0.2.1", "")).v4, Some([192, 0, 2, 1].into()));
+    let it = choose(&machine, Families::V4, &Selector::DefaultRoute).unwrap();
+    assert_eq!((it.name.as_str(), it.v4), ("eth1", Some([198, 51, 100, 1].into())));
+}
+
+#[test]
 fn by_pattern_an_address_goes_before_a_name() {
     let mut machine = machine();
     machine.links.push(link(5, "net10.9"));
