@@ -63,12 +63,18 @@ async fn a_peer_that_is_not_on_the_link_is_named_with_the_kernels_words() {
     let report = nodes.sync_other(0, 3, vec![far.clone()]).await;
     assert_eq!(report.problems.len(), 1);
     assert_eq!(report.problems[0].peer, far.subnet);
-    let PeerFault::Kernel { reason, .. } = &report.problems[0].fault else {
+    let PeerFault::Unreachable { reason, .. } = &report.problems[0].fault else {
         panic!("{report:?}");
     };
     assert!(reason.contains("gateway") || reason.contains("nreachable"), "{reason}");
     assert!(report.wants_retry());
     assert!(world.reaches(0, 1).await);
+    // It is served as soon as there is a way.
+    let host = world.testbed().host(0);
+    host.set_addresses(["192.0.2.1/24", "198.51.100.1/24"].map(|it| it.parse().unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(nodes.sync_other(0, 3, vec![far]).await.problems, []);
 }
 
 #[tokio::test]
@@ -155,10 +161,16 @@ async fn a_public_address_that_is_not_the_interfaces_is_refused_with_a_remedy() 
         public_ip: Some([203, 0, 113, 9].into()),
         ..UplinkOptions::default()
     };
-    let backend = backend(world.testbed().host(0), &world.config(), &options);
+    let host = world.testbed().host(0);
+    let backend = backend(host, &world.config(), &options);
     let error = backend.advertise(None).await.unwrap_err();
     assert!(matches!(error, BackendError::Unsupported { .. }) && !error.is_retryable());
     assert!(error.to_string().contains("leave out the public address, or use vxlan"), "{error}");
+    // An interface may have several.
+    host.set_addresses(["192.0.2.1/24", "203.0.113.9/24"].map(|it| it.parse().unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(backend.advertise(None).await.unwrap().public_ip, options.public_ip);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use flannel_netlink::{
     Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, Namespace, Pace, delete_link,
     ensure_link,
     iface::Interface,
-    link_by_name,
+    link_by_name, list_links,
     state::{IpFamily, Link, LinkKind, MacAddress, Vxlan},
 };
 use tokio::time::Instant;
@@ -200,7 +200,22 @@ impl Devices {
         let meddled = left.is_some();
         let mac = device.choose_mac(actual.as_ref(), previous, node);
         let made = device.make(connection, settings, wanted, mac, actual.as_ref()).await;
-        let (link, ensured) = made.map_err(refused)?;
+        let (link, ensured) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                return Err(match rival(connection, settings, &error).await {
+                    Some(rival) => BackendError::Kernel {
+                        operation: format!("set up device {name}"),
+                        source: format!(
+                            "device {rival} has VNI {} and the same port: delete it, or give one of the two another VNI or Port",
+                            settings.vni
+                        )
+                        .into(),
+                    },
+                    None => refused(error),
+                });
+            }
+        };
         if meddled {
             device.repairs.done(now);
         }
@@ -335,6 +350,24 @@ fn vxlan_port(link: &Link) -> Option<u16> {
     }
 }
 
+/// The device that takes what is to come to ours, if that is why ours cannot be made.
+async fn rival(
+    connection: &mut Connection,
+    settings: &Settings,
+    error: &KernelError,
+) -> Option<String> {
+    if !error.exists() {
+        return None;
+    }
+    let is_ours = |link: &Link| {
+        settings.families.iter().any(|family| family.device(settings.vni) == link.name)
+    };
+    let port = Some(settings.port.unwrap_or(USUAL_PORT));
+    let links = list_links(connection).await.ok()?;
+    let mut others = links.into_iter().filter(|link| is_of(link, settings) && !is_ours(link));
+    others.find(|link| vxlan_port(link) == port).map(|link| link.name)
+}
+
 fn is_of(link: &Link, settings: &Settings) -> bool {
     matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni.number())
 }
@@ -359,3 +392,6 @@ fn quiet(namespace: &Namespace, device: &str) {
     };
     warn!(device, path = %path.display(), error, "cannot switch off router advertisements");
 }
+
+/// What Linux takes if no port is given.
+const USUAL_PORT: u16 = 8472;

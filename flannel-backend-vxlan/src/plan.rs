@@ -102,6 +102,9 @@ impl Facts {
         if public == end.local || Some(public) == end.family.public(&self.own.attrs) {
             return refused(format!("its public address {public} is ours"));
         }
+        if block.contains(end.local) {
+            return refused(format!("it contains the address {} of our network card", end.local));
+        }
         if block.contains(public) {
             return refused(format!("its public address {public} is inside of its own subnet"));
         }

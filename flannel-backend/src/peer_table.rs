@@ -280,11 +280,13 @@ impl PeerTable {
                 own.get_or_insert(failure);
                 continue;
             }
+            let (operation, reason) = (operation(&failure), failure.source.to_string());
+            let fault = match failure.source.unreachable() {
+                true => PeerFault::Unreachable { operation, reason },
+                false => PeerFault::Kernel { operation, reason },
+            };
             for subnet in subnets {
-                faults.entry(subnet).or_default().push(PeerFault::Kernel {
-                    operation: operation(&failure),
-                    reason: failure.source.to_string(),
-                });
+                faults.entry(subnet).or_default().push(fault.clone());
             }
         }
         if let Some(failure) = own {

@@ -8,8 +8,12 @@ use std::{
 use flannel_core::{BackendError, NetworkConfig};
 use flannel_netlink::{
     Connection, Namespace,
-    iface::{Families, Interface, InterfaceWatch, PatternError, Selector, select_interface},
+    iface::{
+        Families, Interface, InterfaceNews, InterfaceWatch, PatternError, Search, Selector,
+        select_interface,
+    },
 };
+use ipnetwork::IpNetwork;
 use tokio::sync::Mutex;
 
 /// How a node comes to its uplink, as flannel's options have it.
@@ -24,9 +28,9 @@ pub struct UplinkOptions {
     pub patterns: Vec<String>,
     /// The interface that leads to this address.
     pub can_reach: Option<IpAddr>,
-    /// The IPv4 address that peers use, if not the interface's.
+    /// The IPv4 address that peers use. If the chosen interface has it, packets to peers come from it.
     pub public_ip: Option<Ipv4Addr>,
-    /// The IPv6 address that peers use, if not the interface's.
+    /// The same for IPv6.
     pub public_ipv6: Option<Ipv6Addr>,
 }
 
@@ -47,8 +51,7 @@ pub struct Uplink {
 pub struct UplinkFinder {
     namespace: Namespace,
     connection: Arc<Mutex<Option<Connection>>>,
-    families: Families,
-    selectors: Vec<Selector>,
+    search: Search,
     public_ip: Option<Ipv4Addr>,
     public_ipv6: Option<Ipv6Addr>,
 }
@@ -69,13 +72,18 @@ impl UplinkFinder {
             (_, None) => Families::V4,
             (None, Some(_)) => Families::V6,
         };
+        let pods = blocks(config);
+        let public_ip = options.public_ip.filter(|_| families.v4());
+        let public_ipv6 = options.public_ipv6.filter(|_| families.v6());
+        // Packets should come from where peers send theirs to, if the interface has that address.
+        let preferred = [public_ip.map(IpAddr::V4), public_ipv6.map(IpAddr::V6)];
+        let preferred = preferred.into_iter().flatten().collect();
         Ok(Self {
             namespace: namespace.clone(),
             connection: Arc::default(),
-            families,
-            selectors: selectors(options)?,
-            public_ip: options.public_ip.filter(|_| families.v4()),
-            public_ipv6: options.public_ipv6.filter(|_| families.v6()),
+            search: Search { families, selectors: selectors(options)?, preferred, pods },
+            public_ip,
+            public_ipv6,
         })
     }
 
@@ -95,7 +103,7 @@ impl UplinkFinder {
             Some(connection) => connection,
             None => Connection::open(&self.namespace).map_err(no_interface)?,
         };
-        let found = select_interface(&mut connection, self.families, &self.selectors).await;
+        let found = select_interface(&mut connection, &self.search).await;
         *shared = Some(connection);
         Ok(self.uplink(found.map_err(no_interface)?))
     }
@@ -106,9 +114,17 @@ impl UplinkFinder {
     ///
     /// [`BackendError::Interface`] if the kernel's notifications cannot be had.
     pub fn watch(&self, uplink: &Uplink) -> Result<InterfaceWatch, BackendError> {
-        let selectors = self.selectors.clone();
-        InterfaceWatch::open(&self.namespace, self.families, selectors, uplink.interface.clone())
-            .map_err(no_interface)
+        let current = uplink.interface.clone();
+        InterfaceWatch::open(&self.namespace, self.search.clone(), current).map_err(no_interface)
+    }
+
+    /// Tells when it is worth to call [`find`](Self::find) again after it has found nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Interface`] if the kernel's notifications cannot be had.
+    pub fn news(&self) -> Result<InterfaceNews, BackendError> {
+        InterfaceNews::open(&self.namespace).map_err(no_interface)
     }
 
     /// The namespace that this finder looks into.
@@ -130,6 +146,27 @@ impl Uplink {
     pub fn address(&self) -> Option<IpAddr> {
         self.public_ip.map(IpAddr::V4).or_else(|| self.public_ipv6.map(IpAddr::V6))
     }
+
+    /// The first of the interface's and of the public addresses that lies inside of the network, with the network's block. Leases may
+    /// cover the link between the hosts then.
+    pub fn inside_of(&self, config: &NetworkConfig) -> Option<(IpAddr, IpNetwork)> {
+        let Interface { v4, v6, .. } = self.interface;
+        let addresses = [v4.map(IpAddr::V4), self.public_ip.map(IpAddr::V4)]
+            .into_iter()
+            .chain([v6.map(IpAddr::V6), self.public_ipv6.map(IpAddr::V6)]);
+        let blocks = blocks(config);
+        addresses.flatten().find_map(|address| {
+            let block = blocks.iter().find(|block| block.contains(address))?;
+            Some((address, *block))
+        })
+    }
+}
+
+/// Where pods have their addresses.
+fn blocks(config: &NetworkConfig) -> Vec<IpNetwork> {
+    let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
+    let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
+    ipv4.into_iter().chain(ipv6).collect()
 }
 
 fn selectors(options: &UplinkOptions) -> Result<Vec<Selector>, PatternError> {

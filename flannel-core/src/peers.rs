@@ -17,7 +17,7 @@ use crate::{
 /// The complete set of peers, as a backend has to serve it.
 ///
 /// Our own lease is never among them. A lease that would harm this node if it were followed (outside of the network, over our
-/// own subnet, at our own or an impossible address) is kept aside with the reason; see [`refused`](Self::refused).
+/// own subnet or our own address, at our own or an impossible address) is kept aside with the reason; see [`refused`](Self::refused).
 ///
 /// Cloning costs one reference count per peer.
 #[derive(Clone, Debug)]
@@ -250,6 +250,14 @@ impl Peers {
                 .into_iter()
                 .flatten()
         };
+        // A route to it would lead packets between the machines of our own link to the peer.
+        let takes = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => lease.subnet.ipv4().is_some_and(|block| block.contains(*v4)),
+            IpAddr::V6(v6) => lease.subnet.ipv6().is_some_and(|block| block.contains(*v6)),
+        };
+        if let Some(own) = addresses(&self.own.attrs).find(takes) {
+            return refuse(format!("it contains our own address {own}"));
+        }
         for address in addresses(&lease.attrs) {
             if addresses(&self.own.attrs).any(|own| own == address) {
                 return refuse(format!("{address} is our own address"));

@@ -43,7 +43,9 @@ impl SyncReport {
 
     /// Whether a later sync may succeed where this one failed.
     pub fn wants_retry(&self) -> bool {
-        let refused = |problem: &PeerProblem| matches!(problem.fault, PeerFault::Kernel { .. });
+        let refused = |problem: &PeerProblem| {
+            matches!(problem.fault, PeerFault::Kernel { .. } | PeerFault::Unreachable { .. })
+        };
         let firewall = self.firewall.as_ref().is_none_or(FirewallReport::is_exact);
         self.postponed > 0 || self.problems.iter().any(refused) || !firewall
     }
@@ -241,6 +243,14 @@ pub enum PeerFault {
     Refused {
         /// Why.
         detail: String,
+    },
+    /// The kernel knows no way to the address that the peer published, which may be the peer's fault or that of our own link.
+    #[error("cannot {operation}: {reason}")]
+    Unreachable {
+        /// What we wanted, with its object.
+        operation: String,
+        /// The kernel's words.
+        reason: String,
     },
 }
 

@@ -13,7 +13,7 @@ use ipnetwork::IpNetwork;
 
 pub use self::{
     choose::{Candidates, choose},
-    watch::InterfaceWatch,
+    watch::{InterfaceNews, InterfaceWatch},
 };
 use crate::{
     Connection, KernelError, Message, list_addresses, list_links, list_nexthops, list_routes,
@@ -113,6 +113,22 @@ impl fmt::Display for Selector {
     }
 }
 
+/// What kind of interface is looked for.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// Which address families it must serve.
+    pub families: Families,
+    /// Ways to say which one is meant, in the order in which they are tried.
+    pub selectors: Vec<Selector>,
+    /// Addresses to take where the selector leaves a choice among those of an interface.
+    pub preferred: Vec<IpAddr>,
+    /// Where pods have their addresses. A device with an address there, such as a tunnel or the
+    /// bridge of the pods, leads to pods and not to machines: a default route through it or a
+    /// pattern that fits it counts only if there is no other. Where it is meant by name, by address
+    /// or by what it can reach, it is taken.
+    pub pods: Vec<IpNetwork>,
+}
+
 /// The text is not a regular expression.
 #[derive(Debug, thiserror::Error)]
 #[error("{expression:?} is not a regular expression")]
@@ -121,7 +137,7 @@ pub struct PatternError {
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// Chooses an interface: the first that any of `selectors`, in their order, finds. See [`choose()`]
+/// Chooses an interface: the first that any of the selectors, in their order, finds. See [`choose()`]
 /// for the rules.
 ///
 /// # Errors
@@ -134,13 +150,12 @@ pub struct PatternError {
 /// Reads only.
 pub async fn select_interface(
     connection: &mut Connection,
-    families: Families,
-    selectors: &[Selector],
+    search: &Search,
 ) -> Result<Interface, SelectError> {
-    let candidates = read_candidates(connection, selectors).await?;
+    let candidates = read_candidates(connection, search).await?;
     let mut refusals = Vec::new();
-    for selector in selectors {
-        match choose(&candidates, families, selector) {
+    for selector in &search.selectors {
+        match choose(&candidates, search.families, selector) {
             Ok(interface) => return Ok(interface),
             Err(refusal) => refusals.push(refusal),
         }
@@ -256,16 +271,18 @@ fn display_all(refusals: &[Refusal]) -> String {
     all.join("; ")
 }
 
-/// Reads what [`choose()`] needs for these selectors.
+/// Reads what [`choose()`] needs for this search.
 async fn read_candidates(
     connection: &mut Connection,
-    selectors: &[Selector],
+    search: &Search,
 ) -> Result<Candidates, SelectError> {
+    let Search { selectors, .. } = search;
     let failed = |what| move |source| SelectError::List { what, source };
     let links = list_links(connection).await.map_err(failed("links"))?;
     let addresses =
         list_addresses(connection, AddressFilter::default()).await.map_err(failed("addresses"))?;
-    let mut candidates = Candidates { links, addresses, ..Candidates::default() };
+    let (preferred, pods) = (search.preferred.clone(), search.pods.clone());
+    let mut candidates = Candidates { links, addresses, preferred, pods, ..Candidates::default() };
     if selectors.iter().any(|selector| matches!(selector, Selector::DefaultRoute)) {
         for family in IpFamily::ALL {
             let routes =

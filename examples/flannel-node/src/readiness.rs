@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use flannel_core::{Activity, PeerFault, Status};
+use flannel_core::{Activity, PeerFault, PeerProblem, Status};
 
 /// What the judgement is made of.
 pub(crate) struct View<'a> {
@@ -111,6 +111,7 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
             let reasons = because(&[Activity::Watch, Activity::Renew]);
             readiness.notes.push(format!("store: offline, the data path stays as it is{reasons}"));
         }
+        readiness.notes.extend(without_a_way(status).map(|text| format!("peers: {text}")));
         let notes = firewall.map_or(&[][..], |firewall| &firewall.notes);
         readiness.notes.extend(notes.iter().map(|note| format!("firewall: {note}")));
         if !status.refused.is_empty() {
@@ -120,17 +121,17 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
     readiness
 }
 
-/// The data path is not exact while the kernel refuses a part of it or somebody keeps changing it. A peer's bad data is its own.
+/// The data path is not exact while the kernel refuses a part of it or somebody keeps changing it. A peer's bad data is its own, and
+/// so is its address while there are ways to others.
 fn refused_by_the_kernel(status: &Status) -> Option<String> {
     let report = status.last_sync.as_ref().filter(|_| status.in_sync)?;
-    let refused = |fault: &PeerFault| matches!(fault, PeerFault::Kernel { .. });
-    let mut refused = report.problems.iter().filter(|problem| refused(&problem.fault));
-    if let Some(first) = refused.next() {
-        let others = match refused.count() {
-            0 => String::new(),
-            count => format!(", and {count} more peers"),
-        };
-        return Some(format!("data path: peer {}: {}{others}", first.peer, first.fault));
+    let is_ours = |fault: &PeerFault| match fault {
+        PeerFault::Kernel { .. } => true,
+        PeerFault::Unreachable { .. } => !serves_any(status),
+        _ => false,
+    };
+    if let Some(text) = named(report.problems.iter().filter(|problem| is_ours(&problem.fault))) {
+        return Some(format!("data path: {text}"));
     }
     (report.postponed > 0).then(|| {
         format!(
@@ -140,9 +141,32 @@ fn refused_by_the_kernel(status: &Status) -> Option<String> {
     })
 }
 
+/// The peers without a way to them, if there are ways to others.
+fn without_a_way(status: &Status) -> Option<String> {
+    let report = status.last_sync.as_ref().filter(|_| serves_any(status))?;
+    let far = |fault: &PeerFault| matches!(fault, PeerFault::Unreachable { .. });
+    named(report.problems.iter().filter(|problem| far(&problem.fault)))
+}
+
+/// Whether there is a peer without any problem.
+fn serves_any(status: &Status) -> bool {
+    let problems = status.last_sync.as_ref().map_or(0, |report| report.problems.len());
+    status.peers.is_some_and(|peers| peers > problems)
+}
+
+/// The first of these peers with what is wrong, and how many more there are.
+fn named<'a>(mut problems: impl Iterator<Item = &'a PeerProblem>) -> Option<String> {
+    let first = problems.next()?;
+    let others = match problems.count() {
+        0 => String::new(),
+        count => format!(", and {count} more peers"),
+    };
+    Some(format!("peer {}: {}{others}", first.peer, first.fault))
+}
+
 #[cfg(test)]
 mod tests {
-    use flannel_core::{FirewallFault, FirewallReport, Lease, LeaseAttrs, PeerProblem, SyncReport};
+    use flannel_core::{FirewallFault, FirewallReport, Lease, LeaseAttrs, SyncReport};
 
     use super::*;
 
@@ -264,6 +288,28 @@ mod tests {
         let mut status = good();
         problem(PeerFault::BadData { detail: "x".into() })(&mut status);
         assert_eq!(lines(Some(&status), File::Exact), "flannel-node is ready\n", "the peer's own");
+    }
+
+    #[test]
+    fn a_peer_without_a_way_is_its_own_trouble_unless_no_peer_has_one() {
+        let mut status = good();
+        let far = |key: &str| {
+            let (operation, reason) = ("add a route".into(), "no way".into());
+            let fault = PeerFault::Unreachable { operation, reason };
+            PeerProblem::new(key.parse().unwrap(), None, fault)
+        };
+        let report = status.last_sync.as_mut().unwrap();
+        report.problems.push(far("10.3.2.0-24"));
+        let text = "peer 10.3.2.0-24: cannot add a route: no way";
+        assert_eq!(
+            lines(Some(&status), File::Exact),
+            format!("flannel-node is ready\npeers: {text}\n")
+        );
+        status.last_sync.as_mut().unwrap().problems.push(far("10.3.3.0-24"));
+        assert_eq!(
+            lines(Some(&status), File::Exact),
+            format!("flannel-node is not ready\ndata path: {text}, and 1 more peers\n")
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use flannel_backend_udp::{Meter, Udp};
 use flannel_backend_vxlan::Vxlan;
 use flannel_core::{Backend, NetworkConfig, Node, NodeId, NodeOptions, OnLeaseLoss};
 use flannel_firewall::Firewalled;
-use flannel_netlink::Namespace;
+use flannel_netlink::{Namespace, iface::InterfaceNews};
 use flannel_probe::Prober;
 use flannel_store::{
     Allocating, EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Options, Registry,
@@ -18,7 +18,7 @@ use flannel_store::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -196,10 +196,24 @@ async fn with_registry(
     let firewall = args.traffic.firewall(&config);
     let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
     // Also where the id is known: whoever waits for a network card should not wait for long.
-    let uplink = patiently(FIND_UPLINK, observed, async || {
-        finder.find().await.map_err(|error| (error.is_retryable(), error))
+    let mut news = None;
+    let find = async || finder.find().await.map_err(|error| (error.is_retryable(), error));
+    let uplink = patiently_with(FIND_UPLINK, observed, find, async || match &mut news {
+        // A card that comes is seen at once.
+        Some(news) => drop(timeout(RETRY, InterfaceNews::next(news)).await),
+        // One that came before we listen is seen by looking again.
+        None => match finder.news() {
+            Ok(opened) => news = Some(opened),
+            Err(_) => sleep(RETRY).await,
+        },
     });
     let uplink = uplink.await?;
+    if let Some((address, network)) = uplink.inside_of(&config) {
+        warn!(
+            "this host's address {address} is inside of the network {network}: leases may cover the link between hosts; give the \
+             network another block, or leave that link out with SubnetMin and SubnetMax"
+        );
+    }
     let id = match named {
         Some(id) => id,
         None => uplink.address().context("the uplink has no address")?.into(),
@@ -309,7 +323,17 @@ fn no_backend(kind: &str) -> anyhow::Error {
 async fn patiently<T, E: Error + Send + Sync + 'static>(
     what: &'static str,
     observed: &Observed,
+    call: impl AsyncFnMut() -> Result<T, (bool, E)>,
+) -> Result<T> {
+    patiently_with(what, observed, call, async || sleep(RETRY).await).await
+}
+
+/// The same with something else to wait for between two calls.
+async fn patiently_with<T, E: Error + Send + Sync + 'static>(
+    what: &'static str,
+    observed: &Observed,
     mut call: impl AsyncFnMut() -> Result<T, (bool, E)>,
+    mut pause: impl AsyncFnMut(),
 ) -> Result<T> {
     let mut said = String::new();
     loop {
@@ -326,7 +350,7 @@ async fn patiently<T, E: Error + Send + Sync + 'static>(
                     observed.lack(what, Some(text.clone()));
                     said = text;
                 }
-                sleep(RETRY).await;
+                pause().await;
             }
         }
     }

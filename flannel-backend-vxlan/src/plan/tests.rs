@@ -146,6 +146,23 @@ fn what_is_wrong_with_one_family_does_not_stop_the_other() {
 }
 
 #[test]
+fn a_peer_whose_subnet_has_the_address_of_our_card_is_refused() {
+    let facts = facts();
+    for block in ["192.0.2.0-24", "192.0.0.0-16", "192.0.2.1-31"] {
+        let key = Subnet::of_any_spelling(block).unwrap().to_string();
+        let mut peer = peer(&key);
+        peer.attrs.public_ip = Some([198, 51, 100, 2].into());
+        let plan = plan(&facts, &peer);
+        assert_eq!(plan.objects, []);
+        let fault = plan.faults[0].to_string();
+        assert!(
+            fault.ends_with("it contains the address 192.0.2.1 of our network card"),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
 fn a_peer_whose_ethernet_address_another_has_is_refused_and_the_other_named() {
     let rival = "10.3.0.0-24".parse().unwrap();
     let plan = facts().plan(&peer("10.3.2.0-24"), |_, _| Some(rival));

@@ -7,7 +7,7 @@ use flannel_core::{
 };
 use flannel_netlink::{
     LinkSpec, LinkSpecKind, ensure_link,
-    state::{Address, Vxlan as Attributes},
+    state::{Address, Route, Vxlan as Attributes},
 };
 
 use crate::support::{DUAL, IPV4, IPV6, Kernel, finder, mac, mac_of, make, world};
@@ -212,6 +212,56 @@ async fn a_card_too_small_for_ipv6_is_named_with_what_is_needed() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn another_device_with_our_vni_is_named_as_what_is_in_the_way() {
+    let world = world(IPV4).await;
+    let host = world.testbed().host(0);
+    let mut kernel = Kernel::of(host);
+    let spec = LinkSpec::new("other0", LinkSpecKind::Vxlan(Attributes::new(1)));
+    let (other, _) = ensure_link(&mut kernel.0, &spec).await.unwrap();
+    let error = make(host, &world.config()).advertise(None).await.unwrap_err();
+    let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    assert_eq!(
+        text,
+        "cannot set up device flannel.1: device other0 has VNI 1 and the same port: delete it, or give one of the two another \
+         VNI or Port"
+    );
+    assert!(error.is_retryable(), "somebody may remove it");
+    assert_eq!(kernel.link("other0").await, other);
+    flannel_netlink::delete_link(&mut kernel.0, other.index).await.unwrap();
+    make(host, &world.config()).advertise(None).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_default_route_through_our_own_device_does_not_mislead_us() {
+    let world = world(IPV4).await;
+    let host = world.testbed().host(0);
+    let mut kernel = Kernel::of(host);
+    let default = || Route::new("0.0.0.0/0".parse().unwrap(), 16);
+    let eth0 = kernel.link("eth0").await.index;
+    let mut through = default().via_gateway("192.0.2.254".parse().unwrap(), eth0);
+    through.metric = 1024;
+    kernel.0.apply_one(through.replace()).await.unwrap();
+    let config = world.config();
+    let options = flannel_backend::UplinkOptions::default();
+    let finder = flannel_backend::UplinkFinder::new(host.namespace(), &config, &options).unwrap();
+    let uplink = finder.find().await.unwrap();
+    let mut watch = finder.watch(&uplink).unwrap();
+    let attrs = Vxlan::new(&config, finder.clone()).unwrap().advertise(None).await.unwrap();
+    let _nodes = Nodes::start(&world).await;
+
+    // As a DHCP client does that takes flannel.1 for a network card.
+    let flannel = kernel.link("flannel.1").await.index;
+    kernel.0.apply_one(default().direct(flannel).replace()).await.unwrap();
+    let news = tokio::time::timeout(std::time::Duration::from_millis(300), watch.changed());
+    assert!(news.await.is_err(), "{:?}", watch.current());
+    assert_eq!(finder.find().await.unwrap(), uplink);
+    let again = Vxlan::new(&config, finder).unwrap().advertise(None).await.unwrap();
+    assert_eq!(again, attrs);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn the_local_address_is_the_cards_and_the_published_one_the_public() {
     let world = world(IPV4).await;
     let host = world.testbed().host(0);
@@ -226,4 +276,14 @@ async fn the_local_address_is_the_cards_and_the_published_one_the_public() {
     assert_eq!(attrs.public_ip, options.public_ip);
     let local = Kernel::of(host).vxlan("flannel.1").await.local;
     assert_eq!(local, Some("192.0.2.1".parse().unwrap()));
+
+    // Of several addresses of the card the one that peers use, as flannel has it.
+    host.set_addresses(["192.0.2.1/24", "203.0.113.9/24"].map(|it| it.parse().unwrap()))
+        .await
+        .unwrap();
+    let finder = flannel_backend::UplinkFinder::new(host.namespace(), &config, &options).unwrap();
+    let attrs = Vxlan::new(&config, finder).unwrap().advertise(None).await.unwrap();
+    assert_eq!(attrs.public_ip, options.public_ip);
+    let local = Kernel::of(host).vxlan("flannel.1").await.local;
+    assert_eq!(local, Some("203.0.113.9".parse().unwrap()));
 }

@@ -103,6 +103,29 @@ async fn hostile_leases_are_named_and_cost_nobody_else() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_lease_over_the_link_of_the_hosts_does_not_cut_them_off() {
+    let world = world(IPV4).await;
+    // Hosts inside of the network: nobody should do that, and some do.
+    for n in 0..4 {
+        let address = format!("10.244.200.{}/24", n + 1);
+        world.testbed().host(n).set_addresses([address.parse().unwrap()]).await.unwrap();
+    }
+    let mut nodes = Nodes::start(&world).await;
+    assert!(world.reaches(0, 1).await);
+    let before = world.snapshot(0).await;
+    let thief = changed(nodes.lease(3), |attrs| {
+        attrs.public_ip = Some([203, 0, 113, 9].into());
+        attrs.backend_data = data("0e:00:00:00:00:99");
+    });
+    let thief = Lease::new("10.244.200.0-24".parse().unwrap(), thief.attrs);
+    let last = nodes.lease(3).clone();
+    nodes.sync_other(0, 3, vec![thief, last]).await;
+    assert_eq!(world.snapshot(0).await, before);
+    assert!(world.reaches(0, 1).await);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn of_two_peers_with_one_mac_the_first_is_served_and_the_other_named() {
     let world = world(IPV4).await;
     let mut nodes = Nodes::start(&world).await;

@@ -81,6 +81,26 @@ fn a_lease_that_would_harm_us_is_refused_by_name() {
 }
 
 #[test]
+fn a_lease_over_our_own_address_is_refused() {
+    let config = r#"{"Network":"10.0.0.0/8","EnableIPv6":true,"IPv6Network":"fd00::/16"}"#;
+    let mut own = lease("10.3.1.0-24&fd00:1::-64", "10.9.0.1");
+    own.attrs.public_ipv6 = "fd00:9::1".parse().ok();
+    let mut peers = Peers::new(config.parse().unwrap(), own);
+    for (key, address) in [
+        ("10.9.0.0-24&fd00:2::-64", "10.9.0.1"),
+        ("10.9.0.0-30&fd00:3::-64", "10.9.0.1"),
+        ("10.3.4.0-24&fd00:9::-64", "fd00:9::1"),
+    ] {
+        peers.fold(LeaseEvent::Upsert(lease(key, "192.0.2.2")));
+        let fault = peers.refused().find(|p| p.peer == key.parse().unwrap()).unwrap().fault;
+        let expected = format!("its lease is refused: it contains our own address {address}");
+        assert_eq!(fault.to_string(), expected);
+    }
+    peers.fold(LeaseEvent::Upsert(lease("10.9.1.0-24&fd00:9:0:1::-64", "10.9.0.2")));
+    assert_eq!(keys(&peers), ["10.9.1.0-24&fd00:9:0:1::-64"]);
+}
+
+#[test]
 fn another_own_lease_makes_a_peer_of_what_was_refused() {
     let mut peers = peers();
     peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")));

@@ -1,4 +1,9 @@
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnetwork::IpNetwork;
 
 use super::{Families, Interface, NotTaken, Reach, Refusal, Selector};
 use crate::{
@@ -19,19 +24,41 @@ pub struct Candidates {
     pub nexthops: Vec<Nexthop>,
     /// What the kernel said about addresses that are to be reached.
     pub reach: Vec<(IpAddr, Result<Reach, KernelError>)>,
+    /// Addresses to take where the selector leaves a choice among those of an interface.
+    pub preferred: Vec<IpAddr>,
+    /// Where pods have their addresses.
+    pub pods: Vec<IpNetwork>,
 }
 
 /// Chooses an interface.
 ///
 /// Where the selector does not name an address, the interface's first usable one is taken: global
-/// or link-local and not deprecated; global before link-local, permanent before leased, lasting
-/// before temporary, else in the kernel's order. An interface without a usable address of an asked
-/// family, or with MTU 0, is not taken.
+/// or link-local and not deprecated; a preferred one before all others, global before link-local, proven to be nobody else's before
+/// not, permanent before leased, lasting before temporary, else in the kernel's order. A permanent
+/// IPv4 address without a network of its own goes behind a leased one that has one: it moves from
+/// machine to machine. An interface without a usable address of an asked family, or with MTU 0, is
+/// not taken. By default route and by pattern, one with an address of pods is taken only if there
+/// is no other.
 ///
 /// # Errors
 ///
 /// [`Refusal`] with every interface and why it was not taken.
 pub fn choose(
+    candidates: &Candidates,
+    families: Families,
+    selector: &Selector,
+) -> Result<Interface, Refusal> {
+    let may_be_mistaken = matches!(selector, Selector::DefaultRoute | Selector::Pattern(_));
+    if may_be_mistaken && let Cow::Owned(fewer) = candidates.without_those_of_pods() {
+        let chosen = choose_among(&fewer, families, selector);
+        if chosen.is_ok() {
+            return chosen;
+        }
+    }
+    choose_among(candidates, families, selector)
+}
+
+fn choose_among(
     candidates: &Candidates,
     families: Families,
     selector: &Selector,
@@ -160,18 +187,41 @@ impl Candidates {
         self.addresses.iter().filter(move |address| address.link == link)
     }
 
+    /// The same without the devices that have an address of pods; borrowed if there are none.
+    fn without_those_of_pods(&self) -> Cow<'_, Self> {
+        let leads_to_pods = |link: &Link| {
+            self.of(link.index)
+                .any(|it| self.pods.iter().any(|block| block.contains(it.address.ip())))
+        };
+        if !self.links.iter().any(leads_to_pods) {
+            return Cow::Borrowed(self);
+        }
+        let mut fewer = self.clone();
+        fewer.links.retain(|link| !leads_to_pods(link));
+        Cow::Owned(fewer)
+    }
+
     /// The usable addresses of a device, best first.
     fn usable(&self, link: &Link, family: IpFamily) -> Vec<IpAddr> {
-        let mut usable: Vec<_> = self
+        let usable = self
             .of(link.index)
-            .filter(|it| !it.deprecated && IpFamily::of(&it.address.ip()) == family)
-            .filter_map(|it| {
-                Some((reach_of(it.address.ip())?, !it.permanent, it.temporary, it.address.ip()))
-            })
-            .collect();
+            .filter(|it| !it.deprecated && IpFamily::of(&it.address.ip()) == family);
+        let mut usable: Vec<_> =
+            usable.filter_map(|it| Some((reach_of(it.address.ip())?, it))).collect();
+        // An IPv6 address without a network of its own is nothing special: DHCP gives such.
+        let is_alone = |it: &Address| matches!(it.address, IpNetwork::V4(v4) if v4.prefix() == 32);
+        let has_lease = usable.iter().any(|(_, it)| !it.permanent && !is_alone(it));
+        let lasts = |it: &Address| match it.permanent {
+            true if has_lease && is_alone(it) => 2_u8,
+            true => 0,
+            false => 1,
+        };
         // Stable, so that the kernel's order decides between equals.
-        usable.sort_by_key(|(reach, leased, temporary, _)| (*reach, *leased, *temporary));
-        usable.into_iter().map(|(.., address)| address).collect()
+        usable.sort_by_key(|(reach, it)| {
+            let is_other = !self.preferred.contains(&it.address.ip());
+            (is_other, *reach, it.tentative, lasts(it), it.temporary)
+        });
+        usable.into_iter().map(|(_, it)| it.address.ip()).collect()
     }
 
     fn interface(

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Families, Interface, SelectError, Selector, select_interface};
+use super::{Interface, Search, SelectError, select_interface};
 use crate::{Connection, Monitor, Namespace, Notice, OpenError, Subject, Topic, state::Object};
 
 /// Tells when the same question for an interface has another answer: another MTU, another address,
@@ -11,8 +11,7 @@ use crate::{Connection, Monitor, Namespace, Notice, OpenError, Subject, Topic, s
 pub struct InterfaceWatch {
     connection: Connection,
     monitor: Monitor,
-    families: Families,
-    selectors: Vec<Selector>,
+    search: Search,
     current: Interface,
     check_at: Option<Instant>,
 }
@@ -26,15 +25,14 @@ impl InterfaceWatch {
     /// [`OpenError`] when a socket cannot be made there.
     pub fn open(
         namespace: &Namespace,
-        families: Families,
-        selectors: Vec<Selector>,
+        search: Search,
         current: Interface,
     ) -> Result<Self, OpenError> {
         let monitor = Monitor::open_for(namespace, &TOPICS)?;
         let connection = Connection::open(namespace)?;
         // Something may have changed since `current` was found.
         let check_at = Some(Instant::now());
-        Ok(Self { connection, monitor, families, selectors, current, check_at })
+        Ok(Self { connection, monitor, search, current, check_at })
     }
 
     /// The last answer.
@@ -65,9 +63,7 @@ impl InterfaceWatch {
                     self.check_at.get_or_insert_with(|| Instant::now() + GATHER);
                 }
                 None => {
-                    let answer =
-                        select_interface(&mut self.connection, self.families, &self.selectors)
-                            .await;
+                    let answer = select_interface(&mut self.connection, &self.search).await;
                     self.check_at = None;
                     match answer {
                         Ok(interface) if interface != self.current => {
@@ -80,6 +76,32 @@ impl InterfaceWatch {
                 }
             }
         }
+    }
+}
+
+/// Tells when it is worth asking for an interface again that was not there.
+#[derive(Debug)]
+pub struct InterfaceNews(Monitor);
+
+impl InterfaceNews {
+    /// Listens in `namespace` from now on. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when a socket cannot be made there.
+    pub fn open(namespace: &Namespace) -> Result<Self, OpenError> {
+        Monitor::open_for(namespace, &TOPICS).map(Self)
+    }
+
+    /// Resolves a moment after devices, addresses or default routes changed, so that what comes
+    /// together is seen together.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses what it heard: ask for the interface before calling again.
+    pub async fn next(&mut self) {
+        while matches!(self.0.next().await, Ok(notice) if !concerns(&notice)) {}
+        sleep(GATHER).await;
     }
 }
 

@@ -2,19 +2,26 @@ use std::time::Duration;
 
 use flannel_netlink::{
     LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
-    iface::{Families, InterfaceWatch, SelectError, Selector, lookup_route, select_interface},
+    iface::{
+        Families, InterfaceNews, InterfaceWatch, Search, SelectError, Selector, lookup_route,
+        select_interface,
+    },
     state::{Address, Route},
 };
 use tokio::time::timeout;
 
 use crate::support::Host;
 
+fn search(families: Families, selectors: Vec<Selector>) -> Search {
+    Search { families, selectors, preferred: vec![], pods: vec!["10.244.0.0/16".parse().unwrap()] }
+}
+
 async fn select(
     host: &mut Host,
     families: Families,
     selector: Selector,
 ) -> Result<(String, String, String), SelectError> {
-    let it = select_interface(&mut host.connection, families, &[selector]).await?;
+    let it = select_interface(&mut host.connection, &search(families, vec![selector])).await?;
     let text = |address: Option<String>| address.unwrap_or_default();
     Ok((it.name, text(it.v4.map(|it| it.to_string())), text(it.v6.map(|it| it.to_string()))))
 }
@@ -56,9 +63,12 @@ async fn every_selector_finds_the_interface() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn the_error_says_what_was_there() {
     let mut host = Host::new().await;
-    let selectors =
-        [Selector::Name("eth7".to_owned()), Selector::CanReach("198.51.100.1".parse().unwrap())];
-    let error = select_interface(&mut host.connection, Families::V4, &selectors).await.unwrap_err();
+    let selectors = vec![
+        Selector::Name("eth7".to_owned()),
+        Selector::CanReach("198.51.100.1".parse().unwrap()),
+    ];
+    let search = search(Families::V4, selectors);
+    let error = select_interface(&mut host.connection, &search).await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("eth0 [192.0.2.1/24 2001:db8::1/64"), "{text}");
     assert!(text.contains("way to 198.51.100.1 (Network is unreachable"), "{text}");
@@ -85,10 +95,9 @@ async fn a_lookup_tells_gateway_and_source() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_watch_tells_each_new_answer() {
     let mut host = Host::new().await;
-    let selectors = vec![Selector::Name("eth0".to_owned())];
-    let first = select_interface(&mut host.connection, Families::V4, &selectors).await.unwrap();
-    let mut watch =
-        InterfaceWatch::open(&host.namespace, Families::V4, selectors, first.clone()).unwrap();
+    let search = search(Families::V4, vec![Selector::Name("eth0".to_owned())]);
+    let first = select_interface(&mut host.connection, &search).await.unwrap();
+    let mut watch = InterfaceWatch::open(&host.namespace, search, first.clone()).unwrap();
     assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err(), "nothing changed");
 
     let change = LinkChange { mtu: Some(1400), ..LinkChange::default() };
@@ -110,6 +119,55 @@ async fn a_watch_tells_each_new_answer() {
     let anew = next(&mut watch).await;
     assert_eq!((anew.index, anew.v4), (eth0.index, Some([192, 0, 2, 2].into())));
     assert_eq!(watch.current(), &anew);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_default_route_through_a_device_of_pods_misleads_nobody() {
+    let mut host = Host::new().await;
+    let search = search(Families::V4, vec![Selector::DefaultRoute]);
+    let eth0 = host.eth0.index;
+    let gateway = "192.0.2.254".parse().unwrap();
+    let mut route = Route::new("0.0.0.0/0".parse().unwrap(), 3).via_gateway(gateway, eth0);
+    route.metric = 100;
+    host.put(route).await;
+    let first = select_interface(&mut host.connection, &search).await.unwrap();
+    let mut watch = InterfaceWatch::open(&host.namespace, search.clone(), first).unwrap();
+
+    // As a DHCP client does that takes the tunnel for a network card.
+    let pair = LinkSpecKind::Veth { peer: "pods1".to_owned(), peer_namespace: None };
+    let mut pods = LinkSpec::new("pods0", pair);
+    pods.up = true;
+    let (pods, _) = ensure_link(&mut host.connection, &pods).await.unwrap();
+    host.put(Address::new(pods.index, "10.244.1.0/32".parse().unwrap())).await;
+    host.put(Route::new("0.0.0.0/0".parse().unwrap(), 3).direct(pods.index)).await;
+    assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err(), "the same answer");
+    let again = select_interface(&mut host.connection, &search).await.unwrap();
+    assert_eq!(again.name, "eth0");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn what_may_bring_an_interface_is_news_and_nothing_else_is() {
+    let mut host = Host::new().await;
+    let mut news = InterfaceNews::open(&host.namespace).unwrap();
+    let eth0 = host.eth0.index;
+    let heard = async |news: &mut InterfaceNews, within| {
+        timeout(Duration::from_millis(within), news.next()).await.is_ok()
+    };
+    // The kernel has more to tell of what was made just before.
+    while heard(&mut news, 500).await {}
+    let gateway = "192.0.2.254".parse().unwrap();
+    let route = |to: &str| Route::new(to.parse().unwrap(), 3).via_gateway(gateway, eth0);
+    host.put(route("198.51.100.0/24")).await;
+    assert!(!heard(&mut news, 300).await);
+    host.put(route("0.0.0.0/0")).await;
+    assert!(heard(&mut news, 900).await, "a default route");
+    host.put(Address::new(eth0, "192.0.2.9/24".parse().unwrap())).await;
+    assert!(heard(&mut news, 900).await, "an address");
+    let change = LinkChange { up: Some(false), ..LinkChange::default() };
+    alter_link(&mut host.connection, eth0, &change).await.unwrap();
+    assert!(heard(&mut news, 900).await, "a device");
 }
 
 async fn next(watch: &mut InterfaceWatch) -> flannel_netlink::iface::Interface {

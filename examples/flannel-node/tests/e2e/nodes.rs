@@ -90,7 +90,7 @@ async fn a_node_waits_for_its_network_card_and_follows_it() {
     let said = |line: &str| line.contains("cannot find the uplink") && line.contains("eth0");
     node.line(Duration::from_secs(20), said).await.unwrap();
     cluster.host(0).create_uplink().await.unwrap();
-    node.line(Duration::from_secs(20), |line| line.contains(" ready subnet=")).await.unwrap();
+    node.line(Duration::from_secs(1), |line| line.contains(" ready subnet=")).await.unwrap();
     eventually(async || cluster.knows(0, 1).await).await;
 
     cluster.host(0).set_mtu(1400).await.unwrap();

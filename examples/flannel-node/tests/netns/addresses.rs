@@ -72,6 +72,21 @@ async fn a_new_network_card_is_followed_and_a_cable_may_be_pulled() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn an_address_inside_of_the_network_is_told() {
+    let cluster = Cluster::new(2, VXLAN).await;
+    let outside = cluster.start(0).await;
+    let told = |output: Vec<String>| {
+        output.into_iter().find(|line| line.contains("is inside of the network"))
+    };
+    assert_eq!(told(outside.output()), None);
+    cluster.host(1).set_addresses(["10.244.200.2/24".parse().unwrap()]).await.unwrap();
+    let line = told(cluster.start(1).await.output()).expect("a line about it");
+    let words = "this host's address 10.244.200.2 is inside of the network 10.244.0.0/16";
+    assert!(line.contains(words) && line.contains("SubnetMin"), "{line}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_public_address_that_is_not_ours_needs_no_interface() {
     let mut cluster = Cluster::new(1, VXLAN).await;
     cluster.testbed = Testbed::builder(1).default_route().build().await.unwrap();

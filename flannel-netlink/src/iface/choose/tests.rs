@@ -118,6 +118,24 @@ fn by_address_takes_that_address() {
 }
 
 #[test]
+fn a_preferred_address_is_taken_where_there_is_a_choice() {
+    let mut machine = machine();
+    machine.preferred = vec!["192.0.2.9".parse().unwrap(), "203.0.113.1".parse().unwrap()];
+    let taken = |selector: &Selector| choose(&machine, Families::Dual, selector).unwrap();
+    let eth0 = Selector::Name("eth0".to_owned());
+    let first = Selector::pattern(r"^192\.0|^2001").unwrap();
+    for selector in [&eth0, &Selector::DefaultRoute, &first] {
+        let it = taken(selector);
+        assert_eq!(it.v4, Some([192, 0, 2, 9].into()), "{selector}");
+        assert_eq!(it.v6, "2001:db8::1".parse().ok(), "{selector}");
+    }
+    // Who names another one means it, and it does not lead to another interface.
+    assert_eq!(taken(&by_address("192.0.2.1", "")).v4, Some([192, 0, 2, 1].into()));
+    let it = choose(&machine, Families::V4, &Selector::DefaultRoute).unwrap();
+    assert_eq!((it.name.as_str(), it.v4), ("eth1", Some([198, 51, 100, 1].into())));
+}
+
+#[test]
 fn by_pattern_an_address_goes_before_a_name() {
     let mut machine = machine();
     machine.links.push(link(5, "net10.9"));
@@ -168,6 +186,63 @@ fn the_best_address_comes_first() {
         machine.addresses.retain(|address| Some(address.address.ip()) != it.v4.map(IpAddr::V4));
     }
     assert_eq!(order, ["192.0.2.4", "192.0.2.5", "192.0.2.3", "192.0.2.2", "169.254.0.1"]);
+}
+
+#[test]
+fn an_address_that_moves_between_machines_goes_behind_a_leased_one_with_a_network() {
+    let leased = |text| Address { permanent: false, ..address(2, text) };
+    let chosen = |addresses: Vec<Address>| {
+        let machine = Candidates { addresses, ..machine() };
+        choose(&machine, Families::V4, &Selector::Name("eth0".to_owned())).unwrap().v4.unwrap()
+    };
+    let vip = || address(2, "192.0.2.100/32");
+    for addresses in [vec![vip(), leased("192.0.2.1/24")], vec![leased("192.0.2.1/24"), vip()]] {
+        assert_eq!(chosen(addresses), Ipv4Addr::new(192, 0, 2, 1));
+    }
+    // Some clouds give nothing but single addresses, and some machines have one beside a private network.
+    assert_eq!(chosen(vec![leased("192.0.2.1/32"), vip()]), Ipv4Addr::new(192, 0, 2, 100));
+    assert_eq!(chosen(vec![vip(), address(2, "10.0.0.1/24")]), Ipv4Addr::new(192, 0, 2, 100));
+    // Somebody else has the first.
+    let tentative = Address { tentative: true, ..address(2, "192.0.2.1/24") };
+    assert_eq!(chosen(vec![tentative, leased("192.0.2.2/24")]), Ipv4Addr::new(192, 0, 2, 2));
+}
+
+/// What a running node adds to a machine: its device, the bridge of its pods, and a default route from somebody who takes the
+/// device for a network card. `eth3` came later.
+fn machine_with_pods() -> Candidates {
+    let mut machine = machine();
+    machine.links.extend([link(5, "flannel.1"), link(6, "cni0"), link(7, "eth3")]);
+    machine.addresses.extend([
+        address(5, "10.244.1.0/32"),
+        address(6, "10.244.1.1/24"),
+        address(6, "fd00:10:244:1::1/64"),
+        address(7, "10.9.1.7/24"),
+        address(7, "2001:db8:7::7/64"),
+    ]);
+    machine.default_routes.splice(0..0, [default_route(IpFamily::V4, 5)]);
+    machine.pods = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()];
+    machine
+}
+
+#[test]
+fn a_device_of_pods_is_not_taken_by_mistake() {
+    let mut machine = machine_with_pods();
+    let taken = |machine: &Candidates, families, selector: &Selector| {
+        choose(machine, families, selector).map(|it| it.name)
+    };
+    let pattern = Selector::pattern(r"^10\.244|^10\.9\.1|^fd00|^2001:db8:7").unwrap();
+    assert_eq!(taken(&machine, Families::V4, &Selector::DefaultRoute).unwrap(), "eth1");
+    for families in [Families::V4, Families::V6] {
+        assert_eq!(taken(&machine, families, &pattern).unwrap(), "eth3");
+    }
+    // Who names it means it.
+    for selector in [Selector::Name("cni0".to_owned()), by_address("10.244.1.1", "")] {
+        assert_eq!(taken(&machine, Families::V4, &selector).unwrap(), "cni0");
+    }
+    // Machines may have their own addresses inside of the network. That is asking for trouble, and has worked so far.
+    machine.pods = vec!["0.0.0.0/0".parse().unwrap()];
+    assert_eq!(taken(&machine, Families::V4, &Selector::DefaultRoute).unwrap(), "flannel.1");
+    assert_eq!(taken(&machine, Families::V4, &pattern).unwrap(), "flannel.1");
 }
 
 #[test]
