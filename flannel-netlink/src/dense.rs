@@ -6,57 +6,51 @@
 pub(crate) struct DenseMap<K, V> {
     /// Each has at least one entry and at most [`CHUNK`], and they follow each other.
     chunks: Vec<Vec<(K, V)>>,
+    /// The first key of each chunk. Beside each other they are searched in a part of the time.
+    firsts: Vec<K>,
 }
 
 impl<K, V> Default for DenseMap<K, V> {
     fn default() -> Self {
-        Self { chunks: Vec::new() }
+        Self { chunks: Vec::new(), firsts: Vec::new() }
     }
 }
 
-impl<K: Ord, V> DenseMap<K, V> {
+impl<K: Copy + Ord, V> DenseMap<K, V> {
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        let (chunk, place) = self.find(key);
-        place.ok().map(|place| &self.chunks[chunk][place].1)
+        let (chunk, place) = self.find(key).ok()?;
+        Some(&self.chunks[chunk][place].1)
     }
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        let (chunk, place) = self.find(key);
-        place.ok().map(|place| &mut self.chunks[chunk][place].1)
+        let (chunk, place) = self.find(key).ok()?;
+        Some(&mut self.chunks[chunk][place].1)
     }
 
     /// Returns what was there before.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let (index, place) = self.find(&key);
-        let place = match place {
-            Ok(place) => return Some(std::mem::replace(&mut self.chunks[index][place].1, value)),
-            Err(place) => place,
-        };
-        let has_room = |chunk: &Vec<_>| chunk.len() < CHUNK;
-        let is_behind = self.chunks.get(index).is_none_or(|chunk| place == chunk.len());
-        if self.chunks.get(index).is_some_and(has_room) {
-            self.chunks[index].insert(place, (key, value));
-        } else if is_behind && self.chunks.get(index + 1).is_some_and(has_room) {
-            self.chunks[index + 1].insert(0, (key, value));
-        } else if is_behind {
-            // The rest of a run of keys is likely to come behind this one.
-            let room = if self.chunks.is_empty() { 1 } else { CHUNK };
-            let mut next = Vec::with_capacity(room);
-            next.push((key, value));
-            self.chunks.insert(self.chunks.len().min(index + 1), next);
-        } else {
-            let chunk = &mut self.chunks[index];
-            let behind = chunk.split_off(place);
-            chunk.push((key, value));
-            chunk.shrink_to_fit();
-            self.chunks.insert(index + 1, behind);
+        match self.find(&key) {
+            Ok((chunk, place)) => Some(std::mem::replace(&mut self.chunks[chunk][place].1, value)),
+            Err(place) => {
+                self.put(place, key, value);
+                None
+            }
         }
-        None
+    }
+
+    /// What is there; where nothing is, `value` is from now on.
+    pub(crate) fn get_or_insert(&mut self, key: K, value: V) -> Option<&mut V> {
+        match self.find(&key) {
+            Ok((chunk, place)) => Some(&mut self.chunks[chunk][place].1),
+            Err(place) => {
+                self.put(place, key, value);
+                None
+            }
+        }
     }
 
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        let (index, place) = self.find(key);
-        let place = place.ok()?;
+        let (index, place) = self.find(key).ok()?;
         let (_, value) = self.chunks[index].remove(place);
         self.tidy(index);
         Some(value)
@@ -65,6 +59,14 @@ impl<K: Ord, V> DenseMap<K, V> {
     /// In the order of the keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.chunks.iter().flatten().map(|(key, value)| (key, value))
+    }
+
+    /// The same from `key` on.
+    pub(crate) fn iter_from(&self, key: K) -> impl Iterator<Item = (&K, &V)> {
+        let (Ok((chunk, place)) | Err((chunk, place))) = self.find(&key);
+        let behind = self.chunks.iter().skip(chunk + 1).flatten();
+        let there = self.chunks.get(chunk).map_or(&[][..], |chunk| &chunk[place..]);
+        there.iter().chain(behind).map(|(key, value)| (key, value))
     }
 
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
@@ -76,26 +78,58 @@ impl<K: Ord, V> DenseMap<K, V> {
         }
     }
 
+    /// Puts in what is not there, where [`find`](Self::find) said.
+    fn put(&mut self, (index, place): (usize, usize), key: K, value: V) {
+        let has_room = |chunk: &Vec<_>| chunk.len() < CHUNK;
+        let is_behind = self.chunks.get(index).is_none_or(|chunk| place == chunk.len());
+        if self.chunks.get(index).is_some_and(has_room) {
+            self.chunks[index].insert(place, (key, value));
+            self.firsts[index] = self.chunks[index][0].0;
+        } else if is_behind && self.chunks.get(index + 1).is_some_and(has_room) {
+            self.chunks[index + 1].insert(0, (key, value));
+            self.firsts[index + 1] = key;
+        } else if is_behind {
+            // The rest of a run of keys is likely to come behind this one.
+            let room = if self.chunks.is_empty() { 1 } else { CHUNK };
+            let mut next = Vec::with_capacity(room);
+            next.push((key, value));
+            let next_index = self.chunks.len().min(index + 1);
+            self.chunks.insert(next_index, next);
+            self.firsts.insert(next_index, key);
+        } else {
+            let chunk = &mut self.chunks[index];
+            let behind = chunk.split_off(place);
+            chunk.push((key, value));
+            chunk.shrink_to_fit();
+            self.firsts[index] = chunk[0].0;
+            self.firsts.insert(index + 1, behind[0].0);
+            self.chunks.insert(index + 1, behind);
+        }
+    }
+
     /// The chunk that has the key or is to get it, and the place there.
-    fn find(&self, key: &K) -> (usize, Result<usize, usize>) {
-        let behind = self.chunks.partition_point(|chunk| chunk[0].0 <= *key);
-        let index = behind.saturating_sub(1);
-        let place = self
-            .chunks
-            .get(index)
-            .map_or(Err(0), |chunk| chunk.binary_search_by(|(other, _)| other.cmp(key)));
-        (index, place)
+    #[inline]
+    fn find(&self, key: &K) -> Result<(usize, usize), (usize, usize)> {
+        let index = self.firsts.partition_point(|first| first <= key).saturating_sub(1);
+        let Some(chunk) = self.chunks.get(index) else { return Err((index, 0)) };
+        let place = chunk.binary_search_by(|(other, _)| other.cmp(key));
+        place.map(|place| (index, place)).map_err(|place| (index, place))
     }
 
     /// After something was removed from a chunk: gives its memory back, or joins it with the next.
     fn tidy(&mut self, index: usize) {
         let next = self.chunks.get(index + 1).map_or(0, Vec::len);
         let chunk = &mut self.chunks[index];
-        if chunk.is_empty() {
+        let Some((first, _)) = chunk.first() else {
             self.chunks.remove(index);
-        } else if next > 0 && chunk.len() + next <= CHUNK / 2 {
+            self.firsts.remove(index);
+            return;
+        };
+        self.firsts[index] = *first;
+        if next > 0 && chunk.len() + next <= CHUNK / 2 {
             let next = self.chunks.remove(index + 1);
             self.chunks[index].extend(next);
+            self.firsts.remove(index + 1);
         } else if chunk.len() < chunk.capacity() / 2 {
             chunk.shrink_to_fit();
         }
@@ -116,6 +150,7 @@ mod tests {
     fn check(map: &DenseMap<u32, u32>, model: &BTreeMap<u32, u32>) {
         assert!(map.iter().eq(model));
         assert!(map.chunks.iter().all(|chunk| (1..=CHUNK).contains(&chunk.len())));
+        assert!(map.firsts.iter().eq(map.chunks.iter().map(|chunk| &chunk[0].0)));
     }
 
     proptest! {
@@ -143,6 +178,9 @@ mod tests {
                 check(&map, &model);
                 prop_assert_eq!(map.get(&start), model.get(&start));
                 prop_assert_eq!(map.get_mut(&start), model.get_mut(&start));
+                for from in [0, start, start + len] {
+                    prop_assert!(map.iter_from(from).eq(model.range(from..)));
+                }
             }
         }
     }

@@ -1,15 +1,12 @@
 //! What to do so that the kernel holds what it should, and in which order.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 
 use crate::{
     Request,
-    state::{Key, Object, Route, Via},
+    state::{Key, Kind, Object, Route, Via},
 };
 
 /// One step.
@@ -52,36 +49,12 @@ pub(crate) enum Stage {
 impl Stage {
     pub(crate) const ALL: [Self; 3] = [Self::RemoveRoutes, Self::Put, Self::Remove];
 
-    /// Whether there may be a step for `key`.
-    pub(crate) const fn concerns(self, key: &Key) -> bool {
+    /// The kinds that there may be steps for, in their order: what needs others comes after them, and goes before them.
+    pub(crate) const fn kinds(self) -> &'static [Kind] {
         match self {
-            Self::RemoveRoutes => matches!(key, Key::Route(..)),
-            Self::Put => true,
-            Self::Remove => !matches!(key, Key::Route(..)),
-        }
-    }
-
-    /// All that [`rank`](Self::rank) returns for keys that the stage concerns.
-    pub(crate) const fn ranks(self) -> RangeInclusive<u8> {
-        match self {
-            Self::RemoveRoutes => 4..=4,
-            Self::Put => 0..=4,
-            Self::Remove => u8::MAX - 3..=u8::MAX,
-        }
-    }
-
-    /// The place of `key` among those of the stage: what needs others comes after them, and goes before them.
-    pub(crate) const fn rank(self, key: &Key) -> u8 {
-        let rank = match key {
-            Key::Address(..) => 0,
-            Key::Nexthop(_) => 1,
-            Key::ForwardingEntry(..) => 2,
-            Key::Neighbour(..) => 3,
-            Key::Route(..) => 4,
-        };
-        match self {
-            Self::RemoveRoutes | Self::Put => rank,
-            Self::Remove => u8::MAX - rank,
+            Self::RemoveRoutes => &[Kind::Route],
+            Self::Put => &Kind::ALL,
+            Self::Remove => &[Kind::Neighbour, Kind::ForwardingEntry, Kind::Nexthop, Kind::Address],
         }
     }
 
@@ -128,9 +101,8 @@ pub fn diff<'a>(
     let keys: BTreeSet<&Key> = desired.keys().chain(found.keys()).collect();
     let mut ops = Vec::new();
     for stage in Stage::ALL {
-        let mut keys: Vec<_> = keys.iter().filter(|key| stage.concerns(key)).collect();
-        keys.sort_by_key(|key| stage.rank(key));
-        for key in keys {
+        let of = |kind| keys.iter().filter(move |key| key.kind() == kind);
+        for key in stage.kinds().iter().flat_map(|kind| of(*kind)) {
             let found = found.get(*key).map_or(&[][..], Vec::as_slice);
             stage.steps_for(desired.get(*key).copied(), found, &mut ops);
         }

@@ -8,7 +8,8 @@ use std::{
 use ipnetwork::IpNetwork;
 
 use crate::state::{
-    Address, ForwardingEntry, Key, MacAddress, Neighbour, Nexthop, Object, Route, RouteKind, Via,
+    Address, ForwardingEntry, Key, Kind, MacAddress, Neighbour, Nexthop, Object, Route, RouteKind,
+    Via,
 };
 
 /// A [`Key`]. Ordered by kind, then by family, then by the rest.
@@ -20,16 +21,27 @@ pub(crate) struct PackedKey<const N: usize = KEY_BYTES>([u8; N]);
 pub(crate) struct PackedRest<const N: usize = REST_BYTES>([u8; N]);
 
 impl<const N: usize> Ord for PackedKey<N> {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        // As the bytes are ordered. All that differ in IPv4 keys are in the first number, and a
-        // number is compared several times faster than bytes.
-        let number = |key: &Self| u128::from_be_bytes(cut_or_filled(&key.0));
-        let behind = self.0.iter().skip(16);
-        number(self).cmp(&number(other)).then_with(|| behind.cmp(other.0.iter().skip(16)))
+        // As the bytes are ordered. Numbers are compared several times faster than bytes; the last may repeat some of what
+        // was equal.
+        let mut at = 0;
+        loop {
+            let number = |key: &Self| {
+                let bytes = key.0[at..].first_chunk().expect("a key is longer than a number");
+                u64::from_be_bytes(*bytes)
+            };
+            let order = number(self).cmp(&number(other));
+            if order.is_ne() || at == N - NUMBER {
+                return order;
+            }
+            at = (at + NUMBER).min(N - NUMBER);
+        }
     }
 }
 
 impl<const N: usize> PartialOrd for PackedKey<N> {
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -37,8 +49,14 @@ impl<const N: usize> PartialOrd for PackedKey<N> {
 
 impl<const N: usize> PackedKey<N> {
     /// The same in another size; `None` if that has no room for it.
+    #[inline]
     pub(crate) fn resized<const M: usize>(&self) -> Option<PackedKey<M>> {
         resized(&self.0).map(PackedKey)
+    }
+
+    /// As much of it as another size has room for.
+    pub(crate) fn cut<const M: usize>(&self) -> PackedKey<M> {
+        PackedKey(cut_or_filled(&self.0))
     }
 }
 
@@ -95,6 +113,17 @@ impl PackedKey {
         let mut key = [0; KEY_BYTES];
         key[..own.len()].copy_from_slice(own);
         Some((Self(key), behind))
+    }
+
+    /// What comes before all keys of this kind, and behind all of those before.
+    pub(crate) fn before_all(kind: Kind) -> Self {
+        let mut out = Writer::new();
+        out.put([2 * kind as u8]);
+        Self(out.bytes)
+    }
+
+    pub(crate) fn is_of(&self, kind: Kind) -> bool {
+        self.0[0] & !IPV6 == 2 * kind as u8
     }
 
     pub(crate) fn key(&self) -> Key {
@@ -331,15 +360,19 @@ pub(crate) const KEY_BYTES: usize = 1 + 16 + 1 + 4 + 4;
 /// An IPv6 route's with a gateway: protocol, scope, flags, device, family and address.
 pub(crate) const REST_BYTES: usize = 1 + 1 + 1 + 4 + 1 + 16;
 
+/// As many bytes of a key are compared at once.
+const NUMBER: usize = size_of::<u64>();
+
 /// The same without IPv6.
 pub(crate) const NARROW_KEY: usize = KEY_BYTES - 12;
 pub(crate) const NARROW_REST: usize = REST_BYTES - 12;
 
-const ADDRESS: u8 = 0;
-const NEXTHOP: u8 = 2;
-const FORWARDING_ENTRY: u8 = 4;
-const NEIGHBOUR: u8 = 6;
-const ROUTE: u8 = 8;
+// Twice the kind, and whether it is about IPv6.
+const ADDRESS: u8 = 2 * Kind::Address as u8;
+const NEXTHOP: u8 = 2 * Kind::Nexthop as u8;
+const FORWARDING_ENTRY: u8 = 2 * Kind::ForwardingEntry as u8;
+const NEIGHBOUR: u8 = 2 * Kind::Neighbour as u8;
+const ROUTE: u8 = 2 * Kind::Route as u8;
 const IPV6: u8 = 1;
 
 const NO_ADDRESS: u8 = 0;

@@ -21,6 +21,7 @@ pub use neighbour::Neighbour;
 pub(crate) use neighbour::{RTM_DELNEIGH, RTM_NEWNEIGH};
 pub use nexthop::Nexthop;
 pub(crate) use nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
+pub(crate) use object::Kind;
 pub use object::{Key, Object};
 pub use route::{IpFamily, Program, Route, RouteKind, Via};
 pub(crate) use route::{RTM_DELROUTE, RTM_NEWROUTE};

@@ -22,11 +22,15 @@ pub use self::{
     mark::Mark,
     report::{Action, Failure, TableReport},
 };
-use self::{numbers::Numbers, patience::Patience, picture::Picture};
+use self::{
+    numbers::Numbers,
+    patience::Patience,
+    picture::{Picture, Walk},
+};
 use crate::{
     Connection, KernelError, Monitor, Namespace, OpenError,
     diff::{Op, Stage},
-    state::{Key, Link, Nexthop, Object},
+    state::{Key, Link, Object},
 };
 
 /// One owner's objects in one network namespace: what is wanted, a picture of what is there, and
@@ -132,27 +136,25 @@ impl Table {
     /// means nothing; it costs less here than in a map beside it.
     pub fn want_for(&mut self, whom: u32, object: impl Into<Object>) {
         let object = object.into();
-        let key = object.key();
-        let before = self.wanted_nexthop(&key);
-        if self.picture.want(object, whom) {
-            self.patience.forget(&key);
-            if let Some(before) = &before {
-                self.numbers.free(before);
-            }
-            if let Object::Nexthop(nexthop) = &object {
-                self.numbers.note(nexthop, true);
-            }
+        let before = self.picture.want(object, whom);
+        if before == Some(object) {
+            return;
+        }
+        self.patience.forget(&object.key());
+        if let Some(Object::Nexthop(before)) = &before {
+            self.numbers.free(before);
+        }
+        if let Object::Nexthop(nexthop) = &object {
+            self.numbers.note(nexthop, true);
         }
     }
 
     /// Wants nothing under this key from the next [`sync`](Self::sync) on.
     pub fn forget(&mut self, key: &Key) {
-        let wanted = self.wanted_nexthop(key);
-        if self.picture.forget(key) {
-            self.patience.forget(key);
-            if let Some(nexthop) = &wanted {
-                self.numbers.free(nexthop);
-            }
+        let Some(wanted) = self.picture.forget(key) else { return };
+        self.patience.forget(key);
+        if let Object::Nexthop(nexthop) = &wanted {
+            self.numbers.free(nexthop);
         }
     }
 
@@ -220,27 +222,16 @@ impl Table {
             let patience = &self.patience;
             report.drifts.extend(self.picture.take_drifts(|key| patience.due(key, now).is_none()));
             let mut wrote = false;
+            self.picture.begin_walks();
             for stage in Stage::ALL {
-                // Few go out together. A list of all that ten thousand peers need would be long.
-                let ranks = stage.ranks();
-                let groups: Vec<_> = match self.picture.has_few_dirty() {
-                    true => vec![ranks],
-                    false => ranks.map(|rank| rank..=rank).collect(),
-                };
-                for ranks in groups {
-                    let mut keys = self
-                        .picture
-                        .dirty(|key| stage.concerns(key) && ranks.contains(&stage.rank(key)));
-                    keys.sort_unstable_by_key(|key| (stage.rank(key), *key));
-                    let mut keys = keys.into_iter();
-                    loop {
-                        let ops = self.next_ops(stage, &mut keys, now, &failures, &mut postponed);
-                        if ops.is_empty() {
-                            break;
-                        }
-                        wrote = true;
-                        self.write(&ops, &mut report, &mut failures).await?;
+                let mut walk = Walk::new(stage);
+                loop {
+                    let ops = self.next_ops(&mut walk, now, &failures, &mut postponed);
+                    if ops.is_empty() {
+                        break;
                     }
+                    wrote = true;
+                    self.write(&ops, &mut report, &mut failures).await?;
                 }
             }
             if !wrote {
@@ -313,51 +304,38 @@ impl Table {
         self.picture.take_news(|key| patience.due(key, now).is_none())
     }
 
-    fn wanted_nexthop(&self, key: &Key) -> Option<Nexthop> {
-        let Key::Nexthop(_) = key else {
-            return None;
-        };
-        match self.picture.wanted(key) {
-            Some(Object::Nexthop(nexthop)) => Some(nexthop),
-            _ => None,
-        }
-    }
-
-    /// Takes in all notifications that wait.
-    fn catch_up(&mut self) -> Result<(), TableError> {
+    /// Takes in all notifications that wait; whether there were any.
+    fn catch_up(&mut self) -> Result<bool, TableError> {
         let own = self.connection.port();
+        let mut any = false;
         while let Some(notice) =
             self.monitor.next_waiting().map_err(|source| TableError::Watch { source })?
         {
             self.picture.fold(notice, own);
+            any = true;
         }
-        Ok(())
+        Ok(any)
     }
 
-    /// The steps of a stage for as many of `keys` as one batch takes.
+    /// The next steps of a walk, as many as one batch takes.
     fn next_ops(
         &self,
-        stage: Stage,
-        keys: &mut impl Iterator<Item = Key>,
+        walk: &mut Walk,
         now: Instant,
         failures: &BTreeMap<Key, Failure>,
         postponed: &mut BTreeSet<Key>,
     ) -> Vec<Op> {
-        let (mut ops, batch) = (Vec::new(), self.connection.batch().min(self.monitor.room()));
-        while ops.len() < batch
-            && let Some(key) = keys.next()
-        {
-            if failures.contains_key(&key) {
-                continue;
+        let batch = self.connection.batch().min(self.monitor.room());
+        self.picture.next_steps(walk, batch, |key| {
+            if failures.contains_key(key) {
+                return false;
             }
-            if self.patience.due(&key, now).is_some() {
-                postponed.insert(key);
-                continue;
+            let due = self.patience.due(key, now).is_none();
+            if !due {
+                postponed.insert(*key);
             }
-            let (wanted, found) = self.picture.both(&key);
-            stage.steps_for(wanted.as_ref(), &found, &mut ops);
-        }
-        ops
+            due
+        })
     }
 
     /// Writes about one batch.
@@ -375,9 +353,12 @@ impl Table {
         for (op, result) in ops.iter().zip(results) {
             self.written(op, result, report, failures);
         }
-        self.catch_up()?;
+        let meddled = self.catch_up()?;
         // A long list of changes must not keep the other tasks of a thread waiting.
         tokio::task::yield_now().await;
+        if !meddled {
+            return Ok(());
+        }
         let now = Instant::now();
         for op in ops {
             let key = op.object().key();

@@ -38,6 +38,33 @@ pub enum Key {
     Route(IpNetwork, u32, u32),
 }
 
+/// The kinds of [`Object`], each behind those that it may need.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    Address,
+    Nexthop,
+    ForwardingEntry,
+    Neighbour,
+    Route,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Address, Self::Nexthop, Self::ForwardingEntry, Self::Neighbour, Self::Route];
+}
+
+impl Key {
+    pub(crate) const fn kind(&self) -> Kind {
+        match self {
+            Self::Address(..) => Kind::Address,
+            Self::ForwardingEntry(..) => Kind::ForwardingEntry,
+            Self::Neighbour(..) => Kind::Neighbour,
+            Self::Nexthop(_) => Kind::Nexthop,
+            Self::Route(..) => Kind::Route,
+        }
+    }
+}
+
 impl Object {
     /// Reads a message about any of the kinds; `None` for everything else.
     pub fn parse(message: &Message<'_>) -> Option<Self> {

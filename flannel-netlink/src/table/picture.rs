@@ -1,10 +1,11 @@
 mod entries;
 mod news;
 mod shelf;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) use self::entries::Listed;
+pub(crate) use self::{entries::Listed, walk::Walk};
 use self::{
     entries::{Entries, Held},
     news::WatchedLink,
@@ -52,34 +53,26 @@ impl Picture {
         }
     }
 
-    /// Wants `object` for `whom`; true if the object is new.
-    pub(crate) fn want(&mut self, object: Object, whom: u32) -> bool {
-        let key = object.key();
-        let before = self.entries.replace_want(&key, Some(object), whom);
-        if before == Some(object) {
-            return false;
+    /// Wants `object` for `whom`; returns what was wanted before.
+    pub(crate) fn want(&mut self, object: Object, whom: u32) -> Option<Object> {
+        let before = self.entries.want(object, whom);
+        if before != Some(object) {
+            self.count_users(&object, 1);
+            if let Some(before) = before {
+                self.count_users(&before, -1);
+            }
+            self.unnote(&object.key());
         }
-        self.count_users(&object, 1);
-        if let Some(before) = before {
-            self.count_users(&before, -1);
-        }
-        self.unnote(&key);
-        true
+        before
     }
 
-    /// Wants nothing under `key` any more; true if something was wanted.
-    pub(crate) fn forget(&mut self, key: &Key) -> bool {
-        let (Some(wanted), found) = self.both(key) else {
-            return false;
-        };
-        self.entries.replace_want(key, None, 0);
-        if !found.is_empty() && found != [wanted] {
-            let owned = |object: &Object| self.mark.owns(object, &self.our_devices);
-            self.entries.set_found(key, found.into_iter().filter(owned).collect());
-        }
+    /// Wants nothing under `key` any more; returns what was wanted.
+    pub(crate) fn forget(&mut self, key: &Key) -> Option<Object> {
+        let is_owned = |object: &Object| self.mark.owns(object, &self.our_devices);
+        let wanted = self.entries.forget(key, is_owned)?;
         self.count_users(&wanted, -1);
         self.unnote(key);
-        true
+        Some(wanted)
     }
 
     pub(crate) fn wanted(&self, key: &Key) -> Option<Object> {
@@ -99,14 +92,32 @@ impl Picture {
         self.entries.both(key)
     }
 
-    /// The keys among those that are `asked` for under which the kernel holds something else than is wanted.
-    pub(crate) fn dirty(&mut self, asked: impl Fn(&Key) -> bool) -> Vec<Key> {
-        self.entries.dirty(asked)
+    /// Before all keys are walked through.
+    pub(crate) fn begin_walks(&mut self) {
+        self.entries.count_dirty();
     }
 
-    /// Whether [`dirty`](Self::dirty) returns few keys, whichever are asked for. May say no where it does.
-    pub(crate) const fn has_few_dirty(&self) -> bool {
-        self.entries.has_few_dirty()
+    /// The steps for the next keys of a walk that are `due`: `most`, or a few more for the last key. None at its end.
+    pub(crate) fn next_steps(
+        &self,
+        walk: &mut Walk,
+        most: usize,
+        mut due: impl FnMut(&Key) -> bool,
+    ) -> Vec<Op> {
+        let mut ops = Vec::new();
+        while let Some((kind, from)) = walk.place() {
+            for (key, wanted, found) in self.entries.dirty(walk.stage(), kind, from) {
+                if ops.len() >= most {
+                    walk.go_to(key);
+                    return ops;
+                }
+                if due(&key.key()) {
+                    walk.stage().steps_for(wanted.as_ref(), &found, &mut ops);
+                }
+            }
+            walk.end_kind();
+        }
+        ops
     }
 
     pub(crate) fn fits(&self, key: &Key) -> bool {

@@ -2,8 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::shelf::{Actual, Shelves, State, Want};
 use crate::{
+    diff::Stage,
     packed::{PackedKey, PackedRest},
-    state::{Key, Object},
+    state::{Key, Kind, Object},
 };
 
 /// What is wanted under each key, what the kernel holds there, and where the two differ.
@@ -78,23 +79,46 @@ impl Entries {
         self.both_of(&PackedKey::of(key))
     }
 
-    pub(super) fn dirty(&mut self, asked: impl Fn(&Key) -> bool) -> Vec<Key> {
-        if let Dirty::Many = self.dirty {
-            let is_dirty = |(.., state): &(_, _, State)| state.actual != Actual::Fits;
-            let dirty = || self.entries.iter().filter(is_dirty);
-            if dirty().nth(MOST_DIRTY_KEYS).is_some() {
-                return dirty().map(|(key, ..)| key.key()).filter(asked).collect();
-            }
-            self.dirty = Dirty::Few(dirty().map(|(key, ..)| key).collect());
-        }
-        match &self.dirty {
-            Dirty::Few(keys) => keys.iter().map(PackedKey::key).filter(asked).collect(),
-            Dirty::Many => Vec::new(),
-        }
+    /// The keys of this kind from `from` on that there may be a step of this stage for, in order: with what is wanted there and
+    /// what the kernel holds.
+    pub(super) fn dirty(
+        &self,
+        stage: Stage,
+        kind: Kind,
+        from: PackedKey,
+    ) -> impl Iterator<Item = (PackedKey, Option<Object>, Vec<Object>)> {
+        let few = match &self.dirty {
+            Dirty::Few(keys) => Some(keys.range(from..)),
+            Dirty::Many => None,
+        };
+        let of_few = |key: &PackedKey| {
+            let (want, state) = self.entries.get(key)?;
+            Some((*key, want, state))
+        };
+        let all = few.is_none().then(|| self.entries.iter_from(from));
+        let few = few.into_iter().flatten().filter_map(of_few);
+        few.chain(all.into_iter().flatten())
+            .take_while(move |(key, ..)| key.is_of(kind))
+            .filter(move |(.., state)| match state.actual {
+                Actual::Fits => false,
+                Actual::Left => stage != Stage::Put,
+                Actual::Missing => stage == Stage::Put,
+                Actual::Other => true,
+            })
+            .map(|(key, want, state)| {
+                let (wanted, found) = self.both_at(&key, want, state);
+                (key, wanted, found)
+            })
     }
 
-    pub(super) const fn has_few_dirty(&self) -> bool {
-        matches!(self.dirty, Dirty::Few(_))
+    /// Keeps the keys that differ apart if they are few by now.
+    pub(super) fn count_dirty(&mut self) {
+        if let Dirty::Many = self.dirty {
+            let dirty = || self.entries.iter().filter(|(.., state)| state.actual != Actual::Fits);
+            if dirty().nth(MOST_DIRTY_KEYS).is_none() {
+                self.dirty = Dirty::Few(dirty().map(|(key, ..)| key).collect());
+            }
+        }
     }
 
     pub(super) fn fits(&self, key: &Key) -> bool {
@@ -107,38 +131,51 @@ impl Entries {
         }
     }
 
-    /// Puts `want` in the place of what is wanted under `key`; returns that.
-    pub(super) fn replace_want(
-        &mut self,
-        key: &Key,
-        want: Option<Object>,
-        whom: u32,
-    ) -> Option<Object> {
-        let packed = PackedKey::of(key);
-        let kept = match &want {
-            None => Want::Nothing,
-            Some(object) => PackedRest::of(object).map_or(Want::Odd, Want::Packed),
-        };
-        match self.entries.get_mut(&packed) {
-            None if want.is_none() => return None,
-            None if kept != Want::Odd => {
-                self.entries.insert(packed, kept, State { whom, ..State::EMPTY });
-                self.dirty.insert(packed);
-                return None;
+    /// Puts `object` in the place of what is wanted under its key; returns that.
+    pub(super) fn want(&mut self, object: Object, whom: u32) -> Option<Object> {
+        let packed = PackedKey::of(&object.key());
+        let kept = PackedRest::of(&object).map_or(Want::Odd, Want::Packed);
+        if kept != Want::Odd {
+            match self.entries.get_or_insert(packed, kept, State { whom, ..State::EMPTY }) {
+                None => {
+                    self.dirty.insert(packed);
+                    return None;
+                }
+                Some((before, state)) if before == kept => {
+                    state.whom = whom;
+                    return Some(object);
+                }
+                Some(_) => {}
             }
-            Some((before, state)) if before == kept && matches!(kept, Want::Packed(_)) => {
-                state.whom = whom;
-                return want;
-            }
-            _ => {}
         }
         let (before, found) = self.both_of(&packed);
         self.odd.remove(&packed);
-        if let (Want::Odd, Some(object)) = (kept, want) {
+        if kept == Want::Odd {
             self.odd.insert(packed, object);
         }
-        self.set_at(packed, (kept, whom), found, want);
+        self.set_at(packed, (kept, whom), found, Some(object));
         before
+    }
+
+    /// Wants nothing under `key` any more; returns what was wanted. Of what else the kernel holds there, what `is_owned` is kept.
+    pub(super) fn forget(
+        &mut self,
+        key: &Key,
+        is_owned: impl Fn(&Object) -> bool,
+    ) -> Option<Object> {
+        let packed = PackedKey::of(key);
+        if let Some(rest) = self.entries.leave(&packed) {
+            self.dirty.insert(packed);
+            return Some(rest.object(&packed));
+        }
+        let (wanted, mut found) = self.both_of(&packed);
+        let wanted = wanted?;
+        if found != [wanted] {
+            found.retain(is_owned);
+        }
+        self.odd.remove(&packed);
+        self.set_at(packed, (Want::Nothing, 0), found, None);
+        Some(wanted)
     }
 
     /// The kernel holds exactly `found` under `key`, in this order.
@@ -192,6 +229,11 @@ impl Entries {
         if state.actual == Actual::Fits && is_exactly(want, object) {
             state.actual = Actual::Missing;
             self.dirty.insert(packed);
+            return true;
+        }
+        if state.actual == Actual::Left && is_left(want, object) {
+            self.entries.remove(&packed);
+            self.dirty.remove(&packed);
             return true;
         }
         let (_, mut found) = self.both_of(&packed);
@@ -266,9 +308,11 @@ impl Entries {
     }
 
     fn both_of(&self, key: &PackedKey) -> (Option<Object>, Vec<Object>) {
-        let Some((want, state)) = self.entries.get(key) else {
-            return (None, Vec::new());
-        };
+        let entry = self.entries.get(key);
+        entry.map_or((None, Vec::new()), |(want, state)| self.both_at(key, want, state))
+    }
+
+    fn both_at(&self, key: &PackedKey, want: Want, state: State) -> (Option<Object>, Vec<Object>) {
         let object = self.object_of(key, want);
         let found = match (state.actual, want) {
             (Actual::Fits, _) => object.into_iter().collect(),
@@ -353,6 +397,11 @@ impl Dirty {
 /// Whether `object` is what is wanted. May say no where only the flags differ that the kernel sets, or where the want is odd.
 fn is_exactly(want: Want, object: &Object) -> bool {
     PackedRest::of(object).is_some_and(|rest| want == Want::Packed(rest))
+}
+
+/// The same of what was wanted before.
+fn is_left(want: Want, object: &Object) -> bool {
+    PackedRest::of(object).is_some_and(|rest| want == Want::Left(rest))
 }
 
 /// As many keys that differ are kept apart from their entries; a set of all of them would take half as much memory as all entries.

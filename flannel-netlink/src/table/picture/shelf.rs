@@ -78,6 +78,35 @@ impl Shelves {
         }
     }
 
+    /// What is there; where nothing is, `want` is from now on.
+    pub(super) fn get_or_insert(
+        &mut self,
+        key: PackedKey,
+        want: Want,
+        state: State,
+    ) -> Option<(Want, &mut State)> {
+        if let (Some(narrow_key), Some(narrow)) = (key.resized(), want.narrowed())
+            && self.wide.get(&key).is_none()
+        {
+            let slot = self.narrow.get_or_insert(narrow_key, Slot { want: narrow, state })?;
+            return Some((slot.want.widened(), &mut slot.state));
+        }
+        if self.get(&key).is_none() {
+            self.insert(key, want, state);
+            return None;
+        }
+        self.get_mut(&key)
+    }
+
+    /// Where the kernel holds just what is wanted, nothing is wanted any more; returns that. Changes no others.
+    pub(super) fn leave(&mut self, key: &PackedKey) -> Option<PackedRest> {
+        let narrow = key.resized().and_then(|key| self.narrow.get_mut(&key));
+        match narrow {
+            Some(slot) => slot.leave()?.resized(),
+            None => self.wide.get_mut(key)?.leave(),
+        }
+    }
+
     pub(super) fn remove(&mut self, key: &PackedKey) {
         let narrow = key.resized().and_then(|key| self.narrow.remove(&key));
         if narrow.is_none() {
@@ -93,6 +122,25 @@ impl Shelves {
         narrow.chain(wide)
     }
 
+    /// All from `key` on, in the order of their keys.
+    pub(super) fn iter_from(
+        &self,
+        key: PackedKey,
+    ) -> impl Iterator<Item = (PackedKey, Want, State)> {
+        let wide = self.wide.iter_from(key).map(|(key, slot)| (*key, slot.want, slot.state));
+        let narrow = self.narrow.iter_from(key.cut()).map(|(key, slot)| {
+            (key.resized().expect("it was narrowed"), slot.want.widened(), slot.state)
+        });
+        // What is cut off may tell the first from `key`.
+        let mut narrow = narrow.skip_while(move |(narrow, ..)| *narrow < key).peekable();
+        let mut wide = wide.peekable();
+        std::iter::from_fn(move || match (narrow.peek(), wide.peek()) {
+            (Some((narrow, ..)), Some((key, ..))) if key < narrow => wide.next(),
+            (None, _) => wide.next(),
+            _ => narrow.next(),
+        })
+    }
+
     /// Lets `change` look at each entry, and keeps those for which it returns true.
     pub(super) fn retain(&mut self, mut change: impl FnMut(PackedKey, Want, &mut State) -> bool) {
         self.narrow.retain(|key, slot| {
@@ -100,6 +148,19 @@ impl Shelves {
             change(key, slot.want.widened(), &mut slot.state)
         });
         self.wide.retain(|key, slot| change(*key, slot.want, &mut slot.state));
+    }
+}
+
+impl<const N: usize> Slot<N> {
+    fn leave(&mut self) -> Option<PackedRest<N>> {
+        match self.want {
+            Want::Packed(rest) if self.state.actual == Actual::Fits => {
+                self.want = Want::Left(rest);
+                self.state = State { actual: Actual::Left, whom: 0, ..self.state };
+                Some(rest)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -154,7 +215,7 @@ mod tests {
         /// Whatever moves between the two.
         #[test]
         fn shelves_are_one_map(
-            steps in proptest::collection::vec((0usize..4, object(), 0u8..5), 0..60),
+            steps in proptest::collection::vec((0usize..4, object(), 0u8..7), 0..60),
         ) {
             let (mut shelves, mut model) = (Shelves::default(), BTreeMap::new());
             let keys: Vec<_> = steps.iter().map(|(_, object, _)| PackedKey::of(&object.key())).collect();
@@ -167,11 +228,19 @@ mod tests {
                         shelves.insert(key, *want, State { whom: 7, ..State::EMPTY });
                         model.insert(key, *want);
                     }
+                    None if what == 4 => {
+                        let state = State { whom: 7, ..State::EMPTY };
+                        let there = shelves.get_or_insert(key, Want::Packed(rest), state);
+                        prop_assert_eq!(there.map(|(want, _)| want), model.get(&key).copied());
+                        model.entry(key).or_insert(Want::Packed(rest));
+                    }
                     None => {
                         shelves.remove(&key);
                         model.remove(&key);
                     }
                 }
+                let behind: Vec<_> = shelves.iter_from(key).map(|(key, want, _)| (key, want)).collect();
+                prop_assert_eq!(behind, model.range(key..).map(|(key, want)| (*key, *want)).collect::<Vec<_>>());
                 prop_assert_eq!(shelves.get(&key).map(|(want, _)| want), model.get(&key).copied());
             }
             let all: BTreeMap<_, _> = shelves.iter().map(|(key, want, _)| (key, want)).collect();

@@ -166,22 +166,23 @@ fn sync(picture: &mut Picture, kernel: &mut Kernel) -> usize {
         if picture.stale() {
             list(picture, kernel);
         }
+        picture.begin_walks();
         for stage in Stage::ALL {
-            let mut keys = picture.dirty(|_| true);
-            keys.retain(|key| stage.concerns(key));
-            keys.sort_by_key(|key| stage.rank(key));
-            let mut ops = Vec::new();
-            for key in keys {
-                let (wanted, found) = picture.both(&key);
-                stage.steps_for(wanted.as_ref(), &found, &mut ops);
-            }
-            written += ops.len();
-            for op in &ops {
-                match op {
-                    Op::Delete(object) => kernel.delete(object, OURS),
-                    Op::Replace(object) => kernel.replace(*object, OURS),
+            let mut walk = Walk::new(stage);
+            loop {
+                // As few at once as there can be, so that each walk is broken off often.
+                let ops = picture.next_steps(&mut walk, 1, |_| true);
+                if ops.is_empty() {
+                    break;
                 }
-                picture.done(op);
+                written += ops.len();
+                for op in &ops {
+                    match op {
+                        Op::Delete(object) => kernel.delete(object, OURS),
+                        Op::Replace(object) => kernel.replace(*object, OURS),
+                    }
+                    picture.done(op);
+                }
             }
         }
     }
@@ -204,7 +205,7 @@ proptest! {
                 Step::Appended(object) => kernel.append(object, THEIRS),
                 Step::Deleted(object) => kernel.delete(&object, THEIRS),
                 Step::Forget(key) => {
-                    prop_assert_eq!(picture.forget(&key), wanted.remove(&key).is_some());
+                    prop_assert_eq!(picture.forget(&key), wanted.remove(&key));
                 }
                 Step::Listed => list(&mut picture, &kernel),
                 Step::Replaced(object) => kernel.replace(object, THEIRS),
