@@ -90,8 +90,9 @@ SEC("maps") struct map endpoints4 = {
 SEC("maps") struct map endpoints6 = {
 	BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix6), sizeof(struct endpoint6), 1 << 20, BPF_F_NO_PREALLOC,
 };
-// The addresses of all endpoints, to tell a stranger from a peer that lies. IPv4 ones as ::ffff:a.b.c.d.
-SEC("maps") struct map peers = { BPF_MAP_TYPE_HASH, 16, 4, 1 << 20, BPF_F_NO_PREALLOC };
+// The addresses of all endpoints, to tell a stranger from a peer that lies. IPv4 ones as ::ffff:a.b.c.d. A hash map would have a
+// place for each of as many as there might be, 16 MB, and who reads it would walk over all of them.
+SEC("maps") struct map peers = { BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix6), 4, 1 << 20, BPF_F_NO_PREALLOC };
 SEC("maps") struct map config = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct config), 1, 0 };
 SEC("maps") struct map counts = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct tally), COUNTS, 0 };
 
@@ -301,7 +302,9 @@ SEC("lwt_xmit") int flannel_send(struct __sk_buff *skb)
 
 INLINE int is_peer(const __u32 *address)
 {
-	return map_lookup(&peers, address) != 0;
+	struct prefix6 whole = { .len = 128 };
+	copy6(whole.address, address);
+	return map_lookup(&peers, &whole) != 0;
 }
 
 INLINE int stranger(const struct __sk_buff *skb, const __u32 *from, __u32 outer)

@@ -14,7 +14,7 @@ use super::layout;
 pub(super) struct Content {
     pub(super) endpoints4: BTreeMap<[u8; 8], [u8; 8]>,
     pub(super) endpoints6: BTreeMap<[u8; 20], [u8; 20]>,
-    pub(super) peers: BTreeSet<[u8; 16]>,
+    pub(super) peers: BTreeSet<[u8; 20]>,
 }
 
 /// One of the maps with [`Content`].

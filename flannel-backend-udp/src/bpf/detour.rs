@@ -7,8 +7,8 @@
 //!
 //! The device hears loopback alone: it has a link-local address there, and such a device takes packets from no other. What it
 //! takes has to know an Ethernet address that nobody is told. Whether the way is open (a firewall may refuse packets by
-//! loopback, IPv6 may be off) is tried with a packet before it is used and four times a second; where it is not, `flannel_receive` does
-//! without.
+//! loopback, IPv6 may be off) is tried with a packet before it is used, whenever the kernel tells of a change to a device on it, and
+//! more often than once a second, because nobody tells of a firewall; where it is not, `flannel_receive` does without.
 
 use std::{
     fs,
@@ -19,9 +19,9 @@ use std::{
 };
 
 use flannel_netlink::{
-    Connection, KernelError, LinkChange, Namespace, Notice, Request, alter_link, delete_link,
-    link_by_index, link_by_name, push_attribute,
-    state::{Link, LinkKind},
+    Connection, KernelError, LinkChange, Namespace, Notice, Request, Subject, alter_link,
+    delete_link, link_by_index, link_by_name, push_attribute,
+    state::{Link, LinkKind, Object},
 };
 use nix::libc;
 use tokio::time::{Instant, sleep};
@@ -151,10 +151,20 @@ impl Detour {
         Ok(Passage::Open)
     }
 
-    /// Doubts what is known if `notice` is about the filter.
-    pub(super) fn hear(&mut self, notice: &Notice, own_port: u32) {
-        if let State::Open(way) = &mut self.state {
-            way.hook.hear(notice, own_port);
+    /// Doubts what is known if `notice` is about the filter, and returns whether it is about something else on the way, so that a
+    /// [`look`](Self::look) is due.
+    pub(super) fn hear(&mut self, notice: &Notice, own_port: u32) -> bool {
+        let State::Open(way) = &mut self.state else {
+            return false;
+        };
+        way.hook.hear(notice, own_port);
+        let (Notice::Added { subject, .. } | Notice::Removed { subject, .. }) = notice else {
+            return *notice == Notice::Lost;
+        };
+        match subject {
+            Subject::Link(link) => [LOOPBACK, way.hook.link].contains(&link.index),
+            Subject::Object(Object::Address(address)) => address.link == LOOPBACK,
+            _ => false,
         }
     }
 

@@ -43,10 +43,10 @@ pub(crate) struct Engine {
     local: Vec<IpAddr>,
     peers: BTreeSet<IpAddr>,
     mtu: u32,
-    /// When the maps are read.
-    next_check: Instant,
-    /// When detour and paths are looked at.
+    /// When the programs' doings are looked at.
     next_look: Instant,
+    /// The maps are not read before then.
+    next_check: Instant,
 }
 
 /// By what our objects are known, besides their names.
@@ -127,7 +127,7 @@ impl Engine {
     ) -> Result<Self, BpfError> {
         let failed = |source| BpfError::Open { source };
         // The monitor first, so that no change falls between the listing and it.
-        let monitor = Monitor::open_for(namespace, &[Topic::TrafficControl]).map_err(failed)?;
+        let monitor = Monitor::open_for(namespace, &TOPICS).map_err(failed)?;
         let mut connection = Connection::open(namespace).map_err(failed)?;
         let mut hook = Hook::new(link, port, marks);
         let ours = hook.look(&mut connection).await?;
@@ -154,8 +154,8 @@ impl Engine {
             local: Vec::new(),
             peers: BTreeSet::new(),
             mtu: 0,
-            next_check: Instant::now() + CHECK_EVERY,
             next_look: Instant::now() + LOOK_EVERY,
+            next_check: Instant::now(),
         })
     }
 
@@ -221,8 +221,9 @@ impl Engine {
     /// Resolves when maps or filters may not be as they were left, by somebody else's doing, or the detour or a path is not what it
     /// was.
     ///
-    /// The kernel tells about filters. About maps it does not, so they are read every half second, and less often if there is so
-    /// much in them that it would take more than a thousandth of the time. Detour and paths are looked at four times a second.
+    /// The kernel tells about filters and devices. About the rest it does not, so there is a look at it every three quarters of a
+    /// second: whether packets come through the detour, whether a router has told of a path, and what stands in the maps, that less
+    /// often if there is so much in them that it would take more than a five-thousandth of the time.
     ///
     /// # Errors
     ///
@@ -248,15 +249,12 @@ impl Engine {
                     let notice = notice.map_err(|source| BpfError::Watch { source })?;
                     let own = self.connection.port();
                     self.hook.hear(&notice, own);
-                    self.detour.hear(&notice, own);
-                }
-                () = sleep_until(self.next_check) => {
-                    if self.is_altered()? {
-                        return Ok(());
+                    if self.detour.hear(&notice, own) {
+                        self.next_look = Instant::now();
                     }
                 }
                 () = sleep_until(self.next_look) => {
-                    if self.is_diverted()? {
+                    if self.is_diverted()? || self.is_altered()? {
                         return Ok(());
                     }
                 }
@@ -349,9 +347,11 @@ impl Engine {
     /// Whether somebody else wrote to the maps.
     fn is_altered(&mut self) -> Result<bool, BpfError> {
         let began = Instant::now();
+        if began < self.next_check {
+            return Ok(false);
+        }
         let actual = self.programs.content()?;
-        let took = began.elapsed();
-        self.next_check = began + CHECK_EVERY.max(took * CHECK_SHARE);
+        self.next_check = began + began.elapsed() * CHECK_SHARE;
         let is_altered = self.content.as_ref().is_some_and(|content| *content != actual);
         if is_altered {
             warn!("somebody else altered the BPF maps of peers");
@@ -403,14 +403,14 @@ pub(crate) async fn remove_leftover(
     left.and_then(|was_there| removed.map(|()| was_there))
 }
 
-/// Maps that somebody altered are to be put right within a second.
-const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// TCP waits as long as a detour that was closed is not noticed.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Of devices and addresses for the detour.
+const TOPICS: [Topic; 3] = [Topic::Addresses, Topic::Links, Topic::TrafficControl];
+/// What nobody tells about is to be put right within a second, and each look costs a waking.
+const LOOK_EVERY: Duration = Duration::from_millis(750);
 /// Loopback takes microseconds, and there may be much to do.
 const AWAITED: Duration = Duration::from_millis(50);
 /// One part in so many is what reading the maps may take of the time.
-const CHECK_SHARE: u32 = 1000;
+const CHECK_SHARE: u32 = 5000;
 
 #[cfg(test)]
 mod tests;

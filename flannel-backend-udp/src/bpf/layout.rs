@@ -38,12 +38,13 @@ pub(super) fn endpoint6(at: SocketAddrV6, takes: u16) -> [u8; 20] {
     value
 }
 
-/// A key of `peers`.
-pub(super) fn peer(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
+/// A key of `peers`: a prefix that is one address.
+pub(super) fn peer(address: IpAddr) -> [u8; 20] {
+    let mapped = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    prefix6(mapped.into())
 }
 
 /// `struct config`.
@@ -200,7 +201,7 @@ mod tests {
             .iter()
             .map(|(_, shape)| (shape.key_bytes as usize, shape.value_bytes as usize))
             .collect();
-        assert_eq!(sizes, [(8, 8), (20, 20), (16, 4), (4, CONFIG_BYTES), (4, TALLY_BYTES)]);
+        assert_eq!(sizes, [(8, 8), (20, 20), (20, 4), (4, CONFIG_BYTES), (4, TALLY_BYTES)]);
         assert_eq!(object.maps[4].1.max_entries as usize, COUNTS);
     }
 
@@ -219,7 +220,11 @@ mod tests {
             (&value[..4], &value[14..]),
             (&[0x20, 1, 0xd, 0xb8][..], &[0, 2, 0x20, 0x5d, 0, 0][..])
         );
-        assert_eq!(peer([192, 0, 2, 2].into())[10..], [0xff, 0xff, 192, 0, 2, 2]);
+        let key = peer([192, 0, 2, 2].into());
+        assert_eq!(
+            (&key[..4], &key[14..]),
+            (&128_u32.to_ne_bytes()[..], &[0xff, 0xff, 192, 0, 2, 2][..])
+        );
     }
 
     #[test]

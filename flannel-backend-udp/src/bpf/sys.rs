@@ -94,7 +94,7 @@ impl Map {
         let value_bytes = match shape.kind {
             MAP_TYPE_PERCPU_ARRAY => value_bytes.next_multiple_of(8) * processors()?,
             // What we never make, and what has more per-processor values than we know.
-            MAP_TYPE_HASH | MAP_TYPE_ARRAY | MAP_TYPE_LPM_TRIE => value_bytes,
+            MAP_TYPE_ARRAY | MAP_TYPE_LPM_TRIE => value_bytes,
             _ => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(Self { fd, key_bytes: shape.key_bytes as usize, value_bytes })
@@ -371,7 +371,6 @@ const PROG_LOAD: libc::c_long = 5;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const MAP_GET_FD_BY_ID: libc::c_long = 14;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-const MAP_TYPE_HASH: u32 = 1;
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 const MAP_TYPE_LPM_TRIE: u32 = 11;

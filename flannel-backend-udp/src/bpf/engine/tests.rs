@@ -193,9 +193,29 @@ async fn two_networks_share_a_network_card() {
     two.teardown().await.unwrap();
 }
 
+/// What this thread has had of a processor, and others of it are not counted.
+fn processor_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
 #[tokio::test]
 #[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
-async fn ten_thousand_peers_cost_a_thousandth_of_the_time_to_watch() {
+async fn to_watch_over_some_peers_costs_next_to_nothing() {
+    let namespace = place().await;
+    let mut engine = open(&namespace).await;
+    engine.sync(&orders(10), 7).await.unwrap();
+    let before = processor_time();
+    assert!(timeout(Duration::from_secs(3), engine.drifted()).await.is_err());
+    let took = processor_time() - before;
+    println!("3 s of watching: {took:?}");
+    // Of a build that is not optimized. A map with a place for each peer that there might be takes 2 ms to look through once.
+    assert!(took < Duration::from_millis(6), "{took:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn ten_thousand_peers_cost_a_five_thousandth_of_the_time_to_watch() {
     let namespace = place().await;
     let mut engine = open(&namespace).await;
     let mut orders = orders(0);
@@ -208,9 +228,9 @@ async fn ten_thousand_peers_cost_a_thousandth_of_the_time_to_watch() {
     engine.sync(&orders, 7).await.unwrap();
     let filled = began.elapsed();
     let began = Instant::now();
-    engine.next_check = began;
+    (engine.next_look, engine.next_check) = (began, began);
     assert!(timeout(Duration::from_millis(400), engine.drifted()).await.is_err());
     let wait = engine.next_check - began;
     println!("10,000 peers: filled in {filled:?}, checked in {:?}", wait / CHECK_SHARE);
-    assert!(wait >= CHECK_EVERY);
+    assert!(wait > LOOK_EVERY, "{wait:?}");
 }
