@@ -140,6 +140,16 @@ mod tests {
         for key in ["10.12.13.0-24", "10.12.13.0-24&fd00:12:13::-56", "fd00:12:13::-56"] {
             assert_eq!(key.parse::<Subnet>().unwrap().to_string(), key);
         }
+        // What net.IP.String of Go prints: lower case, and the first of the longest runs of zeros left out.
+        for key in [
+            "10.0.0.0-30&2001:0:0:1::-64",
+            "10.0.0.0-30&2001:db8:0:1::-64",
+            "10.0.0.0-30&2001::1:0:1:0:0-96",
+            "10.0.0.0-30&2001::1:0:0:100-127",
+            "10.0.0.0-30&::-64",
+        ] {
+            assert_eq!(key.parse::<Subnet>().unwrap().to_string(), key);
+        }
         let dual: Subnet = "10.12.13.0-24&fd00:12:13::-56".parse().unwrap();
         assert_eq!(dual.ipv4(), Some("10.12.13.0/24".parse().unwrap()));
         assert_eq!(dual.ipv6(), Some("fd00:12:13::/56".parse().unwrap()));

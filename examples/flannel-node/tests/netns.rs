@@ -4,6 +4,8 @@
 mod addresses;
 #[path = "netns/blackhole.rs"]
 mod blackhole;
+#[path = "netns/docker.rs"]
+mod docker;
 #[path = "netns/explain.rs"]
 mod explain;
 #[path = "netns/firewall.rs"]
