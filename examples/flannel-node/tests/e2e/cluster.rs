@@ -1,7 +1,7 @@
 //! Hosts that run the program over one folder, or over an etcd on host 0.
 #![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use flannel_testbed::{Blocks, Host, Pod, Process, Testbed};
 use tempfile::TempDir;
@@ -10,6 +10,8 @@ use tokio::time::{sleep, timeout};
 pub(crate) const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
 
 pub(crate) const DUAL_VXLAN: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
+pub(crate) const IPV6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
+pub(crate) const IPV6_VXLAN: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
 pub(crate) const IPV4: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
 
 /// A cluster of processes over one folder, or over an etcd on host 0.
@@ -22,8 +24,15 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn new(hosts: u32, network: &'static str) -> Self {
-        let testbed = Testbed::builder(hosts).build().await.unwrap();
+        Self::on(Testbed::builder(hosts).build().await.unwrap(), network)
+    }
+
+    pub(crate) fn on(testbed: Testbed, network: &'static str) -> Self {
         Self { testbed, folder: tempfile::tempdir().unwrap(), network, etcd: false }
+    }
+
+    fn etcd_url(&self) -> String {
+        format!("http://{}", SocketAddr::new(self.host(0).ip(), 2379))
     }
 
     pub(crate) fn host(&self, n: usize) -> &Host {
@@ -37,7 +46,7 @@ impl Cluster {
     pub(crate) fn command(&self, n: usize) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flannel-node"));
         if self.etcd {
-            command.arg(format!("-etcd-endpoints=http://{}:2379", self.host(0).ip()));
+            command.arg(format!("-etcd-endpoints={}", self.etcd_url()));
         } else {
             command.arg(format!("-store=file:{}", self.folder.path().join("store").display()));
         }
@@ -49,8 +58,7 @@ impl Cluster {
 
     /// Starts etcd on host 0, on the data that it had before if it ran already.
     pub(crate) async fn start_etcd(&self) -> Process {
-        let (ip, data) = (self.host(0).ip(), self.folder.path().join("etcd"));
-        let clients = format!("http://{ip}:2379");
+        let (clients, data) = (self.etcd_url(), self.folder.path().join("etcd"));
         let mut command = Command::new("etcd");
         command.arg("--data-dir").arg(data);
         command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);

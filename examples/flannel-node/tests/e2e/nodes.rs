@@ -2,10 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use flannel_testbed::probe;
+use flannel_testbed::{Blocks, Testbed, probe};
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::{Cluster, DUAL, DUAL_VXLAN, IPV4, eventually};
+use crate::cluster::{Cluster, DUAL, DUAL_VXLAN, IPV4, IPV6, IPV6_VXLAN, eventually};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
@@ -40,6 +40,32 @@ async fn reach_each_other_and_say_so(network: &'static str, mtu: &str) {
     assert_eq!(keys, expected);
     assert_eq!((lines[0].1, lines[4].1, lines[5].1), ("10.244.0.0/16", mtu, "false"));
     assert!(lines[1].1.ends_with(".1/24") && lines[3].1.ends_with("::1/64"), "{env}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn hosts_without_any_ipv4_need_none() {
+    for (network, mtu) in [(IPV6, 1500), (IPV6_VXLAN, 1430)] {
+        for etcd in [false, true] {
+            let underlay: Blocks = "2001:db8::/64".parse().unwrap();
+            let testbed = Testbed::builder(2).underlay(underlay).build().await.unwrap();
+            assert_eq!(testbed.host(0).ipv4(), None);
+            let mut cluster = Cluster::on(testbed, network);
+            cluster.etcd = etcd;
+            let _etcd = if etcd { Some(cluster.start_etcd().await) } else { None };
+            let _nodes = [cluster.start(0).await, cluster.start(1).await];
+            let pods = cluster.pods(2).await;
+            eventually(async || probe::reachability(&pods).await.complete()).await;
+            let subnet = cluster.subnet(0).ipv6().unwrap();
+            let shown = subnet.to_string().replace("::/", "::1/");
+            assert_eq!(
+                fs::read_to_string(cluster.subnet_file(0)).unwrap(),
+                format!(
+                    "FLANNEL_IPV6_NETWORK=fd00:10:244::/48\nFLANNEL_IPV6_SUBNET={shown}\nFLANNEL_MTU={mtu}\nFLANNEL_IPMASQ=false\n"
+                )
+            );
+        }
+    }
 }
 
 #[tokio::test]
