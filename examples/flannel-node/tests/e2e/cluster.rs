@@ -14,6 +14,9 @@ pub(crate) const IPV6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Netw
 pub(crate) const IPV6_VXLAN: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
 pub(crate) const IPV4: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
 
+/// Room for two nodes.
+pub(crate) const TWO_SUBNETS: &str = r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.7.0","SubnetMax":"10.244.8.0","Backend":{"Type":"host-gw"}}"#;
+
 /// A cluster of processes over one folder, or over an etcd on host 0.
 pub(crate) struct Cluster {
     pub(crate) testbed: Testbed,

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use flannel_testbed::{Blocks, Testbed, probe};
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::{Cluster, DUAL, DUAL_VXLAN, IPV4, IPV6, IPV6_VXLAN, eventually};
+use crate::cluster::{Cluster, DUAL, DUAL_VXLAN, IPV4, IPV6, IPV6_VXLAN, TWO_SUBNETS, eventually};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
@@ -181,6 +181,47 @@ async fn a_lost_lease_is_taken_anew_and_pods_keep_talking() {
     eventually(async || leases.join(&key).exists()).await;
     eventually(async || pods[1].ping(pods[0].ip()).await.is_ok()).await;
     assert_eq!(cluster.subnet(0), subnet);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_node_that_stood_still_leaves_its_successor_alone() {
+    let cluster = Cluster::new(3, TWO_SUBNETS).await;
+    let mut old = cluster.start(0).await;
+    let _peer = cluster.start(2).await;
+    let subnet = cluster.subnet(0);
+    let lease = cluster
+        .folder
+        .path()
+        .join("store/subnets")
+        .join(subnet.ipv4().map(|block| format!("{}-{}", block.ip(), block.prefix())).unwrap());
+    old.pause().unwrap();
+    fs::remove_file(&lease).unwrap();
+    let _new = cluster.start(1).await;
+    assert_eq!(cluster.subnet(1), subnet, "there is no other");
+    let successors = fs::read(&lease).unwrap();
+    let pods = [
+        cluster.host(2).add_pod(cluster.subnet(2)).await.unwrap(),
+        cluster.host(1).add_pod(subnet).await.unwrap(),
+    ];
+    eventually(async || pods[0].ping(pods[1].ip()).await.is_ok()).await;
+    let stream = probe::stream(&pods[0], pods[1].ip(), 50).unwrap();
+
+    old.resume().unwrap();
+    let lost = |line: &str| line.contains("lease lost");
+    old.line(Duration::from_secs(5), lost).await.unwrap();
+    let full = |line: &str| line.contains("all 2 IPv4 subnets of 10.244.0.0/16 are taken");
+    old.line(Duration::from_secs(5), full).await.unwrap();
+    assert_eq!(fs::read(&lease).unwrap(), successors);
+
+    // What subnet.env says of before is a wish.
+    old.kill().unwrap();
+    old.wait().await.unwrap();
+    let mut again = cluster.host(0).spawn(cluster.command(0)).unwrap();
+    again.line(Duration::from_secs(5), full).await.unwrap();
+    assert_eq!(fs::read(&lease).unwrap(), successors);
+    let report = stream.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
 }
 
 #[tokio::test]
