@@ -5,6 +5,7 @@ use flannel_backend::{PROTOCOL, Paths, PeerTable, Uplink, UplinkFinder};
 use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig};
 use flannel_netlink::{state::Route, table::Mark};
 use ipnetwork::IpNetwork;
+use tracing::warn;
 
 use crate::{KIND, network::HostGwNetwork, plan::Routes};
 
@@ -25,6 +26,11 @@ impl HostGw {
         let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
         let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
         let networks = ipv4.into_iter().chain(ipv6).collect();
+        let options = config.backend().options();
+        let known = |name: &&str| KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name));
+        for key in options.names().filter(|name| !known(name)) {
+            warn!(key, "the host-gw backend has no such option");
+        }
         let paths = Paths::default();
         Self { networks, finder, protocol: PROTOCOL, table: Route::MAIN, paths, blackholes: false }
     }
@@ -96,3 +102,6 @@ impl Backend for HostGw {
         Ok(Box::new(HostGwNetwork::new(watch, lease.clone(), table, routes, paths)))
     }
 }
+
+/// There are no options on Linux: `Name` and `DNSServerList` are for Windows nodes.
+const KNOWN: [&str; 3] = ["Type", "Name", "DNSServerList"];

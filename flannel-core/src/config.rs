@@ -64,6 +64,14 @@ pub enum ConfigError {
 }
 
 impl NetworkConfig {
+    /// The members of the object in `text` that are no part of a configuration: they may be misspelled. The members of `Backend` are
+    /// the backend's business.
+    pub fn unknown_keys(text: &str) -> Vec<String> {
+        let fields = Fields::parse(text).unwrap_or_default();
+        let unknown = |name: &&str| !KEYS.iter().any(|known| known.eq_ignore_ascii_case(name));
+        fields.names().filter(unknown).map(Into::into).collect()
+    }
+
     /// The IPv4 subnets, if IPv4 is enabled.
     pub fn ipv4(&self) -> Option<&SubnetRange<Ipv4Network>> {
         self.ipv4.as_ref()
@@ -340,6 +348,22 @@ impl Keys {
         map.serialize_entry(self.subnet_max, &range.subnet_max().to_string())
     }
 }
+
+/// All members, in flannel's spelling.
+const KEYS: [&str; 12] = [
+    "Backend",
+    "EnableIPv4",
+    "EnableIPv6",
+    "EnableNFTables",
+    "IPv6Network",
+    "IPv6SubnetLen",
+    "IPv6SubnetMax",
+    "IPv6SubnetMin",
+    "Network",
+    "SubnetLen",
+    "SubnetMax",
+    "SubnetMin",
+];
 
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,23 @@
 //! What operators do with a network's store: look at leases and configuration, and change them.
 
-use std::{net::IpAddr, path::Path};
+use std::{
+    io::{IsTerminal, stderr},
+    net::IpAddr,
+    path::Path,
+};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use flannel_core::{LeaseAttrs, NetworkConfig, Subnet};
 use flannel_store::{
     EtcdRegistry, FileRegistry, Lifetime, Record, Registry, RegistryError, Snapshot, Write,
     network_config,
 };
+use tracing::warn;
 
 use crate::{
     args::{ConfigCommand, LeasesCommand, StoreArg, StoreArgs},
     mistake::Mistake,
+    run,
 };
 
 /// Carries out a command on leases.
@@ -59,6 +65,7 @@ pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check { json } => {
             let config: NetworkConfig = json.parse().map_err(Mistake::new)?;
+            look_at(&json, &config).map_err(Mistake::new)?;
             println!("{}", serde_json::to_string_pretty(&config)?);
             Ok(())
         }
@@ -71,6 +78,12 @@ pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
         }
         ConfigCommand::Set { json, force, store } => {
             let config: NetworkConfig = json.parse().map_err(Mistake::new)?;
+            if let Err(error) = look_at(&json, &config)
+                && !force
+            {
+                let reason = anyhow!("{error:#}; use --force to store it for other programs");
+                return Err(Mistake::new(reason).into());
+            }
             let registry = open(&store).await?;
             let was = registry.config().await?;
             let orphans = orphans(&config, &registry.list().await?);
@@ -91,6 +104,18 @@ pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Whether nodes of this program can use `config`, which was written as `json`. Says which keys nobody reads.
+fn look_at(json: &str, config: &NetworkConfig) -> Result<()> {
+    let warnings = tracing_subscriber::fmt().with_writer(stderr).with_ansi(stderr().is_terminal());
+    let warnings = warnings.without_time().with_target(false);
+    tracing::subscriber::with_default(warnings.finish(), || {
+        for key in NetworkConfig::unknown_keys(json) {
+            warn!(key, "a network config has no such key");
+        }
+        run::ensure_usable(config)
+    })
 }
 
 /// The leases that count and that nobody could have got under `config`.

@@ -23,7 +23,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    args::{LeaseLossArg, NetworkArg, NodeArgs, StoreArg, TrafficArgs},
+    args::{LeaseLossArg, NetworkArg, NodeArgs, StoreArg},
     health::{self, Listener},
     host,
     journal::{FIND_UPLINK, READ_CONFIG, SET_UP_NETWORK},
@@ -192,7 +192,8 @@ async fn with_registry(
     let finder = UplinkFinder::new(&namespace, &config, &uplink)?;
     let named = args.node_id.or_else(|| Some(kept.as_ref()?.id.clone()));
     let paths = Paths::default();
-    let (backend, udp) = backend(&config, &finder, named.as_ref(), &paths, &args.traffic)?;
+    let drops_unused = args.traffic.ip_blackhole_route;
+    let (backend, udp) = backend(&config, &finder, named.as_ref(), &paths, drops_unused)?;
     let firewall = args.traffic.firewall(&config);
     let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
     // Also where the id is known: whoever waits for a network card should not wait for long.
@@ -278,9 +279,8 @@ fn backend(
     finder: &UplinkFinder,
     node: Option<&NodeId>,
     paths: &Paths,
-    traffic: &TrafficArgs,
+    drops_unused: bool,
 ) -> Result<(Arc<dyn Backend>, Option<Meter>)> {
-    let drops_unused = traffic.ip_blackhole_route;
     match config.backend().kind() {
         "host-gw" => {
             let backend = HostGw::new(config, finder.clone()).with_paths(paths.clone());
@@ -304,6 +304,14 @@ fn backend(
         }
         other => Err(no_backend(other)),
     }
+}
+
+/// Refuses a network that this program cannot run nodes of: their backend, and its options. Touches nothing.
+pub(crate) fn ensure_usable(config: &NetworkConfig) -> Result<()> {
+    ensure_backend(config)?;
+    let namespace = Namespace::current().context("cannot open our own network namespace")?;
+    let finder = UplinkFinder::new(&namespace, config, &UplinkOptions::default())?;
+    backend(config, &finder, None, &Paths::default(), false).map(drop)
 }
 
 /// Refuses a network whose backend this program does not have, before anything is touched.

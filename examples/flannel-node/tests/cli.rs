@@ -167,3 +167,49 @@ fn a_configuration_is_checked_without_a_store() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains("expected a block of /28 or larger"), "{stderr}");
 }
+
+#[test]
+fn what_no_node_could_use_is_found_before_it_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |args: &[&str]| on(folder.path(), args);
+    for (backend, words) in [
+        (r#"{"Type":"vxlan","VNI":16777216}"#, "VNI is 16777216, expected a whole number from 0"),
+        (r#"{"Type":"udp","Port":0}"#, "Port is 0, expected a whole number from 1"),
+        (r#"{"Type":"wireguard"}"#, "expected one of: host-gw, udp, vxlan"),
+        ("null", "Backend has no Type"),
+    ] {
+        let json = format!(r#"{{"Network":"10.3.0.0/16","Backend":{backend}}}"#);
+        for command in ["check", "set"] {
+            let (code, said) = on(&["config", command, &json]);
+            assert_eq!(code, Some(2), "{said}");
+            assert!(said.contains(words), "{said}");
+            assert_eq!(said.contains("use --force"), command == "set", "{said}");
+        }
+        assert_ne!(on(&["config", "get"]).0, Some(0), "nothing is stored");
+    }
+    // A cluster may have nodes of another program only.
+    let others = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard"}}"#;
+    assert_eq!(on(&["config", "set", others, "--force"]).0, Some(0));
+    assert_eq!(on(&["config", "get"]).1, format!("{others}\n"));
+}
+
+#[test]
+fn keys_that_nobody_reads_are_told() {
+    for (backend, key) in [("vxlan", "Prot"), ("udp", "VNI"), ("host-gw", "DirectRouting")] {
+        let json = format!(
+            r#"{{"Network":"10.3.0.0/16","SubnetLenght":25,"Backend":{{"Type":"{backend}","{key}":1}}}}"#
+        );
+        let (code, _, stderr) = run(&["config", "check", &json], &[]);
+        assert_eq!(code, Some(0), "{stderr}");
+        let lines: Vec<_> = stderr.lines().map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                "WARN a network config has no such key key=\"SubnetLenght\"".to_owned(),
+                format!("WARN the {backend} backend has no such option key=\"{key}\""),
+            ]
+        );
+    }
+    let known = r#"{"network":"10.3.0.0/16","subnetlen":25,"Backend":{"type":"vxlan","vni":7}}"#;
+    assert_eq!(run(&["config", "check", known], &[]).2, "");
+}

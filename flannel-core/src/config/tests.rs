@@ -179,6 +179,18 @@ fn only_subnets_of_exactly_the_enabled_families_are_admitted() {
     assert!(!admits("fd00::-64"));
 }
 
+#[test]
+fn keys_that_nobody_reads_are_listed() {
+    let text = r#"{"network":"10.3.0.0/16","SubnetLenght":24,"Backend":{"Tpye":"vxlan"},"SUBNETMIN":"10.3.1.0","x":1}"#;
+    assert_eq!(NetworkConfig::unknown_keys(text), ["SubnetLenght", "x"]);
+    let config = parse(
+        r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"EnableNFTables":true,"IPv6Network":"fd00::/48","Backend":{}}"#,
+    );
+    let all = serde_json::to_string(&config.unwrap()).unwrap();
+    assert_eq!(NetworkConfig::unknown_keys(&all), [""; 0], "all that is printed is known");
+    assert_eq!(NetworkConfig::unknown_keys("no object"), [""; 0]);
+}
+
 fn configs() -> impl Strategy<Value = String> {
     let len = prop_oneof![Just(None), (0u64..40).prop_map(Some)];
     let family = |name: &'static str, on: bool, bits: u8| {
