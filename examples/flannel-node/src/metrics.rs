@@ -8,7 +8,7 @@ use std::{
 };
 
 use flannel_backend_udp::{Meter, Stats};
-use flannel_core::{Activity, FirewallReport, Status, Totals};
+use flannel_core::{Activity, FirewallReport, NetworkConfig, Status, Totals};
 use tokio::time::Instant;
 
 use crate::{
@@ -182,6 +182,12 @@ const METRICS: &[Metric] = &[
         samples: |it| some(it.status.peers.map(|peers| peers as f64)),
     },
     Metric {
+        name: "flannel_network_subnets",
+        kind: "gauge",
+        help: "For how many nodes the network has subnets, in the family that has fewer.",
+        samples: |it| some(it.facts.as_ref().and_then(|facts| subnets(&facts.config))),
+    },
+    Metric {
         name: "flannel_peers_unserved",
         kind: "gauge",
         help: "Peers that are not, or not fully, reachable after the last sync.",
@@ -339,6 +345,13 @@ const PROCESS: &[Metric] = &[
     },
 ];
 
+/// For how many nodes there are subnets.
+fn subnets(config: &NetworkConfig) -> Option<f64> {
+    let ipv4 = config.ipv4().map(|range| range.count());
+    let ipv6 = config.ipv6().map(|range| range.count());
+    ipv4.into_iter().chain(ipv6).min().map(|count| count as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -392,6 +405,7 @@ mod tests {
             "flannel_ready 1",
             "flannel_lease_held 0",
             "flannel_lease_remaining_seconds 2.5",
+            "flannel_network_subnets 255",
             "flannel_faults{activity=\"watch\"} 1",
             "flannel_kernel_writes_total{kind=\"added\"} 12",
             "flannel_drift_repaired_total{kind=\"route\"} 2",
@@ -411,6 +425,15 @@ mod tests {
             assert!(text.lines().any(|it| it == line), "no line {line:?} in:\n{text}");
         }
         assert!(resident().is_some_and(|bytes| bytes > 100_000));
+    }
+
+    #[test]
+    fn the_family_with_fewer_subnets_says_how_many_nodes_fit() {
+        let nodes = |json: &str| subnets(&json.parse().unwrap());
+        let ipv6 = r#""EnableIPv6":true,"IPv6Network":"fd00::/60""#;
+        assert_eq!(nodes(&format!(r#"{{"Network":"10.3.0.0/16",{ipv6}}}"#)), Some(15.0));
+        assert_eq!(nodes(&format!(r#"{{"Network":"10.3.0.0/28",{ipv6}}}"#)), Some(3.0));
+        assert_eq!(nodes(&format!(r#"{{"EnableIPv4":false,{ipv6}}}"#)), Some(15.0));
     }
 
     #[test]
