@@ -112,7 +112,7 @@ impl FromStr for LeaseAttrs {
             return Err(LeaseError::Oversized { len: text.len() });
         }
         let fields = Fields::parse(text)?;
-        let raw = |key: &str| fields.raw(key).and_then(|json| RawJson::new(json).ok());
+        let raw = |key: &str| fields.raw(key).map(RawJson::of_valid);
         Ok(Self {
             public_ip: fields
                 .parsed("PublicIP", "an IPv4 address", |text| text.parse().ok())?
@@ -175,6 +175,17 @@ impl RawJson {
     pub fn new(text: &str) -> Result<Self, InvalidJson> {
         let raw: &RawValue =
             serde_json::from_str(text.trim()).map_err(|_| InvalidJson { text: shorten(text) })?;
+        Ok(Self::of_valid(raw.get()))
+    }
+
+    /// The same of a text that is known to be one JSON value.
+    fn of_valid(json: &str) -> Self {
+        // What nodes write is as it should be. U+2028 and U+2029 begin with the last of these bytes.
+        let is_odd =
+            |byte: u8| byte.is_ascii_whitespace() || matches!(byte, b'<' | b'>' | b'&' | 0xe2);
+        if !json.bytes().any(is_odd) {
+            return Self(json.into());
+        }
         let (mut in_string, mut escaped) = (false, false);
         let significant = |c: &char| {
             let keep = in_string || !c.is_ascii_whitespace();
@@ -182,7 +193,7 @@ impl RawJson {
             escaped = *c == '\\' && !escaped;
             keep
         };
-        Ok(Self(with_escapes(raw.get().chars().filter(significant)).into()))
+        Self(with_escapes(json.chars().filter(significant)).into())
     }
 
     /// The value's text.

@@ -61,6 +61,11 @@ impl Subnet {
     ///
     /// Flannel follows such keys. A [parsed](str::parse) subnet never comes from one.
     pub fn of_any_spelling(key: &str) -> Option<Self> {
+        Self::read(key).map(|(subnet, _)| subnet)
+    }
+
+    /// The same, and whether the key has no host bits and no zeros in front of a length.
+    fn read(key: &str) -> Option<(Self, bool)> {
         let (v4, v6) = match key.split_once('&') {
             Some((v4, v6)) => (Some(v4), Some(v6)),
             None if key.contains(':') => (None, Some(key)),
@@ -69,7 +74,10 @@ impl Subnet {
         // The longest lengths are those of flannel's ParseSubnetKey, which reads 5 and 7 bits.
         let v4 = v4.map(|v4| block::<Ipv4Network>(v4, 31, |a| a.parse().ok()).ok_or(()));
         let v6 = v6.map(|v6| block::<Ipv6Network>(v6, 127, |a| a.parse().ok()).ok_or(()));
-        Self::new(v4.transpose().ok()?, v6.transpose().ok()?)
+        let (v4, v6) = (v4.transpose().ok()?, v6.transpose().ok()?);
+        let is_exact = v4.is_none_or(|(_, exact)| exact) && v6.is_none_or(|(_, exact)| exact);
+        let subnet = Self::new(v4.map(|(block, _)| block), v6.map(|(block, _)| block))?;
+        Some((subnet, is_exact))
     }
 }
 
@@ -97,9 +105,12 @@ impl FromStr for Subnet {
     type Err = InvalidSubnetKey;
 
     fn from_str(key: &str) -> Result<Self, InvalidSubnetKey> {
-        // One subnet has one key: other spellings, and host bits, would let two keys stand for the same subnet.
-        Self::of_any_spelling(key)
-            .filter(|subnet| subnet.to_string() == key)
+        // One subnet has one key: other spellings, and host bits, would let two keys stand for the same subnet. An IPv4 address is
+        // read in one spelling only.
+        let is_its_key = |subnet: &Self| subnet.ipv6.is_none() || subnet.to_string() == key;
+        Self::read(key)
+            .and_then(|(subnet, is_exact)| is_exact.then_some(subnet))
+            .filter(is_its_key)
             .ok_or_else(|| InvalidSubnetKey { key: shorten(key) })
     }
 }
@@ -118,14 +129,18 @@ impl From<Subnet> for String {
     }
 }
 
+/// A block, and whether it was written without host bits and without zeros in front of the length.
 fn block<C: Cidr>(
     text: &str,
     longest: u8,
     address: impl FnOnce(&str) -> Option<C::Address>,
-) -> Option<C> {
+) -> Option<(C, bool)> {
     let (base, len) = text.rsplit_once('-')?;
+    let is_plain = len.len() == 1 || !len.starts_with('0');
     let len = parse_len(len).filter(|len| *len <= longest)?;
-    Some(C::from_bits(C::address_bits(address(base)?), len))
+    let bits = C::address_bits(address(base)?);
+    let block = C::from_bits(bits, len);
+    Some((block, is_plain && block.bits() == bits))
 }
 
 #[cfg(test)]

@@ -21,17 +21,14 @@ pub(crate) struct PackedKey<const N: usize = KEY_BYTES>([u8; N]);
 pub(crate) struct PackedRest<const N: usize = REST_BYTES>([u8; N]);
 
 impl<const N: usize> Ord for PackedKey<N> {
-    #[inline]
+    // Also where code is to be small: nothing else is done as often.
+    #[inline(always)]
     fn cmp(&self, other: &Self) -> Ordering {
         // As the bytes are ordered. Numbers are compared several times faster than bytes; the last may repeat some of what
         // was equal.
         let mut at = 0;
         loop {
-            let number = |key: &Self| {
-                let bytes = key.0[at..].first_chunk().expect("a key is longer than a number");
-                u64::from_be_bytes(*bytes)
-            };
-            let order = number(self).cmp(&number(other));
+            let order = number(&self.0, at).cmp(&number(&other.0, at));
             if order.is_ne() || at == N - NUMBER {
                 return order;
             }
@@ -41,7 +38,7 @@ impl<const N: usize> Ord for PackedKey<N> {
 }
 
 impl<const N: usize> PartialOrd for PackedKey<N> {
-    #[inline]
+    #[inline(always)]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -256,11 +253,20 @@ impl PackedRest {
     }
 }
 
-/// Parts in another size; `None` if that has no room for them. Behind them are zeros.
-fn resized<const N: usize, const M: usize>(parts: &[u8; N]) -> Option<[u8; M]> {
-    parts.iter().skip(M).all(|byte| *byte == 0).then(|| cut_or_filled(parts))
+/// The number that some bytes of a key are.
+#[inline(always)]
+fn number(key: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(*key[at..].first_chunk().expect("a key is longer than a number"))
 }
 
+/// Parts in another size; `None` if that has no room for them. Behind them are zeros.
+#[inline]
+fn resized<const N: usize, const M: usize>(parts: &[u8; N]) -> Option<[u8; M]> {
+    let cut = &parts[N.min(M)..];
+    (*cut == [0; KEY_BYTES][..cut.len()]).then(|| cut_or_filled(parts))
+}
+
+#[inline]
 fn cut_or_filled<const N: usize, const M: usize>(parts: &[u8; N]) -> [u8; M] {
     let (mut out, len) = ([0; M], N.min(M));
     out[..len].copy_from_slice(&parts[..len]);

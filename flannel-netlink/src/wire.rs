@@ -124,6 +124,13 @@ pub(crate) fn finish_message(out: &mut Vec<u8>) {
     out.resize(align(out.len()), 0);
 }
 
+/// The body of a request that begins with `header`, with room for the attributes of any object.
+pub(crate) fn body(header: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(USUAL_BODY);
+    body.extend_from_slice(header);
+    body
+}
+
 /// Appends one attribute.
 ///
 /// # Panics
@@ -158,6 +165,8 @@ pub(crate) const fn align(length: usize) -> usize {
     (length + 3) & !3
 }
 
+/// More than an IPv6 route through a gateway takes.
+const USUAL_BODY: usize = 128;
 /// The size of `struct nlmsghdr`.
 pub(crate) const MESSAGE_HEADER: usize = 16;
 /// The size of `struct nlattr`.

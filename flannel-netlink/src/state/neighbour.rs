@@ -3,7 +3,7 @@ use std::{fmt, net::IpAddr};
 use super::{AF_INET, AF_INET6, AF_UNSPEC, CREATE_OR_REPLACE, MacAddress, family_of};
 use crate::{
     Message, Request,
-    wire::{push_attribute, push_ip, u16_at, u32_at},
+    wire::{body, push_attribute, push_ip, u16_at, u32_at},
 };
 
 /// Which Ethernet address an IP address has on a device: an entry of the ARP or neighbour discovery
@@ -81,7 +81,7 @@ impl fmt::Display for Neighbour {
 
 /// `struct ndmsg`.
 pub(super) fn header(family: u8, link: u32, state: u16, flags: u8) -> Vec<u8> {
-    let mut body = vec![family, 0, 0, 0];
+    let mut body = body(&[family, 0, 0, 0]);
     body.extend_from_slice(&link.to_ne_bytes());
     body.extend_from_slice(&state.to_ne_bytes());
     body.extend_from_slice(&[flags, RTN_UNICAST]);

@@ -3,7 +3,7 @@ use std::{fmt, net::IpAddr};
 use super::{AF_UNSPEC, CREATE_OR_REPLACE, family_of};
 use crate::{
     Message, Request,
-    wire::{push_attribute, push_ip, u32_at},
+    wire::{body, push_attribute, push_ip, u32_at},
 };
 
 /// A gateway with a number, which routes then refer to ([`Via::Nexthop`](super::Via::Nexthop)).
@@ -61,7 +61,7 @@ impl Nexthop {
     /// that use it follow.
     pub fn replace(&self) -> Request {
         let flags = if self.onlink { RTNH_F_ONLINK } else { 0 };
-        let mut body = vec![family_of(&self.gateway), 0, self.protocol, 0];
+        let mut body = body(&[family_of(&self.gateway), 0, self.protocol, 0]);
         body.extend_from_slice(&flags.to_ne_bytes());
         push_attribute(&mut body, NHA_ID, &self.id.to_ne_bytes());
         push_attribute(&mut body, NHA_OIF, &self.link.to_ne_bytes());
@@ -72,7 +72,7 @@ impl Nexthop {
     /// The request that deletes it. The kernel drops routes that still use it, the IPv4 ones
     /// without a notification.
     pub fn delete(&self) -> Request {
-        let mut body = vec![0; HEADER];
+        let mut body = body(&[0; HEADER]);
         push_attribute(&mut body, NHA_ID, &self.id.to_ne_bytes());
         Request::new(RTM_DELNEXTHOP, 0, &body)
     }

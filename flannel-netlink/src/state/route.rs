@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::{AF_INET, AF_INET6, CREATE_OR_REPLACE, family_of};
 use crate::{
     Attribute, Message, Request,
-    wire::{NLA_F_NESTED, push_attribute, push_ip, u32_at},
+    wire::{NLA_F_NESTED, body, push_attribute, push_ip, u32_at},
 };
 
 /// A route.
@@ -307,7 +307,7 @@ impl Route {
 
     fn request(&self, kind: u16, flags: u16) -> Request {
         let family = family_of(&self.destination.ip());
-        let mut body = vec![0; HEADER];
+        let mut body = body(&[0; HEADER]);
         body[0] = family;
         body[1] = self.destination.prefix();
         // Tables above 255 are in the attribute only.

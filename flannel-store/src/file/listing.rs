@@ -73,8 +73,16 @@ pub(super) fn snapshot(found: &Pile, now: SystemTime) -> Snapshot {
 
 /// Reads all files.
 pub(super) async fn read_all(folder: &Arc<Folder>) -> Result<Pile, RegistryError> {
-    let names = lock::shared(folder, "list the leases", Folder::names).await?;
-    lock::blocking(folder, move |folder| folder.read_all(&names)).await
+    let mut names = lock::shared(folder, "list the leases", Folder::names).await?;
+    let half = if names.len() < MANY { names.len() } else { names.len() / 2 };
+    let rest = names.split_off(half);
+    let read = |names: Vec<OsString>| lock::blocking(folder, move |it| it.read_all(&names));
+    if rest.is_empty() {
+        return read(names).await;
+    }
+    let (mut found, rest) = futures::try_join!(read(names), read(rest))?;
+    found.append(rest);
+    Ok(found)
 }
 
 /// Opens notices about the folder. That does not wait for the disk for long.
@@ -91,6 +99,10 @@ pub(super) fn open(folder: &Folder) -> Result<Notices, RegistryError> {
 /// A listing that nobody follows is read anew after a minute: a node that starts needs it within seconds, and a program that only lists
 /// now and then should not rely on notices.
 const LONGEST_KEPT: Duration = Duration::from_secs(60);
+
+/// So many files are read by two threads at once, since opening them takes longer than all else of a listing; for fewer, a second thread
+/// is not worth its memory.
+const MANY: usize = 1024;
 
 /// `EMFILE`, which is what `inotify_init` says when the user's instances are used up.
 const TOO_MANY: i32 = rustix::io::Errno::MFILE.raw_os_error();

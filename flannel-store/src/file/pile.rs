@@ -10,6 +10,12 @@ use crate::file::files::{Files, Found};
 /// process that much larger for ever.
 #[derive(Debug, Default)]
 pub(super) struct Pile {
+    /// One for each that was [appended](Self::append), so that nothing is copied.
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Default)]
+struct Part {
     text: String,
     rows: Vec<Row>,
 }
@@ -28,16 +34,47 @@ struct Row {
 impl Pile {
     /// Reads those of `names` that exist.
     pub(super) fn read(files: &mut Files, names: &[OsString]) -> Self {
-        let mut pile =
-            Self { text: String::with_capacity(names.len() * USUAL_BYTES), rows: Vec::new() };
-        pile.rows.reserve_exact(names.len());
+        let text = String::with_capacity(names.len() * USUAL_BYTES);
+        let mut part = Part { text, rows: Vec::new() };
+        part.rows.reserve_exact(names.len());
         for found in names.iter().filter_map(|name| files.read(name)) {
-            pile.push(&found);
+            part.push(&found);
         }
-        pile
+        Self { parts: vec![part] }
     }
 
     pub(super) fn push(&mut self, found: &Found) {
+        if self.parts.is_empty() {
+            self.parts.push(Part::default());
+        }
+        if let Some(part) = self.parts.last_mut() {
+            part.push(found);
+        }
+    }
+
+    /// Adds all files of another one.
+    pub(super) fn append(&mut self, other: Self) {
+        self.parts.extend(other.parts);
+    }
+
+    /// Takes out the files with these keys.
+    pub(super) fn remove(&mut self, keys: &[String]) {
+        for Part { text, rows } in &mut self.parts {
+            rows.retain(|row| !keys.iter().any(|key| *key == text[row.start..][..row.key]));
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.len()).sum()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Found> {
+        self.parts.iter().flat_map(Part::iter)
+    }
+}
+
+impl Part {
+    fn push(&mut self, found: &Found) {
         let Found { key, value, owner, revision, expires } = found;
         let start = self.text.len();
         let mut put = |text: &str| {
@@ -58,17 +95,7 @@ impl Pile {
         self.rows.push(row);
     }
 
-    /// Takes out the files with these keys.
-    pub(super) fn remove(&mut self, keys: &[String]) {
-        let text = &self.text;
-        self.rows.retain(|row| !keys.iter().any(|key| *key == text[row.start..][..row.key]));
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = Found> {
+    fn iter(&self) -> impl Iterator<Item = Found> {
         self.rows.iter().map(|row| {
             let mut rest = &self.text[row.start..];
             let mut text = |len: usize| {
@@ -104,9 +131,10 @@ mod tests {
             expires: Some(SystemTime::UNIX_EPOCH),
         };
         let (one, two) = (file("10.3.1.0-24", Ok("{}")), file("10.3.2.0-24", Err("why")));
-        let mut pile = Pile::default();
+        let (mut pile, mut other) = (Pile::default(), Pile::default());
         pile.push(&one);
-        pile.push(&two);
+        other.push(&two);
+        pile.append(other);
         assert_eq!(pile.iter().collect::<Vec<_>>(), [one.clone(), two]);
         pile.remove(&["10.3.2.0-24".into(), "10.3.3.0-24".into()]);
         assert_eq!((pile.iter().collect::<Vec<_>>(), pile.len()), (vec![one], 1));

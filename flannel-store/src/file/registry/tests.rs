@@ -69,6 +69,18 @@ async fn a_start_reads_every_file_once() {
 }
 
 #[tokio::test]
+async fn a_large_folder_is_listed_completely() {
+    let (folder, registry) = folder(0).await;
+    let mut written: Vec<_> =
+        (0..2049).map(|number| format!("10.{}.{}.0-24", number / 256, number % 256)).collect();
+    for key in &written {
+        fs::write(folder.path().join("subnets").join(key), VALUE).unwrap();
+    }
+    written.sort_unstable();
+    assert_eq!(keys(&registry.list().await.unwrap()), written);
+}
+
+#[tokio::test]
 async fn a_list_shows_all_that_happened_before_it() {
     let (folder, registry) = folder(3).await;
     assert_eq!(keys(&registry.list().await.unwrap()), [key(0), key(1), key(2)]);
