@@ -20,6 +20,7 @@
 //!
 //! Without aya: it knows no lightweight tunnel programs, and all that remains of it here is to read our own object file.
 
+mod alarm;
 mod content;
 mod detour;
 mod engine;

@@ -8,7 +8,8 @@
 //! The device hears loopback alone: it has a link-local address there, and such a device takes packets from no other. What it
 //! takes has to know an Ethernet address that nobody is told. Whether the way is open (a firewall may refuse packets by
 //! loopback, IPv6 may be off) is tried with a packet before it is used, whenever the kernel tells of a change to a device on it, and
-//! more often than once a second, because nobody tells of a firewall; where it is not, `flannel_receive` does without.
+//! more often than once a second while packets come from peers, because nobody tells of a firewall; where it is not, `flannel_receive`
+//! does without.
 
 use std::{
     fs,
@@ -31,7 +32,7 @@ use super::{
     engine::{Changes, Marks},
     error::BpfError,
     hook::Hook,
-    layout::{self, DETOUR_PROBED},
+    layout::{self, DETOUR_PROBED, RECEIVED},
     programs::Programs,
 };
 
@@ -64,8 +65,27 @@ struct Way {
     place: layout::Detour,
     /// By which the way is tried.
     socket: UdpSocket,
-    /// How many packets had come through when one was sent that has not.
-    awaits: Option<u64>,
+    /// How many packets have come through.
+    count: u64,
+    /// One was sent and has not.
+    is_awaited: bool,
+    /// How many packets of peers had been received at the last look.
+    received: u64,
+    /// Something on the way has changed.
+    is_doubtful: bool,
+}
+
+impl Way {
+    /// Sends a packet that `flannel_return` counts and drops, if the kernel takes it.
+    fn send(&self, port: u16) -> bool {
+        self.socket.send(&probe(port.into(), self.place.mac)).is_ok()
+    }
+
+    /// Whether packets have come through since this was asked.
+    fn has_more(&mut self, programs: &Programs) -> Result<bool, BpfError> {
+        let before = std::mem::replace(&mut self.count, programs.count(DETOUR_PROBED)?);
+        Ok(self.count != before)
+    }
 }
 
 /// Whether packets come through.
@@ -129,26 +149,27 @@ impl Detour {
         }
     }
 
-    /// Sends a packet by the detour, and looks whether the one before has come through.
+    /// Sends a packet by the detour, and looks whether it has come through, or the one before it. Where nothing has come from peers
+    /// and nothing was heard, nobody needs to know.
     pub(super) fn look(&mut self, programs: &Programs) -> Result<Passage, BpfError> {
         let State::Open(way) = &mut self.state else {
             return Ok(Passage::Open);
         };
-        let count = programs.count(DETOUR_PROBED)?;
-        if way.awaits.is_some_and(|before| before == count) {
+        let received = programs.count(RECEIVED)?;
+        let was_received = std::mem::replace(&mut way.received, received);
+        let is_quiet = received == was_received && !std::mem::take(&mut way.is_doubtful);
+        if is_quiet && !way.is_awaited {
+            return Ok(Passage::Open);
+        }
+        if way.is_awaited {
+            way.is_awaited = !way.has_more(programs)?;
+        }
+        if way.is_awaited || !way.send(self.port) {
             self.state = State::New;
             return Ok(Passage::Closed);
         }
-        way.awaits = Some(count);
-        if way.socket.send(&probe(self.port.into(), way.place.mac)).is_err() {
-            self.state = State::New;
-            return Ok(Passage::Closed);
-        }
-        if programs.count(DETOUR_PROBED)? == count {
-            return Ok(Passage::Awaited);
-        }
-        way.awaits = None;
-        Ok(Passage::Open)
+        way.is_awaited = !way.has_more(programs)?;
+        Ok(if way.is_awaited { Passage::Awaited } else { Passage::Open })
     }
 
     /// Doubts what is known if `notice` is about the filter, and returns whether it is about something else on the way, so that a
@@ -158,14 +179,16 @@ impl Detour {
             return false;
         };
         way.hook.hear(notice, own_port);
-        let (Notice::Added { subject, .. } | Notice::Removed { subject, .. }) = notice else {
-            return *notice == Notice::Lost;
+        let is_about = match notice {
+            Notice::Added { subject, .. } | Notice::Removed { subject, .. } => match subject {
+                Subject::Link(link) => [LOOPBACK, way.hook.link].contains(&link.index),
+                Subject::Object(Object::Address(address)) => address.link == LOOPBACK,
+                _ => false,
+            },
+            notice => *notice == Notice::Lost,
         };
-        match subject {
-            Subject::Link(link) => [LOOPBACK, way.hook.link].contains(&link.index),
-            Subject::Object(Object::Address(address)) => address.link == LOOPBACK,
-            _ => false,
-        }
+        way.is_doubtful |= is_about;
+        is_about
     }
 
     pub(super) fn is_doubtful(&self) -> bool {
@@ -227,17 +250,19 @@ impl Detour {
         let Ok(Ok(socket)) = self.namespace.run(|| socket(udp_port)) else {
             return Err(closed);
         };
-        let before = programs.count(DETOUR_PROBED)?;
+        let count = programs.count(DETOUR_PROBED)?;
+        let mut way =
+            Way { hook, place, socket, count, is_awaited: false, received: 0, is_doubtful: false };
         let deadline = Instant::now() + ARRIVES;
-        let is_sent = socket.send(&probe(self.port.into(), mac)).is_ok();
-        while programs.count(DETOUR_PROBED)? == before {
+        let is_sent = way.send(self.port);
+        while !way.has_more(programs)? {
             if !is_sent || Instant::now() > deadline {
                 return Err(closed);
             }
             sleep(Duration::from_millis(1)).await;
         }
         info!(device = link.name, port = udp_port, "TCP packets of peers take a detour");
-        Ok(Way { hook, place, socket, awaits: None })
+        Ok(way)
     }
 
     /// Makes the device on the first free port behind the network's.

@@ -9,10 +9,11 @@ use std::{
 
 use flannel_netlink::{Connection, Monitor, Namespace, Topic, link_by_index, state};
 use ipnetwork::IpNetwork;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
+    alarm::Alarm,
     content::{Change, Content},
     detour::{Detour, Passage},
     error::BpfError,
@@ -44,7 +45,7 @@ pub(crate) struct Engine {
     peers: BTreeSet<IpAddr>,
     mtu: u32,
     /// When the programs' doings are looked at.
-    next_look: Instant,
+    alarm: Alarm,
     /// The maps are not read before then.
     next_check: Instant,
 }
@@ -129,6 +130,7 @@ impl Engine {
         // The monitor first, so that no change falls between the listing and it.
         let monitor = Monitor::open_for(namespace, &TOPICS).map_err(failed)?;
         let mut connection = Connection::open(namespace).map_err(failed)?;
+        let alarm = Alarm::new(LOOK_EVERY).map_err(|source| BpfError::Watch { source })?;
         let mut hook = Hook::new(link, port, marks);
         let ours = hook.look(&mut connection).await?;
         let programs = match ours.and_then(Programs::adopt) {
@@ -154,7 +156,7 @@ impl Engine {
             local: Vec::new(),
             peers: BTreeSet::new(),
             mtu: 0,
-            next_look: Instant::now() + LOOK_EVERY,
+            alarm,
             next_check: Instant::now(),
         })
     }
@@ -250,10 +252,11 @@ impl Engine {
                     let own = self.connection.port();
                     self.hook.hear(&notice, own);
                     if self.detour.hear(&notice, own) {
-                        self.next_look = Instant::now();
+                        self.look_after(Duration::ZERO)?;
                     }
                 }
-                () = sleep_until(self.next_look) => {
+                rung = self.alarm.rings() => {
+                    rung.map_err(|source| BpfError::Watch { source })?;
                     if self.is_diverted()? || self.is_altered()? {
                         return Ok(());
                     }
@@ -364,8 +367,12 @@ impl Engine {
     fn is_diverted(&mut self) -> Result<bool, BpfError> {
         let passage = self.detour.look(&self.programs)?;
         let wait = if passage == Passage::Awaited { AWAITED } else { LOOK_EVERY };
-        self.next_look = Instant::now() + wait;
+        self.look_after(wait)?;
         Ok(self.ask_about_paths()? || passage == Passage::Closed)
+    }
+
+    fn look_after(&self, wait: Duration) -> Result<(), BpfError> {
+        self.alarm.set(wait).map_err(|source| BpfError::Watch { source })
     }
 
     /// How often routers told something.

@@ -177,6 +177,7 @@ impl Tally {
 pub(super) const COUNTS: usize = 8;
 
 /// Places that are read alone.
+pub(super) const RECEIVED: u32 = 2;
 pub(super) const PATH_TOLD: u32 = 6;
 pub(super) const DETOUR_PROBED: u32 = 7;
 

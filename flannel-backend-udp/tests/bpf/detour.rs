@@ -121,9 +121,14 @@ async fn where_it_is_closed_tcp_goes_without() {
         let mut cluster = Cluster::start("", &[]).await;
         assert!(cluster.shows(0, DEVICE));
         cluster.run(0, closing);
+        // Where nothing comes nobody looks.
+        let (peer, _receiver, address) = cluster.sockets(1, 0);
         let (nodes, world) = (&mut cluster.nodes, &cluster.world);
         let host = world.testbed().host(0).namespace();
-        let is_gone = async || filters(host).is_none();
+        let is_gone = async || {
+            peer.send_to(b"hello", address).unwrap();
+            filters(host).is_none()
+        };
         assert!(nodes.repair(is_gone).await, "{closing}");
         assert!(cluster.talks(1, 0).await, "{closing}");
         assert!(!cluster.shows(0, DEVICE), "{closing}");
