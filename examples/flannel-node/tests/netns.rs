@@ -4,6 +4,8 @@
 mod addresses;
 #[path = "netns/blackhole.rs"]
 mod blackhole;
+#[path = "netns/dropping.rs"]
+mod dropping;
 #[path = "netns/explain.rs"]
 mod explain;
 #[path = "netns/firewall.rs"]
