@@ -77,7 +77,7 @@ pub fn from_peers(bytes: &[u8]) {
     let table = table();
     let mut packets = Vec::new();
     for Datagram { from, mut packet } in input::datagrams(bytes) {
-        let Ok(ip) = verdict::inbound(&packet, from, &table) else { continue };
+        let Ok(ip) = verdict::Inbound::new(&table).judge(&packet, from) else { continue };
         assert_eq!(table.endpoint(ip.source()).map(|peer| peer.ip()), Some(from));
         assert!(table.is_known(from) && ip.ttl() > 1);
         let (ttl, was_right) = (ip.ttl(), has_right_header(&ip));

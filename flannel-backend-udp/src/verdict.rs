@@ -115,24 +115,44 @@ pub(crate) fn outbound<'a>(
     Ok((ip, endpoint))
 }
 
-/// Whether a packet that came in a datagram from `from` goes to a pod, looked at as a whole.
-pub(crate) fn inbound<'a>(
-    packet: &'a [u8],
-    from: IpAddr,
-    table: &Table,
-) -> Result<Ip<'a>, DropReason> {
-    // Strangers are not told apart by what they send.
-    if table.source_check() && !table.is_known(from) {
-        return Err(DropReason::UnknownPeer);
+/// Whether packets from peers go to pods.
+#[derive(Debug)]
+pub(crate) struct Inbound<'t> {
+    table: &'t Table,
+    /// The peer and the source of a packet that the table allowed: the next one often has both.
+    last: Option<(IpAddr, IpAddr)>,
+}
+
+impl<'t> Inbound<'t> {
+    pub(crate) fn new(table: &'t Table) -> Self {
+        Self { table, last: None }
     }
-    let ip = acceptable(packet)?;
-    if table.source_check() && table.endpoint(ip.source()).map(|peer| peer.ip()) != Some(from) {
-        return Err(DropReason::SpoofedSource);
+
+    /// Whether a packet that came in a datagram from `from` goes to a pod, looked at as a whole.
+    pub(crate) fn judge<'a>(
+        &mut self,
+        packet: &'a [u8],
+        from: IpAddr,
+    ) -> Result<Ip<'a>, DropReason> {
+        let Self { table, last } = self;
+        let is_checked = table.source_check();
+        // Strangers are not told apart by what they send.
+        if is_checked && last.is_none_or(|(peer, _)| peer != from) && !table.is_known(from) {
+            return Err(DropReason::UnknownPeer);
+        }
+        let ip = acceptable(packet)?;
+        let sender = (from, ip.source());
+        if is_checked && *last != Some(sender) {
+            if table.endpoint(sender.1).map(|peer| peer.ip()) != Some(from) {
+                return Err(DropReason::SpoofedSource);
+            }
+            *last = Some(sender);
+        }
+        if ip.ttl() <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        Ok(ip)
     }
-    if ip.ttl() <= 1 {
-        return Err(DropReason::TtlExpired);
-    }
-    Ok(ip)
 }
 
 fn acceptable(packet: &[u8]) -> Result<Ip<'_>, DropReason> {
@@ -174,7 +194,7 @@ mod tests {
     }
 
     fn within(packet: &[u8], from: &str) -> Option<DropReason> {
-        inbound(packet, from.parse().unwrap(), &Table::new(&orders())).err()
+        Inbound::new(&Table::new(&orders())).judge(packet, from.parse().unwrap()).err()
     }
 
     #[test]
@@ -233,7 +253,7 @@ mod tests {
             blocks.map(|block| (block.parse().unwrap(), "192.0.2.2:8285".parse().unwrap()));
         let table = Table::new(&Orders { endpoints: endpoints.into(), ..orders() });
         for mut packet in packets::captured() {
-            let ip = inbound(&packet, "192.0.2.2".parse().unwrap(), &table).unwrap();
+            let ip = Inbound::new(&table).judge(&packet, "192.0.2.2".parse().unwrap()).unwrap();
             let ttl = ip.ttl();
             wire::decrement_ttl(&mut packet);
             let ip = Ip::new_checked(&packet).unwrap();
@@ -248,8 +268,9 @@ mod tests {
     fn without_the_check_any_source_will_do() {
         let table = Table::new(&Orders { source_check: false, ..orders() });
         let packet = packets::udp4([10, 4, 2, 3], [10, 3, 1, 2], 64, b"hello");
-        assert!(inbound(&packet, "192.0.2.77".parse().unwrap(), &table).is_ok());
-        assert!(inbound(b"garbage", "192.0.2.77".parse().unwrap(), &table).is_err());
+        let mut inbound = Inbound::new(&table);
+        assert!(inbound.judge(&packet, "192.0.2.77".parse().unwrap()).is_ok());
+        assert!(inbound.judge(b"garbage", "192.0.2.77".parse().unwrap()).is_err());
     }
 
     proptest! {
@@ -259,8 +280,24 @@ mod tests {
             if let Ok((ip, _)) = outbound(&bytes, &table) {
                 prop_assert!(ip.ttl() > 1);
             }
-            if let Ok(ip) = inbound(&bytes, "192.0.2.2".parse().unwrap(), &table) {
+            if let Ok(ip) = Inbound::new(&table).judge(&bytes, "192.0.2.2".parse().unwrap()) {
                 prop_assert_eq!(table.endpoint(ip.source()), Some("192.0.2.2:8285".parse().unwrap()));
+            }
+        }
+
+        #[test]
+        fn what_came_before_decides_nothing(
+            packets in proptest::collection::vec((0u8..4, 0u8..3, 0u8..3, 0u8..3), 1..40),
+        ) {
+            let table = Table::new(&orders());
+            let mut inbound = Inbound::new(&table);
+            for (from, source, ttl, version) in packets {
+                let from = IpAddr::from([[192, 0, 2, 2], [192, 0, 2, 9], [192, 0, 2, 77], [10, 3, 2, 3]][usize::from(from)]);
+                let source = [[10, 3, 2, 3], [10, 3, 9, 3], [10, 4, 2, 3]][usize::from(source)];
+                let mut packet = packets::udp4(source, [10, 3, 1, 2], ttl, b"hello");
+                packet[0] ^= version << 4;
+                let alone = Inbound::new(&table).judge(&packet, from).map(|ip| ip.source());
+                prop_assert_eq!(inbound.judge(&packet, from).map(|ip| ip.source()), alone);
             }
         }
     }

@@ -18,6 +18,10 @@ mod repairs;
 mod safety;
 #[path = "tun/support.rs"]
 mod support;
+#[path = "tun/traffic.rs"]
+mod traffic;
+#[path = "tun/unused.rs"]
+mod unused;
 #[path = "tun/wire.rs"]
 mod wire;
 

@@ -182,6 +182,7 @@ mod tests {
             kind,
             mac: None,
             mtu: 1450,
+            queue: 0,
             up: true,
             running: true,
             loopback: false,

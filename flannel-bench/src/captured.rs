@@ -268,6 +268,7 @@ mod tests {
             kind,
             mac: None,
             mtu: 1500,
+            queue: 0,
             up: true,
             running: true,
             loopback: false,

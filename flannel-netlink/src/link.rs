@@ -76,6 +76,8 @@ pub struct LinkChange {
     pub up: Option<bool>,
     /// The largest packet, bytes.
     pub mtu: Option<u32>,
+    /// How many packets may wait for whoever takes them on.
+    pub queue: Option<u32>,
     /// The Ethernet address.
     pub mac: Option<MacAddress>,
     /// The index of the bridge it becomes a port of; 0 takes it out.
@@ -206,6 +208,9 @@ pub async fn alter_link(
     }
     if let Some(name) = &change.name {
         link = link.name(name.clone());
+    }
+    if let Some(queue) = change.queue {
+        link = link.txqueuelen(queue);
     }
     if let Some(namespace) = &change.namespace {
         link = link.setns_by_fd(namespace.as_fd().as_raw_fd());

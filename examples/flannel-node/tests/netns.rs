@@ -6,6 +6,8 @@ mod addresses;
 mod blackhole;
 #[path = "netns/docker.rs"]
 mod docker;
+#[path = "netns/dropping.rs"]
+mod dropping;
 #[path = "netns/explain.rs"]
 mod explain;
 #[path = "netns/firewall.rs"]

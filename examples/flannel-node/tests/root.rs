@@ -113,24 +113,31 @@ async fn the_udp_backend_keeps_the_capability_for_programs_in_the_kernel() {
 }
 
 /// Ends the node of host 0 by SIGKILL and SIGTERM in turns and starts it again: 4 times unless `FLANNEL_RESTARTS` says otherwise.
-/// Returns how many of the packets sent every 10 ms were lost, and the longest gap between two.
-async fn restarts(network: &'static str) -> (u64, Duration) {
+/// Returns how many of the packets sent every 5 ms were lost, and the longest gaps of all rounds, the shortest first.
+async fn restarts(network: &'static str) -> (u64, Vec<Duration>) {
     let rounds = env::var("FLANNEL_RESTARTS").map_or(4, |rounds| rounds.parse().expect("a number"));
     let cluster = Cluster::new(2, network).await;
     let (mut nodes, pods) = cluster.start_all().await;
-    let out = probe::stream(&pods[0], pods[1].ip(), 100).unwrap();
-    let back = probe::stream(&pods[1], pods[0].ip(), 100).unwrap();
+    let (mut lost, mut gaps) = (0, Vec::new());
     for round in 0..rounds {
+        let out = probe::stream(&pods[0], pods[1].ip(), 200).unwrap();
+        let back = probe::stream(&pods[1], pods[0].ip(), 200).unwrap();
+        for stream in [&out, &back] {
+            timeout(Duration::from_secs(5), stream.flowing()).await.expect("packets flow");
+        }
         end(&mut nodes[0], round % 2 == 0).await;
         fs::remove_file(cluster.subnet_file(0)).unwrap();
         nodes[0] = cluster.start(0).await;
         for stream in [&out, &back] {
             timeout(Duration::from_secs(5), stream.flowing()).await.expect("packets flow");
         }
+        let (out, back) = (out.stop().await, back.stop().await);
+        lost += out.lost + back.lost;
+        gaps.push(out.longest_gap.max(back.longest_gap));
     }
-    let (out, back) = (out.stop().await, back.stop().await);
-    println!("{rounds} restarts, {network}: {out}; {back}");
-    (out.lost + back.lost, out.longest_gap.max(back.longest_gap))
+    gaps.sort();
+    println!("{rounds} restarts, {network}: {lost} lost, gaps {gaps:?}");
+    (lost, gaps)
 }
 
 async fn end(node: &mut Process, is_violent: bool) {
@@ -153,9 +160,11 @@ async fn programs_in_the_kernel_lose_no_packet_while_the_node_is_away() {
 #[tokio::test]
 #[ignore = "needs root: run ./ci.sh root as root"]
 async fn the_userspace_engine_loses_what_comes_while_the_node_is_away() {
-    let (_, gap) = restarts(USERSPACE).await;
-    // A start takes under 100 ms; this is about a machine that does other things meanwhile.
-    assert!(gap < Duration::from_millis(500), "{gap:?}");
+    let (_, gaps) = restarts(USERSPACE).await;
+    let half = gaps.len() / 2;
+    assert!(gaps[half] < Duration::from_millis(100), "{gaps:?}");
+    // One alone says more about what else the machine does.
+    assert!(gaps[gaps.len() - 1] < Duration::from_millis(500), "{gaps:?}");
 }
 
 #[tokio::test]

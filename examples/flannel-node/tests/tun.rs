@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::Value;
 
+#[path = "netns/dropping.rs"]
+mod dropping;
 #[path = "netns/support.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod support;
@@ -31,6 +33,14 @@ async fn threads_that_carry_packets_are_in_the_status_and_the_metrics() {
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn programs_that_carry_packets_are_in_the_status_and_the_metrics() {
     shown(EBPF, "ebpf").await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn what_no_pod_has_is_dropped_if_asked_and_what_pods_have_is_not() {
+    for network in [USERSPACE, EBPF] {
+        dropping::comes_if_asked_and_goes(network).await;
+    }
 }
 
 async fn shown(network: &'static str, engine: &str) {

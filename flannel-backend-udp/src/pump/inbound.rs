@@ -44,6 +44,7 @@ impl Inbound {
             context.sockets[socket].receive(&mut slices, meta)?
         };
         let (queue, counters) = (context.queue, context.counters);
+        let mut verdict = verdict::Inbound::new(context.table);
         for (buffer, meta) in meta[..received].iter().enumerate() {
             let stride = meta.stride.max(1);
             let from = meta.addr.ip();
@@ -53,7 +54,7 @@ impl Inbound {
             for at in (0..meta.len).step_by(stride) {
                 let piece = Piece { buffer, at, len: stride.min(meta.len - at) };
                 let packet = &mut buffers[buffer][at..at + piece.len];
-                match verdict::inbound(packet, from, context.table) {
+                match verdict.judge(packet, from) {
                     Ok(_) => {
                         wire::decrement_ttl(packet);
                         if *joins {

@@ -1,22 +1,14 @@
 //! Load both ways while peers come and go.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
+use std::{fs, io::Read, process::Stdio, thread, time::Duration};
+
+use ipnetwork::IpNetwork;
+use tokio::time::{Instant, interval, sleep};
+
+use crate::{
+    lab::{Kind, Lab, block},
+    traffic::{Traffic, socket},
 };
-
-use flannel_testbed::Pod;
-use socket2::SockRef;
-use tokio::time::{Instant, interval};
-
-use crate::lab::{Kind, Lab};
 
 /// `FLANNEL_UDP_LOAD_SECONDS` makes it longer, and looks at memory: other tests of this process would count as well.
 #[tokio::test(flavor = "multi_thread")]
@@ -28,14 +20,8 @@ async fn peers_that_come_and_go_disturb_nobody() {
     let seconds: Option<u64> =
         std::env::var("FLANNEL_UDP_LOAD_SECONDS").ok().and_then(|text| text.parse().ok());
     let started = Instant::now();
-    let end = started + Duration::from_secs(seconds.unwrap_or(3));
-    let stops = Arc::new(AtomicBool::new(false));
-    let mut packets = Vec::new();
-    let mut streams = Vec::new();
-    for (from, to) in [(0, 1), (1, 0)] {
-        packets.push(Packets::start(&lab.pods[from], &lab.pods[to], &stops));
-        streams.push(Stream::start(&lab.pods[from], &lab.pods[to], &stops));
-    }
+    let end = started + seconds.map_or(SHORT, Duration::from_secs);
+    let traffic = Traffic::start(&lab.pods[0], &lab.pods[1]);
     let mut every = interval(Duration::from_millis(100));
     let (mut is_there, mut changes, mut memory) = (true, 0, 0);
     while Instant::now() < end {
@@ -59,137 +45,82 @@ async fn peers_that_come_and_go_disturb_nobody() {
         assert!(is_right().await || is_right().await || is_right().await, "{is_there}");
     }
     let (before, after) = (memory, resident());
-    stops.store(true, Ordering::Relaxed);
-    let packets: Vec<Count> = packets.into_iter().map(Packets::finish).collect();
-    let bytes: Vec<u64> = streams.into_iter().map(Stream::finish).collect();
-    let overflows = [0, 1].map(|n| overflow(&lab, n));
-    println!("{:?}, {changes} changes", started.elapsed());
-    println!("packets {packets:?}, overflows {overflows:?}, bytes of TCP {bytes:?}");
-    println!("resident {before} kB, then {after} kB");
-    for (count, overflow) in packets.into_iter().zip(overflows) {
-        // Where the machine runs no worker for long, its device has no room for what comes meanwhile.
-        let lost = count.sent - count.received;
-        assert!(count.sent > 100 && lost <= overflow, "{count:?}, {overflow}");
-        assert_eq!(count.reordered, 0);
+    let packets = traffic.finish();
+    println!("{:?}, {changes} changes, resident {before} kB, then {after} kB", started.elapsed());
+    for (n, count) in packets.into_iter().enumerate() {
+        let overflow = [overflow(&lab, n), overflow(&lab, 1 - n)];
+        assert_eq!((count.received, count.reordered), (count.sent, 0), "{count:?}, {overflow:?}");
     }
-    assert!(bytes.iter().all(|bytes| *bytes > 1 << 20), "{bytes:?}");
     assert!(seconds.is_none() || after < before + MOST_GROWTH, "{before} kB, then {after} kB");
 }
 
-/// Numbered packets, some at once, so that they are joined on their way.
-struct Packets {
-    sender: JoinHandle<u64>,
-    receiver: JoinHandle<Count>,
-}
-
-#[derive(Debug, Default)]
-struct Count {
-    sent: u64,
-    received: u64,
-    reordered: u64,
-    longest_gap: Duration,
-}
-
-impl Packets {
-    fn start(from: &Pod, to: &Pod, stops: &Arc<AtomicBool>) -> Self {
-        let socket = |pod: &Pod| {
-            let address = SocketAddr::from((pod.ip(), 0));
-            pod.namespace().run(|| UdpSocket::bind(address).unwrap()).unwrap()
-        };
-        let (sender, receiver) = (socket(from), socket(to));
-        sender.connect(receiver.local_addr().unwrap()).unwrap();
-        receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        // What a test does not read in time is nobody's loss.
-        rustix::net::sockopt::set_socket_recv_buffer_size_force(&receiver, 16 << 20).unwrap();
-        let (stops, stopped) = (Arc::clone(stops), Arc::clone(stops));
-        let sender = thread::spawn(move || {
-            let mut number = 0_u64;
-            while !stops.load(Ordering::Relaxed) {
-                for _ in 0..AT_ONCE {
-                    let mut packet = [0x5a; 200];
-                    packet[..8].copy_from_slice(&number.to_be_bytes());
-                    sender.send(&packet).unwrap();
-                    number += 1;
-                }
-                thread::sleep(PAUSE);
-            }
-            number
-        });
-        let receiver = thread::spawn(move || {
-            let (mut count, mut next, mut last) = (Count::default(), 0, Instant::now());
-            let mut packet = [0; 200];
-            loop {
-                let Ok(len) = receiver.recv(&mut packet) else {
-                    if stopped.load(Ordering::Relaxed) {
-                        return count;
-                    }
-                    continue;
-                };
-                assert!(len == packet.len() && packet[8..] == [0x5a; 192]);
-                let number = u64::from_be_bytes(*packet.first_chunk().unwrap());
-                count.received += 1;
-                count.reordered += u64::from(number < next);
-                next = next.max(number + 1);
-                count.longest_gap = count.longest_gap.max(last.elapsed());
-                last = Instant::now();
-            }
-        });
-        Self { sender, receiver }
+/// What the others may not lose either.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn the_kernel_alone_carries_the_same() {
+    let _load = crate::LOAD.lock().await;
+    let lab = Lab::new(&[Kind::Nobody, Kind::Nobody]).await;
+    for (n, other) in [(0, 1), (1, 0)] {
+        lab.host(n).add_route(IpNetwork::from(block(other)), lab.host(other)).await.unwrap();
     }
-
-    fn finish(self) -> Count {
-        let sent = self.sender.join().unwrap();
-        Count { sent, ..self.receiver.join().unwrap() }
+    assert!(lab.reaches(0, 1).await || lab.reaches(0, 1).await);
+    let traffic = Traffic::start(&lab.pods[0], &lab.pods[1]);
+    sleep(SHORT).await;
+    for count in traffic.finish() {
+        assert_eq!((count.received, count.reordered), (count.sent, 0), "{count:?}");
     }
 }
 
-/// One TCP connection, whose bytes are looked at.
-struct Stream {
-    sender: JoinHandle<u64>,
-    receiver: JoinHandle<u64>,
+/// A worker is a thread like others: while it has no processor, packets wait. At the kernel's own length of the queue, most of these
+/// would be lost.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_worker_without_a_processor_loses_nothing() {
+    let _load = crate::LOAD.lock().await;
+    let lab = Lab::new(&[Kind::Ours, Kind::Ours]).await;
+    assert!(lab.reaches(0, 1).await || lab.reaches(0, 1).await);
+    let (from, to) = (socket(&lab.pods[0]), socket(&lab.pods[1]));
+    from.connect(to.local_addr().unwrap()).unwrap();
+    to.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let cpu = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1).to_string();
+    for worker in workers() {
+        let mut pin = std::process::Command::new("taskset");
+        pin.args(["-pc", &cpu, &worker]).stdout(Stdio::null()).stderr(Stdio::null());
+        // Those of another test may have ended.
+        pin.status().unwrap();
+    }
+    // It goes before all that is not of its kind, and the kernel ends it if we do not.
+    let hog = "ulimit -t 1; echo; while :; do :; done";
+    let mut command = std::process::Command::new("taskset");
+    command.args(["-c", &cpu, "chrt", "-f", "1", "sh", "-c", hog]).stdout(Stdio::piped());
+    let mut hog = command.spawn().unwrap();
+    hog.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    for number in 0..BACKLOG {
+        from.send(&number.to_be_bytes()).unwrap();
+    }
+    to.set_nonblocking(true).unwrap();
+    let carried = to.recv(&mut [0; 4]);
+    hog.kill().unwrap();
+    hog.wait().unwrap();
+    assert!(carried.is_err(), "a worker was running");
+    to.set_nonblocking(false).unwrap();
+    let mut packet = [0; 4];
+    for number in 0..BACKLOG {
+        assert_eq!(to.recv(&mut packet).unwrap(), 4, "after {number}");
+        assert_eq!(u32::from_be_bytes(packet), number);
+    }
 }
 
-impl Stream {
-    fn start(from: &Pod, to: &Pod, stops: &Arc<AtomicBool>) -> Self {
-        let address = SocketAddr::from((to.ip(), 0));
-        let listener = to.namespace().run(|| TcpListener::bind(address).unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut sender = from.namespace().run(|| TcpStream::connect(address).unwrap()).unwrap();
-        let (mut receiver, _) = listener.accept().unwrap();
-        SockRef::from(&sender).set_linger(Some(Duration::from_secs(5))).unwrap();
-        let stops = Arc::clone(stops);
-        let data: Vec<u8> = (0..PATTERN * 256).map(|n| (n % PATTERN) as u8).collect();
-        let sender = thread::spawn(move || {
-            let mut sent = 0;
-            while !stops.load(Ordering::Relaxed) {
-                sender.write_all(&data).unwrap();
-                sent += data.len() as u64;
-                thread::sleep(PAUSE);
-            }
-            sent
-        });
-        let receiver = thread::spawn(move || {
-            let (mut buffer, mut received) = (vec![0; 64 << 10], 0);
-            loop {
-                let len = receiver.read(&mut buffer).unwrap();
-                if len == 0 {
-                    return received;
-                }
-                let is_right = |(n, byte): (usize, &u8)| {
-                    (received as usize + n) % PATTERN == usize::from(*byte)
-                };
-                assert!(buffer[..len].iter().enumerate().all(is_right), "after {received}");
-                received += len as u64;
-            }
-        });
-        Self { sender, receiver }
+/// The threads that carry packets in this process, by their numbers.
+fn workers() -> Vec<String> {
+    let mut workers = Vec::new();
+    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if name.starts_with("udp-") {
+            workers.push(task.file_name().into_string().unwrap());
+        }
     }
-
-    fn finish(self) -> u64 {
-        let sent = self.sender.join().unwrap();
-        assert_eq!(self.receiver.join().unwrap(), sent);
-        sent
-    }
+    workers
 }
 
 /// Packets that the device of a host had no room for.
@@ -212,7 +143,7 @@ fn resident() -> u64 {
 const WARM: u32 = 15;
 /// kB.
 const MOST_GROWTH: u64 = 4096;
-const AT_ONCE: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(2);
-/// A prime number of bytes, which no segment is a multiple of.
-const PATTERN: usize = 251;
+/// Packets that wait for a worker: four times what a TUN device holds by itself.
+const BACKLOG: u32 = 2000;
+/// How long it takes unless somebody says otherwise.
+const SHORT: Duration = Duration::from_secs(3);

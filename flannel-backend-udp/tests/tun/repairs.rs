@@ -8,9 +8,10 @@ use flannel_netlink::{
     state::{Address, LinkKind, Route},
 };
 use flannel_testbed::probe;
+use tokio::time::timeout;
 
 use crate::{
-    lab::{Kind, Lab, Node},
+    lab::{Kind, Lab, Node, PATIENCE},
     support::{self, Kernel},
 };
 
@@ -40,6 +41,21 @@ async fn a_device_that_was_set_down_or_made_smaller_is_put_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_queue_that_was_made_shorter_is_put_right_and_a_longer_one_is_left() {
+    let mut lab = Lab::new(&PAIR).await;
+    let mut kernel = Kernel::of(lab.host(0));
+    let ours = kernel.link("flannel0").await.queue;
+    for (queue, then) in [(ours - 1, ours), (ours + 1, ours + 1)] {
+        let change = LinkChange { queue: Some(queue), ..LinkChange::default() };
+        kernel.alter("flannel0", change).await;
+        timeout(PATIENCE, lab.node(0).network.drifted()).await.unwrap().unwrap();
+        lab.sync(0).await.unwrap();
+        assert_eq!(kernel.link("flannel0").await.queue, then);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn packets_go_on_after_the_link_was_down_or_made_anew() {
     let mut lab = Lab::new(&PAIR).await;
     lab.host(0).link_down().await.unwrap();
@@ -58,9 +74,9 @@ async fn the_device_follows_the_mtu_of_the_link() {
     let mut lab = Lab::new(&PAIR).await;
     lab.host(0).set_mtu(1400).await.unwrap();
     let network = &mut lab.node(0).network;
-    tokio::time::timeout(crate::lab::PATIENCE, network.drifted()).await.unwrap().unwrap();
+    timeout(PATIENCE, network.drifted()).await.unwrap().unwrap();
     while network.mtu() != 1372 {
-        tokio::time::timeout(crate::lab::PATIENCE, network.drifted()).await.unwrap().unwrap();
+        timeout(PATIENCE, network.drifted()).await.unwrap().unwrap();
     }
     lab.sync(0).await.unwrap();
     assert_eq!(Kernel::of(lab.host(0)).link("flannel0").await.mtu, 1372);
@@ -74,10 +90,7 @@ async fn nothing_spins_while_nothing_works() {
     Kernel::of(lab.host(0)).delete("flannel0").await;
     lab.host(1).link_down().await.unwrap();
     // The first notices what happened and ends; nobody syncs.
-    tokio::time::timeout(crate::lab::PATIENCE, lab.node(0).network.drifted())
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(PATIENCE, lab.node(0).network.drifted()).await.unwrap().unwrap();
     let before = engine_ticks();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(engine_ticks() - before <= 2, "ticks of 10 ms in half a second");
@@ -158,7 +171,7 @@ async fn a_port_that_is_taken_is_named() {
 async fn a_restart_beside_the_old_one_leaves_a_short_gap() {
     let mut lab = Lab::new(&PAIR).await;
     let probes = probe::stream(&lab.pods[0], lab.pod_ip(1).into(), 500).unwrap();
-    tokio::time::timeout(crate::lab::PATIENCE, probes.flowing()).await.unwrap();
+    timeout(PATIENCE, probes.flowing()).await.unwrap();
     for _ in 0..5 {
         let backend = Arc::new(support::udp(lab.host(0), &lab.config));
         let network = backend.start(&lab.leases[0]).await.unwrap();
@@ -166,7 +179,7 @@ async fn a_restart_beside_the_old_one_leaves_a_short_gap() {
         lab.sync(0).await.unwrap();
         // The old one does not take its device back.
         assert!(!old.network.sync(&lab.peers(0)).await.unwrap_err().is_retryable());
-        tokio::time::timeout(crate::lab::PATIENCE, probes.flowing()).await.unwrap();
+        timeout(PATIENCE, probes.flowing()).await.unwrap();
     }
     let report = probes.stop().await;
     // The kernel drops what it has for a queue that ends, until nobody looks at the queue any more.

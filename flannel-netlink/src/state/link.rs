@@ -19,6 +19,8 @@ pub struct Link {
     pub mac: Option<MacAddress>,
     /// The largest packet it takes, bytes.
     pub mtu: u32,
+    /// How many packets wait at most for whoever takes them on: for a TUN device, in each of its queues.
+    pub queue: u32,
     /// It is set up by its owner.
     pub up: bool,
     /// It is up and can carry packets: the cable is in, the other end of the pair is up.
@@ -99,6 +101,7 @@ impl Link {
             kind: LinkKind::Other(String::new()),
             mac: None,
             mtu: 0,
+            queue: 0,
             up: flags & IFF_UP != 0,
             running: flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING,
             loopback: flags & IFF_LOOPBACK != 0,
@@ -112,6 +115,7 @@ impl Link {
                 IFLA_IFNAME => link.name = attribute.text()?.to_owned(),
                 IFLA_ADDRESS => link.mac = attribute.value.try_into().ok().map(MacAddress::new),
                 IFLA_MTU => link.mtu = attribute.u32()?,
+                IFLA_TXQLEN => link.queue = attribute.u32()?,
                 IFLA_LINK => link.parent = attribute.u32().filter(|index| *index != 0),
                 IFLA_MASTER => link.controller = attribute.u32().filter(|index| *index != 0),
                 IFLA_LINKINFO => link.kind = kind_of(&attribute),
@@ -211,6 +215,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;

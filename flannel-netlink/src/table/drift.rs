@@ -116,6 +116,9 @@ fn write_difference(f: &mut fmt::Formatter<'_>, wanted: &Link, now: &Link) -> fm
     if now.mtu != wanted.mtu {
         write!(f, " to MTU {}", now.mtu)?;
     }
+    if now.queue != wanted.queue {
+        write!(f, " to a queue of {}", now.queue)?;
+    }
     if now.up != wanted.up {
         write!(f, " to {}", if now.up { "up" } else { "down" })?;
     }
@@ -135,6 +138,7 @@ mod tests {
             kind: LinkKind::Bridge,
             mac: Some("0e:2a:11:22:33:44".parse().unwrap()),
             mtu: 1450,
+            queue: 0,
             up: true,
             running: true,
             loopback: false,

@@ -130,6 +130,10 @@ async fn a_device_is_renamed_moved_and_made_a_port() {
     alter_link(&mut there, port.index, &change).await.unwrap();
     let port = link_by_name(&mut there, "port0").await.unwrap().unwrap();
     assert_eq!((port.controller, port.up), (Some(bridge.index), true));
+    let longer = LinkChange { queue: Some(port.queue + 77), ..Default::default() };
+    alter_link(&mut there, port.index, &longer).await.unwrap();
+    let altered = link_by_name(&mut there, "port0").await.unwrap().unwrap();
+    assert_eq!(altered.queue, port.queue + 77);
     let names: Vec<_> =
         list_links(&mut there).await.unwrap().into_iter().map(|link| link.name).collect();
     assert_eq!(names.len(), 3, "{names:?}");

@@ -8,6 +8,7 @@ fn link(index: u32, name: &str) -> Link {
         kind: LinkKind::Other(String::new()),
         mac: None,
         mtu: 1500,
+        queue: 0,
         up: true,
         running: true,
         loopback: index == 1,

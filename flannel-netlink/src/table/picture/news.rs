@@ -87,8 +87,8 @@ impl Picture {
     fn link_news(&self, watched: &WatchedLink) -> Option<Option<Link>> {
         let wanted = &watched.wanted;
         let now = self.links.get(&wanted.index).filter(|link| link.name == wanted.name);
-        if now.is_some_and(|now| (now.mac, now.mtu, now.up) == (wanted.mac, wanted.mtu, wanted.up))
-        {
+        let compared = |link: &Link| (link.mac, link.mtu, link.queue, link.up);
+        if now.is_some_and(|now| compared(now) == compared(wanted)) {
             return None;
         }
         let now = now.cloned();

@@ -29,6 +29,7 @@ fn link(index: u32, name: &str, up: bool) -> Link {
         kind,
         mac,
         mtu: 1450,
+        queue: 0,
         up,
         running: up,
         loopback: false,

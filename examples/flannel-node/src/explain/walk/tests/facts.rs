@@ -19,6 +19,7 @@ pub(super) fn link(index: u32, name: &str, kind: LinkKind, mtu: u32) -> Link {
         kind,
         mac: Some(MacAddress::new([0x0e, 0x2a, 0, 0, 0, 1])),
         mtu,
+        queue: 0,
         up: true,
         running: true,
         loopback: false,
