@@ -151,6 +151,7 @@ impl Userspace {
             local: orders.local.iter().map(|ip| SocketAddr::new(*ip, orders.port)).collect(),
             workers: self.workers,
             joins,
+            path_mtu_discovery: orders.path_mtu_discovery,
         };
         if let Some(running) = &mut self.running {
             let failure = running.pump.failure();

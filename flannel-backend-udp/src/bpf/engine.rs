@@ -336,6 +336,7 @@ impl Engine {
             send: self.programs.sending_number(),
             back: self.programs.returning().1,
             source_check: orders.source_check,
+            path_mtu_discovery: orders.path_mtu_discovery,
             has_link_header,
             local4: address(true).and_then(|it| match it {
                 IpAddr::V4(v4) => Some(*v4),
