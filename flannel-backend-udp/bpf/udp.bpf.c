@@ -75,6 +75,7 @@ struct config {
 #define NO_LINK_HEADER 2u // the network card has no Ethernet header
 
 #define DETOUR 4u // there is a detour device
+#define PATH_MTU_DISCOVERY 8u // what nobody may cut inside nobody may cut outside
 
 // What stands at each place in `counts`, for each processor.
 struct tally {
@@ -246,10 +247,12 @@ INLINE int send4(struct __sk_buff *skb)
 		struct ipv4 ip;
 		struct udp udp;
 	} outer = {
-		// The kernel fills in the checksum. Routers may cut what they may cut inside, so each has a number.
-		.ip = { PLAIN_IPV4, 0, length(len), (__u16)random(), ip->fragment & DONT_FRAGMENT, TTL, UDP, 0, own->local4, peer->address },
+		// The kernel fills in the checksum. Routers may cut it, so each has a number.
+		.ip = { PLAIN_IPV4, 0, length(len), (__u16)random(), 0, TTL, UDP, 0, own->local4, peer->address },
 		.udp = { own->port, peer->port, length(len - sizeof(struct ipv4)), 0 },
 	};
+	if (own->flags & PATH_MTU_DISCOVERY)
+		outer.ip.fragment = ip->fragment & DONT_FRAGMENT;
 	decrement_ttl4(ip);
 	return push(skb, &outer, sizeof(outer));
 }

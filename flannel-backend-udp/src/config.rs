@@ -9,6 +9,9 @@ pub(crate) struct Settings {
     pub(crate) port: u16,
     /// Take packets only from known peers, and only with a source inside of that peer's subnet.
     pub(crate) source_check: bool,
+    /// Keep routers from cutting datagrams, so that senders can be told what a path takes. Where their ICMP does not arrive, large
+    /// packets are lost.
+    pub(crate) path_mtu_discovery: bool,
     pub(crate) engine: EngineChoice,
 }
 
@@ -39,6 +42,7 @@ impl Settings {
             // The range makes the conversion lossless.
             port: port.map_or(PORT, |port| port as u16),
             source_check: options.boolean("SourceCheck", true)?,
+            path_mtu_discovery: options.boolean("PathMTUDiscovery", false)?,
             engine: engine.unwrap_or_default(),
         })
     }
@@ -53,7 +57,7 @@ impl Settings {
 /// As in flannel's udp backend.
 const PORT: u16 = 8285;
 
-const KNOWN: [&str; 4] = ["Type", "Port", "SourceCheck", "Engine"];
+const KNOWN: [&str; 5] = ["Type", "Port", "SourceCheck", "Engine", "PathMTUDiscovery"];
 
 #[cfg(test)]
 mod tests {
@@ -67,15 +71,27 @@ mod tests {
 
     #[test]
     fn defaults_are_flannels() {
-        let settings = Settings { port: 8285, source_check: true, engine: EngineChoice::Auto };
+        let settings = Settings {
+            port: 8285,
+            source_check: true,
+            path_mtu_discovery: false,
+            engine: EngineChoice::Auto,
+        };
         assert_eq!(read(r#"{"Type":"udp"}"#), Ok(settings));
     }
 
     #[test]
     fn keys_are_read_in_any_case() {
-        let settings = read(r#"{"PORT":9000,"sourcecheck":false,"engine":"userspace"}"#).unwrap();
-        let expected =
-            Settings { port: 9000, source_check: false, engine: EngineChoice::Userspace };
+        let settings = read(
+            r#"{"PORT":9000,"sourcecheck":false,"engine":"userspace","pathmtudiscovery":true}"#,
+        )
+        .unwrap();
+        let expected = Settings {
+            port: 9000,
+            source_check: false,
+            path_mtu_discovery: true,
+            engine: EngineChoice::Userspace,
+        };
         assert_eq!(settings, expected);
         assert_eq!(read(r#"{"Engine":"ebpf"}"#).unwrap().engine, EngineChoice::Ebpf);
     }

@@ -85,7 +85,7 @@ impl Ebpf {
                 report.added += changes.added;
                 report.replaced += changes.replaced;
                 report.removed += changes.removed;
-                if account.speed_up(engine.meter()) {
+                if account.speed_up(engine) {
                     info!("BPF programs carry packets");
                 }
                 Ok(Some(engine.program()))

@@ -14,7 +14,7 @@ use crate::{
     bpf,
     plan::Orders,
     pump::{Failure, Meter, Pump, Setup, StartError},
-    stats::{Engine, Features, Stats},
+    stats::{EbpfFeatures, Engine, Features, Stats},
 };
 
 /// What an embedder can read, from the first engine to the last.
@@ -27,7 +27,7 @@ struct Entries {
     past: Stats,
     present: Option<(Features, Meter)>,
     /// What carries most packets while the other has the rest.
-    ebpf: Option<bpf::Meter>,
+    ebpf: Option<(bpf::Meter, EbpfFeatures)>,
     refused: Option<String>,
 }
 
@@ -45,20 +45,22 @@ impl Account {
     }
 
     /// BPF programs carry packets from now on, if they do not already; whether that is news.
-    pub(crate) fn speed_up(&self, meter: bpf::Meter) -> bool {
+    pub(crate) fn speed_up(&self, engine: &bpf::Engine) -> bool {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = entries.ebpf.is_none();
-        if is_news {
-            (entries.ebpf, entries.refused) = (Some(meter), None);
+        let features = engine.features();
+        if let Some((_, known)) = &mut entries.ebpf {
+            *known = features;
+            return false;
         }
-        is_news
+        (entries.ebpf, entries.refused) = (Some((engine.meter(), features)), None);
+        true
     }
 
     /// BPF programs do not carry packets, or no more.
     pub(crate) fn slow_down(&self, reason: &str) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.refused = Some(reason.to_owned());
-        if let Some(meter) = entries.ebpf.take() {
+        if let Some((meter, _)) = entries.ebpf.take() {
             entries.past.add_ebpf(&meter.counts());
         }
     }
@@ -68,6 +70,7 @@ impl Entries {
     fn stats(&self) -> Stats {
         let mut stats = self.past.clone();
         stats.ebpf_refused = self.refused.clone();
+        stats.ebpf = self.ebpf.as_ref().map(|(_, features)| features.clone());
         if let Some((features, meter)) = &self.present {
             let features = features.clone();
             add_userspace(meter, &mut stats);
@@ -76,7 +79,7 @@ impl Entries {
                 None => Engine::Userspace(features),
             });
         }
-        if let Some(meter) = &self.ebpf {
+        if let Some((meter, _)) = &self.ebpf {
             stats.add_ebpf(&meter.counts());
         }
         stats
@@ -148,6 +151,7 @@ impl Userspace {
             local: orders.local.iter().map(|ip| SocketAddr::new(*ip, orders.port)).collect(),
             workers: self.workers,
             joins,
+            path_mtu_discovery: orders.path_mtu_discovery,
         };
         if let Some(running) = &mut self.running {
             let failure = running.pump.failure();

@@ -105,6 +105,7 @@ fn table() -> Table {
         local: vec![Ipv4Addr::new(192, 0, 2, 3).into()],
         port: 8285,
         source_check: true,
+        path_mtu_discovery: false,
         endpoints: endpoints.into(),
     })
 }

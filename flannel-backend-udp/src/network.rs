@@ -141,6 +141,7 @@ impl Common {
             local,
             port: self.port,
             source_check: self.settings.source_check,
+            path_mtu_discovery: self.settings.path_mtu_discovery,
             endpoints,
         })
     }

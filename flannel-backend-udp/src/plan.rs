@@ -23,6 +23,8 @@ pub(crate) struct Orders {
     pub(crate) port: u16,
     /// Whether sources are checked.
     pub(crate) source_check: bool,
+    /// Whether routers are kept from cutting datagrams, so that they say what a path takes.
+    pub(crate) path_mtu_discovery: bool,
     /// Where each block of each peer is reached. Blocks may be of different lengths and overlap: the longest prefix counts.
     pub(crate) endpoints: BTreeMap<IpNetwork, SocketAddr>,
 }

@@ -80,6 +80,8 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     /// Whether sockets ask for datagrams joined together. Joined ones are none that BPF programs can take apart.
     pub(crate) joins: bool,
+    /// Whether routers are kept from cutting datagrams.
+    pub(crate) path_mtu_discovery: bool,
 }
 
 /// Why workers could not be started.
@@ -106,7 +108,7 @@ impl Pump {
         let mut sockets = Vec::with_capacity(tun.queues.len());
         for _ in &tun.queues {
             let open = |address: &SocketAddr| {
-                PeerSocket::open(namespace, *address, setup.joins)
+                PeerSocket::open(namespace, *address, setup.joins, setup.path_mtu_discovery)
                     .map_err(|source| StartError::Listen { address: *address, source })
             };
             sockets.push(setup.local.iter().map(open).collect::<Result<Vec<_>, _>>()?);

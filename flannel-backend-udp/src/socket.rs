@@ -51,7 +51,13 @@ pub(crate) enum NotSent {
 
 impl PeerSocket {
     /// Opens a socket in `namespace` that shares `local` with those of other workers, and takes datagrams joined if `joins`.
-    pub(crate) fn open(namespace: &Namespace, local: SocketAddr, joins: bool) -> io::Result<Self> {
+    /// Routers may cut IPv4 datagrams unless `path_mtu_discovery` asks them to say what the path takes.
+    pub(crate) fn open(
+        namespace: &Namespace,
+        local: SocketAddr,
+        joins: bool,
+        path_mtu_discovery: bool,
+    ) -> io::Result<Self> {
         let sockets = || -> io::Result<_> {
             let own = bound(local, true)?;
             let probe = bound(SocketAddr::new(local.ip(), 0), false)?;
@@ -62,7 +68,11 @@ impl PeerSocket {
         // A path that is found to be small must not lose packets that may not be told so: those are sent in fragments, as
         // flannel does.
         if local.is_ipv4() {
-            sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::WANT)?;
+            let how = match path_mtu_discovery {
+                true => Ipv4PathMtuDiscovery::WANT,
+                false => Ipv4PathMtuDiscovery::DONT,
+            };
+            sockopt::set_ip_mtu_discover(&socket, how)?;
         } else {
             sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::WANT)?;
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6DontFrag, &false)?;

@@ -150,6 +150,7 @@ mod tests {
             local: vec![[192, 0, 2, 1].into()],
             port: 8285,
             source_check: true,
+            path_mtu_discovery: false,
             endpoints,
         })
     }

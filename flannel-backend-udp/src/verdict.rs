@@ -183,6 +183,7 @@ mod tests {
             local: vec![[192, 0, 2, 1].into()],
             port: 5000,
             source_check: true,
+            path_mtu_discovery: false,
             endpoints: endpoints
                 .map(|(block, to)| (block.parse().unwrap(), to.parse().unwrap()))
                 .into(),

@@ -44,8 +44,8 @@ pub(super) struct Detour {
     port: u16,
     marks: Marks,
     state: State,
-    /// Why there is none was said before.
-    is_told: bool,
+    /// Why there is none, or was none until it was opened.
+    refused: Option<String>,
 }
 
 #[derive(Debug)]
@@ -102,7 +102,7 @@ pub(super) enum Passage {
 impl Detour {
     pub(super) fn new(namespace: &Namespace, port: u16, marks: &Marks) -> Self {
         let (namespace, marks) = (namespace.clone(), marks.clone());
-        Self { namespace, port, marks, state: State::New, is_told: false }
+        Self { namespace, port, marks, state: State::New, refused: None }
     }
 
     /// Makes the device and its filter, or takes over what is there, and returns what the programs have to know. What is right
@@ -134,11 +134,16 @@ impl Detour {
         }
     }
 
+    /// Why there is none; `None` if there is one.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.refused.as_deref().filter(|_| !matches!(self.state, State::Open(_)))
+    }
+
     /// There is none for the next while.
     pub(super) async fn refuse(&mut self, connection: &mut Connection, error: &BpfError) {
         let reason = std::error::Error::source(error)
             .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        if std::mem::replace(&mut self.is_told, true) {
+        if self.refused.replace(reason.clone()).is_some() {
             debug!(reason, "no detour");
         } else {
             warn!(reason, "TCP packets from peers take no detour: they are slower behind a bridge");

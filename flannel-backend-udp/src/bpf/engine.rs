@@ -23,7 +23,7 @@ use super::{
     programs::Programs,
     trial::try_places,
 };
-use crate::plan::Orders;
+use crate::{plan::Orders, stats::EbpfFeatures};
 
 /// The programs of one network and the places where the kernel runs them, but for the route, which has an owner already.
 ///
@@ -203,8 +203,13 @@ impl Engine {
         }
         // A program of another version would send packets by the detour that this version does not know for ours.
         let detour = match config.detour {
-            // Without an Ethernet header there is none to put a packet's new one into.
-            _ if !has_link_header => None,
+            // There is none to put a packet's new one into.
+            _ if !has_link_header => {
+                if self.detour.refused().is_none() {
+                    self.detour.refuse(&mut self.connection, &NO_LINK_HEADER).await;
+                }
+                None
+            }
             was => {
                 let (connection, programs) = (&mut self.connection, &self.programs);
                 self.detour.ensure(connection, programs, was, &mut changes).await
@@ -263,6 +268,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// How packets are carried, as of the last sync.
+    pub(crate) fn features(&self) -> EbpfFeatures {
+        EbpfFeatures::new(self.detour.refused().map(str::to_owned), self.paths.narrow().len())
     }
 
     /// Counts packets from now on.
@@ -326,6 +336,7 @@ impl Engine {
             send: self.programs.sending_number(),
             back: self.programs.returning().1,
             source_check: orders.source_check,
+            path_mtu_discovery: orders.path_mtu_discovery,
             has_link_header,
             local4: address(true).and_then(|it| match it {
                 IpAddr::V4(v4) => Some(*v4),
@@ -410,6 +421,8 @@ pub(crate) async fn remove_leftover(
     left.and_then(|was_there| removed.map(|()| was_there))
 }
 
+const NO_LINK_HEADER: BpfError =
+    BpfError::Detour { reason: "packets of the network card have no Ethernet header" };
 /// Of devices and addresses for the detour.
 const TOPICS: [Topic; 3] = [Topic::Addresses, Topic::Links, Topic::TrafficControl];
 /// What nobody tells about is to be put right within a second, and each look costs a waking.

@@ -57,6 +57,8 @@ pub(super) struct Config {
     /// The number of the program on the detour device that goes with these maps.
     pub(super) back: u32,
     pub(super) source_check: bool,
+    /// Whether routers are kept from cutting what they may not cut inside.
+    pub(super) path_mtu_discovery: bool,
     /// Whether packets come from the network card with an Ethernet header.
     pub(super) has_link_header: bool,
     pub(super) local4: Option<Ipv4Addr>,
@@ -81,6 +83,7 @@ impl Config {
         let flag = |is_set, bit| if is_set { bit } else { 0 };
         let flags = flag(self.source_check, SOURCE_CHECK)
             | flag(!self.has_link_header, NO_LINK_HEADER)
+            | flag(self.path_mtu_discovery, PATH_MTU_DISCOVERY)
             | flag(self.detour.is_some_and(|detour| detour.is_open), DETOUR);
         let mut bytes = [0; CONFIG_BYTES];
         for (at, number) in [self.tunnel, self.send, self.back, flags].into_iter().enumerate() {
@@ -112,6 +115,7 @@ impl Config {
             send: number(4),
             back: number(8),
             source_check: flags & SOURCE_CHECK != 0,
+            path_mtu_discovery: flags & PATH_MTU_DISCOVERY != 0,
             has_link_header: flags & NO_LINK_HEADER == 0,
             local4: Some(local4).filter(|it| !it.is_unspecified()),
             local6: Some(local6).filter(|it| !it.is_unspecified()),
@@ -186,6 +190,7 @@ const TALLY_BYTES: usize = 16;
 const SOURCE_CHECK: u32 = 1;
 const NO_LINK_HEADER: u32 = 2;
 const DETOUR: u32 = 4;
+const PATH_MTU_DISCOVERY: u32 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -251,13 +256,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_config_is_read_as_it_was_written(
-            tunnel: u32, send: u32, back: u32, source_check: bool, has_link_header: bool,
+            tunnel: u32, send: u32, back: u32, source_check: bool, path_mtu_discovery: bool, has_link_header: bool,
             local4 in prop::option::of(1_u32..), local6 in prop::option::of(1_u128..), port: u16,
             detour in prop::option::of((any::<bool>(), 1_u16.., any::<[u8; 6]>())),
         ) {
             let detour = detour.map(|(is_open, port, mac)| Detour { is_open, port, mac });
             let config = Config {
-                detour, tunnel, send, back, source_check, has_link_header, port,
+                detour, tunnel, send, back, source_check, path_mtu_discovery, has_link_header, port,
                 local4: local4.map(Ipv4Addr::from), local6: local6.map(Ipv6Addr::from),
             };
             prop_assert_eq!(Config::parse(&config.bytes()), Some(config));

@@ -1,8 +1,9 @@
 //! Paths to peers that take less than the network card does.
 //!
-//! Routers on the way say so to the address that datagrams come from, which the kernel notes because a socket listens there. The
-//! programs cannot look into those notes: so whenever they have seen such a word, the kernel is asked about all peers, and what
-//! differs goes into the map of endpoints. What the kernel forgets, after ten minutes if nobody told it otherwise, is forgotten here.
+//! Where routers may not cut datagrams (IPv6, and `PathMTUDiscovery`) they say so to the address that datagrams come from, which the
+//! kernel notes because a socket listens there. The programs cannot look into those notes: so whenever they have seen such a word, the
+//! kernel is asked about all peers, and what differs goes into the map of endpoints. What the kernel forgets, after ten minutes if
+//! nobody told it otherwise, is forgotten here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

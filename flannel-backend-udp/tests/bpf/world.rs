@@ -89,6 +89,7 @@ impl Cluster {
 fn serde_json(config: &NetworkConfig, is_userspace: bool) -> String {
     let options = config.backend().options();
     let source_check = options.boolean("SourceCheck", true).unwrap();
+    let discovery = options.boolean("PathMTUDiscovery", false).unwrap();
     let engine = if is_userspace { "userspace" } else { "ebpf" };
     let mut members = Vec::new();
     if let Some(range) = config.ipv4() {
@@ -101,7 +102,7 @@ fn serde_json(config: &NetworkConfig, is_userspace: bool) -> String {
     }
     let members = members.join(",");
     format!(
-        r#"{{{members},"Backend":{{"Type":"udp","Engine":"{engine}","SourceCheck":{source_check}}}}}"#
+        r#"{{{members},"Backend":{{"Type":"udp","Engine":"{engine}","SourceCheck":{source_check},"PathMTUDiscovery":{discovery}}}}}"#
     )
 }
 

@@ -1,6 +1,6 @@
 //! What the udp backend says of its packets.
 
-use flannel_backend_udp::{DropReason, Engine, Stats, Traffic};
+use flannel_backend_udp::{DropReason, EbpfFeatures, Engine, Stats, Traffic};
 use serde_json::{Map, Value, json};
 
 /// Its part of the document.
@@ -9,6 +9,7 @@ pub(super) fn document(stats: &Stats) -> Value {
     json!({
         "engine": stats.engine.as_ref().map(Engine::name),
         "ebpf_refused": stats.ebpf_refused,
+        "ebpf": stats.ebpf.as_ref().map(ebpf),
         "workers": features.map(|features| features.workers),
         "features": features.map(|features| features.named().into_iter().collect::<std::collections::BTreeMap<_, _>>()),
         "missing": features.map(|features| &features.missing),
@@ -17,6 +18,15 @@ pub(super) fn document(stats: &Stats) -> Value {
         "by_ebpf": stats.by_ebpf,
         "answered": stats.answered,
         "dropped": dropped(stats.drops()),
+    })
+}
+
+fn ebpf(features: &EbpfFeatures) -> Value {
+    json!({
+        "hook": features.hook,
+        "detour": features.detour(),
+        "detour_refused": features.detour_refused,
+        "narrow_paths": features.narrow_paths,
     })
 }
 
@@ -41,6 +51,13 @@ pub(super) fn lines(udp: &Value) -> Vec<(&'static str, String)> {
         (Some(engine), None) => engine.into(),
     };
     let mut lines = vec![("engine", engine)];
+    let ebpf = &udp["ebpf"];
+    lines.extend(ebpf["hook"].as_str().map(|hook| ("  filter of", hook.to_owned())));
+    let refused = ebpf["detour_refused"].as_str();
+    lines.extend(refused.map(|why| ("  without", format!("the detour of TCP from peers: {why}"))));
+    let narrow = ebpf["narrow_paths"].as_u64().filter(|count| *count > 0);
+    let narrow = narrow.map(|count| format!("{count} take less than the network card"));
+    lines.extend(narrow.map(|text| ("  paths", text)));
     let missing = udp["missing"].as_array().into_iter().flatten().filter_map(Value::as_str);
     lines.extend(missing.map(|missing| ("  without", missing.to_owned())));
     let side = |key: &str| format!("{} packets, {} bytes", udp[key]["packets"], udp[key]["bytes"]);
@@ -82,5 +99,16 @@ mod tests {
         ];
         assert_eq!(lines(&document), expected.map(|(name, text)| (name, text.to_owned())));
         assert!(lines(&Value::Null).is_empty());
+        document["engine"] = "ebpf".into();
+        document["ebpf_refused"] = Value::Null;
+        document["ebpf"] =
+            json!({ "hook": "clsact", "detour_refused": "it needs Linux 5.12", "narrow_paths": 2 });
+        let expected = [
+            ("engine", "ebpf"),
+            ("  filter of", "clsact"),
+            ("  without", "the detour of TCP from peers: it needs Linux 5.12"),
+            ("  paths", "2 take less than the network card"),
+        ];
+        assert_eq!(lines(&document)[..4], expected.map(|(name, text)| (name, text.to_owned())));
     }
 }

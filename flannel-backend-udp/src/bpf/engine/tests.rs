@@ -27,6 +27,7 @@ fn orders(peers: u8) -> Orders {
         local: vec![[192, 0, 2, 1].into()],
         port: 8285,
         source_check: true,
+        path_mtu_discovery: false,
         endpoints: (2..2 + peers).map(endpoint).collect(),
     }
 }
