@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use ipnetwork::IpNetwork;
+
 /// Which rules a [`Firewall`](crate::Firewall) keeps, and by what means.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FirewallOptions {
@@ -11,6 +13,9 @@ pub struct FirewallOptions {
     pub mode: ModeChoice,
     /// Whether traffic that leaves the network gets the address of this node, and which ports it gets.
     pub masquerade: Masquerade,
+    /// Destinations outside of the network, such as the addresses of the nodes, to which packets from the network keep their source.
+    /// Answers come back only if whoever is there has a route to the network. Flannel has no such rules.
+    pub keep_source: Vec<IpNetwork>,
     /// Whether forwarded traffic from and to the network is accepted, whatever the rules behind ours say. Rules in a table of
     /// nftables cannot overrule others: see [`FirewallMode`](flannel_core::FirewallMode) in the report.
     pub forward: bool,
@@ -30,6 +35,7 @@ impl Default for FirewallOptions {
             name: Name::default(),
             mode: ModeChoice::Auto,
             masquerade: Masquerade::Off,
+            keep_source: Vec::new(),
             forward: true,
             forwarding: true,
             check_every: Duration::from_secs(5),

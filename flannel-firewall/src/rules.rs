@@ -1,6 +1,6 @@
 //! The rules that a node wants, as values.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use flannel_core::{NetworkConfig, Subnet};
 use ipnetwork::IpNetwork;
@@ -94,9 +94,13 @@ impl Rules {
                 rule(is(own), is(network), Action::Return),
                 rule(is(network), is(own), Action::Return),
                 rule(is_not(network), is(own), Action::Return),
+            ];
+            let kept = kept(&options.keep_source, family);
+            rules.masquerade.extend(kept.map(|to| rule(is(network), to, Action::Return)));
+            rules.masquerade.extend([
                 rule(is(network), is_not(family.multicast()), masquerade),
                 rule(is_not(network), is(network), masquerade),
-            ];
+            ]);
         }
         if options.forward {
             rules.forward = vec![
@@ -116,6 +120,14 @@ impl Rules {
         }
         self
     }
+}
+
+/// The blocks of one family, each once and without host bits. Everything needs no condition, and tools print none.
+fn kept(blocks: &[IpNetwork], family: Family) -> impl Iterator<Item = Option<Match>> {
+    let of_family = blocks.iter().filter(|block| block.is_ipv4() == (family == Family::Ipv4));
+    let whole = of_family.filter_map(|block| IpNetwork::new(block.network(), block.prefix()).ok());
+    let blocks = whole.collect::<BTreeSet<_>>().into_iter();
+    blocks.map(|block| (block.prefix() > 0).then_some(Match { block, negated: false }))
 }
 
 /// One rule: what happens to which packets.
@@ -242,6 +254,28 @@ mod tests {
         let config: NetworkConfig = r#"{"Network":"10.244.0.0/16"}"#.parse().unwrap();
         let scope = Scope::new(&config, &"10.244.7.0-24&fd00::-64".parse().unwrap());
         assert_eq!(Rules::new(&scope, Family::Ipv6, &FirewallOptions::default()), Rules::default());
+    }
+
+    #[test]
+    fn packets_to_some_keep_their_source() {
+        let masquerade = Masquerade::RandomPorts;
+        let keep_source = ["192.0.2.77/24", "192.0.2.0/24", "fd00:1::/64", "198.51.100.7/32"];
+        let keep_source = keep_source.map(|block| block.parse().unwrap()).to_vec();
+        let options = FirewallOptions { masquerade, keep_source, ..FirewallOptions::default() };
+        let rules = Rules::new(&testing::scope(), Family::Ipv4, &options);
+        assert_eq!(rules.masquerade.len(), 8, "{:?}", rules.masquerade);
+        let fate =
+            |from: &str, to: &str| fate(&rules, false, from.parse().unwrap(), to.parse().unwrap());
+        for kept in ["192.0.2.1", "198.51.100.7"] {
+            assert_eq!((fate(OWN, kept), fate(PEER, kept)), (Fate::Kept, Fate::Kept), "{kept}");
+        }
+        assert_eq!(fate(OWN, "198.51.100.8"), Fate::Masqueraded);
+        assert_eq!(fate("192.0.2.1", PEER), Fate::Masqueraded, "that is about what comes in");
+        let v6 = Rules::new(&testing::scope(), Family::Ipv6, &options);
+        assert_eq!(v6.masquerade.len(), 7);
+        let all = FirewallOptions { keep_source: vec!["0.0.0.0/0".parse().unwrap()], ..options };
+        let rules = Rules::new(&testing::scope(), Family::Ipv4, &all);
+        assert_eq!(rules.masquerade[4].destination, None);
     }
 
     proptest! {

@@ -75,6 +75,37 @@ async fn what_goes_to_a_group_keeps_its_source() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn packets_to_some_keep_their_source_if_that_is_asked_for() {
+    for keeper in Keeper::ALL {
+        let world = World::new(keeper).await;
+        let outside = world.outside();
+        let keep_source = outside.endpoint().ips().map(Into::into).collect();
+        let options = flannel_firewall::FirewallOptions { keep_source, ..world.options() };
+        let namespace = world.node().namespace();
+        let mut firewall = flannel_firewall::Firewall::open(namespace, options).await.unwrap();
+        assert_eq!(firewall.sync(&scope()).await.faults, []);
+        let other = world.testbed.host(1);
+        for ((pod_ip, to), other_ip) in
+            world.pod.endpoint().ips().zip(outside.endpoint().ips()).zip(other.endpoint().ips())
+        {
+            let pod = (world.pod.namespace(), pod_ip);
+            let seen = world.source_seen(pod, (outside.namespace(), to)).await;
+            assert_eq!(seen, Some(pod_ip), "{keeper:?}: to {to}");
+            let seen = world.source_seen(pod, (other.namespace(), other_ip)).await;
+            assert_eq!(seen, Some(world.node_ip(pod_ip)), "{keeper:?}: to {other_ip}");
+        }
+        assert_eq!(firewall.sync(&scope()).await.writes(), 0, "{keeper:?}");
+        // Whoever starts without the option finds a rule too many.
+        drop(firewall);
+        let mut plain = world.open().await;
+        let report = plain.sync(&scope()).await;
+        assert!(report.faults.is_empty() && report.writes() > 0, "{keeper:?}: {report:?}");
+        assert_eq!(plain.sync(&scope()).await.writes(), 0, "{keeper:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn forwarding_works_where_the_policy_drops() {
     for keeper in [Keeper::IptablesLegacy, Keeper::IptablesNft] {
         let world = World::new(keeper).await;

@@ -59,7 +59,7 @@ impl NodeArgs {
             ),
             (
                 !self.traffic.ip_masq,
-                &["ip_masq_fully_random_disable"],
+                &["ip_masq_except", "ip_masq_fully_random_disable"],
                 "nothing is masqueraded; give --ip-masq too",
             ),
             (

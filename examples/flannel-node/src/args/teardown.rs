@@ -6,7 +6,7 @@ use clap::Args;
 use flannel_core::NodeId;
 use ipnetwork::IpNetwork;
 
-use super::StoreArgs;
+use super::{StoreArgs, values};
 
 /// What to take down.
 #[derive(Args, Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct TeardownArgs {
     pub(crate) store: StoreArgs,
 
     /// The blocks of the network. Without it, those that the subnet file names, or else the store.
-    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = block)]
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = values::block)]
     pub(crate) network: Vec<IpNetwork>,
 
     /// The subnet file of the node; it is removed too.
@@ -33,9 +33,4 @@ pub(crate) struct TeardownArgs {
     /// With --release: the folder that the node's name is kept in.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) state_dir: Option<PathBuf>,
-}
-
-fn block(text: &str) -> Result<IpNetwork, String> {
-    let block = text.contains('/').then(|| text.parse().ok()).flatten();
-    block.ok_or_else(|| "expected a block such as 10.244.0.0/16 or fd00:10:244::/48".into())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use flannel_core::NetworkConfig;
 use flannel_firewall::{FirewallOptions, Masquerade, ModeChoice};
+use ipnetwork::IpNetwork;
 
 use super::values;
 
@@ -20,6 +21,11 @@ pub(crate) struct TrafficArgs {
     #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(crate) ip_masq_fully_random_disable: bool,
+
+    /// Blocks outside of the network, such as that of the nodes, to which packets keep their address all the same. Who is there
+    /// needs a route to the network.
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = values::block)]
+    pub(crate) ip_masq_except: Vec<IpNetwork>,
 
     /// How often iptables is looked at where it does not tell of changes, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = values::number(1..=86_400_u32))]
@@ -47,6 +53,7 @@ impl TrafficArgs {
         FirewallOptions {
             mode: ModeChoice::of(config),
             masquerade,
+            keep_source: self.ip_masq_except.clone(),
             forward: self.iptables_forward_rules,
             check_every: Duration::from_secs(self.iptables_resync.into()),
             ..FirewallOptions::default()
@@ -70,11 +77,18 @@ mod tests {
         let usual = firewall(&[], "");
         assert_eq!(usual, FirewallOptions::default());
         let given = firewall(
-            &["-ip-masq", "-iptables-resync=7", "-iptables-forward-rules=false"],
+            &[
+                "-ip-masq",
+                "-ip-masq-except=192.0.2.0/24,fd00::/64",
+                "-iptables-resync=7",
+                "-iptables-forward-rules=false",
+            ],
             r#","EnableNFTables":true"#,
         );
         assert_eq!(given.masquerade, Masquerade::RandomPorts);
         assert_eq!((given.mode, given.forward), (ModeChoice::Nftables, false));
+        let except = ["192.0.2.0/24", "fd00::/64"].map(|block| block.parse().unwrap());
+        assert_eq!(given.keep_source, except);
         assert_eq!(given.check_every, Duration::from_secs(7));
         let kept = firewall(&["-ip-masq=true", "-ip-masq-fully-random-disable"], "");
         assert_eq!(kept.masquerade, Masquerade::KeepPorts);

@@ -7,6 +7,8 @@ use std::{
     str::FromStr,
 };
 
+use ipnetwork::IpNetwork;
+
 /// A switch, in the spellings of Go's `strconv.ParseBool`.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {
@@ -29,6 +31,12 @@ pub(super) fn ipv6(text: &str) -> Result<Ipv6Addr, String> {
 /// An address of either family.
 pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
     or_expected(text, "an address such as 192.0.2.1 or 2001:db8::1")
+}
+
+/// An address block of either family.
+pub(super) fn block(text: &str) -> Result<IpNetwork, String> {
+    let block = text.contains('/').then(|| text.parse().ok()).flatten();
+    block.ok_or_else(|| "expected a block such as 10.244.0.0/16 or fd00:10:244::/48".into())
 }
 
 /// A number in a range.

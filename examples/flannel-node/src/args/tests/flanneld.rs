@@ -146,6 +146,7 @@ fn what_has_no_effect_is_said_once_with_what_to_do() {
         "-etcd-cafile=/c",
         "-healthz-ip=127.0.0.1",
         "-ip-masq-fully-random-disable",
+        "-ip-masq-except=192.0.2.0/24",
         "-node-id=a",
         "-state-dir=/s",
         "-public-ipv6=2001:db8::1",
