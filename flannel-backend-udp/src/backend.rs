@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
 use async_trait::async_trait;
-use flannel_backend::{PROTOCOL, PeerTable, Uplink, UplinkFinder};
+use flannel_backend::{PROTOCOL, Paths, PeerTable, Uplink, UplinkFinder};
 use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, RawJson};
 use flannel_netlink::{state::Route, table::Mark};
 use ipnetwork::IpNetwork;
@@ -33,6 +33,7 @@ pub struct Udp {
     /// Our own port, if not the network's.
     port: Option<u16>,
     account: Arc<Account>,
+    paths: Paths,
     blackholes: bool,
 }
 
@@ -63,6 +64,7 @@ impl Udp {
             workers: cores.min(MOST_WORKERS),
             port: None,
             account: Arc::default(),
+            paths: Paths::default(),
             blackholes: false,
         })
     }
@@ -87,6 +89,13 @@ impl Udp {
     #[must_use]
     pub fn with_blackholes(mut self) -> Self {
         self.blackholes = true;
+        self
+    }
+
+    /// The same with what somebody finds out about the ways to peers: senders are told of those that take less than the network card.
+    #[must_use]
+    pub fn with_paths(mut self, paths: Paths) -> Self {
+        self.paths = paths;
         self
     }
 
@@ -157,7 +166,8 @@ impl Backend for Udp {
         let engine = Userspace::new(namespace, self.workers);
         let ebpf = Ebpf::new(namespace, self.settings.engine, marks);
         let account = Arc::clone(&self.account);
-        let network = UdpNetwork::new(common, watch, device, table, engine, ebpf, account);
+        let paths = self.paths.watch();
+        let network = UdpNetwork::new(common, watch, device, table, engine, ebpf, account, paths);
         Ok(Box::new(network))
     }
 }

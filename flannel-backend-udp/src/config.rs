@@ -42,7 +42,7 @@ impl Settings {
             // The range makes the conversion lossless.
             port: port.map_or(PORT, |port| port as u16),
             source_check: options.boolean("SourceCheck", true)?,
-            path_mtu_discovery: options.boolean("PathMTUDiscovery", false)?,
+            path_mtu_discovery: options.boolean("PathMTUDiscovery", true)?,
             engine: engine.unwrap_or_default(),
         })
     }
@@ -74,7 +74,7 @@ mod tests {
         let settings = Settings {
             port: 8285,
             source_check: true,
-            path_mtu_discovery: false,
+            path_mtu_discovery: true,
             engine: EngineChoice::Auto,
         };
         assert_eq!(read(r#"{"Type":"udp"}"#), Ok(settings));
@@ -83,13 +83,13 @@ mod tests {
     #[test]
     fn keys_are_read_in_any_case() {
         let settings = read(
-            r#"{"PORT":9000,"sourcecheck":false,"engine":"userspace","pathmtudiscovery":true}"#,
+            r#"{"PORT":9000,"sourcecheck":false,"engine":"userspace","pathmtudiscovery":false}"#,
         )
         .unwrap();
         let expected = Settings {
             port: 9000,
             source_check: false,
-            path_mtu_discovery: true,
+            path_mtu_discovery: false,
             engine: EngineChoice::Userspace,
         };
         assert_eq!(settings, expected);

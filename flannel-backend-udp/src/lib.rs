@@ -24,7 +24,8 @@
 //!
 //! That no peer has a destination (ICMP net unreachable, byte for byte flannel's, never to ICMP itself), and that a packet is
 //! larger than the way to the peer takes (fragmentation needed, packet too big). Each thread gives at most 1000 answers a second.
-//! What may be cut is sent in fragments instead.
+//! What may be cut is sent in fragments instead. How large that is, routers tell the host. Where they do not, whoever finds it out
+//! can say so ([`Udp::with_paths`]), or routers are let cut datagrams (`PathMTUDiscovery`), which costs the peer their assembly.
 //!
 //! # Options
 //!
@@ -35,6 +36,7 @@
 //! | `Port` | 8285 | the UDP port; equal on all nodes |
 //! | `SourceCheck` | true | take packets only from known peers, and only with a source inside of that peer's subnet |
 //! | `Engine` | `auto` | `ebpf`, `userspace`, or `auto`: eBPF where the kernel allows it |
+//! | `PathMTUDiscovery` | true | between IPv4 hosts, keep routers from cutting datagrams whose packets may not be cut |
 //!
 //! flannel knows `Port` alone and ignores the others.
 //!

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
-use flannel_backend::{PeerPlan, PeerTable};
+use flannel_backend::{PathsWatch, PeerPlan, PeerTable};
 use flannel_core::{BackendError, Network, Peers, Subnet, SyncReport, Transport, Way};
 use flannel_netlink::{
     iface::{Interface, InterfaceWatch},
@@ -32,6 +32,9 @@ pub(crate) struct UdpNetwork {
     engine: Userspace,
     ebpf: Ebpf,
     account: Arc<Account>,
+    paths: PathsWatch,
+    /// How large packets to addresses of peers may be, bytes, where that is less than usual.
+    limits: BTreeMap<IpAddr, u32>,
     /// The device that is watched, and whose address and route are wanted.
     placed: Option<(Link, Subnet, Option<Program>)>,
     /// Where peers were reached after the last sync.
@@ -58,9 +61,22 @@ impl UdpNetwork {
         engine: Userspace,
         ebpf: Ebpf,
         account: Arc<Account>,
+        paths: PathsWatch,
     ) -> Self {
-        let (placed, endpoints) = (None, None);
-        Self { common, uplink, device, table, engine, ebpf, account, placed, endpoints }
+        let (limits, placed, endpoints) = (BTreeMap::new(), None, None);
+        Self {
+            common,
+            uplink,
+            device,
+            table,
+            engine,
+            ebpf,
+            account,
+            paths,
+            limits,
+            placed,
+            endpoints,
+        }
     }
 
     /// Wants the address and the route of this device, and lets its drift be told.
@@ -70,6 +86,7 @@ impl UdpNetwork {
             return;
         }
         self.table.want_own(self.common.own_objects(link, own, program));
+        self.table.replan();
         self.table.table().watch_link(link.clone());
         self.placed = Some(placed);
     }
@@ -106,17 +123,37 @@ impl Common {
             address.no_duplicate_detection = true;
             Object::from(address)
         };
-        let route = |network: &IpNetwork| {
-            let route = Route::new(*network, self.protocol);
-            let mut route = match program {
-                Some(program) => route.through(program, link.index),
-                None => route.direct(link.index),
-            };
-            route.table = self.table;
-            Object::from(route)
-        };
         let addresses = blocks.into_iter().flatten().map(address);
+        let route = |network: &IpNetwork| self.route(*network, link.index, program).into();
         addresses.chain(self.networks.iter().map(route)).collect()
+    }
+
+    /// A route of its own for each block of a peer behind a way that takes less than usual: the kernel cuts what may be cut there,
+    /// and tells senders about the rest.
+    fn narrow_routes(
+        &self,
+        endpoints: &[(IpNetwork, SocketAddr)],
+        limits: &BTreeMap<IpAddr, u32>,
+        link: u32,
+        program: Option<Program>,
+    ) -> Vec<Object> {
+        let narrow = |(block, endpoint): &(IpNetwork, SocketAddr)| {
+            let limit = limits.get(&endpoint.ip())?;
+            let mut route = self.route(*block, link, program);
+            route.mtu = Some(limit.saturating_sub(overhead(endpoint.ip()) as u32));
+            Some(route.into())
+        };
+        endpoints.iter().filter_map(narrow).collect()
+    }
+
+    fn route(&self, block: IpNetwork, link: u32, program: Option<Program>) -> Route {
+        let route = Route::new(block, self.protocol);
+        let mut route = match program {
+            Some(program) => route.through(program, link),
+            None => route.direct(link),
+        };
+        route.table = self.table;
+        route
     }
 
     fn orders(&self, uplink: &Interface, peers: &Peers) -> Result<Orders, BackendError> {
@@ -161,10 +198,17 @@ impl Network for UdpNetwork {
         let mut ours = SyncReport::default();
         let program = self.ebpf.sync(&orders, link.index, &self.account, &mut ours).await?;
         self.place(&link, &orders.own, program);
+        let limits = self.paths.current().mtus;
+        if self.limits != limits {
+            self.limits = limits;
+            self.table.replan();
+        }
         let (own, port) = (orders.own, self.common.settings.port);
-        let plan = |peer: &_| PeerPlan {
-            faults: plan::endpoints(&own, peer, port).1,
-            ..PeerPlan::default()
+        let (common, limits) = (&self.common, &self.limits);
+        let plan = |peer: &_| {
+            let (endpoints, faults) = plan::endpoints(&own, peer, port);
+            let objects = common.narrow_routes(&endpoints, limits, link.index, program);
+            PeerPlan { objects, faults, ..PeerPlan::default() }
         };
         let synced = self.table.sync(peers, plan).await;
         // Packets go on whatever the kernel said of the route.
@@ -202,6 +246,7 @@ impl Network for UdpNetwork {
             drifted = self.table.drifted() => drifted,
             () = self.engine.ended() => Ok(()),
             drifted = self.ebpf.drifted() => drifted,
+            () = self.paths.changed() => Ok(()),
             changed = self.uplink.changed() => {
                 let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
                 info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");

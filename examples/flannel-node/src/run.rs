@@ -288,7 +288,7 @@ fn backend(
             Ok((Arc::new(backend), None))
         }
         "udp" => {
-            let udp = Udp::new(config, finder.clone())?;
+            let udp = Udp::new(config, finder.clone())?.with_paths(paths.clone());
             let udp = if drops_unused { udp.with_blackholes() } else { udp };
             let meter = udp.meter();
             Ok((Arc::new(udp), Some(meter)))

@@ -13,6 +13,8 @@ use serde_json::Value;
 
 #[path = "netns/dropping.rs"]
 mod dropping;
+#[path = "netns/narrowing.rs"]
+mod narrowing;
 #[path = "netns/support.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod support;
@@ -40,6 +42,14 @@ async fn programs_that_carry_packets_are_in_the_status_and_the_metrics() {
 async fn what_no_pod_has_is_dropped_if_asked_and_what_pods_have_is_not() {
     for network in [USERSPACE, EBPF] {
         dropping::comes_if_asked_and_goes(network).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_link_that_takes_less_later_is_respected_in_five_seconds() {
+    for network in [USERSPACE, EBPF] {
+        narrowing::is_respected_in_five_seconds(network).await;
     }
 }
 

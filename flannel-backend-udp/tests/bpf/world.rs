@@ -89,7 +89,7 @@ impl Cluster {
 fn serde_json(config: &NetworkConfig, is_userspace: bool) -> String {
     let options = config.backend().options();
     let source_check = options.boolean("SourceCheck", true).unwrap();
-    let discovery = options.boolean("PathMTUDiscovery", false).unwrap();
+    let discovery = options.boolean("PathMTUDiscovery", true).unwrap();
     let engine = if is_userspace { "userspace" } else { "ebpf" };
     let mut members = Vec::new();
     if let Some(range) = config.ipv4() {

@@ -10,40 +10,18 @@ use std::{
 use flannel_netlink::{Features, link_by_name};
 use flannel_testbed::{Pod, Process, probe::Ping};
 use serde_json::Value;
-use tokio::time::timeout;
 
-use super::support::{Cluster, HOST_GW, VXLAN, eventually, program};
+use super::{
+    narrowing::{self, path, path_of, probing, status},
+    support::{Cluster, HOST_GW, VXLAN, eventually, program},
+};
 
 const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn probing(cluster: &Cluster, n: usize) -> Process {
-    let mut command = cluster.command(program(), n);
-    command.arg("--probe-peers");
-    cluster.run(n, command).await
-}
-
 async fn end(mut node: Process) {
     node.terminate().unwrap();
     node.wait().await.unwrap();
-}
-
-async fn status(cluster: &Cluster, n: usize) -> Value {
-    let mut command = Command::new(program());
-    command.args(["status", "--json", "--subnet-file"]).arg(cluster.subnet_file(n));
-    let mut process = cluster.host(n).spawn(command).unwrap();
-    process.wait().await.unwrap();
-    serde_json::from_str(&process.output().join("\n")).unwrap()
-}
-
-/// What the first node has found on the way to the other one.
-async fn path(cluster: &Cluster) -> Value {
-    path_of(cluster, 0, "ipv4").await
-}
-
-/// What host `n` has found on the way to the other one.
-async fn path_of(cluster: &Cluster, n: usize, family: &str) -> Value {
-    status(cluster, n).await["peers"][0]["path"][family].clone()
 }
 
 /// Has nft do something on the switch between the hosts, and says what it printed.
@@ -169,21 +147,7 @@ async fn a_link_that_loses_large_packets_is_found_told_and_respected() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_link_that_takes_less_later_is_respected_in_five_seconds() {
     for network in [VXLAN, HOST_GW] {
-        let cluster = Cluster::new(2, network).await;
-        let _nodes = [probing(&cluster, 0).await, probing(&cluster, 1).await];
-        let near = cluster.host(0).add_pod(cluster.subnet(0)).await.unwrap();
-        let far = cluster.host(1).add_pod(cluster.subnet(1)).await.unwrap();
-        let whole = Ping::default().size(1450).timeout(Duration::from_millis(200));
-        eventually(async || near.ping_with(far.ip(), whole).await.is_ok()).await;
-        eventually(async || path(&cluster).await["state"] == "enough").await;
-        for mtu in [1400, 1280] {
-            cluster.host(1).set_path_mtu(mtu).await.unwrap();
-            let passes = eventually(async || near.ping_with(far.ip(), whole).await.is_ok());
-            timeout(Duration::from_secs(5), passes).await.expect("within five seconds");
-        }
-        cluster.host(1).set_path_mtu(1500).await.unwrap();
-        let good = eventually(async || path(&cluster).await["state"] == "enough");
-        timeout(Duration::from_secs(5), good).await.expect("within five seconds");
+        narrowing::is_respected_in_five_seconds(network).await;
     }
 }
 

@@ -1,0 +1,51 @@
+//! Nodes that look at the ways to their peers while a link on the way changes what it takes.
+
+use std::{process::Command, time::Duration};
+
+use flannel_testbed::{Process, probe::Ping};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::support::{Cluster, eventually, program};
+
+pub(crate) async fn probing(cluster: &Cluster, n: usize) -> Process {
+    let mut command = cluster.command(program(), n);
+    command.arg("--probe-peers");
+    cluster.run(n, command).await
+}
+
+pub(crate) async fn status(cluster: &Cluster, n: usize) -> Value {
+    let mut command = Command::new(program());
+    command.args(["status", "--json", "--subnet-file"]).arg(cluster.subnet_file(n));
+    let mut process = cluster.host(n).spawn(command).unwrap();
+    process.wait().await.unwrap();
+    serde_json::from_str(&process.output().join("\n")).unwrap()
+}
+
+/// What the first node has found on the way to the other one.
+pub(crate) async fn path(cluster: &Cluster) -> Value {
+    path_of(cluster, 0, "ipv4").await
+}
+
+/// What host `n` has found on the way to the other one.
+pub(crate) async fn path_of(cluster: &Cluster, n: usize, family: &str) -> Value {
+    status(cluster, n).await["peers"][0]["path"][family].clone()
+}
+
+pub(crate) async fn is_respected_in_five_seconds(network: &'static str) {
+    let cluster = Cluster::new(2, network).await;
+    let _nodes = [probing(&cluster, 0).await, probing(&cluster, 1).await];
+    let near = cluster.host(0).add_pod(cluster.subnet(0)).await.unwrap();
+    let far = cluster.host(1).add_pod(cluster.subnet(1)).await.unwrap();
+    let whole = Ping::default().size(1450).timeout(Duration::from_millis(200));
+    eventually(async || near.ping_with(far.ip(), whole).await.is_ok()).await;
+    eventually(async || path(&cluster).await["state"] == "enough").await;
+    for mtu in [1400, 1280] {
+        cluster.host(1).set_path_mtu(mtu).await.unwrap();
+        let passes = eventually(async || near.ping_with(far.ip(), whole).await.is_ok());
+        timeout(Duration::from_secs(5), passes).await.expect("within five seconds");
+    }
+    cluster.host(1).set_path_mtu(1500).await.unwrap();
+    let good = eventually(async || path(&cluster).await["state"] == "enough");
+    timeout(Duration::from_secs(5), good).await.expect("within five seconds");
+}
