@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use flannel_core::{BackendError, NetworkConfig};
@@ -51,6 +54,8 @@ pub struct Uplink {
 pub struct UplinkFinder {
     namespace: Namespace,
     connection: Arc<Mutex<Option<Connection>>>,
+    /// Whether an interface was found once that leads to machines beyond doubt.
+    is_sure: Arc<AtomicBool>,
     search: Search,
     public_ip: Option<Ipv4Addr>,
     public_ipv6: Option<Ipv6Addr>,
@@ -81,6 +86,7 @@ impl UplinkFinder {
         Ok(Self {
             namespace: namespace.clone(),
             connection: Arc::default(),
+            is_sure: Arc::default(),
             search: Search { families, selectors: selectors(options)?, preferred, pods },
             public_ip,
             public_ipv6,
@@ -105,7 +111,17 @@ impl UplinkFinder {
         };
         let found = select_interface(&mut connection, &self.search).await;
         *shared = Some(connection);
-        Ok(self.uplink(found.map_err(no_interface)?))
+        let found = found.map_err(no_interface)?;
+        if !found.is_doubtful {
+            self.is_sure.store(true, Ordering::Relaxed);
+        } else if self.is_sure.load(Ordering::Relaxed) {
+            let reason = format!(
+                "only {} is left, which has an address of pods: waiting for the interface that was there",
+                found.name
+            );
+            return Err(BackendError::Interface { source: reason.into() });
+        }
+        Ok(self.uplink(found))
     }
 
     /// Tells when [`find`](Self::find) has another answer than `uplink`.

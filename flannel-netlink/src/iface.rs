@@ -34,6 +34,8 @@ pub struct Interface {
     pub v4: Option<Ipv4Addr>,
     /// Its IPv6 address, if IPv6 was asked for.
     pub v6: Option<Ipv6Addr>,
+    /// It has an address of pods, and was taken because there was no other. Where there was another before, this one is a mistake.
+    pub is_doubtful: bool,
 }
 
 /// Which address families an interface must serve.

@@ -256,8 +256,14 @@ async fn a_default_route_through_our_own_device_does_not_mislead_us() {
     let news = tokio::time::timeout(std::time::Duration::from_millis(300), watch.changed());
     assert!(news.await.is_err(), "{:?}", watch.current());
     assert_eq!(finder.find().await.unwrap(), uplink);
-    let again = Vxlan::new(&config, finder).unwrap().advertise(None).await.unwrap();
+    let again = Vxlan::new(&config, finder.clone()).unwrap().advertise(None).await.unwrap();
     assert_eq!(again, attrs);
+    // Nor while the right one is away.
+    kernel.0.apply_one(through.delete()).await.unwrap();
+    let error = finder.find().await.unwrap_err();
+    let reason = std::error::Error::source(&error).unwrap().to_string();
+    assert!(reason.starts_with("only flannel.1 is left, which has an address of pods"), "{reason}");
+    assert!(error.is_retryable());
 }
 
 #[tokio::test]

@@ -51,9 +51,10 @@ pub fn choose(
     let may_be_mistaken = matches!(selector, Selector::DefaultRoute | Selector::Pattern(_));
     if may_be_mistaken && let Cow::Owned(fewer) = candidates.without_those_of_pods() {
         let chosen = choose_among(&fewer, families, selector);
-        if chosen.is_ok() {
-            return chosen;
-        }
+        return chosen.or_else(|_| {
+            let taken = choose_among(candidates, families, selector)?;
+            Ok(Interface { is_doubtful: true, ..taken })
+        });
     }
     choose_among(candidates, families, selector)
 }
@@ -248,6 +249,7 @@ impl Candidates {
             mtu: link.mtu,
             v4: v4.flatten().and_then(only_v4),
             v6: v6.flatten().and_then(only_v6),
+            is_doubtful: false,
         })
     }
 

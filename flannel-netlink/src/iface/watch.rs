@@ -41,7 +41,8 @@ impl InterfaceWatch {
     }
 
     /// Resolves with the new answer when it differs from the last. While no interface fits, for
-    /// example because it is being made anew, the last answer stands.
+    /// example because it is being made anew, the last answer stands; and while only a
+    /// [doubtful](Interface::is_doubtful) one does, unless the last was one.
     ///
     /// # Errors
     ///
@@ -66,6 +67,8 @@ impl InterfaceWatch {
                     let answer = select_interface(&mut self.connection, &self.search).await;
                     self.check_at = None;
                     match answer {
+                        // The right one is being made anew, or its routes are.
+                        Ok(interface) if interface.is_doubtful && !self.current.is_doubtful => {}
                         Ok(interface) if interface != self.current => {
                             self.current = interface.clone();
                             return Ok(interface);

@@ -144,6 +144,11 @@ async fn a_default_route_through_a_device_of_pods_misleads_nobody() {
     assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err(), "the same answer");
     let again = select_interface(&mut host.connection, &search).await.unwrap();
     assert_eq!(again.name, "eth0");
+    // Nor while the right one has gone.
+    host.remove(route).await;
+    let left = select_interface(&mut host.connection, &search).await.unwrap();
+    assert_eq!((left.name.as_str(), left.is_doubtful), ("pods0", true));
+    assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err(), "the last stands");
 }
 
 #[tokio::test]

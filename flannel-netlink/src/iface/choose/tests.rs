@@ -240,8 +240,14 @@ fn a_device_of_pods_is_not_taken_by_mistake() {
     for selector in [Selector::Name("cni0".to_owned()), by_address("10.244.1.1", "")] {
         assert_eq!(taken(&machine, Families::V4, &selector).unwrap(), "cni0");
     }
+    let doubtful = |machine: &Candidates, selector: &Selector| {
+        choose(machine, Families::V4, selector).unwrap().is_doubtful
+    };
+    assert!(!doubtful(&machine, &Selector::DefaultRoute) && !doubtful(&machine, &pattern));
+    assert!(!doubtful(&machine, &Selector::Name("cni0".to_owned())));
     // Machines may have their own addresses inside of the network. That is asking for trouble, and has worked so far.
     machine.pods = vec!["0.0.0.0/0".parse().unwrap()];
+    assert!(doubtful(&machine, &Selector::DefaultRoute) && doubtful(&machine, &pattern));
     assert_eq!(taken(&machine, Families::V4, &Selector::DefaultRoute).unwrap(), "flannel.1");
     assert_eq!(taken(&machine, Families::V4, &pattern).unwrap(), "flannel.1");
 }
