@@ -16,7 +16,7 @@ use crate::{
     device::Device,
     ebpf::Ebpf,
     engine::{Account, Userspace},
-    network::{Common, UdpNetwork},
+    network::{Common, Engines, UdpNetwork},
     stats::{Meter, Stats},
 };
 
@@ -163,11 +163,13 @@ impl Backend for Udp {
             protocol: self.protocol,
             table: self.table,
         };
-        let engine = Userspace::new(namespace, self.workers);
-        let ebpf = Ebpf::new(namespace, self.settings.engine, marks);
-        let account = Arc::clone(&self.account);
+        let engines = Engines {
+            userspace: Userspace::new(namespace, self.workers),
+            ebpf: Ebpf::new(namespace, self.settings.engine, marks),
+            account: Arc::clone(&self.account),
+        };
         let paths = self.paths.watch();
-        let network = UdpNetwork::new(common, watch, device, table, engine, ebpf, account, paths);
+        let network = UdpNetwork::new(common, watch, device, table, engines, paths);
         Ok(Box::new(network))
     }
 }

@@ -29,9 +29,7 @@ pub(crate) struct UdpNetwork {
     uplink: InterfaceWatch,
     device: Device,
     table: PeerTable,
-    engine: Userspace,
-    ebpf: Ebpf,
-    account: Arc<Account>,
+    engines: Engines,
     paths: PathsWatch,
     /// How large packets to addresses of peers may be, bytes, where that is less than usual.
     limits: BTreeMap<IpAddr, u32>,
@@ -39,6 +37,14 @@ pub(crate) struct UdpNetwork {
     placed: Option<(Link, Subnet, Option<Program>)>,
     /// Where peers were reached after the last sync.
     endpoints: Option<BTreeMap<IpNetwork, SocketAddr>>,
+}
+
+/// What carries packets, and counts them.
+#[derive(Debug)]
+pub(crate) struct Engines {
+    pub(crate) userspace: Userspace,
+    pub(crate) ebpf: Ebpf,
+    pub(crate) account: Arc<Account>,
 }
 
 /// What all syncs have in common.
@@ -58,25 +64,11 @@ impl UdpNetwork {
         uplink: InterfaceWatch,
         device: Device,
         table: PeerTable,
-        engine: Userspace,
-        ebpf: Ebpf,
-        account: Arc<Account>,
+        engines: Engines,
         paths: PathsWatch,
     ) -> Self {
         let (limits, placed, endpoints) = (BTreeMap::new(), None, None);
-        Self {
-            common,
-            uplink,
-            device,
-            table,
-            engine,
-            ebpf,
-            account,
-            paths,
-            limits,
-            placed,
-            endpoints,
-        }
+        Self { common, uplink, device, table, engines, paths, limits, placed, endpoints }
     }
 
     /// Wants the address and the route of this device, and lets its drift be told.
@@ -191,12 +183,13 @@ impl Network for UdpNetwork {
     }
 
     async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
-        self.engine.check()?;
+        self.engines.userspace.check()?;
         let uplink = self.uplink.current().clone();
         let orders = self.common.orders(&uplink, peers)?;
         let link = self.device.ensure(self.common.mtu(&uplink)).await?;
         let mut ours = SyncReport::default();
-        let program = self.ebpf.sync(&orders, link.index, &self.account, &mut ours).await?;
+        let program =
+            self.engines.ebpf.sync(&orders, link.index, &self.engines.account, &mut ours).await?;
         self.place(&link, &orders.own, program);
         let limits = self.paths.current().mtus;
         if self.limits != limits {
@@ -208,12 +201,12 @@ impl Network for UdpNetwork {
         let plan = |peer: &_| {
             let (endpoints, faults) = plan::endpoints(&own, peer, port);
             let objects = common.narrow_routes(&endpoints, limits, link.index, program);
-            PeerPlan { objects, faults, ..PeerPlan::default() }
+            PeerPlan { objects, faults }
         };
         let synced = self.table.sync(peers, plan).await;
         // Packets go on whatever the kernel said of the route.
         let endpoints = orders.endpoints.clone();
-        self.engine.apply(&link, orders, program.is_none(), &self.account)?;
+        self.engines.userspace.apply(&link, orders, program.is_none(), &self.engines.account)?;
         if !link.running {
             self.device.settle().await?;
         }
@@ -244,8 +237,8 @@ impl Network for UdpNetwork {
     async fn drifted(&mut self) -> Result<(), BackendError> {
         tokio::select! {
             drifted = self.table.drifted() => drifted,
-            () = self.engine.ended() => Ok(()),
-            drifted = self.ebpf.drifted() => drifted,
+            () = self.engines.userspace.ended() => Ok(()),
+            drifted = self.engines.ebpf.drifted() => drifted,
             () = self.paths.changed() => Ok(()),
             changed = self.uplink.changed() => {
                 let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
@@ -256,8 +249,8 @@ impl Network for UdpNetwork {
     }
 
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
-        let Self { table, mut device, mut engine, ebpf, .. } = *self;
-        engine.stop();
+        let Self { table, mut device, engines: Engines { mut userspace, ebpf, .. }, .. } = *self;
+        userspace.stop();
         let removed = table.teardown().await;
         let left = ebpf.teardown().await;
         let deleted = device.delete().await;

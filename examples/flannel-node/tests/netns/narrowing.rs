@@ -1,4 +1,5 @@
 //! Nodes that look at the ways to their peers while a link on the way changes what it takes.
+#![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
 
 use std::{process::Command, time::Duration};
 
