@@ -9,6 +9,7 @@ use std::{
 
 use flannel_netlink::{Connection, Monitor, Namespace, Topic, link_by_index, state};
 use ipnetwork::IpNetwork;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -360,12 +361,14 @@ impl Engine {
 
     /// Whether somebody else wrote to the maps.
     fn is_altered(&mut self) -> Result<bool, BpfError> {
-        let began = Instant::now();
-        if began < self.next_check {
+        let now = Instant::now();
+        if now < self.next_check {
             return Ok(false);
         }
+        // Of this thread alone: what others have of the processor meanwhile must not put off the next check.
+        let before = processor_time();
         let actual = self.programs.content()?;
-        self.next_check = began + began.elapsed() * CHECK_SHARE;
+        self.next_check = now + processor_time().saturating_sub(before) * CHECK_SHARE;
         let is_altered = self.content.as_ref().is_some_and(|content| *content != actual);
         if is_altered {
             warn!("somebody else altered the BPF maps of peers");
@@ -397,6 +400,12 @@ impl Engine {
         let (local, peers, mtu) = (&self.local, &self.peers, self.mtu);
         Ok(self.paths.refresh(Query { local, peers, mtu, told }))
     }
+}
+
+/// What this thread has had of a processor.
+fn processor_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// Removes the filter that an earlier process has left on `link` for this port, and the detour, for an engine that is without

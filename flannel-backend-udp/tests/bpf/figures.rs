@@ -21,13 +21,14 @@ use tokio::time::Instant;
 use crate::support::Make;
 
 /// Prints medians. `FIGURES_OFFLOADS=off` turns the segmentation and checksum offloads of all devices off, `FIGURES_ROUNDS` says how
-/// often each backend has its turn (1), `FIGURES_SECONDS` how long one measurement takes (1).
+/// often each backend has its turn (1), `FIGURES_SECONDS` how long one measurement takes (1), `FIGURES_ONLY` names the one that is wanted.
 #[tokio::test]
 #[ignore = "prints figures: run it as root on a quiet machine, with --nocapture"]
 async fn figures_beside_other_backends() {
     let rounds: usize = setting("FIGURES_ROUNDS").unwrap_or(1);
     let duration = Duration::from_secs(setting("FIGURES_SECONDS").unwrap_or(1));
     let is_off = setting::<String>("FIGURES_OFFLOADS").is_some_and(|it| it == "off");
+    let only: Option<String> = setting("FIGURES_ONLY");
     let mut subjects = Vec::new();
     for (name, backend, make) in [
         ("ebpf", r#"{"Type":"udp","Engine":"ebpf"}"#, udp as Make),
@@ -35,6 +36,9 @@ async fn figures_beside_other_backends() {
         ("host-gw", r#"{"Type":"host-gw"}"#, host_gw as Make),
         ("userspace", r#"{"Type":"udp","Engine":"userspace"}"#, udp as Make),
     ] {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         let config = format!(r#"{{"Network":"10.244.0.0/16","Backend":{backend}}}"#);
         let world = KernelWorld::new(&config, make).await;
         let nodes = Nodes::start(&world).await;

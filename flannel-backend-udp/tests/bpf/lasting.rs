@@ -155,4 +155,6 @@ async fn the_userspace_engine_takes_over_what_the_programs_leave() {
     assert!(!left.contains("clsact"), "{left}");
     let route = crate::world::run(host.namespace(), "ip route show 10.244.0.0/16");
     assert!(!route.contains("encap"), "{route}");
+    let devices = crate::world::run(host.namespace(), "ip -brief link show type vxlan");
+    assert_eq!(devices, "", "the detour goes as well");
 }
