@@ -11,8 +11,8 @@ pub struct Options {
     pub patience: Duration,
     /// From one look at a way to the next, at least. 60 s; with many peers it is longer, so that a quarter of `per_second` is enough.
     pub interval: Duration,
-    /// From one glance at a way to the next, at least: whether what is known of its size still holds, which is one datagram. 2 s, so
-    /// that a way that takes less is known in 5 s; with more than a hundred peers it is longer, so that half of `per_second` is enough.
+    /// From one glance at a way to the next, at least: whether what is known of its size still holds, which is one datagram. 1 s, so
+    /// that a way that takes less is known in 3 s; with more than fifty peers it is longer, so that half of `per_second` is enough.
     pub glance: Duration,
     /// How many datagrams are sent each second on average, at most. 100, which is 150 kB/s where most are of 1500 bytes.
     pub per_second: u32,
@@ -24,7 +24,7 @@ impl Default for Options {
             port: 8286,
             patience: Duration::from_millis(500),
             interval: Duration::from_secs(60),
-            glance: Duration::from_secs(2),
+            glance: Duration::from_secs(1),
             per_second: 100,
         }
     }
@@ -59,8 +59,8 @@ mod tests {
         let options = Options::default();
         let seconds = [1, 200, 1000, 10_000].map(|it| options.interval_of(it).as_secs());
         assert_eq!(seconds, [60, 60, 280, 2800]);
-        let glances = [1, 100, 1000, 10_000].map(|it| options.glance_of(it).as_secs());
-        assert_eq!(glances, [2, 2, 20, 200]);
+        let glances = [1, 50, 1000, 10_000].map(|it| options.glance_of(it).as_secs());
+        assert_eq!(glances, [1, 1, 20, 200]);
         let none = Options { per_second: 0, ..options };
         assert_eq!((none.interval_of(10).as_secs(), none.glance_of(10).as_secs()), (280, 20));
     }
