@@ -1,9 +1,11 @@
 use std::time::Duration;
 
 use flannel_netlink::{
-    Connection, LinkSpec, LinkSpecKind, Namespace, ensure_link, link_by_name,
+    Connection, LinkSpec, LinkSpecKind, Monitor, Namespace, Notice, Subject, ensure_link,
+    link_by_name,
     state::{Address, Link, Object},
 };
+use ipnetwork::IpNetwork;
 use tokio::time::{sleep, timeout};
 
 /// A namespace with one veth device `eth0` that carries packets, and a connection to it.
@@ -30,19 +32,34 @@ impl Host {
         let running = async {
             loop {
                 let eth0 = link_by_name(&mut connection, "eth0").await.unwrap().unwrap();
-                if eth0.running {
+                let far0 = link_by_name(&mut connection, "far0").await.unwrap().unwrap();
+                if eth0.running && far0.running {
                     return eth0;
                 }
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        let eth0 = timeout(Duration::from_secs(10), running).await.expect("eth0 runs");
+        let eth0 = timeout(Duration::from_secs(10), running).await.expect("both ends run");
+        let mut monitor = Monitor::open(&namespace).unwrap();
         let mut host = Self { namespace, connection, eth0 };
-        for address in ["192.0.2.1/24", "2001:db8::1/64"] {
-            let mut address = Address::new(host.eth0.index, address.parse().unwrap());
+        let mut untold: Vec<IpNetwork> =
+            ["192.0.2.1/24", "2001:db8::1/64"].map(|address| address.parse().unwrap()).to_vec();
+        for address in &untold {
+            let mut address = Address::new(host.eth0.index, *address);
             address.no_duplicate_detection = true;
             host.put(address).await;
         }
+        // The kernel tells of an IPv6 address later than it answers.
+        let told = async {
+            while !untold.is_empty() {
+                let notice = monitor.next().await.unwrap();
+                if let Notice::Added { subject: Subject::Object(Object::Address(it)), .. } = notice
+                {
+                    untold.retain(|address| *address != it.address);
+                }
+            }
+        };
+        timeout(Duration::from_secs(10), told).await.expect("both addresses are told of");
         host
     }
 
