@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use flannel_backend::PeerPlan;
+use flannel_backend::{PeerPlan, route_mtu};
 use flannel_core::{Lease, PeerFault};
 use flannel_netlink::state::Route;
 use ipnetwork::IpNetwork;
@@ -46,7 +46,9 @@ impl Routes {
                     let mut route =
                         Route::new(block, self.protocol).via_gateway(gateway, self.link);
                     route.table = self.table;
-                    route.mtu = limits.get(&gateway).copied();
+                    // A limit is always less than what the network card takes.
+                    let limit = limits.get(&gateway);
+                    route.mtu = limit.and_then(|limit| route_mtu(&block, *limit, 0, u32::MAX));
                     plan.objects.push(route.into());
                 }
             }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
-use flannel_backend::{PathsWatch, PeerPlan, PeerTable};
+use flannel_backend::{PathsWatch, PeerPlan, PeerTable, route_mtu};
 use flannel_core::{BackendError, Network, Peers, Subnet, SyncReport, Transport, Way};
 use flannel_netlink::{
     iface::{Interface, InterfaceWatch},
@@ -126,13 +126,14 @@ impl Common {
         &self,
         endpoints: &[(IpNetwork, SocketAddr)],
         limits: &BTreeMap<IpAddr, u32>,
-        link: u32,
+        link: &Link,
         program: Option<Program>,
     ) -> Vec<Object> {
         let narrow = |(block, endpoint): &(IpNetwork, SocketAddr)| {
-            let limit = limits.get(&endpoint.ip())?;
-            let mut route = self.route(*block, link, program);
-            route.mtu = Some(limit.saturating_sub(overhead(endpoint.ip()) as u32));
+            let (limit, overhead) = (*limits.get(&endpoint.ip())?, overhead(endpoint.ip()) as u32);
+            let mtu = route_mtu(block, limit, overhead, link.mtu)?;
+            let mut route = self.route(*block, link.index, program);
+            route.mtu = Some(mtu);
             Some(route.into())
         };
         endpoints.iter().filter_map(narrow).collect()
@@ -200,7 +201,7 @@ impl Network for UdpNetwork {
         let (common, limits) = (&self.common, &self.limits);
         let plan = |peer: &_| {
             let (endpoints, faults) = plan::endpoints(&own, peer, port);
-            let objects = common.narrow_routes(&endpoints, limits, link.index, program);
+            let objects = common.narrow_routes(&endpoints, limits, &link, program);
             PeerPlan { objects, faults }
         };
         let synced = self.table.sync(peers, plan).await;

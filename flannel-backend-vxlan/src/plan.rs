@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use flannel_backend::PeerPlan;
+use flannel_backend::{PeerPlan, route_mtu};
 use flannel_core::{Lease, PeerFault, Subnet};
 use flannel_netlink::state::{Address, ForwardingEntry, MacAddress, Neighbour, Object, Route};
 use ipnetwork::IpNetwork;
@@ -110,14 +110,15 @@ impl Facts {
         }
         let mut route = Route::new(block, self.protocol);
         route.table = self.table;
-        let limit = self.limits.get(&public).copied();
+        let mtu = |overhead, device| {
+            let limit = self.limits.get(&public)?;
+            route_mtu(&block, *limit, overhead, device)
+        };
         if self.is_direct(public) {
-            route.mtu = limit;
+            route.mtu = mtu(0, u32::MAX);
             return Ok(vec![route.via_gateway(public, self.uplink).into()]);
         }
-        let inside = limit.map(|limit| limit.saturating_sub(end.family.overhead()));
-        // No route can make packets smaller than what every host must take in.
-        route.mtu = inside.filter(|mtu| (end.family.smallest_mtu()..end.mtu).contains(mtu));
+        route.mtu = mtu(end.family.overhead(), end.mtu);
         let mac = lease_data::parse(end.family.data(peer))
             .map_err(|detail| PeerFault::BadData { detail })?;
         if self.ends.iter().any(|own| own.mac == mac) {

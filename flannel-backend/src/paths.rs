@@ -6,6 +6,7 @@ use std::{
 };
 
 use flannel_netlink::state::IpFamily;
+use ipnetwork::IpNetwork;
 use tokio::sync::watch;
 
 /// What somebody has found out about the ways to peers, told to the networks that want to know. Clones share it.
@@ -25,6 +26,22 @@ pub struct PathFacts {
 /// What is known, and whether it is news.
 #[derive(Clone, Debug)]
 pub struct PathsWatch(watch::Receiver<PathFacts>);
+
+/// The MTU of the route to `block` over a way that takes packets of `limit` bytes, `overhead` of which are not the packet's own.
+/// `None` if the route's device, which takes `device` bytes, takes no more; or if the rest is less than every host must take in, as
+/// no route can make packets smaller than that.
+pub fn route_mtu(block: &IpNetwork, limit: u32, overhead: u32, device: u32) -> Option<u32> {
+    let smallest = match block {
+        IpNetwork::V4(_) => SMALLEST_V4,
+        IpNetwork::V6(_) => SMALLEST_V6,
+    };
+    limit.checked_sub(overhead).filter(|inside| (smallest..device).contains(inside))
+}
+
+/// RFC 791: what every host must take in, bytes.
+const SMALLEST_V4: u32 = 576;
+/// RFC 8200.
+const SMALLEST_V6: u32 = 1280;
 
 impl Paths {
     /// From now on this is known.
@@ -70,5 +87,23 @@ impl PathsWatch {
         if self.0.changed().await.is_err() {
             std::future::pending().await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_takes_what_hosts_must_and_less_than_its_device() {
+        let mtu = |block: &str, limit, overhead| {
+            route_mtu(&block.parse().unwrap(), limit, overhead, 1452)
+        };
+        let v4 = |limit| mtu("10.244.2.0/24", limit, 28);
+        assert_eq!([0, 52, 603].map(v4), [None; 3]);
+        assert_eq!([604, 1400, 1479].map(v4), [Some(576), Some(1372), Some(1451)]);
+        assert_eq!([1480, 1490, u32::MAX].map(v4), [None; 3]);
+        let v6 = |limit| mtu("fd00:0:0:2::/64", limit, 48);
+        assert_eq!([1327, 1328, 1500].map(v6), [None, Some(1280), None]);
     }
 }
