@@ -74,7 +74,8 @@ impl VxlanNetwork {
         for link in &links {
             // Watching anew would tell what was told before.
             if !self.watched.contains(link) {
-                self.table.table().watch_link(link.clone());
+                // How long its queue is, is up to the operator.
+                self.table.table().watch_link(Link { queue: 0, ..link.clone() });
             }
         }
         self.watched = links;

@@ -12,9 +12,10 @@ pub(super) struct WatchedLink {
 }
 
 impl WatchedLink {
+    /// Whether the device is as wanted. Its queue may be longer.
     pub(super) fn fits(&self, now: &Link) -> bool {
         let compared = |link: &Link| (link.index, link.mac, link.mtu, link.up);
-        compared(now) == compared(&self.wanted)
+        compared(now) == compared(&self.wanted) && now.queue >= self.wanted.queue
     }
 }
 
@@ -87,8 +88,7 @@ impl Picture {
     fn link_news(&self, watched: &WatchedLink) -> Option<Option<Link>> {
         let wanted = &watched.wanted;
         let now = self.links.get(&wanted.index).filter(|link| link.name == wanted.name);
-        let compared = |link: &Link| (link.mac, link.mtu, link.queue, link.up);
-        if now.is_some_and(|now| compared(now) == compared(wanted)) {
+        if now.is_some_and(|now| watched.fits(now)) {
             return None;
         }
         let now = now.cloned();

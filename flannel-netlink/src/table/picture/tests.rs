@@ -384,6 +384,19 @@ fn a_watched_device_that_changes_is_news_once_per_state() {
 }
 
 #[test]
+fn a_shorter_queue_of_a_watched_device_is_news_and_a_longer_one_is_not() {
+    let (mut picture, _) = synced();
+    let queue = |queue| Link { queue, ..link(DEVICE, "flannel0", true) };
+    picture.watch_link(queue(1000));
+    let mut told = |to| {
+        let subject = Subject::Link(queue(to));
+        picture.fold(Notice::Added { subject, replaces: false, port: THEIRS }, OURS);
+        picture.take_news(|_| true).len()
+    };
+    assert_eq!([1000, 1001, 999, 999, 500, 2000, 999].map(&mut told), [0, 0, 1, 0, 1, 0, 1]);
+}
+
+#[test]
 fn what_failed_is_news_when_its_device_comes_up() {
     let (mut picture, _) = synced();
     picture.want(route(2, 2, PROTOCOL), 0);
