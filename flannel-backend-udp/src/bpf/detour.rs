@@ -162,8 +162,8 @@ impl Detour {
         };
         let received = programs.count(RECEIVED)?;
         let was_received = std::mem::replace(&mut way.received, received);
-        let is_quiet = received == was_received && !std::mem::take(&mut way.is_doubtful);
-        if is_quiet && !way.is_awaited {
+        let is_doubtful = std::mem::take(&mut way.is_doubtful);
+        if received == was_received && !is_doubtful && !way.is_awaited {
             return Ok(Passage::Open);
         }
         if way.is_awaited {

@@ -263,6 +263,8 @@ impl Engine {
                 }
                 rung = self.alarm.rings() => {
                     rung.map_err(|source| BpfError::Watch { source })?;
+                    // First, so that there is another look whatever becomes of this one.
+                    self.look_after(LOOK_EVERY)?;
                     if self.is_diverted()? || self.is_altered()? {
                         return Ok(());
                     }
@@ -380,8 +382,9 @@ impl Engine {
     /// Whether the detour is closed, or a path takes another size than before.
     fn is_diverted(&mut self) -> Result<bool, BpfError> {
         let passage = self.detour.look(&self.programs)?;
-        let wait = if passage == Passage::Awaited { AWAITED } else { LOOK_EVERY };
-        self.look_after(wait)?;
+        if passage == Passage::Awaited {
+            self.look_after(AWAITED)?;
+        }
         Ok(self.ask_about_paths()? || passage == Passage::Closed)
     }
 
