@@ -2,9 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
@@ -16,7 +17,7 @@ use flannel_netlink::{
         select_interface,
     },
 };
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use tokio::sync::Mutex;
 
 /// How a node comes to its uplink, as flannel's options have it.
@@ -54,8 +55,8 @@ pub struct Uplink {
 pub struct UplinkFinder {
     namespace: Namespace,
     connection: Arc<Mutex<Option<Connection>>>,
-    /// Whether an interface was found once that leads to machines beyond doubt.
-    is_sure: Arc<AtomicBool>,
+    /// The index of the last interface that led to machines beyond doubt; 0 if there was none.
+    sure: Arc<AtomicU32>,
     search: Search,
     public_ip: Option<Ipv4Addr>,
     public_ipv6: Option<Ipv6Addr>,
@@ -77,7 +78,7 @@ impl UplinkFinder {
             (_, None) => Families::V4,
             (None, Some(_)) => Families::V6,
         };
-        let pods = blocks(config);
+        let pods = ranges(config).into_iter().map(|(range, _)| range).collect();
         let public_ip = options.public_ip.filter(|_| families.v4());
         let public_ipv6 = options.public_ipv6.filter(|_| families.v6());
         // Packets should come from where peers send theirs to, if the interface has that address.
@@ -86,7 +87,7 @@ impl UplinkFinder {
         Ok(Self {
             namespace: namespace.clone(),
             connection: Arc::default(),
-            is_sure: Arc::default(),
+            sure: Arc::default(),
             search: Search { families, selectors: selectors(options)?, preferred, pods },
             public_ip,
             public_ipv6,
@@ -111,10 +112,12 @@ impl UplinkFinder {
         };
         let found = select_interface(&mut connection, &self.search).await;
         *shared = Some(connection);
-        let found = found.map_err(no_interface)?;
+        let mut found = found.map_err(no_interface)?;
+        let sure = self.sure.load(Ordering::Relaxed);
+        found.is_doubtful &= found.index != sure;
         if !found.is_doubtful {
-            self.is_sure.store(true, Ordering::Relaxed);
-        } else if self.is_sure.load(Ordering::Relaxed) {
+            self.sure.store(found.index, Ordering::Relaxed);
+        } else if sure != 0 {
             let reason = format!(
                 "only {} is left, which has an address of pods: waiting for the interface that was there",
                 found.name
@@ -163,25 +166,35 @@ impl Uplink {
         self.public_ip.map(IpAddr::V4).or_else(|| self.public_ipv6.map(IpAddr::V6))
     }
 
-    /// The first of the interface's and of the public addresses that lies inside of the network, with the network's block. Leases may
-    /// cover the link between the hosts then.
+    /// The first of the interface's and of the public addresses that lies in a subnet that nodes may get, with the network's block.
+    /// Leases may cover the link between the hosts then.
     pub fn inside_of(&self, config: &NetworkConfig) -> Option<(IpAddr, IpNetwork)> {
         let Interface { v4, v6, .. } = self.interface;
         let addresses = [v4.map(IpAddr::V4), self.public_ip.map(IpAddr::V4)]
             .into_iter()
             .chain([v6.map(IpAddr::V6), self.public_ipv6.map(IpAddr::V6)]);
-        let blocks = blocks(config);
+        let ranges = ranges(config);
         addresses.flatten().find_map(|address| {
-            let block = blocks.iter().find(|block| block.contains(address))?;
-            Some((address, *block))
+            let (_, network) = ranges.iter().find(|(range, _)| range.contains(&address))?;
+            Some((address, *network))
         })
     }
 }
 
-/// Where pods have their addresses.
-fn blocks(config: &NetworkConfig) -> Vec<IpNetwork> {
-    let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
-    let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
+/// Where pods have their addresses: all subnets that nodes may get, and the network that they are in.
+fn ranges(config: &NetworkConfig) -> Vec<(RangeInclusive<IpAddr>, IpNetwork)> {
+    let ipv4 = config.ipv4().map(|range| {
+        let first = range.subnet_min();
+        let last = Ipv4Network::new(range.subnet_max(), range.subnet_len());
+        let last = last.map_or_else(|_| range.subnet_max(), |block| block.broadcast());
+        (first.into()..=last.into(), range.network().into())
+    });
+    let ipv6 = config.ipv6().map(|range| {
+        let first = range.subnet_min();
+        let last = Ipv6Network::new(range.subnet_max(), range.subnet_len());
+        let last = last.map_or_else(|_| range.subnet_max(), |block| block.broadcast());
+        (first.into()..=last.into(), range.network().into())
+    });
     ipv4.into_iter().chain(ipv6).collect()
 }
 
@@ -243,6 +256,23 @@ mod tests {
         let public_ip = Some([203, 0, 113, 1].into());
         let options = UplinkOptions { public_ip, ..UplinkOptions::default() };
         assert_eq!(shown(&options), ["address 203.0.113.1", "default route"]);
+    }
+
+    #[test]
+    fn pods_are_in_subnets_that_nodes_may_get() {
+        let config = r#"{"Network":"10.0.0.0/8","SubnetMin":"10.244.0.0","SubnetMax":"10.244.255.0","EnableIPv6":true,
+            "IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
+        let config: NetworkConfig = config.parse().unwrap();
+        let ranges = ranges(&config);
+        let is_pods = |ip: &str| {
+            ranges.iter().any(|(range, _)| range.contains(&ip.parse::<IpAddr>().unwrap()))
+        };
+        for ip in ["10.244.0.0", "10.244.255.255", "fd00:10:244:1::", "fd00:10:244:ffff:ffff::"] {
+            assert!(is_pods(ip), "{ip}");
+        }
+        for ip in ["10.243.255.255", "10.245.0.0", "10.0.0.1", "fd00:10:245::", "::", "0.0.0.0"] {
+            assert!(!is_pods(ip), "{ip}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
     error::Error,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
 };
 
 use ipnetwork::IpNetwork;
@@ -128,7 +129,7 @@ pub struct Search {
     /// bridge of the pods, leads to pods and not to machines: a default route through it or a
     /// pattern that fits it counts only if there is no other. Where it is meant by name, by address
     /// or by what it can reach, it is taken.
-    pub pods: Vec<IpNetwork>,
+    pub pods: Vec<RangeInclusive<IpAddr>>,
 }
 
 /// The text is not a regular expression.

@@ -1,6 +1,7 @@
 use std::{
     borrow::Cow,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
 };
 
 use ipnetwork::IpNetwork;
@@ -27,7 +28,7 @@ pub struct Candidates {
     /// Addresses to take where the selector leaves a choice among those of an interface.
     pub preferred: Vec<IpAddr>,
     /// Where pods have their addresses.
-    pub pods: Vec<IpNetwork>,
+    pub pods: Vec<RangeInclusive<IpAddr>>,
 }
 
 /// Chooses an interface.
@@ -192,7 +193,7 @@ impl Candidates {
     fn without_those_of_pods(&self) -> Cow<'_, Self> {
         let leads_to_pods = |link: &Link| {
             self.of(link.index)
-                .any(|it| self.pods.iter().any(|block| block.contains(it.address.ip())))
+                .any(|it| self.pods.iter().any(|range| range.contains(&it.address.ip())))
         };
         if !self.links.iter().any(leads_to_pods) {
             return Cow::Borrowed(self);

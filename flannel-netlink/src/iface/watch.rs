@@ -42,7 +42,7 @@ impl InterfaceWatch {
 
     /// Resolves with the new answer when it differs from the last. While no interface fits, for
     /// example because it is being made anew, the last answer stands; and while only a
-    /// [doubtful](Interface::is_doubtful) one does, unless the last was one.
+    /// [doubtful](Interface::is_doubtful) one does, unless the last was one or is the same device.
     ///
     /// # Errors
     ///
@@ -64,8 +64,13 @@ impl InterfaceWatch {
                     self.check_at.get_or_insert_with(|| Instant::now() + GATHER);
                 }
                 None => {
-                    let answer = select_interface(&mut self.connection, &self.search).await;
+                    let mut answer = select_interface(&mut self.connection, &self.search).await;
                     self.check_at = None;
+                    if let Ok(same) = &mut answer
+                        && same.index == self.current.index
+                    {
+                        same.is_doubtful &= self.current.is_doubtful;
+                    }
                     match answer {
                         // The right one is being made anew, or its routes are.
                         Ok(interface) if interface.is_doubtful && !self.current.is_doubtful => {}

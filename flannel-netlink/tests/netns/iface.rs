@@ -3,8 +3,8 @@ use std::time::Duration;
 use flannel_netlink::{
     LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
     iface::{
-        Families, InterfaceNews, InterfaceWatch, Search, SelectError, Selector, lookup_route,
-        select_interface,
+        Families, Interface, InterfaceNews, InterfaceWatch, Search, SelectError, Selector,
+        lookup_route, select_interface,
     },
     state::{Address, Route},
 };
@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use crate::support::Host;
 
 fn search(families: Families, selectors: Vec<Selector>) -> Search {
-    Search { families, selectors, preferred: vec![], pods: vec!["10.244.0.0/16".parse().unwrap()] }
+    let pods = "10.244.0.0".parse().unwrap()..="10.244.255.255".parse().unwrap();
+    Search { families, selectors, preferred: vec![], pods: vec![pods] }
 }
 
 async fn select(
@@ -153,6 +154,26 @@ async fn a_default_route_through_a_device_of_pods_misleads_nobody() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn an_address_of_pods_on_the_interface_itself_changes_nothing() {
+    let mut host = Host::new().await;
+    let search = search(Families::V4, vec![Selector::DefaultRoute]);
+    let eth0 = host.eth0.index;
+    let gateway = "192.0.2.254".parse().unwrap();
+    host.put(Route::new("0.0.0.0/0".parse().unwrap(), 3).via_gateway(gateway, eth0)).await;
+    let first = select_interface(&mut host.connection, &search).await.unwrap();
+    let mut watch = InterfaceWatch::open(&host.namespace, search, first.clone()).unwrap();
+
+    host.put(Address::new(eth0, "10.244.7.1/32".parse().unwrap())).await;
+    assert!(timeout(Duration::from_millis(300), watch.changed()).await.is_err(), "the same answer");
+    let change = LinkChange { mtu: Some(1400), ..LinkChange::default() };
+    alter_link(&mut host.connection, eth0, &change).await.unwrap();
+    let mut expected = first;
+    expected.mtu = 1400;
+    assert_eq!(next(&mut watch).await, expected);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_may_bring_an_interface_is_news_and_nothing_else_is() {
     let mut host = Host::new().await;
     let mut news = InterfaceNews::open(&host.namespace).unwrap();
@@ -175,6 +196,6 @@ async fn what_may_bring_an_interface_is_news_and_nothing_else_is() {
     assert!(heard(&mut news, 900).await, "a device");
 }
 
-async fn next(watch: &mut InterfaceWatch) -> flannel_netlink::iface::Interface {
+async fn next(watch: &mut InterfaceWatch) -> Interface {
     timeout(Duration::from_secs(1), watch.changed()).await.expect("within a second").unwrap()
 }

@@ -208,6 +208,10 @@ fn an_address_that_moves_between_machines_goes_behind_a_leased_one_with_a_networ
     assert_eq!(chosen(vec![tentative, leased("192.0.2.2/24")]), Ipv4Addr::new(192, 0, 2, 2));
 }
 
+fn range(first: &str, last: &str) -> RangeInclusive<IpAddr> {
+    first.parse().unwrap()..=last.parse().unwrap()
+}
+
 /// What a running node adds to a machine: its device, the bridge of its pods, and a default route from somebody who takes the
 /// device for a network card. `eth3` came later.
 fn machine_with_pods() -> Candidates {
@@ -221,7 +225,8 @@ fn machine_with_pods() -> Candidates {
         address(7, "2001:db8:7::7/64"),
     ]);
     machine.default_routes.splice(0..0, [default_route(IpFamily::V4, 5)]);
-    machine.pods = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()];
+    machine.pods =
+        vec![range("10.244.0.0", "10.244.255.255"), range("fd00:10:244::", "fd00:10:244:ffff::")];
     machine
 }
 
@@ -246,7 +251,7 @@ fn a_device_of_pods_is_not_taken_by_mistake() {
     assert!(!doubtful(&machine, &Selector::DefaultRoute) && !doubtful(&machine, &pattern));
     assert!(!doubtful(&machine, &Selector::Name("cni0".to_owned())));
     // Machines may have their own addresses inside of the network. That is asking for trouble, and has worked so far.
-    machine.pods = vec!["0.0.0.0/0".parse().unwrap()];
+    machine.pods = vec![range("0.0.0.0", "255.255.255.255")];
     assert!(doubtful(&machine, &Selector::DefaultRoute) && doubtful(&machine, &pattern));
     assert_eq!(taken(&machine, Families::V4, &Selector::DefaultRoute).unwrap(), "flannel.1");
     assert_eq!(taken(&machine, Families::V4, &pattern).unwrap(), "flannel.1");
