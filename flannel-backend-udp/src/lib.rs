@@ -36,7 +36,7 @@
 //! | `Port` | 8285 | the UDP port; equal on all nodes |
 //! | `SourceCheck` | true | take packets only from known peers, and only with a source inside of that peer's subnet |
 //! | `Engine` | `auto` | `ebpf`, `userspace`, or `auto`: eBPF where the kernel allows it |
-//! | `PathMTUDiscovery` | true | between IPv4 hosts, keep routers from cutting datagrams whose packets may not be cut |
+//! | `PathMTUDiscovery` | true | between IPv4 hosts, keep routers from cutting datagrams whose packets may not be cut; those of threads, all of them |
 //!
 //! flannel knows `Port` alone and ignores the others.
 //!

@@ -55,11 +55,11 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "IP", value_parser = values::ip)]
     pub(crate) iface_can_reach: Option<IpAddr>,
 
-    /// The IPv4 address that peers use to reach this node, if not the interface's own.
+    /// The IPv4 address that peers use to reach this node, if not the interface's first.
     #[arg(long, value_name = "IPV4", value_parser = values::ipv4)]
     pub(crate) public_ip: Option<Ipv4Addr>,
 
-    /// The IPv6 address that peers use to reach this node, if not the interface's own.
+    /// The IPv6 address that peers use to reach this node, if not the interface's first.
     #[arg(long, value_name = "IPV6", value_parser = values::ipv6)]
     pub(crate) public_ipv6: Option<Ipv6Addr>,
 
