@@ -10,9 +10,9 @@
 //!
 //! All take the usual case alone. The rest goes on as if they were not there, to the userspace engine behind the tunnel device and
 //! the socket: packets to nobody, packets larger than the path takes, large UDP packets that the kernel cannot cut inside of UDP,
-//! fragments, IP options, a TTL at its end, garbage. Only what strangers send ends in `flannel_receive`, and is counted. The socket must not ask for UDP_GRO meanwhile:
-//! the kernel would join datagrams before the filter sees them, and joined ones go on to the socket. An IPv6 socket has to take
-//! datagrams without checksum (`UDP_NO_CHECK6_RX`), as flannel_send leaves it out there.
+//! fragments, IP options, a TTL at its end, garbage. Only what strangers send ends in `flannel_receive`, and is counted. The socket
+//! must not ask for UDP_GRO meanwhile: the kernel would join datagrams before the filter sees them, and joined ones go on to the
+//! socket. An IPv6 socket has to take datagrams without checksum (`UDP_NO_CHECK6_RX`), as flannel_send leaves it out there.
 //!
 //! The kernel's references from the route and the filter keep programs and maps while no process runs, and the next process takes
 //! them over. Programs of another version are taken for none: new ones with new maps are loaded, filled, and put into the places of

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// A node's name in the store: what makes a lease ours after our address changed.
 ///
-/// Printable ASCII without white space, 1 to 253 characters, so that it fits file names, keys and logs. Two nodes of one network must not share
-/// one. Where nothing better is configured, a node's public address serves, which is how flannel tells nodes apart.
+/// Printable ASCII without white space, 1 to 253 characters, so that it fits file names, keys and logs. Two nodes of one network
+/// must not share one. Where nothing better is configured, a node's public address serves, which is how flannel tells nodes apart.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeId(Box<str>);
@@ -49,8 +49,8 @@ impl NodeId {
     /// A number that depends on the name alone, the same on every machine and in every release: nodes use it to spread out.
     pub fn spread(&self) -> u128 {
         let half = |seed: u64| {
-            // FNV-1a for the bytes (offset and prime of the 64-bit variant), then the finalizer of MurmurHash3, because names such as n1 and n2
-            // differ in their last byte only and FNV alone leaves them close together.
+            // FNV-1a for the bytes (offset and prime of the 64-bit variant), then the finalizer of MurmurHash3, because names such
+            // as n1 and n2 differ in their last byte only and FNV alone leaves them close together.
             let mut hash = self.0.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             });

@@ -71,8 +71,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`] if nothing is free; [`StoreError::NodeIdInUse`]; the errors of [`config`](Self::config); else what keeps the store from
-    /// answering.
+    /// [`StoreError::Full`] if nothing is free; [`StoreError::NodeIdInUse`]; the errors of [`config`](Self::config); else what
+    /// keeps the store from answering.
     ///
     /// # Cancel safety
     ///

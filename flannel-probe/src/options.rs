@@ -11,9 +11,9 @@ pub struct Options {
     pub patience: Duration,
     /// From one look at a way to the next, at least. 60 s; with many peers it is longer, so that a quarter of `per_second` is enough.
     pub interval: Duration,
-    /// From one glance at a way to the next, at least: whether what is known of its size still holds, which is one datagram, or three where
-    /// less than needed passes. 1 s, so
-    /// that a way that takes less is known in 3 s; with more than fifty peers it is longer, so that half of `per_second` is enough.
+    /// From one glance at a way to the next, at least: whether what is known of its size still holds, which is one datagram, or
+    /// three where less than needed passes. 1 s, so that a way that takes less is known in 3 s; with more than fifty peers it is
+    /// longer, so that half of `per_second` is enough.
     pub glance: Duration,
     /// How many datagrams are sent each second on average, at most. 100, which is 150 kB/s where most are of 1500 bytes.
     pub per_second: u32,

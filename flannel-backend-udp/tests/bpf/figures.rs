@@ -20,8 +20,9 @@ use tokio::time::Instant;
 
 use crate::support::Make;
 
-/// Prints medians. `FIGURES_OFFLOADS=off` turns the segmentation and checksum offloads of all devices off, `FIGURES_ROUNDS` says how
-/// often each backend has its turn (1), `FIGURES_SECONDS` how long one measurement takes (1), `FIGURES_ONLY` names the one that is wanted.
+/// Prints medians. `FIGURES_OFFLOADS=off` turns the segmentation and checksum offloads of all devices off, `FIGURES_ROUNDS` says
+/// how often each backend has its turn (1), `FIGURES_SECONDS` how long one measurement takes (1), `FIGURES_ONLY` names the one that
+/// is wanted.
 #[tokio::test]
 #[ignore = "prints figures: run it as root on a quiet machine, with --nocapture"]
 async fn figures_beside_other_backends() {

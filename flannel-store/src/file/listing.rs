@@ -100,8 +100,8 @@ pub(super) fn open(folder: &Folder) -> Result<Notices, RegistryError> {
 /// now and then should not rely on notices.
 const LONGEST_KEPT: Duration = Duration::from_secs(60);
 
-/// So many files are read by two threads at once, since opening them takes longer than all else of a listing; for fewer, a second thread
-/// is not worth its memory.
+/// So many files are read by two threads at once, since opening them takes longer than all else of a listing; for fewer, a second
+/// thread is not worth its memory.
 const MANY: usize = 1024;
 
 /// `EMFILE`, which is what `inotify_init` says when the user's instances are used up.

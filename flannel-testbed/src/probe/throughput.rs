@@ -16,7 +16,8 @@ use crate::Endpoint;
 
 /// Sends as much as goes over one TCP connection from `from` to `to` for `duration`.
 ///
-/// The addresses are the first that both have a family for, IPv4 first, also that of the sender. Both ends run on threads of this process.
+/// The addresses are the first that both have a family for, IPv4 first, also that of the sender. Both ends run on threads of this
+/// process.
 ///
 /// # Errors
 ///

@@ -2,7 +2,8 @@ use crate::{diff::Stage, packed::PackedKey, state::Kind};
 
 /// How far the keys that a stage concerns have been walked through, in the order of the stage.
 ///
-/// It is a place among keys, so that what comes and goes meanwhile does not matter: what comes behind it is met, the rest the next time.
+/// It is a place among keys, so that what comes and goes meanwhile does not matter: what comes behind it is met, the rest the next
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Walk {
     stage: Stage,
