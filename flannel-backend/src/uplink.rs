@@ -17,7 +17,7 @@ use flannel_netlink::{
         select_interface,
     },
 };
-use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use ipnetwork::IpNetwork;
 use tokio::sync::Mutex;
 
 /// How a node comes to its uplink, as flannel's options have it.
@@ -184,16 +184,10 @@ impl Uplink {
 /// Where pods have their addresses: all subnets that nodes may get, and the network that they are in.
 fn ranges(config: &NetworkConfig) -> Vec<(RangeInclusive<IpAddr>, IpNetwork)> {
     let ipv4 = config.ipv4().map(|range| {
-        let first = range.subnet_min();
-        let last = Ipv4Network::new(range.subnet_max(), range.subnet_len());
-        let last = last.map_or_else(|_| range.subnet_max(), |block| block.broadcast());
-        (first.into()..=last.into(), range.network().into())
+        (range.subnet_min().into()..=range.last_address().into(), range.network().into())
     });
     let ipv6 = config.ipv6().map(|range| {
-        let first = range.subnet_min();
-        let last = Ipv6Network::new(range.subnet_max(), range.subnet_len());
-        let last = last.map_or_else(|_| range.subnet_max(), |block| block.broadcast());
-        (first.into()..=last.into(), range.network().into())
+        (range.subnet_min().into()..=range.last_address().into(), range.network().into())
     });
     ipv4.into_iter().chain(ipv6).collect()
 }

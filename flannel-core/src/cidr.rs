@@ -146,6 +146,11 @@ impl<C: Cidr> SubnetRange<C> {
         C::address(self.last)
     }
 
+    /// Last address of the last subnet that may be handed out.
+    pub fn last_address(&self) -> C::Address {
+        C::address(self.end())
+    }
+
     /// How many subnets there are, at least 1.
     pub fn count(&self) -> u128 {
         ((self.last - self.first) >> (C::BITS - self.subnet_len)) + 1
@@ -156,14 +161,17 @@ impl<C: Cidr> SubnetRange<C> {
         subnet.prefix_len() == self.subnet_len && (self.first..=self.last).contains(&subnet.bits())
     }
 
+    fn end(&self) -> u128 {
+        self.last | host_mask::<C>(self.subnet_len)
+    }
+
     pub(crate) fn slot(&self, index: u128) -> C {
         C::from_bits(self.first + (index << (C::BITS - self.subnet_len)), self.subnet_len)
     }
 
     /// First and last slot that `block` touches, `None` if it touches none.
     pub(crate) fn slots_of(&self, block: &C) -> Option<(u128, u128)> {
-        let end = self.last | host_mask::<C>(self.subnet_len);
-        let (low, high) = (block.bits().max(self.first), block.last_bits().min(end));
+        let (low, high) = (block.bits().max(self.first), block.last_bits().min(self.end()));
         let shift = C::BITS - self.subnet_len;
         (low <= high).then(|| ((low - self.first) >> shift, (high - self.first) >> shift))
     }

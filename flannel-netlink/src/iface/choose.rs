@@ -34,10 +34,10 @@ pub struct Candidates {
 /// Chooses an interface.
 ///
 /// Where the selector does not name an address, the interface's first usable one is taken: global
-/// or link-local and not deprecated; a preferred one before all others, global before link-local, proven to be nobody else's before
-/// not, permanent before leased, lasting before temporary, else in the kernel's order. A permanent
-/// IPv4 address without a network of its own goes behind a leased one that has one: it moves from
-/// machine to machine. An interface without a usable address of an asked family, or with MTU 0, is
+/// or link-local and not deprecated; a preferred one before all others, global before link-local,
+/// proven to be nobody else's before not, permanent before leased, lasting before temporary, else
+/// in the kernel's order. A permanent IPv4 address without a network of its own goes behind a
+/// leased one that has one: it moves from machine to machine. An interface without a usable address of an asked family, or with MTU 0, is
 /// not taken. By default route and by pattern, one with an address of pods is taken only if there
 /// is no other.
 ///
