@@ -3,10 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
 };
 
 use flannel_core::{BackendError, NetworkConfig};
@@ -54,12 +51,18 @@ pub struct Uplink {
 #[derive(Clone, Debug)]
 pub struct UplinkFinder {
     namespace: Namespace,
-    connection: Arc<Mutex<Option<Connection>>>,
-    /// The index of the last interface that led to machines beyond doubt; 0 if there was none.
-    sure: Arc<AtomicU32>,
+    shared: Arc<Mutex<Shared>>,
     search: Search,
     public_ip: Option<Ipv4Addr>,
     public_ipv6: Option<Ipv6Addr>,
+}
+
+/// What clones of a finder have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    connection: Option<Connection>,
+    /// The name of the last interface that led to machines beyond doubt.
+    sure: Option<String>,
 }
 
 impl UplinkFinder {
@@ -86,8 +89,7 @@ impl UplinkFinder {
         let preferred = preferred.into_iter().flatten().collect();
         Ok(Self {
             namespace: namespace.clone(),
-            connection: Arc::default(),
-            sure: Arc::default(),
+            shared: Arc::default(),
             search: Search { families, selectors: selectors(options)?, preferred, pods },
             public_ip,
             public_ipv6,
@@ -104,20 +106,20 @@ impl UplinkFinder {
     ///
     /// Reads only.
     pub async fn find(&self) -> Result<Uplink, BackendError> {
-        let mut shared = self.connection.lock().await;
+        let mut shared = self.shared.lock().await;
         // Taken out, so that a call that is dropped midway leaves no half-read answer behind for the next one.
-        let mut connection = match shared.take() {
+        let mut connection = match shared.connection.take() {
             Some(connection) => connection,
             None => Connection::open(&self.namespace).map_err(no_interface)?,
         };
         let found = select_interface(&mut connection, &self.search).await;
-        *shared = Some(connection);
+        shared.connection = Some(connection);
         let mut found = found.map_err(no_interface)?;
-        let sure = self.sure.load(Ordering::Relaxed);
-        found.is_doubtful &= found.index != sure;
+        // One that was made anew has another index.
+        found.is_doubtful &= shared.sure.as_ref() != Some(&found.name);
         if !found.is_doubtful {
-            self.sure.store(found.index, Ordering::Relaxed);
-        } else if sure != 0 {
+            shared.sure = Some(found.name.clone());
+        } else if shared.sure.is_some() {
             let reason = format!(
                 "only {} is left, which has an address of pods: waiting for the interface that was there",
                 found.name

@@ -42,7 +42,7 @@ impl InterfaceWatch {
 
     /// Resolves with the new answer when it differs from the last. While no interface fits, for
     /// example because it is being made anew, the last answer stands; and while only a
-    /// [doubtful](Interface::is_doubtful) one does, unless the last was one or is the same device.
+    /// [doubtful](Interface::is_doubtful) one does, unless the last was one or has the same name.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl InterfaceWatch {
                     let mut answer = select_interface(&mut self.connection, &self.search).await;
                     self.check_at = None;
                     if let Ok(same) = &mut answer
-                        && same.index == self.current.index
+                        && same.name == self.current.name
                     {
                         same.is_doubtful &= self.current.is_doubtful;
                     }
