@@ -18,11 +18,10 @@ pub(crate) struct Settings {
 /// What carries the packets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum EngineChoice {
-    /// eBPF where the kernel allows it.
-    #[default]
-    Auto,
     /// eBPF, or no start at all.
     Ebpf,
+    /// What `auto` means as well: the eBPF engine loses packets that are NATed and TCP with peers that run flanneld.
+    #[default]
     Userspace,
 }
 
@@ -32,9 +31,8 @@ impl Settings {
         let port = options.integer("Port", 1..=u64::from(u16::MAX))?;
         let engine = options.parsed("Engine", "auto, ebpf or userspace", |text| {
             Some(match text {
-                "auto" => EngineChoice::Auto,
                 "ebpf" => EngineChoice::Ebpf,
-                "userspace" => EngineChoice::Userspace,
+                "auto" | "userspace" => EngineChoice::Userspace,
                 _ => return None,
             })
         })?;
@@ -75,7 +73,7 @@ mod tests {
             port: 8285,
             source_check: true,
             path_mtu_discovery: true,
-            engine: EngineChoice::Auto,
+            engine: EngineChoice::Userspace,
         };
         assert_eq!(read(r#"{"Type":"udp"}"#), Ok(settings));
     }
@@ -94,6 +92,7 @@ mod tests {
         };
         assert_eq!(settings, expected);
         assert_eq!(read(r#"{"Engine":"ebpf"}"#).unwrap().engine, EngineChoice::Ebpf);
+        assert_eq!(read(r#"{"Engine":"auto"}"#).unwrap().engine, EngineChoice::Userspace);
     }
 
     #[test]

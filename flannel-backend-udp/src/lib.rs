@@ -35,7 +35,7 @@
 //! | --- | --- | --- |
 //! | `Port` | 8285 | the UDP port; equal on all nodes |
 //! | `SourceCheck` | true | take packets only from known peers, and only with a source inside of that peer's subnet |
-//! | `Engine` | `auto` | `ebpf`, `userspace`, or `auto`: eBPF where the kernel allows it |
+//! | `Engine` | `auto` | `ebpf` or `userspace`; `auto` means userspace |
 //! | `PathMTUDiscovery` | true | between IPv4 hosts, keep routers from cutting datagrams whose packets may not be cut; those of threads, all of them |
 //!
 //! flannel knows `Port` alone and ignores the others.
@@ -48,7 +48,9 @@
 //! `CAP_BPF` and `CAP_NET_ADMIN`, outside of user namespaces; with `CAP_SYS_ADMIN`, a restart takes over the programs that run, and
 //! without it puts new ones in their place. [`Stats`] says which engine works, and why not the other.
 //!
-//! What differs: programs see datagrams before the firewall's input rules do.
+//! The eBPF engine runs by explicit choice only: it loses packets that are NATed on the way into the tunnel (NodePort, masquerading,
+//! services reached from the host), and TCP connections with peers that run flanneld. Its programs see datagrams before the firewall's
+//! input rules do.
 //!
 //! TCP packets that a program has received take a detour through a VXLAN device on loopback, `flannel-in` with the port as number:
 //! the kernel then joins segments, and hands large packets on in one piece, as it does for its own tunnels. Rules see these
