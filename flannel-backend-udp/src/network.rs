@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use flannel_backend::{PathsWatch, PeerPlan, PeerTable, route_mtu};
-use flannel_core::{BackendError, Network, Peers, Subnet, SyncReport, Transport, Way};
+use flannel_core::{BackendError, Network, Peers, RoutingMode, Subnet, SyncReport, Transport};
 use flannel_netlink::{
     iface::{Interface, InterfaceWatch},
     state::{Address, Link, Object, Program, Route},
@@ -227,7 +227,8 @@ impl Network for UdpNetwork {
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
         let (endpoints, (_, _, program)) = (self.endpoints.as_ref()?, self.placed.as_ref()?);
-        let way = |block: IpNetwork| endpoints.contains_key(&block).then_some(Way::Encapsulated);
+        let way =
+            |block: IpNetwork| endpoints.contains_key(&block).then_some(RoutingMode::Encapsulated);
         let ipv4 = subnet.ipv4().map(IpNetwork::V4).and_then(way);
         let ipv6 = subnet.ipv6().map(IpNetwork::V6).and_then(way);
         let carrier = if program.is_some() { EBPF } else { USERSPACE };

@@ -6,8 +6,8 @@ use std::{
 };
 
 use flannel_core::{
-    BackendError, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision, RouteForm, Subnet,
-    SyncReport, Transport, Way,
+    BackendError, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision, RouteForm, RoutingMode,
+    Subnet, SyncReport, Transport,
 };
 use flannel_netlink::{
     Namespace, Table,
@@ -185,7 +185,11 @@ impl PeerTable {
                 }
                 _ => (route.link, RouteForm::Plain),
             };
-            let way = if link.is_some_and(encapsulates) { Way::Encapsulated } else { Way::Direct };
+            let way = if link.is_some_and(encapsulates) {
+                RoutingMode::Encapsulated
+            } else {
+                RoutingMode::Direct
+            };
             match route.destination {
                 IpNetwork::V4(_) => transport.ipv4 = Some(way),
                 IpNetwork::V6(_) => transport.ipv6 = Some(way),

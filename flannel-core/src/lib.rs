@@ -30,10 +30,10 @@ pub use node::{
     Activity, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped,
     Totals,
 };
-pub use peers::{Folded, Peers, Revision};
+pub use peers::{FoldOutcome, Peers, Revision};
 pub use report::{
     FirewallFault, FirewallMode, FirewallReport, PeerFault, PeerProblem, Repaired, RouteForm,
-    SyncReport, Transport, Way,
+    RoutingMode, SyncReport, Transport,
 };
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};

@@ -44,7 +44,7 @@ pub struct Revision {
 /// What folding an event showed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct Folded {
+pub struct FoldOutcome {
     /// Whether the set of peers changed, so that a sync has something to do.
     pub peers_changed: bool,
     /// Whether the store shows our own lease other than we wrote it: gone, or with other attributes or another holder.
@@ -66,7 +66,7 @@ impl Peers {
     }
 
     /// Takes in one event of the watch.
-    pub fn fold(&mut self, event: LeaseEvent) -> Folded {
+    pub fn fold(&mut self, event: LeaseEvent) -> FoldOutcome {
         let before = self.revision.number;
         let own_differs = match event {
             LeaseEvent::Remove(subnet) => {
@@ -96,7 +96,7 @@ impl Peers {
                 own_differs
             }
         };
-        Folded { peers_changed: self.revision.number != before, own_differs }
+        FoldOutcome { peers_changed: self.revision.number != before, own_differs }
     }
 
     /// Goes on with another lease of our own, and judges all known leases anew.

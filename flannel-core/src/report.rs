@@ -153,9 +153,9 @@ pub enum RouteForm {
 #[non_exhaustive]
 pub struct Transport {
     /// IPv4 packets; `None` if there is no way for them.
-    pub ipv4: Option<Way>,
+    pub ipv4: Option<RoutingMode>,
     /// IPv6 packets; `None` if there is no way for them.
-    pub ipv6: Option<Way>,
+    pub ipv6: Option<RoutingMode>,
     /// How the routes refer to their gateways; `None` if there are no such routes.
     pub routes: Option<RouteForm>,
     /// What carries the packets, in the backend's own words, such as `userspace`; `None` if it has no choice.
@@ -164,7 +164,11 @@ pub struct Transport {
 
 impl Transport {
     /// A transport with these ways.
-    pub fn new(ipv4: Option<Way>, ipv6: Option<Way>, routes: Option<RouteForm>) -> Self {
+    pub fn new(
+        ipv4: Option<RoutingMode>,
+        ipv6: Option<RoutingMode>,
+        routes: Option<RouteForm>,
+    ) -> Self {
         Self { ipv4, ipv6, routes, carrier: None }
     }
 
@@ -180,7 +184,7 @@ impl Transport {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
-pub enum Way {
+pub enum RoutingMode {
     /// They go as they are, with the peer as gateway.
     Direct,
     /// They go inside of other packets.

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use flannel_core::{
-    RouteForm, Transport, Way,
+    RouteForm, RoutingMode, Transport,
     testing::network::{NetworkWorld, Nodes},
 };
 use flannel_netlink::state::Route;
@@ -85,8 +85,8 @@ async fn the_transport_of_each_peer_and_family_is_told() {
     let (first, second) = (nodes.lease(1).subnet, nodes.lease(2).subnet);
     let (lease, network) = nodes.into_first();
     let way = |v4, v6| Some(Transport::new(Some(v4), Some(v6), Some(RouteForm::Nexthop)));
-    assert_eq!(network.transport(&first), way(Way::Encapsulated, Way::Direct));
-    assert_eq!(network.transport(&second), way(Way::Direct, Way::Direct));
+    assert_eq!(network.transport(&first), way(RoutingMode::Encapsulated, RoutingMode::Direct));
+    assert_eq!(network.transport(&second), way(RoutingMode::Direct, RoutingMode::Direct));
     assert_eq!(network.transport(&lease.subnet), None, "it is our own");
 }
 

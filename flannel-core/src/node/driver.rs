@@ -17,13 +17,13 @@ use tokio::{
 use tracing::{Instrument, Span, error, info, info_span, warn};
 
 use super::{
-    Activity, NodeError, NodeOptions, OnLeaseLoss, Question, Status, Stopped,
+    Activity, NodeError, NodeOptions, OnLeaseLoss, Request, Status, Stopped,
     failure::Failure,
-    keeper::{Doubt, Keeper, Kept, Timing, at},
-    leaving::Leaving,
+    lease_keeper::{LeaseExpired, LeaseKeeper, LeaseOutcome, Timing, at},
     operation::{Operation, Outcome, operate},
     pings::Pings,
     random::Random,
+    removals::PendingRemovals,
     session::Session,
     status::{chain, log_problems},
 };
@@ -42,7 +42,7 @@ pub(super) struct Driver {
     backend: Arc<dyn Backend>,
     options: NodeOptions,
     status: watch::Sender<Status>,
-    requests: mpsc::Receiver<Question>,
+    requests: mpsc::Receiver<Request>,
     random: Random,
 }
 
@@ -51,10 +51,10 @@ enum Input {
     Answered,
     Due,
     Gone,
-    Kept(Kept),
+    OwnLease(LeaseOutcome),
     Lease(Option<Result<LeaseEvent, StoreError>>),
     Outcome(Outcome),
-    Request(Question),
+    Request(Request),
     Stop,
 }
 
@@ -71,7 +71,7 @@ impl Driver {
         backend: Arc<dyn Backend>,
         options: NodeOptions,
         status: watch::Sender<Status>,
-        requests: mpsc::Receiver<Question>,
+        requests: mpsc::Receiver<Request>,
     ) -> Self {
         let random = Random::new(options.seed);
         Self { store, backend, options, status, requests, random }
@@ -107,7 +107,7 @@ impl Driver {
         let (config, lease) = started;
         let mut current = lease.1.lease().clone();
         let mut session = Session {
-            keeper: Keeper::new(
+            keeper: LeaseKeeper::new(
                 Arc::clone(&self.store),
                 lease,
                 self.backoff(),
@@ -117,7 +117,7 @@ impl Driver {
             pings,
             peers: Arc::new(Peers::new(config, current.clone())),
             known: false,
-            leaving: Leaving::default(),
+            removals: PendingRemovals::default(),
             leases: self.store.watch(),
             watched_from: Instant::now(),
             watches: self.backoff(),
@@ -125,8 +125,8 @@ impl Driver {
             advertise: false,
             listen_from: Instant::now(),
             backoff: self.backoff(),
-            deafness: self.backoff(),
-            asked: Vec::new(),
+            drift_backoff: self.backoff(),
+            transport_requests: Vec::new(),
         };
         self.trust(&session.keeper);
         loop {
@@ -190,7 +190,7 @@ impl Driver {
                 biased;
                 () = stop.as_mut() => return Ok(Err(End::Stop)),
                 () = session.pings.answer() => {}
-                kept = session.keeper.next() => if let Some(moved) = this.kept(session, kept)? {
+                outcome = session.keeper.next() => if let Some(moved) = this.lease_changed(session, outcome)? {
                     return Ok(Err(End::Moved(moved)));
                 },
                 network = &mut started => return network.map(Ok),
@@ -233,11 +233,11 @@ impl Driver {
         let (backend, deadline) = (Arc::clone(&self.backend), self.options.deadline);
         loop {
             self.drain(session).await;
-            for reply in session.asked.drain(..) {
+            for reply in session.transport_requests.drain(..) {
                 let served = session.peers.iter().map(|peer| peer.subnet);
                 let transports =
                     served.filter_map(|subnet| Some((subnet, network.transport(&subnet)?)));
-                // Whoever asked may have gone meanwhile.
+                // Whoever transport_requests may have gone meanwhile.
                 reply.send(transports.collect()).ok();
             }
             let operation = session.next_operation();
@@ -251,11 +251,11 @@ impl Driver {
                         biased;
                         () = stop.as_mut() => Input::Stop,
                         () = session.pings.answer() => Input::Answered,
-                        kept = session.keeper.next() => Input::Kept(kept),
+                        outcome = session.keeper.next() => Input::OwnLease(outcome),
                         Some(request) = self.requests.recv(), if session.known => Input::Request(request),
                         outcome = &mut work => Input::Outcome(outcome),
                         item = session.leases.next() => Input::Lease(item),
-                        () = at(session.leaving.next()) => Input::Gone,
+                        () = at(session.removals.next()) => Input::Gone,
                         () = at(sync_at) => Input::Due,
                     };
                     match input {
@@ -266,17 +266,19 @@ impl Driver {
                             }
                             return Ok(End::Stop);
                         }
-                        Input::Kept(kept) => {
-                            if let Some(moved) = self.kept(session, kept)? {
+                        Input::OwnLease(outcome) => {
+                            if let Some(moved) = self.lease_changed(session, outcome)? {
                                 return Ok(End::Moved(moved));
                             }
                         }
-                        Input::Request(Question::Peers(reply)) => {
+                        Input::Request(Request::Peers(reply)) => {
                             reply.send(Arc::clone(&session.peers)).ok();
                         }
-                        Input::Request(Question::Transports(reply)) => session.asked.push(reply),
+                        Input::Request(Request::Transports(reply)) => {
+                            session.transport_requests.push(reply)
+                        }
                         Input::Gone => {
-                            while let Some(subnet) = session.leaving.gone(Instant::now()) {
+                            while let Some(subnet) = session.removals.gone(Instant::now()) {
                                 self.fold(session, LeaseEvent::Remove(subnet));
                             }
                         }
@@ -284,7 +286,7 @@ impl Driver {
                         Input::Outcome(outcome) => break Some(outcome),
                         Input::Due => break None,
                     }
-                    if waiting && (session.is_due() || !session.asked.is_empty()) {
+                    if waiting && (session.is_due() || !session.transport_requests.is_empty()) {
                         break None;
                     }
                 }
@@ -301,16 +303,20 @@ impl Driver {
     }
 
     /// Acts on what happened to our lease; returns the new one if its subnet is another.
-    fn kept(&self, session: &mut Session, kept: Kept) -> Result<Option<Lease>, NodeError> {
-        match kept {
-            Kept::AcquireFailed(error) => self.fail(Activity::Acquire, &error),
-            Kept::Doubted(lease) => {
-                let doubt = Doubt { subnet: lease.subnet };
-                error!(%doubt, "cannot trust the lease, renewing it goes on; the data path stays");
-                self.status.send_modify(|status| status.fail(Activity::Hold, &doubt));
+    fn lease_changed(
+        &self,
+        session: &mut Session,
+        outcome: LeaseOutcome,
+    ) -> Result<Option<Lease>, NodeError> {
+        match outcome {
+            LeaseOutcome::AcquireFailed(error) => self.fail(Activity::Acquire, &error),
+            LeaseOutcome::Expired(lease) => {
+                let expired = LeaseExpired { subnet: lease.subnet };
+                error!(%expired, "cannot trust the lease, renewing it goes on; the data path stays");
+                self.status.send_modify(|status| status.fail(Activity::Hold, &expired));
             }
-            Kept::Failed(error) => self.fail(Activity::Renew, &error),
-            Kept::Lost(error) => {
+            LeaseOutcome::RenewFailed(error) => self.fail(Activity::Renew, &error),
+            LeaseOutcome::Lost(error) => {
                 let subnet = session.peers.own().subnet;
                 self.status.send_modify(|status| {
                     (status.lease, status.trusted_until) = (None, None);
@@ -322,7 +328,7 @@ impl Driver {
                 error!(%subnet, error = chain(&error), "lease lost, taking one anew; the data path stays");
                 self.status.send_modify(|status| status.fail(Activity::Renew, &error));
             }
-            Kept::Acquired(lease) | Kept::Renewed(lease) => {
+            LeaseOutcome::Acquired(lease) | LeaseOutcome::Renewed(lease) => {
                 for activity in [Activity::Acquire, Activity::Hold, Activity::Renew] {
                     self.succeed(activity);
                 }
@@ -355,7 +361,7 @@ impl Driver {
     }
 
     /// Shows until when the lease can be trusted. That it lasts longer now is no news to those who wait for changes.
-    fn trust(&self, keeper: &Keeper) {
+    fn trust(&self, keeper: &LeaseKeeper) {
         self.status.send_if_modified(|status| {
             status.trusted_until = keeper.trusted_until();
             false
@@ -367,14 +373,14 @@ impl Driver {
         let now = Instant::now();
         match result {
             Ok(()) => {
-                session.deafness.reset();
+                session.drift_backoff.reset();
                 session.sync_at = Some(now);
                 session.listen_from = now + DRIFT_PAUSE;
             }
             // What cannot be heard has to be looked for.
             Err(error) => {
                 self.fail(Activity::Sync, &error);
-                let retry = now + session.deafness.after_failure(self.random.next());
+                let retry = now + session.drift_backoff.after_failure(self.random.next());
                 session.sync_by(retry);
                 session.listen_from = retry + DRIFT_PAUSE;
             }
@@ -464,7 +470,7 @@ impl Drop for Driver {
     }
 }
 
-/// How long a node that was asked to stop waits for a sync under way, and then for the store.
+/// How long a node that was transport_requests to stop waits for a sync under way, and then for the store.
 /// Together less than the second in which supervisors and users expect a stop.
 const STOP_GRACE: Duration = Duration::from_millis(400);
 

@@ -2,7 +2,7 @@
 
 use tokio::time::error::Elapsed;
 
-use super::{NodeError, keeper};
+use super::{NodeError, lease_keeper};
 use crate::{backend::BackendError, store::StoreError};
 
 /// What a loop that tries again has to know of an error.
@@ -22,7 +22,7 @@ impl Failure for StoreError {
     }
 
     fn late(operation: String, elapsed: Elapsed) -> Self {
-        keeper::late(operation, elapsed)
+        lease_keeper::late(operation, elapsed)
     }
 }
 

@@ -2,11 +2,11 @@
 
 mod driver;
 mod failure;
-mod keeper;
-mod leaving;
+mod lease_keeper;
 mod operation;
 mod pings;
 mod random;
+mod removals;
 mod session;
 mod status;
 
@@ -39,7 +39,7 @@ pub struct Node {
     backend: Arc<dyn Backend>,
     options: NodeOptions,
     status: watch::Sender<Status>,
-    requests: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
+    requests: (mpsc::Sender<Request>, mpsc::Receiver<Request>),
     pings: (mpsc::Sender<oneshot::Sender<()>>, Pings),
 }
 
@@ -80,11 +80,11 @@ pub enum OnLeaseLoss {
 #[derive(Clone, Debug)]
 pub struct NodeHandle {
     status: watch::Receiver<Status>,
-    requests: mpsc::Sender<Question>,
+    requests: mpsc::Sender<Request>,
     pings: mpsc::Sender<oneshot::Sender<()>>,
 }
 
-/// What is left of a node that was asked to stop: the data path is up, and the lease is held until it expires.
+/// What is left of a node that was transport_requests to stop: the data path is up, and the lease is held until it expires.
 ///
 /// Dropping both parts keeps it so.
 #[derive(Debug, Default)]
@@ -119,7 +119,7 @@ pub enum NodeError {
 
 /// What a handle asks the loop, with where to send the answer.
 #[derive(Debug)]
-enum Question {
+enum Request {
     Peers(oneshot::Sender<Arc<Peers>>),
     Transports(oneshot::Sender<Vec<(Subnet, Transport)>>),
 }
@@ -159,7 +159,7 @@ impl Node {
     /// next run of a node puts that right.
     pub async fn run(self) -> Result<Infallible, NodeError> {
         self.run_until(std::future::pending()).await?;
-        unreachable!("a node ends without an error only if it is asked to stop")
+        unreachable!("a node ends without an error only if it is transport_requests to stop")
     }
 
     /// Runs until `stop` resolves, then finishes what is under way for less than a second.
@@ -238,7 +238,7 @@ impl NodeHandle {
     /// Nothing is lost by dropping it.
     pub async fn peers(&self) -> Option<Arc<Peers>> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Question::Peers(reply)).await.ok()?;
+        self.requests.send(Request::Peers(reply)).await.ok()?;
         answer.await.ok()
     }
 
@@ -250,7 +250,7 @@ impl NodeHandle {
     /// Nothing is lost by dropping it.
     pub async fn transports(&self) -> Option<Vec<(Subnet, Transport)>> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Question::Transports(reply)).await.ok()?;
+        self.requests.send(Request::Transports(reply)).await.ok()?;
         answer.await.ok()
     }
 }

@@ -66,7 +66,7 @@ async fn within<T>(
 }
 
 /// Lets the executor turn once.
-pub(super) async fn breathe() {
+pub(super) async fn yield_once() {
     let mut turned = false;
     poll_fn(|context| {
         if turned {

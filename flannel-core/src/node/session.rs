@@ -5,7 +5,9 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{keeper::Keeper, leaving::Leaving, operation::Operation, pings::Pings};
+use super::{
+    lease_keeper::LeaseKeeper, operation::Operation, pings::Pings, removals::PendingRemovals,
+};
 use crate::{
     backoff::Backoff, lease::LeaseEvent, peers::Peers, report::Transport, store::StoreError,
     subnet::Subnet,
@@ -13,12 +15,12 @@ use crate::{
 
 /// What the loop works on while the node holds one subnet.
 pub(super) struct Session {
-    pub(super) keeper: Keeper,
+    pub(super) keeper: LeaseKeeper,
     pub(super) pings: Pings,
     pub(super) peers: Arc<Peers>,
     /// Whether the store has said who the peers are. Until then they are unknown, and unknown is never synced.
     pub(super) known: bool,
-    pub(super) leaving: Leaving,
+    pub(super) removals: PendingRemovals,
     pub(super) leases: BoxStream<'static, Result<LeaseEvent, StoreError>>,
     /// Since when `leases` is followed.
     pub(super) watched_from: Instant,
@@ -33,9 +35,9 @@ pub(super) struct Session {
     /// Between failed syncs.
     pub(super) backoff: Backoff,
     /// Who wants to know how packets reach peers, once the network is not worked on.
-    pub(super) asked: Vec<oneshot::Sender<Vec<(Subnet, Transport)>>>,
+    pub(super) transport_requests: Vec<oneshot::Sender<Vec<(Subnet, Transport)>>>,
     /// Between failures to hear of drift.
-    pub(super) deafness: Backoff,
+    pub(super) drift_backoff: Backoff,
 }
 
 impl Session {

@@ -21,7 +21,7 @@ use crate::{
     testing::{FakeBackend, MockBackend, MockStore},
 };
 
-mod leases;
+mod own_lease;
 mod shown;
 mod trouble;
 

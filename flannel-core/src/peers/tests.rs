@@ -25,7 +25,7 @@ fn our_own_lease_is_not_a_peer() {
     let mut peers = peers();
     let leases = vec![lease("10.3.1.0-24", "192.0.2.1"), lease("10.3.2.0-24", "192.0.2.2")];
     let folded = peers.fold(LeaseEvent::Reset(leases));
-    assert_eq!(folded, Folded { peers_changed: true, own_differs: false });
+    assert_eq!(folded, FoldOutcome { peers_changed: true, own_differs: false });
     assert_eq!(keys(&peers), ["10.3.2.0-24"]);
 }
 

@@ -15,7 +15,7 @@ use crate::{
     backend::{Backend, BackendError, Network},
     lease::{Lease, LeaseAttrs},
     peers::Peers,
-    report::{PeerFault, PeerProblem, SyncReport, Transport, Way},
+    report::{PeerFault, PeerProblem, RoutingMode, SyncReport, Transport},
     subnet::Subnet,
 };
 
@@ -206,7 +206,7 @@ impl Network for FakeNetwork {
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
         let served = self.host.state().routes.contains_key(subnet);
-        served.then(|| Transport::new(Some(Way::Direct), None, None))
+        served.then(|| Transport::new(Some(RoutingMode::Direct), None, None))
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {

@@ -3,11 +3,11 @@
 
 mod fake;
 pub mod network;
-pub mod store;
+pub mod store_contract;
 
 pub use crate::{
     backend::{MockBackend, MockNetwork},
     store::{MockStore, MockSubnetLease},
 };
 pub use fake::{FakeBackend, FakeNetwork};
-pub use store::{Entry, StoreFixture};
+pub use store_contract::{Entry, StoreFixture};

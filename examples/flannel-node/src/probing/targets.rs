@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use flannel_core::{Lease, NetworkConfig, Peers, Subnet, Transport, Way};
+use flannel_core::{Lease, NetworkConfig, Peers, RoutingMode, Subnet, Transport};
 use flannel_netlink::iface::Interface;
 use flannel_probe::{End, Target, Targets};
 
@@ -47,7 +47,7 @@ pub(super) fn targets(
         let (address, inside) = (public(peer, is_ipv4)?, block(&peer.subnet, is_ipv4)?);
         let transport = transports.get(&peer.subnet)?;
         let way = if is_ipv4 { transport.ipv4 } else { transport.ipv6 };
-        let overlay = (way? == Way::Encapsulated).then_some(inside);
+        let overlay = (way? == RoutingMode::Encapsulated).then_some(inside);
         Some(Target { peer: peer.subnet, address, overlay })
     };
     let families = [true, false];
@@ -94,7 +94,7 @@ mod tests {
         let mut peers = Peers::new(config.clone(), lease(1));
         peers.fold(LeaseEvent::Reset(vec![lease(2), lease(3), lease(4)]));
         let way = |v4, v6| Transport::new(v4, v6, None);
-        let (tunnel, direct) = (Some(Way::Encapsulated), Some(Way::Direct));
+        let (tunnel, direct) = (Some(RoutingMode::Encapsulated), Some(RoutingMode::Direct));
         let transports = BTreeMap::from([
             (lease(2).subnet, way(tunnel, direct)),
             (lease(3).subnet, way(direct, None)),

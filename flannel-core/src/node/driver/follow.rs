@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::Driver;
 use crate::{
     lease::LeaseEvent,
-    node::{Activity, operation::breathe, session::Session},
+    node::{Activity, operation::yield_once, session::Session},
     store::StoreError,
 };
 
@@ -26,7 +26,7 @@ impl Driver {
                 None if paused => return,
                 // A stream of tokio pretends to be empty when its task has had its share. The next turn tells.
                 None => {
-                    breathe().await;
+                    yield_once().await;
                     paused = true;
                 }
             }
@@ -54,7 +54,7 @@ impl Driver {
         let own =
             matches!(&event, LeaseEvent::Remove(subnet) if *subnet == session.peers.own().subnet);
         let until = Instant::now() + self.options.removal_grace;
-        let event = if own { Some(event) } else { session.leaving.admit(event, until) };
+        let event = if own { Some(event) } else { session.removals.admit(event, until) };
         if let Some(event) = event {
             self.fold(session, event);
         }

@@ -1,7 +1,7 @@
 //! What a node shows of itself to those who watch over it.
 
 use super::*;
-use crate::{FirewallReport, SyncReport, Transport, Way, testing::MockNetwork};
+use crate::{FirewallReport, RoutingMode, SyncReport, Transport, testing::MockNetwork};
 
 #[tokio::test(start_paused = true)]
 async fn the_loop_answers_wherever_it_waits() {
@@ -37,9 +37,12 @@ async fn the_loop_answers_wherever_it_waits() {
     assert_eq!(handle.ping().await, Some(()));
     events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     settle().await;
-    let asked = Instant::now();
+    let transport_requests = Instant::now();
     assert_eq!(handle.ping().await, Some(()));
-    assert_eq!((asked.elapsed(), backend.syncs(), handle.status().syncs), (Duration::ZERO, 1, 0));
+    assert_eq!(
+        (transport_requests.elapsed(), backend.syncs(), handle.status().syncs),
+        (Duration::ZERO, 1, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +119,7 @@ async fn how_packets_reach_peers_is_told_when_asked() {
     events.send(Ok(LeaseEvent::Reset(vec![peer.clone()]))).unwrap();
     handle.wait_for(Status::is_ready).await.unwrap();
     let syncs = backend.syncs();
-    let told = Some(vec![(peer.subnet, Transport::new(Some(Way::Direct), None, None))]);
+    let told = Some(vec![(peer.subnet, Transport::new(Some(RoutingMode::Direct), None, None))]);
     assert_eq!(handle.transports().await, told);
     assert_eq!(backend.syncs(), syncs, "it costs no sync");
 

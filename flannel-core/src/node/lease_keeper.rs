@@ -18,7 +18,7 @@ use crate::{
 
 /// The lease side of a node. It never blocks the rest of the node: [`next`](Self::next) may be dropped at any await, and what
 /// was under way goes on with the next call.
-pub(super) struct Keeper {
+pub(super) struct LeaseKeeper {
     store: Arc<dyn Store>,
     /// The lease as last written, also while it is being worked on or lost.
     lease: Lease,
@@ -31,14 +31,14 @@ pub(super) struct Keeper {
     began: Instant,
     /// Until when the lease can be trusted; `None` for ever, or if that is over and was said.
     trusted_until: Option<Instant>,
-    /// Whether to check once more after what is under way, which may have asked the store too early.
+    /// Whether to check once more after what is under way, which may have transport_requests the store too early.
     again: bool,
     /// The same, and there is no hurry.
     again_later: bool,
     /// Between failures.
     backoff: Backoff,
     /// The same where the lease does not say that there is less time.
-    patience: Backoff,
+    idle_backoff: Backoff,
     /// Between losses that follow each other.
     losses: Backoff,
     taken_anew: Option<Instant>,
@@ -59,12 +59,12 @@ pub(super) struct Timing {
 enum State {
     Held(Box<dyn SubnetLease>),
     Lost,
-    Working(BoxFuture<'static, Outcome>),
-    /// Only between two lines of [`Keeper::next`].
+    Working(BoxFuture<'static, CallOutcome>),
+    /// Only between two lines of [`LeaseKeeper::next`].
     Moving,
 }
 
-enum Outcome {
+enum CallOutcome {
     Acquired(Result<Box<dyn SubnetLease>, StoreError>),
     Kept(Box<dyn SubnetLease>, Result<(), StoreError>),
 }
@@ -72,28 +72,28 @@ enum Outcome {
 /// Why a lease that was not lost is not trusted.
 #[derive(Debug, thiserror::Error)]
 #[error("the lease of {subnet} was not renewed before its time was over, another node may have it")]
-pub(super) struct Doubt {
+pub(super) struct LeaseExpired {
     pub(super) subnet: Subnet,
 }
 
 /// What happened to the lease.
 #[derive(Debug)]
-pub(super) enum Kept {
+pub(super) enum LeaseOutcome {
     /// It was taken anew after a loss; the subnet may be another.
     Acquired(Lease),
     /// It could not be taken anew; tried again later.
     AcquireFailed(StoreError),
     /// It was not renewed for so long that somebody else may have it. Renewing it goes on.
-    Doubted(Lease),
+    Expired(Lease),
     /// It was not renewed; tried again later.
-    Failed(StoreError),
+    RenewFailed(StoreError),
     /// It is gone. Taking one anew has begun.
     Lost(StoreError),
     /// It was renewed, perhaps with other attributes.
     Renewed(Lease),
 }
 
-impl Keeper {
+impl LeaseKeeper {
     /// Keeps `lease`, which was taken by a call that began at `began`.
     pub(super) fn new(
         store: Arc<dyn Store>,
@@ -115,7 +115,7 @@ impl Keeper {
             state: State::Moving,
             losses: backoff.clone(),
             taken_anew: None,
-            patience: backoff.clone(),
+            idle_backoff: backoff.clone(),
             backoff,
             random,
             deadline,
@@ -162,19 +162,19 @@ impl Keeper {
     }
 
     /// Waits for the next thing that happens to the lease.
-    pub(super) async fn next(&mut self) -> Kept {
+    pub(super) async fn next(&mut self) -> LeaseOutcome {
         let trusted_until = self.trusted_until;
         select! {
             biased;
             kept = self.work() => kept,
             () = at(trusted_until) => {
                 self.trusted_until = None;
-                Kept::Doubted(self.lease.clone())
+                LeaseOutcome::Expired(self.lease.clone())
             }
         }
     }
 
-    async fn work(&mut self) -> Kept {
+    async fn work(&mut self) -> LeaseOutcome {
         loop {
             if let State::Working(work) = &mut self.state {
                 let outcome = work.await;
@@ -210,13 +210,13 @@ impl Keeper {
                 let subnet = lease.lease().subnet;
                 let result =
                     result.unwrap_or_else(|elapsed| Err(late(format!("renew {subnet}"), elapsed)));
-                Outcome::Kept(lease, result)
+                CallOutcome::Kept(lease, result)
             })),
             State::Lost => {
                 let store = Arc::clone(&self.store);
                 State::Working(Box::pin(async move {
                     let acquired = timeout(deadline, store.acquire(&attrs)).await;
-                    Outcome::Acquired(
+                    CallOutcome::Acquired(
                         acquired
                             .unwrap_or_else(|elapsed| Err(late("acquire a lease".into(), elapsed))),
                     )
@@ -226,32 +226,32 @@ impl Keeper {
         };
     }
 
-    fn settle(&mut self, outcome: Outcome) -> Kept {
+    fn settle(&mut self, outcome: CallOutcome) -> LeaseOutcome {
         match outcome {
-            Outcome::Acquired(Ok(lease)) => {
+            CallOutcome::Acquired(Ok(lease)) => {
                 self.taken_anew = Some(Instant::now());
                 self.hold(lease);
-                Kept::Acquired(self.lease.clone())
+                LeaseOutcome::Acquired(self.lease.clone())
             }
-            Outcome::Acquired(Err(error)) => {
+            CallOutcome::Acquired(Err(error)) => {
                 self.state = State::Lost;
                 self.retry();
-                Kept::AcquireFailed(error)
+                LeaseOutcome::AcquireFailed(error)
             }
-            Outcome::Kept(lease, Ok(())) => {
+            CallOutcome::Kept(lease, Ok(())) => {
                 self.hold(lease);
-                Kept::Renewed(self.lease.clone())
+                LeaseOutcome::Renewed(self.lease.clone())
             }
-            Outcome::Kept(_, Err(error @ StoreError::Revoked { .. })) => {
+            CallOutcome::Kept(_, Err(error @ StoreError::Revoked { .. })) => {
                 self.state = State::Lost;
                 self.trusted_until = None;
                 self.lost();
-                Kept::Lost(error)
+                LeaseOutcome::Lost(error)
             }
-            Outcome::Kept(lease, Err(error)) => {
+            CallOutcome::Kept(lease, Err(error)) => {
                 self.state = State::Held(lease);
                 self.retry();
-                Kept::Failed(error)
+                LeaseOutcome::RenewFailed(error)
             }
         }
     }
@@ -260,8 +260,8 @@ impl Keeper {
         self.lease = lease.lease().clone();
         // A store that was away may count the lease's life from its return on, so that is the time there is.
         self.backoff = match lease.ttl() {
-            Some(ttl) => self.patience.limited_to(ttl / 10),
-            None => self.patience.limited_to(Duration::MAX),
+            Some(ttl) => self.idle_backoff.limited_to(ttl / 10),
+            None => self.idle_backoff.limited_to(Duration::MAX),
         };
         // A tenth less or more keeps nodes that started together apart.
         let spread = 0.9 + 0.2 * (self.random.next() as f64 / u64::MAX as f64);

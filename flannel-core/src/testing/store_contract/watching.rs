@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, stream::BoxStream};
 
-use super::{ROOMY, StoreFixture, TINY, at, leases::acquire, soon};
+use super::{ROOMY, StoreFixture, TINY, acquiring::acquire, at, soon};
 use crate::{
     lease::{Lease, LeaseAttrs, LeaseEvent, MAX_LEASE_BYTES},
     store::StoreError,

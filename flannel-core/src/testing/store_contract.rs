@@ -7,7 +7,7 @@ use std::{
 
 use crate::{lease::LeaseAttrs, store::Store};
 
-pub mod leases;
+pub mod acquiring;
 pub mod watching;
 
 /// One fresh store with one network, as a test sees it from all sides.
@@ -69,7 +69,7 @@ macro_rules! store_conformance {
         $crate::store_conformance!(@all [$(#[$attribute])* #[tokio::test]] $fixture);
     };
     (@all $attributes:tt $fixture:ty) => {
-        $crate::store_conformance!(@each $attributes $fixture, leases:
+        $crate::store_conformance!(@each $attributes $fixture, acquiring:
             a_full_network_says_so
             a_network_without_a_usable_config_says_so
             a_node_keeps_its_subnet
@@ -99,7 +99,7 @@ macro_rules! store_conformance {
     (@one [$($attributes:tt)*] $fixture:ty, $group:ident, $clause:ident) => {
         $($attributes)*
         async fn $clause() {
-            $crate::testing::store::$group::$clause::<$fixture>().await;
+            $crate::testing::store_contract::$group::$clause::<$fixture>().await;
         }
     };
 }
