@@ -6,23 +6,23 @@ use flannel_core::{
 };
 use futures::stream::BoxStream;
 
-use crate::allocating::{Allocating, Options, Stats};
+use crate::registry_store::{LeaseOptions, RegistryStore, StoreStats};
 
 mod client;
 mod config;
+mod connection;
 mod dial;
-mod entry;
-mod fold;
+mod endpoint_error;
+mod etcd_registry;
+mod etcd_watch;
+mod event_fold;
 mod keys;
+mod lease_txn;
 mod list;
 mod proto;
-mod registry;
-mod session;
-mod trouble;
-mod watch;
 
 pub use config::{EtcdConfig, EtcdConfigError, EtcdPassword};
-pub use registry::EtcdRegistry;
+pub use etcd_registry::EtcdRegistry;
 
 /// One node's store in etcd, version 3.4 or later, that it may share with nodes of flannel.
 ///
@@ -64,7 +64,7 @@ pub use registry::EtcdRegistry;
 ///
 /// Calls and watches need a tokio runtime with time and I/O enabled, and panic without.
 #[derive(Debug)]
-pub struct EtcdStore(Allocating<EtcdRegistry>);
+pub struct EtcdStore(RegistryStore<EtcdRegistry>);
 
 impl EtcdStore {
     /// The store that `config` describes, as `node` uses it. It reads the certificates and connects with the first call.
@@ -75,13 +75,13 @@ impl EtcdStore {
     pub fn new(
         config: &EtcdConfig,
         node: NodeId,
-        options: Options,
+        options: LeaseOptions,
     ) -> Result<Self, EtcdConfigError> {
-        Ok(Self(Allocating::new(EtcdRegistry::new(config)?, node, options)))
+        Ok(Self(RegistryStore::new(EtcdRegistry::new(config)?, node, options)))
     }
 
     /// What has been counted so far.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> StoreStats {
         self.0.stats()
     }
 }

@@ -10,23 +10,23 @@ use flannel_core::{
 use futures::stream::BoxStream;
 
 use crate::{
-    allocating::{Allocating, Options, Stats, store_error},
     registry::RegistryError,
+    registry_store::{LeaseOptions, RegistryStore, StoreStats, store_error},
 };
 
-mod entry;
+mod file_registry;
 mod files;
 mod folder;
+mod folder_watch;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
 mod inotify;
+mod lease_file;
 mod listing;
 mod lock;
 mod pile;
-mod registry;
-mod watch;
 
-pub use registry::FileRegistry;
+pub use file_registry::FileRegistry;
 
 use folder::Folder;
 
@@ -64,7 +64,7 @@ use folder::Folder;
 ///
 /// Calls and watches need a tokio runtime with time and I/O enabled, and panic without.
 #[derive(Debug)]
-pub struct FileStore(Allocating<FileRegistry>);
+pub struct FileStore(RegistryStore<FileRegistry>);
 
 /// Why a network cannot be set up in a folder.
 #[derive(Debug, thiserror::Error)]
@@ -111,10 +111,10 @@ impl FileStore {
     pub async fn open(
         path: impl AsRef<Path>,
         node: NodeId,
-        options: Options,
+        options: LeaseOptions,
     ) -> Result<Self, StoreError> {
         let registry = FileRegistry::open(path).await.map_err(store_error)?;
-        Ok(Self(Allocating::new(registry, node, options)))
+        Ok(Self(RegistryStore::new(registry, node, options)))
     }
 
     /// Sets up the network of `config` in the folder at `path`, making it if it is not there.
@@ -158,7 +158,7 @@ impl FileStore {
     }
 
     /// What has been counted so far.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> StoreStats {
         self.0.stats()
     }
 }

@@ -3,22 +3,22 @@
 //! * `EtcdStore` is for clusters with etcd, also those of flannel (feature `etcd`).
 //! * [`FileStore`] is for many processes on one machine (feature `file`).
 //! * [`MemoryStore`] is for tests and for clusters inside of one process.
-//! * [`Allocating`] makes a [`Store`](flannel_core::Store) of anything that implements the small trait [`Registry`].
+//! * [`RegistryStore`] makes a [`Store`](flannel_core::Store) of anything that implements the small trait [`Registry`].
 #![forbid(unsafe_code)]
 
-mod allocating;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "file")]
 mod file;
 mod memory;
 mod registry;
+mod registry_store;
 
-pub use allocating::{Allocating, Options, Stats, network_config};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdRegistry, EtcdStore};
 #[cfg(feature = "file")]
 pub use file::{FileRegistry, FileStore, InitError};
+pub use registry_store::{LeaseOptions, RegistryStore, StoreStats, network_config};
 /// Parsers of what is stored, for fuzzers.
 #[cfg(all(feature = "file", feature = "testing"))]
 pub mod fuzzing {
@@ -26,5 +26,5 @@ pub mod fuzzing {
 }
 pub use memory::{Cut, MemoryCluster, MemoryRegistry, MemoryStore};
 pub use registry::{
-    Change, ConfigText, Lifetime, Record, Registry, RegistryError, Skipped, Snapshot, Write,
+    Change, ConfigText, Lifetime, NewRecord, Record, RecordError, Registry, RegistryError, Snapshot,
 };

@@ -13,19 +13,19 @@ use futures::stream::BoxStream;
 use tokio::sync::Notify;
 
 use crate::{
-    allocating::{Allocating, Options, Stats},
-    registry::{Record, Write},
+    registry::{NewRecord, Record},
+    registry_store::{LeaseOptions, RegistryStore, StoreStats},
 };
 
+mod cluster_state;
 mod link;
-mod registry;
-mod state;
+mod memory_registry;
 
 pub use link::Cut;
-pub use registry::MemoryRegistry;
+pub use memory_registry::MemoryRegistry;
 
+use cluster_state::State;
 use link::Link;
-use state::State;
 
 /// The leases of one network, shared by all that clone it.
 ///
@@ -79,12 +79,12 @@ impl MemoryCluster {
 
     /// The store as `node` uses it, with the usual options.
     pub fn store(&self, node: NodeId) -> MemoryStore {
-        self.store_with(node, Options::default())
+        self.store_with(node, LeaseOptions::default())
     }
 
     /// The store as `node` uses it.
-    pub fn store_with(&self, node: NodeId, options: Options) -> MemoryStore {
-        MemoryStore(Allocating::new(self.registry(node.clone()), node, options))
+    pub fn store_with(&self, node: NodeId, options: LeaseOptions) -> MemoryStore {
+        MemoryStore(RegistryStore::new(self.registry(node.clone()), node, options))
     }
 
     /// The registry as `node` is connected to it.
@@ -98,7 +98,7 @@ impl MemoryCluster {
     }
 
     /// Writes a record past all checks, as an operator does.
-    pub fn put(&self, key: &str, write: &Write) {
+    pub fn put(&self, key: &str, write: &NewRecord) {
         self.shared.work(|state| {
             state.write(key, write);
         });
@@ -165,11 +165,11 @@ impl Shared {
 
 /// One node's store in a [`MemoryCluster`].
 #[derive(Debug)]
-pub struct MemoryStore(Allocating<MemoryRegistry>);
+pub struct MemoryStore(RegistryStore<MemoryRegistry>);
 
 impl MemoryStore {
     /// What has been counted so far.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> StoreStats {
         self.0.stats()
     }
 }

@@ -8,13 +8,13 @@ use futures::stream::BoxStream;
 mod record;
 mod snapshot;
 
-pub use record::{Lifetime, Record, Skipped, Write};
+pub use record::{Lifetime, NewRecord, Record, RecordError};
 pub use snapshot::{Change, Snapshot};
 
 /// A key-value engine that keeps the leases of one network, as one node is connected to it.
 ///
 /// Implement these eight methods over an engine (etcd, Consul, a SQL table, a replicated log), and
-/// [`Allocating`](crate::Allocating) makes a [`Store`](flannel_core::Store) of it: allocation, fencing, adoption of flannel's
+/// [`RegistryStore`](crate::RegistryStore) makes a [`Store`](flannel_core::Store) of it: allocation, fencing, adoption of flannel's
 /// leases and retries are there, and not in the engine. Run `flannel_core::store_conformance!` over the result;
 /// `tests/custom.rs` in this crate is a small engine with everything that takes.
 ///
@@ -47,7 +47,7 @@ pub use snapshot::{Change, Snapshot};
 ///   engine may still list it as [`Lifetime::Lapsed`], so that its owner finds its old subnet; it may be updated and touched
 ///   as long as nobody else took its key.
 /// * `list` shows every record that would make `create` fail, also those that are no leases.
-/// * Every call answers or fails in bounded time; [`Allocating`](crate::Allocating) adds no timeouts of its own.
+/// * Every call answers or fails in bounded time; [`RegistryStore`](crate::RegistryStore) adds no timeouts of its own.
 ///
 /// # Cancel safety
 ///
@@ -82,14 +82,14 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`RegistryError::Conflict`] if there is one; nothing was written. [`RegistryError::Denied`] and
     /// [`RegistryError::Unavailable`]; after the latter it may have been written or not.
-    async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError>;
+    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError>;
 
     /// Replaces the record `was`, if it is still the same, and returns the new one.
     ///
     /// # Errors
     ///
     /// [`RegistryError::Conflict`] if it is not; nothing was written. Else as for [`create`](Self::create).
-    async fn update(&self, was: &Record, write: &Write) -> Result<Record, RegistryError>;
+    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError>;
 
     /// Makes the record `was` last for `ttl` from now on, if it is still the same. `None` if it is a reservation, which is
     /// only compared.

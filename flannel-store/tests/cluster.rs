@@ -20,7 +20,9 @@ use flannel_core::{
     LeaseAttrs, NetworkConfig, Node, NodeHandle, NodeId, NodeOptions, Status, Subnet,
     testing::FakeBackend,
 };
-use flannel_store::{Change, Cut, Lifetime, MemoryCluster, Options, Record, Registry, Write};
+use flannel_store::{
+    Change, Cut, LeaseOptions, Lifetime, MemoryCluster, NewRecord, Record, Registry,
+};
 use futures::StreamExt;
 use tokio::{
     task::JoinHandle,
@@ -231,7 +233,7 @@ impl World {
         if machine.running.is_some() {
             return;
         }
-        let options = Options { ttl: TTL, ..Options::default() };
+        let options = LeaseOptions { ttl: TTL, ..LeaseOptions::default() };
         let store = self.cluster.store_with(machine.id.clone(), options);
         let options = NodeOptions { seed, ..NodeOptions::default() };
         let node = Node::from_parts(Arc::new(store), Arc::new(machine.host.clone()), options);
@@ -320,7 +322,7 @@ impl World {
             None => ("stray".into(), "no lease".into()),
         };
         let owner = Some(STRANGER.parse().unwrap());
-        self.cluster.put(&key, &Write { value, owner, ttl: Some(TTL) });
+        self.cluster.put(&key, &NewRecord { value, owner, ttl: Some(TTL) });
         self.meddled.insert(key, Instant::now());
     }
 

@@ -12,8 +12,8 @@ use flannel_core::{
     testing::{Entry, StoreFixture},
 };
 use flannel_store::{
-    Allocating, Change, ConfigText, Lifetime, Options, Record, Registry, RegistryError, Snapshot,
-    Write,
+    Change, ConfigText, LeaseOptions, Lifetime, NewRecord, Record, Registry, RegistryError,
+    RegistryStore, Snapshot,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 
@@ -32,7 +32,7 @@ struct Rows {
 
 impl Rows {
     /// Expiry is left out: a table would compare its clock with a column.
-    fn put(&mut self, key: &str, write: &Write) -> Record {
+    fn put(&mut self, key: &str, write: &NewRecord) -> Record {
         self.revision += 1;
         let record = Record {
             key: key.into(),
@@ -93,7 +93,7 @@ impl Registry for Table {
         Ok(self.query(list).await)
     }
 
-    async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError> {
+    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
         let create = |rows: &mut Rows| {
             rows.compare(key, None)?;
             Ok(rows.put(key, write))
@@ -101,7 +101,7 @@ impl Registry for Table {
         self.query(create).await
     }
 
-    async fn update(&self, was: &Record, write: &Write) -> Result<Record, RegistryError> {
+    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
         let update = |rows: &mut Rows| {
             rows.compare(&was.key, Some(was.revision))?;
             Ok(rows.put(&was.key, write))
@@ -150,11 +150,11 @@ impl StoreFixture for Table {
 
     async fn store(&self, node: &str) -> Arc<dyn Store> {
         let node = node.parse().unwrap();
-        Arc::new(Allocating::new(self.clone(), node, Options::default()))
+        Arc::new(RegistryStore::new(self.clone(), node, LeaseOptions::default()))
     }
 
     async fn put(&self, key: &str, value: &str) {
-        let write = Write { value: value.into(), owner: None, ttl: None };
+        let write = NewRecord { value: value.into(), owner: None, ttl: None };
         self.0.lock().unwrap().put(key, &write);
     }
 

@@ -14,7 +14,7 @@ use flannel_core::{
     LeaseAttrs, LeaseEvent, MAX_LEASE_BYTES, NodeId, Store, StoreError,
     testing::{Entry, StoreFixture},
 };
-use flannel_store::{FileStore, InitError, Options};
+use flannel_store::{FileStore, InitError, LeaseOptions};
 use futures::{Stream, StreamExt};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
@@ -30,7 +30,7 @@ impl Folder {
         self.path().join("subnets").join(key.as_ref())
     }
 
-    async fn open(&self, node: &str, options: Options) -> FileStore {
+    async fn open(&self, node: &str, options: LeaseOptions) -> FileStore {
         FileStore::open(self.path(), node.parse().unwrap(), options).await.unwrap()
     }
 }
@@ -43,7 +43,7 @@ impl StoreFixture for Folder {
     }
 
     async fn store(&self, node: &str) -> Arc<dyn Store> {
-        Arc::new(self.open(node, Options::default()).await)
+        Arc::new(self.open(node, LeaseOptions::default()).await)
     }
 
     async fn put(&self, key: &str, value: &str) {
@@ -115,7 +115,7 @@ async fn item(
 #[tokio::test]
 async fn files_are_as_documented() {
     let folder = Folder::build(NETWORK).await;
-    let store = folder.open("n1", Options::default()).await;
+    let store = folder.open("n1", LeaseOptions::default()).await;
     let lease = store.acquire(&at(1)).await.unwrap();
     let text = fs::read_to_string(folder.lease(lease.lease().subnet.to_string())).unwrap();
     let (value, ours) = text.split_once('\n').unwrap();
@@ -170,13 +170,13 @@ async fn errors_name_the_path_and_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let error = FileStore::open(&file, NodeId::new("n1").unwrap(), Options::default()).await;
+    let error = FileStore::open(&file, NodeId::new("n1").unwrap(), LeaseOptions::default()).await;
     let error = error.unwrap_err();
     assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("os error"));
 
     let store =
-        FileStore::open(folder.path(), NodeId::new("n1").unwrap(), Options::default()).await;
+        FileStore::open(folder.path(), NodeId::new("n1").unwrap(), LeaseOptions::default()).await;
     let error = store.unwrap().acquire(&at(1)).await.unwrap_err();
     let place = folder.path().join("config").display().to_string();
     assert!(matches!(error, StoreError::ConfigMissing { place: p } if p == place));
@@ -185,7 +185,7 @@ async fn errors_name_the_path_and_the_reason() {
 #[tokio::test]
 async fn damaged_files_cost_only_themselves() {
     let folder = Folder::build(TINY).await;
-    let store = folder.open("n1", Options::default()).await;
+    let store = folder.open("n1", LeaseOptions::default()).await;
     let one = store.acquire(&at(1)).await.unwrap();
     let key = |n: u8| format!("10.3.0.{}-30", n * 4);
     let held = one.lease().subnet.to_string();
@@ -227,8 +227,8 @@ async fn damaged_files_cost_only_themselves() {
         make();
         // The damaged subnet is not handed out, and the other one is.
         let (two, three) = (
-            folder.open("n2", Options::default()).await,
-            folder.open("n3", Options::default()).await,
+            folder.open("n2", LeaseOptions::default()).await,
+            folder.open("n3", LeaseOptions::default()).await,
         );
         let (at_two, at_three) = (at(2), at(3));
         let other = timeout(Duration::from_secs(20), two.acquire(&at_two)).await.expect(damage);
@@ -259,7 +259,7 @@ async fn a_reservation_may_be_written_by_hand_in_any_layout() {
     let folder = Folder::build(NETWORK).await;
     let text = "{\n  \"publicIP\": \"192.0.2.7\",\n  \"BackendType\": \"vxlan\"\n}\n";
     fs::write(folder.lease("10.3.77.0-24"), text).unwrap();
-    let store = folder.open("n7", Options::default()).await;
+    let store = folder.open("n7", LeaseOptions::default()).await;
     let lease = store.acquire(&at(7)).await.unwrap();
     assert_eq!(lease.lease().subnet.to_string(), "10.3.77.0-24");
     let text = fs::read_to_string(folder.lease("10.3.77.0-24")).unwrap();
@@ -269,7 +269,7 @@ async fn a_reservation_may_be_written_by_hand_in_any_layout() {
 #[tokio::test]
 async fn an_edit_by_hand_is_noticed_also_if_it_leaves_the_revision() {
     let folder = Folder::build(NETWORK).await;
-    let store = folder.open("n1", Options::default()).await;
+    let store = folder.open("n1", LeaseOptions::default()).await;
     let mut watch = store.watch();
     item(&mut watch).await.unwrap();
     let mut lease = store.acquire(&at(1)).await.unwrap();
@@ -294,7 +294,7 @@ async fn an_edit_by_hand_is_noticed_also_if_it_leaves_the_revision() {
 #[tokio::test]
 async fn a_lost_counter_is_made_up_for_and_leftovers_are_removed() {
     let folder = Folder::build(NETWORK).await;
-    let store = folder.open("n1", Options::default()).await;
+    let store = folder.open("n1", LeaseOptions::default()).await;
     let mut lease = store.acquire(&at(1)).await.unwrap();
     for (n, damage) in ["", "garbage", "-1"].into_iter().enumerate() {
         fs::write(folder.path().join("revision"), damage).unwrap();
@@ -306,7 +306,7 @@ async fn a_lost_counter_is_made_up_for_and_leftovers_are_removed() {
     fs::remove_file(folder.path().join("lock")).unwrap();
     fs::write(folder.path().join(".write"), "half a lea").unwrap();
     fs::write(folder.lease(".10.3.7.0-24.swp"), "an editor's").unwrap();
-    folder.open("n2", Options::default()).await;
+    folder.open("n2", LeaseOptions::default()).await;
     assert!(!folder.path().join(".write").exists());
     lease.publish(&at(1)).await.unwrap();
     assert_eq!(fs::read_to_string(folder.path().join("revision")).unwrap(), "5\n");
@@ -319,7 +319,7 @@ async fn a_lost_counter_is_made_up_for_and_leftovers_are_removed() {
 #[tokio::test]
 async fn a_folder_that_is_away_is_an_outage_and_comes_back() {
     let folder = Folder::build(NETWORK).await;
-    let store = folder.open("n1", Options::default()).await;
+    let store = folder.open("n1", LeaseOptions::default()).await;
     let mut watch = store.watch();
     item(&mut watch).await.unwrap();
     let mut lease = store.acquire(&at(1)).await.unwrap();
@@ -356,7 +356,7 @@ async fn a_folder_that_is_away_is_an_outage_and_comes_back() {
 async fn a_lease_expires_in_the_watch_and_stays_its_nodes_until_somebody_needs_it() {
     let folder = Folder::build(TINY).await;
     let ttl = Duration::from_secs(1);
-    let options = Options { ttl, ..Options::default() };
+    let options = LeaseOptions { ttl, ..LeaseOptions::default() };
     let store = folder.open("n1", options).await;
     let mut watch = store.watch();
     item(&mut watch).await.unwrap();
@@ -375,7 +375,7 @@ async fn a_lease_expires_in_the_watch_and_stays_its_nodes_until_somebody_needs_i
     // It is its node's first choice after a restart, and the last for the others.
     let again = folder.open("n1", options).await;
     assert_eq!(again.previous().await.unwrap().unwrap().subnet, subnet);
-    let others = ["n2", "n3", "n4"].map(|name| folder.open(name, Options::default()));
+    let others = ["n2", "n3", "n4"].map(|name| folder.open(name, LeaseOptions::default()));
     let mut given = Vec::new();
     for other in others {
         let other = other.await;
@@ -393,7 +393,7 @@ async fn a_lease_expires_in_the_watch_and_stays_its_nodes_until_somebody_needs_i
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_is_never_released_is_an_outage_that_names_it() {
     let folder = Folder::build(NETWORK).await;
-    let store = folder.open("n1", Options::default()).await;
+    let store = folder.open("n1", LeaseOptions::default()).await;
     let lock = fs::File::open(folder.path().join("lock")).unwrap();
     lock.lock().unwrap();
     let start = Instant::now();
@@ -416,7 +416,7 @@ async fn several_networks_of_one_machine_do_not_meet() {
         let path = parent.path().join(name);
         FileStore::init(&path, &NETWORK.parse().unwrap()).await.unwrap();
         let store =
-            FileStore::open(&path, "n1".parse().unwrap(), Options::default()).await.unwrap();
+            FileStore::open(&path, "n1".parse().unwrap(), LeaseOptions::default()).await.unwrap();
         subnets.push(store.acquire(&at(1)).await.unwrap().lease().subnet);
     }
     assert_eq!(subnets[0], subnets[1], "the same node starts its search at the same place");
@@ -435,7 +435,7 @@ async fn measure_sixty_thousand_leases() {
         fs::write(folder.lease(format!("10.{high}.{low}.0-24")), text).unwrap();
     }
     fs::write(folder.path().join("revision"), "60256\n").unwrap();
-    let store = folder.open("me", Options::default()).await;
+    let store = folder.open("me", LeaseOptions::default()).await;
     let start = Instant::now();
     let mut lease = store.acquire(&at(1)).await.unwrap();
     println!("acquire among 60,000: {:?}", start.elapsed());

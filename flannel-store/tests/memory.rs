@@ -6,7 +6,7 @@ use flannel_core::{
     LeaseAttrs, LeaseEvent, NodeId, Store, StoreError,
     testing::{Entry, StoreFixture},
 };
-use flannel_store::{Cut, Lifetime, MemoryCluster, Options, Write};
+use flannel_store::{Cut, LeaseOptions, Lifetime, MemoryCluster, NewRecord};
 use futures::{StreamExt, stream::BoxStream};
 
 struct Memory(MemoryCluster);
@@ -52,8 +52,8 @@ impl StoreFixture for Memory {
 
 flannel_core::store_conformance!(Memory);
 
-fn by_hand(value: &str) -> Write {
-    Write { value: value.into(), owner: None, ttl: None }
+fn by_hand(value: &str) -> NewRecord {
+    NewRecord { value: value.into(), owner: None, ttl: None }
 }
 
 fn cluster() -> MemoryCluster {
@@ -78,8 +78,8 @@ async fn item(
 
 const TTL: Duration = Duration::from_secs(60);
 
-fn short() -> Options {
-    Options { ttl: TTL, ..Options::default() }
+fn short() -> LeaseOptions {
+    LeaseOptions { ttl: TTL, ..LeaseOptions::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +206,7 @@ async fn two_lost_answers_in_a_row_cost_nothing() {
 async fn a_hint_is_used_when_nothing_better_is_known() {
     let cluster = cluster();
     let hint = Some("10.3.200.0-24".parse().unwrap());
-    let options = Options { hint, ..short() };
+    let options = LeaseOptions { hint, ..short() };
     let lease = cluster.store_with(node("n1"), options).acquire(&at(1)).await.unwrap();
     assert_eq!(Some(lease.lease().subnet), hint);
     let other = cluster.store_with(node("n2"), options).acquire(&at(2)).await.unwrap();

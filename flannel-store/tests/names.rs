@@ -6,7 +6,7 @@ use flannel_core::{
     Activity, LeaseAttrs, Node, NodeHandle, NodeOptions, Status, Store, StoreError,
     testing::FakeBackend,
 };
-use flannel_store::{Cut, MemoryCluster, Options};
+use flannel_store::{Cut, LeaseOptions, MemoryCluster};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -20,7 +20,7 @@ fn cluster() -> MemoryCluster {
 
 /// A node with a name at 192.0.2.`last`.
 fn start(cluster: &MemoryCluster, name: &str, last: u8) -> (JoinHandle<()>, NodeHandle) {
-    let options = Options { ttl: TTL, ..Options::default() };
+    let options = LeaseOptions { ttl: TTL, ..LeaseOptions::default() };
     let store = cluster.store_with(name.parse().unwrap(), options);
     let backend = FakeBackend::new([192, 0, 2, last].into());
     let options = NodeOptions { seed: last.into(), ..NodeOptions::default() };
@@ -102,8 +102,11 @@ async fn who_was_cut_off_while_its_name_was_used_does_not_fight_for_it() {
     cluster.cut(&"worker".parse().unwrap(), Cut::Fail);
     sleep(Duration::from_secs(1)).await;
     let other = cluster.registry("operator".parse().unwrap());
-    let store =
-        flannel_store::Allocating::new(other, "worker".parse().unwrap(), Options::default());
+    let store = flannel_store::RegistryStore::new(
+        other,
+        "worker".parse().unwrap(),
+        LeaseOptions::default(),
+    );
     let attrs = at(2);
     let mut taken = store.acquire(&attrs).await.unwrap();
     assert_eq!(taken.lease().subnet, subnet);

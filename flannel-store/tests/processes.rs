@@ -14,7 +14,7 @@ use std::{
 };
 
 use flannel_core::{LeaseAttrs, LeaseEvent, NetworkConfig, RawJson, Store, SubnetLease};
-use flannel_store::{FileStore, Options};
+use flannel_store::{FileStore, LeaseOptions};
 use futures::StreamExt;
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
@@ -145,7 +145,7 @@ async fn folder(config: &str) -> TempDir {
 }
 
 async fn open(folder: &Path, node: &str) -> FileStore {
-    FileStore::open(folder, node.parse().unwrap(), Options::default()).await.unwrap()
+    FileStore::open(folder, node.parse().unwrap(), LeaseOptions::default()).await.unwrap()
 }
 
 async fn acquire(folder: &Path, node: &str) -> Box<dyn SubnetLease> {

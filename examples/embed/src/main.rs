@@ -10,7 +10,7 @@ use flannel_backend::{UplinkFinder, UplinkOptions};
 use flannel_backend_hostgw::HostGw;
 use flannel_core::{NetworkConfig, Node};
 use flannel_netlink::Namespace;
-use flannel_store::{FileStore, Options};
+use flannel_store::{FileStore, LeaseOptions};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config: NetworkConfig =
         r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}"#.parse()?;
     FileStore::init(&folder, &config).await?;
-    let store = FileStore::open(&folder, name.parse()?, Options::default()).await?;
+    let store = FileStore::open(&folder, name.parse()?, LeaseOptions::default()).await?;
 
     let options = UplinkOptions { names: vec![interface], ..UplinkOptions::default() };
     let uplink = UplinkFinder::new(&Namespace::current()?, &config, &options)?;

@@ -56,7 +56,7 @@ const RETRY: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use flannel_core::{NetworkConfig, Node, testing::FakeBackend};
-    use flannel_store::{MemoryCluster, Write};
+    use flannel_store::{MemoryCluster, NewRecord};
 
     use super::*;
     use crate::observed::Facts;
@@ -90,7 +90,7 @@ mod tests {
 
         backend.fail_starts(u32::MAX);
         let owner = Some("n2".parse().unwrap());
-        let thief = Write { value: first.attrs.to_string(), owner, ttl: None };
+        let thief = NewRecord { value: first.attrs.to_string(), owner, ttl: None };
         cluster.put(&first.subnet.to_string(), &thief);
         let moved = |status: &Status| {
             status.lease.as_ref().is_some_and(|lease| lease.subnet != first.subnet)

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use flannel_core::{LeaseAttrs, NetworkConfig, Subnet};
 use flannel_store::{
-    EtcdRegistry, FileRegistry, Lifetime, Record, Registry, RegistryError, Snapshot, Write,
+    EtcdRegistry, FileRegistry, Lifetime, NewRecord, Record, Registry, RegistryError, Snapshot,
     network_config,
 };
 use tracing::warn;
@@ -45,7 +45,7 @@ pub(crate) async fn leases(command: LeasesCommand) -> Result<()> {
                 serde_json::to_string(&config)?
             );
             let attrs = LeaseAttrs { public_ip, public_ipv6, ..LeaseAttrs::default() };
-            let write = Write { value: attrs.to_string(), owner: None, ttl: None };
+            let write = NewRecord { value: attrs.to_string(), owner: None, ttl: None };
             reserve(registry.as_ref(), &key, &write).await?;
             println!("{key} is reserved for {}", attrs.address().context("no address is given")?);
             Ok(())
@@ -126,7 +126,7 @@ fn orphans(config: &NetworkConfig, snapshot: &Snapshot) -> Vec<Subnet> {
 }
 
 /// Writes a reservation where there is nothing, or in the place of one.
-async fn reserve(registry: &dyn Registry, key: &Subnet, write: &Write) -> Result<()> {
+async fn reserve(registry: &dyn Registry, key: &Subnet, write: &NewRecord) -> Result<()> {
     match registry.create(&key.to_string(), write).await {
         Ok(_) => Ok(()),
         Err(RegistryError::Conflict { current: Some(record) })

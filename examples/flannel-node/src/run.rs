@@ -12,8 +12,8 @@ use flannel_firewall::Firewalled;
 use flannel_netlink::{Namespace, iface::InterfaceNews};
 use flannel_probe::Prober;
 use flannel_store::{
-    Allocating, EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Options, Registry,
-    RegistryError, network_config,
+    EtcdRegistry, FileRegistry, FileStore, LeaseOptions, MemoryCluster, Registry, RegistryError,
+    RegistryStore, network_config,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -222,7 +222,7 @@ async fn with_registry(
     let hint = subnet_file::read(&args.subnet_file).held();
     let ttl = Duration::from_secs(args.lease_ttl.into());
     info!(node = %id, "joining");
-    let store = Allocating::new(registry, id.clone(), Options { hint, ttl });
+    let store = RegistryStore::new(registry, id.clone(), LeaseOptions { hint, ttl });
     let on_lease_loss = match args.on_lease_loss {
         LeaseLossArg::Exit => OnLeaseLoss::Exit,
         LeaseLossArg::Reacquire => OnLeaseLoss::Reacquire,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flannel_store::{Change, ConfigText, Record, Registry, RegistryError, Snapshot, Write};
+use flannel_store::{Change, ConfigText, NewRecord, Record, Registry, RegistryError, Snapshot};
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 
@@ -80,11 +80,11 @@ impl<R: Registry> Registry for Timed<R> {
         self.time("list", self.registry.list()).await
     }
 
-    async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError> {
+    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
         self.time("create", self.registry.create(key, write)).await
     }
 
-    async fn update(&self, was: &Record, write: &Write) -> Result<Record, RegistryError> {
+    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
         self.time("update", self.registry.update(was, write)).await
     }
 
@@ -113,7 +113,7 @@ mod tests {
         let cluster = MemoryCluster::new(&r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap());
         let times = StoreTimes::default();
         let registry = Timed::new(cluster.registry(NodeId::new("n1").unwrap()), &times);
-        let write = Write { value: "{}".into(), owner: None, ttl: None };
+        let write = NewRecord { value: "{}".into(), owner: None, ttl: None };
         registry.create("10.3.7.0-24", &write).await.unwrap();
         registry.create("10.3.7.0-24", &write).await.unwrap_err();
         registry.list().await.unwrap();

@@ -17,10 +17,10 @@ use tracing::{debug, warn};
 use crate::{
     etcd::{
         config::{Endpoint, EtcdConfig, EtcdConfigError},
+        connection::{Connection, Rpc, RpcError},
         dial::TlsFiles,
+        endpoint_error::{EndpointError, EndpointErrors},
         proto::AuthenticateRequest,
-        session::{Refusal, Rpc, Session},
-        trouble::{Trouble, Troubles},
     },
     registry::RegistryError,
 };
@@ -38,7 +38,7 @@ pub(super) struct Client {
 
 #[derive(Debug)]
 struct Current {
-    session: Option<Arc<Session>>,
+    connection: Option<Arc<Connection>>,
     /// The endpoint that is connected, or is to be tried first.
     endpoint: usize,
 }
@@ -61,11 +61,11 @@ pub(super) struct Answer<T> {
 
 /// Why there is no such answer.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CallError {
     /// It answers that the request makes no sense.
     Answer(Endpoint, Status),
     /// No endpoint was of use.
-    Troubles(Troubles),
+    EndpointErrors(EndpointErrors),
 }
 
 impl Client {
@@ -91,89 +91,89 @@ impl Client {
             files,
             login,
             prefix: config.prefix.clone(),
-            current: tokio::sync::Mutex::new(Current { session: None, endpoint }),
+            current: tokio::sync::Mutex::new(Current { connection: None, endpoint }),
             token: Mutex::new(Token::Unknown),
         })
     }
 
     /// Makes a call, on other members too if need be. It ends within [`PATIENCE`].
-    pub(super) async fn call<T, F>(&self, rpc: impl Fn(Rpc) -> F) -> Result<Answer<T>, Failure>
+    pub(super) async fn call<T, F>(&self, rpc: impl Fn(Rpc) -> F) -> Result<Answer<T>, CallError>
     where
         F: Future<Output = Result<T, Status>>,
     {
         let deadline = Instant::now() + PATIENCE;
-        let mut troubles = Troubles::default();
+        let mut errors = EndpointErrors::default();
         let (mut attempts, mut repeated, mut logged_in_again) = (0, false, false);
         loop {
-            let Some(session) = self.session(deadline, &mut troubles).await else {
-                return Err(Failure::Troubles(troubles));
+            let Some(connection) = self.connection(deadline, &mut errors).await else {
+                return Err(CallError::EndpointErrors(errors));
             };
-            let refusal = match self.attempt(&session, deadline, &rpc).await {
+            let rpc_error = match self.attempt(&connection, deadline, &rpc).await {
                 Ok(value) => return Ok(Answer { value, repeated }),
-                Err(refusal) => refusal,
+                Err(rpc_error) => rpc_error,
             };
-            let trouble = match refusal {
-                Refusal::Answer(status) => {
-                    return Err(Failure::Answer(session.endpoint.clone(), status));
+            let error = match rpc_error {
+                RpcError::Answer(status) => {
+                    return Err(CallError::Answer(connection.endpoint.clone(), status));
                 }
-                Refusal::Token if !logged_in_again => {
+                RpcError::Token if !logged_in_again => {
                     self.forget_token();
                     logged_in_again = true;
                     continue;
                 }
-                Refusal::Token => {
+                RpcError::Token => {
                     let reason = "a login that it has just given is not valid".into();
-                    Trouble::Refused { endpoint: session.endpoint.clone(), reason }
+                    EndpointError::Refused { endpoint: connection.endpoint.clone(), reason }
                 }
-                Refusal::Trouble(trouble) => trouble,
+                RpcError::EndpointError(error) => error,
             };
-            debug!(%trouble, "a call to etcd failed");
-            let everywhere = trouble.is_everywhere();
+            debug!(%error, "a call to etcd failed");
+            let everywhere = error.is_everywhere();
             if !everywhere {
-                self.give_up(&session).await;
+                self.give_up(&connection).await;
             }
-            troubles.add(trouble);
+            errors.add(error);
             attempts += 1;
             // One more than there are members: the first connection may have been an old one.
             if everywhere || attempts > self.endpoints.len() || Instant::now() >= deadline {
-                return Err(Failure::Troubles(troubles));
+                return Err(CallError::EndpointErrors(errors));
             }
             repeated = true;
         }
     }
 
-    /// Makes a call on a session that stays in use, and has the session.
+    /// Makes a call on a connection that stays in use, and has the connection.
     ///
     /// The first attempt at it: whoever follows a stream lists anew when it fails, and that finds another member.
     pub(super) async fn call_once<T, F>(
         &self,
         rpc: impl Fn(Rpc) -> F,
-    ) -> Result<(T, Arc<Session>), (Option<Arc<Session>>, Refusal)>
+    ) -> Result<(T, Arc<Connection>), (Option<Arc<Connection>>, RpcError)>
     where
         F: Future<Output = Result<T, Status>>,
     {
         let deadline = Instant::now() + PATIENCE;
-        let mut troubles = Troubles::default();
-        let Some(session) = self.session(deadline, &mut troubles).await else {
-            let last = troubles.last().expect("there is an endpoint, and it was tried");
-            return Err((None, Refusal::Trouble(last)));
+        let mut errors = EndpointErrors::default();
+        let Some(connection) = self.connection(deadline, &mut errors).await else {
+            let last = errors.last().expect("there is an endpoint, and it was tried");
+            return Err((None, RpcError::EndpointError(last)));
         };
-        match self.attempt(&session, deadline, &rpc).await {
-            Ok(value) => Ok((value, session)),
-            Err(refusal) => Err((Some(session), refusal)),
+        match self.attempt(&connection, deadline, &rpc).await {
+            Ok(value) => Ok((value, connection)),
+            Err(rpc_error) => Err((Some(connection), rpc_error)),
         }
     }
 
-    /// What a status means that `session` had.
-    pub(super) fn refusal(&self, session: &Session, status: Status) -> Refusal {
-        session.refusal(status, self.user(), &self.prefix)
+    /// What a status means that `connection` had.
+    pub(super) fn rpc_error(&self, connection: &Connection, status: Status) -> RpcError {
+        connection.rpc_error(status, self.user(), &self.prefix)
     }
 
-    /// Uses another member from now on, if it is still `session` that is used.
-    pub(super) async fn give_up(&self, session: &Arc<Session>) {
+    /// Uses another member from now on, if it is still `connection` that is used.
+    pub(super) async fn give_up(&self, connection: &Arc<Connection>) {
         let mut current = self.current.lock().await;
-        if current.session.as_ref().is_some_and(|used| Arc::ptr_eq(used, session)) {
-            current.session = None;
+        if current.connection.as_ref().is_some_and(|used| Arc::ptr_eq(used, connection)) {
+            current.connection = None;
             current.endpoint = (current.endpoint + 1) % self.endpoints.len();
         }
     }
@@ -185,39 +185,39 @@ impl Client {
 
     async fn attempt<T, F>(
         &self,
-        session: &Session,
+        connection: &Connection,
         deadline: Instant,
         rpc: impl Fn(Rpc) -> F,
-    ) -> Result<T, Refusal>
+    ) -> Result<T, RpcError>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let token = self.token(session, deadline).await?;
-        self.in_time(session, deadline, rpc(session.rpc(token))).await
+        let token = self.token(connection, deadline).await?;
+        self.in_time(connection, deadline, rpc(connection.rpc(token))).await
     }
 
     async fn in_time<T>(
         &self,
-        session: &Session,
+        connection: &Connection,
         deadline: Instant,
         answer: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, RpcError> {
         let start = Instant::now();
         let Ok(answer) = timeout_at(deadline.min(start + ANSWER_TIMEOUT), answer).await else {
-            let (endpoint, patience) = (session.endpoint.clone(), rounded(start.elapsed()));
-            return Err(Refusal::Trouble(Trouble::Silent { endpoint, patience }));
+            let (endpoint, patience) = (connection.endpoint.clone(), rounded(start.elapsed()));
+            return Err(RpcError::EndpointError(EndpointError::Silent { endpoint, patience }));
         };
-        let value = answer.map_err(|status| self.refusal(session, status))?;
-        session.has_answered();
+        let value = answer.map_err(|status| self.rpc_error(connection, status))?;
+        connection.has_answered();
         Ok(value)
     }
 
     /// The token to show, for which it logs in if there is none.
     async fn token(
         &self,
-        session: &Session,
+        connection: &Connection,
         deadline: Instant,
-    ) -> Result<Option<MetadataValue<Ascii>>, Refusal> {
+    ) -> Result<Option<MetadataValue<Ascii>>, RpcError> {
         let Some(login) = &self.login else {
             return Ok(None);
         };
@@ -227,17 +227,17 @@ impl Client {
             Token::Valid(token) => return Ok(Some(token)),
             Token::Unknown => {}
         }
-        let answer = session.rpc(None).authenticate(login.clone());
-        let token = match self.in_time(session, deadline, answer).await {
+        let answer = connection.rpc(None).authenticate(login.clone());
+        let token = match self.in_time(connection, deadline, answer).await {
             Ok(answer) => match answer.token.parse() {
                 Ok(token) => Token::Valid(token),
                 Err(_) => Token::Unknown,
             },
-            Err(Refusal::Answer(status)) if status.code() == Code::FailedPrecondition => {
-                warn!(endpoint = %session.endpoint, "etcd has no users, going on without a login");
+            Err(RpcError::Answer(status)) if status.code() == Code::FailedPrecondition => {
+                warn!(endpoint = %connection.endpoint, "etcd has no users, going on without a login");
                 Token::Needless
             }
-            Err(refusal) => return Err(refusal),
+            Err(rpc_error) => return Err(rpc_error),
         };
         *self.token.lock().expect("nothing panics while it is locked") = token.clone();
         match token {
@@ -246,39 +246,43 @@ impl Client {
         }
     }
 
-    /// The connection in use, or a new one to the next endpoint that takes it. If there is none, the troubles say why.
-    async fn session(&self, deadline: Instant, troubles: &mut Troubles) -> Option<Arc<Session>> {
+    /// The connection in use, or a new one to the next endpoint that takes it. If there is none, the errors say why.
+    async fn connection(
+        &self,
+        deadline: Instant,
+        errors: &mut EndpointErrors,
+    ) -> Option<Arc<Connection>> {
         let out_of_time = |endpoint: usize| {
             let endpoint = self.endpoints[endpoint].clone();
-            Trouble::Silent { endpoint, patience: PATIENCE }
+            EndpointError::Silent { endpoint, patience: PATIENCE }
         };
         let Ok(mut current) = timeout_at(deadline, self.current.lock()).await else {
             // Others are trying all the time.
-            troubles.add(out_of_time(0));
+            errors.add(out_of_time(0));
             return None;
         };
-        if let Some(session) = &current.session {
-            return Some(Arc::clone(session));
+        if let Some(connection) = &current.connection {
+            return Some(Arc::clone(connection));
         }
         for _ in &self.endpoints {
             if Instant::now() >= deadline {
-                troubles.add(out_of_time(current.endpoint));
+                errors.add(out_of_time(current.endpoint));
                 return None;
             }
             let endpoint = &self.endpoints[current.endpoint];
             let silent =
-                |_| Trouble::Silent { endpoint: endpoint.clone(), patience: CONNECT_TIMEOUT };
-            let opened = timeout(CONNECT_TIMEOUT, Session::open(endpoint, &self.files));
+                |_| EndpointError::Silent { endpoint: endpoint.clone(), patience: CONNECT_TIMEOUT };
+            let opened = timeout(CONNECT_TIMEOUT, Connection::open(endpoint, &self.files));
             match opened.map_err(silent).await.flatten() {
-                Ok(session) => {
+                Ok(connection) => {
                     debug!(%endpoint, "connected to etcd");
-                    let session = Arc::new(session);
-                    current.session = Some(Arc::clone(&session));
-                    return Some(session);
+                    let connection = Arc::new(connection);
+                    current.connection = Some(Arc::clone(&connection));
+                    return Some(connection);
                 }
-                Err(trouble) => {
-                    debug!(%trouble, "cannot connect to etcd");
-                    troubles.add(trouble);
+                Err(error) => {
+                    debug!(%error, "cannot connect to etcd");
+                    errors.add(error);
                     current.endpoint = (current.endpoint + 1) % self.endpoints.len();
                 }
             }
@@ -291,15 +295,15 @@ impl Client {
     }
 }
 
-impl Failure {
+impl CallError {
     /// The error of `operation`.
     pub(super) fn of(self, operation: impl Into<String>) -> RegistryError {
         match self {
             Self::Answer(endpoint, status) => {
                 let reason = status.message().to_owned();
-                Troubles::from(Trouble::Refused { endpoint, reason }).of(operation)
+                EndpointErrors::from(EndpointError::Refused { endpoint, reason }).of(operation)
             }
-            Self::Troubles(troubles) => troubles.of(operation),
+            Self::EndpointErrors(errors) => errors.of(operation),
         }
     }
 

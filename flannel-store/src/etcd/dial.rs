@@ -24,7 +24,7 @@ use tokio_rustls::{
 
 use crate::etcd::{
     config::{Endpoint, EtcdConfig, EtcdConfigError},
-    trouble::Trouble,
+    endpoint_error::EndpointError,
 };
 
 /// The files of TLS. They are read again for each connection, so that renewed ones are used from the next one on.
@@ -37,17 +37,17 @@ pub(super) struct TlsFiles {
 
 /// A connection. It tells of its first byte, and remembers what TLS had against it, because HTTP/2 passes that on as text at
 /// best.
-pub(super) struct Line {
+pub(super) struct MemberStream {
     io: Box<dyn Io>,
     first: Option<oneshot::Sender<()>>,
     /// What was wrong in writing, until everything is read.
     broken: Option<io::Error>,
-    objection: Objection,
+    first_error: FirstError,
 }
 
 /// The first error in reading from a connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Objection(Arc<OnceLock<io::Error>>);
+pub(super) struct FirstError(Arc<OnceLock<io::Error>>);
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -95,27 +95,30 @@ impl TlsFiles {
 }
 
 /// Connects to `endpoint`, with `files` if it wants TLS.
-pub(super) async fn dial(endpoint: &Endpoint, files: &TlsFiles) -> Result<Line, Trouble> {
-    let unreachable = |reason| Trouble::Unreachable { endpoint: endpoint.clone(), reason };
+pub(super) async fn dial(
+    endpoint: &Endpoint,
+    files: &TlsFiles,
+) -> Result<MemberStream, EndpointError> {
+    let unreachable = |reason| EndpointError::Unreachable { endpoint: endpoint.clone(), reason };
     let tcp = TcpStream::connect((&*endpoint.host, endpoint.port)).await.map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
     if !endpoint.tls {
-        return Ok(Line::new(tcp));
+        return Ok(MemberStream::new(tcp));
     }
     let files = files.clone();
     let config = tokio::task::spawn_blocking(move || files.load()).await;
     let config = config.expect("reading files does not panic");
-    let config = config.map_err(|source| Trouble::File { source })?;
-    let tls = |error| Trouble::of_tls(endpoint.clone(), error);
+    let config = config.map_err(|source| EndpointError::File { source })?;
+    let tls = |error| EndpointError::of_tls(endpoint.clone(), error);
     let name = ServerName::try_from(endpoint.host.clone());
     let name = name.map_err(|error| unreachable(io::Error::other(error)))?;
     let io = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls)?;
-    Ok(Line::new(io))
+    Ok(MemberStream::new(io))
 }
 
-impl Line {
+impl MemberStream {
     fn new(io: impl Io + 'static) -> Self {
-        Self { io: Box::new(io), first: None, broken: None, objection: Objection::default() }
+        Self { io: Box::new(io), first: None, broken: None, first_error: FirstError::default() }
     }
 
     /// Resolves when the other side has said something. It fails when the line is dropped before.
@@ -126,8 +129,8 @@ impl Line {
     }
 
     /// Where to find what was wrong after the line has broken.
-    pub(super) fn objection(&self) -> Objection {
-        self.objection.clone()
+    pub(super) fn first_error(&self) -> FirstError {
+        self.first_error.clone()
     }
 
     /// Keeps an error in writing back until all is read that came in before: the reason may be there.
@@ -155,7 +158,7 @@ impl Line {
     }
 }
 
-impl Objection {
+impl FirstError {
     /// The error, as far as it can be copied.
     pub(super) fn get(&self) -> Option<io::Error> {
         let error = self.0.get()?;
@@ -167,7 +170,7 @@ impl Objection {
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for MemberStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -184,14 +187,14 @@ impl AsyncRead for Line {
             Err(error) => {
                 let copy = io::Error::new(error.kind(), error.to_string());
                 // The first one counts.
-                let _ = self.objection.0.set(error);
-                Poll::Ready(Err(self.objection.get().unwrap_or(copy)))
+                let _ = self.first_error.0.set(error);
+                Poll::Ready(Err(self.first_error.get().unwrap_or(copy)))
             }
         }
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for MemberStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -7,11 +7,11 @@ use tonic::Code;
 
 use crate::{
     etcd::{
-        client::{Client, Failure},
-        entry,
+        client::{CallError, Client},
+        endpoint_error::{EndpointError, EndpointErrors},
         keys::{Keys, Place},
+        lease_txn,
         proto::{KeyValue, RangeRequest, RangeResponse},
-        trouble::{Trouble, Troubles},
     },
     registry::{Record, RegistryError, Snapshot},
 };
@@ -27,7 +27,7 @@ pub(super) async fn list(client: &Client, keys: &Keys) -> Result<Snapshot, Regis
                     return Ok(snapshot);
                 }
             }
-            Err(Failure::Answer(endpoint, status)) if status.code() == Code::OutOfRange => {
+            Err(CallError::Answer(endpoint, status)) if status.code() == Code::OutOfRange => {
                 // etcd has forgotten the revision or not reached it, or else the page is longer than any answer may be.
                 let retried = match status.message().starts_with("etcdserver:") {
                     true => listing.start_again(),
@@ -35,8 +35,8 @@ pub(super) async fn list(client: &Client, keys: &Keys) -> Result<Snapshot, Regis
                 };
                 if !retried {
                     let reason = status.message().to_owned();
-                    let trouble = Trouble::Refused { endpoint, reason };
-                    return Err(Troubles::from(trouble).of(OPERATION));
+                    let error = EndpointError::Refused { endpoint, reason };
+                    return Err(EndpointErrors::from(error).of(OPERATION));
                 }
             }
             Err(failure) => return Err(failure.of(OPERATION)),
@@ -108,7 +108,7 @@ impl<'a> Listing<'a> {
         let key = kv.key.clone();
         match self.keys.place(&key) {
             Place::Lease(key) => {
-                let mut record = entry::record(key, kv);
+                let mut record = lease_txn::record(key, kv);
                 if self.keys_only {
                     record.value =
                         Err("it is longer than anything that etcd sends by default".into());
@@ -124,7 +124,7 @@ impl<'a> Listing<'a> {
                 self.records.push(record);
             }
             Place::Owner(key) => {
-                let owner = entry::owner(&kv);
+                let owner = lease_txn::owner(&kv);
                 let revision = kv.mod_revision.unsigned_abs();
                 self.owners.extend(owner.map(|node| (key.to_vec(), revision, node)));
             }

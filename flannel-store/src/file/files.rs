@@ -9,7 +9,7 @@ use rustix::{
 };
 
 use crate::{
-    file::entry::Entry,
+    file::lease_file::Entry,
     registry::{Lifetime, Record},
 };
 

@@ -13,8 +13,8 @@ use flannel_core::NetworkConfig;
 
 use crate::{
     file::{
-        entry::Entry,
         files::{Files, Found, found},
+        lease_file::Entry,
         pile::Pile,
     },
     registry::{Record, RegistryError},

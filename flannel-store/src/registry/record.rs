@@ -35,7 +35,7 @@ pub enum Lifetime {
 
 /// What to write into a record.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Write {
+pub struct NewRecord {
     /// flannel's lease JSON.
     pub value: String,
     /// The node that holds it from then on.
@@ -47,7 +47,7 @@ pub struct Write {
 /// Why a record is not a lease.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Skipped {
+pub enum RecordError {
     /// Its key is not that of a subnet.
     #[error(transparent)]
     Key(#[from] InvalidSubnetKey),
@@ -73,11 +73,13 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// [`Skipped`] if it is something else.
-    pub fn lease(&self) -> Result<Lease, Skipped> {
+    /// [`RecordError`] if it is something else.
+    pub fn lease(&self) -> Result<Lease, RecordError> {
         let subnet = self.key.parse()?;
-        let value =
-            self.value.as_ref().map_err(|reason| Skipped::Unreadable { reason: reason.clone() })?;
+        let value = self
+            .value
+            .as_ref()
+            .map_err(|reason| RecordError::Unreadable { reason: reason.clone() })?;
         let mut lease = Lease::new(subnet, value.parse()?);
         lease.node = self.owner.clone().filter(|owner| owner.address().is_none());
         Ok(lease)
@@ -119,8 +121,8 @@ mod tests {
     #[test]
     fn what_is_no_lease_says_why() {
         let why = |key, value| record(key, value).lease().unwrap_err();
-        assert!(matches!(why("config", Ok("{}")), Skipped::Key(_)));
-        assert!(matches!(why("10.3.7.0-24", Ok("x")), Skipped::Value(_)));
+        assert!(matches!(why("config", Ok("{}")), RecordError::Key(_)));
+        assert!(matches!(why("10.3.7.0-24", Ok("x")), RecordError::Value(_)));
         let unreadable = why("10.3.7.0-24", Err("it is a directory"));
         assert_eq!(unreadable.to_string(), "cannot be read: it is a directory");
     }

@@ -10,8 +10,8 @@ use std::{
 
 use flannel_core::{LeaseEvent, Store};
 use flannel_store::{
-    Change, EtcdConfig, EtcdRegistry, EtcdStore, Lifetime, Options, Record, Registry,
-    RegistryError, Write,
+    Change, EtcdConfig, EtcdRegistry, EtcdStore, LeaseOptions, Lifetime, NewRecord, Record,
+    Registry, RegistryError,
 };
 use futures::StreamExt;
 use tokio::{
@@ -86,8 +86,8 @@ async fn pass(client: TcpStream, server: TcpStream, left: Arc<AtomicI64>) {
     }
 }
 
-fn write(owner: Option<&str>, last: u8, ttl: Option<u64>) -> Write {
-    Write {
+fn write(owner: Option<&str>, last: u8, ttl: Option<u64>) -> NewRecord {
+    NewRecord {
         value: at(last).to_string(),
         owner: owner.map(|owner| owner.parse().unwrap()),
         ttl: ttl.map(Duration::from_secs),
@@ -274,7 +274,7 @@ async fn ten_thousand_leases_are_listed_at_once() {
     assert!(snapshot.records.iter().all(|r| r.lease().is_ok() && r.lifetime == Lifetime::Bounded));
 
     let store =
-        EtcdStore::new(&cluster.config(), "n1".parse().unwrap(), Options::default()).unwrap();
+        EtcdStore::new(&cluster.config(), "n1".parse().unwrap(), LeaseOptions::default()).unwrap();
     let acquiring = Instant::now();
     let lease = acquire(&store, 1).await;
     println!("a lease among them: {:?}", acquiring.elapsed());

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use flannel_store::{EtcdConfig, EtcdStore, Options};
+use flannel_store::{EtcdConfig, EtcdStore, LeaseOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -180,10 +180,10 @@ impl Cluster {
     }
 
     pub(crate) fn store(&self, node: &str) -> EtcdStore {
-        self.store_with(node, Options::default())
+        self.store_with(node, LeaseOptions::default())
     }
 
-    pub(crate) fn store_with(&self, node: &str, options: Options) -> EtcdStore {
+    pub(crate) fn store_with(&self, node: &str, options: LeaseOptions) -> EtcdStore {
         EtcdStore::new(&self.config(), node.parse().unwrap(), options).unwrap()
     }
 

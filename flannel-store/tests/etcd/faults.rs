@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use flannel_core::{Lease, LeaseAttrs, LeaseEvent, Store, StoreError, Subnet};
-use flannel_store::{EtcdConfig, EtcdRegistry, EtcdStore, Options, Registry, RegistryError};
+use flannel_store::{EtcdConfig, EtcdRegistry, EtcdStore, LeaseOptions, Registry, RegistryError};
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use tokio::{
     net::TcpListener,
@@ -18,8 +18,8 @@ use crate::{
 /// The shortest TTL that these members grant.
 const TTL: Duration = Duration::from_secs(1);
 
-fn short() -> Options {
-    Options { ttl: TTL, ..Options::default() }
+fn short() -> LeaseOptions {
+    LeaseOptions { ttl: TTL, ..LeaseOptions::default() }
 }
 
 type Watch = BoxStream<'static, Result<LeaseEvent, StoreError>>;
@@ -262,7 +262,7 @@ async fn a_watch_that_was_away_during_a_compaction_misses_nothing() {
     // Each on one member.
     for endpoint in cluster.config().endpoints {
         let config = EtcdConfig { endpoints: vec![endpoint], ..cluster.config() };
-        let store = EtcdStore::new(&config, "watcher".parse().unwrap(), Options::default());
+        let store = EtcdStore::new(&config, "watcher".parse().unwrap(), LeaseOptions::default());
         watchers.push(Watcher::follow(&store.unwrap(), &cluster).await);
     }
     for (member, watcher) in watchers.iter_mut().enumerate() {
@@ -291,7 +291,7 @@ async fn a_watch_that_was_away_during_a_compaction_misses_nothing() {
 async fn a_leader_that_moves_costs_nothing() {
     let cluster = network(3).await;
     let mut lease =
-        acquire(&cluster.store_with("n1", Options { ttl: 3 * TTL, ..short() }), 1).await;
+        acquire(&cluster.store_with("n1", LeaseOptions { ttl: 3 * TTL, ..short() }), 1).await;
     let mut watch = cluster.store("n2").watch();
     item(&mut watch).await.unwrap();
     for n in 0..3 {
@@ -403,7 +403,8 @@ async fn dead_and_mute_endpoints_are_passed_over() {
     // Whichever it begins with.
     let begin = Instant::now();
     let acquired = (0..8u8).map(|n| {
-        let store = EtcdStore::new(&config, format!("n{n}").parse().unwrap(), Options::default());
+        let store =
+            EtcdStore::new(&config, format!("n{n}").parse().unwrap(), LeaseOptions::default());
         async move {
             acquire(&store.unwrap(), n).await;
             begin.elapsed()

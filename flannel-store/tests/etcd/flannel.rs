@@ -69,7 +69,7 @@ async fn prefixes_are_joined_as_flannel_joins_them() {
     let cluster = Cluster::start(1, Security::None).await;
     cluster.put("/a/b/config", r#"{"Network":"10.3.0.0/16"}"#);
     let config = flannel_store::EtcdConfig { prefix: "/a//b/".into(), ..cluster.config() };
-    let options = flannel_store::Options::default();
+    let options = flannel_store::LeaseOptions::default();
     let store = flannel_store::EtcdStore::new(&config, "n1".parse().unwrap(), options).unwrap();
     acquire(&store, 1).await;
     assert_eq!(cluster.kvs("/a/b/subnets/").len(), 1);
@@ -207,7 +207,8 @@ async fn operations_leave_no_etcd_lease_behind() {
     assert_eq!((leases(), kept), (1, granted), "it serves as long as the TTL is the same");
 
     let day = Duration::from_secs(2 * 86_400);
-    let options = flannel_store::Options { ttl: day, ..flannel_store::Options::default() };
+    let options =
+        flannel_store::LeaseOptions { ttl: day, ..flannel_store::LeaseOptions::default() };
     let mut longer = acquire(&cluster.store_with("n1", options), 3).await;
     let kv = &cluster.kvs(&Cluster::lease_key(longer.lease().subnet))[0];
     assert_ne!(kv.lease, granted);

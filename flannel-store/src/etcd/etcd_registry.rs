@@ -15,16 +15,15 @@ use crate::{
     etcd::{
         client::{Answer, Client},
         config::{EtcdConfig, EtcdConfigError},
-        entry,
+        etcd_watch,
         keys::Keys,
-        list,
+        lease_txn, list,
         proto::{
             KeyValue, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, RangeRequest,
             TxnRequest, TxnResponse, changed_at, put,
         },
-        watch,
     },
-    registry::{Change, ConfigText, Record, Registry, RegistryError, Snapshot, Write},
+    registry::{Change, ConfigText, NewRecord, Record, Registry, RegistryError, Snapshot},
 };
 
 /// The keys of one network in etcd; [`EtcdStore`](crate::EtcdStore) says which they are.
@@ -71,16 +70,16 @@ impl EtcdRegistry {
         operation: &str,
         key: &str,
         was: Option<&Record>,
-        write: &Write,
+        write: &NewRecord,
         lease: i64,
     ) -> Result<Record, RegistryError> {
-        let request = entry::write(&self.keys, key, was, write, lease);
+        let request = lease_txn::write(&self.keys, key, was, write, lease);
         let Answer { value: response, repeated } = self.txn(operation, request).await?;
         if response.succeeded {
             let revision = response.header.map_or(0, |header| header.revision);
-            return Ok(entry::written(key, write, lease, revision));
+            return Ok(lease_txn::written(key, write, lease, revision));
         }
-        match entry::found(key, response) {
+        match lease_txn::found(key, response) {
             // An answer was lost, and what was asked for had been done.
             Some(record) if repeated && is_as_written(&record, write, lease) => Ok(record),
             current => Err(conflict(current)),
@@ -93,7 +92,7 @@ impl EtcdRegistry {
         operation: &str,
         key: &str,
         was: Option<&Record>,
-        write: &Write,
+        write: &NewRecord,
     ) -> Result<Record, RegistryError> {
         let lease = match write.ttl {
             Some(ttl) => self.grant(operation, ttl).await?,
@@ -146,8 +145,9 @@ impl EtcdRegistry {
             return;
         }
         let request = LeaseRevokeRequest { id: lease };
-        if let Err((_, refusal)) = self.client.call_once(|rpc| rpc.revoke(request.clone())).await {
-            debug!(?refusal, "cannot revoke an etcd lease that is not needed any more");
+        if let Err((_, rpc_error)) = self.client.call_once(|rpc| rpc.revoke(request.clone())).await
+        {
+            debug!(?rpc_error, "cannot revoke an etcd lease that is not needed any more");
         }
     }
 }
@@ -186,11 +186,11 @@ impl Registry for EtcdRegistry {
         list::list(&self.client, &self.keys).await
     }
 
-    async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError> {
+    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
         self.put_anew(&format!("create the lease {key}"), key, None, write).await
     }
 
-    async fn update(&self, was: &Record, write: &Write) -> Result<Record, RegistryError> {
+    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
         let (key, operation) = (&*was.key, format!("update the lease {}", was.key));
         // The etcd lease that we granted before serves again. Another's may be attached to more than this record.
         if let Some(ttl) = write.ttl.filter(|_| was.owner.is_some() && was.owner == write.owner)
@@ -204,9 +204,9 @@ impl Registry for EtcdRegistry {
 
     async fn touch(&self, was: &Record, ttl: Option<Duration>) -> Result<Record, RegistryError> {
         let operation = format!("renew the lease {}", was.key);
-        let answer = self.txn(&operation, entry::check(&self.keys, was)).await?;
+        let answer = self.txn(&operation, lease_txn::check(&self.keys, was)).await?;
         if !answer.value.succeeded {
-            return Err(conflict(entry::found(&was.key, answer.value)));
+            return Err(conflict(lease_txn::found(&was.key, answer.value)));
         }
         let Some(ttl) = ttl else {
             return Ok(was.clone());
@@ -218,15 +218,15 @@ impl Registry for EtcdRegistry {
         let Ok(value) = was.value.clone() else {
             return Ok(was.clone());
         };
-        let write = Write { value, owner: was.owner.clone(), ttl: Some(ttl) };
+        let write = NewRecord { value, owner: was.owner.clone(), ttl: Some(ttl) };
         self.put_anew(&operation, &was.key, Some(was), &write).await
     }
 
     async fn delete(&self, was: &Record) -> Result<(), RegistryError> {
         let operation = format!("delete the lease {}", was.key);
-        let answer = self.txn(&operation, entry::remove(&self.keys, was)).await?;
+        let answer = self.txn(&operation, lease_txn::remove(&self.keys, was)).await?;
         if !answer.value.succeeded {
-            let current = entry::found(&was.key, answer.value);
+            let current = lease_txn::found(&was.key, answer.value);
             if current.is_some() || !answer.repeated {
                 return Err(conflict(current));
             }
@@ -236,7 +236,7 @@ impl Registry for EtcdRegistry {
     }
 
     fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
-        watch::stream(Arc::clone(&self.client), Arc::clone(&self.keys), since.revision)
+        etcd_watch::stream(Arc::clone(&self.client), Arc::clone(&self.keys), since.revision)
     }
 }
 
@@ -245,7 +245,7 @@ fn conflict(current: Option<Record>) -> RegistryError {
 }
 
 /// Whether a record is what `write` with `lease` leaves behind.
-fn is_as_written(record: &Record, write: &Write, lease: i64) -> bool {
+fn is_as_written(record: &Record, write: &NewRecord, lease: i64) -> bool {
     record.value.as_ref() == Ok(&write.value)
         && record.owner == write.owner
         && record.token.cast_signed() == lease

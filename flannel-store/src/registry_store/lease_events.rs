@@ -11,21 +11,21 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    allocating::{Counters, jitter::Jitter, skips::Skips, store_error},
     registry::{Change, Lifetime, Record, Registry, RegistryError, Snapshot},
+    registry_store::{Counters, jitter::Jitter, record_errors::RecordErrors, store_error},
 };
 
 /// The lease events of `registry`, for one watcher, from what is `known` of it if anything is.
 pub(crate) fn stream<R: Registry>(
     known: Option<Snapshot>,
     registry: Arc<R>,
-    skips: Arc<Skips>,
+    record_errors: Arc<RecordErrors>,
     counters: Arc<Counters>,
     jitter: Arc<Jitter>,
 ) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
     let watch = Watch {
         registry,
-        skips,
+        record_errors,
         counters,
         jitter,
         backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
@@ -36,7 +36,7 @@ pub(crate) fn stream<R: Registry>(
 
 struct Watch<R> {
     registry: Arc<R>,
-    skips: Arc<Skips>,
+    record_errors: Arc<RecordErrors>,
     counters: Arc<Counters>,
     jitter: Arc<Jitter>,
     backoff: Backoff,
@@ -132,7 +132,7 @@ impl<R: Registry> Watch<R> {
         if record.lifetime == Lifetime::Lapsed {
             return None;
         }
-        record.lease().inspect_err(|reason| self.skips.note(record, reason)).ok()
+        record.lease().inspect_err(|reason| self.record_errors.note(record, reason)).ok()
     }
 }
 

@@ -4,8 +4,8 @@ use flannel_core::NodeId;
 
 use crate::{
     etcd::{
-        entry,
         keys::{Keys, Place},
+        lease_txn,
         proto::Event,
     },
     registry::Change,
@@ -29,14 +29,15 @@ impl Fold {
             }
             (Place::Lease(key), Event::PUT) => {
                 let revision = kv.mod_revision;
-                let mut record = entry::record(key, kv);
+                let mut record = lease_txn::record(key, kv);
                 let owner = self.owner.take();
                 let owner = owner.filter(|(owned, at, _)| owned == key && *at == revision);
                 record.owner = owner.map(|(.., node)| node);
                 Some(Change::Put(record))
             }
             (Place::Owner(key), Event::PUT) => {
-                self.owner = entry::owner(&kv).map(|node| (key.to_vec(), kv.mod_revision, node));
+                self.owner =
+                    lease_txn::owner(&kv).map(|node| (key.to_vec(), kv.mod_revision, node));
                 None
             }
             // An owner that goes alone had lost its lease before.

@@ -10,7 +10,7 @@ use crate::{
             not_changed_at, put, read,
         },
     },
-    registry::{Lifetime, Record, Write},
+    registry::{Lifetime, NewRecord, Record},
 };
 
 /// The record of the lease in `kv`, at the subnet key `key`, without its owner.
@@ -40,7 +40,7 @@ pub(super) fn write(
     keys: &Keys,
     key: &str,
     was: Option<&Record>,
-    write: &Write,
+    write: &NewRecord,
     lease: i64,
 ) -> TxnRequest {
     // The owner comes first, so that watchers know it when they see the lease.
@@ -84,7 +84,7 @@ pub(super) fn found(key: &str, response: TxnResponse) -> Option<Record> {
 }
 
 /// The record that a transaction has written at `revision`.
-pub(super) fn written(key: &str, write: &Write, lease: i64, revision: i64) -> Record {
+pub(super) fn written(key: &str, write: &NewRecord, lease: i64, revision: i64) -> Record {
     Record {
         key: key.into(),
         value: Ok(write.value.clone()),

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use crate::{
     memory::{
         Shared,
+        cluster_state::State,
         link::{Cut, CutOff},
-        state::State,
     },
-    registry::{Change, ConfigText, Record, Registry, RegistryError, Snapshot, Write},
+    registry::{Change, ConfigText, NewRecord, Record, Registry, RegistryError, Snapshot},
 };
 
 /// One node's connection to a [`MemoryCluster`](crate::MemoryCluster).
@@ -86,7 +86,7 @@ impl Registry for MemoryRegistry {
         self.call("list the leases", read).await
     }
 
-    async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError> {
+    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
         let create = |state: &mut State| {
             state.compare(key, None)?;
             Ok(state.write(key, write))
@@ -94,7 +94,7 @@ impl Registry for MemoryRegistry {
         self.call(&format!("create {key}"), create).await
     }
 
-    async fn update(&self, was: &Record, write: &Write) -> Result<Record, RegistryError> {
+    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
         let update = |state: &mut State| {
             state.compare(&was.key, Some(was))?;
             Ok(state.write(&was.key, write))

@@ -3,7 +3,7 @@
 use super::{
     Action, Bug, Leases,
     checker::{Model, fingerprint},
-    state::{Node, Phase, SUBNETS, Slot, Wire, World},
+    world::{Node, Phase, SUBNETS, Slot, Wire, World},
 };
 
 impl Model for Leases {

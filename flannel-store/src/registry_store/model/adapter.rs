@@ -4,26 +4,26 @@ use std::{cell::RefCell, collections::HashMap, time::Duration};
 
 use flannel_core::{LeaseAttrs, NetworkConfig, NodeId, StoreError, Subnet};
 
-use super::state::{Answer, Held, Lapsed, Own, Request, SUBNETS, Seen, View, Wish};
+use super::world::{Answer, Held, Lapsed, LeaseOp, Own, Request, SUBNETS, Seen, View};
 use crate::{
-    allocating::protocol::{self, Acquiring, Holding, Next, Seeker},
     registry::{Lifetime, Record},
+    registry_store::protocol::{self, Acquiring, Candidate, Holding, Next},
 };
 
-/// What [`Bridge::acquired`] depends on.
+/// What [`Adapter::acquired`] depends on.
 type Acquisition = (View, u8, Option<u8>, u8, Answer);
 
-/// What a holder makes of an answer, and whether the wish is fulfilled; `None` if the lease is lost.
+/// What a holder makes of an answer, and whether the op is fulfilled; `None` if the lease is lost.
 type Heard = Option<(Held, bool)>;
 
 /// The protocol as any one node runs it. What it does depends on its arguments alone, so that each answer is worked out once.
-pub(super) struct Bridge {
+pub(super) struct Adapter {
     config: NetworkConfig,
     me: NodeId,
     other: NodeId,
     acquired: RefCell<HashMap<Acquisition, Acquired>>,
-    asked: RefCell<HashMap<(Held, Wish), (Held, Request)>>,
-    answered: RefCell<HashMap<(Held, Wish, Answer), Heard>>,
+    asked: RefCell<HashMap<(Held, LeaseOp), (Held, Request)>>,
+    answered: RefCell<HashMap<(Held, LeaseOp, Answer), Heard>>,
 }
 
 /// What a node does next on its way to a lease.
@@ -37,7 +37,7 @@ pub(super) enum Acquired {
 
 pub(super) const TTL: Duration = Duration::from_secs(300);
 
-impl Bridge {
+impl Adapter {
     pub(super) fn new() -> Self {
         // All nodes want the same subnet first, which is the worst that can happen.
         Self {
@@ -61,7 +61,7 @@ impl Bridge {
         let work = || {
             let attrs = attrs(text);
             let value = attrs.to_string();
-            let seeker = Seeker {
+            let candidate = Candidate {
                 config: &self.config,
                 node: &self.me,
                 attrs: &attrs,
@@ -71,7 +71,7 @@ impl Bridge {
             };
             let mut acquiring =
                 Acquiring { records: self.records(&view), races_lost: races.into() };
-            match acquiring.answered(&seeker, self.answer(answer)) {
+            match acquiring.answered(&candidate, self.answer(answer)) {
                 Next::Ask(request) => Acquired::Ask {
                     view: self.view(&acquiring.records),
                     // That there is an end to it is not modelled.
@@ -91,26 +91,26 @@ impl Bridge {
     }
 
     /// [`Holding::ask`].
-    pub(super) fn asked(&self, held: Held, wish: Wish) -> (Held, Request) {
+    pub(super) fn asked(&self, held: Held, op: LeaseOp) -> (Held, Request) {
         let work = || {
             let mut holding = self.holding(held);
-            let request = holding.ask(&real(wish));
+            let request = holding.ask(&real(op));
             (self.held(&holding), self.request(request))
         };
-        *self.asked.borrow_mut().entry((held, wish)).or_insert_with(work)
+        *self.asked.borrow_mut().entry((held, op)).or_insert_with(work)
     }
 
     /// [`Holding::answered`]; `None` if the lease is lost.
-    pub(super) fn answered(&self, held: Held, wish: Wish, answer: Answer) -> Heard {
+    pub(super) fn answered(&self, held: Held, op: LeaseOp, answer: Answer) -> Heard {
         let work = || {
             let mut holding = self.holding(held);
-            match holding.answered(&real(wish), self.answer(answer)) {
+            match holding.answered(&real(op), self.answer(answer)) {
                 Ok(done) => Some((self.held(&holding), done)),
                 Err(StoreError::Revoked { .. }) => None,
                 Err(error) => panic!("{error}"),
             }
         };
-        *self.answered.borrow_mut().entry((held, wish, answer)).or_insert_with(work)
+        *self.answered.borrow_mut().entry((held, op, answer)).or_insert_with(work)
     }
 
     fn holding(&self, held: Held) -> Holding {
@@ -208,11 +208,11 @@ impl Bridge {
     }
 }
 
-fn real(wish: Wish) -> protocol::Wish {
-    match wish {
-        Wish::Publish(text) => protocol::Wish::Publish(value(text)),
-        Wish::Release => protocol::Wish::Release,
-        Wish::Renew => protocol::Wish::Renew,
+fn real(op: LeaseOp) -> protocol::LeaseOp {
+    match op {
+        LeaseOp::Publish(text) => protocol::LeaseOp::Publish(value(text)),
+        LeaseOp::Release => protocol::LeaseOp::Release,
+        LeaseOp::Renew => protocol::LeaseOp::Renew,
     }
 }
 

@@ -87,7 +87,7 @@ async fn a_list_shows_all_that_happened_before_it() {
     fs::write(path(&folder, 0), format!("{VALUE}\n{{\"Revision\":7}}\n")).unwrap();
     fs::remove_file(path(&folder, 1)).unwrap();
     fs::rename(path(&folder, 2), path(&folder, 3)).unwrap();
-    let write = Write { value: VALUE.into(), owner: NodeId::new("n1").ok(), ttl: None };
+    let write = NewRecord { value: VALUE.into(), owner: NodeId::new("n1").ok(), ttl: None };
     registry.create(&key(4), &write).await.unwrap();
     let snapshot = registry.list().await.unwrap();
     assert_eq!(keys(&snapshot), [key(0), key(3), key(4)]);

@@ -1,4 +1,4 @@
-//! Following what changes.
+//! Follows what changes.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -9,11 +9,11 @@ use tonic::Status;
 use crate::{
     etcd::{
         client::Client,
-        fold::Fold,
+        connection::{Connection, RpcError, WatchStream},
+        endpoint_error::{EndpointError, EndpointErrors},
+        event_fold::Fold,
         keys::Keys,
         proto::{WatchCreateRequest, WatchRequest, WatchResponse},
-        session::{Following, Refusal, Session},
-        trouble::{Trouble, Troubles},
     },
     registry::{Change, RegistryError},
 };
@@ -42,7 +42,7 @@ struct Watch {
     keys: Arc<Keys>,
     /// The revision that is known.
     since: u64,
-    line: Option<(Following, Arc<Session>)>,
+    line: Option<(WatchStream, Arc<Connection>)>,
     /// What was received and not yet asked for.
     changes: VecDeque<Change>,
     fold: Fold,
@@ -54,51 +54,51 @@ impl Watch {
             if let Some(change) = self.changes.pop_front() {
                 return Ok(change);
             }
-            let (mut following, session) = match self.line.take() {
+            let (mut following, connection) = match self.line.take() {
                 Some(line) => line,
                 None => self.open().await?,
             };
             // A member that hangs does not answer the pings of HTTP/2, which ends the stream with an error.
             let response = match following.next().await {
                 Ok(Some(response)) => response,
-                Ok(None) => return Err(self.broken(&session, "it has ended").await),
-                Err(status) => return Err(self.failed(&session, status).await),
+                Ok(None) => return Err(self.broken(&connection, "it has ended").await),
+                Err(status) => return Err(self.failed(&connection, status).await),
             };
-            self.line = Some((following, session));
+            self.line = Some((following, connection));
             self.take(response)?;
         }
     }
 
     /// Begins to follow. A token that is not valid any more looks like a missing permission here, so that a denial counts
     /// only with a new one.
-    async fn open(&mut self) -> Result<(Following, Arc<Session>), RegistryError> {
+    async fn open(&mut self) -> Result<(WatchStream, Arc<Connection>), RegistryError> {
         let mut is_fresh = false;
         loop {
             let request = self.request();
             let opened = self.client.call_once(|rpc| rpc.watch(request.clone())).await;
-            let (mut following, session) = match opened {
+            let (mut following, connection) = match opened {
                 Ok(opened) => opened,
-                Err((_, Refusal::Token)) if !is_fresh => {
+                Err((_, RpcError::Token)) if !is_fresh => {
                     self.client.forget_token();
                     is_fresh = true;
                     continue;
                 }
-                Err((session, refusal)) => {
-                    if let Some(session) = session {
-                        self.client.give_up(&session).await;
+                Err((connection, rpc_error)) => {
+                    if let Some(connection) = connection {
+                        self.client.give_up(&connection).await;
                     }
-                    return Err(denied_or_unavailable(refusal));
+                    return Err(denied_or_unavailable(rpc_error));
                 }
             };
             let first = match timeout(OPEN_TIMEOUT, following.next()).await {
                 Ok(Ok(Some(first))) => first,
-                Ok(Ok(None)) => return Err(self.broken(&session, "it has ended").await),
-                Ok(Err(status)) => return Err(self.failed(&session, status).await),
+                Ok(Ok(None)) => return Err(self.broken(&connection, "it has ended").await),
+                Ok(Err(status)) => return Err(self.failed(&connection, status).await),
                 Err(_) => {
-                    self.client.give_up(&session).await;
-                    let endpoint = session.endpoint.clone();
-                    let trouble = Trouble::Silent { endpoint, patience: OPEN_TIMEOUT };
-                    return Err(Troubles::from(trouble).of(OPERATION));
+                    self.client.give_up(&connection).await;
+                    let endpoint = connection.endpoint.clone();
+                    let error = EndpointError::Silent { endpoint, patience: OPEN_TIMEOUT };
+                    return Err(EndpointErrors::from(error).of(OPERATION));
                 }
             };
             if first.canceled && first.compact_revision == 0 {
@@ -115,16 +115,16 @@ impl Watch {
                     }
                     false => Status::unknown(format!("etcdserver: {}", first.cancel_reason)),
                 };
-                return Err(self.failed(&session, status).await);
+                return Err(self.failed(&connection, status).await);
             }
             let known = first.header.as_ref().map_or(0, |header| header.revision.unsigned_abs());
             if first.created && known < self.since {
                 // Either this member lags behind the one that was listed, or the data were replaced by older ones. In the
                 // second case the changes up to `since` would be missed.
-                return Err(self.broken(&session, "it is behind what was listed").await);
+                return Err(self.broken(&connection, "it is behind what was listed").await);
             }
             self.take(first)?;
-            return Ok((following, session));
+            return Ok((following, connection));
         }
     }
 
@@ -158,26 +158,27 @@ impl Watch {
         Ok(())
     }
 
-    async fn failed(&self, session: &Arc<Session>, status: Status) -> RegistryError {
-        self.client.give_up(session).await;
-        denied_or_unavailable(self.client.refusal(session, status))
+    async fn failed(&self, connection: &Arc<Connection>, status: Status) -> RegistryError {
+        self.client.give_up(connection).await;
+        denied_or_unavailable(self.client.rpc_error(connection, status))
     }
 
-    async fn broken(&self, session: &Arc<Session>, reason: &str) -> RegistryError {
-        self.client.give_up(session).await;
-        let endpoint = session.endpoint.clone();
-        Troubles::from(Trouble::Broken { endpoint, reason: reason.into() }).of(OPERATION)
+    async fn broken(&self, connection: &Arc<Connection>, reason: &str) -> RegistryError {
+        self.client.give_up(connection).await;
+        let endpoint = connection.endpoint.clone();
+        EndpointErrors::from(EndpointError::Broken { endpoint, reason: reason.into() })
+            .of(OPERATION)
     }
 }
 
-fn denied_or_unavailable(refusal: Refusal) -> RegistryError {
-    match refusal {
-        Refusal::Trouble(trouble) => Troubles::from(trouble).of(OPERATION),
-        Refusal::Answer(status) => RegistryError::Unavailable {
+fn denied_or_unavailable(rpc_error: RpcError) -> RegistryError {
+    match rpc_error {
+        RpcError::EndpointError(error) => EndpointErrors::from(error).of(OPERATION),
+        RpcError::Answer(status) => RegistryError::Unavailable {
             operation: OPERATION.into(),
             source: format!("etcd answers: {}", status.message()).into(),
         },
-        Refusal::Token => RegistryError::Unavailable {
+        RpcError::Token => RegistryError::Unavailable {
             operation: OPERATION.into(),
             source: "etcd has forgotten our login".into(),
         },

@@ -2,10 +2,10 @@
 
 use super::{
     Action, Bug, Leases,
-    bridge::Acquired,
-    state::{
-        Answer, Held, Node, Own, Phase, Request, STRANGER, SUBNETS, Seen, Slot, Stored, Wire, Wish,
-        World,
+    adapter::Acquired,
+    world::{
+        Answer, Held, LeaseOp, Node, Own, Phase, Request, STRANGER, SUBNETS, Seen, Slot, Stored,
+        Wire, World,
     },
 };
 
@@ -43,7 +43,7 @@ impl Leases {
         node.wire = Wire::Silent;
         match node.phase {
             Phase::Acquiring { view, races } => {
-                match self.bridge.acquired((view, races), node.hint, node.text, answer) {
+                match self.adapter.acquired((view, races), node.hint, node.text, answer) {
                     Acquired::Ask { view, races, request } => {
                         node.phase = Phase::Acquiring { view, races };
                         node.wire = Wire::Request(request);
@@ -56,13 +56,13 @@ impl Leases {
                     Acquired::ListAnew => list(node),
                 }
             }
-            Phase::Holding(held, Some(wish)) => match self.bridge.answered(held, wish, answer) {
-                _ if wish == Wish::Release && matches!(answer, Answer::Deleted) => {
+            Phase::Holding(held, Some(op)) => match self.adapter.answered(held, op, answer) {
+                _ if op == LeaseOp::Release && matches!(answer, Answer::Deleted) => {
                     node.phase = Phase::Down;
                 }
                 Some((held, true)) => self.hold(node, held),
-                Some((held, false)) => self.ask(node, held, wish),
-                None if wish == Wish::Release => node.phase = Phase::Down,
+                Some((held, false)) => self.ask(node, held, op),
+                None if op == LeaseOp::Release => node.phase = Phase::Down,
                 None => node.phase = Phase::Waiting,
             },
             Phase::Down | Phase::Holding(_, None) | Phase::Waiting => {
@@ -80,9 +80,9 @@ impl Leases {
         node.call = 0;
     }
 
-    fn ask(&self, node: &mut Node, held: Held, wish: Wish) {
-        let (held, request) = self.bridge.asked(held, wish);
-        node.phase = Phase::Holding(held, Some(wish));
+    fn ask(&self, node: &mut Node, held: Held, op: LeaseOp) {
+        let (held, request) = self.adapter.asked(held, op);
+        node.phase = Phase::Holding(held, Some(op));
         node.wire = Wire::Request(request);
     }
 
@@ -108,7 +108,7 @@ impl Leases {
         node.call = 0;
         node.phase = match node.phase {
             Phase::Acquiring { .. } => Phase::Waiting,
-            Phase::Holding(_, Some(Wish::Release)) => Phase::Down,
+            Phase::Holding(_, Some(LeaseOp::Release)) => Phase::Down,
             Phase::Holding(held, _) => Phase::Holding(held, None),
             phase => phase,
         };
@@ -159,7 +159,7 @@ impl Leases {
             Action::Release(n) => {
                 let node = &mut world.nodes[n];
                 if let Phase::Holding(held, _) = node.phase {
-                    self.ask(node, held, Wish::Release);
+                    self.ask(node, held, LeaseOp::Release);
                 }
                 node.renewed = 0;
             }
@@ -167,8 +167,8 @@ impl Leases {
                 let node = &mut world.nodes[n];
                 if let Phase::Holding(held, _) = node.phase {
                     let same = held.own.text == node.text;
-                    let wish = if same { Wish::Renew } else { Wish::Publish(node.text) };
-                    self.ask(node, held, wish);
+                    let op = if same { LeaseOp::Renew } else { LeaseOp::Publish(node.text) };
+                    self.ask(node, held, op);
                 }
             }
             Action::Start(n) => world.nodes[n].phase = Phase::Waiting,
@@ -208,7 +208,7 @@ fn tick(world: &mut World, life: u8) {
         if node.wire != Wire::Silent {
             older(&mut node.call);
         }
-        if matches!(node.phase, Phase::Holding(_, wish) if wish != Some(Wish::Release)) {
+        if matches!(node.phase, Phase::Holding(_, op) if op != Some(LeaseOp::Release)) {
             older(&mut node.renewed);
         }
     }

@@ -12,13 +12,14 @@ use futures::stream::BoxStream;
 
 use crate::{
     file::{
-        entry::{Entry, expiry},
         files::Found,
         folder::Folder,
+        folder_watch,
+        lease_file::{Entry, expiry},
         listing::{self, Listing},
-        lock, watch,
+        lock,
     },
-    registry::{Change, ConfigText, Record, Registry, RegistryError, Snapshot, Write},
+    registry::{Change, ConfigText, NewRecord, Record, Registry, RegistryError, Snapshot},
 };
 
 /// The folder behind a [`FileStore`](crate::FileStore), whose documentation says what is in it.
@@ -110,7 +111,7 @@ impl Registry for FileRegistry {
         Ok(snapshot)
     }
 
-    async fn create(&self, key: &str, write: &Write) -> Result<Record, RegistryError> {
+    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
         let write = write.clone();
         let create = move |folder: &Folder, key: &str, found: Option<Found>| {
             let now = SystemTime::now();
@@ -122,7 +123,7 @@ impl Registry for FileRegistry {
         self.change("create", key, create).await
     }
 
-    async fn update(&self, was: &Record, write: &Write) -> Result<Record, RegistryError> {
+    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
         let (was, write) = (was.clone(), write.clone());
         let key = was.key.clone();
         let update = move |folder: &Folder, key: &str, found: Option<Found>| {
@@ -170,7 +171,7 @@ impl Registry for FileRegistry {
             start.over = true;
             start.listing.take()
         });
-        watch::stream(Arc::clone(&self.folder), since, listing)
+        folder_watch::stream(Arc::clone(&self.folder), since, listing)
     }
 }
 
@@ -186,7 +187,7 @@ fn conflict(current: Option<Record>) -> RegistryError {
     RegistryError::Conflict { current: current.map(Box::new) }
 }
 
-fn put(folder: &Folder, key: &str, write: Write) -> Result<Record, RegistryError> {
+fn put(folder: &Folder, key: &str, write: NewRecord) -> Result<Record, RegistryError> {
     let now = SystemTime::now();
     let entry = Entry {
         value: write.value,

@@ -1,25 +1,25 @@
 //! The lease protocol: what a node asks its registry, and what it makes of the answers.
 //!
 //! Two state machines, [`Acquiring`] and [`Holding`]. Nothing here waits, reads a clock or draws a number, so that the store
-//! and a model checker drive the same code. [`Allocating`](crate::Allocating) says what the protocol promises.
+//! and a model checker drive the same code. [`RegistryStore`](crate::RegistryStore) says what the protocol promises.
 
 use std::time::Duration;
 
 use flannel_core::{Lease, LeaseAttrs, NetworkConfig, NetworkFull, NodeId, StoreError, Subnet};
 
 use crate::{
-    allocating::plan::{self, Decision},
-    registry::{Lifetime, Record, Write},
+    registry::{Lifetime, NewRecord, Record},
+    registry_store::plan::{self, Decision},
 };
 
 /// What a node asks its registry; the methods of [`Registry`](crate::Registry) as values.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Request {
-    Create { key: String, write: Write },
+    Create { key: String, write: NewRecord },
     Delete(Record),
     List,
     Touch { was: Record, ttl: Option<Duration> },
-    Update { was: Record, write: Write },
+    Update { was: Record, write: NewRecord },
 }
 
 /// What a registry that works has answered.
@@ -34,7 +34,7 @@ pub(crate) enum Answer {
 
 /// Who wants a subnet, and what for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seeker<'a> {
+pub(crate) struct Candidate<'a> {
     pub(crate) config: &'a NetworkConfig,
     pub(crate) node: &'a NodeId,
     pub(crate) attrs: &'a LeaseAttrs,
@@ -70,7 +70,7 @@ impl Acquiring {
     /// Takes the answer to what was asked last.
     ///
     /// Losing a race shows one record more, so that choosing again needs no new list; only a full network does.
-    pub(crate) fn answered(&mut self, seeker: &Seeker<'_>, answer: Answer) -> Next {
+    pub(crate) fn answered(&mut self, candidate: &Candidate<'_>, answer: Answer) -> Next {
         match answer {
             Answer::Conflict(Some(current)) => {
                 self.races_lost += 1;
@@ -84,9 +84,9 @@ impl Acquiring {
         if self.races_lost >= RACES_PER_LIST {
             return Next::ListAnew;
         }
-        let Seeker { config, node, attrs, hint, .. } = seeker;
+        let Candidate { config, node, attrs, hint, .. } = candidate;
         match plan::decide(config, &self.records, node, attrs, hint.as_ref()) {
-            Ok(decision) => Next::Ask(request(decision, seeker)),
+            Ok(decision) => Next::Ask(request(decision, candidate)),
             Err(_) if self.races_lost > 0 => Next::ListAnew,
             Err(full) => Next::Full(full),
         }
@@ -94,11 +94,11 @@ impl Acquiring {
 }
 
 /// What carries out one decision; it conflicts if the registry has changed since.
-fn request(decision: Decision<'_>, seeker: &Seeker<'_>) -> Request {
-    let mut write = Write {
-        value: seeker.value.into(),
-        owner: Some(seeker.node.clone()),
-        ttl: Some(seeker.ttl),
+fn request(decision: Decision<'_>, candidate: &Candidate<'_>) -> Request {
+    let mut write = NewRecord {
+        value: candidate.value.into(),
+        owner: Some(candidate.node.clone()),
+        ttl: Some(candidate.ttl),
     };
     match decision {
         Decision::Create(subnet) => Request::Create { key: subnet.to_string(), write },
@@ -130,7 +130,7 @@ pub(crate) struct Holding {
 
 /// What a holder wants with its lease.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Wish {
+pub(crate) enum LeaseOp {
     /// To publish this text, which is that of a lease.
     Publish(String),
     Release,
@@ -153,38 +153,39 @@ impl Holding {
         (self.record.lifetime != Lifetime::Unbounded).then_some(self.ttl)
     }
 
-    /// What to ask for `wish`: everything is compared with what we last wrote.
-    pub(crate) fn ask(&mut self, wish: &Wish) -> Request {
+    /// What to ask for `op`: everything is compared with what we last wrote.
+    pub(crate) fn ask(&mut self, op: &LeaseOp) -> Request {
         let was = self.record.clone();
-        match wish {
-            Wish::Publish(value) if self.record.value.as_ref() != Ok(value) => {
+        match op {
+            LeaseOp::Publish(value) if self.record.value.as_ref() != Ok(value) => {
                 if !self.unanswered.contains(value) {
                     self.unanswered.push(value.clone());
                 }
                 let owner = Some(self.node.clone());
                 Request::Update {
                     was,
-                    write: Write { value: value.clone(), owner, ttl: self.ttl() },
+                    write: NewRecord { value: value.clone(), owner, ttl: self.ttl() },
                 }
             }
-            Wish::Publish(_) | Wish::Renew if self.challenged => {
+            LeaseOp::Publish(_) | LeaseOp::Renew if self.challenged => {
                 Request::Update { write: as_it_is(&was, self.ttl()), was }
             }
-            Wish::Publish(_) | Wish::Renew => Request::Touch { was, ttl: self.ttl() },
+            LeaseOp::Publish(_) | LeaseOp::Renew => Request::Touch { was, ttl: self.ttl() },
             // A reservation was made by a person: it stays for the next node that has its address.
-            Wish::Release if self.record.lifetime == Lifetime::Unbounded => {
-                let write = Write { value: self.lease.attrs.to_string(), owner: None, ttl: None };
+            LeaseOp::Release if self.record.lifetime == Lifetime::Unbounded => {
+                let write =
+                    NewRecord { value: self.lease.attrs.to_string(), owner: None, ttl: None };
                 Request::Update { was, write }
             }
-            Wish::Release => Request::Delete(was),
+            LeaseOp::Release => Request::Delete(was),
         }
     }
 
-    /// Takes the answer to what was asked for `wish`. Whether it is fulfilled; if not, it is to be asked again.
+    /// Takes the answer to what was asked for `op`. Whether it is fulfilled; if not, it is to be asked again.
     ///
     /// [`StoreError::Revoked`] if the lease is lost. A conflict with what we wrote ourselves means that an answer was lost, and
     /// the holder goes on from there.
-    pub(crate) fn answered(&mut self, wish: &Wish, answer: Answer) -> Result<bool, StoreError> {
+    pub(crate) fn answered(&mut self, op: &LeaseOp, answer: Answer) -> Result<bool, StoreError> {
         match answer {
             Answer::Written(record) => {
                 self.written(record)?;
@@ -203,7 +204,7 @@ impl Holding {
                 });
             }
         }
-        if matches!(wish, Wish::Publish(_)) {
+        if matches!(op, LeaseOp::Publish(_)) {
             self.unanswered.clear();
         }
         Ok(true)
@@ -225,9 +226,9 @@ impl Holding {
 }
 
 /// What writes a record as it is: only its revision is another then.
-pub(crate) fn as_it_is(was: &Record, ttl: Option<Duration>) -> Write {
+pub(crate) fn as_it_is(was: &Record, ttl: Option<Duration>) -> NewRecord {
     let value = was.value.clone().unwrap_or_default();
-    Write { value, owner: was.owner.clone(), ttl }
+    NewRecord { value, owner: was.owner.clone(), ttl }
 }
 
 /// Who holds a record: its owner, or as with flannel whoever has its address.
@@ -269,12 +270,18 @@ mod tests {
         let config: NetworkConfig = r#"{"Network":"10.3.0.0/28"}"#.parse().unwrap();
         let (node, attrs) = ("n1".parse().unwrap(), VALUE.parse().unwrap());
         let ttl = Duration::from_secs(60);
-        let seeker =
-            Seeker { config: &config, node: &node, attrs: &attrs, value: VALUE, ttl, hint: None };
+        let candidate = Candidate {
+            config: &config,
+            node: &node,
+            attrs: &attrs,
+            value: VALUE,
+            ttl,
+            hint: None,
+        };
         for (lifetime, ttl) in [(Lifetime::Bounded, Some(ttl)), (Lifetime::Unbounded, None)] {
             let was = record(7, lifetime);
-            let next = Acquiring::default().answered(&seeker, Answer::Listed(vec![was.clone()]));
-            let write = Write { value: VALUE.into(), owner: Some(node.clone()), ttl };
+            let next = Acquiring::default().answered(&candidate, Answer::Listed(vec![was.clone()]));
+            let write = NewRecord { value: VALUE.into(), owner: Some(node.clone()), ttl };
             assert_eq!(next, Next::Ask(Request::Update { was, write }));
         }
     }
@@ -286,12 +293,13 @@ mod tests {
         let mut holding = Holding::new("n1".parse().unwrap(), ttl, was).unwrap();
         let question = record(8, Lifetime::Bounded);
         let answer = Answer::Conflict(Some(Box::new(question.clone())));
-        assert!(!holding.answered(&Wish::Renew, answer).unwrap());
-        let write = Write { value: VALUE.into(), owner: question.owner.clone(), ttl: Some(ttl) };
-        assert_eq!(holding.ask(&Wish::Renew), Request::Update { was: question, write });
+        assert!(!holding.answered(&LeaseOp::Renew, answer).unwrap());
+        let write =
+            NewRecord { value: VALUE.into(), owner: question.owner.clone(), ttl: Some(ttl) };
+        assert_eq!(holding.ask(&LeaseOp::Renew), Request::Update { was: question, write });
         let written = Answer::Written(record(9, Lifetime::Bounded));
-        assert!(holding.answered(&Wish::Renew, written).unwrap());
-        assert!(matches!(holding.ask(&Wish::Renew), Request::Touch { .. }), "once");
+        assert!(holding.answered(&LeaseOp::Renew, written).unwrap());
+        assert!(matches!(holding.ask(&LeaseOp::Renew), Request::Touch { .. }), "once");
     }
 
     #[test]
@@ -307,14 +315,14 @@ mod tests {
         let new = VALUE.replace("192.0.2.1", "192.0.2.2");
         lost.value = Ok(new.clone());
         let answer = Answer::Conflict(Some(Box::new(lost.clone())));
-        assert!(holding(None).answered(&Wish::Renew, answer.clone()).is_err());
+        assert!(holding(None).answered(&LeaseOp::Renew, answer.clone()).is_err());
         let mut ours = holding(Some(&new));
-        assert!(!ours.answered(&Wish::Renew, answer).unwrap());
+        assert!(!ours.answered(&LeaseOp::Renew, answer).unwrap());
         assert_eq!(ours.record, lost);
-        assert!(matches!(ours.ask(&Wish::Renew), Request::Touch { .. }), "it wrote that itself");
+        assert!(matches!(ours.ask(&LeaseOp::Renew), Request::Touch { .. }), "it wrote that itself");
         let stranger = Record { owner: NodeId::new("n2").ok(), ..lost };
         let answer = Answer::Conflict(Some(Box::new(stranger)));
-        let error = holding(Some(&new)).answered(&Wish::Renew, answer).unwrap_err();
+        let error = holding(Some(&new)).answered(&LeaseOp::Renew, answer).unwrap_err();
         assert_eq!(error.to_string(), "n2 has the lease of 10.3.0.4-30 now");
     }
 }

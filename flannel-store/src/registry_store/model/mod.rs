@@ -14,14 +14,14 @@
 
 use flannel_core::trusted_for;
 
-mod bridge;
+mod adapter;
 mod checker;
-mod happen;
-mod search;
-mod state;
+mod properties;
+mod transitions;
+mod world;
 
-use bridge::{Bridge, TTL};
-use state::{Lapsed, Node, Phase, SUBNETS, Seen, Slot, Stored, View, Wish, World};
+use adapter::{Adapter, TTL};
+use world::{Lapsed, LeaseOp, Node, Phase, SUBNETS, Seen, Slot, Stored, View, World};
 
 struct Leases {
     nodes: usize,
@@ -43,7 +43,7 @@ struct Leases {
     /// Percent by which the nodes' clocks are slower than the store's.
     slow: u32,
     bug: Option<Bug>,
-    bridge: Bridge,
+    adapter: Adapter,
 }
 
 /// What the model must notice.
@@ -76,7 +76,7 @@ enum Action {
 
 impl Leases {
     fn new(nodes: usize, subnets: usize, budget: u8) -> Self {
-        let bridge = Bridge::new();
+        let adapter = Adapter::new();
         Self {
             nodes,
             subnets,
@@ -88,7 +88,7 @@ impl Leases {
             calls: nodes,
             slow: 1,
             bug: None,
-            bridge,
+            adapter,
         }
     }
 
@@ -101,7 +101,7 @@ impl Leases {
     /// The subnet whose lease a node trusts.
     fn trusted(&self, node: &Node) -> Option<usize> {
         match node.phase {
-            Phase::Holding(held, wish) if wish != Some(Wish::Release) => {
+            Phase::Holding(held, op) if op != Some(LeaseOp::Release) => {
                 self.trusts(node.renewed).then_some(usize::from(held.subnet))
             }
             _ => None,

@@ -46,7 +46,7 @@ pub(super) enum Answer {
 
 /// What a holder wants.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) enum Wish {
+pub(super) enum LeaseOp {
     Publish(u8),
     Release,
     Renew,
@@ -68,7 +68,7 @@ pub(super) enum Phase {
         races: u8,
     },
     Down,
-    Holding(Held, Option<Wish>),
+    Holding(Held, Option<LeaseOp>),
     /// It wants a lease, and nothing is under way.
     Waiting,
 }

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use flannel_core::{Lease, LeaseAttrs, NodeId, StoreError, SubnetLease};
 
 use crate::{
-    allocating::{
+    registry::{Record, Registry},
+    registry_store::{
         perform::perform,
-        protocol::{Holding, Wish},
+        protocol::{Holding, LeaseOp},
         value_of,
     },
-    registry::{Record, Registry},
 };
 
 /// A lease as this node last wrote it.
@@ -31,11 +31,11 @@ impl<R: Registry> Held<R> {
         Ok(Self { registry, holding: Holding::new(node, ttl, record)? })
     }
 
-    async fn fulfil(&mut self, wish: Wish) -> Result<(), StoreError> {
+    async fn run(&mut self, op: LeaseOp) -> Result<(), StoreError> {
         loop {
-            let request = self.holding.ask(&wish);
+            let request = self.holding.ask(&op);
             let answer = perform(self.registry.as_ref(), &request).await?;
-            if self.holding.answered(&wish, answer)? {
+            if self.holding.answered(&op, answer)? {
                 return Ok(());
             }
         }
@@ -53,15 +53,15 @@ impl<R: Registry> SubnetLease for Held<R> {
     }
 
     async fn renew(&mut self) -> Result<(), StoreError> {
-        self.fulfil(Wish::Renew).await
+        self.run(LeaseOp::Renew).await
     }
 
     async fn publish(&mut self, attrs: &LeaseAttrs) -> Result<(), StoreError> {
         let value = value_of(attrs)?;
-        self.fulfil(Wish::Publish(value)).await
+        self.run(LeaseOp::Publish(value)).await
     }
 
     async fn release(mut self: Box<Self>) -> Result<(), StoreError> {
-        self.fulfil(Wish::Release).await
+        self.run(LeaseOp::Release).await
     }
 }

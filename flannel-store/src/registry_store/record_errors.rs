@@ -12,11 +12,11 @@ use std::{
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::registry::{Record, Skipped};
+use crate::registry::{Record, RecordError};
 
 /// Counts skipped entries, and logs each state of each of them once.
 #[derive(Debug, Default)]
-pub(crate) struct Skips {
+pub(crate) struct RecordErrors {
     count: AtomicU64,
     log: Mutex<Log>,
 }
@@ -29,9 +29,9 @@ struct Log {
     suppressed: u64,
 }
 
-impl Skips {
+impl RecordErrors {
     /// Counts one skipped record, and logs it unless that was said before.
-    pub(crate) fn note(&self, record: &Record, reason: &Skipped) {
+    pub(crate) fn note(&self, record: &Record, reason: &RecordError) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let reason = reason.to_string();
         let mut log = self.log.lock().expect("nothing panics while it is locked");

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     memory::link::Link,
-    registry::{Change, Lifetime, Record, RegistryError, Write},
+    registry::{Change, Lifetime, NewRecord, Record, RegistryError},
 };
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl State {
         Err(RegistryError::Conflict { current: current.cloned().map(Box::new) })
     }
 
-    pub(super) fn write(&mut self, key: &str, write: &Write) -> Record {
+    pub(super) fn write(&mut self, key: &str, write: &NewRecord) -> Record {
         self.forget_deadline(key);
         self.revision += 1;
         let expires = write.ttl.map(|ttl| Instant::now() + ttl);

@@ -6,11 +6,11 @@ use flannel_core::{LeaseAttrs, NodeId, StoreError};
 use tracing::info;
 
 use crate::{
-    allocating::{
+    registry::{Lifetime, Record, Registry},
+    registry_store::{
         perform::perform,
         protocol::{Answer, Request, as_it_is},
     },
-    registry::{Lifetime, Record, Registry},
 };
 
 /// What came of a challenge.

@@ -22,40 +22,40 @@ use tower::service_fn;
 
 use crate::etcd::{
     config::Endpoint,
-    dial::{Objection, TlsFiles, dial},
+    dial::{FirstError, TlsFiles, dial},
+    endpoint_error::EndpointError,
     proto::{
         AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseGrantResponse,
         LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse,
         RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchRequest, WatchResponse,
     },
-    trouble::Trouble,
 };
 
 /// A connection that is used until it fails, and never made again.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct Connection {
     pub(super) endpoint: Endpoint,
     channel: Channel,
-    objection: Objection,
+    first_error: FirstError,
     /// Whether anything was ever heard on it.
     answered: AtomicBool,
 }
 
-/// What etcd's refusal means.
+/// Why a call to etcd failed.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum RpcError {
     /// It is an answer, for the caller to make something of.
     Answer(Status),
     /// The token is unknown, or too old.
     Token,
     /// This endpoint is of no use.
-    Trouble(Trouble),
+    EndpointError(EndpointError),
 }
 
-impl Session {
-    pub(super) async fn open(endpoint: &Endpoint, files: &TlsFiles) -> Result<Self, Trouble> {
+impl Connection {
+    pub(super) async fn open(endpoint: &Endpoint, files: &TlsFiles) -> Result<Self, EndpointError> {
         let mut line = dial(endpoint, files).await?;
-        let (first_byte, objection) = (line.first_byte(), line.objection());
+        let (first_byte, first_error) = (line.first_byte(), line.first_error());
         let mut line = Some(line);
         let connect = service_fn(move |_| {
             let line = line.take().map(TokioIo::new);
@@ -65,7 +65,7 @@ impl Session {
         let authority = endpoint.to_string().replacen("https", "http", 1);
         let channel = Channel::from_shared(authority)
             .map_err(|error| io::Error::other(error.to_string()))
-            .map_err(|reason| Trouble::Unreachable { endpoint: endpoint.clone(), reason })?
+            .map_err(|reason| EndpointError::Unreachable { endpoint: endpoint.clone(), reason })?
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .initial_stream_window_size(WINDOW)
@@ -75,14 +75,14 @@ impl Session {
         let endpoint = endpoint.clone();
         let channel = match channel {
             Ok(channel) => channel,
-            Err(error) => return Err(broken(endpoint, &objection, false, chain(&error))),
+            Err(error) => return Err(broken(endpoint, &first_error, false, chain(&error))),
         };
         // HTTP/2 begins with what the other side wants, also when nothing is asked. A member that hangs does not say it, and
         // one that does not like our certificate says that instead.
         if first_byte.await.is_err() {
-            return Err(broken(endpoint, &objection, false, "it hung up".into()));
+            return Err(broken(endpoint, &first_error, false, "it hung up".into()));
         }
-        Ok(Self { endpoint, channel, objection, answered: AtomicBool::new(false) })
+        Ok(Self { endpoint, channel, first_error, answered: AtomicBool::new(false) })
     }
 
     pub(super) fn rpc(&self, token: Option<MetadataValue<Ascii>>) -> Rpc {
@@ -96,7 +96,7 @@ impl Session {
     }
 
     /// What `status` means, asked for by `user` to work below `prefix`.
-    pub(super) fn refusal(&self, status: Status, user: Option<&str>, prefix: &str) -> Refusal {
+    pub(super) fn rpc_error(&self, status: Status, user: Option<&str>, prefix: &str) -> RpcError {
         let endpoint = self.endpoint.clone();
         let reason = status.message().to_owned();
         let says = |text: &str| reason.contains(text);
@@ -104,26 +104,26 @@ impl Session {
             return self.local(status);
         }
         self.has_answered();
-        Refusal::Trouble(match (status.code(), user) {
-            (Code::Unauthenticated, Some(_)) => return Refusal::Token,
-            (Code::Unauthenticated, None) => Trouble::Anonymous { endpoint },
+        RpcError::EndpointError(match (status.code(), user) {
+            (Code::Unauthenticated, Some(_)) => return RpcError::Token,
+            (Code::Unauthenticated, None) => EndpointError::Anonymous { endpoint },
             (Code::InvalidArgument, Some(user)) if says("authentication failed") => {
-                Trouble::Credentials { endpoint, user: user.into() }
+                EndpointError::Credentials { endpoint, user: user.into() }
             }
             (Code::InvalidArgument, Some(_))
                 if says("user name is empty") || says("revision of auth") =>
             {
-                return Refusal::Token;
+                return RpcError::Token;
             }
             (Code::InvalidArgument, None) if says("user name is empty") => {
-                Trouble::Anonymous { endpoint }
+                EndpointError::Anonymous { endpoint }
             }
             (Code::PermissionDenied, user) => {
                 let user = user.map_or_else(|| "us".into(), |user| format!("the user {user}"));
-                Trouble::Permission { endpoint, user, reason, prefix: prefix.into() }
+                EndpointError::Permission { endpoint, user, reason, prefix: prefix.into() }
             }
             (Code::ResourceExhausted, _) if says("database space exceeded") => {
-                Trouble::Full { endpoint, reason }
+                EndpointError::Full { endpoint, reason }
             }
             (
                 Code::FailedPrecondition
@@ -132,35 +132,40 @@ impl Session {
                 | Code::OutOfRange,
                 _,
             ) => {
-                return Refusal::Answer(status);
+                return RpcError::Answer(status);
             }
-            _ => Trouble::Refused { endpoint, reason },
+            _ => EndpointError::Refused { endpoint, reason },
         })
     }
 
     /// What an error means that did not come from etcd.
-    fn local(&self, status: Status) -> Refusal {
+    fn local(&self, status: Status) -> RpcError {
         if status.code() == Code::OutOfRange {
-            return Refusal::Answer(status);
+            return RpcError::Answer(status);
         }
         let has_answered = self.answered.load(Ordering::Relaxed);
         let reason = reasons(&status);
-        Refusal::Trouble(broken(self.endpoint.clone(), &self.objection, has_answered, reason))
+        RpcError::EndpointError(broken(
+            self.endpoint.clone(),
+            &self.first_error,
+            has_answered,
+            reason,
+        ))
     }
 }
 
 /// Why a connection broke, as far as is known.
 fn broken(
     endpoint: Endpoint,
-    objection: &Objection,
+    first_error: &FirstError,
     has_answered: bool,
     reason: String,
-) -> Trouble {
-    let objection = objection.get().map(|error| Trouble::of_tls(endpoint.clone(), error));
-    match objection {
-        Some(trouble @ Trouble::ClientCertificate { .. }) => trouble,
-        _ if endpoint.tls || has_answered => Trouble::Broken { endpoint, reason },
-        _ => Trouble::NotPlain { endpoint, reason },
+) -> EndpointError {
+    let first_error = first_error.get().map(|error| EndpointError::of_tls(endpoint.clone(), error));
+    match first_error {
+        Some(error @ EndpointError::ClientCertificate { .. }) => error,
+        _ if endpoint.tls || has_answered => EndpointError::Broken { endpoint, reason },
+        _ => EndpointError::NotPlain { endpoint, reason },
     }
 }
 
@@ -171,13 +176,13 @@ pub(super) struct Rpc {
 }
 
 /// A watch that goes on.
-pub(super) struct Following {
+pub(super) struct WatchStream {
     answers: Streaming<WatchResponse>,
     /// Keeps our direction open, and with it the watch: HTTP/2 resets a stream when both directions are dropped.
     _open: oneshot::Sender<()>,
 }
 
-impl Following {
+impl WatchStream {
     /// The next thing that etcd says; `None` if it ends the watch.
     pub(super) async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
         self.answers.message().await
@@ -226,11 +231,11 @@ impl Rpc {
     }
 
     /// Follows changes until the result is dropped.
-    pub(super) async fn watch(self, request: WatchRequest) -> Result<Following, Status> {
+    pub(super) async fn watch(self, request: WatchRequest) -> Result<WatchStream, Status> {
         let (open, dropped) = oneshot::channel();
         let requests = stream::iter([request]).chain(stream::pending().take_until(dropped));
         let answers = self.stream("/etcdserverpb.Watch/Watch", requests).await?;
-        Ok(Following { answers, _open: open })
+        Ok(WatchStream { answers, _open: open })
     }
 
     async fn unary<M, A>(mut self, path: &'static str, message: M) -> Result<A, Status>

@@ -3,11 +3,11 @@
 use flannel_core::StoreError;
 
 use crate::{
-    allocating::{
+    registry::{Registry, RegistryError},
+    registry_store::{
         protocol::{Answer, Request},
         store_error,
     },
-    registry::{Registry, RegistryError},
 };
 
 /// Asks `registry`. What keeps it from answering is the error.

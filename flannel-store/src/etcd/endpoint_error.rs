@@ -11,7 +11,7 @@ use crate::{
 
 /// Why one endpoint was of no use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum EndpointError {
     #[error("{endpoint} wants a user: give username and password")]
     Anonymous { endpoint: Endpoint },
     #[error("the connection to {endpoint} broke ({reason})")]
@@ -50,7 +50,7 @@ pub(super) enum Trouble {
     Unreachable { endpoint: Endpoint, reason: io::Error },
 }
 
-impl Trouble {
+impl EndpointError {
     /// What went wrong while agreeing on TLS, before or after the handshake.
     pub(super) fn of_tls(endpoint: Endpoint, error: io::Error) -> Self {
         use io::ErrorKind::{ConnectionReset, UnexpectedEof};
@@ -115,19 +115,19 @@ impl Trouble {
     }
 }
 
-/// Why none of the endpoints tried was of use: the last trouble with each of them.
+/// Why none of the endpoints tried was of use: the last error with each of them.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(Vec<Trouble>);
+pub(super) struct EndpointErrors(Vec<EndpointError>);
 
-impl Troubles {
-    pub(super) fn add(&mut self, trouble: Trouble) {
-        let endpoint = trouble.endpoint();
+impl EndpointErrors {
+    pub(super) fn add(&mut self, error: EndpointError) {
+        let endpoint = error.endpoint();
         self.0.retain(|other| other.endpoint() != endpoint);
-        self.0.push(trouble);
+        self.0.push(error);
     }
 
     /// The one that was met last.
-    pub(super) fn last(mut self) -> Option<Trouble> {
+    pub(super) fn last(mut self) -> Option<EndpointError> {
         self.0.pop()
     }
 
@@ -135,33 +135,33 @@ impl Troubles {
     pub(super) fn of(self, operation: impl Into<String>) -> RegistryError {
         let operation = operation.into();
         let everywhere =
-            self.0.last().is_some_and(|trouble| trouble.is_everywhere() && trouble.is_denial());
-        if everywhere || self.0.iter().all(Trouble::is_denial) {
+            self.0.last().is_some_and(|error| error.is_everywhere() && error.is_denial());
+        if everywhere || self.0.iter().all(EndpointError::is_denial) {
             return RegistryError::Denied { operation, source: Box::new(self) };
         }
         RegistryError::Unavailable { operation, source: Box::new(self) }
     }
 }
 
-impl From<Trouble> for Troubles {
-    fn from(trouble: Trouble) -> Self {
-        Self(vec![trouble])
+impl From<EndpointError> for EndpointErrors {
+    fn from(error: EndpointError) -> Self {
+        Self(vec![error])
     }
 }
 
-impl std::error::Error for Troubles {}
+impl std::error::Error for EndpointErrors {}
 
-impl fmt::Display for Troubles {
+impl fmt::Display for EndpointErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, trouble) in self.0.iter().enumerate() {
+        for (n, error) in self.0.iter().enumerate() {
             let between = if n == 0 { "" } else { "; " };
-            write!(f, "{between}{trouble}")?;
+            write!(f, "{between}{error}")?;
         }
         Ok(())
     }
 }
 
-/// Whether etcd's objection is to our certificate.
+/// Whether etcd objects to our certificate.
 fn is_about_us(alert: AlertDescription) -> bool {
     matches!(
         alert,

@@ -8,7 +8,7 @@ use crate::registry::Snapshot;
 
 /// What was listed last, until the first watch begins with it.
 #[derive(Debug, Default)]
-pub(crate) struct Recent(Mutex<State>);
+pub(crate) struct RecentList(Mutex<State>);
 
 #[derive(Debug, Default)]
 enum State {
@@ -19,7 +19,7 @@ enum State {
     Nothing,
 }
 
-impl Recent {
+impl RecentList {
     /// Keeps a list, unless a watch has begun.
     pub(crate) fn keep(&self, snapshot: Snapshot) {
         let mut state = self.0.lock().expect("nothing panics while it is locked");
@@ -63,7 +63,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_is_used_once_and_soon_and_not_after_a_watch() {
         let (recent, list) =
-            (Recent::default(), |revision| Snapshot { revision, ..Snapshot::default() });
+            (RecentList::default(), |revision| Snapshot { revision, ..Snapshot::default() });
         assert_eq!(recent.take(), None);
         recent.keep(list(1));
         recent.keep(list(2));

@@ -20,24 +20,24 @@ use tracing::{debug, info};
 use crate::registry::{ConfigText, Registry, RegistryError, Snapshot};
 
 mod challenge;
-mod held;
+mod held_lease;
 mod jitter;
+mod lease_events;
 #[cfg(test)]
 mod model;
 mod perform;
 mod plan;
 mod protocol;
-mod recent;
-mod skips;
-mod watch;
+mod recent_list;
+mod record_errors;
 
 use challenge::{Challenged, challenge, is_doubtful};
-use held::Held;
+use held_lease::Held;
 use jitter::Jitter;
 use perform::perform;
-use protocol::{Acquiring, Answer, Next, Request, Seeker};
-use recent::Recent;
-use skips::Skips;
+use protocol::{Acquiring, Answer, Candidate, Next, Request};
+use recent_list::RecentList;
+use record_errors::RecordErrors;
 
 /// A [`Store`] over a [`Registry`]: one node's way to its lease and to those of its peers.
 ///
@@ -46,7 +46,7 @@ use skips::Skips;
 /// 1. the lease that this node's id owns, also if the node's address changed;
 /// 2. a lease without an owner that has our public address: flannel's own, or a reservation. The node id is recorded with
 ///    it. A reservation never gets an expiry;
-/// 3. a free subnet as [`flannel_core::choose`] has it, at best [`Options::hint`].
+/// 3. a free subnet as [`flannel_core::choose`] has it, at best [`LeaseOptions::hint`].
 ///
 /// A lease that another node id owns is never taken, also not at the same public address. An own lease that does not fit the
 /// network's configuration any more is removed. Subnets whose leases have lapsed are given out last.
@@ -66,28 +66,28 @@ use skips::Skips;
 /// not take the lease of the other, a node whose own lease has another address than its own writes that lease as it is, once,
 /// and waits for three seconds: a holder that lives writes it anew, and then acquiring fails with
 /// [`StoreError::NodeIdInUse`]. Two processes with one id and one address are not told apart.
-pub struct Allocating<R> {
+pub struct RegistryStore<R> {
     registry: Arc<R>,
     node: NodeId,
-    options: Options,
+    options: LeaseOptions,
     /// The subnet that this handle acquired last.
     last: Mutex<Option<Subnet>>,
-    recent: Recent,
+    recent: RecentList,
     counters: Arc<Counters>,
-    skips: Arc<Skips>,
+    record_errors: Arc<RecordErrors>,
     jitter: Arc<Jitter>,
 }
 
 /// What a node may choose about its lease.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Options {
+pub struct LeaseOptions {
     /// How long a lease lasts without a renewal; 24 h as flannel's.
     pub ttl: Duration,
     /// The subnet to prefer when the registry does not know what this node had, as from its `subnet.env`.
     pub hint: Option<Subnet>,
 }
 
-impl Default for Options {
+impl Default for LeaseOptions {
     fn default() -> Self {
         Self { ttl: Duration::from_secs(24 * 60 * 60), hint: None }
     }
@@ -96,7 +96,7 @@ impl Default for Options {
 /// What a store handle has seen since it was made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct StoreStats {
     /// How often somebody else was faster in taking a subnet.
     pub races_lost: u64,
     /// How many complete lists watchers were given.
@@ -111,18 +111,18 @@ struct Counters {
     resets: AtomicU64,
 }
 
-impl<R: Registry> Allocating<R> {
+impl<R: Registry> RegistryStore<R> {
     /// The store of `registry` as `node` uses it.
-    pub fn new(registry: R, node: NodeId, options: Options) -> Self {
+    pub fn new(registry: R, node: NodeId, options: LeaseOptions) -> Self {
         Self {
             registry: Arc::new(registry),
             jitter: Arc::new(Jitter::new(&node)),
             node,
             options,
             last: Mutex::default(),
-            recent: Recent::default(),
+            recent: RecentList::default(),
             counters: Arc::default(),
-            skips: Arc::default(),
+            record_errors: Arc::default(),
         }
     }
 
@@ -137,11 +137,11 @@ impl<R: Registry> Allocating<R> {
     }
 
     /// What has been counted so far.
-    pub fn stats(&self) -> Stats {
-        Stats {
+    pub fn stats(&self) -> StoreStats {
+        StoreStats {
             races_lost: self.counters.races_lost.load(Ordering::Relaxed),
             resets: self.counters.resets.load(Ordering::Relaxed),
-            skipped: self.skips.count(),
+            skipped: self.record_errors.count(),
         }
     }
 
@@ -170,7 +170,7 @@ pub async fn network_config(
 }
 
 #[async_trait]
-impl<R: Registry> Store for Allocating<R> {
+impl<R: Registry> Store for RegistryStore<R> {
     async fn config(&self) -> Result<NetworkConfig, StoreError> {
         network_config(self.registry.as_ref()).await
     }
@@ -186,7 +186,7 @@ impl<R: Registry> Store for Allocating<R> {
     async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
         let value = value_of(attrs)?;
         let config = self.config().await?;
-        let seeker = Seeker {
+        let candidate = Candidate {
             config: &config,
             node: &self.node,
             attrs,
@@ -235,7 +235,7 @@ impl<R: Registry> Store for Allocating<R> {
                 let subnet = current.as_ref().map(|record| &record.key);
                 debug!(subnet, "somebody else was faster, choosing again");
             }
-            request = match acquiring.answered(&seeker, answer) {
+            request = match acquiring.answered(&candidate, answer) {
                 Next::Ask(request) => request,
                 // Something may have become free since.
                 Next::Full(_) if was_recent => Request::List,
@@ -260,19 +260,19 @@ impl<R: Registry> Store for Allocating<R> {
     }
 
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
-        watch::stream(
+        lease_events::stream(
             self.recent.take_for_good(),
             Arc::clone(&self.registry),
-            Arc::clone(&self.skips),
+            Arc::clone(&self.record_errors),
             Arc::clone(&self.counters),
             Arc::clone(&self.jitter),
         )
     }
 }
 
-impl<R> fmt::Debug for Allocating<R> {
+impl<R> fmt::Debug for RegistryStore<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Allocating")
+        f.debug_struct("RegistryStore")
             .field("node", &self.node)
             .field("options", &self.options)
             .finish_non_exhaustive()
