@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     KernelError, Message, Namespace, NamespaceError,
     socket::{KernelSocket, Protocol},
-    wire::{self, MESSAGE_HEADER, align, attributes, messages, u32_at},
+    wire::{self, MESSAGE_HEADER, align, attributes, messages, netfilter_header, u32_at},
 };
 
 /// One request socket to the kernel's routing netlink in one namespace.
@@ -37,6 +37,16 @@ impl Connection {
             .set_netlink_get_strict_chk(true)
             .map_err(|source| OpenError::Socket { source })?;
         Ok(Self::over(socket))
+    }
+
+    /// Opens a socket to netfilter's netlink in `namespace`, for [`get`](Self::get), [`dump`](Self::dump) and
+    /// [`transact`](Self::transact). Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_netfilter(namespace: &Namespace) -> Result<Self, OpenError> {
+        Ok(Self::over(KernelSocket::open(namespace, Protocol::Netfilter, ANSWER_BYTES)?))
     }
 
     /// Opens a socket to generic netlink in `namespace`. Needs a tokio runtime with I/O.
@@ -95,6 +105,59 @@ impl Connection {
     /// As [`apply`](Self::apply).
     pub async fn apply_one(&mut self, request: Request) -> Result<(), KernelError> {
         self.apply(&[request]).await.pop().unwrap_or(Ok(()))
+    }
+
+    /// Sends `requests` as one netfilter batch to `subsystem` (`NFNL_SUBSYS_*`): the kernel does all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's first refusal, or [`KernelError::outcome_unknown`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The batch is sent in one piece: it is done as a whole or not at all.
+    pub async fn transact(
+        &mut self,
+        subsystem: u16,
+        requests: &[Request],
+    ) -> Result<(), KernelError> {
+        let Some((last, others)) = requests.split_last() else { return Ok(()) };
+        let edge = |kind| Request::new(kind, 0, &netfilter_header(0, subsystem));
+        let (begin, end) = (edge(NFNL_MSG_BATCH_BEGIN), edge(NFNL_MSG_BATCH_END));
+        self.datagram.clear();
+        let first = self.sequence.wrapping_add(1);
+        for request in [&begin].into_iter().chain(others) {
+            let sequence = self.next_sequence();
+            request.write(&mut self.datagram, 0, sequence);
+        }
+        let acknowledged = self.next_sequence();
+        last.write(&mut self.datagram, libc::NLM_F_ACK as u16, acknowledged);
+        let sequence = self.next_sequence();
+        end.write(&mut self.datagram, 0, sequence);
+        self.send().await?;
+        // All answers are there when the send returns: one for each refused request, then that of the last one.
+        let mut outcome = None;
+        while let Some(datagram) =
+            self.socket.receive_waiting().map_err(|error| KernelError::from_io(&error))?
+        {
+            for message in messages(datagram) {
+                // Sequence numbers wrap, and answers to earlier requests may still be there.
+                if message.sequence.wrapping_sub(first) > acknowledged.wrapping_sub(first) {
+                    continue;
+                }
+                if let Answer::Outcome(answer) = Answer::of(&message)
+                    && outcome.as_ref().is_none_or(Result::is_ok)
+                {
+                    outcome = Some(answer);
+                }
+            }
+        }
+        outcome.unwrap_or_else(|| {
+            Err(KernelError::with_message(
+                libc::ETIMEDOUT,
+                "no answer came, the outcome is unknown",
+            ))
+        })
     }
 
     /// Lists objects: sends `request` as a dump and collects what `parse` makes of each message.
@@ -415,6 +478,10 @@ const ANSWER_TRUESIZE: usize = 1536;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// How often a listing is tried while somebody keeps changing what it lists.
 const DUMP_ATTEMPTS: usize = 10;
+
+// linux/netfilter/nfnetlink.h
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
 
 // linux/netlink.h
 const NLM_F_CAPPED: u16 = 0x100;

@@ -50,6 +50,7 @@ mod pace;
 mod packed;
 mod socket;
 pub mod state;
+mod subscription;
 pub mod table;
 mod watch;
 mod wire;
@@ -65,6 +66,11 @@ pub use link::{
 pub use list::{list_addresses, list_forwarding, list_neighbours, list_nexthops, list_routes};
 pub use namespace::{Namespace, NamespaceError};
 pub use pace::Pace;
+pub use socket::Protocol;
+pub use subscription::Subscription;
 pub use table::Table;
 pub use watch::{Monitor, Notice, Subject, Topic};
-pub use wire::{Attribute, Message, attributes, push_attribute};
+pub use wire::{
+    Attribute, Message, attributes, netfilter_header, push_attribute, push_nested, push_text,
+    push_u32_be,
+};

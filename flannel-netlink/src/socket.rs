@@ -2,7 +2,7 @@ use std::io;
 
 use netlink_sys::{
     Socket, SocketAddr,
-    protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
+    protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE},
 };
 use nix::{
     libc,
@@ -13,11 +13,14 @@ use tokio::io::unix::AsyncFd;
 
 use crate::{Namespace, OpenError};
 
-/// What the kernel is asked about.
+/// What the kernel is asked about, or tells of.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Protocol {
+#[non_exhaustive]
+pub enum Protocol {
     /// `NETLINK_GENERIC`: whatever has no protocol of its own.
     Generic,
+    /// `NETLINK_NETFILTER`: rules, tracked connections.
+    Netfilter,
     /// `NETLINK_ROUTE`: devices, addresses, routes.
     Route,
 }
@@ -43,6 +46,7 @@ impl KernelSocket {
     ) -> Result<Self, OpenError> {
         let protocol = match protocol {
             Protocol::Generic => NETLINK_GENERIC,
+            Protocol::Netfilter => NETLINK_NETFILTER,
             Protocol::Route => NETLINK_ROUTE,
         };
         let inside = namespace.run(|| -> io::Result<_> {
@@ -122,6 +126,12 @@ impl KernelSocket {
                 false => ready.clear_ready(),
             }
         }
+    }
+
+    /// Waits until there may be something to read. What comes after a [`receive_waiting`](Self::receive_waiting) that found
+    /// nothing makes readable again.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await.map(|mut ready| ready.clear_ready())
     }
 
     /// The next datagram that is already there, without waiting.

@@ -61,6 +61,11 @@ impl<'a> Attribute<'a> {
         u32_at(self.value, 0)
     }
 
+    /// The payload as a number in network byte order.
+    pub fn u32_be(&self) -> Option<u32> {
+        self.u32().map(u32::from_be)
+    }
+
     /// The payload as an IPv4 or IPv6 address, told apart by its length.
     pub fn ip(&self) -> Option<IpAddr> {
         if let Ok(octets) = <[u8; 4]>::try_from(self.value) {
@@ -144,6 +149,39 @@ pub fn push_attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.resize(align(out.len()), 0);
 }
 
+/// Appends one attribute that holds a text with its zero byte.
+///
+/// # Panics
+///
+/// As [`push_attribute`].
+pub fn push_text(out: &mut Vec<u8>, kind: u16, text: &str) {
+    push_attribute(out, kind, &[text.as_bytes(), &[0]].concat());
+}
+
+/// Appends one attribute that holds a number in network byte order, as netfilter's do.
+pub fn push_u32_be(out: &mut Vec<u8>, kind: u16, value: u32) {
+    push_attribute(out, kind, &value.to_be_bytes());
+}
+
+/// Appends one attribute that holds the attributes which `inner` appends.
+///
+/// # Panics
+///
+/// As [`push_attribute`].
+pub fn push_nested(out: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    push_attribute(out, kind | NLA_F_NESTED, &[]);
+    inner(out);
+    let length = u16::try_from(out.len() - start).expect("our attributes are small");
+    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// The fixed part of a netfilter message, `struct nfgenmsg`.
+pub fn netfilter_header(family: u8, resource: u16) -> [u8; 4] {
+    let [high, low] = resource.to_be_bytes();
+    [family, NFNETLINK_V0, high, low]
+}
+
 /// Appends one attribute that holds an address.
 pub(crate) fn push_ip(out: &mut Vec<u8>, kind: u16, address: IpAddr) {
     match address {
@@ -173,6 +211,8 @@ pub(crate) const MESSAGE_HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
 /// Set in the type of an attribute that holds attributes.
 pub(crate) const NLA_F_NESTED: u16 = 0x8000;
+// linux/netfilter/nfnetlink.h
+const NFNETLINK_V0: u8 = 0;
 /// All but `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
 const ATTRIBUTE_KIND_MASK: u16 = 0x3fff;
 
@@ -208,6 +248,17 @@ mod tests {
                 }
             }
             let _ = attributes(&bytes).count();
+        }
+
+        #[test]
+        fn nested_attributes_are_read_as_written(value: u32, text in "[a-z]{0,20}") {
+            let mut bytes = Vec::new();
+            push_u32_be(&mut bytes, 1, value);
+            push_nested(&mut bytes, 2, |out| push_text(out, 3, &text));
+            let read: Vec<_> = attributes(&bytes).collect();
+            prop_assert_eq!(read[0].u32_be(), Some(value));
+            let inner = read[1].nested().next().unwrap();
+            prop_assert_eq!((read[1].kind, inner.kind, inner.text()), (2, 3, Some(&*text)));
         }
 
         #[test]
