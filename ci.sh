@@ -175,6 +175,39 @@ part_bpf() {
     [ "$ran" -gt 0 ]
 }
 
+# The real flanneld in target/flanneld: built once for each version, from the module in flannel-testbed/flanneld.
+build_flanneld() {
+    local module=flannel-testbed/flanneld
+    local version; version=$(sed -n 's|.*github.com/flannel-io/flannel \(v[0-9.]*\).*|\1|p' "$module/go.mod")
+    local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/flanneld/$version
+    [ -x "$out" ] && return
+    local wanted; wanted=$(sed -n 's/^go //p' "$module/go.mod")
+    # Debian's Go is older. One from 1.21 on fetches the right one itself.
+    if ! GOTOOLCHAIN=auto go -C "$module" version >/dev/null 2>&1; then
+        echo "no Go $wanted or newer to build flanneld $version with: https://go.dev/dl"; return 1
+    fi
+    # Its udp backend is C. With another name first, a build that is interrupted leaves nothing that looks whole.
+    CGO_ENABLED=1 GOTOOLCHAIN=auto go -C "$module" build -mod=readonly -trimpath -o "$out.new" \
+        -ldflags "-s -w -X github.com/flannel-io/flannel/pkg/version.Version=$version" github.com/flannel-io/flannel
+    mv "$out.new" "$out"
+}
+
+# Beside the real flanneld.
+part_flanneld() {
+    if ! build_flanneld; then
+        [ "${CI:-}" = true ] && return 1
+        echo "left out: the tests with the real flanneld"; return
+    fi
+    local log; log=$(mktemp)
+    local inside=(); [ "$(id -u)" = 0 ] || inside=(unshare -rn)
+    cargo test --workspace --all-features --test flanneld --no-run
+    "${inside[@]}" cargo test --offline --workspace --all-features --test flanneld -- --ignored 2>&1 | tee "$log"
+    local ran; ran=$(tests_passed "$log")
+    rm -f "$log"
+    echo "flanneld tests that ran: $ran"
+    [ "$ran" -gt 0 ]
+}
+
 # The store in etcd, on etcds that the tests start on loopback.
 part_etcd() {
     local log; log=$(mktemp)
@@ -277,7 +310,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure features msrv miri deny dist simulate fuzz netns tun bpf root etcd demo)
+all=(tools fmt clippy test doc pure features msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }

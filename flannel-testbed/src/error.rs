@@ -26,6 +26,12 @@ pub enum TestbedError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The real flanneld has not been built.
+    #[error(
+        "there is no flanneld {} in the target folder: run ./ci.sh flanneld",
+        crate::Flanneld::VERSION
+    )]
+    Flanneld,
     /// The kernel refused a change of devices, addresses or routes, or a listing.
     #[error("cannot {operation} on {place}")]
     Kernel {

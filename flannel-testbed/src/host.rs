@@ -216,6 +216,19 @@ impl Host {
         Process::spawn(self.namespace(), self.name(), command)
     }
 
+    /// Runs a program as [`spawn`](Self::spawn) does, waits for its end and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`]; [`ProcessError::Failed`] when its exit code is not 0.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future kills the program.
+    pub async fn run(&self, command: Command) -> Result<String, ProcessError> {
+        self.spawn(command)?.finish().await
+    }
+
     pub(crate) fn number(&self) -> u32 {
         self.inner.number
     }

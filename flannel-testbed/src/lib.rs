@@ -47,6 +47,8 @@
 mod blocks;
 mod endpoint;
 mod error;
+mod etcd;
+mod flanneld;
 mod host;
 mod kernel;
 mod loss;
@@ -64,6 +66,8 @@ mod uplink;
 pub use blocks::{Blocks, InvalidBlocks};
 pub use endpoint::Endpoint;
 pub use error::TestbedError;
+pub use etcd::Etcd;
+pub use flanneld::{Flanneld, subnet};
 pub use host::Host;
 pub use meddler::Meddler;
 pub use pod::Pod;

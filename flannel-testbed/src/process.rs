@@ -162,6 +162,20 @@ impl Process {
         Ok(status)
     }
 
+    /// Waits for its end and returns all that it printed.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError::Failed`] when its exit code is not 0; [`ProcessError::Wait`].
+    pub(crate) async fn finish(mut self) -> Result<String, ProcessError> {
+        let status = self.wait().await?;
+        let output = self.output();
+        if status.success() {
+            return Ok(output.join("\n"));
+        }
+        Err(ProcessError::Failed { process: self.name.clone(), status, output })
+    }
+
     /// Its resident memory in bytes, from `VmRSS` in `/proc/PID/status`.
     ///
     /// # Errors
@@ -191,6 +205,16 @@ impl Process {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
+    /// It ended with another exit code than 0.
+    #[error("{process} ended with {status}:\n{}", output.join("\n"))]
+    Failed {
+        /// Program and host.
+        process: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// All it printed.
+        output: Vec<String>,
+    },
     /// Its memory could not be read.
     #[error("cannot read the resident memory of {process}")]
     Memory {
