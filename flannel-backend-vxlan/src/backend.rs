@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::{
     KIND,
     config::Settings,
-    device::{Devices, Ready},
+    device::{DeviceState, Devices},
     family::Family,
     network::VxlanNetwork,
     underlay::{Overlay, UnderlayWatch},
@@ -109,13 +109,16 @@ impl Vxlan {
             .expect("only networks share it, and they need a backend that is done")
     }
 
-    async fn ready(&self, lease: Option<&Lease>) -> Result<(Uplink, Ready), BackendError> {
+    async fn ensure_devices(
+        &self,
+        lease: Option<&Lease>,
+    ) -> Result<(Uplink, DeviceState), BackendError> {
         let uplink = self.finder.find().await?;
         self.shared.set_uplink(uplink.interface.clone());
-        let mut ready = self.shared.ensure(&uplink.interface, uplink.address(), lease).await;
-        match ready.error.take() {
+        let mut state = self.shared.ensure(&uplink.interface, uplink.address(), lease).await;
+        match state.error.take() {
             Some(error) => Err(error),
-            None => Ok((uplink, ready)),
+            None => Ok((uplink, state)),
         }
     }
 }
@@ -135,7 +138,7 @@ impl Shared {
         uplink: &Interface,
         public: Option<IpAddr>,
         lease: Option<&Lease>,
-    ) -> Ready {
+    ) -> DeviceState {
         let by_address = || public.map_or_else(|| NodeId::from(IpAddr::from([0; 4])), NodeId::from);
         let node = self.identity.clone().unwrap_or_else(by_address);
         self.devices.lock().await.ensure(uplink, lease, &node).await
@@ -153,7 +156,7 @@ impl Backend for Vxlan {
         &'a self,
         previous: Option<&'a Lease>,
     ) -> Result<LeaseAttrs, BackendError> {
-        let (uplink, _) = self.ready(previous).await?;
+        let (uplink, _) = self.ensure_devices(previous).await?;
         let Uplink { public_ip, public_ipv6, .. } = uplink;
         let backend_type = KIND.into();
         let mut attrs =
@@ -163,7 +166,7 @@ impl Backend for Vxlan {
     }
 
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
-        let (uplink, _) = self.ready(Some(lease)).await?;
+        let (uplink, _) = self.ensure_devices(Some(lease)).await?;
         let namespace = self.finder.namespace();
         let watch = self.finder.watch(&uplink)?;
         let shared = Arc::clone(&self.shared);

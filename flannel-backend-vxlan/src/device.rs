@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, io, net::IpAddr, path::PathBuf};
 
 use flannel_core::{BackendError, Lease, LeaseAttrs, NodeId};
 use flannel_netlink::{
-    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, Namespace, Pace, delete_link,
+    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, Namespace, RateLimit, delete_link,
     ensure_link,
     iface::Interface,
     link_by_name, list_links,
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::checksums::{Checksums, Repaired};
-use crate::{config::Settings, family::Family, lease_data, mac::derived, plan::End};
+use crate::{config::Settings, family::Family, lease_data, mac::derived, plan::Vtep};
 
 /// The devices of one node, one for each family.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ struct Device {
     /// What it was last made to be, and what it was then.
     last: Option<(Wanted, Link)>,
     /// Repairs against somebody who keeps altering it.
-    repairs: Pace,
+    repairs: RateLimit,
     checksums: Checksums,
 }
 
@@ -51,9 +51,9 @@ struct Wanted {
 
 /// What became of the devices.
 #[derive(Debug, Default)]
-pub(crate) struct Ready {
+pub(crate) struct DeviceState {
     /// The devices that are there.
-    pub(crate) ends: Vec<End>,
+    pub(crate) vteps: Vec<Vtep>,
     /// The same as the kernel should show them.
     pub(crate) links: Vec<Link>,
     /// When to look again, because somebody keeps altering one.
@@ -71,7 +71,7 @@ impl Devices {
             name: family.device(settings.vni),
             mac: None,
             last: None,
-            repairs: Pace::REPAIRS,
+            repairs: RateLimit::REPAIRS,
             checksums: Checksums::default(),
         };
         let devices = settings.families.iter().map(device).collect();
@@ -101,15 +101,15 @@ impl Devices {
         uplink: &Interface,
         previous: Option<&Lease>,
         node: &NodeId,
-    ) -> Ready {
-        let mut ready = Ready::default();
+    ) -> DeviceState {
+        let mut state = DeviceState::default();
         for index in 0..self.devices.len() {
-            if let Err(error) = self.ensure_one(index, uplink, previous, node, &mut ready).await {
-                ready.error.get_or_insert(error);
+            if let Err(error) = self.ensure_one(index, uplink, previous, node, &mut state).await {
+                state.error.get_or_insert(error);
             }
         }
-        self.ensure_checksums(&mut ready).await;
-        ready
+        self.ensure_checksums(&mut state).await;
+        state
     }
 
     /// What our devices let us publish.
@@ -150,17 +150,18 @@ impl Devices {
         result
     }
 
-    async fn ensure_checksums(&mut self, ready: &mut Ready) {
+    async fn ensure_checksums(&mut self, state: &mut DeviceState) {
         let Self { namespace, devices, software_checksums, .. } = self;
         for device in devices {
-            let end = ready.ends.iter().find(|end| end.family == device.family);
-            let Some(end) = end.filter(|end| software_checksums.contains(&end.family.ip())) else {
+            let vtep = state.vteps.iter().find(|vtep| vtep.family == device.family);
+            let Some(vtep) = vtep.filter(|vtep| software_checksums.contains(&vtep.family.ip()))
+            else {
                 continue;
             };
-            match device.checksums.compute(namespace, &device.name, end.link).await {
+            match device.checksums.compute(namespace, &device.name, vtep.link).await {
                 Repaired::No => {}
-                Repaired::Postponed(due) => ready.due = ready.due.into_iter().chain([due]).min(),
-                Repaired::Yes(what) => ready.repaired.push(what),
+                Repaired::Postponed(due) => state.due = state.due.into_iter().chain([due]).min(),
+                Repaired::Yes(what) => state.repaired.push(what),
             }
         }
     }
@@ -171,7 +172,7 @@ impl Devices {
         uplink: &Interface,
         previous: Option<&Lease>,
         node: &NodeId,
-        ready: &mut Ready,
+        state: &mut DeviceState,
     ) -> Result<(), BackendError> {
         let Self { namespace, connection, settings, devices, .. } = self;
         let device = &mut devices[index];
@@ -191,9 +192,9 @@ impl Devices {
             let due = device.repairs.due(now).filter(|_| !is_right);
             if is_right || due.is_some() {
                 if let Some(link) = there.map(|_| left).or(actual.as_ref()) {
-                    device.add_to(ready, wanted, link);
+                    device.add_to(state, wanted, link);
                 }
-                ready.due = ready.due.into_iter().chain(due).min();
+                state.due = state.due.into_iter().chain(due).min();
                 return Ok(());
             }
         }
@@ -203,11 +204,11 @@ impl Devices {
         let (link, ensured) = match made {
             Ok(made) => made,
             Err(error) => {
-                return Err(match rival(connection, settings, &error).await {
-                    Some(rival) => BackendError::Kernel {
+                return Err(match conflict(connection, settings, &error).await {
+                    Some(conflict) => BackendError::Kernel {
                         operation: format!("set up device {name}"),
                         source: format!(
-                            "device {rival} has VNI {} and the same port: delete it, or give one of the two another VNI or Port",
+                            "device {conflict} has VNI {} and the same port: delete it, or give one of the two another VNI or Port",
                             settings.vni
                         )
                         .into(),
@@ -223,7 +224,7 @@ impl Devices {
             quiet(namespace, &device.name);
         }
         device.tell(&link, ensured, wanted);
-        device.add_to(ready, wanted, &link);
+        device.add_to(state, wanted, &link);
         // As it should be: somebody may have been faster than the reading back.
         device.last = Some((wanted, Link { mac: device.mac, mtu: wanted.mtu, up: true, ..link }));
         Ok(())
@@ -315,11 +316,11 @@ impl Device {
         info!(device = self.name, mac, mtu = link.mtu, local = %wanted.local, port, "{how}");
     }
 
-    fn add_to(&self, ready: &mut Ready, wanted: Wanted, link: &Link) {
+    fn add_to(&self, state: &mut DeviceState, wanted: Wanted, link: &Link) {
         let Some(mac) = self.mac else { return };
         let Wanted { local, mtu } = wanted;
-        ready.ends.push(End { family: self.family, link: link.index, mac, local, mtu });
-        ready.links.push(Link { mac: Some(mac), mtu, up: true, ..link.clone() });
+        state.vteps.push(Vtep { family: self.family, link: link.index, mac, local, mtu });
+        state.links.push(Link { mac: Some(mac), mtu, up: true, ..link.clone() });
     }
 }
 
@@ -351,7 +352,7 @@ fn vxlan_port(link: &Link) -> Option<u16> {
 }
 
 /// The device that takes what is to come to ours, if that is why ours cannot be made.
-async fn rival(
+async fn conflict(
     connection: &mut Connection,
     settings: &Settings,
     error: &KernelError,

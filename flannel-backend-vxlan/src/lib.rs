@@ -43,12 +43,12 @@
 #![forbid(unsafe_code)]
 
 mod backend;
-mod claims;
 mod config;
 mod device;
 mod family;
 mod lease_data;
 mod mac;
+mod mac_owners;
 mod network;
 mod plan;
 mod underlay;

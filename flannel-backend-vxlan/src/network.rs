@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::{
-    backend::Shared, claims::Claims, device::Ready, family::Family, plan::Facts,
+    backend::Shared, device::DeviceState, family::Family, mac_owners::MacOwners, plan::Facts,
     underlay::UnderlayWatch,
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct VxlanNetwork {
     /// With direct routing only.
     underlay: Option<UnderlayWatch>,
     table: PeerTable,
-    claims: Claims,
+    mac_owners: MacOwners,
     facts: Option<Facts>,
     watched: Vec<Link>,
     namespace: Namespace,
@@ -56,7 +56,7 @@ impl VxlanNetwork {
             uplink,
             underlay,
             table,
-            claims: Claims::default(),
+            mac_owners: MacOwners::default(),
             facts: None,
             watched: Vec::new(),
             unpublished: None,
@@ -107,7 +107,7 @@ impl VxlanNetwork {
     }
 
     fn follow(&mut self, facts: Facts, peers: &Peers) {
-        let contested = self.claims.follow(peers);
+        let contested = self.mac_owners.follow(peers);
         if self.facts.as_ref() == Some(&facts) {
             if contested {
                 self.table.replan();
@@ -143,14 +143,14 @@ impl Network for VxlanNetwork {
         self.watch_features(&known);
         let PathFacts { mtus, software_checksums, .. } = known;
         shared.devices().lock().await.compute_checksums(software_checksums);
-        let ready = shared.ensure(&uplink, own.attrs.address(), Some(own)).await;
-        let Ready { ends, links, due, repaired, error } = ready;
+        let state = shared.ensure(&uplink, own.attrs.address(), Some(own)).await;
+        let DeviceState { vteps, links, due, repaired, error } = state;
         self.look_again_at = due;
         self.watch(links);
         self.compare(own).await;
         let facts = Facts {
             own: own.clone(),
-            ends,
+            vteps,
             uplink: uplink.index,
             on_link: self.underlay.as_ref().map(|underlay| underlay.current().clone()),
             protocol: shared.protocol,
@@ -158,9 +158,9 @@ impl Network for VxlanNetwork {
             limits: mtus,
         };
         self.follow(facts, peers);
-        let (claims, facts) = (&self.claims, self.facts.as_ref().expect("followed above"));
+        let (mac_owners, facts) = (&self.mac_owners, self.facts.as_ref().expect("followed above"));
         let plan = |peer: &Lease| {
-            facts.plan(peer, |family, mac| claims.rival(peers, family, mac, &peer.subnet))
+            facts.plan(peer, |family, mac| mac_owners.conflict(peers, family, mac, &peer.subnet))
         };
         let mut report = self.table.sync(peers, plan).await?;
         report.postponed += u64::from(due.is_some());

@@ -14,9 +14,9 @@ use crate::{
     underlay::OnLink,
 };
 
-/// Our own end of one family.
+/// Our own vtep of one family.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct End {
+pub(crate) struct Vtep {
     pub(crate) family: Family,
     /// The device.
     pub(crate) link: u32,
@@ -32,7 +32,7 @@ pub(crate) struct End {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Facts {
     pub(crate) own: Lease,
-    pub(crate) ends: Vec<End>,
+    pub(crate) vteps: Vec<Vtep>,
     /// The device that leads to peers.
     pub(crate) uplink: u32,
     /// What is on its link; `None` without direct routing.
@@ -46,13 +46,13 @@ pub(crate) struct Facts {
 impl Facts {
     /// The addresses of our devices: that of the subnet itself, which peers use as gateway.
     pub(crate) fn own_addresses(&self) -> Vec<Object> {
-        let address = |end: &End| {
-            let block = end.family.block(&self.own.subnet)?;
-            let mut address = Address::new(end.link, Family::single(block.network()));
+        let address = |vtep: &Vtep| {
+            let block = vtep.family.block(&self.own.subnet)?;
+            let mut address = Address::new(vtep.link, Family::single(block.network()));
             address.no_duplicate_detection = true;
             Some(address.into())
         };
-        self.ends.iter().filter_map(address).collect()
+        self.vteps.iter().filter_map(address).collect()
     }
 
     /// Whether packets to a peer at `public` go there as they are.
@@ -61,11 +61,11 @@ impl Facts {
     }
 
     /// What `peer` needs. Families that the node does not have are not looked at, and what is wrong with one family does not
-    /// stop the other. `rival` says who else has an Ethernet address that the peer claims.
+    /// stop the other. `conflict` says who else has an Ethernet address that the peer claims.
     pub(crate) fn plan(
         &self,
         peer: &Lease,
-        rival: impl Fn(Family, MacAddress) -> Option<Subnet>,
+        conflict: impl Fn(Family, MacAddress) -> Option<Subnet>,
     ) -> PeerPlan {
         let mut plan = PeerPlan::default();
         // Case matters, as it does to flannel on Linux.
@@ -74,9 +74,9 @@ impl Facts {
             plan.faults.push(PeerFault::OtherBackend { ours: KIND, theirs });
             return plan;
         }
-        for end in &self.ends {
-            if let Some(block) = end.family.block(&peer.subnet) {
-                match self.half(end, peer, block, &rival) {
+        for vtep in &self.vteps {
+            if let Some(block) = vtep.family.block(&peer.subnet) {
+                match self.plan_family(vtep, peer, block, &conflict) {
                     Ok(objects) => plan.objects.extend(objects),
                     Err(fault) => plan.faults.push(fault),
                 }
@@ -85,25 +85,25 @@ impl Facts {
         plan
     }
 
-    fn half(
+    fn plan_family(
         &self,
-        end: &End,
+        vtep: &Vtep,
         peer: &Lease,
         block: IpNetwork,
-        rival: impl Fn(Family, MacAddress) -> Option<Subnet>,
+        conflict: impl Fn(Family, MacAddress) -> Option<Subnet>,
     ) -> Result<Vec<Object>, PeerFault> {
         let refused = |detail| Err(PeerFault::Refused { detail });
-        let Some(public) = end.family.public(&peer.attrs) else {
-            return Err(PeerFault::NoAddress { family: end.family.name() });
+        let Some(public) = vtep.family.public(&peer.attrs) else {
+            return Err(PeerFault::NoAddress { family: vtep.family.name() });
         };
         if !is_unicast(public) {
             return refused(format!("no node is reached at {public}"));
         }
-        if public == end.local || Some(public) == end.family.public(&self.own.attrs) {
+        if public == vtep.local || Some(public) == vtep.family.public(&self.own.attrs) {
             return refused(format!("its public address {public} is ours"));
         }
-        if block.contains(end.local) {
-            return refused(format!("it contains the address {} of our network card", end.local));
+        if block.contains(vtep.local) {
+            return refused(format!("it contains the address {} of our network card", vtep.local));
         }
         if block.contains(public) {
             return refused(format!("its public address {public} is inside of its own subnet"));
@@ -118,25 +118,25 @@ impl Facts {
             route.mtu = mtu(0, u32::MAX);
             return Ok(vec![route.via_gateway(public, self.uplink).into()]);
         }
-        route.mtu = mtu(end.family.overhead(), end.mtu);
-        let mac = lease_data::parse(end.family.data(peer))
+        route.mtu = mtu(vtep.family.overhead(), vtep.mtu);
+        let mac = lease_data::parse(vtep.family.data(peer))
             .map_err(|detail| PeerFault::BadData { detail })?;
-        if self.ends.iter().any(|own| own.mac == mac) {
+        if self.vteps.iter().any(|own| own.mac == mac) {
             return refused(format!("its Ethernet address {mac} is ours"));
         }
-        if let Some(rival) = rival(end.family, mac) {
-            return refused(format!("its Ethernet address {mac} is that of the peer {rival}"));
+        if let Some(conflict) = conflict(vtep.family, mac) {
+            return refused(format!("its Ethernet address {mac} is that of the peer {conflict}"));
         }
         let gateway = block.network();
-        route = route.via_gateway(gateway, end.link);
+        route = route.via_gateway(gateway, vtep.link);
         route.onlink = true;
         Ok(vec![
-            Neighbour::new(end.link, gateway, mac).into(),
-            ForwardingEntry::new(end.link, mac, public).into(),
+            Neighbour::new(vtep.link, gateway, mac).into(),
+            ForwardingEntry::new(vtep.link, mac, public).into(),
             route.into(),
         ])
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod plan_tests;

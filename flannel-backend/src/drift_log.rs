@@ -3,8 +3,8 @@
 use std::{fs, time::Duration};
 
 use flannel_netlink::{
-    Pace,
-    table::{Culprit, Drift},
+    RateLimit,
+    table::{ChangedBy, Drift},
 };
 use tokio::time::Instant;
 use tracing::warn;
@@ -12,13 +12,13 @@ use tracing::warn;
 /// Logs changes by others. However many there are, a person sees the first ones, that it goes on, and how much was left out.
 #[derive(Debug)]
 pub(crate) struct DriftLog {
-    pace: Pace,
+    rate_limit: RateLimit,
     unsaid: u64,
 }
 
 impl Default for DriftLog {
     fn default() -> Self {
-        Self { pace: LINES, unsaid: 0 }
+        Self { rate_limit: LINES, unsaid: 0 }
     }
 }
 
@@ -36,8 +36,8 @@ impl DriftLog {
         let mut said = Vec::new();
         for drift in drifts {
             // Of many at once, such as a whole table that was flushed, a few show what it is about.
-            if said.len() < MOST_AT_ONCE && self.pace.due(now).is_none() {
-                self.pace.done(now);
+            if said.len() < MOST_AT_ONCE && self.rate_limit.due(now).is_none() {
+                self.rate_limit.done(now);
                 said.push((drift, std::mem::take(&mut self.unsaid)));
             } else {
                 self.unsaid += 1;
@@ -49,15 +49,15 @@ impl DriftLog {
 
 /// The name of the program, as far as netlink tells: a program's first socket has its process number as port. Many programs have
 /// ended by the time somebody asks.
-fn process(by: Culprit) -> Option<String> {
-    let Culprit::Port(port) = by else { return None };
+fn process(by: ChangedBy) -> Option<String> {
+    let ChangedBy::Port(port) = by else { return None };
     let name = fs::read_to_string(format!("/proc/{port}/comm")).ok()?;
     Some(name.trim_end().to_owned())
 }
 
 const MOST_AT_ONCE: usize = 5;
 /// Twelve lines a minute for as long as it goes on: enough to see it, too few to fill a disk.
-const LINES: Pace = Pace::new(20, Duration::from_secs(5));
+const LINES: RateLimit = RateLimit::new(20, Duration::from_secs(5));
 
 #[cfg(test)]
 mod tests {
@@ -87,9 +87,9 @@ mod tests {
     #[test]
     fn a_process_is_named_while_it_runs() {
         let own = fs::read_to_string("/proc/self/comm").unwrap();
-        let named = process(Culprit::Port(std::process::id()));
+        let named = process(ChangedBy::Port(std::process::id()));
         assert!(named.is_some_and(|named| own.starts_with(&named) || !named.is_empty()));
-        assert_eq!(process(Culprit::Port(u32::MAX)), None);
-        assert_eq!(process(Culprit::Kernel), None);
+        assert_eq!(process(ChangedBy::Port(u32::MAX)), None);
+        assert_eq!(process(ChangedBy::Kernel), None);
     }
 }

@@ -170,11 +170,13 @@ impl PeerTable {
     pub fn transport(&self, subnet: &Subnet) -> Option<Transport> {
         let (number, keys) = self.placement.keys_of(Holder::peer(*subnet))?;
         let encapsulates = |link: u32| {
-            keys.iter().any(|key| matches!(key, Key::ForwardingEntry(at, _) if at == link))
+            keys.iter().any(|key| matches!(key, Key::ForwardingEntry(at, _) if *at == link))
         };
         let mut transport = Transport::new(None, None, None);
-        for key in keys.iter() {
-            let Some((whose, Object::Route(route))) = self.table.wanted_for(&key) else { continue };
+        for key in keys {
+            let Some((whose, Object::Route(route))) = self.table.wanted_tagged(key) else {
+                continue;
+            };
             if whose != number {
                 continue;
             }
@@ -230,12 +232,12 @@ impl PeerTable {
 
     fn place(&mut self, holder: Holder, objects: Vec<Object>) {
         let objects: Vec<_> = objects.into_iter().flat_map(|object| self.shape(object)).collect();
-        let changes = self.placement.place(holder, objects, |key| self.table.wanted_for(key));
+        let changes = self.placement.place(holder, objects, |key| self.table.wanted_tagged(key));
         for key in &changes.forget {
             self.table.forget(key);
         }
         for (number, object) in changes.want {
-            self.table.want_for(number, object);
+            self.table.want_tagged(number, object);
         }
     }
 
@@ -309,7 +311,7 @@ impl PeerTable {
 
     /// The peers that want what is at `key`; none if it is the node's own or nobody's.
     fn blamed(&self, key: &Key) -> Vec<Subnet> {
-        let winner = self.table.wanted_for(key).map(|(number, _)| number);
+        let winner = self.table.wanted_tagged(key).map(|(number, _)| number);
         self.placement.holders_of(key, winner).filter_map(Holder::subnet).collect()
     }
 }

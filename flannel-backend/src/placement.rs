@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, mem};
 
 use flannel_core::{PeerFault, Subnet};
-use flannel_netlink::state::{Key, KeySet, Object};
+use flannel_netlink::state::{Key, Object};
 
 /// What one peer needs in the kernel, and what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,7 +49,7 @@ pub(crate) struct Placement {
 #[derive(Debug)]
 struct Held {
     holder: Holder,
-    keys: KeySet,
+    keys: Box<[Key]>,
 }
 
 /// What a table has to be told after a holder changed its mind.
@@ -88,9 +88,9 @@ impl Placement {
         };
         let keys = next.iter().map(|(key, _)| *key).collect();
         let before = mem::replace(&mut self.held[number as usize].keys, keys);
-        for key in before.iter() {
-            if next.binary_search_by_key(&key, |(key, _)| *key).is_err() {
-                self.release(holder, &key, &placed, &mut changes);
+        for key in &before {
+            if next.binary_search_by_key(key, |(key, _)| *key).is_err() {
+                self.release(holder, key, &placed, &mut changes);
             }
         }
         for (key, object) in &next {
@@ -104,7 +104,7 @@ impl Placement {
     }
 
     /// What a holder wants, whether it gets it or not, with the holder's number.
-    pub(crate) fn keys_of(&self, holder: Holder) -> Option<(u32, &KeySet)> {
+    pub(crate) fn keys_of(&self, holder: Holder) -> Option<(u32, &[Key])> {
         let number = self.order[self.find(holder).ok()?];
         Some((number, &self.held[number as usize].keys))
     }
@@ -143,7 +143,7 @@ impl Placement {
             self.held[number as usize].holder = holder;
             return number;
         }
-        self.held.push(Held { holder, keys: KeySet::default() });
+        self.held.push(Held { holder, keys: Box::default() });
         u32::try_from(self.held.len() - 1).expect("there are fewer subnets than numbers")
     }
 

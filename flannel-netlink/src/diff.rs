@@ -150,4 +150,4 @@ fn stands_in_the_way(wanted: &Object, found: &[Object]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+mod diff_tests;

@@ -38,16 +38,15 @@
 #![forbid(unsafe_code)]
 
 mod connection;
-mod dense;
 mod diff;
 mod error;
-mod features;
+mod ethtool;
 pub mod iface;
 mod link;
 mod list;
 mod namespace;
-mod pace;
-mod packed;
+mod packed_map;
+mod rate_limit;
 mod socket;
 pub mod state;
 mod subscription;
@@ -58,14 +57,14 @@ mod wire;
 pub use connection::{Connection, OpenError, Request};
 pub use diff::{Op, diff};
 pub use error::KernelError;
-pub use features::Features;
+pub use ethtool::Features;
 pub use link::{
     Ensured, LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
     link_by_index, link_by_name, list_links,
 };
 pub use list::{list_addresses, list_forwarding, list_neighbours, list_nexthops, list_routes};
 pub use namespace::{Namespace, NamespaceError};
-pub use pace::Pace;
+pub use rate_limit::RateLimit;
 pub use socket::Protocol;
 pub use subscription::Subscription;
 pub use table::Table;

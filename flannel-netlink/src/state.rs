@@ -2,7 +2,6 @@
 
 mod address;
 mod forwarding;
-mod key_set;
 mod link;
 mod mac;
 mod neighbour;
@@ -14,7 +13,6 @@ pub(crate) mod testing;
 
 pub use address::{Address, AddressFilter};
 pub use forwarding::ForwardingEntry;
-pub use key_set::KeySet;
 pub use link::{Link, LinkKind, Vxlan};
 pub use mac::{MacAddress, ParseMacError};
 pub use neighbour::Neighbour;

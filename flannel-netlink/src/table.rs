@@ -3,9 +3,9 @@
 mod drift;
 mod listing;
 mod mark;
-mod numbers;
-mod patience;
-mod picture;
+mod nexthop_ids;
+mod observed;
+mod repairs;
 mod report;
 
 use std::{
@@ -18,14 +18,14 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 pub use self::{
-    drift::{Culprit, Drift, DriftChange, DriftSubject},
+    drift::{ChangedBy, Drift, DriftChange, DriftSubject},
     mark::Mark,
     report::{Action, Failure, TableReport},
 };
 use self::{
-    numbers::Numbers,
-    patience::Patience,
-    picture::{Picture, Walk},
+    nexthop_ids::NexthopIds,
+    observed::{Cursor, ObservedTable},
+    repairs::RepairLimiter,
 };
 use crate::{
     Connection, KernelError, Monitor, Namespace, OpenError,
@@ -33,14 +33,14 @@ use crate::{
     state::{Key, Link, Object},
 };
 
-/// One owner's objects in one network namespace: what is wanted, a picture of what is there, and
-/// the means to make them equal.
+/// One owner's objects in one network namespace: what is wanted, what is known to be there,
+/// and the means to make them equal.
 ///
 /// Say what is wanted with [`want`](Self::want) and [`forget`](Self::forget), or all at once with
 /// [`want_only`](Self::want_only); then [`sync`](Self::sync). Only what differs is written, so one
 /// changed object costs one object's work however many there are.
 ///
-/// The picture is kept true by the kernel's acknowledgements, and by its notifications of what others
+/// What is known is kept true by the kernel's acknowledgements, and by its notifications of what others
 /// change. The kernel is listed at the start, when notifications or a [`sync`](Self::sync) were lost,
 /// after changes that the kernel does not tell about, and every five minutes as a check.
 ///
@@ -51,14 +51,14 @@ use crate::{
 pub struct Table {
     connection: Connection,
     monitor: Monitor,
-    picture: Picture,
-    numbers: Numbers,
-    patience: Patience,
+    observed: ObservedTable,
+    nexthop_ids: NexthopIds,
+    repairs: RepairLimiter,
     nexthops_supported: bool,
     left_alone: usize,
     last_listing: Option<Listing>,
     check_every: Duration,
-    news_since: Option<Instant>,
+    changes_since: Option<Instant>,
 }
 
 /// When the kernel was listed, and how long that took.
@@ -86,18 +86,18 @@ impl Table {
         let monitor = Monitor::open(namespace).map_err(failed)?;
         let connection = Connection::open(namespace).map_err(failed)?;
         monitor.ignore(connection.port()).map_err(failed)?;
-        let numbers = Numbers::new(mark.nexthops.clone());
+        let nexthop_ids = NexthopIds::new(mark.nexthops.clone());
         let mut table = Self {
             connection,
             monitor,
-            picture: Picture::new(mark),
-            numbers,
-            patience: Patience::default(),
+            observed: ObservedTable::new(mark),
+            nexthop_ids,
+            repairs: RepairLimiter::default(),
             nexthops_supported: true,
             left_alone: 0,
             last_listing: None,
             check_every: CHECK_EVERY,
-            news_since: None,
+            changes_since: None,
         };
         table.read_nexthops().await?;
         Ok(table)
@@ -123,38 +123,38 @@ impl Table {
     /// The number for a nexthop object with this gateway: the one it has, also from an earlier run,
     /// or a free one of the mark's range. `None` when the range is used up.
     pub fn nexthop_id(&mut self, link: u32, gateway: IpAddr) -> Option<u32> {
-        self.numbers.number(link, gateway)
+        self.nexthop_ids.number(link, gateway)
     }
 
     /// Wants this object from the next [`sync`](Self::sync) on, in the place of what was wanted
     /// under the same key.
     pub fn want(&mut self, object: impl Into<Object>) {
-        self.want_for(0, object);
+        self.want_tagged(0, object);
     }
 
-    /// The same, and remembers the number of whom it is for, which [`wanted_for`](Self::wanted_for) returns. To the table it
-    /// means nothing; it costs less here than in a map beside it.
-    pub fn want_for(&mut self, whom: u32, object: impl Into<Object>) {
+    /// The same with a tag of the caller's, which [`wanted_tagged`](Self::wanted_tagged) returns. To the table it means nothing; it
+    /// costs less here than in a map beside it.
+    pub fn want_tagged(&mut self, tag: u32, object: impl Into<Object>) {
         let object = object.into();
-        let before = self.picture.want(object, whom);
+        let before = self.observed.want(object, tag);
         if before == Some(object) {
             return;
         }
-        self.patience.forget(&object.key());
+        self.repairs.forget(&object.key());
         if let Some(Object::Nexthop(before)) = &before {
-            self.numbers.free(before);
+            self.nexthop_ids.free(before);
         }
         if let Object::Nexthop(nexthop) = &object {
-            self.numbers.note(nexthop, true);
+            self.nexthop_ids.note(nexthop, true);
         }
     }
 
     /// Wants nothing under this key from the next [`sync`](Self::sync) on.
     pub fn forget(&mut self, key: &Key) {
-        let Some(wanted) = self.picture.forget(key) else { return };
-        self.patience.forget(key);
+        let Some(wanted) = self.observed.forget(key) else { return };
+        self.repairs.forget(key);
         if let Object::Nexthop(nexthop) = &wanted {
-            self.numbers.free(nexthop);
+            self.nexthop_ids.free(nexthop);
         }
     }
 
@@ -163,7 +163,7 @@ impl Table {
         let objects: BTreeMap<Key, Object> =
             objects.into_iter().map(|object| (object.key(), object)).collect();
         let gone: Vec<Key> =
-            self.picture.wanted_keys().filter(|key| !objects.contains_key(key)).collect();
+            self.observed.wanted_keys().filter(|key| !objects.contains_key(key)).collect();
         for key in gone {
             self.forget(&key);
         }
@@ -174,31 +174,31 @@ impl Table {
 
     /// What is wanted under this key.
     pub fn wanted(&self, key: &Key) -> Option<Object> {
-        self.picture.wanted(key)
+        self.observed.wanted(key)
     }
 
-    /// What is wanted under this key, and the number of whom it is for; 0 for [`want`](Self::want).
-    pub fn wanted_for(&self, key: &Key) -> Option<(u32, Object)> {
-        self.picture.wanted_for(key)
+    /// What is wanted under this key, and its tag; 0 for [`want`](Self::want).
+    pub fn wanted_tagged(&self, key: &Key) -> Option<(u32, Object)> {
+        self.observed.wanted_tagged(key)
     }
 
     /// Lets [`drifted`](Self::drifted) say when this device is altered (Ethernet address, MTU, up)
     /// or gone. A later call for the same name replaces the earlier one. The device itself is not
     /// repaired here.
     pub fn watch_link(&mut self, link: Link) {
-        self.picture.watch_link(link);
+        self.observed.watch_link(link);
     }
 
     /// Takes back [`watch_link`](Self::watch_link).
     pub fn unwatch_link(&mut self, name: &str) {
-        self.picture.unwatch_link(name);
+        self.observed.unwatch_link(name);
     }
 
     /// Makes the kernel hold what is wanted. With nothing to do it writes nothing.
     ///
     /// What cannot be done is in the report and is tried again by the next call; it keeps nothing
-    /// else from being done. An object that somebody keeps changing is written at the pace
-    /// [`Pace::REPAIRS`](crate::Pace::REPAIRS) at most.
+    /// else from being done. An object that somebody keeps changing is written at the rate
+    /// [`RateLimit::REPAIRS`](crate::RateLimit::REPAIRS) at most.
     ///
     /// # Errors
     ///
@@ -215,18 +215,18 @@ impl Table {
         for _ in 0..ROUNDS {
             self.catch_up()?;
             let now = Instant::now();
-            if self.picture.stale() {
+            if self.observed.stale() {
                 report.read += self.list().await?;
             }
-            self.patience.prune(now);
-            let patience = &self.patience;
-            report.drifts.extend(self.picture.take_drifts(|key| patience.due(key, now).is_none()));
+            self.repairs.prune(now);
+            let repairs = &self.repairs;
+            report.drifts.extend(self.observed.take_drifts(|key| repairs.due(key, now).is_none()));
             let mut wrote = false;
-            self.picture.begin_walks();
+            self.observed.begin_stages();
             for stage in Stage::ALL {
-                let mut walk = Walk::new(stage);
+                let mut cursor = Cursor::new(stage);
                 loop {
-                    let ops = self.next_ops(&mut walk, now, &failures, &mut postponed);
+                    let ops = self.next_ops(&mut cursor, now, &failures, &mut postponed);
                     if ops.is_empty() {
                         break;
                     }
@@ -238,12 +238,12 @@ impl Table {
                 break;
             }
         }
-        failures.retain(|key, _| !self.picture.fits(key));
+        failures.retain(|key, _| !self.observed.fits(key));
         report.failures = failures.into_values().collect();
         report.postponed = postponed.len();
         report.left_alone = self.left_alone;
         for key in postponed {
-            self.picture.drift_again(key);
+            self.observed.drift_again(key);
         }
         Ok(report)
     }
@@ -267,30 +267,30 @@ impl Table {
                 self.list().await?;
             }
             let now = Instant::now();
-            let patience = &self.patience;
+            let repairs = &self.repairs;
             let mut wake = self.listing_due(now);
-            if self.picture.has_news(|key| patience.due(key, now).is_none()) {
-                let since = *self.news_since.get_or_insert(now);
+            if self.observed.has_changes(|key| repairs.due(key, now).is_none()) {
+                let since = *self.changes_since.get_or_insert(now);
                 if now >= since + LONGEST_BURST {
-                    return Ok(self.report_news(now));
+                    return Ok(self.report_changes(now));
                 }
                 wake = wake.min(now + QUIET);
             } else {
-                let later = self.picture.drifted_keys().filter_map(|key| patience.due(key, now));
+                let later = self.observed.drifted_keys().filter_map(|key| repairs.due(key, now));
                 wake = later.min().map_or(wake, |later| wake.min(later));
             }
             let own = self.connection.port();
             match timeout_at(wake, self.monitor.next()).await {
                 Ok(notice) => {
                     let notice = notice.map_err(|source| TableError::Watch { source })?;
-                    self.picture.fold(notice, own);
+                    self.observed.fold(notice, own);
                 }
-                Err(_) if self.news_since.is_some() => {
+                Err(_) if self.changes_since.is_some() => {
                     let now = Instant::now();
                     self.catch_up()?;
-                    let news = self.report_news(now);
-                    if !news.is_empty() {
-                        return Ok(news);
+                    let changes = self.report_changes(now);
+                    if !changes.is_empty() {
+                        return Ok(changes);
                     }
                 }
                 Err(_) => {}
@@ -298,10 +298,10 @@ impl Table {
         }
     }
 
-    fn report_news(&mut self, now: Instant) -> Vec<Drift> {
-        self.news_since = None;
-        let patience = &self.patience;
-        self.picture.take_news(|key| patience.due(key, now).is_none())
+    fn report_changes(&mut self, now: Instant) -> Vec<Drift> {
+        self.changes_since = None;
+        let repairs = &self.repairs;
+        self.observed.take_changes(|key| repairs.due(key, now).is_none())
     }
 
     /// Takes in all notifications that wait; whether there were any.
@@ -311,26 +311,26 @@ impl Table {
         while let Some(notice) =
             self.monitor.next_waiting().map_err(|source| TableError::Watch { source })?
         {
-            self.picture.fold(notice, own);
+            self.observed.fold(notice, own);
             any = true;
         }
         Ok(any)
     }
 
-    /// The next steps of a walk, as many as one batch takes.
+    /// The next steps behind a cursor, as many as one batch takes.
     fn next_ops(
         &self,
-        walk: &mut Walk,
+        cursor: &mut Cursor,
         now: Instant,
         failures: &BTreeMap<Key, Failure>,
         postponed: &mut BTreeSet<Key>,
     ) -> Vec<Op> {
         let batch = self.connection.batch().min(self.monitor.room());
-        self.picture.next_steps(walk, batch, |key| {
+        self.observed.next_steps(cursor, batch, |key| {
             if failures.contains_key(key) {
                 return false;
             }
-            let due = self.patience.due(key, now).is_none();
+            let due = self.repairs.due(key, now).is_none();
             if !due {
                 postponed.insert(*key);
             }
@@ -347,16 +347,16 @@ impl Table {
     ) -> Result<(), TableError> {
         let requests: Vec<_> = ops.iter().map(Op::request).collect();
         // Nobody tells us what we did ourselves if this is dropped here.
-        let was_stale = self.picture.set_stale(true);
+        let was_stale = self.observed.set_stale(true);
         let results = self.connection.apply(&requests).await;
-        self.picture.set_stale(was_stale);
+        self.observed.set_stale(was_stale);
         for (op, result) in ops.iter().zip(results) {
             self.written(op, result, report, failures);
         }
-        let meddled = self.catch_up()?;
+        let changed_by_others = self.catch_up()?;
         // A long list of changes must not keep the other tasks of a thread waiting.
         tokio::task::yield_now().await;
-        if !meddled {
+        if !changed_by_others {
             return Ok(());
         }
         let now = Instant::now();
@@ -364,10 +364,10 @@ impl Table {
             let key = op.object().key();
             // Still not right though the kernel took it: somebody was faster.
             if matches!(op, Op::Replace(_))
-                && !self.picture.fits(&key)
+                && !self.observed.fits(&key)
                 && !failures.contains_key(&key)
             {
-                self.patience.repaired(key, now);
+                self.repairs.repaired(key, now);
             }
         }
         Ok(())
@@ -386,9 +386,9 @@ impl Table {
         match result {
             Err(source) if !gone_already => {
                 if source.outcome_unknown() || source.exists() {
-                    self.picture.set_stale(true);
+                    self.observed.set_stale(true);
                 }
-                self.picture.failed(key);
+                self.observed.failed(key);
                 let action = match op {
                     Op::Delete(_) => Action::Delete,
                     Op::Replace(_) => Action::Replace,
@@ -396,10 +396,10 @@ impl Table {
                 failures.insert(key, Failure { action, object: *op.object(), source });
             }
             _ => {
-                if self.picture.take_meddled(&key) {
-                    self.patience.repaired(key, Instant::now());
+                if self.observed.take_changed_by_others(&key) {
+                    self.repairs.repaired(key, Instant::now());
                 }
-                match (op, self.picture.done(op)) {
+                match (op, self.observed.done(op)) {
                     (Op::Delete(_), _) if gone_already => {}
                     (Op::Delete(_), _) => report.removed += 1,
                     (Op::Replace(_), false) => report.added += 1,
@@ -414,7 +414,7 @@ impl Table {
     fn listing_due(&self, now: Instant) -> Instant {
         match self.last_listing {
             None => now,
-            Some(last) if self.picture.stale() => last.at + last.took * LISTING_SHARE,
+            Some(last) if self.observed.stale() => last.at + last.took * LISTING_SHARE,
             Some(last) => last.at + self.check_every,
         }
     }

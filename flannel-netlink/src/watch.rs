@@ -1,6 +1,6 @@
 //! What the kernel tells about changes, whoever made them.
 
-mod filter;
+mod socket_filter;
 
 use std::{collections::VecDeque, future::Future, io};
 
@@ -45,7 +45,7 @@ impl Monitor {
         let socket = KernelSocket::open(namespace, Protocol::Route, QUEUE_BYTES)?;
         let failed = |source| OpenError::Socket { source };
         if !topics.contains(&Topic::Routes) {
-            socket.attach_filter(&filter::default_routes_only()).map_err(failed)?;
+            socket.attach_filter(&socket_filter::default_routes_only()).map_err(failed)?;
         }
         for group in topics.iter().flat_map(Topic::groups) {
             match socket.options().add_membership(*group) {
@@ -62,7 +62,7 @@ impl Monitor {
     /// addresses it does, because the kernel changes more along with them.
     pub(crate) fn ignore(&self, port: u32) -> Result<(), OpenError> {
         self.socket
-            .attach_filter(&filter::changes_of_others(port))
+            .attach_filter(&socket_filter::changes_of_others(port))
             .map_err(|source| OpenError::Socket { source })
     }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use flannel_netlink::{Features, Namespace, Pace};
+use flannel_netlink::{Features, Namespace, RateLimit};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -12,7 +12,7 @@ pub(super) struct Checksums {
     features: Option<Features>,
     /// The device that was made so.
     done: Option<u32>,
-    repairs: Pace,
+    repairs: RateLimit,
     /// Why it could not be done, so that it is said once.
     refused: Option<String>,
 }
@@ -28,7 +28,7 @@ pub(super) enum Repaired {
 
 impl Default for Checksums {
     fn default() -> Self {
-        Self { features: None, done: None, repairs: Pace::REPAIRS, refused: None }
+        Self { features: None, done: None, repairs: RateLimit::REPAIRS, refused: None }
     }
 }
 

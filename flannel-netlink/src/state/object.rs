@@ -1,6 +1,9 @@
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{Address, ForwardingEntry, MacAddress, Neighbour, Nexthop, Route};
 use crate::{Message, Request};
@@ -54,6 +57,22 @@ impl Kind {
 }
 
 impl Key {
+    /// The lowest of this kind.
+    pub(crate) const fn first(kind: Kind) -> Self {
+        const NOWHERE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+        let everywhere = match Ipv4Network::new_checked(NOWHERE, 0) {
+            Some(network) => IpNetwork::V4(network),
+            None => panic!("0 is a prefix length"),
+        };
+        match kind {
+            Kind::Address => Self::Address(0, everywhere),
+            Kind::ForwardingEntry => Self::ForwardingEntry(0, MacAddress::new([0; 6])),
+            Kind::Neighbour => Self::Neighbour(0, IpAddr::V4(NOWHERE)),
+            Kind::Nexthop => Self::Nexthop(0),
+            Kind::Route => Self::Route(everywhere, 0, 0),
+        }
+    }
+
     pub(crate) const fn kind(&self) -> Kind {
         match self {
             Self::Address(..) => Kind::Address,
@@ -172,4 +191,4 @@ macro_rules! into_object {
 into_object! { Address ForwardingEntry Neighbour Nexthop Route }
 
 #[cfg(test)]
-mod tests;
+mod object_tests;

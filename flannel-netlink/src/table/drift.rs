@@ -11,13 +11,13 @@ pub struct Drift {
     /// In which way.
     pub change: DriftChange,
     /// Who did it.
-    pub by: Culprit,
+    pub by: ChangedBy,
 }
 
 impl Drift {
     /// A difference that somebody unknown has made.
     pub const fn new(subject: DriftSubject, change: DriftChange) -> Self {
-        Self { subject, change, by: Culprit::Unknown }
+        Self { subject, change, by: ChangedBy::Unknown }
     }
 }
 
@@ -64,7 +64,7 @@ pub enum DriftChange {
 /// Who made a change.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Culprit {
+pub enum ChangedBy {
     /// The kernel itself, or somebody where the kernel does not say who.
     Kernel,
     /// Another program, by its netlink port, which often is its process number.
@@ -73,7 +73,7 @@ pub enum Culprit {
     Unknown,
 }
 
-impl Culprit {
+impl ChangedBy {
     pub(crate) const fn of_port(port: u32) -> Self {
         match port {
             0 => Self::Kernel,
@@ -101,9 +101,9 @@ impl fmt::Display for Drift {
             DriftChange::Stray(object) => write!(f, " added as {object}")?,
         }
         match self.by {
-            Culprit::Kernel => write!(f, ", by the kernel or an unnamed process"),
-            Culprit::Port(port) => write!(f, " by another process (netlink port {port})"),
-            Culprit::Unknown => write!(f, ", unknown by whom"),
+            ChangedBy::Kernel => write!(f, ", by the kernel or an unnamed process"),
+            ChangedBy::Port(port) => write!(f, " by another process (netlink port {port})"),
+            ChangedBy::Unknown => write!(f, ", unknown by whom"),
         }
     }
 }
@@ -151,7 +151,7 @@ mod tests {
         let drift = Drift {
             subject: DriftSubject::Link(wanted),
             change: DriftChange::AlteredLink(now),
-            by: Culprit::Port(4711),
+            by: ChangedBy::Port(4711),
         };
         let shown = "device flannel.1 altered to Ethernet address 0e:66:66:66:66:66 to down \
                      by another process (netlink port 4711)";

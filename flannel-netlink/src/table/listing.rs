@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-use super::{Listing, Table, TableError, picture::Listed};
+use super::{Listing, Table, TableError, observed::Listed};
 use crate::{
     KernelError, Message, Request, list_links,
     state::{
@@ -18,7 +18,7 @@ struct Parts {
 }
 
 impl Table {
-    /// Reads everything that concerns this owner and corrects the picture; returns how many objects
+    /// Reads everything that concerns this owner and corrects the observed; returns how many objects
     /// were read.
     pub(super) async fn list(&mut self) -> Result<usize, TableError> {
         let started = Instant::now();
@@ -26,11 +26,11 @@ impl Table {
         let links = list_links(&mut self.connection).await.map_err(failed("links"))?;
         let mut networks: BTreeSet<u32> = links
             .iter()
-            .filter(|link| self.picture.mark().devices.contains(&link.name))
+            .filter(|link| self.observed.mark().devices.contains(&link.name))
             .map(|link| link.index)
             .collect();
-        let mut tables = BTreeSet::from([self.picture.mark().table]);
-        for key in self.picture.wanted_keys() {
+        let mut tables = BTreeSet::from([self.observed.mark().table]);
+        for key in self.observed.wanted_keys() {
             match key {
                 Key::ForwardingEntry(link, _) | Key::Neighbour(link, _) => networks.insert(link),
                 Key::Route(_, table, _) => tables.insert(table),
@@ -39,7 +39,7 @@ impl Table {
         }
 
         let read_links = links.len();
-        self.picture.begin_listing(links);
+        self.observed.begin_listing(links);
         let mut parts = Parts::default();
         let addresses = (Address::list(AddressFilter::default()), "addresses");
         self.list_part(&mut parts, addresses, Address::parse).await?;
@@ -63,13 +63,13 @@ impl Table {
             }
         }
 
-        let (read, foreign) = self.picture.end_listing(parts.listed);
+        let (read, foreign) = self.observed.end_listing(parts.listed);
         self.left_alone = foreign;
         self.last_listing = Some(Listing { at: Instant::now(), took: started.elapsed() });
         Ok(read_links + read)
     }
 
-    /// Reads the answer to one request into the picture as it comes, so that a large one takes no
+    /// Reads the answer to one request into the observed as it comes, so that a large one takes no
     /// memory. What the kernel says about a missing set is read as an empty one.
     async fn list_part<T: Into<Object>>(
         &mut self,
@@ -77,14 +77,14 @@ impl Table {
         (request, what): (Request, &'static str),
         parse: impl Fn(&Message<'_>) -> Option<T>,
     ) -> Result<(), TableError> {
-        let picture = &mut self.picture;
+        let observed = &mut self.observed;
         let begin = || {
             parts.attempts += 1;
             Listed::new(parts.attempts)
         };
         let dumped = self.connection.dump_into(&request, begin, |listed, message| {
             if let Some(object) = parse(message) {
-                picture.list(listed, object.into());
+                observed.list(listed, object.into());
             }
         });
         match dumped.await {
@@ -101,8 +101,8 @@ impl Table {
             Ok(nexthops) => {
                 for nexthop in nexthops {
                     let ours =
-                        self.picture.mark().owns(&nexthop.into(), self.picture.our_devices());
-                    self.numbers.note(&nexthop, ours);
+                        self.observed.mark().owns(&nexthop.into(), self.observed.our_devices());
+                    self.nexthop_ids.note(&nexthop, ours);
                 }
             }
             Err(error) if error.unsupported() => self.nexthops_supported = false,

@@ -10,7 +10,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct TableReport {
-    /// Objects that were read from the kernel; 0 when the picture was good.
+    /// Objects that were read from the kernel; 0 when the observed was good.
     pub read: usize,
     /// Objects that were not there and were added.
     pub added: usize,

@@ -104,7 +104,7 @@ async fn a_change_in_the_time_between_our_own_is_not_taken_for_ours() {
     let report = table.sync().await.unwrap();
     assert_eq!((report.added, report.replaced), (1, 50), "{report:?}");
     assert!(
-        matches!(report.drifts[..], [Drift { by: Culprit::Port(port), .. }] if port == host.connection.port())
+        matches!(report.drifts[..], [Drift { by: ChangedBy::Port(port), .. }] if port == host.connection.port())
     );
     assert!(routes(&mut host).await.contains(&last));
 }

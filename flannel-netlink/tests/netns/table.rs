@@ -7,7 +7,7 @@ use flannel_netlink::{
         Address, ForwardingEntry, IpFamily, Key, MacAddress, Neighbour, Nexthop, Object, Route,
         Vxlan,
     },
-    table::{Culprit, Drift, DriftChange, DriftSubject, Mark},
+    table::{ChangedBy, Drift, DriftChange, DriftSubject, Mark},
 };
 use tokio::time::{Instant, timeout};
 
@@ -185,7 +185,7 @@ async fn a_wrong_object_at_our_key_is_replaced_and_named() {
     let drifts = drift(&mut table).await;
     assert_eq!(drifts.len(), 1);
     assert_eq!(drifts[0].change, DriftChange::Altered(wrong.into()));
-    assert_eq!(drifts[0].by, Culprit::Port(host.connection.port()));
+    assert_eq!(drifts[0].by, ChangedBy::Port(host.connection.port()));
     assert_eq!(table.sync().await.unwrap().replaced, 1);
     assert!(routes(&mut host).await.contains(&route(&host, 1, 2)));
     assert!(!routes(&mut host).await.contains(&wrong));

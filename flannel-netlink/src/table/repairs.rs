@@ -2,13 +2,13 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use crate::{Pace, state::Key};
+use crate::{RateLimit, state::Key};
 
 /// How often we repair each object against somebody who keeps changing it.
 #[derive(Debug, Default)]
-pub(crate) struct Patience(BTreeMap<Key, Pace>);
+pub(crate) struct RepairLimiter(BTreeMap<Key, RateLimit>);
 
-impl Patience {
+impl RepairLimiter {
     /// When `key` may be written again; `None` for now.
     pub(crate) fn due(&self, key: &Key, now: Instant) -> Option<Instant> {
         self.0.get(key)?.due(now)
@@ -16,7 +16,7 @@ impl Patience {
 
     /// Notes that a changed object was repaired.
     pub(crate) fn repaired(&mut self, key: Key, now: Instant) {
-        self.0.entry(key).or_insert(Pace::REPAIRS).done(now);
+        self.0.entry(key).or_insert(RateLimit::REPAIRS).done(now);
     }
 
     /// The owner wants something else now: nothing to wait for.
@@ -26,6 +26,6 @@ impl Patience {
 
     /// Drops what is calm.
     pub(crate) fn prune(&mut self, now: Instant) {
-        self.0.retain(|_, pace| !pace.is_calm(now));
+        self.0.retain(|_, rate_limit| !rate_limit.is_calm(now));
     }
 }

@@ -1,31 +1,28 @@
+mod changes;
+mod cursor;
 mod entries;
-mod news;
-mod shelf;
-mod walk;
+mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) use self::{entries::Listed, walk::Walk};
-use self::{
-    entries::{Entries, Held},
-    news::WatchedLink,
-};
-use super::{drift::Culprit, mark::Mark};
+use self::{changes::WatchedLink, entries::Entries};
+pub(crate) use self::{cursor::Cursor, entries::Listed};
+use super::{drift::ChangedBy, mark::Mark};
 use crate::{
     diff::Op,
     state::{Key, Link, Object, Via},
     watch::{Notice, Subject},
 };
 
-/// What one owner wants, what the kernel holds of it, and where the two differ. Pure:
-/// notifications, listings and results go in.
+/// What one owner wants, what the kernel is known to hold of it, and where the two differ. Pure: notifications, listings and
+/// results go in.
 #[derive(Debug)]
-pub(crate) struct Picture {
+pub(crate) struct ObservedTable {
     mark: Mark,
     entries: Entries,
-    drifts: BTreeMap<Key, Culprit>,
+    drifts: BTreeMap<Key, ChangedBy>,
     /// The keys that others changed since we last wrote them.
-    meddled: BTreeSet<Key>,
+    changed_by_others: BTreeSet<Key>,
     links: BTreeMap<u32, Link>,
     our_devices: BTreeSet<u32>,
     watched: BTreeMap<String, WatchedLink>,
@@ -36,13 +33,13 @@ pub(crate) struct Picture {
     stale: bool,
 }
 
-impl Picture {
+impl ObservedTable {
     pub(crate) fn new(mark: Mark) -> Self {
         Self {
             mark,
             entries: Entries::default(),
             drifts: BTreeMap::new(),
-            meddled: BTreeSet::new(),
+            changed_by_others: BTreeSet::new(),
             links: BTreeMap::new(),
             our_devices: BTreeSet::new(),
             watched: BTreeMap::new(),
@@ -53,9 +50,9 @@ impl Picture {
         }
     }
 
-    /// Wants `object` for `whom`; returns what was wanted before.
-    pub(crate) fn want(&mut self, object: Object, whom: u32) -> Option<Object> {
-        let before = self.entries.want(object, whom);
+    /// Wants `object` and remembers `tag` with it; returns what was wanted before.
+    pub(crate) fn want(&mut self, object: Object, tag: u32) -> Option<Object> {
+        let before = self.entries.want(object, tag);
         if before != Some(object) {
             self.count_users(&object, 1);
             if let Some(before) = before {
@@ -79,8 +76,8 @@ impl Picture {
         self.entries.wanted(key)
     }
 
-    pub(crate) fn wanted_for(&self, key: &Key) -> Option<(u32, Object)> {
-        self.entries.wanted_for(key)
+    pub(crate) fn wanted_tagged(&self, key: &Key) -> Option<(u32, Object)> {
+        self.entries.wanted_tagged(key)
     }
 
     pub(crate) fn wanted_keys(&self) -> impl Iterator<Item = Key> {
@@ -92,30 +89,30 @@ impl Picture {
         self.entries.both(key)
     }
 
-    /// Before all keys are walked through.
-    pub(crate) fn begin_walks(&mut self) {
-        self.entries.count_dirty();
+    /// To be called before the first stage.
+    pub(crate) fn begin_stages(&mut self) {
+        self.entries.count_differing();
     }
 
-    /// The steps for the next keys of a walk that are `due`: `most`, or a few more for the last key. None at its end.
+    /// The steps for the next keys behind a cursor that are `due`: `most`, or a few more for the last key. None at its end.
     pub(crate) fn next_steps(
         &self,
-        walk: &mut Walk,
+        cursor: &mut Cursor,
         most: usize,
         mut due: impl FnMut(&Key) -> bool,
     ) -> Vec<Op> {
         let mut ops = Vec::new();
-        while let Some((kind, from)) = walk.place() {
-            for (key, wanted, found) in self.entries.dirty(walk.stage(), kind, from) {
+        while let Some((kind, from)) = cursor.place() {
+            for (key, wanted, found) in self.entries.differing(cursor.stage(), kind, from) {
                 if ops.len() >= most {
-                    walk.go_to(key);
+                    cursor.go_to(key);
                     return ops;
                 }
-                if due(&key.key()) {
-                    walk.stage().steps_for(wanted.as_ref(), &found, &mut ops);
+                if due(&key) {
+                    cursor.stage().steps_for(wanted.as_ref(), &found, &mut ops);
                 }
             }
-            walk.end_kind();
+            cursor.end_kind();
         }
         ops
     }
@@ -132,7 +129,7 @@ impl Picture {
         &self.our_devices
     }
 
-    /// Whether the kernel may hold something else than the picture says, so that only a listing
+    /// Whether the kernel may hold something else than the observed says, so that only a listing
     /// helps.
     pub(crate) const fn stale(&self) -> bool {
         self.stale
@@ -147,7 +144,7 @@ impl Picture {
     pub(crate) fn watch_link(&mut self, wanted: Link) {
         self.watched.insert(
             wanted.name.clone(),
-            WatchedLink { wanted, reported: None, by: Culprit::Unknown },
+            WatchedLink { wanted, reported: None, by: ChangedBy::Unknown },
         );
     }
 
@@ -196,7 +193,7 @@ impl Picture {
                 self.object_removed(object);
                 true
             }
-            Op::Replace(object) => self.object_added(*object, true) == Held::Something,
+            Op::Replace(object) => self.object_added(*object, true) == Some(true),
         }
     }
 
@@ -204,7 +201,7 @@ impl Picture {
         self.failed.insert(key);
     }
 
-    /// Takes in the devices of a listing that begins. Until it ends the picture is stale.
+    /// Takes in the devices of a listing that begins. Until it ends the observed is stale.
     pub(crate) fn begin_listing(&mut self, links: Vec<Link>) {
         self.stale = true;
         self.links = links.into_iter().map(|link| (link.index, link)).collect();
@@ -233,8 +230,8 @@ impl Picture {
         let read = parts.iter().map(|part| part.read).sum();
         let foreign = parts.iter().map(|part| part.foreign).sum();
         for key in self.entries.end_listing(parts) {
-            self.drifts.entry(key).or_insert(Culprit::Unknown);
-            self.meddled.insert(key);
+            self.drifts.entry(key).or_insert(ChangedBy::Unknown);
+            self.changed_by_others.insert(key);
         }
         self.drifts.retain(|key, _| !self.entries.fits(key));
         self.failed.retain(|key| !self.entries.fits(key));
@@ -248,14 +245,14 @@ impl Picture {
     }
 
     /// Whether somebody else changed what stands under `key` since this was last asked.
-    pub(crate) fn take_meddled(&mut self, key: &Key) -> bool {
-        self.meddled.remove(key)
+    pub(crate) fn take_changed_by_others(&mut self, key: &Key) -> bool {
+        self.changed_by_others.remove(key)
     }
 
     /// Puts a key back that was reported but whose repair has to wait.
     pub(crate) fn drift_again(&mut self, key: Key) {
         if !self.fits(&key) {
-            self.drifts.entry(key).or_insert(Culprit::Unknown);
+            self.drifts.entry(key).or_insert(ChangedBy::Unknown);
         }
     }
 
@@ -277,7 +274,7 @@ impl Picture {
             self.our_devices.remove(&link.index);
         }
         if let Some(watched) = self.watched.get_mut(&link.name) {
-            watched.by = Culprit::of_port(port);
+            watched.by = ChangedBy::of_port(port);
             // After a device came back as it should be, its next fault is news again.
             if watched.fits(&link) {
                 watched.reported = None;
@@ -288,7 +285,7 @@ impl Picture {
 
     fn link_removed(&mut self, link: &Link, port: u32) {
         if let Some(watched) = self.watched.get_mut(&link.name) {
-            watched.by = Culprit::of_port(port);
+            watched.by = ChangedBy::of_port(port);
         }
         self.links.remove(&link.index);
         if self.in_use(link.index) {
@@ -297,12 +294,12 @@ impl Picture {
         self.our_devices.remove(&link.index);
     }
 
-    fn object_added(&mut self, object: Object, replaces: bool) -> Held {
+    fn object_added(&mut self, object: Object, replaces: bool) -> Option<bool> {
         let held = self.entries.added(object, replaces);
-        if held != Held::Unknown {
+        if held.is_some() {
             self.settle(&object.key());
         } else if self.mark.owns(&object, &self.our_devices) {
-            self.entries.set_found(&object.key(), vec![object]);
+            self.entries.set_held(&object.key(), vec![object]);
         }
         held
     }
@@ -315,7 +312,7 @@ impl Picture {
 
     fn unnote(&mut self, key: &Key) {
         self.drifts.remove(key);
-        self.meddled.remove(key);
+        self.changed_by_others.remove(key);
         self.failed.remove(key);
     }
 
@@ -323,8 +320,8 @@ impl Picture {
         if self.fits(&key) {
             self.drifts.remove(&key);
         } else if port != own {
-            self.drifts.insert(key, Culprit::of_port(port));
-            self.meddled.insert(key);
+            self.drifts.insert(key, ChangedBy::of_port(port));
+            self.changed_by_others.insert(key);
         }
     }
 
@@ -356,4 +353,4 @@ impl Picture {
 }
 
 #[cfg(test)]
-mod tests;
+mod observed_tests;

@@ -35,16 +35,17 @@ fn own(key: &str) -> Lease {
     Lease::new(key.parse().unwrap(), attrs)
 }
 
-fn end(family: Family, link: u32, mac: u8, local: &str) -> End {
+fn vtep(family: Family, link: u32, mac: u8, local: &str) -> Vtep {
     let mac = MacAddress::new([2, 0, 0, 0, 0, mac]);
-    End { family, link, mac, local: local.parse().unwrap(), mtu: 1500 - family.overhead() }
+    Vtep { family, link, mac, local: local.parse().unwrap(), mtu: 1500 - family.overhead() }
 }
 
 fn facts() -> Facts {
-    let ends = vec![end(Family::V4, 4, 0x14, "192.0.2.1"), end(Family::V6, 6, 0x16, "2001:db8::1")];
+    let vteps =
+        vec![vtep(Family::V4, 4, 0x14, "192.0.2.1"), vtep(Family::V6, 6, 0x16, "2001:db8::1")];
     let own = own("10.3.1.0-24&fd00:1::-64");
     let limits = BTreeMap::new();
-    Facts { own, ends, uplink: 7, on_link: None, protocol: 99, table: 254, limits }
+    Facts { own, vteps, uplink: 7, on_link: None, protocol: 99, table: 254, limits }
 }
 
 fn direct() -> Facts {
@@ -76,7 +77,7 @@ fn each_family_that_both_have_gets_its_three_objects() {
     let dual = peer("10.3.2.0-24&fd00:2::-64");
     assert_eq!(plan(&facts(), &dual).objects, [&v4[..], &v6[..]].concat());
     assert_eq!(plan(&facts(), &peer("10.3.2.0-24")).objects, v4);
-    let only4 = Facts { ends: facts().ends[..1].to_vec(), ..facts() };
+    let only4 = Facts { vteps: facts().vteps[..1].to_vec(), ..facts() };
     assert_eq!(plan(&only4, &dual).objects, v4);
 }
 
@@ -164,8 +165,8 @@ fn a_peer_whose_subnet_has_the_address_of_our_card_is_refused() {
 
 #[test]
 fn a_peer_whose_ethernet_address_another_has_is_refused_and_the_other_named() {
-    let rival = "10.3.0.0-24".parse().unwrap();
-    let plan = facts().plan(&peer("10.3.2.0-24"), |_, _| Some(rival));
+    let conflict = "10.3.0.0-24".parse().unwrap();
+    let plan = facts().plan(&peer("10.3.2.0-24"), |_, _| Some(conflict));
     assert_eq!(plan.objects, []);
     assert!(plan.faults[0].to_string().contains("is that of the peer 10.3.0.0"), "{plan:?}");
 }

@@ -142,37 +142,37 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn catch_up(picture: &mut Picture, kernel: &mut Kernel) {
+fn catch_up(observed: &mut ObservedTable, kernel: &mut Kernel) {
     for notice in kernel.told.drain(..) {
-        picture.fold(notice, OURS);
+        observed.fold(notice, OURS);
     }
 }
 
 /// Lists the whole kernel.
-fn list(picture: &mut Picture, kernel: &Kernel) {
-    let links = picture.links.values().cloned().collect();
-    picture.begin_listing(links);
+fn list(observed: &mut ObservedTable, kernel: &Kernel) {
+    let links = observed.links.values().cloned().collect();
+    observed.begin_listing(links);
     let mut listed = Listed::new(1);
     for object in kernel.listing() {
-        picture.list(&mut listed, object);
+        observed.list(&mut listed, object);
     }
-    picture.end_listing(vec![listed]);
+    observed.end_listing(vec![listed]);
 }
 
 /// What `Table::sync` does, with this kernel.
-fn sync(picture: &mut Picture, kernel: &mut Kernel) -> usize {
+fn sync(observed: &mut ObservedTable, kernel: &mut Kernel) -> usize {
     let mut written = 0;
     for _ in 0..3 {
-        catch_up(picture, kernel);
-        if picture.stale() {
-            list(picture, kernel);
+        catch_up(observed, kernel);
+        if observed.stale() {
+            list(observed, kernel);
         }
-        picture.begin_walks();
+        observed.begin_stages();
         for stage in Stage::ALL {
-            let mut walk = Walk::new(stage);
+            let mut cursor = Cursor::new(stage);
             loop {
-                // As few at once as there can be, so that each walk is broken off often.
-                let ops = picture.next_steps(&mut walk, 1, |_| true);
+                // As few at once as there can be, so that each cursor is broken off often.
+                let ops = observed.next_steps(&mut cursor, 1, |_| true);
                 if ops.is_empty() {
                     break;
                 }
@@ -182,12 +182,12 @@ fn sync(picture: &mut Picture, kernel: &mut Kernel) -> usize {
                         Op::Delete(object) => kernel.delete(object, OURS),
                         Op::Replace(object) => kernel.replace(*object, OURS),
                     }
-                    picture.done(op);
+                    observed.done(op);
                 }
             }
         }
     }
-    catch_up(picture, kernel);
+    catch_up(observed, kernel);
     written
 }
 
@@ -198,55 +198,55 @@ proptest! {
     fn a_sync_reaches_the_goal_whatever_happened_before(
         steps in prop::collection::vec(step(), 0..40),
     ) {
-        let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
+        let (mut observed, mut kernel) = (ObservedTable::new(mark()), Kernel::default());
         let mut wanted: BTreeMap<Key, Object> = BTreeMap::new();
-        picture.begin_listing(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
+        observed.begin_listing(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
         for step in steps {
             match step {
                 Step::Appended(object) => kernel.append(object, THEIRS),
                 Step::Deleted(object) => kernel.delete(&object, THEIRS),
                 Step::Forget(key) => {
-                    prop_assert_eq!(picture.forget(&key), wanted.remove(&key));
+                    prop_assert_eq!(observed.forget(&key), wanted.remove(&key));
                 }
-                Step::Listed => list(&mut picture, &kernel),
+                Step::Listed => list(&mut observed, &kernel),
                 Step::Replaced(object) => kernel.replace(object, THEIRS),
                 Step::Synced => {
-                    sync(&mut picture, &mut kernel);
+                    sync(&mut observed, &mut kernel);
                 }
                 Step::Want(object) => {
                     wanted.insert(object.key(), object);
-                    picture.want(object, 0);
+                    observed.want(object, 0);
                 }
             }
         }
-        sync(&mut picture, &mut kernel);
-        picture.set_stale(true);
-        sync(&mut picture, &mut kernel);
+        sync(&mut observed, &mut kernel);
+        observed.set_stale(true);
+        sync(&mut observed, &mut kernel);
         for (key, want) in &wanted {
             prop_assert_eq!(kernel.objects.get(key), Some(&vec![*want]), "{}", key);
         }
         for (key, found) in kernel.objects.iter().filter(|(key, _)| !wanted.contains_key(key)) {
-            let ours = |it: &&Object| picture.mark().owns(it, picture.our_devices());
+            let ours = |it: &&Object| observed.mark().owns(it, observed.our_devices());
             let strays = found.iter().filter(ours).count();
             prop_assert_eq!(strays, 0, "{}", key);
         }
-        prop_assert_eq!(sync(&mut picture, &mut kernel), 0);
-        prop_assert!(picture.take_news(|_| true).is_empty());
+        prop_assert_eq!(sync(&mut observed, &mut kernel), 0);
+        prop_assert!(observed.take_changes(|_| true).is_empty());
     }
 
-    /// Notifications alone keep the picture true, also after a listing.
+    /// Notifications alone keep the observed true, also after a listing.
     #[test]
     fn notifications_keep_the_picture_true(
         wants in prop::collection::vec(object(), 0..6),
         changes in prop::collection::vec((object(), 0_u8..3), 0..30),
         listed_after in 0_usize..30,
     ) {
-        let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
-        picture.begin_listing(vec![link(DEVICE, "flannel.1", true)]);
+        let (mut observed, mut kernel) = (ObservedTable::new(mark()), Kernel::default());
+        observed.begin_listing(vec![link(DEVICE, "flannel.1", true)]);
         for want in wants {
-            picture.want(want, 0);
+            observed.want(want, 0);
         }
-        list(&mut picture, &Kernel::default());
+        list(&mut observed, &Kernel::default());
         for (index, (object, change)) in changes.into_iter().enumerate() {
             match change {
                 0 => kernel.append(object, THEIRS),
@@ -254,15 +254,15 @@ proptest! {
                 _ => kernel.replace(object, THEIRS),
             }
             if index == listed_after {
-                catch_up(&mut picture, &mut kernel);
-                list(&mut picture, &kernel);
+                catch_up(&mut observed, &mut kernel);
+                list(&mut observed, &kernel);
             }
         }
-        catch_up(&mut picture, &mut kernel);
-        if !picture.stale() {
-            for key in picture.wanted_keys() {
+        catch_up(&mut observed, &mut kernel);
+        if !observed.stale() {
+            for key in observed.wanted_keys() {
                 let held = kernel.objects.get(&key).map_or(&[][..], Vec::as_slice);
-                let (mut seen, mut held) = (picture.both(&key).1, held.to_vec());
+                let (mut seen, mut held) = (observed.both(&key).1, held.to_vec());
                 seen.sort_by_key(ToString::to_string);
                 held.sort_by_key(ToString::to_string);
                 prop_assert_eq!(seen, held, "{}", key);
@@ -271,43 +271,43 @@ proptest! {
     }
 }
 
-fn synced() -> (Picture, Kernel) {
-    let (mut picture, mut kernel) = (Picture::new(mark()), Kernel::default());
-    picture.begin_listing(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
+fn synced() -> (ObservedTable, Kernel) {
+    let (mut observed, mut kernel) = (ObservedTable::new(mark()), Kernel::default());
+    observed.begin_listing(vec![link(2, "eth0", true), link(DEVICE, "flannel.1", true)]);
     for object in [route(1, 1, PROTOCOL), neighbour(1, 1), nexthop(1, 1)] {
-        picture.want(object, 0);
+        observed.want(object, 0);
     }
-    sync(&mut picture, &mut kernel);
-    assert!(!picture.stale());
-    (picture, kernel)
+    sync(&mut observed, &mut kernel);
+    assert!(!observed.stale());
+    (observed, kernel)
 }
 
 #[test]
 fn our_own_writes_are_no_drift() {
-    let (mut picture, mut kernel) = synced();
-    picture.want(route(1, 2, PROTOCOL), 0);
-    sync(&mut picture, &mut kernel);
-    assert_eq!(picture.take_news(|_| true), []);
+    let (mut observed, mut kernel) = synced();
+    observed.want(route(1, 2, PROTOCOL), 0);
+    sync(&mut observed, &mut kernel);
+    assert_eq!(observed.take_changes(|_| true), []);
 }
 
 #[test]
 fn what_the_owner_breaks_itself_is_put_right_after_the_next_listing() {
-    let (mut picture, mut kernel) = synced();
+    let (mut observed, mut kernel) = synced();
     kernel.delete(&route(1, 1, PROTOCOL), OURS);
-    catch_up(&mut picture, &mut kernel);
-    assert_eq!(picture.take_news(|_| true), []);
-    assert_eq!(sync(&mut picture, &mut kernel), 0);
-    list(&mut picture, &kernel);
-    assert_eq!(sync(&mut picture, &mut kernel), 1);
+    catch_up(&mut observed, &mut kernel);
+    assert_eq!(observed.take_changes(|_| true), []);
+    assert_eq!(sync(&mut observed, &mut kernel), 0);
+    list(&mut observed, &kernel);
+    assert_eq!(sync(&mut observed, &mut kernel), 1);
 }
 
 #[test]
 fn a_drift_says_what_and_by_whom() {
-    let (mut picture, mut kernel) = synced();
+    let (mut observed, mut kernel) = synced();
     kernel.delete(&route(1, 1, PROTOCOL), THEIRS);
     kernel.replace(neighbour(1, 9), 0);
-    catch_up(&mut picture, &mut kernel);
-    let shown: Vec<_> = picture.take_news(|_| true).iter().map(ToString::to_string).collect();
+    catch_up(&mut observed, &mut kernel);
+    let shown: Vec<_> = observed.take_changes(|_| true).iter().map(ToString::to_string).collect();
     assert_eq!(
         shown,
         [
@@ -320,17 +320,17 @@ fn a_drift_says_what_and_by_whom() {
 
 #[test]
 fn what_was_put_right_by_its_breaker_is_no_news() {
-    let (mut picture, mut kernel) = synced();
+    let (mut observed, mut kernel) = synced();
     kernel.delete(&route(1, 1, PROTOCOL), THEIRS);
     kernel.replace(route(1, 1, PROTOCOL), THEIRS);
-    catch_up(&mut picture, &mut kernel);
-    assert_eq!(picture.take_news(|_| true), []);
+    catch_up(&mut observed, &mut kernel);
+    assert_eq!(observed.take_changes(|_| true), []);
 }
 
 #[test]
 fn what_the_kernel_drops_silently_asks_for_a_listing() {
     for fault in 0..5 {
-        let (mut picture, _) = synced();
+        let (mut observed, _) = synced();
         let address = crate::state::Address::new(2, "192.0.2.7/24".parse().unwrap());
         let subject = match fault {
             0 => Notice::Removed { subject: Subject::Link(link(2, "eth0", false)), port: 0 },
@@ -343,81 +343,81 @@ fn what_the_kernel_drops_silently_asks_for_a_listing() {
             3 => Notice::Removed { subject: Subject::Object(nexthop(1, 1)), port: THEIRS },
             _ => Notice::Lost,
         };
-        picture.fold(subject, OURS);
-        assert!(picture.stale(), "fault {fault}");
+        observed.fold(subject, OURS);
+        assert!(observed.stale(), "fault {fault}");
     }
 }
 
 #[test]
 fn devices_that_nothing_of_ours_needs_cost_no_listing() {
-    let (mut picture, _) = synced();
+    let (mut observed, _) = synced();
     let pod = || Subject::Link(link(50, "veth50", true));
-    picture.fold(Notice::Added { subject: pod(), replaces: false, port: THEIRS }, OURS);
-    picture.fold(Notice::Removed { subject: pod(), port: THEIRS }, OURS);
+    observed.fold(Notice::Added { subject: pod(), replaces: false, port: THEIRS }, OURS);
+    observed.fold(Notice::Removed { subject: pod(), port: THEIRS }, OURS);
     let address = crate::state::Address::new(50, "10.244.7.1/24".parse().unwrap());
-    picture.fold(Notice::Removed { subject: Subject::Object(address.into()), port: THEIRS }, OURS);
-    assert!(!picture.stale());
+    observed.fold(Notice::Removed { subject: Subject::Object(address.into()), port: THEIRS }, OURS);
+    assert!(!observed.stale());
 }
 
 #[test]
 fn a_watched_device_that_changes_is_news_once_per_state() {
-    let (mut picture, _) = synced();
-    picture.watch_link(link(DEVICE, "flannel.1", true));
-    assert_eq!(picture.take_news(|_| true), []);
+    let (mut observed, _) = synced();
+    observed.watch_link(link(DEVICE, "flannel.1", true));
+    assert_eq!(observed.take_changes(|_| true), []);
     let altered = |mtu| {
         let mut link = link(DEVICE, "flannel.1", true);
         link.mtu = mtu;
         Notice::Added { subject: Subject::Link(link), replaces: false, port: THEIRS }
     };
-    picture.fold(altered(1300), OURS);
-    assert_eq!(picture.take_news(|_| true).len(), 1);
-    assert_eq!(picture.take_news(|_| true).len(), 0);
-    picture.fold(altered(1450), OURS);
-    assert_eq!(picture.take_news(|_| true).len(), 0);
-    picture.fold(altered(1300), OURS);
-    assert_eq!(picture.take_news(|_| true).len(), 1);
-    picture.fold(
+    observed.fold(altered(1300), OURS);
+    assert_eq!(observed.take_changes(|_| true).len(), 1);
+    assert_eq!(observed.take_changes(|_| true).len(), 0);
+    observed.fold(altered(1450), OURS);
+    assert_eq!(observed.take_changes(|_| true).len(), 0);
+    observed.fold(altered(1300), OURS);
+    assert_eq!(observed.take_changes(|_| true).len(), 1);
+    observed.fold(
         Notice::Removed { subject: Subject::Link(link(DEVICE, "flannel.1", true)), port: 0 },
         OURS,
     );
-    assert!(matches!(picture.take_news(|_| true)[0].change, DriftChange::Removed));
+    assert!(matches!(observed.take_changes(|_| true)[0].change, DriftChange::Removed));
 }
 
 #[test]
 fn a_shorter_queue_of_a_watched_device_is_news_and_a_longer_one_is_not() {
-    let (mut picture, _) = synced();
+    let (mut observed, _) = synced();
     let queue = |queue| Link { queue, ..link(DEVICE, "flannel0", true) };
-    picture.watch_link(queue(1000));
+    observed.watch_link(queue(1000));
     let mut told = |to| {
         let subject = Subject::Link(queue(to));
-        picture.fold(Notice::Added { subject, replaces: false, port: THEIRS }, OURS);
-        picture.take_news(|_| true).len()
+        observed.fold(Notice::Added { subject, replaces: false, port: THEIRS }, OURS);
+        observed.take_changes(|_| true).len()
     };
     assert_eq!([1000, 1001, 999, 999, 500, 2000, 999].map(&mut told), [0, 0, 1, 0, 1, 0, 1]);
 }
 
 #[test]
 fn what_failed_is_news_when_its_device_comes_up() {
-    let (mut picture, _) = synced();
-    picture.want(route(2, 2, PROTOCOL), 0);
-    picture.failed(route(2, 2, PROTOCOL).key());
-    assert_eq!(picture.take_news(|_| true), []);
+    let (mut observed, _) = synced();
+    observed.want(route(2, 2, PROTOCOL), 0);
+    observed.failed(route(2, 2, PROTOCOL).key());
+    assert_eq!(observed.take_changes(|_| true), []);
     let down =
         Notice::Added { subject: Subject::Link(link(2, "eth0", false)), replaces: false, port: 0 };
     let up =
         Notice::Added { subject: Subject::Link(link(2, "eth0", true)), replaces: false, port: 0 };
-    picture.fold(down, OURS);
-    picture.fold(up, OURS);
-    assert_eq!(picture.take_news(|_| true)[0].change, DriftChange::MayWorkNow);
-    assert_eq!(picture.take_news(|_| true), []);
+    observed.fold(down, OURS);
+    observed.fold(up, OURS);
+    assert_eq!(observed.take_changes(|_| true)[0].change, DriftChange::MayWorkNow);
+    assert_eq!(observed.take_changes(|_| true), []);
 }
 
 #[test]
 fn a_foreign_route_under_a_forgotten_key_is_left_alone() {
-    let (mut picture, mut kernel) = synced();
+    let (mut observed, mut kernel) = synced();
     kernel.replace(route(1, 9, 4), THEIRS);
-    catch_up(&mut picture, &mut kernel);
-    picture.forget(&route(1, 1, PROTOCOL).key());
-    sync(&mut picture, &mut kernel);
+    catch_up(&mut observed, &mut kernel);
+    observed.forget(&route(1, 1, PROTOCOL).key());
+    sync(&mut observed, &mut kernel);
     assert_eq!(kernel.objects[&route(1, 9, 4).key()], [route(1, 9, 4)]);
 }

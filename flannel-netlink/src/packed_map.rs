@@ -1,22 +1,22 @@
-//! A sorted map without gaps.
+//! A sorted map that grows without leaving gaps.
 
 /// A sorted map for ten thousands of small entries, most of which come in the order of their keys, in several runs. A tree of
 /// the standard library is half empty then, and one that is built anew leaves the holes of the old one in the heap.
 #[derive(Debug)]
-pub(crate) struct DenseMap<K, V> {
+pub(crate) struct PackedMap<K, V> {
     /// Each has at least one entry and at most [`CHUNK`], and they follow each other.
     chunks: Vec<Vec<(K, V)>>,
     /// The first key of each chunk. Beside each other they are searched in a part of the time.
     firsts: Vec<K>,
 }
 
-impl<K, V> Default for DenseMap<K, V> {
+impl<K, V> Default for PackedMap<K, V> {
     fn default() -> Self {
         Self { chunks: Vec::new(), firsts: Vec::new() }
     }
 }
 
-impl<K: Copy + Ord, V> DenseMap<K, V> {
+impl<K: Copy + Ord, V> PackedMap<K, V> {
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         let (chunk, place) = self.find(key).ok()?;
         Some(&self.chunks[chunk][place].1)
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    fn check(map: &DenseMap<u32, u32>, model: &BTreeMap<u32, u32>) {
+    fn check(map: &PackedMap<u32, u32>, model: &BTreeMap<u32, u32>) {
         assert!(map.iter().eq(model));
         assert!(map.chunks.iter().all(|chunk| (1..=CHUNK).contains(&chunk.len())));
         assert!(map.firsts.iter().eq(map.chunks.iter().map(|chunk| &chunk[0].0)));
@@ -158,7 +158,7 @@ mod tests {
         fn it_is_the_map_of_the_standard_library(
             runs in proptest::collection::vec((0u32..2000, 1u32..200, 0u8..4), 0..20),
         ) {
-            let (mut map, mut model) = (DenseMap::default(), BTreeMap::new());
+            let (mut map, mut model) = (PackedMap::default(), BTreeMap::new());
             for (start, len, what) in runs {
                 match what {
                     0 => for key in start..start + len {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn runs_leave_no_gaps_whatever_comes_between() {
-        let mut map = DenseMap::default();
+        let mut map = PackedMap::default();
         for n in 0..64_000u32 {
             map.insert(n % 4 * 1_000_000 + n, ());
         }

@@ -6,15 +6,15 @@ use tokio::time::Instant;
 ///
 /// In any time `t` it is done at most `burst + t / interval` times.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct RateLimit {
     burst: u32,
     interval: Duration,
     /// When all that was done is paid for.
     paid_at: Option<Instant>,
 }
 
-impl Pace {
-    /// The pace of repairs against somebody who keeps breaking something: 20 at once, and 20 a second for as long as it goes on.
+impl RateLimit {
+    /// The rate_limit of repairs against somebody who keeps breaking something: 20 at once, and 20 a second for as long as it goes on.
     /// So whoever breaks it ten times a second finds it whole each time, and a fault that comes alone never waits.
     pub const REPAIRS: Self = Self::new(20, Duration::from_millis(50));
 
@@ -46,12 +46,12 @@ mod tests {
 
     /// How often it is done by somebody who tries every `interval` for 10 s.
     async fn done(interval: Duration) -> u32 {
-        let (mut pace, start, mut count) = (Pace::REPAIRS, Instant::now(), 0);
+        let (mut rate_limit, start, mut count) = (RateLimit::REPAIRS, Instant::now(), 0);
         while start.elapsed() < Duration::from_secs(10) {
             let now = Instant::now();
-            match pace.due(now) {
+            match rate_limit.due(now) {
                 None => {
-                    pace.done(now);
+                    rate_limit.done(now);
                     count += 1;
                 }
                 Some(due) => assert!(due - now <= Duration::from_millis(50), "never late"),
@@ -70,20 +70,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_calm_the_whole_burst_is_free_again() {
-        let mut pace = Pace::new(3, Duration::from_secs(1));
+        let mut rate_limit = RateLimit::new(3, Duration::from_secs(1));
         for _ in 0..3 {
-            assert_eq!(pace.due(Instant::now()), None);
-            pace.done(Instant::now());
+            assert_eq!(rate_limit.due(Instant::now()), None);
+            rate_limit.done(Instant::now());
         }
-        let due = pace.due(Instant::now()).expect("the burst is over");
+        let due = rate_limit.due(Instant::now()).expect("the burst is over");
         assert_eq!(due - Instant::now(), Duration::from_secs(1));
-        assert!(!pace.is_calm(Instant::now()));
+        assert!(!rate_limit.is_calm(Instant::now()));
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert!(pace.is_calm(Instant::now()));
+        assert!(rate_limit.is_calm(Instant::now()));
         for _ in 0..3 {
-            assert_eq!(pace.due(Instant::now()), None);
-            pace.done(Instant::now());
+            assert_eq!(rate_limit.due(Instant::now()), None);
+            rate_limit.done(Instant::now());
         }
-        assert!(pace.due(Instant::now()).is_some());
+        assert!(rate_limit.due(Instant::now()).is_some());
     }
 }

@@ -1,21 +1,21 @@
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
-use crate::{dense::DenseMap, state::Nexthop};
+use crate::{packed_map::PackedMap, state::Nexthop};
 
-/// Which nexthop number a gateway has. Gateways keep their numbers over restarts, because the
+/// Which nexthop number a gateway has. Gateways keep their ids over restarts, because the
 /// kernel's objects are read first.
 #[derive(Debug)]
-pub(crate) struct Numbers {
+pub(crate) struct NexthopIds {
     range: RangeInclusive<u32>,
-    by_gateway: DenseMap<(u32, IpAddr), u32>,
+    by_gateway: PackedMap<(u32, IpAddr), u32>,
     taken: BTreeSet<u32>,
     next: u32,
 }
 
-impl Numbers {
+impl NexthopIds {
     pub(crate) fn new(range: RangeInclusive<u32>) -> Self {
         let next = *range.start();
-        Self { range, by_gateway: DenseMap::default(), taken: BTreeSet::new(), next }
+        Self { range, by_gateway: PackedMap::default(), taken: BTreeSet::new(), next }
     }
 
     /// Notes an object that is there or wanted; `ours` ones may be used again for the same gateway.
@@ -64,36 +64,36 @@ mod tests {
 
     #[test]
     fn a_gateway_keeps_its_number() {
-        let mut numbers = Numbers::new(10..=12);
-        assert_eq!(numbers.number(1, gateway(1)), Some(10));
-        assert_eq!(numbers.number(1, gateway(2)), Some(11));
-        assert_eq!(numbers.number(1, gateway(1)), Some(10));
-        assert_eq!(numbers.number(2, gateway(1)), Some(12), "another device is another gateway");
-        assert_eq!(numbers.number(2, gateway(2)), None, "used up");
+        let mut ids = NexthopIds::new(10..=12);
+        assert_eq!(ids.number(1, gateway(1)), Some(10));
+        assert_eq!(ids.number(1, gateway(2)), Some(11));
+        assert_eq!(ids.number(1, gateway(1)), Some(10));
+        assert_eq!(ids.number(2, gateway(1)), Some(12), "another device is another gateway");
+        assert_eq!(ids.number(2, gateway(2)), None, "used up");
     }
 
     #[test]
     fn objects_from_before_are_taken_over_and_foreign_numbers_avoided() {
-        let mut numbers = Numbers::new(10..=12);
-        numbers.note(&Nexthop::new(11, 1, gateway(1), 90), true);
-        numbers.note(&Nexthop::new(10, 1, gateway(2), 4), false);
-        assert_eq!(numbers.number(1, gateway(1)), Some(11));
-        assert_eq!(numbers.number(1, gateway(2)), Some(12));
+        let mut ids = NexthopIds::new(10..=12);
+        ids.note(&Nexthop::new(11, 1, gateway(1), 90), true);
+        ids.note(&Nexthop::new(10, 1, gateway(2), 4), false);
+        assert_eq!(ids.number(1, gateway(1)), Some(11));
+        assert_eq!(ids.number(1, gateway(2)), Some(12));
     }
 
     #[test]
     fn a_freed_number_is_used_again() {
-        let mut numbers = Numbers::new(10..=11);
-        numbers.number(1, gateway(1));
-        numbers.number(1, gateway(2));
-        numbers.free(&Nexthop::new(10, 1, gateway(1), 90));
-        assert_eq!(numbers.number(1, gateway(3)), Some(10));
+        let mut ids = NexthopIds::new(10..=11);
+        ids.number(1, gateway(1));
+        ids.number(1, gateway(2));
+        ids.free(&Nexthop::new(10, 1, gateway(1), 90));
+        assert_eq!(ids.number(1, gateway(3)), Some(10));
     }
 
     #[test]
     fn an_empty_range_has_no_numbers() {
         #[expect(clippy::reversed_empty_ranges, reason = "the default mark has an empty range")]
-        let mut numbers = Numbers::new(1..=0);
-        assert_eq!(numbers.number(1, gateway(1)), None);
+        let mut ids = NexthopIds::new(1..=0);
+        assert_eq!(ids.number(1, gateway(1)), None);
     }
 }

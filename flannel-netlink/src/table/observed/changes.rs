@@ -1,6 +1,6 @@
 use super::{
-    super::drift::{Culprit, Drift, DriftChange, DriftSubject},
-    Picture,
+    super::drift::{ChangedBy, Drift, DriftChange, DriftSubject},
+    ObservedTable,
 };
 use crate::state::{Key, Link};
 
@@ -8,7 +8,7 @@ use crate::state::{Key, Link};
 pub(super) struct WatchedLink {
     pub(super) wanted: Link,
     pub(super) reported: Option<Option<Link>>,
-    pub(super) by: Culprit,
+    pub(super) by: ChangedBy,
 }
 
 impl WatchedLink {
@@ -19,51 +19,51 @@ impl WatchedLink {
     }
 }
 
-impl Picture {
-    /// Whether [`take_news`](Self::take_news) would return anything.
-    pub(crate) fn has_news(&self, due: impl Fn(&Key) -> bool) -> bool {
+impl ObservedTable {
+    /// Whether [`take_changes`](Self::take_changes) would return anything.
+    pub(crate) fn has_changes(&self, due: impl Fn(&Key) -> bool) -> bool {
         self.drifts.keys().any(due)
             || (self.retry && !self.failed.is_empty())
-            || self.watched.values().any(|watched| self.link_news(watched).is_some())
+            || self.watched.values().any(|watched| self.link_change(watched).is_some())
     }
 
     /// All differences that others made since the last call, of keys that are `due`, and what may
     /// work now.
-    pub(crate) fn take_news(&mut self, due: impl Fn(&Key) -> bool) -> Vec<Drift> {
-        let mut news = self.take_link_news();
-        news.extend(self.take_drifts(due));
+    pub(crate) fn take_changes(&mut self, due: impl Fn(&Key) -> bool) -> Vec<Drift> {
+        let mut changes = self.take_link_changes();
+        changes.extend(self.take_drifts(due));
         if std::mem::take(&mut self.retry) {
-            news.extend(self.failed.iter().map(|key| Drift {
+            changes.extend(self.failed.iter().map(|key| Drift {
                 subject: DriftSubject::Object(*key),
                 change: DriftChange::MayWorkNow,
-                by: Culprit::Kernel,
+                by: ChangedBy::Kernel,
             }));
         }
-        news
+        changes
     }
 
-    fn take_link_news(&mut self) -> Vec<Drift> {
-        let mut news = Vec::new();
+    fn take_link_changes(&mut self) -> Vec<Drift> {
+        let mut changes = Vec::new();
         let watched: Vec<String> = self.watched.keys().cloned().collect();
         for name in watched {
-            let Some(now) = self.watched.get(&name).and_then(|watched| self.link_news(watched))
+            let Some(now) = self.watched.get(&name).and_then(|watched| self.link_change(watched))
             else {
                 continue;
             };
             let watched = self.watched.get_mut(&name).expect("its name comes from the map");
             watched.reported = Some(now.clone());
-            news.push(Drift {
+            changes.push(Drift {
                 subject: DriftSubject::Link(watched.wanted.clone()),
                 change: now.map_or(DriftChange::Removed, DriftChange::AlteredLink),
                 by: watched.by,
             });
         }
-        news
+        changes
     }
 
     /// The differences of objects that others made since the last call, of keys that are `due`.
     pub(crate) fn take_drifts(&mut self, due: impl Fn(&Key) -> bool) -> Vec<Drift> {
-        let mut news = Vec::new();
+        let mut changes = Vec::new();
         let keys: Vec<Key> = self.drifts.keys().filter(|key| due(key)).copied().collect();
         for key in keys {
             let by = self.drifts.remove(&key).expect("its key comes from the map");
@@ -78,14 +78,14 @@ impl Picture {
                 (None, Some(object)) => DriftChange::Stray(*object),
                 (None, None) => continue,
             };
-            news.push(Drift { subject: DriftSubject::Object(key), change, by });
+            changes.push(Drift { subject: DriftSubject::Object(key), change, by });
         }
-        news
+        changes
     }
 
     /// What to report about a watched device: its state now (`None` inside: gone), unless it is as
     /// wanted or already reported so.
-    fn link_news(&self, watched: &WatchedLink) -> Option<Option<Link>> {
+    fn link_change(&self, watched: &WatchedLink) -> Option<Option<Link>> {
         let wanted = &watched.wanted;
         let now = self.links.get(&wanted.index).filter(|link| link.name == wanted.name);
         if now.is_some_and(|now| watched.fits(now)) {
