@@ -1,6 +1,7 @@
 //! Command line and environment, in flanneld's spelling.
 
 mod docker_opts;
+mod explain;
 mod health;
 mod kubernetes;
 mod logs;
@@ -8,6 +9,7 @@ mod node;
 mod operate;
 mod probe;
 mod refusals;
+mod sandbox;
 mod spelling;
 mod store;
 mod teardown;
@@ -23,13 +25,17 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use docker_opts::DockerOptsArgs;
+pub(crate) use explain::ExplainArgs;
 pub(crate) use health::HealthArgs;
 pub(crate) use kubernetes::KubernetesArgs;
 pub(crate) use logs::{LogArgs, LogFormat};
-pub(crate) use node::{LeaseLossArg, NetworkArg, NodeArgs};
+#[cfg(test)]
+pub(crate) use node::NetworkArg;
+pub(crate) use node::NodeArgs;
 pub(crate) use operate::{ConfigCommand, LeasesCommand};
 pub(crate) use probe::ProbeArgs;
-pub(crate) use store::{StoreArg, StoreArgs};
+pub(crate) use sandbox::{Sandbox, SandboxArgs};
+pub(crate) use store::StoreArgs;
 pub(crate) use teardown::TeardownArgs;
 pub(crate) use traffic::TrafficArgs;
 pub(crate) use verbosity::{ModuleLevels, level};
@@ -59,7 +65,7 @@ pub(crate) enum Command {
     /// Build a cluster of real nodes in network namespaces, break a route, and watch it being repaired.
     Demo(DemoArgs),
     /// Follow the way between two pods through this host, and name what is broken first.
-    Explain(crate::explain::ExplainArgs),
+    Explain(ExplainArgs),
     /// Look at the leases of a network and change them.
     #[command(subcommand)]
     Leases(LeasesCommand),

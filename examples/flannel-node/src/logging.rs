@@ -11,16 +11,15 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{
-    args::{LogArgs, LogFormat, ModuleLevels, level},
-    mistake::Mistake,
-};
+use flannel_daemon::InvalidOptions;
+
+use crate::args::{LogArgs, LogFormat, ModuleLevels, level};
 
 /// Writes events to standard error from now on. `RUST_LOG`, if set, says which instead of the flags.
 ///
 /// # Errors
 ///
-/// A [`Mistake`] in `RUST_LOG`.
+/// A [`InvalidOptions`] in `RUST_LOG`.
 pub(crate) fn start(args: &LogArgs) -> Result<()> {
     let events = tracing_subscriber::fmt::layer().with_writer(stderr);
     let events = match args.log_format {
@@ -33,7 +32,7 @@ pub(crate) fn start(args: &LogArgs) -> Result<()> {
             let targets = text.parse::<Targets>().context(
                 "RUST_LOG cannot be read, expected a level or targets such as info,flannel_core=debug",
             );
-            registry.with(events.with_filter(targets.map_err(Mistake::new)?)).init();
+            registry.with(events.with_filter(targets.map_err(InvalidOptions::new)?)).init();
         }
         None => {
             let (modules, level) = (args.vmodule.clone().unwrap_or_default(), level(args.v));

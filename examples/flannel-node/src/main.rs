@@ -3,37 +3,18 @@
 
 mod args;
 mod demo;
-mod docker_opts;
 #[cfg(test)]
 mod documents;
-mod explain;
-mod health;
-mod host;
-mod journal;
 mod logging;
 mod manual;
-mod metrics;
-mod mistake;
-mod node_id;
-mod observed;
 mod operate;
-mod probing;
-mod readiness;
 mod run;
-mod sandbox;
-mod socket;
-mod sole;
 mod status;
-mod subnet_file;
-mod supervisor;
-mod teardown;
-mod timed;
-mod whole_file;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command};
-use mistake::Mistake;
+use args::{Cli, Command, ExplainArgs};
+use flannel_daemon::{InvalidOptions, Stores, docker_options, explain, teardown};
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os(), |name| std::env::var_os(name)) {
@@ -43,25 +24,52 @@ fn main() -> ExitCode {
     let ended = match cli.command {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Leases(command)) => block_on(operate::leases(command)),
-        Some(Command::Explain(args)) => return explain::main(&args),
+        Some(Command::Explain(args)) => return explain(&args),
         Some(Command::Config(command)) => block_on(operate::config(command)),
-        Some(Command::DockerOpts(args)) => block_on(docker_opts::write(&args)),
+        Some(Command::DockerOpts(args)) => {
+            block_on(docker_options::write(environment(), &args.options()))
+        }
         Some(Command::Status(args)) => status::show(&args),
-        Some(Command::Teardown(args)) => block_on(teardown::teardown(&args)),
+        Some(Command::Teardown(args)) => {
+            let (options, report) = (args.options(), |line| println!("{line}"));
+            block_on(teardown::teardown(&options, &Stores::default(), report))
+        }
         Some(Command::Completions { shell }) => manual::completions(shell),
         Some(Command::Man) => manual::page(),
-        None => logging::start(&cli.node.log)
-            .and_then(|()| run::check(&cli.node))
-            .map(|()| sandbox::enter(&cli.node))
-            .and_then(|rights| block_on(run::run(cli.node, rights))),
+        None => logging::start(&cli.node.log).and_then(|()| run::run(&cli.node)),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("flannel-node: {error:#}");
-            if error.is::<Mistake>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if error.is::<InvalidOptions>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Explains, and ends with 0 when nothing is broken and with 1 when something is.
+fn explain(args: &ExplainArgs) -> ExitCode {
+    let (options, stores) = (args.options(), Stores::default());
+    let explained = runtime().and_then(|it| it.block_on(explain::explain(&options, &stores)));
+    match explained {
+        Ok(explanation) => {
+            match args.json {
+                true => println!("{}", serde_json::to_string(&explanation).expect("is valid JSON")),
+                false => print!("{explanation}"),
+            }
+            if explanation.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("flannel-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The variables of the environment that are text.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -1,92 +1,18 @@
 //! `flannel-node status`: what a node that runs says of itself.
 
-use std::{
-    collections::BTreeMap,
-    io::{Read, Write as _},
-    os::unix::net::UnixStream,
-    path::Path,
-    time::Duration,
-};
+use anyhow::{Context, Result};
+use flannel_daemon::{status, status_socket_path};
+use serde_json::Value;
 
-use anyhow::{Context, Result, bail};
-use flannel_core::{Lease, Status};
-use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
-
-use crate::{args::StatusArgs, observed::Observed, probing::Shown, socket};
+use crate::args::StatusArgs;
 
 mod page;
 mod udp;
 
-/// All that operators may want to know of a node, as JSON.
-pub(crate) async fn document(observed: &Observed) -> Value {
-    let (facts, status) = (observed.facts(), observed.status().unwrap_or_default());
-    let readiness = observed.readiness();
-    let journal = observed.journal();
-    let remaining =
-        status.trusted_until.map(|until| until.saturating_duration_since(Instant::now()));
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "started": humantime::format_rfc3339_seconds(observed.started()).to_string(),
-        "node": facts.as_ref().map(|facts| facts.id.as_str()),
-        "store": facts.as_ref().map(|facts| &facts.store),
-        "network": facts.as_ref().map(|facts| &facts.config),
-        "backend": facts.as_ref().map(|facts| facts.config.backend().kind()),
-        "subnet_file": observed.subnet_file(),
-        "ready": readiness.is_ready(),
-        "missing": readiness.missing,
-        "notes": readiness.notes,
-        "lease": status.lease.as_ref().map(lease),
-        "lease_remaining_seconds": remaining.map(|left| left.as_secs()),
-        "mtu": status.mtu,
-        "faults": status.faults,
-        "last_error": status.last_error,
-        "peers": peers(observed, &status).await,
-        "refused": status.refused,
-        "probing": observed.probes().map(|probed| Shown(&probed).whole()),
-        "syncs": status.syncs,
-        "totals": status.totals,
-        "repaired": status.repaired,
-        "last_sync": status.last_sync,
-        "udp": facts.as_ref().and_then(|facts| facts.udp.as_ref()).map(|udp| udp::document(&udp.stats())),
-        "journal": journal.entries().collect::<Vec<_>>(),
-    })
-}
-
-/// The peers with what is wrong with them; nothing until the store has said who they are.
-async fn peers(observed: &Observed, status: &Status) -> Option<Vec<Value>> {
-    let handle = observed.handle().filter(|_| status.peers.is_some())?;
-    let peers = timeout(PATIENCE, handle.peers()).await.ok()??;
-    // Waits for a sync under way, and is left out if that takes long.
-    let transports =
-        timeout(PATIENCE, handle.transports()).await.ok().flatten().unwrap_or_default();
-    let transports: BTreeMap<_, _> = transports.into_iter().collect();
-    let probed = observed.probes();
-    let problems = status.last_sync.as_ref().map_or(&[][..], |sync| &sync.problems);
-    let described = peers.iter().map(|peer| {
-        let problem = problems.iter().find(|problem| problem.peer == peer.subnet);
-        let mut value = lease(peer);
-        value["transport"] = json!(transports.get(&peer.subnet));
-        value["path"] = json!(probed.as_ref().map(|probed| Shown(probed).peer(&peer.subnet)));
-        value["problem"] = json!(problem.map(|problem| problem.fault.to_string()));
-        value
-    });
-    Some(described.collect())
-}
-
-fn lease(lease: &Lease) -> Value {
-    json!({
-        "subnet": lease.subnet.to_string(),
-        "address": lease.attrs.address(),
-        "backend": lease.attrs.backend_type,
-    })
-}
-
 /// Asks the node and prints what it says.
 pub(crate) fn show(args: &StatusArgs) -> Result<()> {
-    let path = socket::beside(&args.subnet_file);
-    let text = ask(&path).with_context(|| {
+    let path = status_socket_path(&args.subnet_file);
+    let text = status::ask(&path).with_context(|| {
         format!(
             "no node answers on {}: is one running, with --subnet-file {}?",
             path.display(),
@@ -101,19 +27,3 @@ pub(crate) fn show(args: &StatusArgs) -> Result<()> {
     }
     Ok(())
 }
-
-/// One question in HTTP 1.0, which ends with the connection.
-pub(crate) fn ask(path: &Path) -> Result<String> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(3 * PATIENCE))?;
-    stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
-        _ => bail!("it answers something else"),
-    }
-}
-
-/// How long the node's loop may take to tell its peers.
-const PATIENCE: Duration = Duration::from_secs(2);

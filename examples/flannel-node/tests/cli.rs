@@ -75,14 +75,18 @@ fn a_bad_network_is_refused_before_anything_is_touched() {
 #[test]
 fn an_unknown_backend_and_a_changed_network_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let store = format!("file:{}", folder.path().display());
-    let network = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"carrier-pigeon"}}"#;
-    let (code, _, stderr) = run(&["-store", &store, "-network", network], &[]);
-    assert_eq!(code, Some(1));
-    assert!(
-        stderr.contains("\"carrier-pigeon\", expected one of: host-gw, udp, vxlan"),
-        "{stderr}"
-    );
+    let store = format!("file:{}", folder.path().join("net").display());
+    let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"carrier-pigeon"}}"#;
+    for network in [&["-network", json][..], &["-network=10.3.0.0/16", "-backend=vxln"]] {
+        let (code, _, stderr) = run(&[&["-store", &store], network].concat(), &[]);
+        assert_eq!(code, Some(2));
+        assert!(stderr.contains("expected one of: host-gw, udp, vxlan"), "{stderr}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
+    }
+    let config = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"host-gw"}}"#.parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let path = folder.path().join("net");
+    runtime.block_on(flannel_store::FileStore::init(path, &config)).unwrap();
     let (code, _, stderr) = run(&["-store", &store, "-network", "10.4.0.0/16"], &[]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("holds another network"), "{stderr}");

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use flannel_daemon::docker_options::DockerOptions;
 
 /// What Docker's daemon is told, in the flags of flannel's mk-docker-opts.sh.
 #[derive(Args, Debug)]
@@ -30,4 +31,17 @@ pub(crate) struct DockerOptsArgs {
     /// The name of the variable with all options.
     #[arg(short = 'k', value_name = "NAME", default_value = "DOCKER_OPTS")]
     pub(crate) key: String,
+}
+
+impl DockerOptsArgs {
+    pub(crate) fn options(&self) -> DockerOptions {
+        DockerOptions {
+            subnet_file: self.flannel_env.clone(),
+            docker_file: self.docker_env.clone(),
+            individual: self.individual,
+            combined: self.combined,
+            no_ip_masq: self.no_ip_masq,
+            key: self.key.clone(),
+        }
+    }
 }

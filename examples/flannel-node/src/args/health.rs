@@ -1,6 +1,6 @@
 //! Where this node answers questions about its health.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 
@@ -16,4 +16,10 @@ pub(crate) struct HealthArgs {
     /// The port to answer them on; 0 for none.
     #[arg(long, value_name = "PORT", default_value_t = 0, value_parser = values::number(0..=u16::MAX))]
     pub(crate) healthz_port: u16,
+}
+
+impl HealthArgs {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port))
+    }
 }

@@ -3,15 +3,19 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
-use flannel_core::NodeId;
+use flannel_backend::UplinkOptions;
+use flannel_core::{ConfigError, NetworkConfig, NodeId, OnLeaseLoss};
+use flannel_daemon::{DaemonOptions, InvalidOptions};
 use flannel_netlink::iface::Selector;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    HealthArgs, KubernetesArgs, LogArgs, ProbeArgs, StoreArgs, TrafficArgs, refusals::Given, values,
+    HealthArgs, KubernetesArgs, LogArgs, ProbeArgs, SandboxArgs, StoreArgs, TrafficArgs,
+    refusals::Given, values,
 };
 
 /// How to run a node.
@@ -89,7 +93,7 @@ pub(crate) struct NodeArgs {
     pub(crate) log: LogArgs,
 
     #[command(flatten)]
-    pub(crate) sandbox: crate::sandbox::SandboxArgs,
+    pub(crate) sandbox: SandboxArgs,
 
     #[command(flatten)]
     pub(crate) kubernetes: KubernetesArgs,
@@ -99,11 +103,59 @@ pub(crate) struct NodeArgs {
     pub(super) given: Given,
 }
 
+impl NodeArgs {
+    /// What the daemon is to do.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOptions`] if the network to create is none.
+    pub(crate) fn options(&self) -> Result<DaemonOptions, InvalidOptions> {
+        let network = self.network.as_ref().map(|network| network.config(&self.backend));
+        Ok(DaemonOptions {
+            store: self.store.options(),
+            network: network.transpose().map_err(InvalidOptions::new)?,
+            node_id: self.node_id.clone(),
+            state_dir: self.state_dir.clone(),
+            lease_ttl: Duration::from_secs(self.lease_ttl.into()),
+            renew_margin: Duration::from_secs(60 * u64::from(self.subnet_lease_renew_margin)),
+            on_lease_loss: match self.on_lease_loss {
+                LeaseLossArg::Exit => OnLeaseLoss::Exit,
+                LeaseLossArg::Reacquire => OnLeaseLoss::Reacquire,
+            },
+            uplink: UplinkOptions {
+                names: self.iface.clone(),
+                patterns: self.iface_regex.clone(),
+                can_reach: self.iface_can_reach,
+                public_ip: self.public_ip,
+                public_ipv6: self.public_ipv6,
+            },
+            subnet_file: self.subnet_file.clone(),
+            firewall: self.traffic.firewall(),
+            blackhole: self.traffic.ip_blackhole_route,
+            probe: self.probe.options(),
+            health: self.health.address(),
+        })
+    }
+}
+
 /// The network to create if there is none.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum NetworkArg {
     Block(Ipv4Network),
     Json(String),
+}
+
+impl NetworkArg {
+    fn config(&self, backend: &str) -> Result<NetworkConfig, ConfigError> {
+        match self {
+            Self::Json(json) => json.parse(),
+            Self::Block(block) => {
+                let block = block.to_string();
+                let json = serde_json::json!({ "Network": block, "Backend": { "Type": backend } });
+                json.to_string().parse()
+            }
+        }
+    }
 }
 
 /// What to do when the lease is lost.

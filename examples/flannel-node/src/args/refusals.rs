@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use clap::{ArgMatches, CommandFactory, Id, error::ErrorKind, parser::ValueSource};
-use flannel_core::NetworkConfig;
 
 use super::{Cli, NodeArgs};
 
@@ -70,25 +69,6 @@ impl NodeArgs {
         ];
         let effectless = reasons.iter().filter(|(applies, ..)| *applies);
         effectless.flat_map(|(_, flags, reason)| self.given.said(flags, reason)).collect()
-    }
-
-    /// The same of what depends on the network.
-    pub(crate) fn without_effect_in(&self, config: &NetworkConfig) -> Vec<String> {
-        let reasons: [(bool, &str, &str); 3] = [
-            (config.ipv4().is_none(), "public_ip", "the network has no IPv4; leave it out"),
-            (
-                config.ipv6().is_none(),
-                "public_ipv6",
-                "the network has no IPv6; leave it out, or set EnableIPv6 and IPv6Network",
-            ),
-            (
-                config.enable_nftables() == Some(true),
-                "iptables_resync",
-                "rules are kept in nftables, which tells of changes by itself; leave it out",
-            ),
-        ];
-        let effectless = reasons.iter().filter(|(applies, ..)| *applies);
-        effectless.flat_map(|(_, flag, reason)| self.given.said(&[flag], reason)).collect()
     }
 }
 

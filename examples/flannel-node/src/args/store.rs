@@ -1,15 +1,16 @@
 //! Which store to use.
 
-use std::{fmt, path::PathBuf};
+use std::{convert::Infallible, path::PathBuf, str::FromStr};
 
 use clap::Args;
+use flannel_daemon::StoreOptions;
 use flannel_store::{EtcdConfig, EtcdPassword};
 
 /// Which store to use.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StoreArgs {
     /// Where the leases live: file:FOLDER for all nodes of this machine, memory for a node on its own. Without it, etcd.
-    #[arg(long, value_name = "STORE", value_parser = parse_store)]
+    #[arg(long, value_name = "STORE")]
     pub(crate) store: Option<StoreArg>,
 
     /// The client addresses of etcd's members.
@@ -46,23 +47,17 @@ pub(crate) struct StoreArgs {
     pub(crate) etcd_password: Option<EtcdPassword>,
 }
 
-impl fmt::Display for StoreArgs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl StoreArgs {
+    pub(crate) fn options(&self) -> StoreOptions {
         match &self.store {
-            Some(StoreArg::File(path)) => write!(f, "file:{}", path.display()),
-            Some(StoreArg::Memory) => f.write_str("memory"),
-            // Some endpoints have a password in them.
-            None => write!(
-                f,
-                "etcd, {} endpoints, under {}",
-                self.etcd_endpoints.len(),
-                self.etcd_prefix
-            ),
+            None => StoreOptions::etcd(self.etcd()),
+            Some(StoreArg { name, location }) => {
+                let (name, location) = (name.clone(), location.clone());
+                StoreOptions { name, location, etcd: self.etcd() }
+            }
         }
     }
-}
 
-impl StoreArgs {
     /// How to reach etcd.
     pub(crate) fn etcd(&self) -> EtcdConfig {
         EtcdConfig {
@@ -77,17 +72,18 @@ impl StoreArgs {
     }
 }
 
-/// Where the leases live.
+/// Where the leases live: a kind of store, and what it is opened with.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum StoreArg {
-    File(PathBuf),
-    Memory,
+pub(crate) struct StoreArg {
+    pub(crate) name: String,
+    pub(crate) location: String,
 }
 
-fn parse_store(text: &str) -> Result<StoreArg, String> {
-    match text.split_once(':') {
-        None if text == "memory" => Ok(StoreArg::Memory),
-        Some(("file", path)) if !path.is_empty() => Ok(StoreArg::File(path.into())),
-        _ => Err("expected file:FOLDER or memory".into()),
+impl FromStr for StoreArg {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let (name, location) = text.split_once(':').unwrap_or((text, ""));
+        Ok(Self { name: name.into(), location: location.into() })
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flannel_core::NodeId;
+use flannel_daemon::teardown::TeardownOptions;
 use ipnetwork::IpNetwork;
 
 use super::{StoreArgs, values};
@@ -33,4 +34,17 @@ pub(crate) struct TeardownArgs {
     /// With --release: the folder that the node's name is kept in.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) state_dir: Option<PathBuf>,
+}
+
+impl TeardownArgs {
+    pub(crate) fn options(&self) -> TeardownOptions {
+        TeardownOptions {
+            store: self.store.options(),
+            network: self.network.clone(),
+            subnet_file: self.subnet_file.clone(),
+            release: self.release,
+            node_id: self.node_id.clone(),
+            state_dir: self.state_dir.clone(),
+        }
+    }
 }

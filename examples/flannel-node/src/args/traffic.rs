@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use flannel_core::NetworkConfig;
-use flannel_firewall::{FirewallOptions, Masquerade, ModeChoice};
+use flannel_firewall::{FirewallOptions, Masquerade};
 use ipnetwork::IpNetwork;
 
 use super::values;
@@ -43,15 +42,14 @@ pub(crate) struct TrafficArgs {
 }
 
 impl TrafficArgs {
-    /// The firewall that is asked for in the network of `config`.
-    pub(crate) fn firewall(&self, config: &NetworkConfig) -> FirewallOptions {
+    /// The firewall that is asked for.
+    pub(crate) fn firewall(&self) -> FirewallOptions {
         let masquerade = match (self.ip_masq, self.ip_masq_fully_random_disable) {
             (false, _) => Masquerade::Off,
             (true, false) => Masquerade::RandomPorts,
             (true, true) => Masquerade::KeepPorts,
         };
         FirewallOptions {
-            mode: ModeChoice::of(config),
             masquerade,
             keep_source: self.ip_masq_except.clone(),
             forward: self.iptables_forward_rules,
@@ -67,30 +65,23 @@ mod tests {
     use crate::args::Cli;
 
     #[test]
-    fn the_flags_and_the_network_say_which_firewall() {
-        let firewall = |args: &[&str], nftables: &str| {
-            let config: NetworkConfig =
-                format!(r#"{{"Network":"10.3.0.0/16"{nftables}}}"#).parse().unwrap();
+    fn the_flags_say_which_firewall() {
+        let firewall = |args: &[&str]| {
             let line = ["flannel-node"].iter().chain(args).map(Into::into);
-            Cli::read(line, |_| None).unwrap().node.traffic.firewall(&config)
+            Cli::read(line, |_| None).unwrap().node.traffic.firewall()
         };
-        let usual = firewall(&[], "");
-        assert_eq!(usual, FirewallOptions::default());
-        let given = firewall(
-            &[
-                "-ip-masq",
-                "-ip-masq-except=192.0.2.0/24,fd00::/64",
-                "-iptables-resync=7",
-                "-iptables-forward-rules=false",
-            ],
-            r#","EnableNFTables":true"#,
-        );
-        assert_eq!(given.masquerade, Masquerade::RandomPorts);
-        assert_eq!((given.mode, given.forward), (ModeChoice::Nftables, false));
+        assert_eq!(firewall(&[]), FirewallOptions::default());
+        let given = firewall(&[
+            "-ip-masq",
+            "-ip-masq-except=192.0.2.0/24,fd00::/64",
+            "-iptables-resync=7",
+            "-iptables-forward-rules=false",
+        ]);
+        assert_eq!((given.masquerade, given.forward), (Masquerade::RandomPorts, false));
         let except = ["192.0.2.0/24", "fd00::/64"].map(|block| block.parse().unwrap());
         assert_eq!(given.keep_source, except);
         assert_eq!(given.check_every, Duration::from_secs(7));
-        let kept = firewall(&["-ip-masq=true", "-ip-masq-fully-random-disable"], "");
+        let kept = firewall(&["-ip-masq=true", "-ip-masq-fully-random-disable"]);
         assert_eq!(kept.masquerade, Masquerade::KeepPorts);
     }
 }

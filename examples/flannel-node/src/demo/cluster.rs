@@ -13,7 +13,7 @@ use flannel_testbed::{Blocks, Host, Pod, Process, Testbed, probe::Reachability};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::subnet_file;
+use flannel_daemon::read_subnet_file;
 
 pub(super) struct Cluster {
     testbed: Testbed,
@@ -51,7 +51,7 @@ impl Cluster {
         }
         for (host, mut process) in self.testbed.hosts().iter().zip(processes) {
             process.line(START, |line| line.contains(" ready subnet=")).await?;
-            let env = subnet_file::read(&self.subnet_file(host));
+            let env = read_subnet_file(&self.subnet_file(host));
             let subnet = Blocks::new(env.subnet, env.ipv6_subnet);
             let subnet = subnet.with_context(|| format!("{} has no subnet", host.name()))?;
             let pod = host.add_pod(subnet).await?;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 /// The page for `status`.
-pub(super) fn render(status: &Value) -> String {
+pub(crate) fn render(status: &Value) -> String {
     let mut page = String::new();
     let mut line = |name: &str, text: String| {
         writeln!(page, "{name:12} {text}").expect("strings take all");

@@ -127,10 +127,9 @@ fn of_a_flag_that_is_given_twice_the_last_counts() {
 
 #[test]
 fn what_has_no_effect_is_said_once_with_what_to_do() {
-    let config = r#"{"EnableNFTables":true,"Network":"10.3.0.0/16"}"#.parse().unwrap();
     let said = |args: &[&str], environment: &[(&str, &str)]| {
         let args = node(args, environment);
-        [args.without_effect(), args.without_effect_in(&config)].concat()
+        args.without_effect()
     };
     let of_kubernetes = [
         "-kubeconfig-file=/x",
@@ -149,8 +148,6 @@ fn what_has_no_effect_is_said_once_with_what_to_do() {
         "-ip-masq-except=192.0.2.0/24",
         "-node-id=a",
         "-state-dir=/s",
-        "-public-ipv6=2001:db8::1",
-        "-iptables-resync=7",
     ];
     let all = said(&[&of_kubernetes[..], &of_others].concat(), &[]);
     let golden = include_str!("../../../tests/golden/without-effect.txt");

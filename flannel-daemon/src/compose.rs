@@ -1,0 +1,252 @@
+//! The one place where store, backend, firewall and probe are put together.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
+use flannel_core::{BackendError, NetworkConfig, Node, NodeId, NodeOptions, Store, StoreError};
+use flannel_firewall::{FirewallOptions, Firewalled, ModeChoice};
+use flannel_netlink::{Namespace, iface::InterfaceNews};
+use flannel_probe::Prober;
+use flannel_store::{LeaseOptions, Registry, RegistryError, RegistryStore, network_config};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::{
+    Backends, DaemonOptions,
+    backends::{BackendRequest, BuiltBackend},
+    handle::{DaemonHandle, Facts},
+    host_lock::{self, HostLock},
+    journal::{FIND_UPLINK, READ_CONFIG, SET_UP_NETWORK},
+    node_id::{self, KeptId},
+    path_monitor::PathMonitor,
+    retry::{PAUSE, Retry},
+    sandbox,
+    store_metrics::TimedRegistry,
+    stores::{OpenStore, StorePlan},
+    subnet_file,
+};
+
+/// What a node is made of.
+pub(crate) struct Parts {
+    pub(crate) options: DaemonOptions,
+    pub(crate) plan: StorePlan,
+    pub(crate) backends: Backends,
+    pub(crate) namespace: Option<Namespace>,
+    pub(crate) sandboxed: bool,
+}
+
+/// A node that is about to run, with its name.
+pub(crate) struct Composed {
+    pub(crate) node: Node,
+    /// What looks at the paths to peers, if that is asked for.
+    pub(crate) path_monitor: Option<PathMonitor>,
+    /// No other process of this machine may use the name meanwhile.
+    _kept: Option<KeptId>,
+    /// Nor may another node of the network run on this host.
+    _host_lock: HostLock,
+}
+
+/// A store that answers, and what it says of the network.
+enum Connected {
+    Registry(TimedRegistry),
+    Store(Arc<dyn Store>, NodeId),
+}
+
+/// Opens the store and makes a node on it.
+///
+/// The network says which families an uplink needs, and the uplink names the node: so they come in this order.
+pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Composed> {
+    let Parts { options, plan, backends, namespace, sandboxed } = parts;
+    let StorePlan { open, identity, .. } = plan;
+    let (store, config) = connect(open.await?, options.network.as_ref(), daemon).await?;
+    backends.check(&config)?;
+    without_effect(&options, &config);
+    if sandboxed {
+        sandbox::settle(config.backend().kind());
+    }
+    if !config.backend().is_explicit() {
+        warn!("the network config names no Backend, which means udp; vxlan is usually better");
+    }
+    let host_lock = host_lock::lock(identity.as_deref(), &options.store).await?;
+    let own = Namespace::current().context("cannot open our own network namespace");
+    let namespace = namespace.map_or(own, Ok)?;
+    let finder = UplinkFinder::new(&namespace, &config, &options.uplink)?;
+    let kept = match &store {
+        Connected::Registry(_) => kept_id(&options),
+        Connected::Store(..) => None,
+    };
+    let named = match &store {
+        Connected::Store(_, id) => Some(id.clone()),
+        Connected::Registry(_) => {
+            options.node_id.clone().or_else(|| Some(kept.as_ref()?.id.clone()))
+        }
+    };
+    let paths = Paths::default();
+    let BuiltBackend { backend, udp } = backends.build(&BackendRequest {
+        config: &config,
+        namespace: &namespace,
+        uplink: &finder,
+        node: named.as_ref(),
+        paths: &paths,
+        blackhole: options.blackhole,
+    })?;
+    let firewall = firewall_options(&options, &config);
+    let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
+    let address = uplink_address(&finder, &config, daemon).await?;
+    let id = match named {
+        Some(id) => id,
+        None => address.context("the uplink has no address")?.into(),
+    };
+    info!(node = %id, "joining");
+    let store: Arc<dyn Store> = match store {
+        Connected::Registry(registry) => {
+            let hint = subnet_file::read(&options.subnet_file).held();
+            let ttl = options.lease_ttl;
+            Arc::new(RegistryStore::new(registry, id.clone(), LeaseOptions { hint, ttl }))
+        }
+        Connected::Store(store, _) => store,
+    };
+    let (on_lease_loss, renew_margin) = (options.on_lease_loss, options.renew_margin);
+    let node_options = NodeOptions { on_lease_loss, renew_margin, ..NodeOptions::default() };
+    let node = Node::from_parts(store, backend, node_options);
+    let path_monitor = options.probe.map(|options| {
+        let (prober, handle) = Prober::new(&namespace, options);
+        PathMonitor { prober, handle, finder, config: config.clone(), paths }
+    });
+    daemon.runs(Facts { id, config, store: options.store.to_string(), udp }, node.handle());
+    Ok(Composed { node, path_monitor, _kept: kept, _host_lock: host_lock })
+}
+
+/// Stores the network that is asked for if there is none, and reads the one that there is.
+async fn connect(
+    store: OpenStore,
+    network: Option<&NetworkConfig>,
+    daemon: &DaemonHandle,
+) -> Result<(Connected, NetworkConfig)> {
+    match store {
+        OpenStore::Registry(registry) => {
+            let registry = TimedRegistry::new(registry, daemon.store_metrics());
+            if let Some(network) = network {
+                let mut retry = Retry::new(SET_UP_NETWORK, daemon);
+                while retry.outcome(init(&registry, network).await, is_retryable)?.is_none() {
+                    sleep(PAUSE).await;
+                }
+            }
+            let mut retry = Retry::new(READ_CONFIG, daemon);
+            loop {
+                let read = network_config(&registry).await;
+                if let Some(config) = retry.outcome(read, StoreError::is_retryable)? {
+                    return Ok((Connected::Registry(registry), config));
+                }
+                sleep(PAUSE).await;
+            }
+        }
+        OpenStore::Store(store, id) => {
+            let mut retry = Retry::new(READ_CONFIG, daemon);
+            loop {
+                if let Some(config) =
+                    retry.outcome(store.config().await, StoreError::is_retryable)?
+                {
+                    return Ok((Connected::Store(store, id), config));
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Stores `wanted` as the network's configuration if there is none.
+async fn init(registry: &impl Registry, wanted: &NetworkConfig) -> Result<(), RegistryError> {
+    let was = registry.config().await?;
+    let json = serde_json::to_string(wanted).expect("a network config is valid JSON");
+    match &was.text {
+        None => registry.set_config(&was, &json).await,
+        Some(text) if *text == json => Ok(()),
+        Some(_) => {
+            info!("{} has a network config already, which is used", was.place);
+            Ok(())
+        }
+    }
+}
+
+/// Whether a registry may do what it did not do if it is asked again.
+fn is_retryable(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::ConfigConflict | RegistryError::Unavailable { .. })
+}
+
+/// Waits for an uplink. Also where the id is known: whoever waits for a network card should not wait for long.
+async fn uplink_address(
+    finder: &UplinkFinder,
+    config: &NetworkConfig,
+    daemon: &DaemonHandle,
+) -> Result<Option<std::net::IpAddr>> {
+    let mut changes = None;
+    let mut retry = Retry::new(FIND_UPLINK, daemon);
+    let uplink = loop {
+        if let Some(uplink) = retry.outcome(finder.find().await, BackendError::is_retryable)? {
+            break uplink;
+        }
+        match &mut changes {
+            // A card that comes is seen at once.
+            Some(changes) => drop(timeout(PAUSE, InterfaceNews::next(changes)).await),
+            // One that came before we listen is seen by looking again.
+            None => match finder.news() {
+                Ok(opened) => changes = Some(opened),
+                Err(_) => sleep(PAUSE).await,
+            },
+        }
+    };
+    if let Some((address, network)) = uplink.inside_of(config) {
+        warn!(
+            "this host's address {address} is inside of the network {network}: leases may cover the link between hosts; give the \
+             network another block, or leave that link out with SubnetMin and SubnetMax"
+        );
+    }
+    Ok(uplink.address())
+}
+
+/// The id in the state folder, if the options name none. Without one, the node goes by its address.
+fn kept_id(options: &DaemonOptions) -> Option<KeptId> {
+    if options.node_id.is_some() {
+        return None;
+    }
+    match node_id::keep(options.state_dir.as_deref()) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            warn!(
+                "{error}; until then this node's address is its name, and its lease is lost with it"
+            );
+            None
+        }
+    }
+}
+
+/// The network's configuration says who keeps the rules, unless the options do.
+fn firewall_options(options: &DaemonOptions, config: &NetworkConfig) -> FirewallOptions {
+    let mode = match options.firewall.mode {
+        ModeChoice::Auto => ModeChoice::of(config),
+        chosen => chosen,
+    };
+    FirewallOptions { mode, ..options.firewall.clone() }
+}
+
+/// Says which options change nothing in this network, with the reason and what to do.
+fn without_effect(options: &DaemonOptions, config: &NetworkConfig) {
+    let UplinkOptions { public_ip, public_ipv6, .. } = &options.uplink;
+    if public_ip.is_some() && config.ipv4().is_none() {
+        warn!("without effect: --public-ip: the network has no IPv4; leave it out");
+    }
+    if public_ipv6.is_some() && config.ipv6().is_none() {
+        warn!(
+            "without effect: --public-ipv6: the network has no IPv6; leave it out, or set EnableIPv6 and IPv6Network"
+        );
+    }
+    let usual: Duration = FirewallOptions::default().check_every;
+    if options.firewall.check_every != usual && config.enable_nftables() == Some(true) {
+        warn!(
+            "without effect: --iptables-resync: rules are kept in nftables, which tells of changes by itself; leave it out"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! A node with everything around it.
+
+use std::{fmt, pin::pin};
+
+use anyhow::Result;
+use flannel_firewall::Masquerade;
+use flannel_netlink::Namespace;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::{
+    Backends, DaemonHandle, DaemonOptions, InvalidOptions, Stores,
+    compose::{self, Parts},
+    health_server::{self, Listener},
+    path_monitor,
+    sandbox::{self, Rights},
+    status_socket,
+    stores::{StorePlan, StoreRequest},
+    subnet_publisher, supervisor,
+};
+
+/// A node with everything around it: files, firewall, health, metrics, status. Nothing happens until it [runs](Self::run_until).
+pub struct Daemon {
+    options: DaemonOptions,
+    plan: StorePlan,
+    backends: Backends,
+    namespace: Option<Namespace>,
+    handle: DaemonHandle,
+    rights: Option<Rights>,
+}
+
+impl Daemon {
+    /// A daemon with the stores and backends of this project.
+    ///
+    /// # Errors
+    ///
+    /// As [`with`](Self::with).
+    pub fn new(options: DaemonOptions) -> Result<Self, InvalidOptions> {
+        Self::with(options, &Stores::default(), Backends::default())
+    }
+
+    /// A daemon that chooses among these stores and backends. Touches nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOptions`] that names what is wrong with the store or with the network that is to be stored.
+    pub fn with(
+        options: DaemonOptions,
+        stores: &Stores,
+        backends: Backends,
+    ) -> Result<Self, InvalidOptions> {
+        let network = options.network.as_ref();
+        if let Some(network) = network {
+            backends.check(network)?;
+        }
+        let plan = stores.plan(&StoreRequest { options: &options.store, network, create: true })?;
+        let handle =
+            DaemonHandle::new(&options.subnet_file, options.firewall.masquerade != Masquerade::Off);
+        Ok(Self { options, plan, backends, namespace: None, handle, rights: None })
+    }
+
+    /// Runs the node in this network namespace instead of the process's own.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
+    /// A view of this daemon that stays useful while it runs.
+    pub fn handle(&self) -> DaemonHandle {
+        self.handle.clone()
+    }
+
+    /// Gives up rights that this daemon does not need: those of the calling thread and of threads that it starts from now on, for good.
+    /// So call it before the runtime is built, in a program that does nothing else.
+    pub fn enter_sandbox(&mut self) {
+        self.rights = Some(sandbox::enter(&self.options, &self.plan));
+    }
+
+    /// Runs until `stop` resolves. Lease and data path stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// What somebody has to correct first. What a retry can fix is retried.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it stops the daemon at once; lease and data path stay.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Self { options, plan, backends, namespace, handle, rights } = self;
+        sandbox::log(rights.as_ref());
+        let mut stop = pin!(async {
+            stop.await;
+            supervisor::stopping();
+        });
+        let mut tasks = JoinSet::new();
+        if let Some(address) = options.health {
+            let listener = health_server::listen(address).await?;
+            tasks.spawn(health_server::serve(listener, handle.clone()));
+        }
+        let _socket = match status_socket::listen(&status_socket::beside(&options.subnet_file)) {
+            Ok((listener, file)) => {
+                tasks.spawn(health_server::serve(Listener::Operators(listener), handle.clone()));
+                Some(file)
+            }
+            Err(error) => {
+                warn!("flannel-node status will not work: {error:#}");
+                None
+            }
+        };
+        tasks.spawn(supervisor::watchdog(handle.clone()));
+        let parts = Parts { options, plan, backends, namespace, sandboxed: rights.is_some() };
+        let composed = tokio::select! {
+            biased;
+            () = &mut stop => None,
+            composed = compose::compose(parts, &handle) => Some(composed?),
+        };
+        if let Some(composed) = composed {
+            let node = composed.node;
+            tasks.spawn(subnet_publisher::publish(node.handle(), handle.clone()));
+            if let Some(monitor) = composed.path_monitor {
+                tasks.spawn(path_monitor::run(monitor, node.handle(), handle.clone()));
+            }
+            tasks.spawn(handle.follow());
+            node.run_until(stop).await?;
+        }
+        info!("stopped; lease and data path stay");
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Daemon").field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,53 @@
+//! Follows the path between two pod addresses through this host, and names what is broken first.
+
+mod ask;
+mod collect;
+mod facts;
+mod walk;
+
+use std::{net::IpAddr, path::PathBuf};
+
+use anyhow::{Result, ensure};
+
+use crate::{StoreOptions, Stores};
+
+pub(crate) use facts::Tunnel;
+pub use walk::{Broken, Explanation, Passed};
+
+/// Which path to explain.
+#[derive(Clone, Debug)]
+pub struct ExplainOptions {
+    /// The address of a pod.
+    pub source: IpAddr,
+    /// The address of another pod. One of the two has to be on this host.
+    pub destination: IpAddr,
+    /// The file in which this host's node says which subnet it has.
+    pub subnet_file: PathBuf,
+    /// Where the leases live.
+    pub store: StoreOptions,
+}
+
+/// Explains the path between two pods. Writes nothing; sends some datagrams to the other side if nothing here is broken.
+///
+/// # Errors
+///
+/// If this host cannot be looked at. A store that does not answer is a part of the explanation.
+pub async fn explain(options: &ExplainOptions, stores: &Stores) -> Result<Explanation> {
+    ensure!(
+        options.source.is_ipv4() == options.destination.is_ipv4(),
+        "{} and {} are of two address families: give both addresses of one",
+        options.source,
+        options.destination
+    );
+    match collect::collect(options, stores).await? {
+        Ok(mut facts) => {
+            let explanation = walk::walk(&facts);
+            if explanation.broken.is_some() {
+                return Ok(explanation);
+            }
+            collect::ask_peer(&mut facts, options).await?;
+            Ok(walk::walk(&facts))
+        }
+        Err(broken) => Ok(Explanation::broken_at_once(options.source, options.destination, broken)),
+    }
+}

@@ -1,0 +1,213 @@
+//! Reads the store, the kernel and the files of this host. Writes nothing.
+
+use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+
+use anyhow::{Context, Result};
+use flannel_firewall::{Passage, inspect};
+use flannel_netlink::{
+    Connection, Namespace,
+    iface::lookup_route,
+    list_addresses, list_forwarding, list_links, list_neighbours, list_nexthops, list_routes,
+    state::{AddressFilter, IpFamily, Link, Route},
+};
+use flannel_store::{Registry, network_config};
+
+use super::{
+    ExplainOptions,
+    ask::{OF_A_POD, PORT, Question},
+    facts::{Answers, Facts, Hop, Host, InTheWay, Running, Stored, Tunnel},
+    walk::Broken,
+};
+use crate::{Stores, status, status_socket, subnet_file};
+
+/// Collects what there is. The inner error says that the store is what is broken.
+pub(crate) async fn collect(
+    options: &ExplainOptions,
+    stores: &Stores,
+) -> Result<Result<Facts, Broken>> {
+    let stored = match stored(options, stores).await {
+        Ok(stored) => stored,
+        Err(error) => {
+            return Ok(Err(Broken {
+                link: "store",
+                says: format!("{error:#}"),
+                remedy: "give the options with which flannel-node is started on this host".into(),
+            }));
+        }
+    };
+    let (source, destination) = (options.source, options.destination);
+    let mut host = Host {
+        subnet_file: options.subnet_file.clone(),
+        env: subnet_file::read(&options.subnet_file),
+        ..Host::default()
+    };
+    let namespace = Namespace::current().context("cannot open our own network namespace")?;
+    let connection = &mut Connection::open(&namespace)?;
+    let ways_to: Vec<_> =
+        [source, destination].into_iter().chain(public(&stored, &host, options)).collect();
+    read_kernel(connection, &mut host, &ways_to).await?;
+    read_neighbours(connection, &stored, &mut host, options).await?;
+    host.settings = settings(&host);
+    let node = status::ask(&status_socket::beside(&options.subnet_file)).ok();
+    let node = node.and_then(|text| Some(Running::read(&serde_json::from_str(&text).ok()?)));
+    let obstacles = obstacles(&namespace, &host, options).await;
+    Ok(Ok(Facts { source, destination, stored, host, obstacles, node, answers: None }))
+}
+
+/// Asks the other side, which takes up to some seconds, and sees whether the kernel found its neighbours by that.
+pub(crate) async fn ask_peer(facts: &mut Facts, options: &ExplainOptions) -> Result<()> {
+    facts.answers = Some(answers(&facts.stored, &facts.host, options).await);
+    let namespace = Namespace::current().context("cannot open our own network namespace")?;
+    let connection = &mut Connection::open(&namespace)?;
+    read_neighbours(connection, &facts.stored, &mut facts.host, options).await
+}
+
+/// What of the rules is in the way, there and back.
+async fn obstacles(
+    namespace: &Namespace,
+    host: &Host,
+    options: &ExplainOptions,
+) -> Result<Vec<InTheWay>, String> {
+    let device = |address: IpAddr| {
+        let hop = host.hops.get(&address)?.as_ref().ok()?;
+        Some(host.device(hop.link)?.name.clone())
+    };
+    let mut found = Vec::new();
+    if ends(host, options).is_none() {
+        return Ok(found);
+    }
+    for (from, to) in [(options.source, options.destination), (options.destination, options.source)]
+    {
+        let (enters, leaves) = (device(from), device(to));
+        let passage = Passage { source: from, destination: to, enters, leaves };
+        let obstacles = inspect(namespace, &passage, &[]).await;
+        let obstacles = obstacles.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        found.extend(obstacles.into_iter().map(|obstacle| InTheWay { from, to, obstacle }));
+    }
+    Ok(found)
+}
+
+async fn stored(options: &ExplainOptions, stores: &Stores) -> Result<Stored> {
+    let registry: Box<dyn Registry> = stores.open(&options.store).await?;
+    let place = registry.config().await?.place;
+    let config = network_config(registry.as_ref()).await?;
+    let records = registry.list().await?.records;
+    Ok(Stored { place, config, records })
+}
+
+/// The two ends, ours first: `None` if neither or both are in this host's subnet.
+fn ends(host: &Host, options: &ExplainOptions) -> Option<(IpAddr, IpAddr)> {
+    let block = host.block(options.source.is_ipv4())?;
+    match (block.contains(options.source), block.contains(options.destination)) {
+        (true, false) => Some((options.source, options.destination)),
+        (false, true) => Some((options.destination, options.source)),
+        _ => None,
+    }
+}
+
+fn public(stored: &Stored, host: &Host, options: &ExplainOptions) -> Option<IpAddr> {
+    let (_, far) = ends(host, options)?;
+    stored.public(far)
+}
+
+async fn read_kernel(
+    connection: &mut Connection,
+    host: &mut Host,
+    ways_to: &[IpAddr],
+) -> Result<()> {
+    host.links = list_links(connection).await.context("cannot list devices")?;
+    host.addresses = list_addresses(connection, AddressFilter::default())
+        .await
+        .context("cannot list addresses")?;
+    host.nexthops = list_nexthops(connection).await.context("cannot list nexthop objects")?;
+    if let Some(first) = ways_to.first() {
+        host.routes = list_routes(connection, Route::MAIN, IpFamily::of(first))
+            .await
+            .context("cannot list routes")?;
+    }
+    for address in ways_to {
+        let hop = match lookup_route(connection, *address).await {
+            Ok(reach) => Ok(Hop { link: reach.link, gateway: reach.gateway }),
+            Err(error) => Err(error.to_string()),
+        };
+        host.hops.insert(*address, hop);
+    }
+    Ok(())
+}
+
+async fn read_neighbours(
+    connection: &mut Connection,
+    stored: &Stored,
+    host: &mut Host,
+    options: &ExplainOptions,
+) -> Result<()> {
+    let tunnel = Tunnel::of(&stored.config, options.source.is_ipv4());
+    let tunnel = tunnel.and_then(|tunnel| Some(host.device_named(&tunnel.device)?.index));
+    let uplink =
+        public(stored, host, options).and_then(|public| host.hops.get(&public)?.as_ref().ok());
+    let uplink = uplink.map(|hop| hop.link).filter(|link| Some(*link) != tunnel);
+    host.neighbours.clear();
+    for link in tunnel.into_iter().chain(uplink) {
+        host.neighbours
+            .extend(list_neighbours(connection, link).await.context("cannot list neighbours")?);
+    }
+    if let Some(link) = tunnel {
+        host.forwarding =
+            list_forwarding(connection, link).await.context("cannot list forwarding entries")?;
+    }
+    Ok(())
+}
+
+/// Asks all at the same time, because the one that does not answer takes its time.
+async fn answers(stored: &Stored, host: &Host, options: &ExplainOptions) -> Answers {
+    let Some((_, far)) = ends(host, options) else { return Answers::default() };
+    let (Some(public), Some((_, block))) = (stored.public(far), stored.record_with(far)) else {
+        return Answers::default();
+    };
+    let is_ipv4 = far.is_ipv4();
+    let own = host.block(is_ipv4).and_then(|block| host.address_in(block));
+    let tunnel = Tunnel::of(&stored.config, is_ipv4);
+    let is_direct = tunnel.as_ref().is_none_or(|tunnel| tunnel.is_direct(host, public));
+    let through = if is_direct { public } else { block.network() };
+    let hop = host.hops.get(&public).and_then(|hop| hop.as_ref().ok());
+    let card = hop.and_then(|hop| host.device(hop.link)).map(|device| device.mtu);
+    let configured = tunnel.as_ref().and_then(|tunnel| tunnel.mtu);
+    let size = card.map(|card| card.min(configured.unwrap_or(card)));
+    let of_peer = Question::new((public, PORT).into());
+    let (peer, large, tunnel_port, network, pod) = tokio::join!(
+        of_peer.ask(),
+        async { Some((size?, Question { size, ..of_peer }.ask().await)) },
+        async {
+            let tunnel = tunnel.filter(|_| !is_direct)?;
+            Some(Question::new((public, tunnel.port).into()).ask().await)
+        },
+        async {
+            let from = Some(own?);
+            Some(Question { from, ..Question::new((through, PORT).into()) }.ask().await)
+        },
+        Question { from: own, patience: OF_A_POD, ..Question::new((far, PORT).into()) }.ask(),
+    );
+    Answers { peer: Some(peer), large, tunnel_port, network, pod: Some(pod) }
+}
+
+/// The settings that a walk looks at, as far as this kernel has them.
+fn settings(host: &Host) -> BTreeMap<String, String> {
+    let general =
+        ["net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter", "net/ipv6/conf/all/forwarding"];
+    let of_device = |link: &Link| {
+        ["net/ipv4/conf/NAME/forwarding", "net/ipv4/conf/NAME/rp_filter"]
+            .map(|setting| setting.replace("NAME", &link.name))
+    };
+    // Where a host has thousands of pods, only the devices that the ways lead through count.
+    let counts = |link: &&Link| {
+        host.hops.values().flatten().any(|hop| hop.link == link.index)
+            || host.addresses.iter().any(|address| address.link == link.index)
+    };
+    let of_devices = host.links.iter().filter(counts).flat_map(of_device);
+    let all = general.map(String::from).into_iter().chain(of_devices);
+    all.filter_map(|setting| {
+        let value = fs::read_to_string(Path::new("/proc/sys").join(&setting)).ok()?;
+        Some((setting, value.trim().to_owned()))
+    })
+    .collect()
+}

@@ -1,0 +1,198 @@
+//! What this process knows of its node, for whoever asks: health checks, metrics, operators.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use flannel_backend_udp::Meter;
+use flannel_core::{NetworkConfig, NodeHandle, NodeId, Status, SubnetEnv};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    journal::Journal,
+    metrics,
+    path_monitor::Probed,
+    readiness::{File, Readiness, View, judge},
+    status,
+    store_metrics::StoreTimes,
+    subnet_file,
+};
+
+/// A daemon as seen from outside. Clones see the same one.
+#[derive(Clone, Debug)]
+pub struct DaemonHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    started: SystemTime,
+    subnet_file: PathBuf,
+    ip_masq: bool,
+    times: StoreTimes,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    node: Option<(Facts, NodeHandle)>,
+    /// What is needed before there can be a node and is not to be had, with the reason.
+    lacking: BTreeMap<&'static str, String>,
+    journal: Journal,
+    /// What is known of the ways to peers, if they are asked.
+    probed: Option<Probed>,
+}
+
+/// What does not change while a node runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) id: NodeId,
+    pub(crate) config: NetworkConfig,
+    /// The store, for people.
+    pub(crate) store: String,
+    /// What carries packets and what became of them, with the udp backend.
+    pub(crate) udp: Option<Meter>,
+}
+
+/// Why a node does not count as alive.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Dead {
+    Ended,
+    Hanging,
+}
+
+impl DaemonHandle {
+    pub(crate) fn new(subnet_file: &Path, ip_masq: bool) -> Self {
+        Self(Arc::new(Shared {
+            started: SystemTime::now(),
+            subnet_file: subnet_file.to_owned(),
+            ip_masq,
+            times: StoreTimes::default(),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// When this process began to work.
+    pub(crate) fn started(&self) -> SystemTime {
+        self.0.started
+    }
+
+    /// How long the store takes to answer.
+    pub(crate) fn store_metrics(&self) -> &StoreTimes {
+        &self.0.times
+    }
+
+    /// Remembers that `what` is not to be had yet, or is at last.
+    pub(crate) fn lack(&self, what: &'static str, reason: Option<String>) {
+        let mut state = self.state();
+        state.journal.lack(what, reason.as_deref(), SystemTime::now(), Instant::now());
+        match reason {
+            Some(reason) => drop(state.lacking.insert(what, reason)),
+            None => drop(state.lacking.remove(what)),
+        }
+    }
+
+    /// There is a node now.
+    pub(crate) fn runs(&self, facts: Facts, handle: NodeHandle) {
+        self.state().node = Some((facts, handle));
+    }
+
+    /// This is known of the ways to peers now.
+    pub(crate) fn probed(&self, probed: Probed) {
+        self.state().probed = Some(probed);
+    }
+
+    /// What is known of the ways to peers; `None` if they are not asked.
+    pub(crate) fn probes(&self) -> Option<Probed> {
+        self.state().probed.clone()
+    }
+
+    /// Writes the journal until the node ends.
+    pub(crate) async fn follow(self) {
+        let Some(mut handle) = self.node() else { return };
+        let mut status = handle.status();
+        loop {
+            self.state().journal.follow(&status, SystemTime::now(), Instant::now());
+            let Some(changed) = handle.changed().await else { return };
+            status = changed;
+        }
+    }
+
+    pub(crate) fn facts(&self) -> Option<Facts> {
+        self.state().node.as_ref().map(|(facts, _)| facts.clone())
+    }
+
+    /// The node; `None` until there is one.
+    pub fn node(&self) -> Option<NodeHandle> {
+        self.state().node.as_ref().map(|(_, handle)| handle.clone())
+    }
+
+    pub(crate) fn status(&self) -> Option<Status> {
+        self.node().map(|handle| handle.status())
+    }
+
+    pub(crate) fn journal(&self) -> Journal {
+        self.state().journal.clone()
+    }
+
+    /// What the host should be told, if the node can serve pods with that.
+    pub(crate) fn env(&self, status: &Status) -> Option<SubnetEnv> {
+        let lease = status.lease.as_ref().filter(|_| status.is_ready())?;
+        let config = self.facts()?.config;
+        Some(SubnetEnv::new(&config, &lease.subnet, status.mtu?, self.0.ip_masq))
+    }
+
+    pub(crate) fn subnet_file(&self) -> &Path {
+        &self.0.subnet_file
+    }
+
+    /// Whether the host is told what it should be told.
+    pub(crate) fn file(&self, env: Option<&SubnetEnv>) -> File {
+        match (env, subnet_file::text(&self.0.subnet_file)) {
+            (None, _) => File::NotDue,
+            (Some(_), None) => File::Missing,
+            (Some(env), Some(text)) if env.to_string() == text => File::Exact,
+            (Some(_), Some(_)) => File::Different,
+        }
+    }
+
+    /// The metrics, in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        metrics::render(&metrics::Snapshot::take(self, SystemTime::now(), Instant::now()))
+    }
+
+    /// All that operators may want to know of the node, as JSON.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it.
+    pub async fn status_document(&self) -> serde_json::Value {
+        status::document(self).await
+    }
+
+    /// Whether pods can be served, and what is missing.
+    pub fn readiness(&self) -> Readiness {
+        let status = self.status();
+        let env = status.as_ref().and_then(|status| self.env(status));
+        let file = self.file(env.as_ref());
+        judge(&View { lacking: &self.state().lacking, status: status.as_ref(), file })
+    }
+
+    /// Whether the node's loop turns. Before there is a node, answering at all is the proof.
+    pub(crate) async fn alive(&self) -> Result<(), Dead> {
+        let Some(handle) = self.node() else { return Ok(()) };
+        match timeout(PATIENCE, handle.ping()).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(Dead::Ended),
+            Err(_) => Err(Dead::Hanging),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a loop may take to answer. It does so within a millisecond even with thousands of peers.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);

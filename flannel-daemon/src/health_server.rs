@@ -1,0 +1,158 @@
+//! Answers questions about the node over HTTP, on a TCP port for probes and on a local socket for operators.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use hyper::{
+    Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use crate::handle::{DaemonHandle, Dead, PATIENCE};
+
+/// Where questions come from.
+pub(crate) enum Listener {
+    /// From whoever reaches the port: no more than probes need is said.
+    Network(TcpListener),
+    /// From those whom the socket's permissions let in.
+    Operators(UnixListener),
+}
+
+/// Listens at `address`.
+pub(crate) async fn listen(address: SocketAddr) -> Result<Listener> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for health checks: give a free --healthz-port or another --healthz-ip")
+    })?;
+    info!(%address, "answering /healthz, /readyz and /metrics");
+    Ok(Listener::Network(listener))
+}
+
+/// Answers for ever.
+pub(crate) async fn serve(listener: Listener, daemon: DaemonHandle) {
+    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
+        let (stream, local) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "cannot take a health check's connection, trying again");
+                sleep(RETRY).await;
+                continue;
+            }
+        };
+        let daemon = daemon.clone();
+        connections.spawn(async move {
+            let service = service_fn(|request: Request<Incoming>| {
+                let (path, daemon) = (request.uri().path().to_owned(), daemon.clone());
+                async move { Ok::<_, Infallible>(answer(&path, local, &daemon).await) }
+            });
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            match timeout(LONGEST, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "a health check went wrong"),
+                Err(_) => debug!("a health check took too long"),
+            }
+            drop(place);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// The answer to a question. Methods do not matter, as with flannel.
+async fn answer(path: &str, local: bool, daemon: &DaemonHandle) -> Response<String> {
+    match path {
+        "/healthz" => match daemon.alive().await {
+            Ok(()) => text(StatusCode::OK, "flannel-node is running\n".into()),
+            Err(Dead::Ended) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the node has ended\n".into())
+            }
+            Err(Dead::Hanging) => {
+                let line = format!("the node's loop has not turned for {} s\n", PATIENCE.as_secs());
+                text(StatusCode::SERVICE_UNAVAILABLE, line)
+            }
+        },
+        "/readyz" => {
+            let readiness = daemon.readiness();
+            let code =
+                if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(code, readiness.to_string())
+        }
+        "/metrics" => {
+            typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", daemon.metrics())
+        }
+        "/status" if local => {
+            let body = daemon.status_document().await.to_string();
+            typed(StatusCode::OK, "application/json", body)
+        }
+        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n".into()),
+    }
+}
+
+fn text(code: StatusCode, body: String) -> Response<String> {
+    typed(code, "text/plain; charset=utf-8", body)
+}
+
+fn typed(code: StatusCode, kind: &'static str, body: String) -> Response<String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+impl Listener {
+    /// The next connection, and whether it is an operator's.
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, bool)> {
+        Ok(match self {
+            Self::Network(listener) => (Box::new(listener.accept().await?.0), false),
+            Self::Operators(listener) => (Box::new(listener.accept().await?.0), true),
+        })
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How many connections are served at once: probes and scrapers of some monitoring systems.
+const CONNECTIONS: usize = 32;
+
+/// How long a connection may last. Probes ask once; who keeps a connection open takes another one after that.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Between failures to take a connection.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_asked_is_answered_and_peers_are_told_to_operators_only() {
+        let daemon = DaemonHandle::new(Path::new("/no/such/subnet.env"), false);
+        let ask = async |path: &str, local| {
+            let response = answer(path, local, &daemon).await;
+            (response.status().as_u16(), response.into_body())
+        };
+        assert_eq!(ask("/healthz", false).await, (200, "flannel-node is running\n".into()));
+        let (code, body) = ask("/readyz", false).await;
+        assert_eq!(
+            (code, body.as_str()),
+            (503, "flannel-node is not ready\nstart: the node is being set up\n")
+        );
+        assert!(ask("/metrics", false).await.1.contains("\nflannel_ready 0\n"));
+        assert_eq!(ask("/status", false).await.0, 404);
+        assert_eq!(ask("/status", true).await.0, 200);
+        assert_eq!(ask("/", true).await.0, 404);
+    }
+}

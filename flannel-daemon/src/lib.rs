@@ -1,0 +1,73 @@
+//! A flannel node with everything around it, as a library.
+//!
+//! A [`Daemon`] is made of one value, [`DaemonOptions`], and of the [`Stores`] and [`Backends`] that it may choose from by name. It puts
+//! store, backend, firewall and probe together, keeps the node's name, `subnet.env` and the status socket, and serves health and
+//! metrics. Its parts are usable alone: [`explain`](explain::explain), [`teardown`](teardown::teardown), [`operate`], and a
+//! [`DaemonHandle`] for what a running daemon knows.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use flannel_daemon::{Daemon, DaemonOptions, StoreOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = DaemonOptions {
+//!     store: StoreOptions::file("/var/lib/leases"),
+//!     network: Some(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#.parse()?),
+//!     ..DaemonOptions::default()
+//! };
+//! let daemon = Daemon::new(options)?;
+//! let handle = daemon.handle();
+//! tokio::spawn(daemon.run_until(std::future::pending()));
+//! println!("{}", handle.readiness());
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod atomic_file;
+mod backends;
+mod compose;
+mod daemon;
+pub mod docker_options;
+mod error;
+pub mod explain;
+mod handle;
+mod health_server;
+mod host_lock;
+mod journal;
+mod metrics;
+mod node_id;
+pub mod operate;
+mod options;
+mod path_monitor;
+mod readiness;
+mod retry;
+mod sandbox;
+pub mod status;
+mod status_socket;
+mod store_metrics;
+mod stores;
+mod subnet_file;
+mod subnet_publisher;
+mod supervisor;
+pub mod teardown;
+mod udp_status;
+
+use std::path::{Path, PathBuf};
+
+pub use backends::{BackendRequest, Backends, BuiltBackend};
+pub use daemon::Daemon;
+pub use error::InvalidOptions;
+pub use handle::DaemonHandle;
+pub use options::{DaemonOptions, StoreOptions};
+pub use readiness::Readiness;
+pub use status_socket::beside as status_socket_path;
+pub use stores::{OpenStore, StorePlan, StoreRequest, Stores};
+pub use subnet_file::read as read_subnet_file;
+
+/// The folder that a file is in.
+fn parent_folder(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?;
+    Some(if folder.as_os_str().is_empty() { ".".into() } else { folder.to_owned() })
+}

@@ -1,0 +1,110 @@
+//! What a daemon is to do, as one value.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use flannel_backend::UplinkOptions;
+use flannel_core::{NetworkConfig, NodeId, OnLeaseLoss};
+use flannel_firewall::FirewallOptions;
+use flannel_store::EtcdConfig;
+
+/// What a daemon is to do. The defaults are flanneld's.
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// Where the leases live.
+    pub store: StoreOptions,
+    /// The network to store if the store has none.
+    pub network: Option<NetworkConfig>,
+    /// The node's name in the store, by which it keeps its lease when its address changes. Without it, the id in the file `node-id` of
+    /// [`state_dir`](Self::state_dir); without that, its public address.
+    pub node_id: Option<NodeId>,
+    /// The folder for what has to outlive a reboot; `/var/lib/flannel-node` if that is on a disk.
+    pub state_dir: Option<PathBuf>,
+    /// How long the lease lasts without a renewal: 24 h as flannel's.
+    pub lease_ttl: Duration,
+    /// How much of its life the lease has at least when it is renewed: 1 h as flannel's.
+    pub renew_margin: Duration,
+    /// What to do when another node has the lease, or it was deleted.
+    pub on_lease_loss: OnLeaseLoss,
+    /// How the interface is found from which peers are reached.
+    pub uplink: UplinkOptions,
+    /// The file that tells CNI plugins and Docker about the node's subnet. The status socket is beside it.
+    pub subnet_file: PathBuf,
+    /// The rules around the data path. Who keeps them, the network's configuration says.
+    pub firewall: FirewallOptions,
+    /// Drop packets to addresses of our subnet that no pod has.
+    pub blackhole: bool,
+    /// Ask peers what the paths to them take; `None` asks nobody.
+    pub probe: Option<flannel_probe::Options>,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; `None` for nowhere.
+    pub health: Option<SocketAddr>,
+}
+
+impl Default for DaemonOptions {
+    fn default() -> Self {
+        Self {
+            store: StoreOptions::default(),
+            network: None,
+            node_id: None,
+            state_dir: None,
+            lease_ttl: Duration::from_secs(24 * 60 * 60),
+            renew_margin: Duration::from_secs(60 * 60),
+            on_lease_loss: OnLeaseLoss::default(),
+            uplink: UplinkOptions::default(),
+            subnet_file: "/run/flannel/subnet.env".into(),
+            firewall: FirewallOptions::default(),
+            blackhole: false,
+            probe: None,
+            health: None,
+        }
+    }
+}
+
+/// Where leases live.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The kind of store: `etcd`, `file`, `memory`, or an embedder's own.
+    pub name: String,
+    /// What the store is opened with, such as a folder; empty where the name says all.
+    pub location: String,
+    /// How to reach etcd.
+    pub etcd: EtcdConfig,
+}
+
+impl StoreOptions {
+    /// The folder at `path`, shared by all nodes of this machine.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        let location = path.into().to_string_lossy().into_owned();
+        Self { name: "file".into(), location, ..Self::default() }
+    }
+
+    /// The memory of this process, for a node on its own.
+    pub fn memory() -> Self {
+        Self { name: "memory".into(), ..Self::default() }
+    }
+
+    /// An etcd cluster.
+    pub fn etcd(etcd: EtcdConfig) -> Self {
+        Self { etcd, ..Self::default() }
+    }
+}
+
+impl Default for StoreOptions {
+    /// etcd where flanneld looks for it.
+    fn default() -> Self {
+        Self { name: "etcd".into(), location: String::new(), etcd: EtcdConfig::default() }
+    }
+}
+
+impl fmt::Display for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.name.as_str(), self.location.as_str()) {
+            // Some endpoints have a password in them.
+            ("etcd", _) => {
+                let (endpoints, prefix) = (self.etcd.endpoints.len(), &self.etcd.prefix);
+                write!(f, "etcd, {endpoints} endpoints, under {prefix}")
+            }
+            (name, "") => f.write_str(name),
+            (name, location) => write!(f, "{name}:{location}"),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Takes down what a node has left, and nothing else.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use flannel_core::{LeaseAttrs, NodeId, SubnetEnv};
+use flannel_firewall::{Firewall, FirewallOptions};
+use flannel_netlink::{Connection, Namespace, list_addresses, state::AddressFilter};
+use flannel_store::{Record, network_config};
+use ipnetwork::IpNetwork;
+
+use crate::{StoreOptions, Stores, node_id, status_socket, subnet_file};
+
+/// What to take down.
+#[derive(Clone, Debug)]
+pub struct TeardownOptions {
+    /// Where the leases live.
+    pub store: StoreOptions,
+    /// The blocks of the network. If empty, those that the subnet file names, or else the store.
+    pub network: Vec<IpNetwork>,
+    /// The subnet file of the node; it is removed too.
+    pub subnet_file: PathBuf,
+    /// Give the subnet back as well, so that another node may have it at once.
+    pub release: bool,
+    /// With `release`: the node's name in the store, if it was given one.
+    pub node_id: Option<NodeId>,
+    /// With `release`: the folder that the node's name is kept in.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Takes down the data path of the node that wrote the subnet file, removes the file, and gives the subnet back if asked to.
+///
+/// `report` gets a line for each thing that was done.
+///
+/// # Errors
+///
+/// If a node runs, or something cannot be removed. Another attempt goes on where this one ended.
+pub async fn teardown(
+    options: &TeardownOptions,
+    stores: &Stores,
+    mut report: impl FnMut(String),
+) -> Result<()> {
+    let socket = status_socket::beside(&options.subnet_file);
+    ensure!(
+        UnixStream::connect(&socket).is_err(),
+        "a node runs with {} and would build all of it again: stop it first",
+        options.subnet_file.display()
+    );
+    let env = subnet_file::read(&options.subnet_file);
+    let networks = networks(options, stores, &env).await?;
+    let namespace = Namespace::current().context("cannot open our own network namespace")?;
+    let removed = flannel_backend::remove_all(&namespace, &networks).await?;
+    for device in &removed.devices {
+        report(format!("removed the device {device}"));
+    }
+    report(format!("removed {} routes and nexthop objects", removed.objects));
+    let nothing = FirewallOptions { forward: false, ..FirewallOptions::default() };
+    let rules = Firewall::open(&namespace, nothing).await?.teardown().await?;
+    report(format!("removed {rules} rules of the firewall"));
+    if options.release {
+        release(options, stores, &env, &namespace, &mut report).await?;
+    }
+    // Last, so that another attempt finds it.
+    for path in [&options.subnet_file, &socket] {
+        if remove(path)? {
+            report(format!("removed {}", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// The blocks whose routes and devices are the node's.
+async fn networks(
+    options: &TeardownOptions,
+    stores: &Stores,
+    env: &SubnetEnv,
+) -> Result<Vec<IpNetwork>> {
+    if !options.network.is_empty() {
+        return Ok(options.network.clone());
+    }
+    let told =
+        env.network.map(IpNetwork::V4).into_iter().chain(env.ipv6_network.map(IpNetwork::V6));
+    let told: Vec<_> = told.collect();
+    if !told.is_empty() {
+        return Ok(told);
+    }
+    let registry = stores.open(&options.store).await?;
+    let config = network_config(registry.as_ref()).await.with_context(|| {
+        format!(
+            "{} names no network, and the store does not either: give --network",
+            options.subnet_file.display()
+        )
+    })?;
+    let v4 = config.ipv4().map(|range| range.network().into());
+    let v6 = config.ipv6().map(|range| range.network().into());
+    Ok(v4.into_iter().chain(v6).collect())
+}
+
+/// Gives the subnet back that the subnet file names, if its lease is this node's.
+async fn release(
+    options: &TeardownOptions,
+    stores: &Stores,
+    env: &SubnetEnv,
+    namespace: &Namespace,
+    report: &mut impl FnMut(String),
+) -> Result<()> {
+    let held = env.held().with_context(|| {
+        format!(
+            "{} names no subnet to release: use flannel-node leases release",
+            options.subnet_file.display()
+        )
+    })?;
+    let registry = stores.open(&options.store).await?;
+    let key = held.to_string();
+    let Some(record) = registry.list().await?.records.into_iter().find(|record| record.key == key)
+    else {
+        report(format!("there is no lease {key}"));
+        return Ok(());
+    };
+    let id = options.node_id.clone().or_else(|| node_id::known(options.state_dir.as_deref()));
+    let mut connection = Connection::open(namespace)?;
+    let addresses = list_addresses(&mut connection, AddressFilter::default()).await?;
+    let addresses: Vec<_> = addresses.iter().map(|address| address.address.ip()).collect();
+    if !is_ours(&record, id.as_ref(), &addresses) {
+        bail!(
+            "{held} is leased to {}, which does not look like this node: use flannel-node leases release {held}",
+            record.owner.map_or_else(|| "a node without a name".into(), |owner| owner.to_string())
+        );
+    }
+    registry.delete(&record).await.with_context(|| format!("cannot release {held}"))?;
+    report(format!("released {held}"));
+    Ok(())
+}
+
+/// Whether a lease is of the node with this name, or, if it is of one that goes by its address, of one with our addresses.
+fn is_ours(record: &Record, id: Option<&NodeId>, addresses: &[IpAddr]) -> bool {
+    let by_address = || {
+        let attrs = record.value.as_ref().ok().and_then(|value| value.parse::<LeaseAttrs>().ok());
+        attrs.and_then(|attrs| attrs.address()).is_some_and(|address| addresses.contains(&address))
+    };
+    match &record.owner {
+        Some(owner) if owner.address().is_none() => Some(owner) == id,
+        Some(_) | None => by_address(),
+    }
+}
+
+/// Removes a file; false if there is none.
+fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).context(format!("cannot remove {}", path.display())),
+    }
+}
