@@ -57,8 +57,8 @@ impl HostGw {
         self
     }
 
-    async fn uplink(&self) -> Result<Uplink, BackendError> {
-        let uplink = self.finder.find().await?;
+    async fn uplink(&self, lease: Option<&Lease>) -> Result<Uplink, BackendError> {
+        let uplink = self.finder.find_for(lease).await?;
         let Uplink { interface, public_ip, public_ipv6, .. } = &uplink;
         if (*public_ip, *public_ipv6) != (interface.v4, interface.v6) {
             return Err(BackendError::Unsupported {
@@ -78,15 +78,15 @@ impl HostGw {
 impl Backend for HostGw {
     async fn advertise<'a>(
         &'a self,
-        _previous: Option<&'a Lease>,
+        previous: Option<&'a Lease>,
     ) -> Result<LeaseAttrs, BackendError> {
-        let Uplink { public_ip, public_ipv6, .. } = self.uplink().await?;
+        let Uplink { public_ip, public_ipv6, .. } = self.uplink(previous).await?;
         let backend_type = KIND.into();
         Ok(LeaseAttrs { public_ip, public_ipv6, backend_type, ..LeaseAttrs::default() })
     }
 
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
-        let uplink = self.uplink().await?;
+        let uplink = self.uplink(Some(lease)).await?;
         let watch = self.finder.watch(&uplink)?;
         flannel_backend::remove_leftovers(self.finder.namespace(), &self.networks, &[]).await?;
         let mut mark = Mark::new(self.protocol, self.networks.clone());

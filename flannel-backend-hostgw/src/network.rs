@@ -3,16 +3,15 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use async_trait::async_trait;
-use flannel_backend::{PathsWatch, PeerTable};
+use flannel_backend::{PathsWatch, PeerTable, UplinkWatch};
 use flannel_core::{BackendError, Lease, Network, Peers, Subnet, SyncReport, Transport};
-use flannel_netlink::iface::InterfaceWatch;
 
 use crate::plan::Routes;
 
 /// Routes to all peers of one network.
 #[derive(Debug)]
 pub(crate) struct HostGwNetwork {
-    uplink: InterfaceWatch,
+    uplink: UplinkWatch,
     lease: Lease,
     table: PeerTable,
     routes: Routes,
@@ -23,7 +22,7 @@ pub(crate) struct HostGwNetwork {
 
 impl HostGwNetwork {
     pub(crate) fn new(
-        uplink: InterfaceWatch,
+        uplink: UplinkWatch,
         lease: Lease,
         table: PeerTable,
         routes: Routes,
@@ -63,11 +62,7 @@ impl Network for HostGwNetwork {
         tokio::select! {
             drifted = self.table.drifted() => drifted,
             () = self.paths.changed() => Ok(()),
-            changed = self.uplink.changed() => {
-                let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
-                tracing::info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");
-                Ok(())
-            }
+            changed = self.uplink.changed() => changed.map(drop),
         }
     }
 

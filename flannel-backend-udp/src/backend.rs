@@ -129,17 +129,17 @@ impl Udp {
 impl Backend for Udp {
     async fn advertise<'a>(
         &'a self,
-        _previous: Option<&'a Lease>,
+        previous: Option<&'a Lease>,
     ) -> Result<LeaseAttrs, BackendError> {
-        let Uplink { public_ip, public_ipv6, .. } = self.finder.find().await?;
+        let Uplink { public_ip, public_ipv6, .. } = self.finder.find_for(previous).await?;
         let data = self.port.map(|port| RawJson::new(&format!(r#"{{"Port":{port}}}"#)));
         let backend_data = data.map(|data| data.expect("a number"));
         // No type, as with flannel.
         Ok(LeaseAttrs { public_ip, public_ipv6, backend_data, ..LeaseAttrs::default() })
     }
 
-    async fn start(&self, _lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
-        let uplink = self.finder.find().await?;
+    async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
+        let uplink = self.finder.find_for(Some(lease)).await?;
         let watch = self.finder.watch(&uplink)?;
         let namespace = self.finder.namespace();
         let mut device =

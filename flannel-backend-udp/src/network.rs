@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
-use flannel_backend::{PathsWatch, PeerPlan, PeerTable, route_mtu};
+use flannel_backend::{PathsWatch, PeerPlan, PeerTable, UplinkWatch, route_mtu};
 use flannel_core::{BackendError, Network, Peers, RoutingMode, Subnet, SyncReport, Transport};
 use flannel_netlink::{
-    iface::{Interface, InterfaceWatch},
+    iface::Interface,
     state::{Address, Link, Object, Program, Route},
 };
 use ipnetwork::IpNetwork;
-use tracing::info;
 
 use crate::{
     config::Settings,
@@ -26,7 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct UdpNetwork {
     pub(crate) common: Common,
-    uplink: InterfaceWatch,
+    uplink: UplinkWatch,
     device: Device,
     table: PeerTable,
     engines: Engines,
@@ -61,7 +60,7 @@ pub(crate) struct Common {
 impl UdpNetwork {
     pub(crate) fn new(
         common: Common,
-        uplink: InterfaceWatch,
+        uplink: UplinkWatch,
         device: Device,
         table: PeerTable,
         engines: Engines,
@@ -149,23 +148,19 @@ impl Common {
         route
     }
 
-    fn orders(&self, uplink: &Interface, peers: &Peers) -> Result<Orders, BackendError> {
+    fn orders(&self, uplink: &Interface, peers: &Peers) -> Orders {
         let own = peers.own().subnet;
-        let mut local = Vec::new();
-        for network in &self.networks {
-            let (family, address) = match network {
-                IpNetwork::V4(_) => ("IPv4", uplink.v4.map(IpAddr::V4)),
-                IpNetwork::V6(_) => ("IPv6", uplink.v6.map(IpAddr::V6)),
-            };
-            local.push(address.ok_or_else(|| BackendError::Interface {
-                source: format!("{} has no {family} address", uplink.name).into(),
-            })?);
-        }
+        // A family without an address goes without a socket, and the other one serves.
+        let local = self.networks.iter().filter_map(|network| match network {
+            IpNetwork::V4(_) => uplink.v4.map(IpAddr::V4),
+            IpNetwork::V6(_) => uplink.v6.map(IpAddr::V6),
+        });
+        let local = local.collect();
         let endpoints = peers
             .iter()
             .flat_map(|peer| plan::endpoints(&own, peer, self.settings.port).0)
             .collect();
-        Ok(Orders {
+        Orders {
             own,
             link: uplink.index,
             local,
@@ -173,7 +168,7 @@ impl Common {
             source_check: self.settings.source_check,
             path_mtu_discovery: self.settings.path_mtu_discovery,
             endpoints,
-        })
+        }
     }
 }
 
@@ -186,7 +181,7 @@ impl Network for UdpNetwork {
     async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
         self.engines.userspace.check()?;
         let uplink = self.uplink.current().clone();
-        let orders = self.common.orders(&uplink, peers)?;
+        let orders = self.common.orders(&uplink, peers);
         let link = self.device.ensure(self.common.mtu(&uplink)).await?;
         let mut ours = SyncReport::default();
         let program =
@@ -242,11 +237,7 @@ impl Network for UdpNetwork {
             () = self.engines.userspace.ended() => Ok(()),
             drifted = self.engines.ebpf.drifted() => drifted,
             () = self.paths.changed() => Ok(()),
-            changed = self.uplink.changed() => {
-                let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
-                info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");
-                Ok(())
-            }
+            changed = self.uplink.changed() => changed.map(drop),
         }
     }
 

@@ -113,7 +113,7 @@ impl Vxlan {
         &self,
         lease: Option<&Lease>,
     ) -> Result<(Uplink, DeviceState), BackendError> {
-        let uplink = self.finder.find().await?;
+        let uplink = self.finder.find_for(lease).await?;
         self.shared.set_uplink(uplink.interface.clone());
         let mut state = self.shared.ensure(&uplink.interface, uplink.address(), lease).await;
         match state.error.take() {

@@ -104,6 +104,10 @@ impl Devices {
     ) -> DeviceState {
         let mut state = DeviceState::default();
         for index in 0..self.devices.len() {
+            // A family that has never had an address goes without a device, and the other one serves.
+            if self.devices[index].family.local(uplink).is_none() {
+                continue;
+            }
             if let Err(error) = self.ensure_one(index, uplink, previous, node, &mut state).await {
                 state.error.get_or_insert(error);
             }

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flannel_backend::{PathFacts, PathsWatch, PeerTable};
+use flannel_backend::{PathFacts, PathsWatch, PeerTable, UplinkWatch};
 use flannel_core::{
     BackendError, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport, Transport,
 };
-use flannel_netlink::{
-    Monitor, Namespace, Notice, Subject, Topic, iface::InterfaceWatch, state::Link,
-};
+use flannel_netlink::{Monitor, Namespace, Notice, Subject, Topic, state::Link};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -22,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct VxlanNetwork {
     shared: Arc<Shared>,
-    uplink: InterfaceWatch,
+    uplink: UplinkWatch,
     /// With direct routing only.
     underlay: Option<UnderlayWatch>,
     table: PeerTable,
@@ -43,7 +41,7 @@ impl VxlanNetwork {
     pub(crate) fn new(
         shared: Arc<Shared>,
         namespace: Namespace,
-        uplink: InterfaceWatch,
+        uplink: UplinkWatch,
         underlay: Option<UnderlayWatch>,
         table: PeerTable,
     ) -> Self {
@@ -201,9 +199,7 @@ impl Network for VxlanNetwork {
             () = features => Ok(()),
             () = self.paths.changed() => Ok(()),
             changed = self.uplink.changed() => {
-                let uplink = changed.map_err(|error| BackendError::Interface { source: error.into() })?;
-                info!(interface = uplink.name, mtu = uplink.mtu, v4 = ?uplink.v4, v6 = ?uplink.v6, "uplink changed");
-                self.shared.set_uplink(uplink);
+                self.shared.set_uplink(changed?);
                 Ok(())
             }
         }

@@ -23,4 +23,6 @@ pub use paths::{PathFacts, Paths, PathsWatch, route_mtu};
 pub use peer_table::PeerTable;
 pub use placement::PeerPlan;
 pub use teardown::{Removed, remove_all};
-pub use uplink::{Uplink, UplinkFinder, UplinkOptions};
+pub use uplink::{
+    PublicAddressError, Uplink, UplinkFinder, UplinkOptions, UplinkWatch, check_public_address,
+};

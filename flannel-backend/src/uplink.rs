@@ -1,21 +1,23 @@
 //! The interface and the addresses that peers are reached from.
 
+mod finder;
+mod public_address;
+mod uplink_watch;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
-    sync::Arc,
 };
 
-use flannel_core::{BackendError, NetworkConfig};
-use flannel_netlink::{
-    Connection, Namespace,
-    iface::{
-        Families, Interface, InterfaceNews, InterfaceWatch, PatternError, Search, Selector,
-        select_interface,
-    },
-};
+use flannel_core::NetworkConfig;
+use flannel_netlink::iface::{Interface, PatternError, Selector};
 use ipnetwork::IpNetwork;
-use tokio::sync::Mutex;
+
+pub use self::{
+    finder::UplinkFinder,
+    public_address::{PublicAddressError, check_public_address},
+    uplink_watch::UplinkWatch,
+};
 
 /// How a node comes to its uplink, as flannel's options have it.
 ///
@@ -45,121 +47,6 @@ pub struct Uplink {
     pub public_ip: Option<Ipv4Addr>,
     /// The IPv6 address that peers use; `None` if the network has no IPv6.
     pub public_ipv6: Option<Ipv6Addr>,
-}
-
-/// Finds the uplink, as often as it is asked. Clones share one socket.
-#[derive(Clone, Debug)]
-pub struct UplinkFinder {
-    namespace: Namespace,
-    shared: Arc<Mutex<Shared>>,
-    search: Search,
-    public_ip: Option<Ipv4Addr>,
-    public_ipv6: Option<Ipv6Addr>,
-}
-
-/// What clones of a finder have in common.
-#[derive(Debug, Default)]
-struct Shared {
-    connection: Option<Connection>,
-    /// The name of the last interface that led to machines beyond doubt.
-    sure: Option<String>,
-}
-
-impl UplinkFinder {
-    /// A finder for the families of `config` in `namespace`.
-    ///
-    /// # Errors
-    ///
-    /// [`PatternError`] if one of the patterns is not a regular expression.
-    pub fn new(
-        namespace: &Namespace,
-        config: &NetworkConfig,
-        options: &UplinkOptions,
-    ) -> Result<Self, PatternError> {
-        let families = match (config.ipv4(), config.ipv6()) {
-            (Some(_), Some(_)) => Families::Dual,
-            (_, None) => Families::V4,
-            (None, Some(_)) => Families::V6,
-        };
-        let pods = ranges(config).into_iter().map(|(range, _)| range).collect();
-        let public_ip = options.public_ip.filter(|_| families.v4());
-        let public_ipv6 = options.public_ipv6.filter(|_| families.v6());
-        // Packets should come from where peers send theirs to, if the interface has that address.
-        let preferred = [public_ip.map(IpAddr::V4), public_ipv6.map(IpAddr::V6)];
-        let preferred = preferred.into_iter().flatten().collect();
-        Ok(Self {
-            namespace: namespace.clone(),
-            shared: Arc::default(),
-            search: Search { families, selectors: selectors(options)?, preferred, pods },
-            public_ip,
-            public_ipv6,
-        })
-    }
-
-    /// The uplink as it is now.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError::Interface`] with what was looked for, what was there, and why that was not taken.
-    ///
-    /// # Cancel safety
-    ///
-    /// Reads only.
-    pub async fn find(&self) -> Result<Uplink, BackendError> {
-        let mut shared = self.shared.lock().await;
-        // Taken out, so that a call that is dropped midway leaves no half-read answer behind for the next one.
-        let mut connection = match shared.connection.take() {
-            Some(connection) => connection,
-            None => Connection::open(&self.namespace).map_err(no_interface)?,
-        };
-        let found = select_interface(&mut connection, &self.search).await;
-        shared.connection = Some(connection);
-        let mut found = found.map_err(no_interface)?;
-        // One that was made anew has another index.
-        found.is_doubtful &= shared.sure.as_ref() != Some(&found.name);
-        if !found.is_doubtful {
-            shared.sure = Some(found.name.clone());
-        } else if shared.sure.is_some() {
-            let reason = format!(
-                "only {} is left, which has an address of pods: waiting for the interface that was there",
-                found.name
-            );
-            return Err(BackendError::Interface { source: reason.into() });
-        }
-        Ok(self.uplink(found))
-    }
-
-    /// Tells when [`find`](Self::find) has another answer than `uplink`.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError::Interface`] if the kernel's notifications cannot be had.
-    pub fn watch(&self, uplink: &Uplink) -> Result<InterfaceWatch, BackendError> {
-        let current = uplink.interface.clone();
-        InterfaceWatch::open(&self.namespace, self.search.clone(), current).map_err(no_interface)
-    }
-
-    /// Tells when it is worth to call [`find`](Self::find) again after it has found nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError::Interface`] if the kernel's notifications cannot be had.
-    pub fn news(&self) -> Result<InterfaceNews, BackendError> {
-        InterfaceNews::open(&self.namespace).map_err(no_interface)
-    }
-
-    /// The namespace that this finder looks into.
-    pub fn namespace(&self) -> &Namespace {
-        &self.namespace
-    }
-
-    fn uplink(&self, interface: Interface) -> Uplink {
-        Uplink {
-            public_ip: self.public_ip.or(interface.v4),
-            public_ipv6: self.public_ipv6.or(interface.v6),
-            interface,
-        }
-    }
 }
 
 impl Uplink {
@@ -214,10 +101,6 @@ fn selectors(options: &UplinkOptions) -> Result<Vec<Selector>, PatternError> {
         selectors.push(Selector::DefaultRoute);
     }
     Ok(selectors)
-}
-
-fn no_interface(error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
-    BackendError::Interface { source: error.into() }
 }
 
 #[cfg(test)]

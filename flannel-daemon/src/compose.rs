@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
 use flannel_core::{BackendError, NetworkConfig, Node, NodeId, NodeOptions, Store, StoreError};
 use flannel_firewall::{FirewallOptions, Firewalled, ModeChoice};
-use flannel_netlink::{Namespace, iface::InterfaceNews};
+use flannel_netlink::{Namespace, iface::InterfaceChanges};
 use flannel_probe::Prober;
 use flannel_store::{LeaseOptions, Registry, RegistryError, RegistryStore, network_config};
 use tokio::time::{sleep, timeout};
@@ -189,9 +189,9 @@ async fn uplink_address(
         }
         match &mut changes {
             // A card that comes is seen at once.
-            Some(changes) => drop(timeout(PAUSE, InterfaceNews::next(changes)).await),
+            Some(changes) => drop(timeout(PAUSE, InterfaceChanges::next(changes)).await),
             // One that came before we listen is seen by looking again.
-            None => match finder.news() {
+            None => match finder.changes() {
                 Ok(opened) => changes = Some(opened),
                 Err(_) => sleep(PAUSE).await,
             },

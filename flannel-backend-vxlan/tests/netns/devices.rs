@@ -253,17 +253,14 @@ async fn a_default_route_through_our_own_device_does_not_mislead_us() {
     // As a DHCP client does that takes flannel.1 for a network card.
     let flannel = kernel.link("flannel.1").await.index;
     kernel.0.apply_one(default().direct(flannel).replace()).await.unwrap();
-    let news = tokio::time::timeout(std::time::Duration::from_millis(300), watch.changed());
-    assert!(news.await.is_err(), "{:?}", watch.current());
+    let changed = tokio::time::timeout(std::time::Duration::from_millis(300), watch.changed());
+    assert!(changed.await.is_err(), "{:?}", watch.current());
     assert_eq!(finder.find().await.unwrap(), uplink);
     let again = Vxlan::new(&config, finder.clone()).unwrap().advertise(None).await.unwrap();
     assert_eq!(again, attrs);
     // Nor while the right one is away.
     kernel.0.apply_one(through.delete()).await.unwrap();
-    let error = finder.find().await.unwrap_err();
-    let reason = std::error::Error::source(&error).unwrap().to_string();
-    assert!(reason.starts_with("only flannel.1 is left, which has an address of pods"), "{reason}");
-    assert!(error.is_retryable());
+    assert_eq!(finder.find().await.unwrap(), uplink);
 }
 
 #[tokio::test]

@@ -30,8 +30,10 @@ pub struct Address {
     pub permanent: bool,
     /// A temporary privacy address (IPv6), or a secondary one (IPv4).
     pub temporary: bool,
-    /// Not usable yet, or found on another host (IPv6).
+    /// Not usable yet: the kernel asks whether another host has it (IPv6).
     pub tentative: bool,
+    /// Another host has it (IPv6).
+    pub duplicate: bool,
 }
 
 impl Address {
@@ -47,6 +49,7 @@ impl Address {
             permanent: true,
             temporary: false,
             tentative: false,
+            duplicate: false,
         }
     }
 
@@ -79,7 +82,8 @@ impl Address {
             deprecated: flags & IFA_F_DEPRECATED != 0,
             permanent: flags & IFA_F_PERMANENT != 0,
             temporary: flags & IFA_F_SECONDARY != 0,
-            tentative: flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) != 0,
+            tentative: flags & IFA_F_TENTATIVE != 0,
+            duplicate: flags & IFA_F_DADFAILED != 0,
         })
     }
 
