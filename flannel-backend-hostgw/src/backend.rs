@@ -62,7 +62,7 @@ impl HostGw {
         let Uplink { interface, public_ip, public_ipv6, .. } = &uplink;
         if (*public_ip, *public_ipv6) != (interface.v4, interface.v6) {
             return Err(BackendError::Unsupported {
-                backend: KIND,
+                backend: KIND.into(),
                 reason: format!(
                     "peers would route to a public address that is not one of {}, so something in between translates \
                      addresses: leave out the public address, or use vxlan",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use flannel_backend::{PeerPlan, route_mtu};
-use flannel_core::{Lease, PeerFault};
+use flannel_core::{Family, Lease, PeerFault};
 use flannel_netlink::state::Route;
 use ipnetwork::IpNetwork;
 
@@ -29,14 +29,14 @@ impl Routes {
         // Case matters, as it does to flannel on Linux.
         if peer.attrs.backend_type != super::KIND {
             let theirs = peer.attrs.backend_type.clone().into_owned();
-            plan.faults.push(PeerFault::OtherBackend { ours: super::KIND, theirs });
+            plan.faults.push(PeerFault::OtherBackend { ours: super::KIND.into(), theirs });
             return plan;
         }
         let ipv4 = own.subnet.ipv4().and_then(|_| peer.subnet.ipv4()).map(IpNetwork::V4);
         let ipv6 = own.subnet.ipv6().and_then(|_| peer.subnet.ipv6()).map(IpNetwork::V6);
         let families = [
-            ("IPv4", ipv4, peer.attrs.public_ip.map(IpAddr::V4)),
-            ("IPv6", ipv6, peer.attrs.public_ipv6.map(IpAddr::V6)),
+            (Family::Ipv4, ipv4, peer.attrs.public_ip.map(IpAddr::V4)),
+            (Family::Ipv6, ipv6, peer.attrs.public_ipv6.map(IpAddr::V6)),
         ];
         for (family, block, gateway) in families {
             match (block, gateway) {
@@ -96,7 +96,7 @@ mod tests {
         let mut peer = lease("10.3.2.0-24&fd00:2::-64");
         peer.attrs.public_ip = None;
         let plan = ROUTES.plan(&lease("10.3.1.0-24&fd00:1::-64"), &peer, &BTreeMap::new());
-        assert_eq!(plan.faults, [PeerFault::NoAddress { family: "IPv4" }]);
+        assert_eq!(plan.faults, [PeerFault::NoAddress { family: Family::Ipv4 }]);
         assert_eq!(plan.objects, [route("fd00:2::/64", "2001:db8::2")]);
     }
 
@@ -124,7 +124,7 @@ mod tests {
             let plan = ROUTES.plan(&lease("10.3.1.0-24"), &peer, &BTreeMap::new());
             assert_eq!(plan.objects, []);
             let theirs = theirs.into();
-            assert_eq!(plan.faults, [PeerFault::OtherBackend { ours: "host-gw", theirs }]);
+            assert_eq!(plan.faults, [PeerFault::OtherBackend { ours: "host-gw".into(), theirs }]);
         }
     }
 }

@@ -47,7 +47,7 @@ impl Udp {
     pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Result<Self, BackendError> {
         let options = config.backend().options();
         let settings = Settings::read(&options)
-            .map_err(|source| BackendError::Config { backend: KIND, source })?;
+            .map_err(|source| BackendError::Config { backend: KIND.into(), source })?;
         for key in Settings::unknown(&options) {
             warn!(key, "the udp backend has no such option");
         }

@@ -68,7 +68,7 @@ impl Device {
             info!(device = name, "somebody else's device has this name: taking another");
         }
         Err(BackendError::Unsupported {
-            backend: crate::KIND,
+            backend: crate::KIND.into(),
             reason: format!(
                 "{} and all names like it are taken by other devices: delete one",
                 self.wanted

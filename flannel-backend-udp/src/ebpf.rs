@@ -150,7 +150,7 @@ fn refused(error: BpfError) -> BackendError {
     match error {
         BpfError::NotPermitted | BpfError::Object => {
             let reason = format!("{error}, and Engine is ebpf: choose auto or userspace");
-            BackendError::Unsupported { backend: KIND, reason }
+            BackendError::Unsupported { backend: KIND.into(), reason }
         }
         error => BackendError::Kernel {
             operation: "have the kernel carry packets".into(),

@@ -122,7 +122,10 @@ impl Userspace {
         self.is_over |= failure == Some(Failure::TakenOver);
         if self.is_over {
             let reason = "another node of this machine has taken over its device: stop one of them";
-            return Err(BackendError::Unsupported { backend: crate::KIND, reason: reason.into() });
+            return Err(BackendError::Unsupported {
+                backend: crate::KIND.into(),
+                reason: reason.into(),
+            });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
-use flannel_backend::{PathsWatch, PeerPlan, PeerTable, UplinkWatch, route_mtu};
+use flannel_backend::{NEXT_HOPS, PathsWatch, PeerPlan, PeerTable, UplinkWatch, route_mtu};
 use flannel_core::{BackendError, Network, Peers, RoutingMode, Subnet, SyncReport, Transport};
 use flannel_netlink::{
     iface::Interface,
@@ -208,7 +208,7 @@ impl Network for UdpNetwork {
         }
         let before = self.endpoints.replace(endpoints.clone());
         let mut report = synced?;
-        report.routes = None;
+        report.properties.remove(NEXT_HOPS);
         if program.is_some() {
             report.added += ours.added;
             report.replaced += ours.replaced;
@@ -228,7 +228,7 @@ impl Network for UdpNetwork {
         let ipv6 = subnet.ipv6().map(IpNetwork::V6).and_then(way);
         let carrier = if program.is_some() { EBPF } else { USERSPACE };
         let is_served = ipv4.is_some() || ipv6.is_some();
-        is_served.then(|| Transport::new(ipv4, ipv6, None).carried_by(carrier))
+        is_served.then(|| Transport::new(ipv4, ipv6).carried_by(carrier))
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use flannel_core::{Fields, Lease, LeaseAttrs, PeerFault, Subnet};
+use flannel_core::{Family, Fields, Lease, LeaseAttrs, PeerFault, Subnet};
 use ipnetwork::IpNetwork;
 
 use crate::KIND;
@@ -39,7 +39,7 @@ pub(crate) fn endpoints(
     // Without a name, as flannel's udp backend publishes it.
     if !peer.attrs.backend_type.is_empty() {
         let theirs = peer.attrs.backend_type.clone().into_owned();
-        return (vec![], vec![PeerFault::OtherBackend { ours: KIND, theirs }]);
+        return (vec![], vec![PeerFault::OtherBackend { ours: KIND.into(), theirs }]);
     }
     let port = match published_port(&peer.attrs) {
         Ok(theirs) => theirs.unwrap_or(port),
@@ -48,8 +48,8 @@ pub(crate) fn endpoints(
     let ipv4 = own.ipv4().and_then(|_| peer.subnet.ipv4()).map(IpNetwork::V4);
     let ipv6 = own.ipv6().and_then(|_| peer.subnet.ipv6()).map(IpNetwork::V6);
     let families = [
-        ("IPv4", ipv4, peer.attrs.public_ip.map(IpAddr::V4)),
-        ("IPv6", ipv6, peer.attrs.public_ipv6.map(IpAddr::V6)),
+        (Family::Ipv4, ipv4, peer.attrs.public_ip.map(IpAddr::V4)),
+        (Family::Ipv6, ipv6, peer.attrs.public_ipv6.map(IpAddr::V6)),
     ];
     let (mut found, mut faults) = (Vec::new(), Vec::new());
     for (family, block, address) in families {
@@ -129,7 +129,7 @@ mod tests {
         let mut peer = lease("10.3.2.0-24&fd00:2::-64");
         peer.attrs.public_ip = None;
         let (found, faults) = planned("10.3.1.0-24&fd00:1::-64", &peer);
-        assert_eq!(faults, [PeerFault::NoAddress { family: "IPv4" }]);
+        assert_eq!(faults, [PeerFault::NoAddress { family: Family::Ipv4 }]);
         assert_eq!(found, ["fd00:2::/64 at [2001:db8::2]:8285"]);
     }
 
@@ -148,6 +148,9 @@ mod tests {
         peer.attrs.backend_type = "vxlan".into();
         let (found, faults) = planned("10.3.1.0-24", &peer);
         assert!(found.is_empty());
-        assert_eq!(faults, [PeerFault::OtherBackend { ours: "udp", theirs: "vxlan".into() }]);
+        assert_eq!(
+            faults,
+            [PeerFault::OtherBackend { ours: "udp".into(), theirs: "vxlan".into() }]
+        );
     }
 }

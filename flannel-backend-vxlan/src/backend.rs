@@ -53,7 +53,7 @@ impl Vxlan {
     pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Result<Self, BackendError> {
         let options = config.backend().options();
         let settings = Settings::read(&options, Family::of(config))
-            .map_err(|source| BackendError::Config { backend: KIND, source })?;
+            .map_err(|source| BackendError::Config { backend: KIND.into(), source })?;
         for key in Settings::unknown(&options) {
             warn!(key, "the vxlan backend has no such option");
         }

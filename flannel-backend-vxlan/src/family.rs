@@ -95,10 +95,10 @@ impl Family {
         }
     }
 
-    pub(crate) const fn name(self) -> &'static str {
+    pub(crate) const fn named(self) -> flannel_core::Family {
         match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
+            Self::V4 => flannel_core::Family::Ipv4,
+            Self::V6 => flannel_core::Family::Ipv6,
         }
     }
 
@@ -110,7 +110,7 @@ impl Family {
 
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        self.named().fmt(f)
     }
 }
 

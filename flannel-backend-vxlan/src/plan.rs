@@ -71,7 +71,7 @@ impl Facts {
         // Case matters, as it does to flannel on Linux.
         if peer.attrs.backend_type != KIND {
             let theirs = peer.attrs.backend_type.clone().into_owned();
-            plan.faults.push(PeerFault::OtherBackend { ours: KIND, theirs });
+            plan.faults.push(PeerFault::OtherBackend { ours: KIND.into(), theirs });
             return plan;
         }
         for vtep in &self.vteps {
@@ -94,7 +94,7 @@ impl Facts {
     ) -> Result<Vec<Object>, PeerFault> {
         let refused = |detail| Err(PeerFault::Refused { detail });
         let Some(public) = vtep.family.public(&peer.attrs) else {
-            return Err(PeerFault::NoAddress { family: vtep.family.name() });
+            return Err(PeerFault::NoAddress { family: vtep.family.named() });
         };
         if !is_unicast(public) {
             return refused(format!("no node is reached at {public}"));

@@ -20,7 +20,7 @@ mod uplink;
 pub use leftovers::{detour_device, remove_leftovers};
 pub use mark::{PROTOCOL, network_number, nexthop_numbers};
 pub use paths::{PathFacts, Paths, PathsWatch, route_mtu};
-pub use peer_table::PeerTable;
+pub use peer_table::{NEXT_HOPS, PeerTable};
 pub use placement::PeerPlan;
 pub use teardown::{Removed, remove_all};
 pub use uplink::{

@@ -6,8 +6,8 @@ use std::{
 };
 
 use flannel_core::{
-    BackendError, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision, RouteForm, RoutingMode,
-    Subnet, SyncReport, Transport,
+    BackendError, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision, RoutingMode, Subnet,
+    SyncReport, Transport,
 };
 use flannel_netlink::{
     Namespace, Table,
@@ -172,7 +172,7 @@ impl PeerTable {
         let encapsulates = |link: u32| {
             keys.iter().any(|key| matches!(key, Key::ForwardingEntry(at, _) if *at == link))
         };
-        let mut transport = Transport::new(None, None, None);
+        let mut transport = Transport::new(None, None);
         for key in keys {
             let Some((whose, Object::Route(route))) = self.table.wanted_tagged(key) else {
                 continue;
@@ -180,12 +180,11 @@ impl PeerTable {
             if whose != number {
                 continue;
             }
-            let (link, form) = match route.via {
+            let link = match route.via {
                 Via::Nexthop(id) => {
-                    let nexthop = self.table.wanted(&Key::Nexthop(id));
-                    (nexthop.and_then(|nexthop| nexthop.link()), RouteForm::Nexthop)
+                    self.table.wanted(&Key::Nexthop(id)).and_then(|nexthop| nexthop.link())
                 }
-                _ => (route.link, RouteForm::Plain),
+                _ => route.link,
             };
             let way = if link.is_some_and(encapsulates) {
                 RoutingMode::Encapsulated
@@ -196,9 +195,8 @@ impl PeerTable {
                 IpNetwork::V4(_) => transport.ipv4 = Some(way),
                 IpNetwork::V6(_) => transport.ipv6 = Some(way),
             }
-            transport.routes = Some(form);
         }
-        transport.routes.is_some().then_some(transport)
+        (transport.ipv4.is_some() || transport.ipv6.is_some()).then_some(transport)
     }
 
     /// Removes all that carries our mark.
@@ -273,11 +271,8 @@ impl PeerTable {
         report.left_alone = table.left_alone as u64;
         report.drifted = table.drifts.len() as u64;
         report.postponed = table.postponed as u64;
-        report.routes = Some(if self.table.nexthops_supported() {
-            RouteForm::Nexthop
-        } else {
-            RouteForm::Plain
-        });
+        let next_hops = if self.table.nexthops_supported() { "nexthop" } else { "plain" };
+        report.properties.insert(NEXT_HOPS.into(), next_hops.into());
         let mut faults = self.faults.clone();
         let mut own = None;
         for failure in table.failures {
@@ -301,9 +296,12 @@ impl PeerTable {
         report.repaired = mem::take(&mut self.drifts);
         for (subnet, faults) in faults {
             let address = peers.get(&subnet).and_then(|lease| lease.attrs.address());
-            // One reason is enough: the route fails because its nexthop did.
-            if let Some(fault) = faults.into_iter().next() {
-                report.problems.push(PeerProblem::new(subnet, address, fault));
+            // One refusal of the kernel is enough: the route fails because its nexthop did.
+            let mut refused = false;
+            for fault in faults {
+                if !fault.is_retryable() || !mem::replace(&mut refused, true) {
+                    report.problems.push(PeerProblem::new(subnet, address, fault));
+                }
             }
         }
         Ok(report)
@@ -328,6 +326,10 @@ fn refused(failure: Failure) -> BackendError {
 fn unreadable(error: TableError) -> BackendError {
     BackendError::Kernel { operation: "follow the kernel's state".into(), source: error.into() }
 }
+
+/// The property of a report that says how routes refer to their gateways: by `nexthop` objects, which stay fast with many peers
+/// (Linux 5.3 and newer), or `plain`.
+pub const NEXT_HOPS: &str = "next_hops";
 
 /// The metric of a route that counts only where there is no other: that of a bridge with the same block goes before it.
 const LAST: u32 = 1 << 30;

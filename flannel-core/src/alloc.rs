@@ -4,6 +4,7 @@ use crate::{
     cidr::{Cidr, SubnetRange},
     config::NetworkConfig,
     identity::NodeId,
+    report::Family,
     subnet::Subnet,
 };
 
@@ -11,8 +12,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("all {total} {family} subnets of {network} are taken")]
 pub struct NetworkFull {
-    /// `IPv4` or `IPv6`.
-    pub family: &'static str,
+    /// Which family.
+    pub family: Family,
     /// The address block that is used up.
     pub network: ipnetwork::IpNetwork,
     /// How many subnets the range has.
@@ -39,19 +40,19 @@ pub fn choose<'a>(
     let ipv4 = config.ipv4().map(|range| {
         let taken = taken.clone().into_iter().filter_map(Subnet::ipv4);
         let previous = previous.and_then(Subnet::ipv4);
-        choose_block(range, taken, node, previous).ok_or_else(|| full("IPv4", range))
+        choose_block(range, taken, node, previous).ok_or_else(|| full(Family::Ipv4, range))
     });
     let ipv6 = config.ipv6().map(|range| {
         let taken = taken.clone().into_iter().filter_map(Subnet::ipv6);
         let previous = previous.and_then(Subnet::ipv6);
-        choose_block(range, taken, node, previous).ok_or_else(|| full("IPv6", range))
+        choose_block(range, taken, node, previous).ok_or_else(|| full(Family::Ipv6, range))
     });
     Ok(Subnet::new(ipv4.transpose()?, ipv6.transpose()?)
         .expect("a network config has at least one family"))
 }
 
 fn full<C: Cidr + Into<ipnetwork::IpNetwork>>(
-    family: &'static str,
+    family: Family,
     range: &SubnetRange<C>,
 ) -> NetworkFull {
     NetworkFull { family, network: range.network().into(), total: range.count() }

@@ -108,7 +108,7 @@ pub enum BackendError {
     #[error("options of the {backend} backend")]
     Config {
         /// The backend's name.
-        backend: &'static str,
+        backend: String,
         /// Which option, and what would be valid.
         #[source]
         source: FieldError,
@@ -133,7 +133,7 @@ pub enum BackendError {
     #[error("the {backend} backend cannot work here: {reason}")]
     Unsupported {
         /// The backend's name.
-        backend: &'static str,
+        backend: String,
         /// Why, and what to do instead.
         reason: String,
     },

@@ -1,5 +1,7 @@
 //! The network configuration: flannel's JSON, read into a value that cannot be wrong.
 
+mod builder;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     str::FromStr,
@@ -18,9 +20,11 @@ use crate::{
     subnet::Subnet,
 };
 
+pub use builder::NetworkConfigBuilder;
+
 /// What all nodes of a network agree on: the address space, how it is cut, and the backend.
 ///
-/// Parsed with [`str::parse`] from flannel's JSON and printed by serde in the same form. At least one family is enabled, and
+/// Parsed with [`str::parse`] from flannel's JSON, or [made in code](Self::builder), and printed by serde in the same form. At least one family is enabled, and
 /// every range is aligned, ordered and inside of its network.
 ///
 /// # Examples
@@ -64,6 +68,11 @@ pub enum ConfigError {
 }
 
 impl NetworkConfig {
+    /// Starts a configuration that is made in code.
+    pub fn builder() -> NetworkConfigBuilder {
+        NetworkConfigBuilder::default()
+    }
+
     /// The members of the object in `text` that are no part of a configuration: they may be misspelled. The members of `Backend` are
     /// the backend's business.
     pub fn unknown_keys(text: &str) -> Vec<String> {
@@ -106,6 +115,13 @@ impl NetworkConfig {
     }
 }
 
+impl Default for BackendConfig {
+    /// What flannel takes where nothing is written: `udp`.
+    fn default() -> Self {
+        Self { kind: "udp".into(), json: None }
+    }
+}
+
 impl BackendConfig {
     /// The backend's type in lower case: `udp` if the configuration has no `Backend`, empty if it has one without a `Type`.
     pub fn kind(&self) -> &str {
@@ -144,7 +160,7 @@ impl FromStr for NetworkConfig {
                 None => None,
                 Some(_) => Some(fields.boolean("EnableNFTables", false)?),
             },
-            backend: backend(&fields)?,
+            backend: backend_of(fields.present("Backend"))?,
         })
     }
 }
@@ -179,9 +195,9 @@ impl Serialize for NetworkConfig {
     }
 }
 
-fn backend(fields: &Fields) -> Result<BackendConfig, FieldError> {
-    match fields.present("Backend") {
-        None => Ok(BackendConfig { kind: "udp".into(), json: None }),
+fn backend_of(json: Option<&str>) -> Result<BackendConfig, FieldError> {
+    match json {
+        None => Ok(BackendConfig::default()),
         // `null` is an object without a type in flannel's eyes, and a backend without a type is unknown to everybody.
         Some("null") => Ok(BackendConfig { kind: String::new(), json: Some("{}".into()) }),
         Some(json) => {
@@ -211,11 +227,18 @@ struct Keys {
 }
 
 /// One family's members as written; `None` where absent or all zero, which flannel treats alike.
+#[derive(Clone, Debug)]
 struct Written<C: Cidr> {
     network: Option<C>,
     subnet_len: Option<u64>,
     subnet_min: Option<C::Address>,
     subnet_max: Option<C::Address>,
+}
+
+impl<C: Cidr> Default for Written<C> {
+    fn default() -> Self {
+        Self { network: None, subnet_len: None, subnet_min: None, subnet_max: None }
+    }
 }
 
 impl Keys {

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A node's hold on a subnet, as its peers see it.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Lease {
     /// The addresses that are the node's.
@@ -44,7 +44,7 @@ impl Lease {
 /// What a node publishes about itself with its lease.
 ///
 /// [`fmt::Display`] prints and [`str::parse`] reads flannel's JSON: compact, members in this order, `PublicIP` always there,
-/// `PublicIPv6` `null` when unset, the others left out when empty.
+/// `PublicIPv6` `null` when unset, the others left out when empty. With serde it has the same form, in JSON only.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LeaseAttrs {
     /// The IPv4 address at which peers reach the node; flannel writes `0.0.0.0` for none.
@@ -136,6 +136,19 @@ fn known(backend_type: String) -> Cow<'static, str> {
 /// What flannel's backends write, at cdf76059.
 const BACKEND_TYPES: [&str; 6] = ["extension", "host-gw", "ipip", "ipsec", "vxlan", "wireguard"];
 
+impl<'de> Deserialize<'de> for LeaseAttrs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        json.get().parse().map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::of_valid(Box::<RawValue>::deserialize(deserializer)?.get()))
+    }
+}
+
 impl Serialize for LeaseAttrs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // Mirrors LeaseAttrs in pkg/lease/lease.go at cdf76059.
@@ -216,7 +229,8 @@ impl Serialize for RawJson {
 }
 
 /// A change in the set of leases.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LeaseEvent {
     /// The subnet is nobody's any more. Of one that was not known to be somebody's this says nothing new.
     Remove(Subnet),

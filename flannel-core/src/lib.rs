@@ -6,6 +6,7 @@ mod backend;
 mod backoff;
 mod cidr;
 mod config;
+mod fault;
 mod fields;
 mod identity;
 mod lease;
@@ -22,18 +23,17 @@ pub use alloc::{NetworkFull, choose};
 pub use backend::{Backend, BackendError, Network};
 pub use backoff::Backoff;
 pub use cidr::{Cidr, SubnetRange};
-pub use config::{BackendConfig, ConfigError, NetworkConfig};
+pub use config::{BackendConfig, ConfigError, NetworkConfig, NetworkConfigBuilder};
+pub use fault::{Activity, Fault, FaultKind};
 pub use fields::{FieldError, Fields};
 pub use identity::{InvalidNodeId, NodeId};
 pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};
 pub use node::{
-    Activity, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped,
-    Totals,
+    Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped, Totals,
 };
 pub use peers::{FoldOutcome, Peers, Revision};
 pub use report::{
-    FirewallFault, FirewallMode, FirewallReport, PeerFault, PeerProblem, Repaired, RouteForm,
-    RoutingMode, SyncReport, Transport,
+    Family, PeerFault, PeerProblem, Repaired, RoutingMode, SyncReport, Transport, Warning,
 };
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};

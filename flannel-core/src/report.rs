@@ -1,16 +1,25 @@
 //! What a sync did, in numbers and by name.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::subnet::Subnet;
+use crate::{
+    fault::{Fault, FaultKind},
+    subnet::Subnet,
+};
 
 /// What one [`sync`](crate::Network::sync) read and wrote.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
+#[serde(default)]
 pub struct SyncReport {
-    /// Kernel objects that were listed; 0 if the picture from before was still good.
+    /// Kernel objects that were listed; 0 if the observed state from before was still good.
     pub read: u64,
     /// Objects that were not there and are now.
     pub added: u64,
@@ -26,100 +35,72 @@ pub struct SyncReport {
     pub repaired: Repaired,
     /// Objects that somebody keeps changing, and that wait for their next turn.
     pub postponed: u64,
-    /// What was done to the firewall's rules; `None` if nobody keeps any.
-    pub firewall: Option<FirewallReport>,
-    /// How the routes of peers refer to their gateways; `None` if the backend has no such routes.
-    pub routes: Option<RouteForm>,
-    /// Peers that are not, or not fully, reachable after this sync, in the order of their subnets.
+    /// Other things that were counted since the report before, by a name of the backend's choice such as `firewall_rules_added`.
+    pub counters: BTreeMap<Cow<'static, str>, u64>,
+    /// What the backend chose where it had a choice, by a name of its own such as `next_hops`.
+    pub properties: BTreeMap<Cow<'static, str>, Cow<'static, str>>,
+    /// What does not work for all peers, or for a whole address family.
+    pub faults: Vec<Fault>,
+    /// What a person should know: settings of others that keep our work from its effect.
+    pub warnings: Vec<Warning>,
+    /// What is wrong with peers that are not, or not fully, served after this sync, in the order of their subnets. A peer may have
+    /// several problems.
     pub problems: Vec<PeerProblem>,
 }
 
 impl SyncReport {
-    /// How many objects were written, rules of the firewall among them.
+    /// How many objects were written.
     pub fn writes(&self) -> u64 {
-        let firewall = self.firewall.as_ref().map_or(0, FirewallReport::writes);
-        self.added + self.replaced + self.removed + firewall
+        self.added + self.replaced + self.removed
+    }
+
+    /// Counts `count` more under `name`.
+    pub fn count(&mut self, name: impl Into<Cow<'static, str>>, count: u64) {
+        *self.counters.entry(name.into()).or_default() += count;
     }
 
     /// Whether a later sync may succeed where this one failed.
     pub fn wants_retry(&self) -> bool {
-        let refused = |problem: &PeerProblem| {
-            matches!(problem.fault, PeerFault::Kernel { .. } | PeerFault::Unreachable { .. })
-        };
-        let firewall = self.firewall.as_ref().is_none_or(FirewallReport::is_exact);
-        self.postponed > 0 || self.problems.iter().any(refused) || !firewall
-    }
-}
-
-/// What one sync did to the rules of the firewall.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct FirewallReport {
-    /// Who keeps the rules; `None` if that is not known yet.
-    pub mode: Option<FirewallMode>,
-    /// Rules that were listed; 0 if nobody has touched them since the last sync.
-    pub read: u64,
-    /// Rules that were not there, or not in their place, and are now.
-    pub added: u64,
-    /// Rules of ours that were in a wrong place or that nobody needs any more.
-    pub removed: u64,
-    /// Chains whose rules others had changed and that this sync found.
-    pub drifted: u64,
-    /// Programs that were run since the report before, to look or to write.
-    pub runs: u64,
-    /// What could not be done.
-    pub faults: Vec<FirewallFault>,
-    /// What a person should know: settings of others that keep our rules from their effect.
-    pub notes: Vec<String>,
-}
-
-impl FirewallReport {
-    /// How many rules were written.
-    pub fn writes(&self) -> u64 {
-        self.added + self.removed
+        self.postponed > 0
+            || !self.faults.is_empty()
+            || self.problems.iter().any(|problem| problem.fault.is_retryable())
     }
 
-    /// Whether the rules are as they should be.
+    /// Whether the data path as a whole is as it should be: no fault but those that concern some peers or one family.
     pub fn is_exact(&self) -> bool {
-        self.faults.is_empty()
+        self.faults.iter().all(|fault| fault.kind.is_partial())
+    }
+
+    /// How many peers have a problem.
+    pub fn peers_with_problems(&self) -> usize {
+        self.problems.iter().map(|problem| problem.peer).collect::<BTreeSet<_>>().len()
     }
 }
 
-/// Who keeps the rules of the firewall.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+/// Something that works and may not do what is expected of it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
+#[error("{object}: {text}")]
 #[non_exhaustive]
-#[serde(rename_all = "snake_case")]
-pub enum FirewallMode {
-    /// Chains of iptables and ip6tables.
-    Iptables,
-    /// Tables of nftables.
-    Nftables,
+pub struct Warning {
+    /// What it concerns, such as `firewall`.
+    pub object: String,
+    /// What is the case, and what to do about it.
+    pub text: String,
 }
 
-/// Something that the firewall needs and does not have.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
-#[error("cannot {operation}: {reason}")]
-#[non_exhaustive]
-pub struct FirewallFault {
-    /// What we wanted, with its object.
-    pub operation: String,
-    /// Why not, and what to do about it.
-    pub reason: String,
-}
-
-impl FirewallFault {
-    /// A fault in doing `operation`, which reads well after "cannot".
-    pub fn new(operation: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { operation: operation.into(), reason: reason.into() }
+impl Warning {
+    /// A warning about `object`.
+    pub fn new(object: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { object: object.into(), text: text.into() }
     }
 }
 
 /// Changes by others that a sync has undone.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Repaired {
     /// How many, by kind of object: a word such as `route`.
-    pub by_kind: BTreeMap<&'static str, u64>,
+    pub by_kind: BTreeMap<Cow<'static, str>, u64>,
     /// The first of them in words, at most [`EXAMPLES`](Self::EXAMPLES): who flushes a table removes thousands.
     pub examples: Vec<String>,
 }
@@ -129,59 +110,42 @@ impl Repaired {
     pub const EXAMPLES: usize = 8;
 
     /// Counts one more, and keeps `what` if there is room.
-    pub fn add(&mut self, kind: &'static str, what: impl std::fmt::Display) {
-        *self.by_kind.entry(kind).or_default() += 1;
+    pub fn add(&mut self, kind: impl Into<Cow<'static, str>>, what: impl fmt::Display) {
+        *self.by_kind.entry(kind.into()).or_default() += 1;
         if self.examples.len() < Self::EXAMPLES {
             self.examples.push(what.to_string());
         }
     }
 }
 
-/// How a route refers to its gateway.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[non_exhaustive]
-#[serde(rename_all = "snake_case")]
-pub enum RouteForm {
-    /// By the number of a nexthop object, which stays fast with many peers. Linux 5.3 and newer.
-    Nexthop,
-    /// By itself. The kernel compares each of them with all others.
-    Plain,
-}
-
 /// How packets reach one peer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Transport {
     /// IPv4 packets; `None` if there is no way for them.
     pub ipv4: Option<RoutingMode>,
     /// IPv6 packets; `None` if there is no way for them.
     pub ipv6: Option<RoutingMode>,
-    /// How the routes refer to their gateways; `None` if there are no such routes.
-    pub routes: Option<RouteForm>,
     /// What carries the packets, in the backend's own words, such as `userspace`; `None` if it has no choice.
-    pub carrier: Option<&'static str>,
+    pub carrier: Option<Cow<'static, str>>,
 }
 
 impl Transport {
-    /// A transport with these ways.
-    pub fn new(
-        ipv4: Option<RoutingMode>,
-        ipv6: Option<RoutingMode>,
-        routes: Option<RouteForm>,
-    ) -> Self {
-        Self { ipv4, ipv6, routes, carrier: None }
+    /// A transport of packets of either family.
+    pub fn new(ipv4: Option<RoutingMode>, ipv6: Option<RoutingMode>) -> Self {
+        Self { ipv4, ipv6, carrier: None }
     }
 
     /// The same with a word for what carries the packets.
     #[must_use]
-    pub fn carried_by(mut self, carrier: &'static str) -> Self {
-        self.carrier = Some(carrier);
+    pub fn carried_by(mut self, carrier: impl Into<Cow<'static, str>>) -> Self {
+        self.carrier = Some(carrier.into());
         self
     }
 }
 
 /// What is done to packets on their way to a peer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
 pub enum RoutingMode {
@@ -192,7 +156,7 @@ pub enum RoutingMode {
 }
 
 /// One peer that could not be served, and why.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PeerProblem {
     /// The peer's subnet.
@@ -211,7 +175,7 @@ impl PeerProblem {
 }
 
 /// What is wrong with one peer.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerFault {
     /// What the peer published cannot be used.
@@ -231,14 +195,14 @@ pub enum PeerFault {
     /// The peer published no address of a family that it has a subnet of.
     #[error("it has an {family} subnet and no {family} address")]
     NoAddress {
-        /// `IPv4` or `IPv6`.
-        family: &'static str,
+        /// Which family.
+        family: Family,
     },
     /// The peer uses another backend.
     #[error("it uses the backend {theirs:?}, not {ours:?}")]
     OtherBackend {
         /// Our backend's name.
-        ours: &'static str,
+        ours: String,
         /// What the peer published; empty for none.
         theirs: String,
     },
@@ -258,20 +222,89 @@ pub enum PeerFault {
     },
 }
 
+impl PeerFault {
+    /// Which kind of fault it is.
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::BadData { .. } | Self::OtherBackend { .. } | Self::Refused { .. } => {
+                FaultKind::PeerUnusable
+            }
+            Self::Kernel { .. } => FaultKind::KernelRefused,
+            Self::NoAddress { .. } => FaultKind::AddressMissing,
+            Self::Unreachable { .. } => FaultKind::PeerUnreachable,
+        }
+    }
+
+    /// Whether a later sync may succeed although the peer's lease is the same.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Kernel { .. } | Self::Unreachable { .. })
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Family {
+    /// IPv4.
+    #[serde(rename = "IPv4")]
+    Ipv4,
+    /// IPv6.
+    #[serde(rename = "IPv6")]
+    Ipv6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_firewall_counts_as_a_part_of_the_whole() {
+    fn what_a_retry_may_mend_is_retried_and_what_it_cannot_is_not() {
+        let peer = |fault| PeerProblem::new("10.3.2.0-24".parse().unwrap(), None, fault);
+        let kernel = PeerFault::Kernel { operation: "add a route".into(), reason: "no".into() };
+        let plan = PeerFault::NoAddress { family: Family::Ipv6 };
         let mut report = SyncReport { added: 1, ..SyncReport::default() };
-        assert_eq!((report.writes(), report.wants_retry()), (1, false));
-        let mut firewall = FirewallReport { added: 2, removed: 3, ..FirewallReport::default() };
-        report.firewall = Some(firewall.clone());
-        assert_eq!((report.writes(), report.wants_retry()), (6, false));
-        firewall.faults.push(FirewallFault::new("add a rule", "no memory"));
-        assert_eq!(firewall.faults[0].to_string(), "cannot add a rule: no memory");
-        report.firewall = Some(firewall);
+        assert_eq!((report.writes(), report.wants_retry(), report.is_exact()), (1, false, true));
+        report.problems = vec![peer(plan)];
+        assert!(!report.wants_retry());
+        report.problems.push(peer(kernel));
+        assert!(report.wants_retry() && report.is_exact(), "behind a fault that stays");
+        assert_eq!(report.peers_with_problems(), 1);
+
+        let mut report = SyncReport { postponed: 1, ..SyncReport::default() };
         assert!(report.wants_retry());
+        report = SyncReport::default();
+        report.faults.push(Fault::new(
+            FaultKind::FamilyUnusable,
+            "IPv6",
+            "serve IPv6",
+            "no address",
+        ));
+        assert!(report.wants_retry() && report.is_exact(), "the other family is served");
+        report.faults.push(Fault::new(FaultKind::KernelRefused, "firewall", "add a rule", "no"));
+        assert!(!report.is_exact());
+    }
+
+    #[test]
+    fn a_report_survives_its_json() {
+        let mut report = SyncReport { added: 1, ..SyncReport::default() };
+        report.count("firewall_rules_added", 2);
+        report.count("firewall_rules_added", 3);
+        report.properties.insert("firewall".into(), "nftables".into());
+        report.repaired.add("route", "10.3.2.0/24 was removed");
+        report.warnings.push(Warning::new("firewall", "br_netfilter is not loaded"));
+        let ours = "vxlan".into();
+        let fault = PeerFault::OtherBackend { ours, theirs: "udp".into() };
+        report.problems.push(PeerProblem::new("10.3.2.0-24".parse().unwrap(), None, fault));
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(json.contains(r#""firewall_rules_added":5"#), "{json}");
+        assert_eq!(serde_json::from_str::<SyncReport>(&json).unwrap(), report);
     }
 }

@@ -86,7 +86,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// * A later [`LeaseEvent::Reset`] may come at any time and replaces everything known.
     /// * `a_watcher_that_falls_behind_misses_nothing`: it gets a reset, never a gap.
     /// * `an_entry_that_is_no_lease_costs_only_itself`: it is skipped and logged. Its subnet is not handed out.
-    /// * After an `Err` the stream goes on by itself; it never ends.
+    /// * After an `Err` the stream goes on by itself; it never ends. Whoever polls it waits a little first, so that an
+    ///   implementation that fails at once costs nothing.
     /// * `dropping_a_watch_ends_its_work`.
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>>;
 }

@@ -1,11 +1,11 @@
 //! The last things that happened to the node, with their times, for operators.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, SystemTime},
 };
 
-use flannel_core::{Activity, Status, Subnet};
+use flannel_core::{Activity, Fault, Status, Subnet};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub(crate) struct Journal {
     entries: VecDeque<Entry>,
     next_repair: u64,
-    faults: BTreeMap<Activity, String>,
+    faults: Vec<Fault>,
     lacking: BTreeMap<&'static str, String>,
     subnet: Option<Subnet>,
     offline_since: Option<Instant>,
@@ -53,15 +53,17 @@ impl Journal {
             self.write(at, Kind::Lease, text);
             self.subnet = subnet;
         }
-        for (activity, reason) in &status.faults {
-            if self.faults.get(activity) != Some(reason) {
-                self.write(at, Kind::Fault, format!("cannot {activity}: {reason}"));
+        for fault in &status.faults {
+            if !self.faults.iter().any(|it| it.is_same(fault)) {
+                self.write(at, Kind::Fault, fault.to_string());
             }
         }
-        let over: Vec<_> =
-            self.faults.keys().filter(|it| !status.faults.contains_key(it)).copied().collect();
-        for activity in over {
-            self.write(at, Kind::Recovery, format!("can {activity}"));
+        let does = |fault: &Fault| fault.operation.clone();
+        let goes_on =
+            |operation: &String| status.faults.iter().any(|it| it.operation == *operation);
+        let over: BTreeSet<_> = self.faults.iter().map(does).filter(|it| !goes_on(it)).collect();
+        for operation in over {
+            self.write(at, Kind::Recovery, format!("can {operation}"));
         }
         self.faults.clone_from(&status.faults);
         for repair in status.repairs.iter().filter(|repair| repair.number >= self.next_repair) {
@@ -111,7 +113,7 @@ impl Journal {
     }
 
     fn watch_store(&mut self, now: Instant) {
-        let offline = self.faults.keys().any(|activity| STORE.contains(activity))
+        let offline = self.faults.iter().any(|fault| STORE.contains(&fault.activity))
             || self.lacking.keys().any(|what| STORE_AT_START.contains(what));
         match (offline, self.offline_since) {
             (true, None) => {
@@ -155,9 +157,14 @@ const KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::{Lease, LeaseAttrs};
+    use flannel_core::{FaultKind, Lease, LeaseAttrs};
 
     use super::*;
+
+    fn fault(activity: Activity, reason: &str) -> Fault {
+        let fault = Fault::new(FaultKind::StoreAway, "store", activity.to_string(), reason);
+        fault.during(activity)
+    }
 
     fn texts(journal: &Journal) -> Vec<&str> {
         journal.entries().map(|entry| entry.text.as_str()).collect()
@@ -174,12 +181,12 @@ mod tests {
         };
         assert!(follow(&status).is_empty());
         status.lease = Some(Lease::new("10.3.1.0-24".parse().unwrap(), LeaseAttrs::default()));
-        status.faults.insert(Activity::Watch, "refused".into());
+        status.faults.push(fault(Activity::Watch, "refused"));
         assert_eq!(follow(&status), ["holds 10.3.1.0-24", "cannot watch leases: refused"]);
         status.faults.clear();
         status.lease = None;
         assert_eq!(follow(&status)[2..], ["lost", "can watch leases"]);
-        status.faults.insert(Activity::Sync, "no".into());
+        status.faults.push(fault(Activity::Sync, "no"));
         assert_eq!(follow(&status)[4..], ["cannot sync the data path: no"]);
     }
 
@@ -192,7 +199,7 @@ mod tests {
         journal.lack(READ_CONFIG, Some("refused"), at, Instant::now());
         tokio::time::advance(Duration::from_secs(7)).await;
         assert_eq!(journal.offline(Instant::now()), Some(Duration::from_secs(7)));
-        status.faults.insert(Activity::Renew, "refused".into());
+        status.faults.push(fault(Activity::Renew, "refused"));
         journal.follow(&status, at, Instant::now());
         journal.lack(READ_CONFIG, None, at, Instant::now());
         assert_eq!(journal.offline(Instant::now()), Some(Duration::from_secs(7)), "one outage");

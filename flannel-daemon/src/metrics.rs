@@ -1,14 +1,15 @@
 //! Numbers for Prometheus, in its text format. `docs/metrics.md` lists them; a test compares.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write,
     fs,
     time::{Duration, SystemTime},
 };
 
 use flannel_backend_udp::{Meter, Stats};
-use flannel_core::{Activity, FirewallReport, NetworkConfig, Status, Totals};
+use flannel_core::{NetworkConfig, Status, SyncReport, Totals};
+use flannel_firewall::FIREWALL;
 use tokio::time::Instant;
 
 use crate::{
@@ -118,10 +119,15 @@ fn by_kind(kinds: &[(&str, u64)]) -> Vec<Sample> {
     kinds.iter().map(|(kind, count)| labelled("kind", kind, *count as f64)).collect()
 }
 
-/// What a firewall's report says; nothing if the node keeps none.
-fn of_firewall(it: &Snapshot, samples: impl FnOnce(&FirewallReport) -> Vec<Sample>) -> Vec<Sample> {
-    let firewall = it.status.last_sync.as_ref().and_then(|sync| sync.firewall.as_ref());
-    firewall.map_or_else(Vec::new, samples)
+/// What the report of a data path with a firewall says; nothing if the node keeps none.
+fn of_firewall(it: &Snapshot, samples: impl FnOnce(&SyncReport) -> Vec<Sample>) -> Vec<Sample> {
+    let report = it.status.last_sync.as_ref().filter(|it| it.properties.contains_key(FIREWALL));
+    report.map_or_else(Vec::new, samples)
+}
+
+/// What a backend has counted under `name`.
+fn counter(it: &Snapshot, name: &str) -> u64 {
+    it.status.totals.counters.get(name).copied().unwrap_or_default()
 }
 
 fn escaped(text: &str) -> String {
@@ -209,17 +215,18 @@ const METRICS: &[Metric] = &[
         name: "flannel_firewall_exact",
         kind: "gauge",
         help: "Whether the rules of the firewall are as they should be; absent if the node keeps none.",
-        samples: |it| of_firewall(it, |firewall| switch(firewall.is_exact())),
+        samples: |it| {
+            of_firewall(it, |it| switch(it.faults.iter().all(|fault| fault.object != FIREWALL)))
+        },
     },
     Metric {
         name: "flannel_firewall_info",
         kind: "gauge",
         help: "1, with who keeps the rules: iptables or nftables; absent if nobody can.",
         samples: |it| {
-            of_firewall(it, |firewall| {
-                let mode = firewall.mode.and_then(|mode| serde_json::to_value(mode).ok());
-                let mode = mode.as_ref().and_then(|mode| mode.as_str());
-                mode.map_or_else(Vec::new, |mode| vec![labelled("mode", mode, 1.0)])
+            of_firewall(it, |it| match &*it.properties[FIREWALL] {
+                "none" => Vec::new(),
+                mode => vec![labelled("mode", mode, 1.0)],
             })
         },
     },
@@ -227,34 +234,38 @@ const METRICS: &[Metric] = &[
         name: "flannel_firewall_hindrances",
         kind: "gauge",
         help: "Settings of others that keep our rules from their effect; /readyz names them.",
-        samples: |it| of_firewall(it, |firewall| count(firewall.notes.len() as u64)),
+        samples: |it| {
+            let of_rules = |it: &SyncReport| {
+                it.warnings.iter().filter(|warning| warning.object == FIREWALL).count()
+            };
+            of_firewall(it, |it| count(of_rules(it) as u64))
+        },
     },
     Metric {
         name: "flannel_firewall_rule_writes_total",
         kind: "counter",
         help: "Rules of the firewall that were written, by kind of write.",
         samples: |it| {
-            let Totals { rules_added, rules_removed, .. } = it.status.totals;
-            by_kind(&[("added", rules_added), ("removed", rules_removed)])
+            let rules = |what| counter(it, &format!("firewall_rules_{what}"));
+            by_kind(&[("added", rules("added")), ("removed", rules("removed"))])
         },
     },
     Metric {
         name: "flannel_firewall_program_runs_total",
         kind: "counter",
         help: "How often a program of iptables was run until the last sync, to look or to write.",
-        samples: |it| count(it.status.totals.program_runs),
+        samples: |it| count(counter(it, "firewall_program_runs")),
     },
     Metric {
         name: "flannel_faults",
         kind: "gauge",
         help: "1 for each thing that does not work now and is tried again.",
         samples: |it| {
-            let activities = it.status.faults.keys();
-            let word = |activity: &Activity| {
-                let word = serde_json::to_value(activity).ok()?;
-                Some(labelled("activity", word.as_str()?, 1.0))
-            };
-            activities.filter_map(word).collect()
+            let activities: BTreeSet<_> =
+                it.status.faults.iter().map(|fault| fault.activity).collect();
+            let words = activities.into_iter().filter_map(|it| serde_json::to_value(it).ok());
+            let words: Vec<_> = words.filter_map(|word| word.as_str().map(str::to_owned)).collect();
+            words.iter().map(|word| labelled("activity", word, 1.0)).collect()
         },
     },
     Metric {
@@ -274,7 +285,7 @@ const METRICS: &[Metric] = &[
         kind: "counter",
         help: "Kernel objects that were written, by kind of write.",
         samples: |it| {
-            let Totals { added, replaced, removed, .. } = it.status.totals;
+            let &Totals { added, replaced, removed, .. } = &it.status.totals;
             by_kind(&[("added", added), ("removed", removed), ("replaced", replaced)])
         },
     },
@@ -356,22 +367,25 @@ fn subnets(config: &NetworkConfig) -> Option<f64> {
 mod tests {
     use std::path::Path;
 
-    use flannel_core::{FirewallMode, NodeId, SyncReport};
+    use flannel_core::{Activity, Fault, FaultKind, NodeId};
+    use flannel_firewall::{FirewallMode, FirewallReport};
 
     use super::*;
 
     fn full() -> Snapshot {
         let mut status = Status::default();
         (status.mtu, status.peers, status.syncs) = (Some(1450), Some(3), 7);
-        status.faults.insert(Activity::Watch, "refused".into());
-        status.repaired.insert("route", 2);
+        let fault = Fault::new(FaultKind::StoreAway, "store", "watch leases", "refused");
+        status.faults.push(fault.during(Activity::Watch));
+        status.repaired.insert("route".into(), 2);
         status.totals.added = 12;
         let mut sync = SyncReport::default();
         let mut firewall = FirewallReport::default();
         firewall.mode = Some(FirewallMode::Nftables);
         firewall.notes.push("a chain drops".into());
-        sync.firewall = Some(firewall);
-        (status.totals.rules_added, status.totals.program_runs) = (8, 3);
+        (firewall.added, firewall.runs) = (8, 3);
+        firewall.add_to(&mut sync);
+        status.totals.counters = sync.counters.clone();
         status.last_sync = Some(sync);
         let times = Times { calls: 4, failures: 1, total: Duration::from_millis(1500) };
         Snapshot {

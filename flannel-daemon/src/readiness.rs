@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use flannel_core::{Activity, PeerFault, PeerProblem, Status};
+use flannel_core::{Activity, Fault, PeerFault, PeerProblem, Status};
+use flannel_firewall::FIREWALL;
 
 /// What the judgement is made of.
 pub(crate) struct View<'a> {
@@ -64,10 +65,8 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
         return readiness;
     };
     let because = |activities: &[Activity]| {
-        let faults = activities.iter().filter_map(|activity| {
-            status.faults.get(activity).map(|reason| format!(": cannot {activity}: {reason}"))
-        });
-        faults.collect::<String>()
+        let faults = activities.iter().filter_map(|activity| status.fault(*activity));
+        faults.map(|fault| format!(": {fault}")).collect::<String>()
     };
     if status.lease.is_none() {
         let reasons =
@@ -85,16 +84,16 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
             because(&[Activity::Watch])
         ));
     }
-    let firewall = status.last_sync.as_ref().and_then(|sync| sync.firewall.as_ref());
-    let firewall_faults = firewall.map_or(&[][..], |firewall| &firewall.faults);
-    missing.extend(firewall_faults.iter().map(|fault| format!("firewall: {fault}")));
-    // A firewall that is not exact counts as out of sync too.
-    let fails = [Activity::Start, Activity::Sync].iter().any(|it| status.faults.contains_key(it));
-    if !status.in_sync && (fails || firewall_faults.is_empty()) {
-        missing.push(format!(
-            "data path: not up to date{}",
-            because(&[Activity::Start, Activity::Sync])
-        ));
+    let of_data_path = |fault: &&Fault| {
+        matches!(fault.activity, Activity::Start | Activity::Sync) && !fault.kind.is_partial()
+    };
+    let faults: Vec<_> = status.faults.iter().filter(of_data_path).collect();
+    missing.extend(faults.iter().filter(|fault| fault.object == FIREWALL).map(named_fault));
+    let others: Vec<_> = faults.iter().filter(|fault| fault.object != FIREWALL).collect();
+    // Rules that are missing count as out of sync too.
+    if !status.in_sync && (!others.is_empty() || faults.is_empty()) {
+        let reasons: String = others.iter().map(|fault| format!(": {fault}")).collect();
+        missing.push(format!("data path: not up to date{reasons}"));
     }
     missing.extend(refused_by_the_kernel(status));
     match view.file {
@@ -107,14 +106,16 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
     }
     if readiness.missing.is_empty() {
         let offline =
-            [Activity::Watch, Activity::Renew].iter().any(|it| status.faults.contains_key(it));
+            [Activity::Watch, Activity::Renew].iter().any(|it| status.fault(*it).is_some());
         if offline {
             let reasons = because(&[Activity::Watch, Activity::Renew]);
             readiness.notes.push(format!("store: offline, the data path stays as it is{reasons}"));
         }
         readiness.notes.extend(without_a_way(status).map(|text| format!("peers: {text}")));
-        let notes = firewall.map_or(&[][..], |firewall| &firewall.notes);
-        readiness.notes.extend(notes.iter().map(|note| format!("firewall: {note}")));
+        let partial = status.faults.iter().filter(|fault| fault.kind.is_partial());
+        readiness.notes.extend(partial.map(|fault| named_fault(&fault)));
+        let warnings = status.last_sync.iter().flat_map(|sync| &sync.warnings);
+        readiness.notes.extend(warnings.map(ToString::to_string));
         if !status.refused.is_empty() {
             readiness.notes.push(format!("peers: {} leases are refused", status.refused.len()));
         }
@@ -127,8 +128,7 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
 fn refused_by_the_kernel(status: &Status) -> Option<String> {
     let report = status.last_sync.as_ref().filter(|_| status.in_sync)?;
     let is_ours = |fault: &PeerFault| match fault {
-        PeerFault::Kernel { .. } => true,
-        PeerFault::Unreachable { .. } => !serves_any(status),
+        PeerFault::Kernel { .. } | PeerFault::Unreachable { .. } => !status.serves_any_peer(),
         _ => false,
     };
     if let Some(text) = named(report.problems.iter().filter(|problem| is_ours(&problem.fault))) {
@@ -144,15 +144,16 @@ fn refused_by_the_kernel(status: &Status) -> Option<String> {
 
 /// The peers without a way to them, if there are ways to others.
 fn without_a_way(status: &Status) -> Option<String> {
-    let report = status.last_sync.as_ref().filter(|_| serves_any(status))?;
-    let far = |fault: &PeerFault| matches!(fault, PeerFault::Unreachable { .. });
+    let report = status.last_sync.as_ref().filter(|_| status.serves_any_peer())?;
+    let far = |fault: &PeerFault| {
+        matches!(fault, PeerFault::Kernel { .. } | PeerFault::Unreachable { .. })
+    };
     named(report.problems.iter().filter(|problem| far(&problem.fault)))
 }
 
-/// Whether there is a peer without any problem.
-fn serves_any(status: &Status) -> bool {
-    let problems = status.last_sync.as_ref().map_or(0, |report| report.problems.len());
-    status.peers.is_some_and(|peers| peers > problems)
+/// A fault with what it concerns.
+fn named_fault(fault: &&Fault) -> String {
+    format!("{}: {fault}", fault.object)
 }
 
 /// The first of these peers with what is wrong, and how many more there are.
@@ -167,7 +168,8 @@ fn named<'a>(mut problems: impl Iterator<Item = &'a PeerProblem>) -> Option<Stri
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::{FirewallFault, FirewallReport, Lease, LeaseAttrs, SyncReport};
+    use flannel_core::{FaultKind, Lease, LeaseAttrs, SyncReport};
+    use flannel_firewall::{FirewallFault, FirewallReport};
 
     use super::*;
 
@@ -176,6 +178,19 @@ mod tests {
         status.lease = Some(Lease::new("10.3.1.0-24".parse().unwrap(), LeaseAttrs::default()));
         (status.peers, status.in_sync, status.mtu) = (Some(2), true, Some(1450));
         status.last_sync = Some(SyncReport::default());
+        status
+    }
+
+    fn of(activity: Activity, reason: &str) -> Fault {
+        let fault = Fault::new(FaultKind::StoreAway, "store", activity.to_string(), reason);
+        fault.during(activity)
+    }
+
+    fn with_firewall(firewall: FirewallReport) -> Status {
+        let mut status = good();
+        let report = status.last_sync.as_mut().unwrap();
+        firewall.add_to(report);
+        (status.in_sync, status.faults) = (report.is_exact(), report.faults.clone());
         status
     }
 
@@ -193,12 +208,8 @@ mod tests {
     fn the_firewall_is_a_part_of_it() {
         let mut firewall = FirewallReport::default();
         firewall.notes.push("br_netfilter is not loaded".into());
-        let with = |firewall: &FirewallReport| {
-            let mut status = good();
-            status.in_sync = firewall.is_exact();
-            status.last_sync.as_mut().unwrap().firewall = Some(firewall.clone());
-            lines(Some(&status), File::Exact)
-        };
+        let with =
+            |firewall: &FirewallReport| lines(Some(&with_firewall(firewall.clone())), File::Exact);
         let ready = "flannel-node is ready\nfirewall: br_netfilter is not loaded\n";
         assert_eq!(with(&firewall), ready);
         firewall.faults.push(FirewallFault::new("write table nat of iptables", "it is locked"));
@@ -215,7 +226,7 @@ mod tests {
             assert_eq!(lines(Some(&status), file), expected);
         };
         let fault = |activity, reason: &'static str| {
-            move |status: &mut Status| drop(status.faults.insert(activity, reason.into()))
+            move |status: &mut Status| status.faults.push(of(activity, reason))
         };
         not(&|_| {}, File::Missing, "subnet.env: not there");
         not(&|_| {}, File::Different, "subnet.env: says something else");
@@ -247,12 +258,9 @@ mod tests {
             "data path: not up to date: cannot sync the data path: no buffer",
         );
         let firewall = |change: fn(&mut FirewallReport)| {
-            let mut status = good();
             let mut report = FirewallReport::default();
             change(&mut report);
-            status.in_sync = report.is_exact();
-            status.last_sync.as_mut().unwrap().firewall = Some(report);
-            lines(Some(&status), File::Exact)
+            lines(Some(&with_firewall(report)), File::Exact)
         };
         assert_eq!(
             firewall(|report| report.faults.push(FirewallFault::new("run iptables", "not there"))),
@@ -273,6 +281,8 @@ mod tests {
         let fault = PeerFault::Kernel { operation: "add a route".into(), reason: "no".into() };
         let mut status = good();
         problem(fault)(&mut status);
+        assert!(lines(Some(&status), File::Exact).starts_with("flannel-node is ready\npeers: "));
+        status.peers = Some(1);
         assert_eq!(
             lines(Some(&status), File::Exact),
             "flannel-node is not ready\ndata path: peer 10.3.2.0-24: cannot add a route: no\n"
@@ -316,7 +326,7 @@ mod tests {
     #[test]
     fn a_store_that_is_away_is_said_and_no_reason() {
         let mut status = good();
-        status.faults.insert(Activity::Watch, "connection refused".into());
+        status.faults.push(of(Activity::Watch, "connection refused"));
         assert_eq!(
             lines(Some(&status), File::Exact),
             "flannel-node is ready\nstore: offline, the data path stays as it is: cannot watch leases: connection refused\n"

@@ -9,7 +9,8 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use flannel_core::{Lease, Status};
+use flannel_core::{Lease, Status, SyncReport};
+use flannel_firewall::FIREWALL;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
@@ -46,6 +47,7 @@ pub(crate) async fn document(daemon: &DaemonHandle) -> Value {
         "totals": status.totals,
         "repaired": status.repaired,
         "last_sync": status.last_sync,
+        "firewall": status.last_sync.as_ref().and_then(firewall),
         "udp": facts.as_ref().and_then(|facts| facts.udp.as_ref()).map(|udp| udp_status::document(&udp.stats())),
         "journal": journal.entries().collect::<Vec<_>>(),
     })
@@ -62,14 +64,26 @@ async fn peers(daemon: &DaemonHandle, status: &Status) -> Option<Vec<Value>> {
     let probed = daemon.probes();
     let problems = status.last_sync.as_ref().map_or(&[][..], |sync| &sync.problems);
     let described = peers.iter().map(|peer| {
-        let problem = problems.iter().find(|problem| problem.peer == peer.subnet);
+        let problems = problems.iter().filter(|problem| problem.peer == peer.subnet);
+        let problems: Vec<_> = problems.map(|problem| problem.fault.to_string()).collect();
         let mut value = lease(peer);
         value["transport"] = json!(transports.get(&peer.subnet));
         value["path"] = json!(probed.as_ref().map(|probed| Shown(probed).peer(&peer.subnet)));
-        value["problem"] = json!(problem.map(|problem| problem.fault.to_string()));
+        value["problem"] = json!((!problems.is_empty()).then(|| problems.join("; ")));
         value
     });
     Some(described.collect())
+}
+
+/// Who keeps the rules, and what is wrong with them; nothing if the node keeps none.
+fn firewall(report: &SyncReport) -> Option<Value> {
+    let faults = report.faults.iter().filter(|fault| fault.object == FIREWALL);
+    let warnings = report.warnings.iter().filter(|warning| warning.object == FIREWALL);
+    Some(json!({
+        "mode": report.properties.get(FIREWALL)?,
+        "faults": faults.map(ToString::to_string).collect::<Vec<_>>(),
+        "notes": warnings.map(|warning| &warning.text).collect::<Vec<_>>(),
+    }))
 }
 
 fn lease(lease: &Lease) -> Value {

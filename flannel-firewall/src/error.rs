@@ -47,7 +47,7 @@ impl From<FirewallError> for BackendError {
     fn from(error: FirewallError) -> Self {
         match error {
             FirewallError::Unsupported { reason } => {
-                Self::Unsupported { backend: "firewall", reason }
+                Self::Unsupported { backend: "firewall".into(), reason }
             }
             FirewallError::Kernel { operation, source } => {
                 Self::Kernel { operation: operation.into(), source }

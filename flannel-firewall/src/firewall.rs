@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use flannel_core::{FirewallFault, FirewallMode, FirewallReport};
 use flannel_netlink::Namespace;
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{info, warn};
@@ -15,6 +14,7 @@ use crate::{
     netfilter::Netfilter,
     nftables::WantedTable,
     options::{FirewallOptions, Masquerade, ModeChoice},
+    report::{FirewallFault, FirewallMode, FirewallReport},
     rules::{Family, Rules, Scope},
     sysctl,
     tool::Runs,

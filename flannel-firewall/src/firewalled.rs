@@ -78,7 +78,7 @@ impl Network for FirewalledNetwork {
         // Neither waits for the other: a lock that some iptables holds is no reason to leave a peer unserved.
         let (synced, firewall) = tokio::join!(self.inner.sync(peers), self.firewall.sync(&scope));
         let mut report = synced?;
-        report.firewall = Some(firewall);
+        firewall.add_to(&mut report);
         Ok(report)
     }
 

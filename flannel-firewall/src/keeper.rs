@@ -4,7 +4,6 @@ mod iptables;
 
 use std::{collections::BTreeSet, fs, io};
 
-use flannel_core::{FirewallFault, FirewallReport};
 use flannel_netlink::Namespace;
 
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
     netfilter::Netfilter,
     nftables::{self, Expression, PlacedChain, PlacedRule, WantedTable},
     options::{FirewallOptions, ModeChoice, Name},
+    report::{FirewallFault, FirewallReport},
     rules::{Family, Rules},
     tool::{Runs, Tool},
 };

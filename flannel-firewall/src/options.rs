@@ -17,7 +17,7 @@ pub struct FirewallOptions {
     /// Answers come back only if whoever is there has a route to the network. Flannel has no such rules.
     pub keep_source: Vec<IpNetwork>,
     /// Whether forwarded traffic from and to the network is accepted, whatever the rules behind ours say. Rules in a table of
-    /// nftables cannot overrule others: see [`FirewallMode`](flannel_core::FirewallMode) in the report.
+    /// nftables cannot overrule others: see [`FirewallMode`](crate::FirewallMode) in the report.
     pub forward: bool,
     /// Whether the kernel is told to forward packets, where it does not yet.
     pub forwarding: bool,

@@ -2,10 +2,9 @@
 
 use std::{fs, io, path::Path};
 
-use flannel_core::FirewallFault;
 use flannel_netlink::Namespace;
 
-use crate::rules::Family;
+use crate::{report::FirewallFault, rules::Family};
 
 /// What was found out about forwarding of one family.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

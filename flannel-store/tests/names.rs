@@ -55,9 +55,9 @@ async fn a_clone_is_told_and_disturbs_nobody() {
         let stored = cluster.records().remove(0).lease().unwrap();
         assert_eq!(stored.attrs, lease.attrs);
     }
-    let faults = clone.status().faults;
+    let status = clone.status();
     assert_eq!(
-        faults[&Activity::Acquire],
+        status.fault(Activity::Acquire).unwrap().reason,
         "another node at 192.0.2.1 is called worker as well, give one of them another name"
     );
     assert_eq!(cluster.records().len(), 1);
@@ -90,7 +90,7 @@ async fn a_clone_takes_over_when_the_first_is_gone_and_then_the_first_is_told() 
     let (_first, handle) = start(&cluster, "worker", 1);
     sleep(Duration::from_secs(60)).await;
     assert!(clone.status().is_ready());
-    assert!(handle.status().faults[&Activity::Acquire].contains("at 192.0.2.2 is called worker"));
+    assert!(reason(&handle.status()).contains("at 192.0.2.2 is called worker"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,8 +115,8 @@ async fn who_was_cut_off_while_its_name_was_used_does_not_fight_for_it() {
         sleep(Duration::from_secs(1)).await;
         taken.renew().await.unwrap();
     }
-    let faults = handle.status().faults;
-    assert!(faults[&Activity::Acquire].contains("at 192.0.2.2 is called worker"), "{faults:?}");
+    let status = handle.status();
+    assert!(reason(&status).contains("at 192.0.2.2 is called worker"), "{status:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,4 +144,9 @@ async fn two_processes_with_one_name_and_one_address_write_no_more_than_once_a_s
     assert!(revision() - before <= 130, "{} writes in a minute", revision() - before);
     let error = StoreError::NodeIdInUse { node: "worker".parse().unwrap(), address: None };
     assert!(error.is_retryable());
+}
+
+/// Why no lease can be acquired.
+fn reason(status: &Status) -> &str {
+    &status.fault(Activity::Acquire).unwrap().reason
 }

@@ -109,7 +109,7 @@ fn a_peer_of_another_backend_is_skipped() {
         let plan = plan(&facts(), &peer);
         assert_eq!(plan.objects, []);
         let theirs = theirs.into();
-        assert_eq!(plan.faults, [PeerFault::OtherBackend { ours: "vxlan", theirs }]);
+        assert_eq!(plan.faults, [PeerFault::OtherBackend { ours: "vxlan".into(), theirs }]);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use flannel_core::{
-    RouteForm, RoutingMode, Transport,
+    RoutingMode, Transport,
     testing::network::{NetworkWorld, Nodes},
 };
 use flannel_netlink::state::Route;
@@ -84,7 +84,7 @@ async fn the_transport_of_each_peer_and_family_is_told() {
     assert!(nodes.repair(async || kernel.way("10.244.2.0/24").await == tunneled).await);
     let (first, second) = (nodes.lease(1).subnet, nodes.lease(2).subnet);
     let (lease, network) = nodes.into_first();
-    let way = |v4, v6| Some(Transport::new(Some(v4), Some(v6), Some(RouteForm::Nexthop)));
+    let way = |v4, v6| Some(Transport::new(Some(v4), Some(v6)));
     assert_eq!(network.transport(&first), way(RoutingMode::Encapsulated, RoutingMode::Direct));
     assert_eq!(network.transport(&second), way(RoutingMode::Direct, RoutingMode::Direct));
     assert_eq!(network.transport(&lease.subnet), None, "it is our own");

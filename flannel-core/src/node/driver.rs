@@ -4,36 +4,41 @@ mod follow;
 
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::StreamExt;
 use tokio::{
     select,
     sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
 };
-use tracing::{Instrument, Span, error, info, info_span, warn};
+use tracing::{
+    Instrument, Span, error,
+    field::{Empty, display},
+    info, info_span, warn,
+};
 
 use super::{
-    Activity, NodeError, NodeOptions, OnLeaseLoss, Request, Status, Stopped,
+    NodeError, NodeOptions, OnLeaseLoss, Request, Status, Stopped,
     failure::Failure,
     lease_keeper::{LeaseExpired, LeaseKeeper, LeaseOutcome, Timing, at},
     operation::{Operation, Outcome, operate},
+    outage_log::{Failed, OutageLog},
     pings::Pings,
     random::Random,
     removals::PendingRemovals,
-    session::Session,
-    status::{chain, log_problems},
+    session::{Session, next_event},
+    status::log_problems,
 };
 use crate::{
     backend::{Backend, BackendError, Network},
     backoff::Backoff,
     config::NetworkConfig,
+    fault::{Activity, Fault, Faulty, chain},
     lease::{Lease, LeaseAttrs, LeaseEvent},
     peers::Peers,
-    report::{FirewallReport, SyncReport},
+    report::SyncReport,
     store::{Store, StoreError, SubnetLease},
 };
 
@@ -43,6 +48,7 @@ pub(super) struct Driver {
     options: NodeOptions,
     status: watch::Sender<Status>,
     requests: mpsc::Receiver<Request>,
+    outages: Mutex<OutageLog>,
     random: Random,
 }
 
@@ -74,7 +80,7 @@ impl Driver {
         requests: mpsc::Receiver<Request>,
     ) -> Self {
         let random = Random::new(options.seed);
-        Self { store, backend, options, status, requests, random }
+        Self { store, backend, options, status, requests, outages: Mutex::default(), random }
     }
 
     pub(super) async fn run(
@@ -82,7 +88,14 @@ impl Driver {
         stop: impl Future<Output = ()>,
         pings: Pings,
     ) -> Result<Stopped, NodeError> {
-        let span = info_span!("node", subnet = tracing::field::Empty);
+        let span =
+            info_span!("node", node = Empty, network = Empty, backend = Empty, subnet = Empty);
+        if let Some(name) = &self.options.name {
+            span.record("node", name);
+        }
+        if let Some(network) = &self.options.network {
+            span.record("network", network);
+        }
         let stop = pin!(stop);
         self.drive(stop, pings, span.clone()).instrument(span).await
     }
@@ -121,6 +134,8 @@ impl Driver {
             leases: self.store.watch(),
             watched_from: Instant::now(),
             watches: self.backoff(),
+            poll_from: Instant::now(),
+            watch_errors: self.backoff().limited_to(WATCH_PAUSE),
             sync_at: None,
             advertise: false,
             listen_from: Instant::now(),
@@ -130,7 +145,7 @@ impl Driver {
         };
         self.trust(&session.keeper);
         loop {
-            span.record("subnet", tracing::field::display(current.subnet));
+            span.record("subnet", display(current.subnet));
             let (end, network) = match self.start(&mut session, &current, &mut stop).await? {
                 Err(end) => (end, None),
                 Ok(mut network) => {
@@ -160,6 +175,12 @@ impl Driver {
         let Self { store, backend, .. } = &*self;
         let random = &mut random;
         let config = self.persist(Activity::Config, random, || store.config()).await?;
+        let span = Span::current();
+        if self.options.network.is_none() {
+            span.record("network", blocks(&config));
+        }
+        span.record("backend", config.backend().kind());
+        self.status.send_modify(|status| status.config = Some(config.clone()));
         let previous = self.persist(Activity::Acquire, random, || store.previous()).await?;
         let advertise = || backend.advertise(previous.as_ref());
         let attrs = self.persist(Activity::Advertise, random, advertise).await?;
@@ -169,6 +190,9 @@ impl Driver {
         };
         let lease = self.persist(Activity::Acquire, random, acquire).await?;
         let held = lease.1.lease().clone();
+        if let (None, Some(node)) = (&self.options.name, &held.node) {
+            span.record("node", node.as_str());
+        }
         info!(subnet = %held.subnet, "lease held");
         self.status.send_modify(|status| status.lease = Some(held));
         Ok((config, lease))
@@ -254,7 +278,7 @@ impl Driver {
                         outcome = session.keeper.next() => Input::OwnLease(outcome),
                         Some(request) = self.requests.recv(), if session.known => Input::Request(request),
                         outcome = &mut work => Input::Outcome(outcome),
-                        item = session.leases.next() => Input::Lease(item),
+                        item = next_event(&mut session.leases, session.poll_from) => Input::Lease(item),
                         () = at(session.removals.next()) => Input::Gone,
                         () = at(sync_at) => Input::Due,
                     };
@@ -313,7 +337,7 @@ impl Driver {
             LeaseOutcome::Expired(lease) => {
                 let expired = LeaseExpired { subnet: lease.subnet };
                 error!(%expired, "cannot trust the lease, renewing it goes on; the data path stays");
-                self.status.send_modify(|status| status.fail(Activity::Hold, &expired));
+                self.show_fault(Activity::Hold, &expired);
             }
             LeaseOutcome::RenewFailed(error) => self.fail(Activity::Renew, &error),
             LeaseOutcome::Lost(error) => {
@@ -326,7 +350,7 @@ impl Driver {
                     return Err(NodeError::LeaseLost { subnet, source: error });
                 }
                 error!(%subnet, error = chain(&error), "lease lost, taking one anew; the data path stays");
-                self.status.send_modify(|status| status.fail(Activity::Renew, &error));
+                self.show_fault(Activity::Renew, &error);
             }
             LeaseOutcome::Acquired(lease) | LeaseOutcome::Renewed(lease) => {
                 for activity in [Activity::Acquire, Activity::Hold, Activity::Renew] {
@@ -424,15 +448,15 @@ impl Driver {
                 self.succeed(Activity::Sync);
                 if report.writes() > 0 {
                     let SyncReport { added, replaced, removed, .. } = report;
-                    let rules = report.firewall.as_ref().map_or(0, FirewallReport::writes);
-                    info!(peers = session.peers.len(), added, replaced, removed, rules, "synced");
+                    info!(peers = session.peers.len(), added, replaced, removed, "synced");
                 }
                 self.status.send_modify(|status| {
                     status.count(&report);
                     log_problems(status.last_sync.as_ref(), &report);
+                    status.set_faults(Activity::Sync, report.faults.clone());
                     status.syncs += 1;
                     status.writes += report.writes();
-                    status.in_sync = report.firewall.as_ref().is_none_or(FirewallReport::is_exact);
+                    status.in_sync = report.is_exact();
                     status.mtu = Some(mtu);
                     status.last_sync = Some(report);
                 });
@@ -444,13 +468,33 @@ impl Driver {
         }
     }
 
-    fn fail(&self, activity: Activity, error: &(dyn std::error::Error + 'static)) {
-        warn!(error = chain(error), "cannot {activity}, trying again");
-        self.status.send_modify(|status| status.fail(activity, error));
+    /// Shows and logs a failure that is retried.
+    fn fail(&self, activity: Activity, error: &(impl Faulty + 'static)) {
+        let failed = self.outages().failed(activity, Instant::now());
+        match failed {
+            Failed::Begins => warn!("cannot {activity}, retrying: {}", chain(error)),
+            Failed::GoesOn { failures, lasted } => {
+                warn!(failures, ?lasted, "still cannot {activity}: {}", chain(error));
+            }
+            Failed::Quiet => {}
+        }
+        self.show_fault(activity, error);
+    }
+
+    fn show_fault(&self, activity: Activity, error: &(impl Faulty + 'static)) {
+        let fault = Fault::of(activity, error);
+        self.status.send_if_modified(|status| status.set_faults(activity, vec![fault]));
     }
 
     fn succeed(&self, activity: Activity) {
-        self.status.send_if_modified(|status| status.faults.remove(&activity).is_some());
+        if let Some((failures, lasted)) = self.outages().succeeded(activity, Instant::now()) {
+            info!(failures, ?lasted, "can {activity} again");
+        }
+        self.status.send_if_modified(|status| status.set_faults(activity, Vec::new()));
+    }
+
+    fn outages(&self) -> MutexGuard<'_, OutageLog> {
+        self.outages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Random numbers for something that goes on beside the loop.
@@ -463,6 +507,13 @@ impl Driver {
     }
 }
 
+/// The address blocks of a network, for people.
+fn blocks(config: &NetworkConfig) -> String {
+    let ipv4 = config.ipv4().map(|range| range.network().to_string());
+    let ipv6 = config.ipv6().map(|range| range.network().to_string());
+    ipv4.into_iter().chain(ipv6).collect::<Vec<_>>().join(",")
+}
+
 impl Drop for Driver {
     /// However the node ended, whoever looks at it sees that.
     fn drop(&mut self) {
@@ -473,6 +524,9 @@ impl Drop for Driver {
 /// How long a node that was transport_requests to stop waits for a sync under way, and then for the store.
 /// Together less than the second in which supervisors and users expect a stop.
 const STOP_GRACE: Duration = Duration::from_millis(400);
+
+/// The longest time between two looks at a watch that fails. Stores wait by themselves; one that does not costs no more than this.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The shortest time between two repairs. Somebody who changes the data path all the time costs 20 syncs a second at most, and
 /// a single change is repaired at once.

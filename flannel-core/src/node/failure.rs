@@ -3,10 +3,10 @@
 use tokio::time::error::Elapsed;
 
 use super::{NodeError, lease_keeper};
-use crate::{backend::BackendError, store::StoreError};
+use crate::{backend::BackendError, fault::Faulty, store::StoreError};
 
-/// What a loop that tries again has to know of an error.
-pub(super) trait Failure: std::error::Error + 'static {
+/// What a loop that retries has to know of an error.
+pub(super) trait Failure: Faulty + 'static {
     fn is_retryable(&self) -> bool;
     fn into_final(self) -> NodeError;
     fn late(operation: String, elapsed: Elapsed) -> Self;

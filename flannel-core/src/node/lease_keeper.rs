@@ -11,6 +11,7 @@ use tokio::{
 use super::random::Random;
 use crate::{
     backoff::Backoff,
+    fault::{FaultKind, Faulty},
     lease::{Lease, LeaseAttrs},
     store::{Store, StoreError, SubnetLease, trusted_for},
     subnet::Subnet,
@@ -74,6 +75,16 @@ enum CallOutcome {
 #[error("the lease of {subnet} was not renewed before its time was over, another node may have it")]
 pub(super) struct LeaseExpired {
     pub(super) subnet: Subnet,
+}
+
+impl Faulty for LeaseExpired {
+    fn kind(&self) -> FaultKind {
+        FaultKind::LeaseExpired
+    }
+
+    fn object(&self) -> &'static str {
+        "lease"
+    }
 }
 
 /// What happened to the lease.

@@ -4,6 +4,7 @@ mod driver;
 mod failure;
 mod lease_keeper;
 mod operation;
+mod outage_log;
 mod pings;
 mod random;
 mod removals;
@@ -24,7 +25,7 @@ use crate::{
     subnet::Subnet,
 };
 
-pub use status::{Activity, Repair, Status, Totals};
+pub use status::{Repair, Status, Totals};
 
 /// A node: it takes a subnet, brings up the data path, and keeps it matching the leases of its peers.
 ///
@@ -46,6 +47,10 @@ pub struct Node {
 /// How a node behaves where there is a choice.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    /// The node's name in log spans; whoever runs several nodes in one process tells them apart by it.
+    pub name: Option<String>,
+    /// The network's name in log spans; its address blocks unless set.
+    pub network: Option<String>,
     /// The longest that one call of the store or the backend may take before it counts as failed. 30 s: well above what a
     /// loaded store or a sync of 100,000 peers needs.
     pub deadline: Duration,
@@ -182,6 +187,8 @@ impl Default for NodeOptions {
     fn default() -> Self {
         use std::hash::{BuildHasher, Hasher, RandomState};
         Self {
+            name: None,
+            network: None,
             deadline: Duration::from_secs(30),
             on_lease_loss: OnLeaseLoss::default(),
             renew_margin: Duration::from_secs(60 * 60),

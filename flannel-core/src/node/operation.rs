@@ -4,9 +4,10 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Activity, failure::Failure};
+use super::failure::Failure;
 use crate::{
     backend::{Backend, BackendError, Network},
+    fault::Activity,
     lease::{Lease, LeaseAttrs},
     peers::Peers,
     report::SyncReport,

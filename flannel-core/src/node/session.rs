@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use futures::stream::BoxStream;
-use tokio::{sync::oneshot, time::Instant};
+use futures::{StreamExt, stream::BoxStream};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     lease_keeper::LeaseKeeper, operation::Operation, pings::Pings, removals::PendingRemovals,
@@ -26,6 +29,10 @@ pub(super) struct Session {
     pub(super) watched_from: Instant,
     /// Between watches that ended.
     pub(super) watches: Backoff,
+    /// When to ask `leases` again after an error.
+    pub(super) poll_from: Instant,
+    /// Between errors of the watch.
+    pub(super) watch_errors: Backoff,
     /// When to sync next, if there is a reason to.
     pub(super) sync_at: Option<Instant>,
     /// Whether the next sync has to look at our own end as well.
@@ -38,6 +45,17 @@ pub(super) struct Session {
     pub(super) transport_requests: Vec<oneshot::Sender<Vec<(Subnet, Transport)>>>,
     /// Between failures to hear of drift.
     pub(super) drift_backoff: Backoff,
+}
+
+/// The next item of a watch, which is not asked before `from`. Dropping it loses nothing.
+pub(super) async fn next_event(
+    leases: &mut BoxStream<'static, Result<LeaseEvent, StoreError>>,
+    from: Instant,
+) -> Option<Result<LeaseEvent, StoreError>> {
+    if from > Instant::now() {
+        sleep_until(from).await;
+    }
+    leases.next().await
 }
 
 impl Session {

@@ -1,24 +1,29 @@
 //! What a node shows of itself.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    error::Error,
-    fmt,
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::SystemTime,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
+    config::NetworkConfig,
+    fault::{Activity, Fault},
     lease::Lease,
-    report::{FirewallReport, PeerProblem, SyncReport},
+    report::{PeerProblem, SyncReport},
 };
 
 /// A node at one moment.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
+#[serde(default)]
 pub struct Status {
+    /// The network configuration that this node follows; `None` until it is read.
+    pub config: Option<NetworkConfig>,
     /// The lease that this node holds as far as it knows; `None` before the first and after a lost one. Whether it may be trusted
     /// says [`trusts_lease`](Self::trusts_lease).
     pub lease: Option<Lease>,
@@ -40,14 +45,15 @@ pub struct Status {
     pub writes: u64,
     /// What all syncs together have read and written, by kind of write.
     pub totals: Totals,
-    /// How many changes by others were found and undone, by kind of object; `chain` stands for chains of the firewall.
-    pub repaired: BTreeMap<&'static str, u64>,
+    /// How many changes by others were found and undone, by kind of object.
+    pub repaired: BTreeMap<Cow<'static, str>, u64>,
     /// The latest of these changes, oldest first, at most 32. Their numbers go up without gaps.
     pub repairs: VecDeque<Repair>,
-    /// Whether the data path matched all peers, and the firewall its rules, when it was last looked at.
+    /// Whether the data path was as it should be when it was last looked at.
     pub in_sync: bool,
-    /// What does not work right now, and why; retried until it does.
-    pub faults: BTreeMap<Activity, String>,
+    /// What does not work right now; retried until it does. The problems of single peers are in [`refused`](Self::refused) and
+    /// [`last_sync`](Self::last_sync).
+    pub faults: Vec<Fault>,
     /// The latest fault, kept after it is over.
     pub last_error: Option<String>,
     /// Whether the node has run and does not any more: the rest is what was true then.
@@ -55,8 +61,9 @@ pub struct Status {
 }
 
 /// What all syncs of a node did, in objects.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
+#[serde(default)]
 pub struct Totals {
     /// Listed.
     pub read: u64,
@@ -66,45 +73,18 @@ pub struct Totals {
     pub replaced: u64,
     /// Of ours, and needed by nobody any more.
     pub removed: u64,
-    /// Rules of the firewall that were not there, or not in their place.
-    pub rules_added: u64,
-    /// Rules of the firewall in a wrong place, or needed by nobody any more.
-    pub rules_removed: u64,
-    /// Programs that were run for the firewall.
-    pub program_runs: u64,
+    /// What backends count under names of their own.
+    pub counters: BTreeMap<Cow<'static, str>, u64>,
 }
 
 /// A change by somebody else that a sync has undone.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Repair {
     /// Its number, from 0 on.
     pub number: u64,
     /// What was changed, how, and by whom if the kernel says so.
     pub what: String,
-}
-
-/// What a node was doing when something failed.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[non_exhaustive]
-#[serde(rename_all = "snake_case")]
-pub enum Activity {
-    /// Taking a subnet.
-    Acquire,
-    /// Finding out what to publish.
-    Advertise,
-    /// Reading the network's configuration.
-    Config,
-    /// Holding the lease without a doubt: it was not renewed for so long that somebody else may have the subnet.
-    Hold,
-    /// Keeping the lease.
-    Renew,
-    /// Bringing up our own end of the data path.
-    Start,
-    /// Making the data path match the peers.
-    Sync,
-    /// Following the leases of others.
-    Watch,
 }
 
 impl Status {
@@ -120,7 +100,18 @@ impl Status {
     ///
     /// It can be after a whole TTL without a renewal. The data path stays then, and a renewal ends the doubt.
     pub fn trusts_lease(&self) -> bool {
-        self.lease.is_some() && !self.faults.contains_key(&Activity::Hold)
+        self.lease.is_some() && self.fault(Activity::Hold).is_none()
+    }
+
+    /// The first fault of an activity.
+    pub fn fault(&self, activity: Activity) -> Option<&Fault> {
+        self.faults.iter().find(|fault| fault.activity == activity)
+    }
+
+    /// Whether there are peers and at least one of them has no problem.
+    pub fn serves_any_peer(&self) -> bool {
+        let problems = self.last_sync.as_ref().map_or(0, SyncReport::peers_with_problems);
+        self.peers.is_some_and(|peers| peers > problems)
     }
 
     /// Adds up what a sync did.
@@ -130,15 +121,10 @@ impl Status {
         self.totals.replaced += report.replaced;
         self.totals.removed += report.removed;
         for (kind, count) in &report.repaired.by_kind {
-            *self.repaired.entry(kind).or_default() += count;
+            *self.repaired.entry(kind.clone()).or_default() += count;
         }
-        if let Some(firewall) = &report.firewall {
-            self.totals.rules_added += firewall.added;
-            self.totals.rules_removed += firewall.removed;
-            self.totals.program_runs += firewall.runs;
-            if firewall.drifted > 0 {
-                *self.repaired.entry("chain").or_default() += firewall.drifted;
-            }
+        for (name, count) in &report.counters {
+            *self.totals.counters.entry(name.clone()).or_default() += count;
         }
         for what in &report.repaired.examples {
             let number = self.repairs.back().map_or(0, |last| last.number + 1);
@@ -148,67 +134,59 @@ impl Status {
         self.repairs.drain(..surplus);
     }
 
-    pub(super) fn fail(&mut self, activity: Activity, error: &dyn Error) {
-        let text = chain(error);
-        self.last_error = Some(format!("{activity}: {text}"));
-        self.faults.insert(activity, text);
+    /// Replaces all faults of `activity` by `faults`. What was there already is as old as it was. Returns whether anything changed.
+    pub(super) fn set_faults(&mut self, activity: Activity, faults: Vec<Fault>) -> bool {
+        let before: Vec<_> = self.faults.extract_if(.., |it| it.activity == activity).collect();
+        let now = SystemTime::now();
+        let unchanged = before.len() == faults.len()
+            && faults.iter().zip(&before).all(|(fault, before)| fault.is_same(before));
+        for fault in faults {
+            let known = before.iter().find(|it| {
+                (it.kind, &it.object, &it.operation)
+                    == (fault.kind, &fault.object, &fault.operation)
+            });
+            let since = known.map_or(now, |known| known.since);
+            self.last_error = Some(format!("{}: {}", fault.operation, fault.reason));
+            self.faults.push(Fault { since, activity, ..fault });
+        }
+        self.faults.sort_by_key(|fault| fault.activity);
+        !unchanged
     }
 }
 
-impl fmt::Display for Activity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Acquire => "acquire a lease",
-            Self::Advertise => "find out what to publish",
-            Self::Config => "read the network config",
-            Self::Hold => "trust the lease",
-            Self::Renew => "renew the lease",
-            Self::Start => "start the backend",
-            Self::Sync => "sync the data path",
-            Self::Watch => "watch leases",
-        })
-    }
-}
-
-/// An error with all its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
-/// Says which peers are no longer served, and which are again, and the same of the firewall.
+/// Logs which peers are no longer served and which are again, and the same of the data path as a whole.
 pub(super) fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
-    let firewall = |report: Option<&SyncReport>| report.and_then(|report| report.firewall.clone());
-    if let Some(now) = &now.firewall {
-        log_firewall(&firewall(before).unwrap_or_default(), now);
+    let nothing = SyncReport::default();
+    let before = before.unwrap_or(&nothing);
+    let is_new = |fault: &&Fault| !before.faults.iter().any(|it| it.is_same(fault));
+    for fault in now.faults.iter().filter(is_new) {
+        warn!("{}: {fault}; retrying", fault.object);
     }
-    let before = before.map_or(&[][..], |report| &report.problems);
-    for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
-        warn!(peer = %problem.peer, "peer not served: {}", problem.fault);
+    for warning in now.warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
+        warn!("{warning}");
     }
-    for problem in before {
-        if now.problems.iter().all(|p| p.peer != problem.peer) {
-            info!(peer = %problem.peer, "peer served again, or gone");
+    if now.faults.is_empty() && !before.faults.is_empty() {
+        info!("the data path is as it should be again");
+    }
+    let news = now.problems.iter().filter(|problem| !before.problems.contains(problem));
+    for (n, problem) in news.clone().enumerate().take(LOGGED_PEERS + 1) {
+        match n {
+            LOGGED_PEERS => warn!("and problems of {} more peers", news.clone().count() - n),
+            _ => warn!(peer = %problem.peer, "peer not served: {}", problem.fault),
+        }
+    }
+    let troubled: BTreeSet<_> = now.problems.iter().map(|problem| problem.peer).collect();
+    let over: BTreeSet<_> = before.problems.iter().map(|problem| problem.peer).collect();
+    for (n, peer) in over.difference(&troubled).enumerate().take(LOGGED_PEERS + 1) {
+        match n {
+            LOGGED_PEERS => info!("and {} more peers", over.difference(&troubled).count() - n),
+            _ => info!(%peer, "peer served again, or gone"),
         }
     }
 }
 
-fn log_firewall(before: &FirewallReport, now: &FirewallReport) {
-    for fault in now.faults.iter().filter(|fault| !before.faults.contains(fault)) {
-        warn!("firewall: {fault}; trying again");
-    }
-    for note in now.notes.iter().filter(|note| !before.notes.contains(note)) {
-        warn!("firewall: {note}");
-    }
-    if now.is_exact() && !before.is_exact() {
-        info!("firewall as it should be again");
-    }
-}
+/// How many peers are named in the log for one sync.
+const LOGGED_PEERS: usize = 8;
 
 /// How many repairs are remembered: enough to see a pattern, few enough to copy with each look at the status.
 const KEPT_REPAIRS: usize = 32;

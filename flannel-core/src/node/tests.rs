@@ -17,7 +17,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    Backend, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Store, StoreError,
+    Activity, Backend, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Store, StoreError,
     testing::{FakeBackend, MockBackend, MockStore},
 };
 
@@ -193,6 +193,10 @@ fn fake() -> FakeBackend {
     FakeBackend::new(Ipv4Addr::new(192, 0, 2, 1))
 }
 
+fn reason(status: &Status, activity: Activity) -> String {
+    status.fault(activity).map(|fault| fault.reason.clone()).unwrap_or_default()
+}
+
 async fn settle() {
     sleep(Duration::from_millis(1)).await;
 }
@@ -292,7 +296,7 @@ async fn a_failing_sync_is_tried_again_until_it_succeeds() {
     tokio::spawn(node.run());
     events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     settle().await;
-    assert_eq!(handle.status().faults[&Activity::Sync], "cannot sync: refused by the test");
+    assert_eq!(reason(&handle.status(), Activity::Sync), "cannot sync: refused by the test");
     assert!(!handle.status().is_ready());
     let start = Instant::now();
     handle.wait_for(Status::is_ready).await.unwrap();
@@ -348,7 +352,7 @@ async fn what_waiting_can_help_is_waited_for() {
     let mut handle = node.handle();
     tokio::spawn(node.run());
     settle().await;
-    assert_eq!(handle.status().faults[&Activity::Config], "cannot reach the store: down");
+    assert_eq!(reason(&handle.status(), Activity::Config), "cannot reach the store: down");
     handle.wait_for(Status::is_ready).await.unwrap();
     assert!(handle.status().last_error.unwrap().starts_with("start the backend: "));
 }
@@ -361,7 +365,7 @@ async fn what_somebody_has_to_correct_ends_the_node() {
         Err(StoreError::Config { place: "/net/config".into(), source })
     });
     let error = node(store, fake()).run().await.unwrap_err();
-    let text = status::chain(&error);
+    let text = crate::fault::chain(&error);
     assert!(text.contains("/net/config") && text.contains("Network is missing"), "{text}");
 }
 
@@ -389,7 +393,7 @@ async fn a_store_that_hangs_counts_as_absent() {
     tokio::spawn(node.run());
     let status = handle.wait_for(|status| !status.faults.is_empty()).await.unwrap();
     assert_eq!(
-        status.faults[&Activity::Config],
+        reason(&status, Activity::Config),
         "cannot read the network config: deadline has elapsed"
     );
 }

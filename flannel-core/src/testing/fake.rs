@@ -15,7 +15,7 @@ use crate::{
     backend::{Backend, BackendError, Network},
     lease::{Lease, LeaseAttrs},
     peers::Peers,
-    report::{PeerFault, PeerProblem, RoutingMode, SyncReport, Transport},
+    report::{Family, PeerFault, PeerProblem, RoutingMode, SyncReport, Transport},
     subnet::Subnet,
 };
 
@@ -174,10 +174,14 @@ impl Network for FakeNetwork {
             match lease.attrs.address() {
                 _ if lease.attrs.backend_type != KIND => {
                     let theirs = lease.attrs.backend_type.clone().into_owned();
-                    report.problems.push(problem(PeerFault::OtherBackend { ours: KIND, theirs }));
+                    report
+                        .problems
+                        .push(problem(PeerFault::OtherBackend { ours: KIND.into(), theirs }));
                 }
                 Some(address) => drop(desired.insert(lease.subnet, address)),
-                None => report.problems.push(problem(PeerFault::NoAddress { family: "IPv4" })),
+                None => {
+                    report.problems.push(problem(PeerFault::NoAddress { family: Family::Ipv4 }))
+                }
             }
         }
         let stale: Vec<_> = {
@@ -206,7 +210,7 @@ impl Network for FakeNetwork {
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
         let served = self.host.state().routes.contains_key(subnet);
-        served.then(|| Transport::new(Some(RoutingMode::Direct), None, None))
+        served.then(|| Transport::new(Some(RoutingMode::Direct), None))
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {

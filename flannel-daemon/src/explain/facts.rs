@@ -102,10 +102,7 @@ impl Running {
             let all = value.as_array().into_iter().flatten();
             all.filter_map(|text| text.as_str().map(String::from)).collect()
         };
-        let firewall = &status["last_sync"]["firewall"];
-        let fault = |fault: &Value| {
-            Some(format!("cannot {}: {}", fault["operation"].as_str()?, fault["reason"].as_str()?))
-        };
+        let firewall = &status["firewall"];
         let peers = status["peers"].as_array().into_iter().flatten();
         let paths = peers.flat_map(|peer| {
             let subnet = peer["subnet"].as_str().unwrap_or_default();
@@ -119,12 +116,7 @@ impl Running {
             missing: texts(&status["missing"]),
             firewall: firewall.is_object().then(|| Firewall {
                 mode: firewall["mode"].as_str().unwrap_or("nobody").to_owned(),
-                faults: firewall["faults"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(fault)
-                    .collect(),
+                faults: texts(&firewall["faults"]),
                 notes: texts(&firewall["notes"]),
             }),
         }

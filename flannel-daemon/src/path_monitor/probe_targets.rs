@@ -93,7 +93,7 @@ mod tests {
         let config: NetworkConfig = config.parse().unwrap();
         let mut peers = Peers::new(config.clone(), lease(1));
         peers.fold(LeaseEvent::Reset(vec![lease(2), lease(3), lease(4)]));
-        let way = |v4, v6| Transport::new(v4, v6, None);
+        let way = |v4, v6| Transport::new(v4, v6);
         let (tunnel, direct) = (Some(RoutingMode::Encapsulated), Some(RoutingMode::Direct));
         let transports = BTreeMap::from([
             (lease(2).subnet, way(tunnel, direct)),

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_core::FirewallFault;
 use flannel_netlink::Namespace;
 use futures::future::join_all;
 
@@ -15,6 +14,7 @@ use crate::{
     netfilter::Netfilter,
     nftables::PlacedChain,
     options::{FirewallOptions, Name},
+    report::FirewallFault,
     rules::{Family, Rules},
     tool::{Runs, Tool, ToolError},
 };

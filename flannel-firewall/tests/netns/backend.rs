@@ -5,10 +5,9 @@ use std::{sync::Arc, time::Duration};
 use flannel_backend::{UplinkFinder, UplinkOptions, testing::KernelWorld};
 use flannel_backend_hostgw::HostGw;
 use flannel_core::{
-    Backend, FirewallMode, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Peers,
-    testing::FakeBackend,
+    Backend, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Peers, SyncReport, testing::FakeBackend,
 };
-use flannel_firewall::{FirewallOptions, Firewalled, Masquerade, ModeChoice};
+use flannel_firewall::{FIREWALL, FirewallOptions, Firewalled, Masquerade, ModeChoice};
 use flannel_testbed::Host;
 use tokio::time::timeout;
 
@@ -27,6 +26,11 @@ fn make(host: &Host, config: &NetworkConfig) -> Arc<dyn Backend> {
         ..FirewallOptions::default()
     };
     Arc::new(Firewalled::new(inner, host.namespace(), options))
+}
+
+/// How many rules a sync wrote.
+fn written(report: &SyncReport) -> u64 {
+    report.counters["firewall_rules_added"] + report.counters["firewall_rules_removed"]
 }
 
 type Make = fn(&Host, &NetworkConfig) -> Arc<dyn Backend>;
@@ -58,29 +62,24 @@ async fn one_sync_one_drift_and_one_teardown_are_of_both() {
         peers.fold(LeaseEvent::Reset(vec![own, peer]));
 
         let report = network.sync(&peers).await.unwrap();
-        let firewall = report.firewall.clone().unwrap();
         assert_eq!(report.added, 1, "peers are counted by themselves");
-        assert_eq!(report.writes(), 1 + firewall.writes());
-        let mode = if keeper == Keeper::Nftables {
-            FirewallMode::Nftables
-        } else {
-            FirewallMode::Iptables
-        };
-        assert_eq!((firewall.mode, firewall.is_exact()), (Some(mode), true));
-        assert_eq!(network.sync(&peers).await.unwrap().writes(), 0);
+        let mode = if keeper == Keeper::Nftables { "nftables" } else { "iptables" };
+        assert_eq!((&*report.properties[FIREWALL], report.is_exact()), (mode, true));
+        assert!(written(&report) > 0);
+        let again = network.sync(&peers).await.unwrap();
+        assert_eq!((again.writes(), written(&again)), (0, 0));
         let before = world.ours().await;
 
         fake.meddle(|routes| routes.clear());
         timeout(SECOND, network.drifted()).await.unwrap().unwrap();
         let report = network.sync(&peers).await.unwrap();
-        assert_eq!((report.added, report.firewall.unwrap().writes()), (1, 0));
+        assert_eq!((report.added, written(&report)), (1, 0));
 
         world.run("iptables -t nat -F; nft delete table ip flannel-ipv4 || true").await;
         timeout(SECOND, network.drifted()).await.unwrap().unwrap();
         let report = network.sync(&peers).await.unwrap();
-        let firewall = report.firewall.unwrap();
         assert_eq!(report.added, 0);
-        assert!(firewall.writes() > 0 && firewall.drifted > 0, "{firewall:?}");
+        assert!(written(&report) > 0 && report.repaired.by_kind["chain"] > 0, "{report:?}");
         assert_eq!(world.ours().await, before);
 
         network.teardown().await.unwrap();

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use flannel_core::FirewallMode;
-use flannel_firewall::{Firewall, FirewallError, FirewallOptions, Masquerade, ModeChoice, Scope};
+use flannel_firewall::{
+    Firewall, FirewallError, FirewallMode, FirewallOptions, Masquerade, ModeChoice, Scope,
+};
 
 use crate::world::{Keeper, World, config, quiet, scope};
 

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use flannel_core::{FirewallReport, NetworkConfig};
-use flannel_firewall::{Firewall, FirewallOptions, Masquerade, ModeChoice, Scope};
+use flannel_core::NetworkConfig;
+use flannel_firewall::{Firewall, FirewallOptions, FirewallReport, Masquerade, ModeChoice, Scope};
 use flannel_netlink::Namespace;
 use flannel_testbed::{Blocks, Host, Pod, Testbed};
 use tempfile::TempDir;

@@ -57,12 +57,14 @@ pub(crate) fn render(status: &Value) -> String {
             totals["removed"]
         ),
     );
-    if let Value::Object(firewall) = &status["last_sync"]["firewall"] {
+    if let Value::Object(firewall) = &status["firewall"] {
+        let counters = &totals["counters"];
         let faults = list(&firewall["faults"]).len();
         let state =
             if faults == 0 { "as it should be".to_owned() } else { format!("{faults} faults") };
-        let (added, removed) = (&totals["rules_added"], &totals["rules_removed"]);
-        let runs = totals["program_runs"].as_u64().filter(|runs| *runs > 0);
+        let (added, removed) =
+            (&counters["firewall_rules_added"], &counters["firewall_rules_removed"]);
+        let runs = counters["firewall_program_runs"].as_u64().filter(|runs| *runs > 0);
         let runs = runs.map_or_else(String::new, |runs| format!(", iptables run {runs} times"));
         let mode = shown(&firewall["mode"]);
         line("firewall", format!("{mode}, {state}; {added} rules added, {removed} removed{runs}"));
@@ -186,17 +188,17 @@ mod tests {
             "lease_remaining_seconds": 3661, "mtu": 1450, "last_error": "renew the lease: refused",
             "peers": [
                 {"subnet": "10.3.2.0-24", "address": "192.0.2.2", "backend": "vxlan", "problem": null,
-                 "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": "nexthop"},
+                 "transport": {"ipv4": "encapsulated", "ipv6": null, "carrier": null},
                  "path": {"ipv4": {"state": "less", "mtu": 1400, "needed": 1500, "overlay_checksums": "corrupted",
                   "underlay_checksums": "intact"}}},
                 {"subnet": "10.3.4.0-24", "address": "192.0.2.4", "backend": "", "problem": null,
-                 "transport": {"ipv4": "encapsulated", "ipv6": null, "routes": null, "carrier": "userspace"}},
+                 "transport": {"ipv4": "encapsulated", "ipv6": null, "carrier": "userspace"}},
                 {"subnet": "10.3.3.0-24", "address": null, "backend": "udp", "problem": "it uses the backend \"udp\""},
             ],
             "probing": {"paths": {"enough": 0, "less": 1, "no_answer": 1}, "software_checksums": ["ipv4"],
              "faults": ["cannot use UDP port 8286 of 192.0.2.1: in use"]},
-            "refused": [], "syncs": 4, "totals": {"added": 9, "replaced": 1, "removed": 0, "rules_added": 8, "rules_removed": 2, "program_runs": 3},
-            "repaired": {"route": 2, "link": 1}, "last_sync": {"firewall": {"mode": "iptables", "faults": []}},
+            "refused": [], "syncs": 4, "totals": {"added": 9, "replaced": 1, "removed": 0, "counters": {"firewall_rules_added": 8, "firewall_rules_removed": 2, "firewall_program_runs": 3}},
+            "repaired": {"route": 2, "link": 1}, "firewall": {"mode": "iptables", "faults": []},
             "udp": {"engine": "ebpf", "sent": {"packets": 4, "bytes": 300}, "received": {"packets": 0, "bytes": 0}},
             "journal": [{"at": "2026-01-02T03:04:06.000Z", "kind": "repair", "text": "route 10.3.2.0/24 removed"}],
         });

@@ -8,8 +8,12 @@ use tracing::{debug, warn};
 
 use super::Driver;
 use crate::{
+    fault::Activity,
     lease::LeaseEvent,
-    node::{Activity, operation::yield_once, session::Session},
+    node::{
+        operation::yield_once,
+        session::{Session, next_event},
+    },
     store::StoreError,
 };
 
@@ -18,7 +22,7 @@ impl Driver {
     pub(super) async fn drain(&mut self, session: &mut Session) {
         let mut paused = false;
         for _ in 0..BURST {
-            match session.leases.next().now_or_never() {
+            match next_event(&mut session.leases, session.poll_from).now_or_never() {
                 Some(item) => {
                     self.lease(session, item);
                     paused = false;
@@ -40,9 +44,14 @@ impl Driver {
     ) {
         let event = match item {
             Some(Ok(event)) => event,
-            Some(Err(error)) => return self.fail(Activity::Watch, &error),
+            Some(Err(error)) => {
+                let pause = session.watch_errors.after_failure(self.random.next());
+                session.poll_from = Instant::now() + pause;
+                return self.fail(Activity::Watch, &error);
+            }
             None => return self.watch_again(session),
         };
+        session.watch_errors.reset();
         self.succeed(Activity::Watch);
         if let LeaseEvent::Reset(_) = event
             && !session.known

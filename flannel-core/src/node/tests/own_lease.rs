@@ -57,7 +57,7 @@ async fn a_lease_that_cannot_be_renewed_is_trusted_until_its_time_is_over() {
     let silent = held.renewed.lock().unwrap().unwrap().elapsed();
     assert_eq!(silent.as_millis(), 89_100, "a TTL of 90 s less one percent");
     assert_eq!(
-        doubted.faults[&Activity::Hold],
+        reason(&doubted, Activity::Hold),
         "the lease of 10.3.1.0-24 was not renewed before its time was over, another node may have it"
     );
     assert!(!doubted.is_ready() && doubted.lease.is_some());
@@ -131,8 +131,8 @@ async fn a_lost_lease_is_taken_anew_and_the_data_path_stays_meanwhile() {
     settle().await;
     assert_eq!(handle.status().lease, None);
     let lost = "the lease of 10.3.1.0-24 is gone: it was deleted, or has expired";
-    assert_eq!(handle.status().faults[&Activity::Renew], lost);
-    assert_eq!(handle.status().faults[&Activity::Acquire], "cannot reach the store: down");
+    assert_eq!(reason(&handle.status(), Activity::Renew), lost);
+    assert_eq!(reason(&handle.status(), Activity::Acquire), "cannot reach the store: down");
     assert_eq!(backend.routes().len(), 1);
 
     handle.wait_for(Status::is_ready).await.unwrap();

@@ -1,6 +1,7 @@
 //! What goes wrong while something else is under way.
 
 use super::*;
+use crate::FaultKind;
 use crate::{BackendError, Peers, SyncReport, testing::MockNetwork};
 
 /// A host that takes its time to start, and whose address changes without anybody telling the network.
@@ -114,6 +115,30 @@ async fn a_network_that_cannot_tell_of_drift_is_synced_at_growing_intervals() {
     assert!(waits[7] >= Duration::from_secs(10), "the waits grow: {waits:?}");
     assert!(waits[9] < Duration::from_millis(300), "and start over: {waits:?}");
     assert!((15..=40).contains(&syncs.len()), "and the syncs go on: {waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_fails_at_once_is_asked_at_a_bounded_pace() {
+    let mut store = empty_store();
+    let polled = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&polled);
+    store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
+    store.expect_watch().returning(move || {
+        let counter = Arc::clone(&counter);
+        let errors = stream::repeat_with(move || {
+            // Enough for the node to come to an end if nothing slows it down.
+            assert!(counter.fetch_add(1, Ordering::SeqCst) < 10_000, "asked again and again");
+            Err(unavailable())
+        });
+        errors.boxed()
+    });
+    let node = node(store, fake());
+    let handle = node.handle();
+    tokio::spawn(node.run());
+    sleep(Duration::from_secs(60)).await;
+    let polled = polled.load(Ordering::SeqCst);
+    assert!((60..=130).contains(&polled), "{polled} times in a minute");
+    assert_eq!(handle.status().fault(Activity::Watch).unwrap().kind, FaultKind::StoreAway);
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,7 +270,7 @@ async fn what_hangs_is_named() {
     let mut handle = node.handle();
     tokio::spawn(node.run());
     events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
-    let failed = |status: &Status| status.faults.contains_key(&Activity::Sync);
+    let failed = |status: &Status| status.fault(Activity::Sync).is_some();
     let status = handle.wait_for(failed).await.unwrap();
-    assert_eq!(status.faults[&Activity::Sync], "cannot sync the data path: deadline has elapsed");
+    assert_eq!(reason(&status, Activity::Sync), "cannot sync the data path: deadline has elapsed");
 }

@@ -227,7 +227,7 @@ fn the_remedy_depends_on_the_node_that_runs() {
 fn rules_that_the_node_cannot_keep_are_a_broken_link() {
     let status = |faults: &str| {
         let status = format!(
-            r#"{{"missing":[],"last_sync":{{"firewall":{{"mode":"nftables","faults":[{faults}],"notes":["a chain drops"]}}}}}}"#
+            r#"{{"missing":[],"firewall":{{"mode":"nftables","faults":[{faults}],"notes":["a chain drops"]}}}}"#
         );
         Running::read(&serde_json::from_str(&status).unwrap())
     };
@@ -240,7 +240,7 @@ fn rules_that_the_node_cannot_keep_are_a_broken_link() {
     let expected = format!("{none}; the node keeps its own with nftables; a chain drops");
     assert_eq!(firewall.says, expected);
     let told = first_broken("vxlan", |facts| {
-        facts.node = Some(status(r#"{"operation":"add a rule","reason":"no memory"}"#));
+        facts.node = Some(status(r#""cannot add a rule: no memory""#));
     });
     let says = "the rules of the network are not as they should be: cannot add a rule: no memory";
     assert_eq!(told, ("firewall", says.to_owned()));
