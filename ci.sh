@@ -226,7 +226,8 @@ optimised() {
 
 # The lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
 part_simulate() {
-    optimised test -p flannel-store --all-features --lib --test cluster --no-run
+    optimised test -p flannel-store --all-features --lib --test cluster --test racing --no-run
+    optimised test -q -p flannel-store --all-features --test racing
     optimised test -q -p flannel-store --all-features --lib model -- --nocapture | grep -oE '[0-9]+ nodes, [0-9]+ subnets.*|^test result.*'
     echo "10,000 schedules, the same in every run"
     FLANNEL_SIM_RUNS=10000 optimised test -q -p flannel-store --all-features --test cluster -- --nocapture

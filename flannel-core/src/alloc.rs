@@ -24,7 +24,8 @@ pub struct NetworkFull {
 ///
 /// The answer is aligned, inside the configured range and disjoint from everything in `taken`. It is, per family: the block
 /// of `previous` if it still fits and is free; else the first free block from a start that depends on `node` alone. So a node
-/// that nobody remembers finds its old subnet again, and nodes that ask at the same time rarely want the same one.
+/// that nobody remembers finds its old subnet again, and nodes that ask at the same time rarely want the same one. The IPv6
+/// block has the number that the IPv4 block has in its range, if that is free, so that nodes that differ in one differ in both.
 ///
 /// Takes time linear in `taken` and independent of the network's size.
 ///
@@ -40,15 +41,17 @@ pub fn choose<'a>(
     let ipv4 = config.ipv4().map(|range| {
         let taken = taken.clone().into_iter().filter_map(Subnet::ipv4);
         let previous = previous.and_then(Subnet::ipv4);
-        choose_block(range, taken, node, previous).ok_or_else(|| full(Family::Ipv4, range))
+        choose_block(range, taken, node.spread(), previous).ok_or_else(|| full(Family::Ipv4, range))
     });
+    let ipv4 = ipv4.transpose()?;
+    let number = config.ipv4().zip(ipv4).and_then(|(range, block)| range.slots_of(&block));
+    let start = number.map_or(node.spread(), |(slot, _)| slot);
     let ipv6 = config.ipv6().map(|range| {
         let taken = taken.clone().into_iter().filter_map(Subnet::ipv6);
         let previous = previous.and_then(Subnet::ipv6);
-        choose_block(range, taken, node, previous).ok_or_else(|| full(Family::Ipv6, range))
+        choose_block(range, taken, start, previous).ok_or_else(|| full(Family::Ipv6, range))
     });
-    Ok(Subnet::new(ipv4.transpose()?, ipv6.transpose()?)
-        .expect("a network config has at least one family"))
+    Ok(Subnet::new(ipv4, ipv6.transpose()?).expect("a network config has at least one family"))
 }
 
 fn full<C: Cidr + Into<ipnetwork::IpNetwork>>(
@@ -61,7 +64,7 @@ fn full<C: Cidr + Into<ipnetwork::IpNetwork>>(
 fn choose_block<C: Cidr>(
     range: &SubnetRange<C>,
     taken: impl Iterator<Item = C>,
-    node: &NodeId,
+    start: u128,
     previous: Option<C>,
 ) -> Option<C> {
     let taken = merged(taken.filter_map(|block| range.slots_of(&block)).collect());
@@ -70,7 +73,7 @@ fn choose_block<C: Cidr>(
     if let Some((slot, _)) = wanted.filter(|(slot, _)| next_free(&taken, *slot) == *slot) {
         return Some(range.slot(slot));
     }
-    let slot = next_free(&taken, node.spread() % range.count());
+    let slot = next_free(&taken, start % range.count());
     if slot < range.count() {
         return Some(range.slot(slot));
     }
@@ -155,6 +158,24 @@ mod tests {
         let chosen = choose(&config, &taken, &node("n"), Some(&previous)).unwrap();
         assert_eq!(chosen.ipv6(), previous.ipv6());
         assert_ne!(chosen.ipv4(), previous.ipv4());
+    }
+
+    #[test]
+    fn the_blocks_of_a_dual_stack_subnet_have_one_number() {
+        let config =
+            config(r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48"}"#);
+        for n in 0..20 {
+            let chosen = choose(&config, &BTreeSet::new(), &node(&format!("n{n}")), None).unwrap();
+            let third = chosen.ipv4().unwrap().network().octets()[2];
+            assert_eq!(
+                chosen.ipv6().unwrap().network().segments()[3],
+                u16::from(third),
+                "{chosen}"
+            );
+        }
+        let taken = subnets(&["fd00::-57"]);
+        let chosen = choose(&config, &taken, &node("n1"), None).unwrap();
+        assert!(chosen.ipv6().unwrap().network().segments()[3] >= 0x80, "{chosen}");
     }
 
     #[test]

@@ -47,7 +47,8 @@ pub struct Revision {
 pub struct FoldOutcome {
     /// Whether the set of peers changed, so that a sync has something to do.
     pub peers_changed: bool,
-    /// Whether the store shows our own lease other than we wrote it: gone, or with other attributes or another holder.
+    /// Whether the store shows our own lease other than we wrote it, gone, or with other attributes or another holder; or
+    /// shows a lease that overlaps it and was not known, so that one of the two has to move.
     pub own_differs: bool,
 }
 
@@ -79,8 +80,9 @@ impl Peers {
                     leases.binary_search_by_key(subnet, |lease| lease.subnet).ok()
                 };
                 let gone: Vec<_> = self.subnets().filter(|it| find(it).is_none()).collect();
-                let own_differs =
-                    find(&self.own.subnet).is_none_or(|own| self.differs(&leases[own]));
+                let own_differs = find(&self.own.subnet)
+                    .is_none_or(|own| self.differs(&leases[own]))
+                    || leases.iter().any(|lease| self.intrudes(lease));
                 for subnet in gone {
                     self.forget(subnet);
                 }
@@ -91,7 +93,10 @@ impl Peers {
                 own_differs
             }
             LeaseEvent::Upsert(lease) => {
-                let own_differs = lease.subnet == self.own.subnet && self.differs(&lease);
+                let own_differs = match lease.subnet == self.own.subnet {
+                    true => self.differs(&lease),
+                    false => self.intrudes(&lease),
+                };
                 self.upsert(Arc::new(lease));
                 own_differs
             }
@@ -174,6 +179,12 @@ impl Peers {
         // A store that knows no holders shows none; that is no difference.
         let other_holder = seen.node.is_some() && seen.node != self.own.node;
         seen.attrs != self.own.attrs || other_holder
+    }
+
+    /// Whether another lease has addresses of our own subnet, and that is news.
+    fn intrudes(&self, lease: &Lease) -> bool {
+        let known = || self.refused.get(&lease.subnet).is_some_and(|(known, _)| **known == *lease);
+        lease.subnet != self.own.subnet && lease.subnet.overlaps(&self.own.subnet) && !known()
     }
 
     fn upsert(&mut self, lease: Arc<Lease>) {

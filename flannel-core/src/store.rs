@@ -19,7 +19,7 @@ use crate::{
 /// [`watch`](Self::watch) is a test of `store_conformance!` (feature `testing`), which each implementation runs.
 ///
 /// * `a_node_keeps_its_subnet`: a node that acquires again gets the subnet that it holds, also if its address changed.
-/// * `two_nodes_never_share_a_subnet`, also when they acquire at the same time, and at the same address.
+/// * `two_nodes_never_share_a_subnet`, nor any address of it, also when they acquire at the same time.
 /// * `a_subnet_fits_the_network`: it is one that [`NetworkConfig::admits`].
 /// * `ipv6_and_dual_stack_networks_are_served` like those of IPv4.
 /// * `a_reservation_is_honoured_and_never_expires`: a lease without expiry, made by a person, goes to the node with its

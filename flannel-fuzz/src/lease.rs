@@ -16,6 +16,7 @@ pub fn lease(bytes: &[u8]) {
         value: Ok(text.into_owned()),
         owner: "192.0.2.1".parse().ok(),
         revision: 1,
+        created: 1,
         lifetime: Lifetime::Bounded,
         token: 0,
     };

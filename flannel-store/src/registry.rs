@@ -31,7 +31,7 @@ pub use snapshot::{Change, Snapshot};
 /// | here | etcd | Consul | SQL |
 /// | --- | --- | --- | --- |
 /// | [`list`](Self::list) | one range read, its header's revision | one recursive read, its index | `SELECT`, and the counter |
-/// | [`create`](Self::create) | if version is 0, put with a lease | `cas=0` with a session | `INSERT ... ON CONFLICT` |
+/// | [`create`](Self::create) | if version is 0, put with a lease; then list | `cas=0` with a session; then list | `INSERT` with an exclusion constraint on the blocks |
 /// | [`update`](Self::update) | if the mod revision is as it was, put | `cas=index` | `UPDATE ... WHERE revision =` |
 /// | [`touch`](Self::touch) | read and compare, then keep the lease alive | renew the session | update the expiry column alone |
 /// | [`delete`](Self::delete) | if the mod revision is as it was, delete | `DELETE ?cas=` | `DELETE ... WHERE revision =` |
@@ -43,9 +43,13 @@ pub use snapshot::{Change, Snapshot};
 ///   the engine has (a second key in the same transaction, a column), and compared and written together with it.
 /// * A record that the engine did not write itself, such as flannel's or one written by hand, has no owner.
 /// * A record without an expiry is a *reservation*. No operation here gives it one unless asked to.
+/// * No two nodes get records that share an address ([`Record::overlaps`]), whatever their keys: IPv4 beside dual stack,
+///   with different lengths. `create` fails with [`RegistryError::Conflict`] if there is a live record that overlaps. Where
+///   the engine compares one key and nothing else, it writes, then reads everything as of that write, and deletes what it
+///   wrote if there is an older record that overlaps: of two that do this at the same time, the first one stays.
 /// * A record that has lapsed is as good as absent: `create` replaces it, and watchers are told that it was deleted. An
 ///   engine may still list it as [`Lifetime::Lapsed`], so that its owner finds its old subnet; it may be updated and touched
-///   as long as nobody else took its key.
+///   as long as nobody else took its key or an address of it.
 /// * `list` shows every record that would make `create` fail, also those that are no leases.
 /// * Every call answers or fails in bounded time; [`RegistryStore`](crate::RegistryStore) adds no timeouts of its own.
 ///
@@ -76,11 +80,11 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     /// [`RegistryError::Denied`] and [`RegistryError::Unavailable`].
     async fn list(&self) -> Result<Snapshot, RegistryError>;
 
-    /// Writes a record at `key` if there is none, and returns it.
+    /// Writes a record at `key` if there is none and none overlaps, and returns it.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Conflict`] if there is one; nothing was written. [`RegistryError::Denied`] and
+    /// [`RegistryError::Conflict`] with the record that is in the way; nothing stays written. [`RegistryError::Denied`] and
     /// [`RegistryError::Unavailable`]; after the latter it may have been written or not.
     async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError>;
 

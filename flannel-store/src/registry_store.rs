@@ -17,7 +17,7 @@ use flannel_core::{
 use futures::stream::BoxStream;
 use tracing::{debug, info};
 
-use crate::registry::{ConfigText, Registry, RegistryError, Snapshot};
+use crate::registry::{ConfigText, Record, Registry, RegistryError, Snapshot};
 
 mod challenge;
 mod held_lease;
@@ -25,6 +25,7 @@ mod jitter;
 mod lease_events;
 #[cfg(test)]
 mod model;
+mod overlaps;
 mod perform;
 mod plan;
 mod protocol;
@@ -34,6 +35,7 @@ mod record_errors;
 use challenge::{Challenged, challenge, is_doubtful};
 use held_lease::Held;
 use jitter::Jitter;
+use overlaps::Overlaps;
 use perform::perform;
 use protocol::{Acquiring, Answer, Candidate, Next, Request};
 use recent_list::RecentList;
@@ -48,8 +50,18 @@ use record_errors::RecordErrors;
 ///    it. A reservation never gets an expiry;
 /// 3. a free subnet as [`flannel_core::choose`] has it, at best [`LeaseOptions::hint`].
 ///
-/// A lease that another node id owns is never taken, also not at the same public address. An own lease that does not fit the
-/// network's configuration any more is removed. Subnets whose leases have lapsed are given out last.
+/// 4. before that, a lease that another node id owns and that has our public address, if nobody answers for it: this node may
+///    have lost its id, and an address belongs to one host.
+///
+/// A lease that another node id owns is not taken otherwise. An own lease that does not fit the network's configuration any
+/// more is removed. Subnets whose leases have lapsed are given out last.
+///
+/// # Overlapping leases
+///
+/// No two stores take leases that share an address, whatever the configurations that they have read: [`Registry::create`]
+/// sees to that. Programs that do not know of it, such as flanneld, and restored backups can make leases that overlap one
+/// that is held. The holder learns of it by its [`watch`](Store::watch): a lease without an owner stays, else a reservation,
+/// else the older lease. The holder of the other one removes it, reports [`StoreError::Revoked`] and takes another subnet.
 ///
 /// A start reads all leases once: [`previous`](Store::previous), [`acquire`](Store::acquire) and the first
 /// [`watch`](Store::watch) share a list, if they follow each other within a second. The watch tells of everything since.
@@ -62,10 +74,13 @@ use record_errors::RecordErrors;
 /// messages are lost, late or doubled and whichever nodes stop. The tests of this crate search all ways in which that could fail
 /// for up to four nodes and three subnets.
 ///
-/// Two processes with the same node id are one node to the protocol. So that a machine that was cloned together with its name does
-/// not take the lease of the other, a node whose own lease has another address than its own writes that lease as it is, once,
-/// and waits for three seconds: a holder that lives writes it anew, and then acquiring fails with
-/// [`StoreError::NodeIdInUse`]. Two processes with one id and one address are not told apart.
+/// Two processes with the same node id are one node to the protocol. So before a node takes a lease that may be another's, it
+/// writes that lease as it is, once, and waits for three seconds: a holder that lives writes it anew. That is done where the
+/// lease has our id and another address (a machine was cloned), our address and another id (the id was lost), or where both are
+/// our address, unless [`LeaseOptions::hint`] says that this node had the subnet. If there is an answer, acquiring fails with
+/// [`StoreError::NodeIdInUse`], or takes another subnet where the ids differ. Two processes with one id and one address are
+/// not told apart, unless the id is the address. A holder that cannot reach the store cannot answer: do not give its address
+/// to another host.
 pub struct RegistryStore<R> {
     registry: Arc<R>,
     node: NodeId,
@@ -73,6 +88,7 @@ pub struct RegistryStore<R> {
     /// The subnet that this handle acquired last.
     last: Mutex<Option<Subnet>>,
     recent: RecentList,
+    overlaps: Arc<Overlaps>,
     counters: Arc<Counters>,
     record_errors: Arc<RecordErrors>,
     jitter: Arc<Jitter>,
@@ -121,6 +137,7 @@ impl<R: Registry> RegistryStore<R> {
             options,
             last: Mutex::default(),
             recent: RecentList::default(),
+            overlaps: Arc::default(),
             counters: Arc::default(),
             record_errors: Arc::default(),
         }
@@ -201,6 +218,12 @@ impl<R: Registry> Store for RegistryStore<R> {
         // What was listed a moment ago serves: whatever is written is compared with what is there then.
         let mut recent = self.recent.take();
         let mut revision = 0;
+        let mut reason = String::new();
+        // This process may have lost it to another node since.
+        let at_start = self.last.lock().expect("nothing panics while it is locked").is_none();
+        let held_before = |record: &Record| {
+            at_start && self.options.hint.is_some_and(|hint| record.subnet() == Some(hint))
+        };
         loop {
             if let Request::Delete(record) = &request {
                 let subnet = &record.key;
@@ -208,15 +231,30 @@ impl<R: Registry> Store for RegistryStore<R> {
             }
             if let Request::Update { was, .. } = &mut request
                 && alone.as_ref() != Some(was)
-                && is_doubtful(was, &self.node, attrs)
+                && is_doubtful(was, &self.node, attrs, held_before(was))
             {
                 match challenge(self.registry.as_ref(), was, self.options.ttl).await? {
                     Challenged::Alone(now) => *was = alone.insert(now).clone(),
+                    Challenged::Answered(now) if now.owner.as_ref() != Some(&self.node) => {
+                        acquiring.in_use.push(now.key);
+                        request = Request::List;
+                        continue;
+                    }
+                    Challenged::Answered(now) => {
+                        let address = now.lease().ok().and_then(|lease| lease.attrs.address());
+                        return Err(StoreError::NodeIdInUse { node: self.node.clone(), address });
+                    }
                     Challenged::Changed => {
                         request = Request::List;
                         continue;
                     }
                 }
+            }
+            if let Request::Create { key, .. } | Request::Update { was: Record { key, .. }, .. } =
+                &request
+            {
+                self.overlaps.look_out_for(key.parse().ok());
+                reason = plan::reason(&request, &candidate, &acquiring.records);
             }
             let was_recent = recent.is_some();
             let answer = match (&request, recent.take()) {
@@ -246,8 +284,15 @@ impl<R: Registry> Store for RegistryStore<R> {
                     records.push(record.clone());
                     self.recent.keep(Snapshot { records, revision });
                     let (registry, node) = (Arc::clone(&self.registry), self.node.clone());
-                    let held = Held::new(registry, node, self.options.ttl, record)?;
+                    let held = Held::new(
+                        registry,
+                        node,
+                        self.options.ttl,
+                        record,
+                        Arc::clone(&self.overlaps),
+                    )?;
                     let subnet = held.lease().subnet;
+                    info!(%subnet, reason, "subnet chosen");
                     *self.last.lock().expect("nothing panics while it is locked") = Some(subnet);
                     return Ok(Box::new(held));
                 }
@@ -266,6 +311,7 @@ impl<R: Registry> Store for RegistryStore<R> {
             Arc::clone(&self.record_errors),
             Arc::clone(&self.counters),
             Arc::clone(&self.jitter),
+            (Arc::clone(&self.overlaps), self.node.clone()),
         )
     }
 }

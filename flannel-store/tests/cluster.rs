@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     time::Duration,
@@ -191,12 +191,15 @@ struct Machine {
 struct World {
     cluster: MemoryCluster,
     machines: Vec<Machine>,
-    /// How many subnets there are.
-    room: usize,
     random: Random,
     history: History,
     /// When somebody last took or wrote the lease at a key past the protocol.
     meddled: BTreeMap<String, Instant>,
+    /// Leases of nodes of flannel, which look at no lease but their own when they write.
+    flannels: BTreeMap<Subnet, IpAddr>,
+    config: NetworkConfig,
+    /// How many addresses machines have had.
+    addresses: u16,
 }
 
 impl World {
@@ -206,8 +209,15 @@ impl World {
         let count = 1 + random.below(most) as u8;
         // From too few subnets to plenty, and sometimes hardly any memory of changes.
         let len = random.pick(&[25, 24, 23, 20]);
-        let config: NetworkConfig =
-            format!(r#"{{"Network":"10.3.0.0/{len}","SubnetLen":30}}"#).parse().unwrap();
+        let dual = random.pick(&[true, false]);
+        // As many blocks of IPv6 as of IPv4.
+        let config: NetworkConfig = format!(
+            r#"{{"Network":"10.3.0.0/{len}","SubnetLen":30,
+                 "EnableIPv6":{dual},"IPv6Network":"fd00::/{}","IPv6SubnetLen":126}}"#,
+            96 + len
+        )
+        .parse()
+        .unwrap();
         let memory = random.pick(&[2, 16, 1024]);
         let machine = |n| {
             let address = Ipv4Addr::new(192, 0, 2, 1 + n);
@@ -217,13 +227,35 @@ impl World {
         Self {
             cluster: MemoryCluster::with_history(&config, memory),
             machines: (0..count).map(machine).collect(),
-            room: config.ipv4().unwrap().count() as usize,
             random,
             history: History {
-                lines: vec![format!("{count} nodes, /{len}, {memory} changes remembered")],
+                lines: vec![format!(
+                    "{count} nodes, /{len}, dual: {dual}, {memory} changes remembered"
+                )],
                 nodes: count.into(),
             },
             meddled: BTreeMap::new(),
+            flannels: BTreeMap::new(),
+            config,
+            addresses: 0,
+        }
+    }
+
+    /// How many subnets there are for our nodes.
+    fn room(&self) -> usize {
+        let is_free = |key: String| {
+            let subnet: Subnet = key.parse().unwrap();
+            !self.flannels.keys().any(|other| other.overlaps(&subnet))
+        };
+        let blocks = 1..=self.config.ipv4().unwrap().count() as u32;
+        let v4 = |n: &u32| is_free(format!("{}-30", Ipv4Addr::from(0x0a03_0000 + 4 * n)));
+        let v6 = |n: &u32| {
+            is_free(format!("{}-126", Ipv6Addr::from((0xfd00 << 112) + 4 * u128::from(*n))))
+        };
+        let free = blocks.clone().filter(v4).count();
+        match self.config.ipv6() {
+            Some(_) => free.min(blocks.filter(v6).count()),
+            None => free,
         }
     }
 
@@ -261,7 +293,7 @@ impl World {
         let n = self.random.below(self.machines.len() as u64) as usize;
         let key = self.some_key();
         let id = self.machines[n].id.clone();
-        let what = self.random.below(18);
+        let what = self.random.below(19);
         self.history.lines.push(format!("{what} at {id}, {key:?}"));
         match what {
             0..4 => self.start(n),
@@ -283,8 +315,10 @@ impl World {
                 routes.pop_first();
             }),
             13 => {
-                let host = self.random.below(200) as u8;
-                self.move_to(n, Ipv4Addr::new(192, 0, 3, host));
+                // An address that was given to nobody before: whoever had it may be cut off, and live.
+                self.addresses += 1;
+                let [high, low] = self.addresses.to_be_bytes();
+                self.move_to(n, Ipv4Addr::new(10, 200, high, low));
             }
             14 | 15 => {
                 if let Some(key) = key {
@@ -298,16 +332,45 @@ impl World {
                 }
             }
             16 => self.cluster.compact(),
+            17 => self.overlap(key),
             _ => self.intrude(key),
         }
     }
 
-    /// A machine gets another address, if nobody has it.
     fn move_to(&mut self, n: usize, address: Ipv4Addr) {
-        if self.machines.iter().all(|machine| machine.address != address) {
-            self.machines[n].address = address;
-            self.machines[n].host.set_address(address);
+        self.machines[n].address = address;
+        self.machines[n].host.set_address(address);
+    }
+
+    /// A node of flannel with another configuration takes addresses of `key`, and does not see that they are taken.
+    fn overlap(&mut self, key: Option<String>) {
+        let Some(subnet) = key.and_then(|key| key.parse::<Subnet>().ok()) else { return };
+        let (v4, v6) = (subnet.ipv4(), subnet.ipv6());
+        let longer = v4.map(|v4| format!("{}-31", v4.network()));
+        let alone = v6.and(v4).map(|v4| format!("{}-30", v4.network()));
+        let other = v4.zip(v6).map(|(v4, v6)| format!("{}-31&{}-126", v4.network(), v6.network()));
+        let keys: Vec<String> = [longer, alone, other].into_iter().flatten().collect();
+        if keys.is_empty() || self.flannels.len() == 3 {
+            return;
         }
+        let key = &keys[self.random.below(keys.len() as u64) as usize];
+        let taken: Subnet = key.parse().unwrap();
+        if self.flannels.keys().any(|other| other.overlaps(&taken)) {
+            return;
+        }
+        let address = Ipv4Addr::new(198, 51, 100, 10 + self.flannels.len() as u8);
+        let attrs = LeaseAttrs {
+            public_ip: Some(address),
+            backend_type: "fake".into(),
+            ..LeaseAttrs::default()
+        };
+        let write = NewRecord { value: attrs.to_string(), owner: None, ttl: Some(100 * SETTLE) };
+        self.cluster.put(key, &write);
+        self.history.lines.push(format!("flannel takes {key}"));
+        for overlapped in self.leases().into_keys().filter(|other| other.overlaps(&taken)) {
+            self.meddled.insert(overlapped.to_string(), Instant::now());
+        }
+        self.flannels.insert(taken, address.into());
     }
 
     /// A stranger takes a subnet for a while, in use or not, or writes what is no lease.
@@ -327,7 +390,8 @@ impl World {
     }
 
     fn some_key(&mut self) -> Option<String> {
-        let records = self.cluster.records();
+        let mut records = self.cluster.records();
+        records.retain(|it| it.subnet().is_none_or(|key| !self.flannels.contains_key(&key)));
         let n = self.random.below(records.len() as u64 + 1) as usize;
         records.into_iter().nth(n).map(|record| record.key)
     }
@@ -344,12 +408,14 @@ impl World {
     /// What holds at every moment.
     fn check_always(&self) {
         let leases = self.leases();
-        let mut taken: Vec<_> = leases.keys().filter_map(Subnet::ipv4).collect();
-        taken.sort_unstable();
-        for pair in taken.windows(2) {
-            assert!(!pair[0].overlaps(pair[1]), "{} and {} are both leased", pair[0], pair[1]);
+        let taken: Vec<_> =
+            leases.keys().filter(|subnet| !self.flannels.contains_key(subnet)).collect();
+        for (n, one) in taken.iter().enumerate() {
+            let mut others = taken[..n].iter();
+            let other = others.find(|other| other.overlaps(one));
+            assert_eq!(other, None, "this and {one} are both leased");
         }
-        let mut trusted = BTreeMap::new();
+        let mut trusted = BTreeMap::<Subnet, &NodeId>::new();
         for Machine { id, running, .. } in &self.machines {
             let Some((task, handle)) = running else { continue };
             assert!(!task.is_finished(), "{id} ended");
@@ -361,8 +427,9 @@ impl World {
             if meddled.is_some_and(|when| when.elapsed() < TTL) {
                 continue;
             }
-            let other = trusted.insert(lease.subnet, id);
+            let other = trusted.iter().find(|(other, _)| other.overlaps(&lease.subnet));
             assert_eq!(other, None, "{id} and another trust their lease of {}", lease.subnet);
+            trusted.insert(lease.subnet, id);
             let owner = leases.get(&lease.subnet).and_then(Option::as_ref);
             assert_eq!(owner, Some(id), "{id} trusts its lease of {}", lease.subnet);
         }
@@ -404,11 +471,12 @@ impl World {
 
     /// What holds once everybody had time without faults.
     fn check_settled(&self) {
+        let room = self.room();
         let mut held = BTreeMap::<Subnet, &Machine>::new();
         for machine in &self.machines {
             let (_, handle) = machine.running.as_ref().expect("healed");
             let status = handle.status();
-            if status.lease.is_none() && self.room < self.machines.len() {
+            if status.lease.is_none() && room < self.machines.len() {
                 continue;
             }
             assert!(status.is_ready(), "{} is not ready: {status:?}", machine.id);
@@ -418,14 +486,19 @@ impl World {
                 panic!("{} and {} both hold {}", machine.id, other.id, lease.subnet);
             }
         }
-        assert_eq!(held.len(), self.room.min(self.machines.len()), "not all subnets are in use");
+        assert_eq!(held.len(), room.min(self.machines.len()), "not all subnets are in use");
 
         let owner = |machine: &Machine| Some(machine.id.clone());
-        let believed: BTreeMap<_, _> = held.iter().map(|(s, m)| (*s, owner(m))).collect();
+        let mut believed: BTreeMap<_, _> = held.iter().map(|(s, m)| (*s, owner(m))).collect();
+        believed.extend(self.flannels.keys().map(|subnet| (*subnet, None)));
+        for flannels in self.flannels.keys() {
+            let moved = held.keys().all(|subnet| !subnet.overlaps(flannels));
+            assert!(moved, "a node stays beside flannel's {flannels}");
+        }
         assert_eq!(self.leases(), believed, "store and nodes disagree");
 
-        let all: BTreeMap<Subnet, IpAddr> =
-            held.iter().map(|(subnet, peer)| (*subnet, peer.address.into())).collect();
+        let mut all = self.flannels.clone();
+        all.extend(held.iter().map(|(subnet, peer)| (*subnet, IpAddr::from(peer.address))));
         for (own, machine) in &held {
             let mut routes = machine.host.routes();
             assert_eq!(routes.insert(*own, machine.address.into()), None, "a route to itself");

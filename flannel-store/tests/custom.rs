@@ -1,145 +1,18 @@
-//! The contract of a store over an engine such as an embedder writes: a table that cannot be followed, only listed.
+//! The contract of a store over an engine such as an embedder writes.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use async_trait::async_trait;
 use flannel_core::{
     LeaseAttrs, LeaseEvent, Store, StoreError,
     testing::{Entry, StoreFixture},
 };
-use flannel_store::{
-    Change, ConfigText, LeaseOptions, Lifetime, NewRecord, Record, Registry, RegistryError,
-    RegistryStore, Snapshot,
-};
-use futures::{StreamExt, stream, stream::BoxStream};
+use flannel_store::{LeaseOptions, Lifetime, NewRecord, Record, RegistryStore};
+use futures::StreamExt;
 
-#[derive(Clone, Debug, Default)]
-struct Table(Arc<Mutex<Rows>>);
+use table::Table;
 
-#[derive(Debug, Default)]
-struct Rows {
-    config: Option<String>,
-    records: BTreeMap<String, Record>,
-    revision: u64,
-    watches: Arc<()>,
-    /// How often all of it was asked for.
-    lists: u32,
-}
-
-impl Rows {
-    /// Expiry is left out: a table would compare its clock with a column.
-    fn put(&mut self, key: &str, write: &NewRecord) -> Record {
-        self.revision += 1;
-        let record = Record {
-            key: key.into(),
-            value: Ok(write.value.clone()),
-            owner: write.owner.clone(),
-            revision: self.revision,
-            lifetime: write.ttl.map_or(Lifetime::Unbounded, |_| Lifetime::Bounded),
-            token: 0,
-        };
-        self.records.insert(key.into(), record.clone());
-        record
-    }
-
-    fn compare(&self, key: &str, revision: Option<u64>) -> Result<(), RegistryError> {
-        let current = self.records.get(key);
-        if current.map(|record| record.revision) == revision {
-            return Ok(());
-        }
-        Err(RegistryError::Conflict { current: current.cloned().map(Box::new) })
-    }
-
-    fn list(&self) -> Snapshot {
-        Snapshot { records: self.records.values().cloned().collect(), revision: self.revision }
-    }
-}
-
-impl Table {
-    /// A query takes a moment.
-    async fn query<T>(&self, work: impl FnOnce(&mut Rows) -> T) -> T {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        work(&mut self.0.lock().unwrap())
-    }
-}
-
-#[async_trait]
-impl Registry for Table {
-    async fn config(&self) -> Result<ConfigText, RegistryError> {
-        let text = self.query(|rows| rows.config.clone()).await;
-        Ok(ConfigText { place: "a table".into(), text })
-    }
-
-    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
-        let set = |rows: &mut Rows| {
-            if rows.config != was.text {
-                return Err(RegistryError::ConfigConflict);
-            }
-            rows.config = Some(text.into());
-            Ok(())
-        };
-        self.query(set).await
-    }
-
-    async fn list(&self) -> Result<Snapshot, RegistryError> {
-        let list = |rows: &mut Rows| {
-            rows.lists += 1;
-            rows.list()
-        };
-        Ok(self.query(list).await)
-    }
-
-    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
-        let create = |rows: &mut Rows| {
-            rows.compare(key, None)?;
-            Ok(rows.put(key, write))
-        };
-        self.query(create).await
-    }
-
-    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
-        let update = |rows: &mut Rows| {
-            rows.compare(&was.key, Some(was.revision))?;
-            Ok(rows.put(&was.key, write))
-        };
-        self.query(update).await
-    }
-
-    async fn touch(&self, was: &Record, _: Option<Duration>) -> Result<Record, RegistryError> {
-        let compare = |rows: &mut Rows| rows.compare(&was.key, Some(was.revision));
-        self.query(compare).await.map(|()| was.clone())
-    }
-
-    async fn delete(&self, was: &Record) -> Result<(), RegistryError> {
-        let delete = |rows: &mut Rows| {
-            rows.compare(&was.key, Some(was.revision))?;
-            rows.records.remove(&was.key);
-            Ok(())
-        };
-        self.query(delete).await
-    }
-
-    fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
-        let open = Arc::clone(&self.0.lock().unwrap().watches);
-        let state = (self.clone(), since, VecDeque::new(), open);
-        let next =
-            async |(table, mut last, mut changes, open): (Self, Snapshot, VecDeque<_>, _)| {
-                while changes.is_empty() {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    let later = table.query(|rows| rows.list()).await;
-                    changes.extend(last.changes_to(&later));
-                    last = later;
-                }
-                let change = changes.pop_front()?;
-                Some((Ok(change), (table, last, changes, open)))
-            };
-        stream::unfold(state, next).boxed()
-    }
-}
+#[path = "support/table.rs"]
+mod table;
 
 impl StoreFixture for Table {
     async fn build(config: &str) -> Self {

@@ -377,9 +377,9 @@ async fn a_lease_expires_in_the_watch_and_stays_its_nodes_until_somebody_needs_i
     assert_eq!(again.previous().await.unwrap().unwrap().subnet, subnet);
     let others = ["n2", "n3", "n4"].map(|name| folder.open(name, LeaseOptions::default()));
     let mut given = Vec::new();
-    for other in others {
+    for (other, last) in others.into_iter().zip(9..) {
         let other = other.await;
-        let lease = timeout(Duration::from_secs(20), other.acquire(&at(9))).await;
+        let lease = timeout(Duration::from_secs(20), other.acquire(&at(last))).await;
         given.push(lease.expect("a subnet").unwrap().lease().subnet);
     }
     assert_eq!(given[2], subnet);

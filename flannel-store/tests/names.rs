@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use flannel_core::{
-    Activity, LeaseAttrs, Node, NodeHandle, NodeOptions, Status, Store, StoreError,
+    Activity, LeaseAttrs, Node, NodeHandle, NodeOptions, Status, Store, StoreError, Subnet,
     testing::FakeBackend,
 };
-use flannel_store::{Cut, LeaseOptions, MemoryCluster};
+use flannel_store::{Cut, LeaseOptions, Lifetime, MemoryCluster, NewRecord};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -119,16 +119,82 @@ async fn who_was_cut_off_while_its_name_was_used_does_not_fight_for_it() {
     assert!(reason(&status).contains("at 192.0.2.2 is called worker"), "{status:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_name_that_is_an_address_is_asked_nothing() {
-    let cluster = cluster();
-    let store = cluster.store("192.0.2.1".parse().unwrap());
+/// A store without a node, whose holder does not answer.
+async fn acquired(
+    cluster: &MemoryCluster,
+    name: &str,
+    last: u8,
+    hint: Option<Subnet>,
+) -> (Result<Subnet, StoreError>, Duration) {
     let asked = Instant::now();
+    let options = LeaseOptions { hint, ..LeaseOptions::default() };
+    let store = cluster.store_with(name.parse().unwrap(), options);
+    let lease = store.acquire(&at(last)).await;
+    (lease.map(|lease| lease.lease().subnet), asked.elapsed())
+}
+
+const QUESTION: Duration = Duration::from_secs(3);
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_the_address_of_a_node_that_lives_is_refused() {
+    let cluster = cluster();
+    let (_first, mut handle) = start(&cluster, "192.0.2.1", 1);
+    let lease = ready(&mut handle).await;
     for last in [1, 2] {
-        let attrs = at(last);
-        store.acquire(&attrs).await.unwrap();
+        let (refused, _) = acquired(&cluster, "192.0.2.1", last, None).await;
+        let error = refused.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "another node at 192.0.2.1 is called 192.0.2.1 as well, give one of them another name"
+        );
+        assert_eq!(cluster.records()[0].lease().unwrap().attrs, lease.attrs);
     }
-    assert!(asked.elapsed() < Duration::from_millis(10));
+    assert!(handle.status().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_goes_by_its_address_has_its_lease_again() {
+    let cluster = cluster();
+    let (first, _) = acquired(&cluster, "192.0.2.1", 1, None).await;
+    let first = first.unwrap();
+    let (again, took) = acquired(&cluster, "192.0.2.1", 1, Some(first)).await;
+    assert_eq!(again.unwrap(), first);
+    assert!(took < QUESTION, "its subnet.env says that it is ours: {took:?}");
+    let (again, took) = acquired(&cluster, "192.0.2.1", 1, None).await;
+    assert_eq!(again.unwrap(), first);
+    assert!(took >= QUESTION, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lost_its_name_has_its_subnet_again_unless_somebody_answers() {
+    let cluster = cluster();
+    let (first, _) = acquired(&cluster, "one", 1, None).await;
+    let first = first.unwrap();
+    let (again, took) = acquired(&cluster, "two", 1, Some(first)).await;
+    assert_eq!(again.unwrap(), first);
+    assert!(took < QUESTION, "{took:?}");
+    let (again, took) = acquired(&cluster, "three", 1, None).await;
+    assert_eq!(again.unwrap(), first);
+    assert!(took >= QUESTION, "{took:?}");
+    assert_eq!(cluster.records().len(), 1);
+
+    let (_node, mut handle) = start(&cluster, "three", 1);
+    ready(&mut handle).await;
+    let (other, _) = acquired(&cluster, "four", 1, None).await;
+    assert_ne!(other.unwrap(), first);
+    assert!(handle.status().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_survives_the_loss_of_a_name() {
+    let cluster = cluster();
+    let write = NewRecord { value: at(7).to_string(), owner: None, ttl: None };
+    cluster.put("10.3.77.0-24", &write);
+    for name in ["one", "two"] {
+        let (subnet, _) = acquired(&cluster, name, 7, None).await;
+        assert_eq!(subnet.unwrap().to_string(), "10.3.77.0-24");
+        assert_eq!(cluster.records()[0].lifetime, Lifetime::Unbounded);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,8 +208,6 @@ async fn two_processes_with_one_name_and_one_address_write_no_more_than_once_a_s
     let before = revision();
     sleep(Duration::from_secs(60)).await;
     assert!(revision() - before <= 130, "{} writes in a minute", revision() - before);
-    let error = StoreError::NodeIdInUse { node: "worker".parse().unwrap(), address: None };
-    assert!(error.is_retryable());
 }
 
 /// Why no lease can be acquired.

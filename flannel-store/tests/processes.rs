@@ -84,7 +84,7 @@ fn a_child() {
             let store = open(folder.as_ref(), &node).await;
             say("ready");
             heard();
-            let lease = store.acquire(&at(1)).await.unwrap();
+            let lease = store.acquire(&at(number(&node))).await.unwrap();
             say(lease.lease().subnet);
         }),
         "hold the lock" => {
@@ -150,7 +150,12 @@ async fn open(folder: &Path, node: &str) -> FileStore {
 
 async fn acquire(folder: &Path, node: &str) -> Box<dyn SubnetLease> {
     let store = open(folder, node).await;
-    timeout(Duration::from_secs(20), store.acquire(&at(1))).await.unwrap().unwrap()
+    timeout(Duration::from_secs(20), store.acquire(&at(number(node)))).await.unwrap().unwrap()
+}
+
+/// The number in a node's name.
+fn number(node: &str) -> u8 {
+    node[1..].parse().unwrap()
 }
 
 #[tokio::test]

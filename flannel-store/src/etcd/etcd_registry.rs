@@ -77,7 +77,7 @@ impl EtcdRegistry {
         let Answer { value: response, repeated } = self.txn(operation, request).await?;
         if response.succeeded {
             let revision = response.header.map_or(0, |header| header.revision);
-            return Ok(lease_txn::written(key, write, lease, revision));
+            return Ok(lease_txn::written(key, was, write, lease, revision));
         }
         match lease_txn::found(key, response) {
             // An answer was lost, and what was asked for had been done.
@@ -186,8 +186,17 @@ impl Registry for EtcdRegistry {
         list::list(&self.client, &self.keys).await
     }
 
+    /// Writes first and looks afterwards, because etcd compares keys and not addresses: of two that overlap, the later one sees
+    /// the earlier one and goes. It counts as a lease of this node, which another try gives up, if that is interrupted.
     async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
-        self.put_anew(&format!("create the lease {key}"), key, None, write).await
+        let record = self.put_anew(&format!("create the lease {key}"), key, None, write).await?;
+        match list::overlapping(&self.client, &self.keys, &record).await? {
+            None => Ok(record),
+            Some(other) => {
+                self.delete(&record).await?;
+                Err(conflict(Some(other)))
+            }
+        }
     }
 
     async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {

@@ -56,7 +56,16 @@ mod tests {
     use crate::etcd::proto::KeyValue;
 
     fn event(kind: i32, key: Vec<u8>, value: &str, mod_revision: i64) -> Event {
-        Event { kind, kv: Some(KeyValue { key, mod_revision, value: value.into(), lease: 7 }) }
+        Event {
+            kind,
+            kv: Some(KeyValue {
+                key,
+                create_revision: 1,
+                mod_revision,
+                value: value.into(),
+                lease: 7,
+            }),
+        }
     }
 
     /// One thing that somebody does to a key.
@@ -136,7 +145,7 @@ mod tests {
         ) {
             let (kind, mod_revision, lease) = numbers;
             let key = [prefix.as_bytes(), &key].concat();
-            let kv = Some(KeyValue { key, mod_revision, value, lease });
+            let kv = Some(KeyValue { key, create_revision: 1, mod_revision, value, lease });
             let mut fold = Fold::default();
             for kind in [kind, Event::PUT, Event::DELETE] {
                 fold.change(&Keys::new("/x"), Event { kind, kv: kv.clone() });

@@ -24,6 +24,7 @@ pub(super) fn record(key: &[u8], kv: KeyValue) -> Record {
         value,
         owner: None,
         revision: kv.mod_revision.unsigned_abs(),
+        created: kv.create_revision.unsigned_abs(),
         lifetime: lifetime(kv.lease),
         token: kv.lease.cast_unsigned(),
     }
@@ -84,12 +85,20 @@ pub(super) fn found(key: &str, response: TxnResponse) -> Option<Record> {
 }
 
 /// The record that a transaction has written at `revision`.
-pub(super) fn written(key: &str, write: &NewRecord, lease: i64, revision: i64) -> Record {
+pub(super) fn written(
+    key: &str,
+    was: Option<&Record>,
+    write: &NewRecord,
+    lease: i64,
+    revision: i64,
+) -> Record {
+    let revision = revision.unsigned_abs();
     Record {
         key: key.into(),
         value: Ok(write.value.clone()),
         owner: write.owner.clone(),
-        revision: revision.unsigned_abs(),
+        revision,
+        created: was.map_or(revision, |was| was.created),
         lifetime: lifetime(lease),
         token: lease.cast_unsigned(),
     }

@@ -44,6 +44,31 @@ pub(super) async fn list(client: &Client, keys: &Keys) -> Result<Snapshot, Regis
     }
 }
 
+/// A record that shared an address with `record` when that was written, as far as its key says.
+pub(super) async fn overlapping(
+    client: &Client,
+    keys: &Keys,
+    record: &Record,
+) -> Result<Option<Record>, RegistryError> {
+    let request = RangeRequest {
+        key: keys.lease(""),
+        range_end: keys.end(),
+        revision: record.revision.cast_signed(),
+        keys_only: true,
+        ..RangeRequest::default()
+    };
+    let answer = client.call(|rpc| rpc.range(request.clone())).await;
+    let operation = || format!("look for leases that overlap {}", record.key);
+    let named = answer.map_err(|failure| failure.of(operation()))?.value.kvs;
+    let record_of = |kv: KeyValue| match keys.place(&kv.key.clone()) {
+        Place::Lease(key) => {
+            Some(Record { value: Err("it was not read".into()), ..lease_txn::record(key, kv) })
+        }
+        Place::Other | Place::Owner(_) => None,
+    };
+    Ok(named.into_iter().filter_map(record_of).find(|other| other.overlaps(&record.key)))
+}
+
 /// What has been read, and what is to be read next.
 #[derive(Debug)]
 struct Listing<'a> {
@@ -168,7 +193,7 @@ mod tests {
     use crate::etcd::proto::ResponseHeader;
 
     fn kv(key: Vec<u8>, value: &str, mod_revision: i64, lease: i64) -> KeyValue {
-        KeyValue { key, mod_revision, value: value.into(), lease }
+        KeyValue { key, create_revision: 1, mod_revision, value: value.into(), lease }
     }
 
     /// Answers as etcd does for what is in `stored`, with pages of at most `limit`.
@@ -231,7 +256,7 @@ mod tests {
             let keys = Keys::new("/x");
             let (mod_revision, lease, more) = numbers;
             let key = [prefix.as_bytes(), &key].concat();
-            let kv = KeyValue { key, mod_revision, value, lease };
+            let kv = KeyValue { key, create_revision: 1, mod_revision, value, lease };
             let page = RangeResponse { header: None, kvs: vec![kv.clone(), kv], more };
             Listing::new(&keys).take(page);
         }

@@ -19,7 +19,9 @@ use crate::{
         listing::{self, Listing},
         lock,
     },
-    registry::{Change, ConfigText, NewRecord, Record, Registry, RegistryError, Snapshot},
+    registry::{
+        Change, ConfigText, Lifetime, NewRecord, Record, Registry, RegistryError, Snapshot,
+    },
 };
 
 /// The folder behind a [`FileStore`](crate::FileStore), whose documentation says what is in it.
@@ -117,7 +119,7 @@ impl Registry for FileRegistry {
             let now = SystemTime::now();
             match found.filter(|found| !found.has_lapsed(now)) {
                 Some(found) => Err(conflict(Some(found.record(now)))),
-                None => put(folder, key, write),
+                None => put_free(folder, key, write),
             }
         };
         self.change("create", key, create).await
@@ -127,8 +129,11 @@ impl Registry for FileRegistry {
         let (was, write) = (was.clone(), write.clone());
         let key = was.key.clone();
         let update = move |folder: &Folder, key: &str, found: Option<Found>| {
-            compare(found, &was, SystemTime::now())?;
-            put(folder, key, write)
+            let record = compare(found, &was, SystemTime::now())?;
+            match record.lifetime {
+                Lifetime::Lapsed => put_free(folder, key, write),
+                Lifetime::Bounded | Lifetime::Unbounded => put(folder, key, write),
+            }
         };
         self.change("update", &key, update).await
     }
@@ -139,6 +144,9 @@ impl Registry for FileRegistry {
         let touch = move |folder: &Folder, key: &str, found: Option<Found>| {
             let now = SystemTime::now();
             let record = compare(found, &was, now)?;
+            if record.lifetime == Lifetime::Lapsed {
+                is_free(folder, key)?;
+            }
             match (ttl, record.value) {
                 (Some(ttl), Ok(value)) => {
                     let entry = Entry {
@@ -185,6 +193,20 @@ fn compare(found: Option<Found>, was: &Record, now: SystemTime) -> Result<Record
 
 fn conflict(current: Option<Record>) -> RegistryError {
     RegistryError::Conflict { current: current.map(Box::new) }
+}
+
+/// Whether no other record has an address of `key`.
+fn is_free(folder: &Folder, key: &str) -> Result<(), RegistryError> {
+    match folder.overlapping(key, SystemTime::now())? {
+        None => Ok(()),
+        other => Err(conflict(other)),
+    }
+}
+
+/// Writes a record whose addresses it takes with that.
+fn put_free(folder: &Folder, key: &str, write: NewRecord) -> Result<Record, RegistryError> {
+    is_free(folder, key)?;
+    put(folder, key, write)
 }
 
 fn put(folder: &Folder, key: &str, write: NewRecord) -> Result<Record, RegistryError> {

@@ -85,7 +85,8 @@ impl Found {
     /// The record that it is at `now`.
     pub(super) fn record(self, now: SystemTime) -> Record {
         let Self { key, value, owner, revision, expires } = self;
-        Record { key, value, owner, revision, lifetime: lifetime(expires, now), token: 0 }
+        let lifetime = lifetime(expires, now);
+        Record { key, value, owner, revision, created: revision, lifetime, token: 0 }
     }
 
     pub(super) fn has_lapsed(&self, now: SystemTime) -> bool {

@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use flannel_core::NetworkConfig;
+use flannel_core::{NetworkConfig, Subnet};
 
 use crate::{
     file::{
@@ -17,7 +17,7 @@ use crate::{
         lease_file::Entry,
         pile::Pile,
     },
-    registry::{Record, RegistryError},
+    registry::{Lifetime, Record, RegistryError},
 };
 
 /// The paths of one network's folder.
@@ -112,6 +112,28 @@ impl Folder {
     /// All lease files of these names that still exist.
     pub(super) fn read_all(&self, names: &[OsString]) -> Result<Pile, RegistryError> {
         Ok(Pile::read(&mut self.files()?, names))
+    }
+
+    /// A record that shares an address with `key` at `now`. Those whose time is over are removed, because they have lost the
+    /// address with what is written next. Under the lock.
+    pub(super) fn overlapping(
+        &self,
+        key: &str,
+        now: SystemTime,
+    ) -> Result<Option<Record>, RegistryError> {
+        let shares = |name: &OsString| {
+            let name = name.to_string_lossy();
+            let subnet = Subnet::of_any_spelling(&name).zip(Subnet::of_any_spelling(key));
+            name != key && subnet.is_some_and(|(one, other)| one.overlaps(&other))
+        };
+        for name in self.names()?.into_iter().filter(shares) {
+            match self.read(&name)?.map(|found| found.record(now)) {
+                Some(record) if record.lifetime == Lifetime::Lapsed => self.remove(&record.key)?,
+                Some(record) => return Ok(Some(record)),
+                None => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Writes one lease file and returns it as it will be read. Under the lock.

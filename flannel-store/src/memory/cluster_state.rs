@@ -76,6 +76,15 @@ impl State {
         Err(RegistryError::Conflict { current: current.cloned().map(Box::new) })
     }
 
+    /// Whether no record shares an address with `key`.
+    pub(super) fn is_free(&self, key: &str) -> Result<(), RegistryError> {
+        let mut records = self.entries.values().map(|entry| &entry.record);
+        match records.find(|record| record.overlaps(key)) {
+            None => Ok(()),
+            Some(other) => Err(RegistryError::Conflict { current: Some(other.clone().into()) }),
+        }
+    }
+
     pub(super) fn write(&mut self, key: &str, write: &NewRecord) -> Record {
         self.forget_deadline(key);
         self.revision += 1;
@@ -84,11 +93,13 @@ impl State {
             None => Lifetime::Unbounded,
             Some(_) => Lifetime::Bounded,
         };
+        let before = self.entries.get(key).map(|entry| entry.record.created);
         let record = Record {
             key: key.into(),
             value: Ok(write.value.clone()),
             owner: write.owner.clone(),
             revision: self.revision,
+            created: before.unwrap_or(self.revision),
             lifetime,
             token: 0,
         };

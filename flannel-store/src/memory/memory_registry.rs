@@ -89,6 +89,7 @@ impl Registry for MemoryRegistry {
     async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
         let create = |state: &mut State| {
             state.compare(key, None)?;
+            state.is_free(key)?;
             Ok(state.write(key, write))
         };
         self.call(&format!("create {key}"), create).await

@@ -16,6 +16,8 @@ pub struct Record {
     pub owner: Option<NodeId>,
     /// When it was last written visibly.
     pub revision: u64,
+    /// When its key came to be; `revision` where the engine does not know. Of two records that overlap the older one counts.
+    pub created: u64,
     /// Whether and when it goes away by itself.
     pub lifetime: Lifetime,
     /// For the engine alone, to find what belongs to the record, such as its etcd lease; 0 if there is nothing.
@@ -68,6 +70,15 @@ impl Record {
         self.key.parse().ok()
     }
 
+    /// Whether the record and a live one at `key` would share an address. Keys in other spellings count, as they do for flannel;
+    /// a record whose time is over and one at `key` itself do not.
+    pub fn overlaps(&self, key: &str) -> bool {
+        let subnets = || Subnet::of_any_spelling(&self.key).zip(Subnet::of_any_spelling(key));
+        self.lifetime != Lifetime::Lapsed
+            && self.key != key
+            && subnets().is_some_and(|(one, other)| one.overlaps(&other))
+    }
+
     /// The lease that the record holds. An owner that is an address is no name that lasts, and left out: the lease's public
     /// address says the same, and stays true when it changes.
     ///
@@ -104,6 +115,7 @@ mod tests {
             value: value.map(Into::into).map_err(Into::into),
             owner: NodeId::new("n1").ok(),
             revision: 1,
+            created: 1,
             lifetime: Lifetime::Bounded,
             token: 0,
         }

@@ -64,6 +64,7 @@ mod tests {
                 value: Ok(value),
                 owner: None,
                 revision,
+                created: revision,
                 lifetime,
                 token: 0,
             };

@@ -16,21 +16,33 @@ use crate::{
 /// What came of a challenge.
 #[derive(Debug)]
 pub(crate) enum Challenged {
+    /// Its holder lives.
+    Answered(Record),
     /// Nobody has answered; this is the record now.
     Alone(Record),
     /// The record was changed meanwhile.
     Changed,
 }
 
-/// Whether `record`, which bears the name of `node`, may be that of another node with the same name: its address is not ours,
-/// as after a change of address, or where a machine was cloned together with its name.
-pub(crate) fn is_doubtful(record: &Record, node: &NodeId, attrs: &LeaseAttrs) -> bool {
-    let address = record.lease().ok().and_then(|lease| lease.attrs.address());
-    node.address().is_none()
-        && record.owner.as_ref() == Some(node)
-        && record.lifetime != Lifetime::Lapsed
-        && address.is_some()
-        && address != attrs.address()
+/// Whether another node that lives may hold `record`, which `node` is about to take.
+///
+/// * It has our name and another address, as after a change of address, or where a machine was cloned with its name.
+/// * It has our address and another name, as where the folder with the name was lost.
+/// * Both are our address, which two machines may have been given.
+///
+/// That we held the subnet before (`ours`) settles the last two.
+pub(crate) fn is_doubtful(record: &Record, node: &NodeId, attrs: &LeaseAttrs, ours: bool) -> bool {
+    let Some(owner) = &record.owner else { return false };
+    let Some(address) = record.lease().ok().and_then(|lease| lease.attrs.address()) else {
+        return false;
+    };
+    let same_address = attrs.address() == Some(address);
+    let sure = match (owner == node, same_address) {
+        (_, false) => false,
+        (true, true) => ours || node.address().is_none(),
+        (false, true) => ours,
+    };
+    record.lifetime != Lifetime::Lapsed && !sure
 }
 
 /// Writes `record` as it is, and waits for a holder that lives to write it anew. Neither changes anything for anybody.
@@ -40,7 +52,7 @@ pub(crate) async fn challenge<R: Registry>(
     ttl: Duration,
 ) -> Result<Challenged, StoreError> {
     let subnet = &record.key;
-    info!(subnet, "our lease has another address, asking whether another node has our name");
+    info!(subnet, "asking whether another node holds the lease of our name or address");
     let ttl = (record.lifetime != Lifetime::Unbounded).then_some(ttl);
     let question = Request::Update { was: record.clone(), write: as_it_is(record, ttl) };
     let Answer::Written(asked) = perform(registry, &question).await? else {
@@ -53,11 +65,7 @@ pub(crate) async fn challenge<R: Registry>(
     match records.into_iter().find(|now| now.key == asked.key) {
         Some(now) if now.revision == asked.revision => Ok(Challenged::Alone(now)),
         Some(now) if (&now.value, &now.owner) == (&asked.value, &asked.owner) => {
-            let lease = now.lease().ok();
-            Err(StoreError::NodeIdInUse {
-                node: now.owner.expect("it has the name of the node that asks"),
-                address: lease.and_then(|lease| lease.attrs.address()),
-            })
+            Ok(Challenged::Answered(now))
         }
         _ => Ok(Challenged::Changed),
     }

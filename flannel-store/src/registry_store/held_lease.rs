@@ -4,12 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use flannel_core::{Lease, LeaseAttrs, NodeId, StoreError, SubnetLease};
+use tracing::warn;
 
 use crate::{
     registry::{Record, Registry},
     registry_store::{
+        overlaps::Overlaps,
         perform::perform,
-        protocol::{Holding, LeaseOp},
+        plan,
+        protocol::{Answer, Holding, LeaseOp},
         value_of,
     },
 };
@@ -19,6 +22,7 @@ use crate::{
 pub(crate) struct Held<R> {
     registry: Arc<R>,
     holding: Holding,
+    overlaps: Arc<Overlaps>,
 }
 
 impl<R: Registry> Held<R> {
@@ -27,20 +31,47 @@ impl<R: Registry> Held<R> {
         node: NodeId,
         ttl: Duration,
         record: Record,
+        overlaps: Arc<Overlaps>,
     ) -> Result<Self, StoreError> {
-        Ok(Self { registry, holding: Holding::new(node, ttl, record)? })
+        Ok(Self { registry, holding: Holding::new(node, ttl, record)?, overlaps })
     }
 
     async fn run(&mut self, op: LeaseOp) -> Result<(), StoreError> {
+        if self.overlaps.any() {
+            self.holding.overlapped = true;
+            // A node of ours that came second goes by itself.
+            tokio::time::sleep(SETTLING).await;
+        }
         loop {
             let request = self.holding.ask(&op);
             let answer = perform(self.registry.as_ref(), &request).await?;
+            if let Answer::Listed(records) = &answer {
+                self.report(records);
+            }
             if self.holding.answered(&op, answer)? {
                 return Ok(());
             }
         }
     }
 }
+
+impl<R: Registry> Held<R> {
+    /// Says that our lease is not the only one of its addresses, and what follows.
+    fn report(&self, records: &[Record]) {
+        let subnet = self.holding.lease().subnet;
+        if let Some(winner) = plan::winner(&self.holding.record, records) {
+            let holder = winner.owner.as_ref().map(ToString::to_string);
+            warn!(%subnet, other = winner.key, holder, "another lease has addresses of our subnet and stays: moving to another");
+            return;
+        }
+        for other in self.overlaps.news() {
+            warn!(%subnet, other, "another lease has addresses of our subnet: ours was there first, and its node has to move");
+        }
+    }
+}
+
+/// How long it takes a node to give up a lease that it got second.
+const SETTLING: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl<R: Registry> SubnetLease for Held<R> {

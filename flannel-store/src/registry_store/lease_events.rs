@@ -5,14 +5,16 @@ use std::{
     time::Duration,
 };
 
-use flannel_core::{Backoff, Lease, LeaseEvent, StoreError};
+use flannel_core::{Backoff, Lease, LeaseEvent, NodeId, StoreError};
 use futures::{StreamExt, stream, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
     registry::{Change, Lifetime, Record, Registry, RegistryError, Snapshot},
-    registry_store::{Counters, jitter::Jitter, record_errors::RecordErrors, store_error},
+    registry_store::{
+        Counters, jitter::Jitter, overlaps::Overlaps, record_errors::RecordErrors, store_error,
+    },
 };
 
 /// The lease events of `registry`, for one watcher, from what is `known` of it if anything is.
@@ -22,12 +24,15 @@ pub(crate) fn stream<R: Registry>(
     record_errors: Arc<RecordErrors>,
     counters: Arc<Counters>,
     jitter: Arc<Jitter>,
+    (overlaps, node): (Arc<Overlaps>, NodeId),
 ) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
     let watch = Watch {
         registry,
         record_errors,
         counters,
         jitter,
+        overlaps,
+        node,
         backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
         state: known.map_or(State::Listing(Duration::ZERO), State::Listed),
     };
@@ -39,6 +44,8 @@ struct Watch<R> {
     record_errors: Arc<RecordErrors>,
     counters: Arc<Counters>,
     jitter: Arc<Jitter>,
+    overlaps: Arc<Overlaps>,
+    node: NodeId,
     backoff: Backoff,
     state: State,
 }
@@ -60,6 +67,7 @@ impl<R: Registry> Watch<R> {
             match &mut self.state {
                 State::Listed(snapshot) => {
                     let snapshot = std::mem::take(snapshot);
+                    self.overlaps.listed(&snapshot, &self.node);
                     let leases = self.reset(&snapshot.records);
                     self.state = State::Following {
                         changes: self.registry.watch(snapshot),
@@ -81,6 +89,7 @@ impl<R: Registry> Watch<R> {
                     let since = *since;
                     match changes.next().await {
                         Some(Ok(change)) => {
+                            self.overlaps.changed(&change, &self.node);
                             if let Some(event) = self.event(change) {
                                 return Ok(event);
                             }

@@ -2,7 +2,10 @@
 
 use flannel_core::{Lease, LeaseAttrs, NetworkConfig, NetworkFull, NodeId, Subnet, choose};
 
-use crate::registry::{Lifetime, Record};
+use crate::{
+    registry::{Lifetime, Record},
+    registry_store::protocol::{Candidate, Request},
+};
 
 /// The next step of acquiring a lease.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,10 +25,11 @@ pub(crate) fn decide<'a>(
     node: &NodeId,
     attrs: &LeaseAttrs,
     hint: Option<&Subnet>,
+    in_use: &[String],
 ) -> Result<Decision<'a>, NetworkFull> {
     let entries = entries(records);
     let usable = |(subnet, record): &&(Subnet, &'a Record)| {
-        config.admits(subnet) && !is_lost(subnet, record, &entries)
+        config.admits(subnet) && winner(record, records).is_none()
     };
     let own = || entries.iter().filter(|(_, record)| is_own(record, node, attrs));
     let kept = own().filter(usable).min_by_key(|(subnet, record)| order(subnet, record, hint));
@@ -39,12 +43,17 @@ pub(crate) fn decide<'a>(
     if let Some((_, record)) = kept {
         return Ok(Decision::Take(record));
     }
-    let adoptable = entries.iter().filter(|(_, record)| {
-        attrs.address().is_some() && !is_named(record) && address(record) == attrs.address()
-    });
-    if let Some((_, record)) =
-        adoptable.filter(usable).min_by_key(|(subnet, record)| order(subnet, record, hint))
-    {
+    let at_our_address = |named: bool| {
+        let found = entries.iter().filter(move |(_, record)| {
+            attrs.address().is_some()
+                && is_named(record) == named
+                && address(record) == attrs.address()
+                && !in_use.contains(&record.key)
+        });
+        found.filter(usable).min_by_key(|(subnet, record)| order(subnet, record, hint))
+    };
+    // One that is named is that of another node, unless this one has lost its name.
+    if let Some((_, record)) = at_our_address(false).or_else(|| at_our_address(true)) {
         return Ok(Decision::Take(record));
     }
     // Whatever has the key of a subnet takes that subnet, also if it is no lease: creating it would fail. What stands under
@@ -66,11 +75,12 @@ pub(crate) fn previous(records: &[Record], node: &NodeId, hint: Option<&Subnet>)
     };
     let candidates = entries.iter().filter(|(_, record)| may_be_ours(record));
     let leases = candidates.filter_map(|(subnet, record)| {
-        let lease = record.lease().ok().filter(|_| !is_lost(subnet, record, &entries))?;
+        let lease = record.lease().ok()?;
         let ours = match &lease.node {
             Some(owner) => owner == node,
             None => lease.attrs.address().is_some() && lease.attrs.address() == node.address(),
         };
+        let ours = ours && winner(record, records).is_none();
         ours.then_some((lease.node.is_none(), order(subnet, record, hint), lease))
     });
     leases.min_by_key(|(adopted, order, _)| (*adopted, *order)).map(|(_, _, lease)| lease)
@@ -115,9 +125,55 @@ fn live<'a>(entries: &'a [(Subnet, &Record)]) -> impl Iterator<Item = &'a Subnet
     live.map(|(subnet, _)| subnet)
 }
 
-/// Whether the record's time is over and somebody has taken the addresses under another key.
-fn is_lost(subnet: &Subnet, record: &Record, entries: &[(Subnet, &Record)]) -> bool {
-    record.lifetime == Lifetime::Lapsed && live(entries).any(|other| other.overlaps(subnet))
+/// The lease that overlaps `record` and keeps its addresses, so that the holder of `record` has to take others.
+///
+/// Whoever wrote a lease without an owner, as flannel does, does not know of this rule, and is left alone. Else a reservation
+/// stays, and then the older lease. What is no lease has no holder, and takes nothing from anybody.
+pub(crate) fn winner<'a>(record: &Record, records: &'a [Record]) -> Option<&'a Record> {
+    let rank = |it: &Record| {
+        let is_reserved = it.lifetime == Lifetime::Unbounded;
+        (it.owner.is_some(), !is_reserved, it.created, it.key.clone())
+    };
+    records.iter().find(|other| {
+        other.overlaps(&record.key)
+            && (other.owner.is_none() || other.owner != record.owner)
+            && (record.lifetime == Lifetime::Lapsed
+                || other.lease().is_ok() && (other.owner.is_none() || rank(other) < rank(record)))
+    })
+}
+
+/// Why the subnet of `request` is taken, for people.
+pub(crate) fn reason(request: &Request, candidate: &Candidate<'_>, records: &[Record]) -> String {
+    let Candidate { config, node, hint, .. } = candidate;
+    let chosen = match request {
+        Request::Update { was, .. } => {
+            return match &was.owner {
+                Some(owner) if owner == *node => format!("it is leased to {node}"),
+                Some(owner) => {
+                    format!("it is leased to {owner} at our address, who does not answer")
+                }
+                None => "it is leased to our address".into(),
+            };
+        }
+        Request::Create { key, .. } => key,
+        Request::Delete(_) | Request::List | Request::Touch { .. } => return String::new(),
+    };
+    let Some(hint) = hint else { return "this node had none before".into() };
+    if *chosen == hint.to_string() {
+        return "this node had it before".into();
+    }
+    if !config.admits(hint) {
+        return format!("{hint}, which this node had before, does not fit the network");
+    }
+    match records.iter().find(|it| it.key == hint.to_string() || it.overlaps(&hint.to_string())) {
+        Some(Record { key, owner: Some(owner), .. }) => {
+            format!("{hint}, which this node had before, is leased to {owner} ({key})")
+        }
+        Some(Record { key, .. }) => {
+            format!("{hint}, which this node had before, is taken by {key}")
+        }
+        None => format!("{hint}, which this node had before, is taken"),
+    }
 }
 
 /// Which of several leases to keep: the one that this node is known to use, a reservation, one that lasts, the oldest.

@@ -52,6 +52,8 @@ pub(crate) struct Acquiring {
     pub(crate) records: Vec<Record>,
     /// How often somebody else was faster since the last list.
     pub(crate) races_lost: u32,
+    /// The keys of leases at our address whose holders have answered.
+    pub(crate) in_use: Vec<String>,
 }
 
 /// What a node does after an answer on its way to a lease.
@@ -78,14 +80,14 @@ impl Acquiring {
                 self.records.push(*current);
             }
             Answer::Conflict(None) | Answer::Deleted => return Next::ListAnew,
-            Answer::Listed(records) => *self = Self { records, races_lost: 0 },
+            Answer::Listed(records) => (self.records, self.races_lost) = (records, 0),
             Answer::Written(record) => return Next::Held(record),
         }
         if self.races_lost >= RACES_PER_LIST {
             return Next::ListAnew;
         }
         let Candidate { config, node, attrs, hint, .. } = candidate;
-        match plan::decide(config, &self.records, node, attrs, hint.as_ref()) {
+        match plan::decide(config, &self.records, node, attrs, hint.as_ref(), &self.in_use) {
             Ok(decision) => Next::Ask(request(decision, candidate)),
             Err(_) if self.races_lost > 0 => Next::ListAnew,
             Err(full) => Next::Full(full),
@@ -126,6 +128,10 @@ pub(crate) struct Holding {
     /// Whether somebody with our name has written our lease as it was: who wants to know whether we live. Writing it anew is
     /// the answer.
     pub(crate) challenged: bool,
+    /// Whether a lease was seen that overlaps ours: who has to move is found out before anything else.
+    pub(crate) overlapped: bool,
+    /// Our lease is being removed, because this node has its addresses or some of them.
+    pub(crate) yields_to: Option<Option<NodeId>>,
 }
 
 /// What a holder wants with its lease.
@@ -141,7 +147,16 @@ impl Holding {
     /// `record` as `node` holds it.
     pub(crate) fn new(node: NodeId, ttl: Duration, record: Record) -> Result<Self, StoreError> {
         let lease = lease_of(&record)?;
-        Ok(Self { node, ttl, record, lease, unanswered: Vec::new(), challenged: false })
+        Ok(Self {
+            node,
+            ttl,
+            record,
+            lease,
+            unanswered: Vec::new(),
+            challenged: false,
+            overlapped: false,
+            yields_to: None,
+        })
     }
 
     pub(crate) fn lease(&self) -> &Lease {
@@ -157,6 +172,8 @@ impl Holding {
     pub(crate) fn ask(&mut self, op: &LeaseOp) -> Request {
         let was = self.record.clone();
         match op {
+            _ if self.yields_to.is_some() => Request::Delete(was),
+            LeaseOp::Publish(_) | LeaseOp::Renew if self.overlapped => Request::List,
             LeaseOp::Publish(value) if self.record.value.as_ref() != Ok(value) => {
                 if !self.unanswered.contains(value) {
                     self.unanswered.push(value.clone());
@@ -191,7 +208,22 @@ impl Holding {
                 self.written(record)?;
                 self.challenged = false;
             }
-            Answer::Deleted | Answer::Listed(_) => {}
+            Answer::Listed(records) => {
+                self.overlapped = false;
+                let Some(winner) = plan::winner(&self.record, &records) else { return Ok(false) };
+                let owner = holder(winner);
+                // A reservation was made by a person, who has to settle it.
+                if self.record.lifetime == Lifetime::Unbounded {
+                    return Err(StoreError::Revoked { subnet: self.lease.subnet, owner });
+                }
+                self.yields_to = Some(owner);
+                return Ok(false);
+            }
+            Answer::Deleted => {
+                if let Some(owner) = self.yields_to.take() {
+                    return Err(StoreError::Revoked { subnet: self.lease.subnet, owner });
+                }
+            }
             Answer::Conflict(Some(current)) if self.wrote(&current) => {
                 let ours = |value| self.unanswered.contains(value);
                 self.challenged |= !current.value.as_ref().is_ok_and(ours);
@@ -213,7 +245,8 @@ impl Holding {
     /// Whether `current` is a later record of ours, or of somebody with our name who changed nothing.
     fn wrote(&self, current: &Record) -> bool {
         let Ok(value) = &current.value else { return false };
-        current.owner.as_ref() == Some(&self.node)
+        current.key == self.record.key
+            && current.owner == self.record.owner
             && *current != self.record
             && (self.record.value.as_ref() == Ok(value) || self.unanswered.contains(value))
     }
@@ -260,6 +293,7 @@ mod tests {
             value: Ok(VALUE.into()),
             owner: NodeId::new("n1").ok(),
             revision,
+            created: revision,
             lifetime,
             token: 0,
         }

@@ -69,8 +69,11 @@ impl Adapter {
                 ttl: TTL,
                 hint: hint.map(subnet),
             };
-            let mut acquiring =
-                Acquiring { records: self.records(&view), races_lost: races.into() };
+            let mut acquiring = Acquiring {
+                records: self.records(&view),
+                races_lost: races.into(),
+                in_use: Vec::new(),
+            };
             match acquiring.answered(&candidate, self.answer(answer)) {
                 Next::Ask(request) => Acquired::Ask {
                     view: self.view(&acquiring.records),
@@ -137,6 +140,7 @@ impl Adapter {
             value: Ok(value(own.text)),
             owner: Some(self.me.clone()),
             revision: own.revision.into(),
+            created: own.revision.into(),
             lifetime: Lifetime::Bounded,
             token: 0,
         }

@@ -22,6 +22,7 @@ fn record(key: &str, address: &str, owner: Option<&str>, lifetime: Lifetime) -> 
         value: Ok(at(address).to_string()),
         owner: owner.map(node),
         revision: 1,
+        created: 1,
         lifetime,
         token: 0,
     }
@@ -33,7 +34,7 @@ fn decide_for_n1<'a>(
     hint: Option<&str>,
 ) -> Result<Decision<'a>, NetworkFull> {
     let hint = hint.map(|key| key.parse().unwrap());
-    decide(&config(CONFIG), records, &node("n1"), &at(address), hint.as_ref())
+    decide(&config(CONFIG), records, &node("n1"), &at(address), hint.as_ref(), &[])
 }
 
 use Lifetime::{Bounded, Lapsed, Unbounded};
@@ -61,14 +62,41 @@ fn a_lease_without_owner_at_our_address_is_adopted() {
 }
 
 #[test]
-fn what_another_node_owns_is_never_taken() {
+fn what_another_node_owns_is_taken_at_our_address_alone_and_not_if_it_answers() {
     let records = [
         record("10.3.0.4-30", "192.0.2.1", Some("n2"), Bounded),
-        record("10.3.0.8-30", "192.0.2.1", Some("n3"), Unbounded),
+        record("10.3.0.8-30", "192.0.2.2", Some("n3"), Unbounded),
     ];
+    let (config, n1, attrs) = (config(CONFIG), node("n1"), at("192.0.2.1"));
+    let decide = |in_use: &[String]| decide(&config, &records, &n1, &attrs, None, in_use);
+    assert_eq!(decide(&[]), Ok(Decision::Take(&records[0])));
     let free = "10.3.0.12-30".parse().unwrap();
-    let hint = Some("10.3.0.4-30");
-    assert_eq!(decide_for_n1(&records, "192.0.2.1", hint), Ok(Decision::Create(free)));
+    assert_eq!(decide(&["10.3.0.4-30".into()]), Ok(Decision::Create(free)));
+}
+
+#[test]
+fn of_two_that_overlap_one_stays() {
+    let lease = |key: &str, owner: Option<&str>, created, lifetime| Record {
+        created,
+        ..record(key, "192.0.2.9", owner, lifetime)
+    };
+    let stays = |one: &Record, other: &Record| {
+        assert_eq!(winner(other, std::slice::from_ref(one)), Some(one));
+        assert_eq!(winner(one, std::slice::from_ref(other)), None);
+    };
+    let v4 = lease("10.3.0.4-30", Some("n1"), 5, Bounded);
+    let dual = lease("10.3.0.4-30&fd00::4-126", Some("n2"), 7, Bounded);
+    stays(&v4, &dual);
+    stays(&lease("10.3.0.0-29", None, 9, Bounded), &v4);
+    stays(&lease("10.3.0.0-29", Some("n3"), 9, Unbounded), &v4);
+    stays(&lease("10.3.0.0-29", Some("n3"), 4, Bounded), &v4);
+    stays(&lease("fd00::-64", Some("n3"), 6, Bounded), &dual);
+    assert_eq!(winner(&v4, &[lease("10.3.0.0-29", None, 1, Lapsed)]), None);
+    assert_eq!(winner(&v4, &[lease("10.3.0.0-29", Some("n1"), 1, Bounded)]), None, "its own");
+    let garbage = Record { value: Err("garbage".into()), ..lease("10.3.0.0-29", None, 1, Bounded) };
+    assert_eq!(winner(&v4, std::slice::from_ref(&garbage)), None);
+    let lapsed = Record { lifetime: Lapsed, ..v4 };
+    assert_eq!(winner(&lapsed, std::slice::from_ref(&garbage)), Some(&garbage));
 }
 
 #[test]
@@ -123,7 +151,7 @@ fn a_node_named_by_its_address_is_found_by_the_address_that_it_has() {
 
 fn takes(records: &[Record], name: &str, address: &str) -> bool {
     let config = config(r#"{"Network":"10.3.0.0/16"}"#);
-    let decided = decide(&config, records, &node(name), &at(address), None).unwrap();
+    let decided = decide(&config, records, &node(name), &at(address), None, &[]).unwrap();
     matches!(decided, Decision::Take(_))
 }
 
@@ -230,7 +258,7 @@ proptest! {
         let before = records.clone();
         for step in 0.. {
             prop_assert!(step <= before.len() + 1, "it does not end");
-            let Ok(decision) = decide(&config, &records, &n1, &attrs, hint.as_ref()) else {
+            let Ok(decision) = decide(&config, &records, &n1, &attrs, hint.as_ref(), &[]) else {
                 // Full: then no subnet of the range is free of live leases.
                 let live: Vec<Subnet> = records.iter()
                     .filter(|r| r.lifetime != Lapsed).filter_map(Record::subnet).collect();
@@ -251,11 +279,13 @@ proptest! {
                     records.retain(|record| record.key != key);
                 }
                 Decision::Take(record) => {
-                    prop_assert!(!foreign(record));
+                    // Its holder is asked first.
+                    prop_assert!(!foreign(record) || record.lease().unwrap().attrs == attrs);
                     prop_assert!(config.admits(&record.subnet().unwrap()));
-                    if record.owner.is_none() {
+                    if record.owner != Some(n1.clone()) {
                         prop_assert_eq!(record.lease().unwrap().attrs, attrs.clone());
                         let own = before.iter().any(|r| r.owner == Some(n1.clone())
+                            && winner(r, &before).is_none()
                             && r.lifetime != Lapsed && r.subnet().is_some_and(|s| config.admits(&s)));
                         prop_assert!(!own, "an own lease comes first");
                     }

@@ -35,6 +35,7 @@ pub(super) fn record(key: &str, value: &str) -> Record {
         value: Ok(value.into()),
         owner: None,
         revision: 1,
+        created: 1,
         lifetime: Lifetime::Bounded,
         token: 0,
     }

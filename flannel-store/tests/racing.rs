@@ -1,0 +1,197 @@
+//! Nodes that start together on an empty network, round after round: whatever they hold, no address is held twice.
+//!
+//! `FLANNEL_RACE_ROUNDS=n` makes as many rounds as wanted.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::{LeaseAttrs, NetworkConfig, Store, Subnet};
+use flannel_store::{
+    Change, ConfigText, LeaseOptions, MemoryCluster, NewRecord, Record, Registry, RegistryError,
+    RegistryStore, Snapshot,
+};
+use futures::{future::join_all, stream::BoxStream};
+use tokio::time::sleep;
+
+use table::Table;
+
+#[path = "support/table.rs"]
+mod table;
+
+const NODES: u64 = 30;
+
+/// Rounds without `FLANNEL_RACE_ROUNDS`: what takes a few seconds.
+const ROUNDS: u64 = if cfg!(debug_assertions) { 100 } else { 1000 };
+
+/// Dual stack with room for 127 nodes, so that they meet.
+const DUAL: &str = r#"{"Network":"10.3.0.0/17","EnableIPv6":true,"IPv6Network":"fd00::/57"}"#;
+
+/// What a network's configuration may be changed to while nodes start.
+const CHANGED: [&str; 4] = [
+    r#"{"Network":"10.3.0.0/17"}"#,
+    r#"{"Network":"10.3.0.0/17","SubnetLen":25}"#,
+    r#"{"Network":"10.3.0.0/17","SubnetLen":23,"EnableIPv6":true,"IPv6Network":"fd00::/57"}"#,
+    r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/57","IPv6SubnetLen":63}"#,
+];
+
+/// `SplitMix64`.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+
+    /// What a node may have had before.
+    fn hint(&mut self) -> Option<Subnet> {
+        let (v4, v6) = (self.below(32), 1 + self.below(127));
+        (self.below(3) == 0)
+            .then(|| format!("10.3.{v4}.0-24&fd00:0:0:{v6:x}::-64").parse().unwrap())
+    }
+}
+
+/// An engine that compares one key and no addresses, as etcd and Consul do.
+#[derive(Clone, Debug)]
+struct Keyed(Table);
+
+#[async_trait]
+impl Registry for Keyed {
+    async fn config(&self) -> Result<ConfigText, RegistryError> {
+        self.0.config().await
+    }
+
+    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+        self.0.set_config(was, text).await
+    }
+
+    async fn list(&self) -> Result<Snapshot, RegistryError> {
+        self.0.list().await
+    }
+
+    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
+        let record = self.0.create_key(key, write).await?;
+        let others = self.0.list().await?.records;
+        let older = |other: &Record| other.overlaps(key) && other.created < record.created;
+        match others.into_iter().find(older) {
+            None => Ok(record),
+            Some(other) => {
+                self.0.delete(&record).await?;
+                Err(RegistryError::Conflict { current: Some(other.into()) })
+            }
+        }
+    }
+
+    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
+        self.0.update(was, write).await
+    }
+
+    async fn touch(&self, was: &Record, ttl: Option<Duration>) -> Result<Record, RegistryError> {
+        self.0.touch(was, ttl).await
+    }
+
+    async fn delete(&self, was: &Record) -> Result<(), RegistryError> {
+        self.0.delete(was).await
+    }
+
+    fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
+        self.0.watch(since)
+    }
+}
+
+fn rounds(default: u64) -> u64 {
+    match std::env::var("FLANNEL_RACE_ROUNDS") {
+        Ok(text) => text.parse().expect("FLANNEL_RACE_ROUNDS is a number"),
+        Err(_) => default,
+    }
+}
+
+/// One round: all nodes start within some milliseconds, and in some rounds the configuration is changed meanwhile.
+async fn round<R: Registry>(seed: u64, of: impl Fn(&str) -> R) {
+    let mut random = Random(seed);
+    let operator = of("operator");
+    let start = |n: u64, random: &mut Random| {
+        let (wait, hint) = (Duration::from_micros(random.below(5000)), random.hint());
+        let name = format!("n{n}");
+        let options = LeaseOptions { hint, ..LeaseOptions::default() };
+        let store = RegistryStore::new(of(&name), name.parse().unwrap(), options);
+        async move {
+            sleep(wait).await;
+            let public_ip = Some([192, 0, 2, n as u8 + 1].into());
+            store.acquire(&LeaseAttrs { public_ip, ..LeaseAttrs::default() }).await.unwrap()
+        }
+    };
+    let nodes: Vec<_> = (0..NODES).map(|n| start(n, &mut random)).collect();
+    let change = async {
+        if random.below(2) == 0 {
+            sleep(Duration::from_micros(random.below(5000))).await;
+            let text = CHANGED[random.below(CHANGED.len() as u64) as usize];
+            let was = operator.config().await.unwrap();
+            operator.set_config(&was, text).await.unwrap();
+        }
+    };
+    let (leases, ()) = futures::join!(join_all(nodes), change);
+    let held: Vec<Subnet> = leases.iter().map(|lease| lease.lease().subnet).collect();
+    for (n, one) in held.iter().enumerate() {
+        for other in &held[..n] {
+            assert!(!one.overlaps(other), "round {seed}: {one} and {other} are both held");
+        }
+    }
+    let mut stored = operator.list().await.unwrap().records;
+    stored.retain(|record| record.subnet().is_none_or(|subnet| !held.contains(&subnet)));
+    assert_eq!(stored, [], "round {seed}: nobody holds these");
+}
+
+fn dual() -> NetworkConfig {
+    DUAL.parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_start_together_share_no_address_in_memory() {
+    for seed in 0..rounds(ROUNDS) {
+        let cluster = MemoryCluster::new(&dual());
+        let mut random = Random(!seed);
+        for n in 0..NODES {
+            let delay = Duration::from_micros(random.below(5000));
+            cluster.delay(&format!("n{n}").parse().unwrap(), delay);
+        }
+        round(seed, |name| cluster.registry(name.parse().unwrap())).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_start_together_share_no_address_in_a_table() {
+    for seed in 0..rounds(ROUNDS) {
+        let table = Table::default();
+        table.0.lock().unwrap().config = Some(DUAL.into());
+        round(seed, |_| table.clone()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_start_together_share_no_address_where_keys_are_compared() {
+    for seed in 0..rounds(ROUNDS) {
+        let table = Table::default();
+        table.0.lock().unwrap().config = Some(DUAL.into());
+        round(seed, |_| Keyed(table.clone())).await;
+    }
+}
+
+#[cfg(feature = "file")]
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_start_together_share_no_address_in_a_folder() {
+    use flannel_store::{FileRegistry, FileStore};
+
+    for seed in 0..rounds(10) {
+        let folder = tempfile::tempdir().unwrap();
+        FileStore::init(folder.path(), &dual()).await.unwrap();
+        let mut registries = std::collections::BTreeMap::new();
+        for name in (0..NODES).map(|n| format!("n{n}")).chain(["operator".into()]) {
+            registries.insert(name, FileRegistry::open(folder.path()).await.unwrap());
+        }
+        round(seed, |name| registries[name].clone()).await;
+    }
+}
