@@ -24,5 +24,6 @@ pub use peer_table::{NEXT_HOPS, PeerTable};
 pub use placement::PeerPlan;
 pub use teardown::{Removed, remove_all};
 pub use uplink::{
-    PublicAddressError, Uplink, UplinkFinder, UplinkOptions, UplinkWatch, check_public_address,
+    PublicAddressError, Uplink, UplinkFinder, UplinkOptions, UplinkOptionsError, UplinkWatch,
+    check_public_address,
 };

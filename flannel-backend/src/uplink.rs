@@ -37,6 +37,18 @@ pub struct UplinkOptions {
     pub public_ipv6: Option<Ipv6Addr>,
 }
 
+/// Options that lead to no uplink.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UplinkOptionsError {
+    /// One of the patterns is not a regular expression.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// Peers could not reach this node at the public address.
+    #[error(transparent)]
+    PublicAddress(#[from] PublicAddressError),
+}
+
 /// What a node uses to reach its peers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]

@@ -59,6 +59,12 @@ enum Connected {
 pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Composed> {
     let Parts { options, plan, backends, namespace, sandboxed } = parts;
     let StorePlan { open, identity, .. } = plan;
+    let own = Namespace::current().context("cannot open our own network namespace");
+    let namespace = namespace.map_or(own, Ok)?;
+    if let Some(network) = &options.network {
+        // Before the network is stored.
+        UplinkFinder::new(&namespace, network, &options.uplink)?;
+    }
     let (store, config) = connect(open.await?, options.network.as_ref(), daemon).await?;
     backends.check(&config)?;
     without_effect(&options, &config);
@@ -69,8 +75,6 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
     }
     let host_lock = host_lock::lock(identity.as_deref(), &options.store).await?;
-    let own = Namespace::current().context("cannot open our own network namespace");
-    let namespace = namespace.map_or(own, Ok)?;
     let finder = UplinkFinder::new(&namespace, &config, &options.uplink)?;
     let kept = match &store {
         Connected::Registry(_) => kept_id(&options),

@@ -6,11 +6,13 @@ use std::{
 use flannel_core::{BackendError, Lease, NetworkConfig};
 use flannel_netlink::{
     Connection, Namespace,
-    iface::{Families, Interface, InterfaceChanges, PatternError, Search, select_interface},
+    iface::{Families, Interface, InterfaceChanges, Search, select_interface},
 };
 use tokio::sync::Mutex;
 
-use super::{Uplink, UplinkOptions, UplinkWatch, ranges, selectors};
+use super::{
+    Uplink, UplinkOptions, UplinkOptionsError, UplinkWatch, check_public_address, ranges, selectors,
+};
 
 /// Finds the uplink, as often as it is asked, and keeps to it: an address that was found or published stays while it is usable, and
 /// the last one while none is. Clones share what they know.
@@ -36,12 +38,12 @@ impl UplinkFinder {
     ///
     /// # Errors
     ///
-    /// [`PatternError`] if one of the patterns is not a regular expression.
+    /// [`UplinkOptionsError`] if a pattern is not a regular expression, or peers could not reach this node at its public address.
     pub fn new(
         namespace: &Namespace,
         config: &NetworkConfig,
         options: &UplinkOptions,
-    ) -> Result<Self, PatternError> {
+    ) -> Result<Self, UplinkOptionsError> {
         let families = match (config.ipv4(), config.ipv6()) {
             (Some(_), Some(_)) => Families::Dual,
             (_, None) => Families::V4,
@@ -49,11 +51,17 @@ impl UplinkFinder {
         };
         let public_ip = options.public_ip.filter(|_| families.v4());
         let public_ipv6 = options.public_ipv6.filter(|_| families.v6());
+        // Packets should come from where peers send theirs to, if the interface has that address.
+        let preferred: Vec<_> = [public_ip.map(IpAddr::V4), public_ipv6.map(IpAddr::V6)]
+            .into_iter()
+            .flatten()
+            .collect();
+        for address in &preferred {
+            check_public_address(*address, config)?;
+        }
         let mut search = Search::new(families, selectors(options)?);
         search.pods = ranges(config).into_iter().map(|(range, _)| range).collect();
-        // Packets should come from where peers send theirs to, if the interface has that address.
-        let preferred = [public_ip.map(IpAddr::V4), public_ipv6.map(IpAddr::V6)];
-        search.preferred = preferred.into_iter().flatten().collect();
+        search.preferred = preferred;
         let shared = Shared { connection: None, search, knows_lease: false };
         let shared = Arc::new(Mutex::new(shared));
         Ok(Self { namespace: namespace.clone(), shared, public_ip, public_ipv6 })
