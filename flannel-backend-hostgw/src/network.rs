@@ -51,7 +51,9 @@ impl Network for HostGwNetwork {
             self.table.replan();
         }
         let (routes, own, limits) = (self.routes, &self.lease, &self.limits);
-        self.table.sync(peers, |peer| routes.plan(own, peer, limits)).await
+        let mut report = self.table.sync(peers, |peer| routes.plan(own, peer, limits)).await?;
+        report.faults.extend(self.uplink.faults());
+        Ok(report)
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

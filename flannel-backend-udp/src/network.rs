@@ -209,6 +209,7 @@ impl Network for UdpNetwork {
         let before = self.endpoints.replace(endpoints.clone());
         let mut report = synced?;
         report.properties.remove(NEXT_HOPS);
+        report.faults.extend(self.uplink.faults());
         if program.is_some() {
             report.added += ours.added;
             report.replaced += ours.replaced;

@@ -162,6 +162,7 @@ impl Network for VxlanNetwork {
         };
         let mut report = self.table.sync(peers, plan).await?;
         report.postponed += u64::from(due.is_some());
+        report.faults.extend(self.uplink.faults());
         for what in &repaired {
             report.repaired.add("link", what);
         }

@@ -20,3 +20,5 @@ mod peers;
 mod repairs;
 #[path = "netns/support.rs"]
 mod support;
+#[path = "netns/uplink.rs"]
+mod uplink;

@@ -217,3 +217,19 @@ fn keys_that_nobody_reads_are_told() {
     let known = r#"{"network":"10.3.0.0/16","subnetlen":25,"Backend":{"type":"vxlan","vni":7}}"#;
     assert_eq!(run(&["config", "check", known], &[]).2, "");
 }
+
+#[test]
+fn a_public_address_that_no_peer_could_use_is_refused_before_anything_is_stored() {
+    for address in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "127.0.0.1", "10.3.7.1"] {
+        let folder = tempfile::tempdir().unwrap();
+        let on = |args: &[&str]| on(folder.path(), args);
+        let (code, said) = on(&["--network", "10.3.0.0/16", "--public-ip", address]);
+        assert!(code.is_some_and(|code| code != 0), "{address}");
+        assert!(
+            said.contains(&format!("{address} cannot be this node's public address")),
+            "{said}"
+        );
+        let (_, said) = on(&["config", "get"]);
+        assert!(said.contains("no network config in"), "{address}: {said}");
+    }
+}

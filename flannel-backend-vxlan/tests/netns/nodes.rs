@@ -20,20 +20,26 @@ use tokio::{
 use crate::support::{DUAL, IPV4, Kernel, REPAIR, mac, mac_of, make, world};
 
 /// Nodes that find each other through a store.
-struct Cluster {
-    testbed: Testbed,
-    pods: Vec<Pod>,
-    handles: Vec<NodeHandle>,
+pub(crate) struct Cluster {
+    pub(crate) testbed: Testbed,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) handles: Vec<NodeHandle>,
     stops: Vec<oneshot::Sender<()>>,
     nodes: JoinSet<Stopped>,
 }
 
 impl Cluster {
-    async fn start(config: &str) -> Self {
+    pub(crate) async fn start(config: &str) -> Self {
+        let cluster = Self::start_on(Testbed::new(2).await.unwrap(), config).await;
+        assert!(cluster.flows(PATIENCE).await);
+        cluster
+    }
+
+    pub(crate) async fn start_on(testbed: Testbed, config: &str) -> Self {
         let config = config.parse().unwrap();
         let store = MemoryCluster::new(&config);
         let mut cluster = Self {
-            testbed: Testbed::new(2).await.unwrap(),
+            testbed,
             pods: Vec::new(),
             handles: Vec::new(),
             stops: Vec::new(),
@@ -56,12 +62,11 @@ impl Cluster {
             cluster.handles.push(handle);
             cluster.stops.push(stop);
         }
-        assert!(cluster.flows(PATIENCE).await);
         cluster
     }
 
     /// Whether packets of all families flow within this time.
-    async fn flows(&self, patience: Duration) -> bool {
+    pub(crate) async fn flows(&self, patience: Duration) -> bool {
         let all = async {
             for ip in self.pods[1].endpoint().ips() {
                 probe::stream(&self.pods[0], ip, 50).unwrap().flowing().await;
@@ -70,12 +75,12 @@ impl Cluster {
         timeout(patience, all).await.is_ok()
     }
 
-    fn status(&self, node: usize) -> Status {
+    pub(crate) fn status(&self, node: usize) -> Status {
         self.handles[node].status()
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]

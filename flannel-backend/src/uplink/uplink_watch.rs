@@ -1,7 +1,10 @@
 use std::time::Duration;
 
-use flannel_core::BackendError;
-use flannel_netlink::iface::{Interface, InterfaceChanges};
+use flannel_core::{BackendError, Fault, FaultKind};
+use flannel_netlink::{
+    iface::{Interface, InterfaceChanges, InterfaceFault},
+    state::IpFamily,
+};
 use tokio::time::{Instant, timeout_at};
 use tracing::info;
 
@@ -29,6 +32,12 @@ impl UplinkWatch {
     /// The last answer.
     pub const fn current(&self) -> &Interface {
         &self.current
+    }
+
+    /// What keeps the uplink of the last answer from carrying packets to peers, for a report. It counts against readiness unless
+    /// another address family works.
+    pub fn faults(&self) -> Vec<Fault> {
+        faults(&self.current)
     }
 
     /// Resolves with the new answer when it differs from the last: at once if it has other addresses or is another device, and if it
@@ -75,6 +84,28 @@ impl UplinkWatch {
             return Ok(found);
         }
     }
+}
+
+fn faults(uplink: &Interface) -> Vec<Fault> {
+    let lacks = |family| uplink.faults.contains(&InterfaceFault::NoAddress(family));
+    let works = |family| uplink.address(family).is_some() && !lacks(family);
+    let works = IpFamily::ALL.into_iter().any(works);
+    let fault = |fault: &InterfaceFault| {
+        let (kind, object) = match fault {
+            InterfaceFault::NoAddress(IpFamily::V4) if works => (FaultKind::FamilyUnusable, "IPv4"),
+            InterfaceFault::NoAddress(IpFamily::V6) if works => (FaultKind::FamilyUnusable, "IPv6"),
+            _ => (FaultKind::AddressMissing, "uplink"),
+        };
+        let remedy = match fault {
+            InterfaceFault::Down => "set it up",
+            InterfaceFault::NoAddress(_) => "give it one",
+            InterfaceFault::NoCarrier => "look at its cable, or at the device at its other end",
+            _ => "bring it back, or start the node with another one",
+        };
+        let operation = format!("reach peers through {}", uplink.name);
+        Fault::new(kind, object, operation, format!("it {fault}")).with_remedy(remedy)
+    };
+    uplink.faults.iter().map(fault).collect()
 }
 
 /// How long the address may be missing before it is worth a word: whoever renumbers a host removes one before adding the other.
