@@ -9,6 +9,7 @@ use flannel_firewall::{FirewallOptions, Firewalled, ModeChoice};
 use flannel_netlink::{Namespace, iface::InterfaceChanges};
 use flannel_probe::Prober;
 use flannel_store::{LeaseOptions, Registry, RegistryError, RegistryStore, network_config};
+use ipnetwork::IpNetwork;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -233,7 +234,12 @@ fn firewall_options(options: &DaemonOptions, config: &NetworkConfig) -> Firewall
         ModeChoice::Auto => ModeChoice::of(config),
         chosen => chosen,
     };
-    FirewallOptions { mode, ..options.firewall.clone() }
+    // What the node was in before, the subnet file still says: rules of then are this node's too.
+    let env = subnet_file::read(&options.subnet_file);
+    let before = env.network.map(IpNetwork::V4).into_iter();
+    let before = before.chain(env.ipv6_network.map(IpNetwork::V6));
+    let networks = options.firewall.networks.iter().copied().chain(before).collect();
+    FirewallOptions { mode, networks, ..options.firewall.clone() }
 }
 
 /// Says which options change nothing in this network, with the reason and what to do.

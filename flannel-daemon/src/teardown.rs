@@ -59,7 +59,7 @@ pub async fn teardown(
         report(format!("removed the device {device}"));
     }
     report(format!("removed {} routes and nexthop objects", removed.objects));
-    let nothing = FirewallOptions { forward: false, ..FirewallOptions::default() };
+    let nothing = FirewallOptions { forward: false, networks, ..FirewallOptions::default() };
     let rules = Firewall::open(&namespace, nothing).await?.teardown().await?;
     report(format!("removed {rules} rules of the firewall"));
     if options.release {

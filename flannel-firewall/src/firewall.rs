@@ -1,5 +1,7 @@
 //! The rules of one node in one namespace, kept as they should be.
 
+mod look;
+
 use std::collections::{BTreeSet, VecDeque};
 
 use flannel_netlink::Namespace;
@@ -7,17 +9,16 @@ use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::{
+    changes::ChangeListener,
     error::FirewallError,
-    iptables,
-    keeper::{self, Iptables, Outcome},
-    listener::{Listener, Watched},
-    netfilter::Netfilter,
-    nftables::WantedTable,
+    iptables::{Iptables, RunCounter},
+    names::Names,
+    nftables::Client,
     options::{FirewallOptions, Masquerade, ModeChoice},
+    outcome::Outcome,
     report::{FirewallFault, FirewallMode, FirewallReport},
     rules::{Family, Rules, Scope},
-    sysctl,
-    tool::Runs,
+    warnings::{RuleSources, Warnings},
 };
 
 /// The rules of one node. Dropping it leaves them there.
@@ -50,9 +51,11 @@ pub struct Firewall {
     mode: Option<FirewallMode>,
     iptables: Iptables,
     /// How often a program was run since the last report.
-    runs: Runs,
-    netfilter: Option<Netfilter>,
-    listener: Listener,
+    runs: RunCounter,
+    /// `None` if the kernel has no nf_tables, or lets nobody use it.
+    client: Option<Client>,
+    names: Names,
+    listener: ChangeListener,
     /// What was wanted last, and how that went; `None` if the kernel has to be looked at.
     known: Option<(Scope, FirewallReport)>,
     scope: Scope,
@@ -62,10 +65,17 @@ pub struct Firewall {
     settled: bool,
     /// Whether what other modes left is gone.
     cleaned: bool,
+    /// When to try again to remove what could not be removed.
+    clean_at: Option<Instant>,
     /// The families whose flows survive while rules are gone, and those of which the kernel does not allow that.
     guarded: BTreeSet<Family>,
     check_at: Instant,
     repairs: VecDeque<Instant>,
+    /// How many syncs in a row could not keep the rules.
+    failures: u32,
+    /// Whether rules in nftables are those of flanneld.
+    in_flannels_words: bool,
+    warnings: Warnings,
 }
 
 impl Firewall {
@@ -83,11 +93,13 @@ impl Firewall {
         namespace: &Namespace,
         options: FirewallOptions,
     ) -> Result<Self, FirewallError> {
-        // A kernel without nf_tables says so when it is asked.
-        let netfilter = Netfilter::open(namespace)
-            .ok()
-            .and_then(|mut netfilter| netfilter.chains().is_ok().then_some(netfilter));
-        let runs = Runs::default();
+        let mut client = Client::open(namespace).ok();
+        if let Some(asked) = &mut client
+            && asked.chains().await.is_err()
+        {
+            client = None;
+        }
+        let runs = RunCounter::default();
         let iptables = match options.mode {
             ModeChoice::Nftables => Iptables::default(),
             ModeChoice::Auto | ModeChoice::Iptables => {
@@ -100,38 +112,39 @@ impl Firewall {
             ModeChoice::Auto | ModeChoice::Iptables if !iptables.is_empty() => {
                 Some(FirewallMode::Iptables)
             }
-            ModeChoice::Auto | ModeChoice::Nftables if netfilter.is_some() => {
+            ModeChoice::Auto | ModeChoice::Nftables if client.is_some() => {
                 Some(FirewallMode::Nftables)
             }
             // Rules that accept do nothing where nothing refuses; without the others pods cannot talk to the outside.
             _ if options.masquerade == Masquerade::Off => None,
             choice => {
-                let reason = keeper::remedy(choice).to_owned();
+                let reason = choice.remedy().to_owned();
                 return Err(FirewallError::Unsupported { reason });
             }
         };
-        let watched = match mode {
-            Some(mode) if netfilter.is_some() => watched(mode, &options),
-            _ => Vec::new(),
-        };
-        let listener = Listener::open(namespace, watched)
+        let listener = ChangeListener::open(namespace, client.is_some())
             .map_err(|error| FirewallError::kernel("follow changes of rules")(error.into()))?;
         Ok(Self {
             namespace: namespace.clone(),
             check_at: Instant::now() + options.check_every,
+            names: Names::new(options.name.clone(), &options.networks),
             options,
             mode,
             iptables,
             runs,
-            netfilter,
+            client,
             listener,
             known: None,
             scope: Scope::default(),
             news: false,
             settled: false,
             cleaned: false,
+            clean_at: None,
             guarded: BTreeSet::new(),
             repairs: VecDeque::new(),
+            failures: 0,
+            in_flannels_words: false,
+            warnings: Warnings::default(),
         })
     }
 
@@ -143,58 +156,49 @@ impl Firewall {
     /// Makes the rules what the node in `scope` wants, and removes those of ours that it does not want: of another scope, and
     /// of another mode.
     ///
-    /// If nobody has touched them since the last sync, nothing is read or written. What cannot be done is in the report.
+    /// If nobody has touched them since the last sync, nothing is read or written. What cannot be done is in the report, and so
+    /// are rules of others that keep the network's packets from being forwarded (feature `inspect`).
     ///
     /// # Cancel safety
     ///
     /// If dropped, part of the changes is made; the next sync makes the rest.
     pub async fn sync(&mut self, scope: &Scope) -> FirewallReport {
         self.news = false;
+        self.names.enter(scope);
+        self.listener.watched = self.watched();
         let heard = self.listener.take();
-        if heard.as_ref().is_ok_and(|matters| *matters) {
+        let changed = heard.as_ref().copied().unwrap_or_default();
+        if changed.others {
+            self.warnings.rules_changed();
+        }
+        if changed.ours {
             self.known = None;
         }
         if let Some((known, report)) = &self.known
             && known == scope
             && heard.is_ok()
         {
-            let mut report = report.clone();
-            report.runs = self.runs.take();
-            return report;
+            let report = report.clone();
+            return self.told(report).await;
         }
         self.scope = scope.clone();
         self.known = None;
         if !self.may_repair() {
             let mut report = FirewallReport::default();
-            report.mode = self.mode;
             let reason = "somebody keeps changing the rules; they wait for their next turn";
             report.faults.push(FirewallFault::new("keep the rules", reason));
-            return report;
+            return self.told(report).await;
         }
-        let mut all = Outcome::default();
-        // A look that finds nothing to write is the proof that what was written is there.
-        for _ in 0..LOOKS {
-            let mut look = Outcome::default();
-            // What was told until now is part of what is looked at.
-            if let Err(error) = self.listener.take() {
-                look.fault("follow changes of rules", &error);
-            }
-            self.look(scope, &mut look).await;
-            let done = !look.wrote;
-            // What one look could not do the next one may have done.
-            (all.report.faults, all.report.notes) = (Vec::new(), Vec::new());
-            all.add(look);
-            if done {
-                return self.finish(scope, all);
-            }
+        let mut outcome = self.look_until_exact(scope).await;
+        if self.change_mode(&outcome) {
+            outcome = self.look_until_exact(scope).await;
         }
-        let reason =
-            format!("they are not there after writing them: {}", all.differences.join(", "));
-        all.report.faults.push(FirewallFault::new("keep the rules", reason));
-        self.finish(scope, all)
+        let report = self.finish(scope, outcome);
+        self.told(report).await
     }
 
-    /// Resolves when the rules may not be what they should be any more, by somebody else's doing.
+    /// Resolves when the rules may not be what they should be any more, by somebody else's doing, and when rules of others begin or
+    /// cease to be in the way.
     ///
     /// Changes in nf_tables, which iptables uses on most systems, are told by the kernel. Legacy iptables is looked at every
     /// [`check_every`](FirewallOptions::check_every), and then this resolves only if something is wrong.
@@ -208,21 +212,41 @@ impl Firewall {
     /// Dropping it loses nothing.
     pub async fn drifted(&mut self) -> Result<(), FirewallError> {
         while !self.news {
-            let polled = self.mode == Some(FirewallMode::Iptables) && !self.iptables.notifies();
-            let wrong = tokio::select! {
-                heard = self.listener.heard() => heard.map(|()| true),
-                () = sleep_until(self.check_at), if polled => Ok(false),
-            };
-            let wrong = match wrong {
-                Ok(true) => true,
-                Ok(false) => self.check().await,
+            let changed = match self.listener.take() {
+                Ok(changed) => changed,
                 Err(error) => {
                     self.known = None;
                     return Err(FirewallError::kernel("follow changes of rules")(error.into()));
                 }
             };
+            if changed.others {
+                self.warnings.rules_changed();
+            }
+            let now = Instant::now();
+            let polled = self.mode == Some(FirewallMode::Iptables) && !self.iptables.notifies();
+            let wrong = changed.ours
+                || self.clean_at.is_some_and(|at| at <= now)
+                || polled && self.check_at <= now && self.check().await;
             if wrong {
                 (self.known, self.news) = (None, true);
+            } else if self.warnings.due().is_some_and(|at| at <= now) && self.evaluate().await {
+                self.news = true;
+            }
+            if self.news {
+                break;
+            }
+            let check_at = polled.then_some(self.check_at);
+            let next = [check_at, self.clean_at, self.warnings.due()].into_iter().flatten().min();
+            let wait = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ready = self.listener.readable() => ready
+                    .map_err(|error| FirewallError::kernel("follow changes of rules")(error.into()))?,
+                () = wait => {}
             }
         }
         self.news = false;
@@ -231,14 +255,18 @@ impl Firewall {
 
     /// Removes all rules of ours, in every mode, and says how many there were. Forwarding stays as it is, for others may need it.
     ///
+    /// Ours are those of the networks that were synced or are in [`networks`](FirewallOptions::networks); if there are none, all that
+    /// have our name.
+    ///
     /// # Errors
     ///
     /// [`FirewallError::Leftovers`] naming what could not be removed; the rest is removed all the same.
     pub async fn teardown(mut self) -> Result<u64, FirewallError> {
         self.options.forwarding = false;
         let nowhere = Scope::default();
-        let mut outcome = Outcome::default();
+        self.names.enter(&nowhere);
         self.cleaned = false;
+        let mut outcome = Outcome::default();
         self.look(&nowhere, &mut outcome).await;
         let mut left: Vec<_> = outcome.report.faults.iter().map(FirewallFault::to_string).collect();
         left.extend(outcome.report.notes);
@@ -248,92 +276,54 @@ impl Firewall {
         Err(FirewallError::Leftovers { what: left.join(", ") })
     }
 
-    /// Looks at everything and writes what differs.
-    async fn look(&mut self, scope: &Scope, outcome: &mut Outcome) {
-        outcome.report.mode = self.mode;
-        let families: Vec<_> =
-            Family::ALL.into_iter().filter(|family| scope.blocks(*family).is_some()).collect();
-        if self.options.forwarding {
-            self.ensure_forwarding(&families, outcome);
+    /// Leaves the rules of the node in `scope` as flanneld would have made them, in the mode that they are kept in: then a flanneld
+    /// that is started finds its own. No packet is lost.
+    ///
+    /// In iptables they differ from ours only by [`keep_source`](FirewallOptions::keep_source), in nftables by flannel's own order of
+    /// what is not masqueraded.
+    ///
+    /// # Errors
+    ///
+    /// [`FirewallError::Leftovers`] naming what could not be written or removed.
+    pub async fn hand_over(mut self, scope: &Scope) -> Result<(), FirewallError> {
+        self.options.keep_source.clear();
+        self.in_flannels_words = true;
+        self.known = None;
+        let report = self.sync(scope).await;
+        let mut left: Vec<_> = report.faults.iter().map(FirewallFault::to_string).collect();
+        if self.names.are_taken() {
+            left.push(format!(
+                "another network has the chains and tables named {}",
+                self.options.name
+            ));
         }
-        let rules = |family| Rules::new(scope, family, &self.options);
-        if self.mode.is_none() && self.options.forward && !families.is_empty() {
-            let remedy = keeper::remedy(self.options.mode);
-            outcome.report.notes.push(format!("no rules for forwarded packets: {remedy}"));
+        if left.is_empty() {
+            return Ok(());
         }
-        if self.mode == Some(FirewallMode::Iptables) {
-            let wanted = Family::ALL.map(|family| (family, rules(family)));
-            let netfilter = self.netfilter.as_mut();
-            self.iptables.sync(wanted, &self.options.name, netfilter, outcome).await;
-            outcome.report.notes.extend(
-                families.iter().filter_map(|family| sysctl::bridge_note(&self.namespace, *family)),
-            );
-            outcome.report.notes.dedup();
-        }
-        let in_tables = self.mode == Some(FirewallMode::Nftables);
-        if let Some(netfilter) = self.netfilter.as_mut().filter(|_| in_tables || !self.cleaned) {
-            let wanted = Family::ALL.map(|family| {
-                let rules = if in_tables { rules(family) } else { Rules::default() };
-                WantedTable::new(family, rules, &self.options.name)
-            });
-            keeper::sync_nftables(netfilter, &wanted, outcome);
-            if in_tables && self.options.forward {
-                outcome.report.notes.extend(keeper::blockers(netfilter, &families));
-            }
-        }
-        if !self.cleaned {
-            self.clean(outcome).await;
-        }
-        if self.options.masquerade != Masquerade::Off {
-            self.guard(&families);
-        }
+        Err(FirewallError::Leftovers { what: left.join(", ") })
     }
 
-    /// Has flows survive while rules are gone, where the kernel allows it.
-    fn guard(&mut self, families: &[Family]) {
-        let Some(netfilter) = &mut self.netfilter else { return };
-        for family in families {
-            if self.guarded.insert(*family)
-                && let Err(error) = netfilter.guard(*family, &self.options.name)
-            {
-                info!(%family, %error, "flows do not survive if rules are flushed; needs Linux 5.12");
-            }
+    /// Completes a report by what does not depend on our own rules.
+    async fn told(&mut self, mut report: FirewallReport) -> FirewallReport {
+        if self.warnings.due().is_some_and(|at| at <= Instant::now()) {
+            self.evaluate().await;
         }
+        report.mode = self.mode;
+        report.runs = self.runs.take();
+        report.notes.extend(self.warnings.texts().iter().cloned());
+        report
     }
 
-    /// Removes what other modes left.
-    async fn clean(&mut self, outcome: &mut Outcome) {
-        let faults = outcome.report.faults.len();
-        let in_iptables = self.mode == Some(FirewallMode::Iptables);
-        let in_nf_tables = in_iptables && self.iptables.notifies();
-        if let Some(netfilter) = self.netfilter.as_mut().filter(|_| !in_nf_tables) {
-            keeper::remove_iptables_nft(netfilter, &self.options.name, outcome);
-        }
-        if !in_iptables || in_nf_tables {
-            keeper::remove_legacy(&self.namespace, &self.options, &self.runs, outcome).await;
-        }
-        self.cleaned = outcome.report.faults.len() == faults;
-    }
-
-    fn ensure_forwarding(&self, families: &[Family], outcome: &mut Outcome) {
-        for family in families {
-            let done = sysctl::ensure_forwarding(&self.namespace, *family);
-            if done.switched_on {
-                info!(%family, "forwarding switched on");
-                outcome.wrote = true;
-            }
-            if let Some(note) = done.note {
-                warn!("{note}");
-            }
-            outcome.report.faults.extend(done.fault);
-        }
+    /// Looks for rules of others that are in the way, and says whether that is news.
+    async fn evaluate(&mut self) -> bool {
+        let Self { warnings, namespace, client, iptables, scope, options, .. } = self;
+        let rules = RuleSources { namespace, client: client.as_mut(), iptables, options };
+        warnings.evaluate(rules, scope).await
     }
 
     /// Says what was done, and keeps in mind that nothing has to be looked at until there is news.
     fn finish(&mut self, scope: &Scope, outcome: Outcome) -> FirewallReport {
-        let Outcome { mut report, wrote, differences } = outcome;
-        report.mode = self.mode;
-        report.runs = self.runs.take();
+        let Outcome { mut report, wrote, differences, is_unclean, .. } = outcome;
         if !self.settled {
             report.drifted = 0;
             if wrote {
@@ -352,10 +342,12 @@ impl Firewall {
         if report.is_exact() {
             self.settled = true;
             let mut quiet = FirewallReport::default();
-            (quiet.mode, quiet.notes) = (report.mode, report.notes.clone());
+            quiet.notes.clone_from(&report.notes);
             self.known = Some((scope.clone(), quiet));
         }
-        self.check_at = Instant::now() + self.options.check_every;
+        let now = Instant::now();
+        self.clean_at = is_unclean.then(|| now + CLEAN_AGAIN);
+        self.check_at = now + self.options.check_every;
         report
     }
 
@@ -363,8 +355,12 @@ impl Firewall {
     async fn check(&mut self) -> bool {
         for family in Family::ALL.into_iter().filter(|f| self.scope.blocks(*f).is_some()) {
             let rules = Rules::new(&self.scope, family, &self.options);
-            if self.iptables.differs(family, rules, &self.options.name).await {
+            let before = self.iptables.legacy_listing(family).cloned();
+            if self.iptables.differs(family, rules, &mut self.names).await {
                 return true;
+            }
+            if self.iptables.legacy_listing(family) != before.as_ref() {
+                self.warnings.rules_changed();
             }
         }
         self.check_at = Instant::now() + self.options.check_every;
@@ -381,28 +377,10 @@ impl Firewall {
     }
 }
 
-fn watched(mode: FirewallMode, options: &FirewallOptions) -> Vec<Watched> {
-    let mut watched = Vec::new();
-    for family in Family::ALL {
-        let protocol = family.protocol();
-        match mode {
-            FirewallMode::Nftables => {
-                let table = WantedTable::new(family, Rules::default(), &options.name).name;
-                watched.push(Watched { family: protocol, table, chains: vec![] });
-            }
-            _ => watched.extend(iptables::wanted(Rules::default(), &options.name).map(|wanted| {
-                let chains = vec![wanted.hook.to_owned(), wanted.chain];
-                Watched { family: protocol, table: wanted.table.into(), chains }
-            })),
-        }
-    }
-    watched
-}
-
-/// How often a sync looks: once to write, once to see that it is there, and once more for somebody who was faster.
-const LOOKS: usize = 3;
 /// How many differences are named at once: who flushes a table removes many.
 const LOGGED_DIFFERENCES: usize = 5;
 /// How many repairs there may be within [`REPAIR_WINDOW`]. Who reloads all rules needs one.
 const REPAIRS: usize = 10;
 const REPAIR_WINDOW: Duration = Duration::from_secs(10);
+/// How long to wait before trying again to remove what is in nobody's way.
+const CLEAN_AGAIN: Duration = Duration::from_secs(30);

@@ -1,37 +1,44 @@
-//! What the rules of a host, whoever wrote them, do to a packet that passes through it. Writes nothing.
+//! What the rules of a host, whoever wrote them, do to packets. Writes nothing.
 //!
-//! Looked at are the chains that packets between hosts pass: those of nf_tables for IPv4, IPv6 and both, which is where
-//! iptables keeps its rules on most systems, and those of legacy iptables. The packet is the first of a flow, without a mark.
-//! A rule with conditions beyond addresses, devices, marks and the state of the connection may fit or not; sets and maps are
-//! not looked into.
+//! Looked at are the chains of nf_tables for IPv4, IPv6 and both, which is where iptables keeps its rules on most systems, and
+//! those of legacy iptables. The packets are the first of a flow, without a mark. A condition that cannot be told from what is
+//! known of them may hold or not; sets are looked into.
 
-mod kernel;
-mod passage;
-mod text;
+mod bits;
+mod blockers;
+mod nft_rules;
+mod packet;
+mod save_rules;
+mod three_valued;
+mod walk;
+mod xt_matches;
 
 use std::{fmt, path::PathBuf};
 
+pub(crate) use blockers::find_blockers;
 use flannel_netlink::Namespace;
 use nix::libc;
+pub use packet::{Direction, Flow, PacketPath};
+use walk::{Table, obstacles};
 
 use crate::{
     error::FirewallError,
-    keeper::{NFPROTO_INET, legacy_tables},
-    netfilter::Netfilter,
+    iptables::{Iptables, Listing, RunCounter},
+    leftovers::{find_legacy, legacy_tables},
+    nftables::Client,
+    options::FirewallOptions,
     rules::Family,
-    tool::{Runs, Tool},
+    warnings::RuleSources,
 };
-pub use passage::Passage;
-use passage::{Table, obstacles};
 
-/// A rule, or a policy, that keeps a packet from getting through as it is.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A rule, or a policy, that keeps packets from getting through as they are.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub struct Obstacle {
-    /// What it does to the packet.
+    /// What it does to them.
     pub effect: Effect,
-    /// Whether it does that to every packet of the pair that no rule before it accepts; false if it has conditions of its own
-    /// that nobody can tell from addresses and devices.
+    /// Whether it does that to all of them; false if it, or a rule before it that accepts, has conditions that cannot be told from
+    /// what is known of the packets.
     pub certain: bool,
     /// Where it is: `chain FORWARD of table ip filter`.
     pub place: String,
@@ -40,7 +47,7 @@ pub struct Obstacle {
 }
 
 /// What a rule does to a packet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Effect {
     /// The packet is gone.
@@ -59,10 +66,9 @@ impl Obstacle {
     ) -> Self {
         Self { effect, certain, place: place.into(), rule: rule.into() }
     }
-}
 
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The sentence about it with the packets in words.
+    pub(crate) fn about(&self, packets: &str) -> String {
         let may = if self.certain { "" } else { "may " };
         let does = match (self.effect, self.certain) {
             (Effect::Drops, true) => "drops",
@@ -70,11 +76,17 @@ impl fmt::Display for Obstacle {
             (Effect::Masquerades, true) => "masquerades",
             (Effect::Masquerades, false) => "masquerade",
         };
-        write!(f, "{} {may}{does} these packets by {}", self.place, self.rule)
+        format!("{} {may}{does} {packets} by {}", self.place, self.rule)
     }
 }
 
-/// What of the rules in `namespace` is in the way of `passage`, in the order in which the packet meets it.
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.about("these packets"))
+    }
+}
+
+/// What of the rules in `namespace` is in the way of packets on `path`, in the order in which they meet it.
 ///
 /// `tool_folders` is where legacy iptables is looked for, if the kernel has rules of it; empty for the usual places.
 ///
@@ -87,50 +99,66 @@ impl fmt::Display for Obstacle {
 /// Dropping the future leaves nothing.
 pub async fn inspect(
     namespace: &Namespace,
-    passage: &Passage,
+    path: &PacketPath,
     tool_folders: &[PathBuf],
 ) -> Result<Vec<Obstacle>, FirewallError> {
-    let mut tables = Vec::new();
-    // A kernel without nf_tables does not know the question.
-    if let Ok(mut netfilter) = Netfilter::open(namespace) {
-        match kernel::tables(&mut netfilter, passage) {
-            Ok(found) => tables.extend(found),
+    let options =
+        FirewallOptions { tool_folders: tool_folders.to_vec(), ..FirewallOptions::default() };
+    let mut client = Client::open(namespace).ok();
+    let mut sources = RuleSources {
+        namespace,
+        client: client.as_mut(),
+        iptables: &Iptables::default(),
+        options: &options,
+    };
+    let found = inspect_all(&mut sources, std::slice::from_ref(path), true).await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// As [`inspect`] for several paths of one family, for whose sake the rules are read once; those that translate addresses only if
+/// they are asked for.
+pub(crate) async fn inspect_all(
+    sources: &mut RuleSources<'_>,
+    paths: &[PacketPath],
+    translations: bool,
+) -> Result<Vec<Vec<Obstacle>>, FirewallError> {
+    let Some(family) = paths.first().map(PacketPath::family) else { return Ok(Vec::new()) };
+    let mut tables: Vec<Vec<Table>> = vec![Vec::new(); paths.len()];
+    if let Some(client) = sources.client.as_deref_mut() {
+        match nft_rules::tables(client, paths, translations).await {
+            Ok(found) => tables = found,
+            // A kernel without nf_tables does not know the question.
             Err(error) if error.unsupported() || error.errno == libc::EINVAL => {}
             Err(error) => return Err(FirewallError::kernel("list the rules")(error.into())),
         }
     }
-    tables.extend(legacy(namespace, passage, tool_folders).await?);
-    Ok(obstacles(&tables))
-}
-
-/// The tables of legacy iptables, if there are any.
-async fn legacy(
-    namespace: &Namespace,
-    passage: &Passage,
-    folders: &[PathBuf],
-) -> Result<Vec<Table>, FirewallError> {
-    let family = passage.family();
-    if legacy_tables(namespace, family).is_none_or(|tables| tables.is_empty()) {
-        return Ok(Vec::new());
-    }
-    let failed = FirewallError::kernel("list the rules of legacy iptables");
-    for variant in ["-legacy", ""] {
-        match Tool::find(namespace, folders, family, variant, &Runs::default()).await {
-            Ok(Some(tool)) if !tool.notifies() => {
-                return match tool.list().await {
-                    Ok(listing) => Ok(text::tables(&listing, passage)),
-                    Err(error) => Err(failed(error.into())),
-                };
-            }
-            Ok(_) => {}
-            Err(error) => return Err(failed(error.into())),
+    let listed;
+    let legacy = match sources.iptables.legacy_listing(family) {
+        Some(listing) => Some(listing),
+        None => {
+            listed = list_legacy(sources, family).await?;
+            listed.as_ref()
         }
+    };
+    for (path, tables) in paths.iter().zip(&mut tables) {
+        tables.extend(legacy.map(|listing| save_rules::tables(listing, path)).unwrap_or_default());
     }
-    // Its rules count all the same, but nobody can read them.
-    Ok(Vec::new())
+    Ok(paths.iter().zip(tables).map(|(path, tables)| obstacles(path, &tables)).collect())
 }
 
-/// The families of tables that packets of `family` pass.
-fn protocols(family: Family) -> [u8; 2] {
-    [family.protocol(), NFPROTO_INET]
+/// What legacy iptables has, if it has tables and is installed.
+async fn list_legacy(
+    sources: &RuleSources<'_>,
+    family: Family,
+) -> Result<Option<Listing>, FirewallError> {
+    let RuleSources { namespace, options, .. } = sources;
+    if legacy_tables(namespace, family).is_none_or(|tables| tables.is_empty()) {
+        return Ok(None);
+    }
+    match find_legacy(namespace, options, family, &RunCounter::default()).await {
+        Some(program) => program.list().await.map(Some).map_err(|error| {
+            FirewallError::kernel("list the rules of legacy iptables")(error.into())
+        }),
+        None => Ok(None),
+    }
 }

@@ -3,16 +3,21 @@
 //! Rules live in chains of our own, which are ours as a whole. What is ours in the built-in chains are the jumps there, and the
 //! rules that flannel wrote straight into them before 0.20: they are known by their comment. Nothing else is touched.
 
-mod diff;
-mod listing;
-mod text;
+mod chain_diff;
+mod program;
+mod rule_sync;
+mod rule_text;
+mod save_output;
 
-pub(crate) use diff::{Change, diff};
-pub(crate) use listing::Listing;
-pub(crate) use text::Words;
+pub(crate) use chain_diff::{Change, diff};
+pub(crate) use program::{Program, ProgramError, RunCounter};
+pub(crate) use rule_sync::Iptables;
+#[cfg(feature = "inspect")]
+pub(crate) use rule_text::Words;
+pub(crate) use save_output::Listing;
 
 use crate::{
-    options::Name,
+    names::Name,
     rules::{Rule, Rules},
 };
 
@@ -29,6 +34,8 @@ pub(crate) struct Wanted {
     pub(crate) comment: &'static str,
     /// The rules of our chain; if there are none, the chain is not wanted either.
     pub(crate) rules: Vec<Rule>,
+    /// Whether rules that flannel wrote straight into the built-in chain before 0.20 go.
+    pub(crate) removes_old: bool,
 }
 
 /// What we want in all tables of one family.
@@ -39,6 +46,7 @@ pub(crate) fn wanted(rules: Rules, name: &Name) -> [Wanted; 2] {
         chain: name.chain("POSTRTG"),
         comment: "flanneld masq",
         rules: rules.masquerade,
+        removes_old: true,
     };
     let forward = Wanted {
         table: "filter",
@@ -46,9 +54,10 @@ pub(crate) fn wanted(rules: Rules, name: &Name) -> [Wanted; 2] {
         chain: name.chain("FWD"),
         comment: "flanneld forward",
         rules: rules.forward,
+        removes_old: true,
     };
     [masquerade, forward]
 }
 
 #[cfg(test)]
-mod tests;
+mod iptables_tests;

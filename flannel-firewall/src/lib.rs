@@ -18,34 +18,47 @@
 //!   program. The rules mean the same as those of iptables. Flannel's own do not: there, traffic from outside to pods of peers
 //!   is not masqueraded, and a mark counts only if it is kube-proxy's and no other bit is set.
 //!
-//! An accept in a table of nftables does not overrule a chain of another table that drops. If there is one, the report says so.
+//! Unless somebody decides, it is iptables where that is installed and works. If another network of the namespace has chains and
+//! tables of these names, ours have a hash of our network in theirs.
+//!
+//! An accept in a table of nftables does not overrule a chain of another table that drops. With the feature `inspect` the report
+//! names such chains, and whatever else drops the network's packets.
 //!
 //! # How soon they are repaired
 //!
 //! The kernel tells of changes in nf_tables, which is where iptables keeps its rules on most systems: repaired at once. Rules of
 //! legacy iptables are looked at every 5 s.
+//!
+//! # Features
+//!
+//! * `inspect`: the function `inspect`, which says what the rules of a host do to given packets, and the report's notes about
+//!   rules of others that drop the network's packets.
 #![forbid(unsafe_code)]
 
+mod changes;
 mod error;
 mod firewall;
 mod firewalled;
+#[cfg(feature = "inspect")]
 mod inspect;
 mod iptables;
-mod keeper;
-mod listener;
-mod netfilter;
-mod nftables;
+mod leftovers;
+mod names;
+pub mod nftables;
 mod options;
+mod outcome;
 mod report;
 mod rules;
 mod sysctl;
-mod tool;
-mod wire;
+mod tables;
+mod warnings;
 
 pub use error::FirewallError;
 pub use firewall::Firewall;
 pub use firewalled::Firewalled;
-pub use inspect::{Effect, Obstacle, Passage, inspect};
-pub use options::{FirewallOptions, InvalidName, Masquerade, ModeChoice, Name};
+#[cfg(feature = "inspect")]
+pub use inspect::{Direction, Effect, Flow, Obstacle, PacketPath, inspect};
+pub use names::{InvalidName, Name};
+pub use options::{FirewallOptions, Masquerade, ModeChoice};
 pub use report::{FIREWALL, FirewallFault, FirewallMode, FirewallReport};
 pub use rules::{Action, Family, Match, Rule, Rules, Scope};

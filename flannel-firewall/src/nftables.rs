@@ -1,109 +1,91 @@
-//! Rules as nftables keeps them: one table per family, which is ours as a whole.
+//! The kernel's nf_tables over netlink: tables, chains, rules and sets as values, read and written without any program.
 //!
-//! Tables and chains have flannel's names. The rules are those of iptables, which flannel's own nftables rules are not: there
-//! `saddr != own daddr network return` keeps traffic from outside to pods of peers from being masqueraded, and a mark with
-//! more than kube-proxy's bit is not recognised. A flanneld that takes over writes its own.
+//! A [`Client`] lists what is there and applies a [`Batch`], which the kernel does as a whole or not at all. [`Expression`] is what
+//! rules are made of, byte for byte as `nft` compiles them; what it does not know by its parts it knows by its name.
+//!
+//! # Examples
+//!
+//! A table with one chain that counts nothing and accepts what comes from a block:
+//!
+//! ```no_run
+//! use flannel_firewall::nftables::{Batch, Client, Expression, Family, Hook};
+//! use flannel_netlink::Namespace;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut client = Client::open(&Namespace::current()?)?;
+//! let hook = Hook { kind: "filter".into(), number: Hook::FORWARD, priority: 0 };
+//! let mut batch = Batch::default();
+//! batch.add_table(Family::IPV4, "example", 0, None);
+//! batch.add_chain(Family::IPV4, "example", "forward", Some(&hook), None);
+//! let mut rule = Expression::compare_address(12, "10.244.0.0/16".parse()?, false);
+//! rule.push(Expression::ACCEPT);
+//! batch.add_rule(Family::IPV4, "example", "forward", &rule);
+//! client.apply(&batch).await?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod batch;
+mod client;
 mod expression;
-mod found;
-mod guard;
-mod kernel;
-mod text;
+pub(crate) mod uapi;
 
-pub(crate) use expression::{Expression, NF_ACCEPT, NF_DROP, NFT_GOTO, NFT_JUMP, NFT_RETURN};
-pub(crate) use found::{FoundChain, FoundTable, Op, diff};
-pub(crate) use kernel::{PlacedChain, PlacedRule};
-pub(crate) use text::rule_text;
+pub use batch::Batch;
+pub use client::{ChainInfo, Client, RuleInfo, SetElement, TableInfo};
+pub use expression::{Comparison, Expression, Verdict};
 
-use crate::{
-    options::Name,
-    rules::{Family, Rule, Rules},
-};
+use std::fmt;
 
-/// What we want as table of one family.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct WantedTable {
-    pub(crate) family: Family,
-    pub(crate) name: String,
-    pub(crate) chains: Vec<WantedChain>,
-}
-
-/// What we want as a chain.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct WantedChain {
-    pub(crate) name: &'static str,
-    pub(crate) comment: &'static str,
-    pub(crate) hook: Hook,
-    pub(crate) rules: Vec<Rule>,
-}
-
-/// Where in the kernel a chain is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Hook {
-    /// `filter` or `nat`.
-    pub(crate) kind: String,
-    /// `NF_INET_*` of linux/netfilter.h.
-    pub(crate) number: u32,
-    pub(crate) priority: i32,
-}
-
-impl WantedTable {
-    /// The table for `rules`. Without chains if there is nothing to keep: then the table is not wanted either.
-    pub(crate) fn new(family: Family, rules: Rules, name: &Name) -> Self {
-        let forward = WantedChain {
-            name: "forward",
-            comment: "chain to accept flannel traffic",
-            hook: Hook { kind: "filter".into(), number: HOOK_FORWARD, priority: 0 },
-            rules: rules.forward,
-        };
-        let postrouting = WantedChain {
-            name: "postrtg",
-            comment: "chain to manage traffic masquerading by flannel",
-            hook: Hook { kind: "nat".into(), number: HOOK_POSTROUTING, priority: PRIORITY_SRCNAT },
-            rules: rules.masquerade,
-        };
-        let mut chains = vec![forward, postrouting];
-        chains.retain(|chain| !chain.rules.is_empty());
-        Self { family, name: name.table(family.table()), chains }
-    }
-
-    /// flannel's.
-    pub(crate) fn comment(&self) -> String {
-        format!("rules for {}", self.name)
-    }
-}
+/// The family of a table, `NFPROTO_*` of linux/netfilter.h.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Family(pub u8);
 
 impl Family {
-    /// How flannel's tables of this family end.
-    fn table(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "ipv4",
-            Self::Ipv6 => "ipv6",
-        }
-    }
+    /// Both IPv4 and IPv6.
+    pub const INET: Self = Self(1);
+    /// IPv4.
+    pub const IPV4: Self = Self(2);
+    /// IPv6.
+    pub const IPV6: Self = Self(10);
+}
 
-    /// What nft calls it.
-    pub(crate) fn keyword(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "ip",
-            Self::Ipv6 => "ip6",
-        }
-    }
-
-    /// `NFPROTO_*` of linux/netfilter.h.
-    pub(crate) fn protocol(self) -> u8 {
-        match self {
-            Self::Ipv4 => 2,
-            Self::Ipv6 => 10,
+impl fmt::Display for Family {
+    /// What `nft` calls it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("inet"),
+            2 => f.write_str("ip"),
+            3 => f.write_str("arp"),
+            5 => f.write_str("netdev"),
+            7 => f.write_str("bridge"),
+            10 => f.write_str("ip6"),
+            other => write!(f, "family {other}"),
         }
     }
 }
 
-// linux/netfilter.h
-pub(crate) const HOOK_FORWARD: u32 = 2;
-const HOOK_POSTROUTING: u32 = 4;
-/// linux/netfilter_ipv4.h, and the same for IPv6.
-const PRIORITY_SRCNAT: i32 = 100;
+/// Where in the kernel a base chain is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hook {
+    /// `filter`, `nat` or `route`.
+    pub kind: String,
+    /// `NF_INET_*` of linux/netfilter.h.
+    pub number: u32,
+    /// Chains of one hook are passed from the lowest on.
+    pub priority: i32,
+}
 
-#[cfg(test)]
-mod tests;
+impl Hook {
+    /// Packets that came in, before they are routed.
+    pub const PREROUTING: u32 = 0;
+    /// Packets to this host.
+    pub const INPUT: u32 = 1;
+    /// Packets that pass through.
+    pub const FORWARD: u32 = 2;
+    /// Packets of this host.
+    pub const OUTPUT: u32 = 3;
+    /// Packets that are about to leave.
+    pub const POSTROUTING: u32 = 4;
+    /// Where sources are translated, linux/netfilter_ipv4.h, and the same for IPv6.
+    pub const PRIORITY_SRCNAT: i32 = 100;
+}

@@ -1,14 +1,19 @@
 //! What to keep, and where.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use ipnetwork::IpNetwork;
+
+use crate::names::Name;
 
 /// Which rules a [`Firewall`](crate::Firewall) keeps, and by what means.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FirewallOptions {
-    /// What chains and tables are called. Two nodes in one network namespace need two names.
+    /// What chains and tables are called. Nodes of several networks in one namespace may have the same: all but one of them then
+    /// use this with a hash of their network. Two nodes of one network need two names.
     pub name: Name,
+    /// Networks that this node was in before: rules of theirs are its own as well, and go.
+    pub networks: Vec<IpNetwork>,
     /// Who keeps the rules.
     pub mode: ModeChoice,
     /// Whether traffic that leaves the network gets the address of this node, and which ports it gets.
@@ -33,6 +38,7 @@ impl Default for FirewallOptions {
     fn default() -> Self {
         Self {
             name: Name::default(),
+            networks: Vec::new(),
             mode: ModeChoice::Auto,
             masquerade: Masquerade::Off,
             keep_source: Vec::new(),
@@ -47,8 +53,8 @@ impl Default for FirewallOptions {
 /// Who is to keep the rules.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ModeChoice {
-    /// iptables where it is installed, for there rules that accept count against the `DROP` policy that Docker and others set;
-    /// nftables where it is not.
+    /// iptables where it is installed and works, for there rules that accept count against the `DROP` policy that Docker and others set;
+    /// nftables where it does not, as for tables with rules that only `nft` can read.
     #[default]
     Auto,
     /// iptables and ip6tables, be they legacy or a face of nftables.
@@ -66,6 +72,21 @@ impl ModeChoice {
             Some(true) => Self::Nftables,
         }
     }
+
+    /// Why the mode is not there, with what to do.
+    pub(crate) const fn remedy(self) -> &'static str {
+        match self {
+            Self::Auto => {
+                "iptables is not installed and the kernel has no nf_tables; install iptables or load nf_tables"
+            }
+            Self::Iptables => {
+                "iptables, iptables-save and iptables-restore are not installed; install them, or set EnableNFTables to true"
+            }
+            Self::Nftables => {
+                "the kernel has no nf_tables, or does not let us use it; load nf_tables, or set EnableNFTables to false"
+            }
+        }
+    }
 }
 
 /// What happens to the source of packets that leave the network.
@@ -79,77 +100,4 @@ pub enum Masquerade {
     /// They get this node's address and a random port, so that two flows that start at the same time do not collide; where
     /// iptables is older than 1.6.2, as for `KeepPorts`.
     RandomPorts,
-}
-
-/// What chains and tables are called: `FLANNEL-POSTRTG` and `flannel-ipv4` unless set, as flannel's are.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Name(String);
-
-impl Name {
-    /// The chain of iptables for this purpose.
-    pub(crate) fn chain(&self, purpose: &str) -> String {
-        format!("{}-{purpose}", self.0.to_uppercase())
-    }
-
-    /// The table of nftables for this family.
-    pub(crate) fn table(&self, family: &str) -> String {
-        format!("{}-{family}", self.0)
-    }
-}
-
-impl Default for Name {
-    fn default() -> Self {
-        Self("flannel".into())
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for Name {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let starts = text.starts_with(|c: char| c.is_ascii_lowercase());
-        if starts && text.len() <= LONGEST_NAME && text.bytes().all(good) {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidName { name: text.chars().take(40).collect() })
-        }
-    }
-}
-
-/// Why a text is no [`Name`].
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "{name:?} cannot name chains and tables, expected 1 to 16 of a-z, 0-9 and -, a letter first"
-)]
-pub struct InvalidName {
-    name: String,
-}
-
-/// iptables takes chains of up to 28 bytes, and the longest purpose has 8 with its dash.
-const LONGEST_NAME: usize = 16;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_what_both_can_have() {
-        assert_eq!(Name::default(), "flannel".parse().unwrap());
-        let name: Name = "blue-2".parse().unwrap();
-        assert_eq!(
-            (name.chain("FWD"), name.table("ipv6")),
-            ("BLUE-2-FWD".into(), "blue-2-ipv6".into())
-        );
-        for bad in ["", "2x", "-x", "Flannel", "a b", "a\n", "ä", "abcdefghijklmnopq"] {
-            let error = bad.parse::<Name>().unwrap_err().to_string();
-            assert!(error.contains("1 to 16 of a-z"), "{error}");
-        }
-    }
 }

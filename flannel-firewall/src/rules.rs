@@ -20,6 +20,11 @@ impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
 
+    /// Whether it is IPv4.
+    pub const fn is_ipv4(self) -> bool {
+        matches!(self, Self::Ipv4)
+    }
+
     /// All groups: traffic to them is never masqueraded.
     fn multicast(self) -> IpNetwork {
         let block = match self {
@@ -109,6 +114,20 @@ impl Rules {
             ];
         }
         rules
+    }
+
+    /// The same as flannel has it in nftables, where traffic from outside to pods of peers keeps its source.
+    pub(crate) fn in_flannels_words(mut self, scope: &Scope, family: Family) -> Self {
+        let Some((network, own)) = scope.blocks(family) else { return self };
+        for rule in &mut self.masquerade {
+            let arrives = rule.source == Some(Match { block: network, negated: true })
+                && rule.destination == Some(Match { block: own, negated: false });
+            if arrives {
+                rule.source = Some(Match { block: own, negated: true });
+                rule.destination = Some(Match { block: network, negated: false });
+            }
+        }
+        self
     }
 
     /// The same for who cannot choose ports at random.

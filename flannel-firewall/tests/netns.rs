@@ -2,17 +2,27 @@
 
 #[path = "netns/backend.rs"]
 mod backend;
-#[path = "netns/inspect.rs"]
-mod inspect;
+#[path = "netns/blockers.rs"]
+mod blockers;
+#[path = "netns/fallback.rs"]
+mod fallback;
 #[path = "netns/modes.rs"]
 mod modes;
+#[path = "netns/networks.rs"]
+mod networks;
+#[path = "netns/obstacles.rs"]
+mod obstacles;
 #[path = "netns/packets.rs"]
 mod packets;
+#[path = "netns/reload.rs"]
+mod reload;
 #[path = "netns/repair.rs"]
 mod repair;
 #[path = "netns/runs.rs"]
 mod runs;
 #[path = "netns/settings.rs"]
 mod settings;
+#[path = "netns/transitions.rs"]
+mod transitions;
 #[path = "netns/world.rs"]
 mod world;

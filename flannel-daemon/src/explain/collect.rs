@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 
 use anyhow::{Context, Result};
-use flannel_firewall::{Passage, inspect};
+use flannel_firewall::{Direction, Flow, PacketPath, inspect};
 use flannel_netlink::{
     Connection, Namespace,
     iface::lookup_route,
@@ -50,7 +50,7 @@ pub(crate) async fn collect(
     host.settings = settings(&host);
     let node = status::ask(&status_socket::beside(&options.subnet_file)).ok();
     let node = node.and_then(|text| Some(Running::read(&serde_json::from_str(&text).ok()?)));
-    let obstacles = obstacles(&namespace, &host, options).await;
+    let obstacles = obstacles(&namespace, &stored, &host, options).await;
     Ok(Ok(Facts { source, destination, stored, host, obstacles, node, answers: None }))
 }
 
@@ -62,9 +62,10 @@ pub(crate) async fn ask_peer(facts: &mut Facts, options: &ExplainOptions) -> Res
     read_neighbours(connection, &facts.stored, &mut facts.host, options).await
 }
 
-/// What of the rules is in the way, there and back.
+/// What of the rules is in the way, there and back, of the packets themselves and of what they are encapsulated in.
 async fn obstacles(
     namespace: &Namespace,
+    stored: &Stored,
     host: &Host,
     options: &ExplainOptions,
 ) -> Result<Vec<InTheWay>, String> {
@@ -72,20 +73,47 @@ async fn obstacles(
         let hop = host.hops.get(&address)?.as_ref().ok()?;
         Some(host.device(hop.link)?.name.clone())
     };
-    let mut found = Vec::new();
-    if ends(host, options).is_none() {
-        return Ok(found);
+    let Some((near, far)) = ends(host, options) else { return Ok(Vec::new()) };
+    let mut paths = Vec::new();
+    for (from, to) in [(near, far), (far, near)] {
+        let path = PacketPath::new(Direction::Forwarded, from, to);
+        paths.push((from, to, None, path.through(device(from), device(to))));
     }
-    for (from, to) in [(options.source, options.destination), (options.destination, options.source)]
+    if let (Some(own), Some(public), Some(port)) =
+        (stored.public(near), stored.public(far), encapsulation_port(stored, near.is_ipv4()))
     {
-        let (enters, leaves) = (device(from), device(to));
-        let passage = Passage { source: from, destination: to, enters, leaves };
-        let obstacles = inspect(namespace, &passage, &[]).await;
+        let flow = Flow { protocol: UDP, source_port: port, destination_port: port };
+        let sent = PacketPath::new(Direction::Sent, own, public).through(None, device(public));
+        paths.push((own, public, Some(port), sent.carrying(flow)));
+        let received =
+            PacketPath::new(Direction::Received, public, own).through(device(public), None);
+        paths.push((public, own, Some(port), received.carrying(flow)));
+    }
+    let mut found = Vec::new();
+    for (from, to, port, path) in paths {
+        let obstacles = inspect(namespace, &path, &[]).await;
         let obstacles = obstacles.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
-        found.extend(obstacles.into_iter().map(|obstacle| InTheWay { from, to, obstacle }));
+        found.extend(obstacles.into_iter().map(|obstacle| InTheWay { from, to, port, obstacle }));
     }
     Ok(found)
 }
+
+/// The UDP port that encapsulated packets go to, if packets are encapsulated.
+fn encapsulation_port(stored: &Stored, is_ipv4: bool) -> Option<u16> {
+    let backend = stored.config.backend();
+    match backend.kind() {
+        "udp" => {
+            let port = backend.options().integer("Port", 0..=u64::from(u16::MAX)).ok().flatten();
+            Some(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(UDP_BACKENDS_PORT))
+        }
+        _ => Tunnel::of(&stored.config, is_ipv4).map(|tunnel| tunnel.port),
+    }
+}
+
+/// `IPPROTO_UDP`
+const UDP: u8 = 17;
+/// What the udp backend uses unless told otherwise, as flannel's.
+const UDP_BACKENDS_PORT: u16 = 8285;
 
 async fn stored(options: &ExplainOptions, stores: &Stores) -> Result<Stored> {
     let registry: Box<dyn Registry> = stores.open(&options.store).await?;

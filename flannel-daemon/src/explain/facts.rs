@@ -31,6 +31,8 @@ pub(crate) struct InTheWay {
     pub(crate) from: IpAddr,
     /// Where they go.
     pub(crate) to: IpAddr,
+    /// The port of encapsulated packets between the hosts, if it is about those.
+    pub(crate) port: Option<u16>,
     pub(crate) obstacle: Obstacle,
 }
 

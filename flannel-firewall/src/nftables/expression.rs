@@ -1,168 +1,233 @@
-//! What a rule is made of: the expressions that nft compiles it to, byte for byte.
+//! What a rule is made of: the expressions that nft compiles it to.
 
-use flannel_netlink::Attribute;
+use flannel_netlink::{Attribute, push_attribute, push_nested, push_text, push_u32_be};
+use ipnetwork::IpNetwork;
 
-use crate::{
-    rules::{Action, Family, KUBE_PROXY_MARK, Match, Rule},
-    wire::{Writer, number},
+use super::uapi::{
+    NFT_LOOKUP_F_INV, NFT_NAT_DNAT, NFT_NAT_SNAT, NFTA_BITWISE_DREG, NFTA_BITWISE_LEN,
+    NFTA_BITWISE_MASK, NFTA_BITWISE_OP, NFTA_BITWISE_SREG, NFTA_BITWISE_XOR, NFTA_CMP_DATA,
+    NFTA_CMP_OP, NFTA_CMP_SREG, NFTA_CT_DREG, NFTA_CT_KEY, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
+    NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_IMMEDIATE_DREG, NFTA_LIST_ELEM,
+    NFTA_LOOKUP_DREG, NFTA_LOOKUP_FLAGS, NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_MASQ_FLAGS,
+    NFTA_MASQ_REG_PROTO_MIN, NFTA_MATCH_INFO, NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_META_DREG,
+    NFTA_META_KEY, NFTA_NAT_TYPE, NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_LEN,
+    NFTA_PAYLOAD_OFFSET, NFTA_RANGE_FROM_DATA, NFTA_RANGE_OP, NFTA_RANGE_SREG, NFTA_RANGE_TO_DATA,
+    NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
 };
 
-/// One expression, with its values as they are in packets and registers.
+/// One expression, with its values as they are in packets and registers. Registers have the kernel's numbers, `NFT_REG_*`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Expression {
-    /// Keeps the bits of the register that `mask` has.
-    And {
-        mask: Vec<u8>,
-    },
+#[non_exhaustive]
+pub enum Expression {
+    /// Keeps the bits of a register that `mask` has, and then turns those that `xor` has.
+    #[expect(missing_docs, reason = "said above")]
+    Bitwise { source: u32, destination: u32, mask: Vec<u8>, xor: Vec<u8> },
     /// What iptables-nft keeps as comment.
     Comment(String),
-    /// Ends the rule unless the register holds `value`, or if it does.
-    Compare {
-        negated: bool,
-        value: Vec<u8>,
-    },
-    /// Loads the name of the device that the packet came in on, or leaves on, into the register.
-    LoadDevice {
-        leaves: bool,
-    },
-    /// Loads the packet's family into the register.
-    LoadFamily,
-    /// Loads the packet's mark into the register.
-    LoadMark,
-    /// Loads bytes of the network header into the register.
-    LoadNetwork {
-        offset: u32,
-        length: u32,
-    },
-    /// Loads the state of the packet's connection into the register.
-    LoadState,
-    Masquerade {
-        flags: u32,
-    },
+    /// Ends the rule unless the register compares so with `value`.
+    #[expect(missing_docs, reason = "said above")]
+    Compare { register: u32, comparison: Comparison, value: Vec<u8> },
+    /// Loads a fact about the packet's connection, `NFT_CT_*`.
+    #[expect(missing_docs, reason = "said above")]
+    Connection { register: u32, key: u32 },
+    /// Ends the rule unless the set has the register's value, or if it has. A map gives the verdict.
+    #[expect(missing_docs, reason = "said above")]
+    Lookup { register: u32, set: String, negated: bool, is_map: bool },
+    /// Gives the packet the address of the device that it leaves on. `flags` are `NF_NAT_RANGE_*`.
+    #[expect(missing_docs, reason = "said above")]
+    Masquerade { flags: u32 },
     /// A match of iptables other than a comment, with the kernel's structure for it.
-    Match {
-        name: String,
-        info: Vec<u8>,
-    },
+    #[expect(missing_docs, reason = "said above")]
+    Match { name: String, info: Vec<u8> },
+    /// Loads a fact about the packet, `NFT_META_*`.
+    #[expect(missing_docs, reason = "said above")]
+    Meta { register: u32, key: u32 },
     /// Gives the packet another source, or another destination.
-    Nat {
-        source: bool,
-    },
-    /// Anything that nobody here asks about, by its name.
+    #[expect(missing_docs, reason = "said above")]
+    Nat { source: bool },
+    /// Anything else, by its name.
     Other(String),
+    /// Loads bytes of the packet; `base` is `NFT_PAYLOAD_*`.
+    #[expect(missing_docs, reason = "said above")]
+    Payload { register: u32, base: u32, offset: u32, length: u32 },
+    /// Ends the rule unless the register is within these bounds, or if it is.
+    #[expect(missing_docs, reason = "said above")]
+    Range { register: u32, negated: bool, from: Vec<u8>, to: Vec<u8> },
     /// A target of iptables that is no verdict.
     Target(String),
-    Verdict {
-        code: i32,
-        chain: Option<String>,
-    },
+    /// Says what happens to the packet.
+    Verdict(Verdict),
+}
+
+/// How a register is compared, byte by byte from the first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// What happens to a packet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It passes this base chain.
+    Accept,
+    /// The next rule decides.
+    Continue,
+    /// It is gone.
+    Drop,
+    /// The chain decides, without return.
+    Goto(String),
+    /// The chain decides, and if it does not, the next rule.
+    Jump(String),
+    /// Anything else, by its code, such as a queue to userspace.
+    Other(i32),
+    /// The chain that led here decides on.
+    Return,
 }
 
 impl Expression {
-    /// What nft makes of `rule`.
-    pub(crate) fn compile(family: Family, rule: &Rule) -> Vec<Self> {
-        let mut expressions = Vec::new();
-        if rule.marked {
-            let mark = KUBE_PROXY_MARK.to_ne_bytes().to_vec();
-            expressions.push(Self::LoadMark);
-            expressions.push(Self::And { mask: mark.clone() });
-            expressions.push(Self::Compare { negated: false, value: mark });
-        }
-        let (source, destination) = match family {
-            Family::Ipv4 => (12, 16),
-            Family::Ipv6 => (8, 24),
+    /// The packet passes this base chain.
+    pub const ACCEPT: Self = Self::Verdict(Verdict::Accept);
+    /// The first register, which holds 16 bytes.
+    pub const REGISTER: u32 = 1;
+    /// The register that a verdict is put into.
+    pub const VERDICT_REGISTER: u32 = 0;
+    /// The network header, `NFT_PAYLOAD_NETWORK_HEADER`.
+    pub const NETWORK_HEADER: u32 = 1;
+    /// The transport header, `NFT_PAYLOAD_TRANSPORT_HEADER`.
+    pub const TRANSPORT_HEADER: u32 = 2;
+
+    /// Compares the address at `offset` of the network header with a block. Only whole bytes of a prefix are loaded if it ends
+    /// with one, as nft does.
+    pub fn compare_address(offset: u32, block: IpNetwork, negated: bool) -> Vec<Self> {
+        let (octets, mask) = match block {
+            IpNetwork::V4(v4) => (v4.network().octets().to_vec(), v4.mask().octets().to_vec()),
+            IpNetwork::V6(v6) => (v6.network().octets().to_vec(), v6.mask().octets().to_vec()),
         };
-        for (offset, wanted) in [(source, rule.source), (destination, rule.destination)] {
-            if let Some(wanted) = wanted {
-                compare(offset, wanted, &mut expressions);
-            }
+        let (register, base) = (Self::REGISTER, Self::NETWORK_HEADER);
+        let load = |length: usize| Self::Payload { register, base, offset, length: length as u32 };
+        let whole = usize::from(block.prefix() / 8);
+        if block.prefix().is_multiple_of(8) && whole > 0 {
+            vec![load(whole), Self::compare(negated, octets[..whole].to_vec())]
+        } else {
+            vec![load(octets.len()), Self::and(mask), Self::compare(negated, octets)]
         }
-        expressions.push(match rule.action {
-            Action::Accept => Self::Verdict { code: NF_ACCEPT, chain: None },
-            Action::Masquerade { random_ports } => {
-                Self::Masquerade { flags: if random_ports { RANDOM_FULLY } else { 0 } }
-            }
-            Action::Return => Self::Verdict { code: NFT_RETURN, chain: None },
-        });
-        expressions
+    }
+
+    /// Ends the rule unless the first register holds `value`, or if it does.
+    pub fn compare(negated: bool, value: Vec<u8>) -> Self {
+        let comparison = if negated { Comparison::NotEqual } else { Comparison::Equal };
+        Self::Compare { register: Self::REGISTER, comparison, value }
+    }
+
+    /// Keeps the bits of the first register that `mask` has.
+    pub fn and(mask: Vec<u8>) -> Self {
+        let xor = vec![0; mask.len()];
+        Self::Bitwise { source: Self::REGISTER, destination: Self::REGISTER, mask, xor }
     }
 
     /// Writes it as an element of a rule's list.
-    pub(crate) fn write(&self, out: &mut Writer) {
-        let element = |out: &mut Writer, name: &str, data: &dyn Fn(&mut Writer)| {
-            out.nest(NFTA_LIST_ELEM, |out| {
-                out.text(NFTA_EXPR_NAME, name);
-                out.nest(NFTA_EXPR_DATA, data);
-            });
-        };
-        let load_meta = |out: &mut Writer, key| {
-            element(out, "meta", &|out| {
-                out.number(NFTA_META_DREG, REGISTER);
-                out.number(NFTA_META_KEY, key);
-            });
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        push_nested(out, NFTA_LIST_ELEM, |out| {
+            push_text(out, NFTA_EXPR_NAME, self.name());
+            push_nested(out, NFTA_EXPR_DATA, |out| self.write_data(out));
+        });
+    }
+
+    /// The kernel's name for it.
+    fn name(&self) -> &str {
+        match self {
+            Self::Bitwise { .. } => "bitwise",
+            Self::Comment(_) | Self::Match { .. } => "match",
+            Self::Compare { .. } => "cmp",
+            Self::Connection { .. } => "ct",
+            Self::Lookup { .. } => "lookup",
+            Self::Masquerade { .. } => "masq",
+            Self::Meta { .. } => "meta",
+            Self::Nat { .. } => "nat",
+            Self::Other(name) => name,
+            Self::Payload { .. } => "payload",
+            Self::Range { .. } => "range",
+            Self::Target(_) => "target",
+            Self::Verdict(_) => "immediate",
+        }
+    }
+
+    fn write_data(&self, out: &mut Vec<u8>) {
+        let data = |out: &mut Vec<u8>, kind, value: &[u8]| {
+            push_nested(out, kind, |out| push_attribute(out, NFTA_DATA_VALUE, value));
         };
         match self {
-            Self::And { mask } => element(out, "bitwise", &|out| {
-                out.number(NFTA_BITWISE_SREG, REGISTER);
-                out.number(NFTA_BITWISE_DREG, REGISTER);
-                out.number(NFTA_BITWISE_LEN, mask.len() as u32);
-                out.nest(NFTA_BITWISE_MASK, |out| out.attribute(NFTA_DATA_VALUE, mask));
-                let nothing = vec![0; mask.len()];
-                out.nest(NFTA_BITWISE_XOR, |out| out.attribute(NFTA_DATA_VALUE, &nothing));
-            }),
-            Self::Comment(text) => element(out, "match", &|out| {
-                out.text(NFTA_MATCH_NAME, "comment");
-                out.number(NFTA_MATCH_REV, 0);
-                out.text(NFTA_MATCH_INFO, text);
-            }),
-            Self::Compare { negated, value } => element(out, "cmp", &|out| {
-                out.number(NFTA_CMP_SREG, REGISTER);
-                out.number(NFTA_CMP_OP, if *negated { NFT_CMP_NEQ } else { NFT_CMP_EQ });
-                out.nest(NFTA_CMP_DATA, |out| out.attribute(NFTA_DATA_VALUE, value));
-            }),
-            Self::LoadDevice { leaves } => load_meta(out, device_key(*leaves)),
-            Self::LoadFamily => load_meta(out, NFT_META_NFPROTO),
-            Self::LoadMark => load_meta(out, NFT_META_MARK),
-            Self::LoadNetwork { offset, length } => element(out, "payload", &|out| {
-                out.number(NFTA_PAYLOAD_DREG, REGISTER);
-                out.number(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER);
-                out.number(NFTA_PAYLOAD_OFFSET, *offset);
-                out.number(NFTA_PAYLOAD_LEN, *length);
-            }),
-            Self::LoadState => element(out, "ct", &|out| {
-                out.number(NFTA_CT_DREG, REGISTER);
-                out.number(NFTA_CT_KEY, NFT_CT_STATE);
-            }),
-            Self::Masquerade { flags } => element(out, "masq", &|out| {
-                if *flags != 0 {
-                    out.number(NFTA_MASQ_FLAGS, *flags);
+            Self::Bitwise { source, destination, mask, xor } => {
+                push_u32_be(out, NFTA_BITWISE_SREG, *source);
+                push_u32_be(out, NFTA_BITWISE_DREG, *destination);
+                push_u32_be(out, NFTA_BITWISE_LEN, mask.len() as u32);
+                data(out, NFTA_BITWISE_MASK, mask);
+                data(out, NFTA_BITWISE_XOR, xor);
+            }
+            Self::Comment(text) => {
+                push_text(out, NFTA_MATCH_NAME, "comment");
+                push_u32_be(out, NFTA_MATCH_REV, 0);
+                push_text(out, NFTA_MATCH_INFO, text);
+            }
+            Self::Compare { register, comparison, value } => {
+                push_u32_be(out, NFTA_CMP_SREG, *register);
+                push_u32_be(out, NFTA_CMP_OP, *comparison as u32);
+                data(out, NFTA_CMP_DATA, value);
+            }
+            Self::Connection { register, key } => {
+                push_u32_be(out, NFTA_CT_DREG, *register);
+                push_u32_be(out, NFTA_CT_KEY, *key);
+            }
+            Self::Lookup { register, set, negated, is_map } => {
+                push_text(out, NFTA_LOOKUP_SET, set);
+                push_u32_be(out, NFTA_LOOKUP_SREG, *register);
+                if *is_map {
+                    push_u32_be(out, NFTA_LOOKUP_DREG, Self::VERDICT_REGISTER);
                 }
-            }),
-            Self::Match { name, info } => element(out, "match", &|out| {
-                out.text(NFTA_MATCH_NAME, name);
-                out.attribute(NFTA_MATCH_INFO, info);
-            }),
-            Self::Nat { source } => element(out, "nat", &|out| {
-                out.number(NFTA_NAT_TYPE, if *source { NFT_NAT_SNAT } else { NFT_NAT_DNAT });
-            }),
-            Self::Other(name) => element(out, name, &|_| {}),
-            Self::Target(name) => element(out, "target", &|out| out.text(NFTA_TARGET_NAME, name)),
-            Self::Verdict { code, chain } => element(out, "immediate", &|out| {
-                out.number(NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
-                out.nest(NFTA_IMMEDIATE_DATA, |out| {
-                    out.nest(NFTA_DATA_VERDICT, |out| {
-                        out.number(NFTA_VERDICT_CODE, code.cast_unsigned());
-                        if let Some(chain) = chain {
-                            out.text(NFTA_VERDICT_CHAIN, chain);
-                        }
-                    });
-                });
-            }),
+                push_u32_be(out, NFTA_LOOKUP_FLAGS, if *negated { NFT_LOOKUP_F_INV } else { 0 });
+            }
+            Self::Masquerade { flags } if *flags != 0 => push_u32_be(out, NFTA_MASQ_FLAGS, *flags),
+            Self::Masquerade { .. } | Self::Other(_) => {}
+            Self::Match { name, info } => {
+                push_text(out, NFTA_MATCH_NAME, name);
+                push_attribute(out, NFTA_MATCH_INFO, info);
+            }
+            Self::Meta { register, key } => {
+                push_u32_be(out, NFTA_META_DREG, *register);
+                push_u32_be(out, NFTA_META_KEY, *key);
+            }
+            Self::Nat { source } => {
+                push_u32_be(out, NFTA_NAT_TYPE, if *source { NFT_NAT_SNAT } else { NFT_NAT_DNAT });
+            }
+            Self::Payload { register, base, offset, length } => {
+                push_u32_be(out, NFTA_PAYLOAD_DREG, *register);
+                push_u32_be(out, NFTA_PAYLOAD_BASE, *base);
+                push_u32_be(out, NFTA_PAYLOAD_OFFSET, *offset);
+                push_u32_be(out, NFTA_PAYLOAD_LEN, *length);
+            }
+            Self::Range { register, negated, from, to } => {
+                push_u32_be(out, NFTA_RANGE_SREG, *register);
+                push_u32_be(out, NFTA_RANGE_OP, u32::from(*negated));
+                data(out, NFTA_RANGE_FROM_DATA, from);
+                data(out, NFTA_RANGE_TO_DATA, to);
+            }
+            Self::Target(name) => push_text(out, NFTA_TARGET_NAME, name),
+            Self::Verdict(verdict) => {
+                push_u32_be(out, NFTA_IMMEDIATE_DREG, Self::VERDICT_REGISTER);
+                push_nested(out, NFTA_IMMEDIATE_DATA, |out| verdict.write(out));
+            }
         }
     }
 
     /// Reads an element of a rule's list.
-    pub(crate) fn read(element: Attribute<'_>) -> Self {
+    pub(super) fn read(element: Attribute<'_>) -> Self {
         let mut name = "";
         let mut data = None;
         for attribute in element.nested() {
@@ -178,229 +243,145 @@ impl Expression {
 
     fn read_known(name: &str, data: Attribute<'_>) -> Option<Self> {
         let get = |kind| data.nested().find(|attribute| attribute.kind == kind);
-        let is = |kind, wanted| get(kind).and_then(number) == Some(wanted);
+        let number = |kind| get(kind)?.u32_be();
+        let text = |kind| Some(get(kind)?.text()?.to_owned());
         let value = |kind| {
             let inner = get(kind)?.nested().find(|inner| inner.kind == NFTA_DATA_VALUE)?;
             Some(inner.value.to_vec())
         };
-        match name {
-            "bitwise" if is(NFTA_BITWISE_SREG, REGISTER) && is(NFTA_BITWISE_DREG, REGISTER) => {
-                let plain = value(NFTA_BITWISE_XOR)?.iter().all(|byte| *byte == 0)
-                    && get(NFTA_BITWISE_OP).is_none_or(|op| number(op) == Some(0));
-                plain.then_some(Self::And { mask: value(NFTA_BITWISE_MASK)? })
+        Some(match name {
+            "bitwise" => {
+                if number(NFTA_BITWISE_OP).is_some_and(|operation| operation != 0) {
+                    return None;
+                }
+                Self::Bitwise {
+                    source: number(NFTA_BITWISE_SREG)?,
+                    destination: number(NFTA_BITWISE_DREG)?,
+                    mask: value(NFTA_BITWISE_MASK)?,
+                    xor: value(NFTA_BITWISE_XOR)?,
+                }
             }
-            "cmp" if is(NFTA_CMP_SREG, REGISTER) => {
-                let negated = match number(get(NFTA_CMP_OP)?)? {
-                    NFT_CMP_EQ => false,
-                    NFT_CMP_NEQ => true,
-                    _ => return None,
-                };
-                Some(Self::Compare { negated, value: value(NFTA_CMP_DATA)? })
+            "cmp" => Self::Compare {
+                register: number(NFTA_CMP_SREG)?,
+                comparison: Comparison::of(number(NFTA_CMP_OP)?)?,
+                value: value(NFTA_CMP_DATA)?,
+            },
+            // Those that set something have no such register.
+            "ct" => match number(NFTA_CT_DREG) {
+                Some(register) => Self::Connection { register, key: number(NFTA_CT_KEY)? },
+                None => Self::Other("ct set".into()),
+            },
+            "immediate" if number(NFTA_IMMEDIATE_DREG)? == Self::VERDICT_REGISTER => {
+                Self::Verdict(Verdict::read(get(NFTA_IMMEDIATE_DATA)?)?)
             }
-            "ct" if is(NFTA_CT_DREG, REGISTER) && is(NFTA_CT_KEY, NFT_CT_STATE) => {
-                Some(Self::LoadState)
-            }
-            "immediate" if is(NFTA_IMMEDIATE_DREG, VERDICT_REGISTER) => {
-                let data = get(NFTA_IMMEDIATE_DATA)?;
-                let verdict = data.nested().find(|inner| inner.kind == NFTA_DATA_VERDICT)?;
-                let inner = |kind| verdict.nested().find(|inner| inner.kind == kind);
-                let code = number(inner(NFTA_VERDICT_CODE)?)?.cast_signed();
-                let chain = inner(NFTA_VERDICT_CHAIN).and_then(|chain| chain.text());
-                Some(Self::Verdict { code, chain: chain.map(str::to_owned) })
+            "lookup" => {
+                let result = number(NFTA_LOOKUP_DREG);
+                if result.is_some_and(|register| register != Self::VERDICT_REGISTER) {
+                    return Some(Self::Other("map".into()));
+                }
+                let flags = number(NFTA_LOOKUP_FLAGS).unwrap_or_default();
+                Self::Lookup {
+                    register: number(NFTA_LOOKUP_SREG)?,
+                    set: text(NFTA_LOOKUP_SET)?,
+                    negated: flags & NFT_LOOKUP_F_INV != 0,
+                    is_map: result.is_some(),
+                }
             }
             "masq" if get(NFTA_MASQ_REG_PROTO_MIN).is_none() => {
-                let flags = get(NFTA_MASQ_FLAGS).map_or(Some(0), number)?;
-                Some(Self::Masquerade { flags })
+                Self::Masquerade { flags: number(NFTA_MASQ_FLAGS).unwrap_or_default() }
             }
             "match" => {
-                let (name, info) = (get(NFTA_MATCH_NAME)?.text()?, get(NFTA_MATCH_INFO)?);
-                Some(match name {
+                let (name, info) = (text(NFTA_MATCH_NAME)?, get(NFTA_MATCH_INFO)?);
+                match &*name {
                     "comment" => Self::Comment(info.text()?.to_owned()),
-                    _ => Self::Match { name: name.to_owned(), info: info.value.to_vec() },
-                })
+                    _ => Self::Match { name, info: info.value.to_vec() },
+                }
             }
-            "meta" if is(NFTA_META_DREG, REGISTER) => match number(get(NFTA_META_KEY)?)? {
-                NFT_META_IIFNAME => Some(Self::LoadDevice { leaves: false }),
-                NFT_META_MARK => Some(Self::LoadMark),
-                NFT_META_NFPROTO => Some(Self::LoadFamily),
-                NFT_META_OIFNAME => Some(Self::LoadDevice { leaves: true }),
-                _ => None,
+            "meta" => match number(NFTA_META_DREG) {
+                Some(register) => Self::Meta { register, key: number(NFTA_META_KEY)? },
+                None => Self::Other("meta set".into()),
             },
-            "nat" => Some(Self::Nat { source: is(NFTA_NAT_TYPE, NFT_NAT_SNAT) }),
-            "payload"
-                if is(NFTA_PAYLOAD_DREG, REGISTER)
-                    && is(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER) =>
-            {
-                let offset = number(get(NFTA_PAYLOAD_OFFSET)?)?;
-                Some(Self::LoadNetwork { offset, length: number(get(NFTA_PAYLOAD_LEN)?)? })
+            "nat" => Self::Nat { source: number(NFTA_NAT_TYPE)? == NFT_NAT_SNAT },
+            "payload" => match number(NFTA_PAYLOAD_DREG) {
+                Some(register) => Self::Payload {
+                    register,
+                    base: number(NFTA_PAYLOAD_BASE)?,
+                    offset: number(NFTA_PAYLOAD_OFFSET)?,
+                    length: number(NFTA_PAYLOAD_LEN)?,
+                },
+                None => Self::Other("payload set".into()),
+            },
+            "range" => Self::Range {
+                register: number(NFTA_RANGE_SREG)?,
+                negated: number(NFTA_RANGE_OP)? == 1,
+                from: value(NFTA_RANGE_FROM_DATA)?,
+                to: value(NFTA_RANGE_TO_DATA)?,
+            },
+            "target" => Self::Target(text(NFTA_TARGET_NAME)?),
+            _ => return None,
+        })
+    }
+}
+
+impl Comparison {
+    /// `NFT_CMP_*`.
+    const fn of(number: u32) -> Option<Self> {
+        Some(match number {
+            0 => Self::Equal,
+            1 => Self::NotEqual,
+            2 => Self::Less,
+            3 => Self::LessOrEqual,
+            4 => Self::Greater,
+            5 => Self::GreaterOrEqual,
+            _ => return None,
+        })
+    }
+}
+
+impl Verdict {
+    /// Reads what an attribute of data holds, if that is a verdict.
+    pub(super) fn read(data: Attribute<'_>) -> Option<Self> {
+        let verdict = data.nested().find(|inner| inner.kind == NFTA_DATA_VERDICT)?;
+        let inner = |kind| verdict.nested().find(|inner| inner.kind == kind);
+        let chain = || Some(inner(NFTA_VERDICT_CHAIN)?.text()?.to_owned());
+        Some(match inner(NFTA_VERDICT_CODE)?.u32_be()?.cast_signed() {
+            NF_ACCEPT => Self::Accept,
+            NF_DROP => Self::Drop,
+            NFT_CONTINUE => Self::Continue,
+            NFT_GOTO => Self::Goto(chain()?),
+            NFT_JUMP => Self::Jump(chain()?),
+            NFT_RETURN => Self::Return,
+            code => Self::Other(code),
+        })
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let (code, chain) = match self {
+            Self::Accept => (NF_ACCEPT, None),
+            Self::Continue => (NFT_CONTINUE, None),
+            Self::Drop => (NF_DROP, None),
+            Self::Goto(chain) => (NFT_GOTO, Some(chain)),
+            Self::Jump(chain) => (NFT_JUMP, Some(chain)),
+            Self::Other(code) => (*code, None),
+            Self::Return => (NFT_RETURN, None),
+        };
+        push_nested(out, NFTA_DATA_VERDICT, |out| {
+            push_u32_be(out, NFTA_VERDICT_CODE, code.cast_unsigned());
+            if let Some(chain) = chain {
+                push_text(out, NFTA_VERDICT_CHAIN, chain);
             }
-            "target" => Some(Self::Target(get(NFTA_TARGET_NAME)?.text()?.to_owned())),
-            _ => None,
-        }
+        });
     }
 }
 
-/// Compares the address at `offset` with a block. Only whole bytes of a prefix are loaded if it ends with one, as nft does.
-fn compare(offset: u32, Match { block, negated }: Match, out: &mut Vec<Expression>) {
-    let (octets, mask) = match block {
-        ipnetwork::IpNetwork::V4(v4) => {
-            (v4.network().octets().to_vec(), v4.mask().octets().to_vec())
-        }
-        ipnetwork::IpNetwork::V6(v6) => {
-            (v6.network().octets().to_vec(), v6.mask().octets().to_vec())
-        }
-    };
-    let whole = usize::from(block.prefix() / 8);
-    if block.prefix() % 8 == 0 && whole > 0 {
-        out.push(Expression::LoadNetwork { offset, length: whole as u32 });
-        out.push(Expression::Compare { negated, value: octets[..whole].to_vec() });
-    } else {
-        out.push(Expression::LoadNetwork { offset, length: octets.len() as u32 });
-        out.push(Expression::And { mask });
-        out.push(Expression::Compare { negated, value: octets });
-    }
-}
-
-const fn device_key(leaves: bool) -> u32 {
-    if leaves { NFT_META_OIFNAME } else { NFT_META_IIFNAME }
-}
-
-/// `NFT_REG_1`, the first of those that hold 16 bytes.
-const REGISTER: u32 = 1;
-const VERDICT_REGISTER: u32 = 0;
-/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY` of linux/netfilter/nf_nat.h.
-const RANDOM_FULLY: u32 = 1 << 4;
-
-// linux/netfilter.h
-/// The packet is gone.
-pub(crate) const NF_DROP: i32 = 0;
-/// The packet passes this chain and those that led here.
-pub(crate) const NF_ACCEPT: i32 = 1;
-
-// linux/netfilter/nf_tables.h
-/// Back to the chain that led here.
-pub(crate) const NFT_RETURN: i32 = -5;
-/// A jump to another chain.
-pub(crate) const NFT_JUMP: i32 = -3;
-/// The same without return.
-pub(crate) const NFT_GOTO: i32 = -4;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
-const NFTA_BITWISE_SREG: u16 = 1;
-const NFTA_BITWISE_DREG: u16 = 2;
-const NFTA_BITWISE_LEN: u16 = 3;
-const NFTA_BITWISE_MASK: u16 = 4;
-const NFTA_BITWISE_XOR: u16 = 5;
-const NFTA_BITWISE_OP: u16 = 6;
-const NFTA_CMP_SREG: u16 = 1;
-const NFTA_CMP_OP: u16 = 2;
-const NFTA_CMP_DATA: u16 = 3;
-const NFT_CMP_EQ: u32 = 0;
-const NFT_CMP_NEQ: u32 = 1;
-const NFTA_CT_DREG: u16 = 1;
-const NFTA_CT_KEY: u16 = 2;
-const NFT_CT_STATE: u32 = 0;
-const NFTA_IMMEDIATE_DREG: u16 = 1;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
-const NFTA_MASQ_FLAGS: u16 = 1;
-const NFTA_MASQ_REG_PROTO_MIN: u16 = 2;
-const NFTA_MATCH_NAME: u16 = 1;
-const NFTA_MATCH_REV: u16 = 2;
-const NFTA_MATCH_INFO: u16 = 3;
-const NFTA_META_DREG: u16 = 1;
-const NFTA_META_KEY: u16 = 2;
-const NFT_META_MARK: u32 = 3;
-const NFT_META_IIFNAME: u32 = 6;
-const NFT_META_OIFNAME: u32 = 7;
-const NFT_META_NFPROTO: u32 = 15;
-const NFTA_NAT_TYPE: u16 = 1;
-const NFT_NAT_SNAT: u32 = 0;
-const NFT_NAT_DNAT: u32 = 1;
-const NFTA_PAYLOAD_DREG: u16 = 1;
-const NFTA_PAYLOAD_BASE: u16 = 2;
-const NFTA_PAYLOAD_OFFSET: u16 = 3;
-const NFTA_PAYLOAD_LEN: u16 = 4;
-const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-const NFTA_TARGET_NAME: u16 = 1;
+// linux/netfilter.h, linux/netfilter/nf_tables.h
+const NF_DROP: i32 = 0;
+const NF_ACCEPT: i32 = 1;
+const NFT_CONTINUE: i32 = -1;
+const NFT_JUMP: i32 = -3;
+const NFT_GOTO: i32 = -4;
+const NFT_RETURN: i32 = -5;
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::wire::{FAMILY_HEADER, messages};
-
-    /// Writes expressions and reads them back.
-    fn round_trip(expressions: &[Expression]) -> Vec<Expression> {
-        let mut writer = Writer::default();
-        writer.message(0, 0, 0, (2, 0), |out| {
-            out.nest(4, |out| expressions.iter().for_each(|expression| expression.write(out)));
-        });
-        let message = messages(writer.bytes()).next().unwrap();
-        let list = message.attributes(FAMILY_HEADER).next().unwrap();
-        list.nested().map(Expression::read).collect()
-    }
-
-    #[test]
-    fn what_only_others_write_is_read_too() {
-        let expressions = [
-            Expression::LoadDevice { leaves: false },
-            Expression::LoadDevice { leaves: true },
-            Expression::LoadFamily,
-            Expression::Match { name: "mark".into(), info: vec![1, 2, 3, 4] },
-            Expression::Nat { source: true },
-            Expression::Nat { source: false },
-            Expression::Target("REJECT".into()),
-            Expression::Other("lookup".into()),
-        ];
-        assert_eq!(round_trip(&expressions), expressions);
-    }
-
-    proptest! {
-        #[test]
-        fn what_was_written_is_read(
-            bits: u128, length in 0u8..=128, negated: bool, marked: bool, which in 0..4usize,
-        ) {
-            let (family, block) = if length > 32 || bits % 2 == 0 {
-                let block = ipnetwork::Ipv6Network::new(bits.into(), length).unwrap();
-                (Family::Ipv6, block.into())
-            } else {
-                let block = ipnetwork::Ipv4Network::new((bits as u32).into(), length).unwrap();
-                (Family::Ipv4, block.into())
-            };
-            let action = [
-                Action::Accept,
-                Action::Return,
-                Action::Masquerade { random_ports: false },
-                Action::Masquerade { random_ports: true },
-            ][which];
-            let destination = Some(Match { block, negated });
-            let rule = Rule { marked, source: None, destination, action };
-            let expressions = Expression::compile(family, &rule);
-            prop_assert_eq!(round_trip(&expressions), expressions);
-        }
-
-        #[test]
-        fn any_bytes_are_read_without_panic(
-            name in prop::sample::select(vec![
-                "bitwise", "cmp", "immediate", "masq", "match", "meta", "nat", "payload", "target", "x",
-            ]),
-            bytes in prop::collection::vec(any::<u8>(), 0..80),
-        ) {
-            let mut writer = Writer::default();
-            writer.message(0, 0, 0, (2, 0), |out| {
-                out.nest(NFTA_LIST_ELEM, |out| {
-                    out.text(NFTA_EXPR_NAME, name);
-                    out.attribute(NFTA_EXPR_DATA, &bytes);
-                });
-            });
-            let message = messages(writer.bytes()).next().unwrap();
-            let _ = message.attributes(FAMILY_HEADER).map(Expression::read).count();
-        }
-    }
-}
+#[path = "expression_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! How often programs are run, and what becomes of one that refuses.
 
-use flannel_firewall::Scope;
+use flannel_firewall::{Firewall, FirewallOptions, Scope};
 
 use crate::world::{Keeper, World, config, scope};
 
@@ -49,7 +49,13 @@ async fn rules_of_a_family_that_is_not_in_use_any_more_go() {
     for keeper in [Keeper::IptablesNft, Keeper::IptablesLegacy] {
         let world = World::new(keeper).await;
         drop(world.start().await);
-        let report = world.open().await.sync(&ipv4_scope()).await;
+        // Whose they are is not known without the network that they are about.
+        let mut unknowing = world.open().await;
+        assert_eq!(unknowing.sync(&ipv4_scope()).await.writes(), 0, "{keeper:?}");
+        let networks = vec!["fd00:10:244::/48".parse().unwrap()];
+        let options = FirewallOptions { networks, ..world.options() };
+        let mut firewall = Firewall::open(world.node().namespace(), options).await.unwrap();
+        let report = firewall.sync(&ipv4_scope()).await;
         assert!(report.is_exact() && report.removed > 0, "{keeper:?}: {report:?}");
         let ours = world.run("ip6tables-save").await;
         assert!(!ours.contains("FLANNEL"), "{keeper:?}: {ours}");

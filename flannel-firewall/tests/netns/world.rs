@@ -150,6 +150,13 @@ impl World {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// From now on a program of this world is iptables of this flavour again.
+    pub(crate) fn restore_tool(&self, name: &str, flavour: &str) {
+        let file = self.tools.path().join(name);
+        fs::remove_file(&file).unwrap();
+        symlink(self.tools.path().join(format!("xtables-{flavour}-multi")), file).unwrap();
+    }
+
     /// Our rules, as the tools of others show them, without counters.
     pub(crate) async fn ours(&self) -> String {
         let line = match self.keeper {

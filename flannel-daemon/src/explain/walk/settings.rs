@@ -79,11 +79,19 @@ pub(super) fn firewall(facts: &Facts) -> Result<String, Broken> {
     Ok(says)
 }
 
-fn shown(InTheWay { from, to, obstacle }: &InTheWay) -> String {
-    format!("from {from} to {to}: {obstacle}")
+fn shown(InTheWay { from, to, port, obstacle }: &InTheWay) -> String {
+    match port {
+        None => format!("from {from} to {to}: {obstacle}"),
+        Some(port) => format!("encapsulated, from {from} to {to}, UDP port {port}: {obstacle}"),
+    }
 }
 
-fn remedy(facts: &Facts, InTheWay { from, obstacle, .. }: &InTheWay) -> String {
+fn remedy(facts: &Facts, InTheWay { from, port, obstacle, .. }: &InTheWay) -> String {
+    if let Some(port) = port {
+        return format!(
+            "leave UDP packets to port {port} between the nodes as they are: accept them there before that"
+        );
+    }
     let config = &facts.stored.config;
     let network = match from {
         IpAddr::V4(_) => config.ipv4().map(|range| range.network().to_string()),

@@ -250,7 +250,7 @@ fn rules_that_the_node_cannot_keep_are_a_broken_link() {
 fn rules_that_are_in_the_way_are_a_broken_link_and_those_that_may_be_are_told() {
     let obstacle = |effect, certain| {
         let obstacle = Obstacle::new(effect, certain, "chain FORWARD of table ip filter", "rule 3");
-        Ok(vec![InTheWay { from: ip("10.244.2.9"), to: ip("10.244.1.7"), obstacle }])
+        Ok(vec![InTheWay { from: ip("10.244.2.9"), to: ip("10.244.1.7"), port: None, obstacle }])
     };
     let told = first_broken("vxlan", |it| it.obstacles = obstacle(Effect::Drops, true));
     let says = "from 10.244.2.9 to 10.244.1.7: chain FORWARD of table ip filter drops these packets by rule 3";

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{table_diff::Step, *};
 use crate::{
     options::{FirewallOptions, Masquerade},
     rules::testing,
@@ -59,17 +59,17 @@ fn prefixes_are_compared_as_nft_does() {
     // From `nft --debug=netlink` of 1.0.6.
     let compiled = |block: &str| {
         let source = Some(crate::rules::Match { block: block.parse().unwrap(), negated: false });
-        let action = crate::rules::Action::Return;
+        let action = Action::Return;
         let rule = Rule { marked: false, source, destination: None, action };
-        let mut expressions = Expression::compile(Family::Ipv4, &rule);
+        let mut expressions = table(Family::Ipv4).compile(&rule);
         expressions.pop();
         expressions
     };
-    let load = |length| Expression::LoadNetwork { offset: 12, length };
-    let is = |value: &[u8]| Expression::Compare { negated: false, value: value.into() };
+    let load = |length| Expression::Payload { register: 1, base: 1, offset: 12, length };
+    let is = |value: &[u8]| Expression::compare(false, value.into());
     assert_eq!(compiled("10.244.0.1/32"), [load(4), is(&[10, 244, 0, 1])]);
     assert_eq!(compiled("10.244.0.0/16"), [load(2), is(&[10, 244])]);
-    let and = Expression::And { mask: vec![255, 255, 128, 0] };
+    let and = Expression::and(vec![255, 255, 128, 0]);
     assert_eq!(compiled("10.244.0.0/17"), [load(4), and, is(&[10, 244, 0, 0])]);
 }
 
@@ -136,19 +136,38 @@ proptest! {
         let wanted = WantedTable::new(Family::Ipv4, rules, &Name::default());
         let mut there = before.clone();
         if let Some(plan) = diff(before.as_ref(), &wanted) {
-            prop_assert!(!plan.ops.is_empty());
+            prop_assert!(!plan.steps.is_empty());
             prop_assert!(!plan.differences.is_empty());
-            for op in plan.ops {
-                match op {
-                    Op::Create(table) => {
+            for step in plan.steps {
+                match step {
+                    Step::Create => {
                         prop_assert!(there.is_none(), "created over another");
-                        there = Some(table.as_found());
+                        there = Some(wanted.as_found());
                     }
-                    Op::Delete(_) => prop_assert!(there.take().is_some(), "deleted nothing"),
+                    Step::Delete => prop_assert!(there.take().is_some(), "deleted nothing"),
                 }
             }
         }
         prop_assert_eq!(diff(there.as_ref(), &wanted), None);
         prop_assert_eq!(there.is_some(), !wanted.chains.is_empty());
+    }
+
+    #[test]
+    fn the_source_of_a_rule_is_read_back(bits: u128, length in 0u8..=128, negated: bool) {
+        let (family, block) = if length > 32 {
+            (Family::Ipv6, IpNetwork::new(std::net::Ipv6Addr::from(bits).into(), length).unwrap())
+        } else {
+            let ip = std::net::Ipv4Addr::from(bits as u32);
+            (Family::Ipv4, IpNetwork::new(ip.into(), length).unwrap())
+        };
+        let block = IpNetwork::new(block.network(), length).unwrap();
+        let source = Some(crate::rules::Match { block, negated });
+        let action = Action::Accept;
+        let rule = Rule { marked: true, source, destination: None, action };
+        let compiled = WantedTable::new(family, Rules::default(), &Name::default()).compile(&rule);
+        prop_assert_eq!(source_of(family, &compiled), Some(block));
+        let any = Rule { source: None, ..rule };
+        let compiled = WantedTable::new(family, Rules::default(), &Name::default()).compile(&any);
+        prop_assert_eq!(source_of(family, &compiled), None);
     }
 }

@@ -2,7 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Expression, Hook, WantedTable, rule_text};
+use ipnetwork::IpNetwork;
+
+use super::{WantedTable, rule_text, source_of};
+use crate::{
+    nftables::{Batch, Expression, Family as TableFamily, Hook},
+    rules::Family,
+};
 
 /// A table as the kernel has it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -25,16 +31,16 @@ pub(crate) struct FoundChain {
 }
 
 /// A step, all of which are done together or not at all.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Op<'a> {
-    Create(&'a WantedTable),
-    Delete(&'a WantedTable),
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Step {
+    Create,
+    Delete,
 }
 
 /// The steps for one table, and what they change.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Plan<'a> {
-    pub(crate) ops: Vec<Op<'a>>,
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
     pub(crate) added: u64,
     pub(crate) removed: u64,
     /// What is not as it should be, in words.
@@ -42,17 +48,17 @@ pub(crate) struct Plan<'a> {
 }
 
 /// What has to be done to a table, `None` if nothing. What differs in any way is written anew as a whole.
-pub(crate) fn diff<'a>(found: Option<&FoundTable>, wanted: &'a WantedTable) -> Option<Plan<'a>> {
+pub(crate) fn diff(found: Option<&FoundTable>, wanted: &WantedTable) -> Option<Plan> {
     let goal = (!wanted.chains.is_empty()).then(|| wanted.as_found());
     if found == goal.as_ref() {
         return None;
     }
     let mut plan = Plan::default();
     if found.is_some() {
-        plan.ops.push(Op::Delete(wanted));
+        plan.steps.push(Step::Delete);
     }
     if goal.is_some() {
-        plan.ops.push(Op::Create(wanted));
+        plan.steps.push(Step::Create);
     }
     let (keyword, name) = (wanted.family.keyword(), &wanted.name);
     match (found, &goal) {
@@ -70,6 +76,12 @@ pub(crate) fn diff<'a>(found: Option<&FoundTable>, wanted: &'a WantedTable) -> O
 }
 
 impl FoundTable {
+    /// The blocks that its rules are about.
+    pub(crate) fn sources(&self, family: Family) -> Vec<IpNetwork> {
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        rules.filter_map(|expressions| source_of(family, expressions)).collect()
+    }
+
     /// How many rules it has.
     pub(crate) fn count(&self) -> u64 {
         self.chains.values().map(|chain| chain.rules.len() as u64).sum()
@@ -80,11 +92,34 @@ impl WantedTable {
     /// How the kernel shows it once it is there.
     pub(crate) fn as_found(&self) -> FoundTable {
         let chains = self.chains.iter().map(|chain| {
-            let rules = chain.rules.iter().map(|rule| Expression::compile(self.family, rule));
+            let rules = chain.rules.iter().map(|rule| self.compile(rule));
             let hook = Some(chain.hook.clone());
             (chain.name.to_owned(), FoundChain { hook, drops: false, rules: rules.collect() })
         });
         FoundTable { flags: 0, members: self.chains.len() as u32, chains: chains.collect() }
+    }
+}
+
+impl WantedTable {
+    /// The steps as the kernel takes them.
+    pub(crate) fn batch(&self, steps: &[Step]) -> Batch {
+        let (mut batch, family) = (Batch::default(), TableFamily::from(self.family));
+        let table = &*self.name;
+        for step in steps {
+            // A table that went meanwhile would fail the whole batch, so it is there for sure before it is deleted.
+            batch.add_table(family, table, 0, Some(&self.comment()));
+            if *step == Step::Delete {
+                batch.delete_table(family, table);
+                continue;
+            }
+            for chain in &self.chains {
+                batch.add_chain(family, table, chain.name, Some(&chain.hook), Some(chain.comment));
+                for rule in &chain.rules {
+                    batch.add_rule(family, table, chain.name, &self.compile(rule));
+                }
+            }
+        }
+        batch
     }
 }
 

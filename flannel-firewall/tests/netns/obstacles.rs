@@ -1,21 +1,17 @@
 //! What is in the way of packets is found in rules that the programs of others wrote.
 
-use flannel_firewall::{Passage, inspect};
+use flannel_firewall::{Direction, PacketPath, inspect};
 
 use crate::world::{Keeper, World};
 
 /// From our pod to that of the peer.
-fn passage(world: &World) -> Passage {
-    Passage {
-        source: world.pod.ip(),
-        destination: world.peer_pod.ip(),
-        enters: Some("cni0".into()),
-        leaves: Some("eth0".into()),
-    }
+fn path(world: &World) -> PacketPath {
+    PacketPath::new(Direction::Forwarded, world.pod.ip(), world.peer_pod.ip())
+        .through(Some("cni0".into()), Some("eth0".into()))
 }
 
 async fn told(world: &World) -> String {
-    let found = inspect(world.node().namespace(), &passage(world), world.tool_folders()).await;
+    let found = inspect(world.node().namespace(), &path(world), world.tool_folders()).await;
     found.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -80,7 +76,7 @@ async fn what_nftables_does_to_a_packet_is_told() {
             "chain f of table inet x drops these packets by rule 2",
         ),
         (
-            "add chain inet x f { type filter hook prerouting priority -300; }; \
+            "add chain inet x f { type filter hook prerouting priority -150; }; \
              add rule inet x f iifname \"cni*\" ct state new reject",
             "chain f of table inet x drops these packets by rule 1",
         ),

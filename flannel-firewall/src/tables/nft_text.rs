@@ -3,7 +3,10 @@
 use std::fmt::{self, Write};
 
 use super::{WantedChain, WantedTable};
-use crate::rules::{Action, Family, KUBE_PROXY_MARK, Match, Rule};
+use crate::{
+    nftables::Hook,
+    rules::{Action, Family, KUBE_PROXY_MARK, Match, Rule},
+};
 
 /// One rule.
 pub(crate) fn rule_text(family: Family, rule: &Rule) -> String {
@@ -51,7 +54,7 @@ impl fmt::Display for WantedTable {
 impl WantedChain {
     fn place(&self) -> &'static str {
         match self.hook.number {
-            super::HOOK_FORWARD => "forward priority filter",
+            Hook::FORWARD => "forward priority filter",
             _ => "postrouting priority srcnat",
         }
     }

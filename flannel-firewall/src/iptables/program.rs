@@ -1,7 +1,7 @@
 //! iptables, which has to be run as a program: save prints the rules, restore changes a table at once.
 
 use std::{
-    env, io,
+    env, fs, io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{
@@ -14,26 +14,24 @@ use std::{
 use flannel_netlink::{Namespace, NamespaceError};
 use tokio::{io::AsyncWriteExt, process::Command, runtime::Handle, time::timeout};
 
-use crate::{
-    iptables::Listing,
-    rules::{Family, Rules},
-};
+use super::Listing;
+use crate::rules::{Family, Rules};
 
 /// The iptables of one family.
 #[derive(Clone, Debug)]
-pub(crate) struct Tool {
+pub(crate) struct Program {
     namespace: Namespace,
     save: PathBuf,
     restore: PathBuf,
     version: Version,
-    runs: Runs,
+    runs: RunCounter,
 }
 
 /// How often programs were run. Clones count together.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Runs(Arc<AtomicU64>);
+pub(crate) struct RunCounter(Arc<AtomicU64>);
 
-impl Runs {
+impl RunCounter {
     /// How often since the last time that this was asked.
     pub(crate) fn take(&self) -> u64 {
         self.0.swap(0, Ordering::Relaxed)
@@ -48,15 +46,15 @@ pub(crate) struct Version {
     nftables: bool,
 }
 
-impl Tool {
+impl Program {
     /// Looks for the programs; `None` if they are not all there. `variant` is `""` or `"-legacy"`.
     pub(crate) async fn find(
         namespace: &Namespace,
         folders: &[PathBuf],
         family: Family,
         variant: &str,
-        runs: &Runs,
-    ) -> Result<Option<Self>, ToolError> {
+        runs: &RunCounter,
+    ) -> Result<Option<Self>, ProgramError> {
         let name = match family {
             Family::Ipv4 => "iptables",
             Family::Ipv6 => "ip6tables",
@@ -75,8 +73,10 @@ impl Tool {
             Some(version) => version,
             None => {
                 let said = run(namespace, program.clone(), &["--version"], None, &runs).await?;
-                Version::parse(&said)
-                    .ok_or_else(|| ToolError::Version { program, said: said.trim().to_owned() })?
+                Version::parse(&said).ok_or_else(|| ProgramError::Version {
+                    program,
+                    said: said.trim().to_owned(),
+                })?
             }
         };
         Ok(Some(Self { namespace: namespace.clone(), save, restore, version, runs }))
@@ -98,13 +98,13 @@ impl Tool {
     }
 
     /// All rules.
-    pub(crate) async fn list(&self) -> Result<Listing, ToolError> {
+    pub(crate) async fn list(&self) -> Result<Listing, ProgramError> {
         let text = run(&self.namespace, self.save.clone(), &[], None, &self.runs).await?;
         Ok(Listing::parse(&text))
     }
 
     /// Changes the tables of a payload, each as a whole or not at all.
-    pub(crate) async fn change(&self, payload: String) -> Result<(), ToolError> {
+    pub(crate) async fn change(&self, payload: String) -> Result<(), ProgramError> {
         let wait = ["--noflush", "--wait", LOCK_PATIENCE_SECONDS];
         // Older ones do not wait for others, and fail instead.
         let known = if self.version.number >= (1, 6, 2) { wait.len() } else { 1 };
@@ -138,19 +138,38 @@ impl Version {
     }
 }
 
+/// Whether this thread may open raw sockets, which is how legacy iptables talks to the kernel.
+fn has_net_raw() -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    effective.is_none_or(|bits| bits & 1 << CAP_NET_RAW != 0)
+}
+
 /// Why iptables did not do what it should.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ToolError {
+pub(crate) enum ProgramError {
     #[error("{} says: {stderr} ({status})", program.display())]
     Failed { program: PathBuf, status: ExitStatus, stderr: String },
     #[error("{} did not end within {} s", program.display(), PATIENCE.as_secs())]
     Late { program: PathBuf },
+    #[error(
+        "{} needs CAP_NET_RAW, which this process lacks or has given up: {stderr}", program.display()
+    )]
+    MissingNetRaw { program: PathBuf, stderr: String },
     #[error("cannot enter the network namespace")]
     Namespace { source: NamespaceError },
     #[error("cannot run {}", program.display())]
     Run { program: PathBuf, source: io::Error },
     #[error("{} --version says {said:?}, which names no version", program.display())]
     Version { program: PathBuf, said: String },
+}
+
+impl ProgramError {
+    /// Whether trying again is of no use.
+    pub(crate) const fn is_lasting(&self) -> bool {
+        matches!(self, Self::MissingNetRaw { .. } | Self::Run { .. })
+    }
 }
 
 fn search(folders: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
@@ -161,27 +180,28 @@ fn search(folders: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
     folders.iter().cloned().chain(path).chain(more.iter().map(PathBuf::from))
 }
 
-/// Runs a program inside of a namespace to its end. It is killed when the future is dropped.
+/// RunCounter a program inside of a namespace to its end. It is killed when the future is dropped.
 async fn run(
     namespace: &Namespace,
     program: PathBuf,
     arguments: &[&str],
     input: Option<String>,
-    runs: &Runs,
-) -> Result<String, ToolError> {
+    runs: &RunCounter,
+) -> Result<String, ProgramError> {
     runs.0.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(program = %program.display(), ?arguments, input, "running");
     let mut command = Command::new(&program);
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    let failed = |source| ToolError::Run { program: program.clone(), source };
+    let failed = |source| ProgramError::Run { program: program.clone(), source };
     let runtime = Handle::current();
     // A child is in the namespace of the thread that starts it.
     let started = namespace.run(|| {
         let _inside = runtime.enter();
         command.spawn()
     });
-    let mut child = started.map_err(|source| ToolError::Namespace { source })?.map_err(failed)?;
+    let mut child =
+        started.map_err(|source| ProgramError::Namespace { source })?.map_err(failed)?;
     let stdin = child.stdin.take();
     let feed = async move {
         if let (Some(mut stdin), Some(input)) = (stdin, input) {
@@ -191,18 +211,28 @@ async fn run(
     };
     let work = async { tokio::join!(feed, child.wait_with_output()).1 };
     let Ok(output) = timeout(PATIENCE, work).await else {
-        return Err(ToolError::Late { program });
+        return Err(ProgramError::Late { program });
     };
     let output = output.map_err(failed)?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-        return Err(ToolError::Failed { program, status: output.status, stderr });
+        if is_legacy(&program) && !has_net_raw() {
+            return Err(ProgramError::MissingNetRaw { program, stderr });
+        }
+        return Err(ProgramError::Failed { program, status: output.status, stderr });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Whether the program, behind all links, is legacy iptables, as far as its name tells.
+fn is_legacy(program: &Path) -> bool {
+    Version::of_file(program).is_none_or(|version| !version.nftables)
+}
+
 /// Where distributions install iptables, for those whose `PATH` lacks it.
 const USUAL_FOLDERS: &[&str] = &["/usr/sbin", "/sbin", "/usr/local/sbin"];
+/// linux/capability.h
+const CAP_NET_RAW: u32 = 13;
 /// How long iptables waits for another iptables, in seconds.
 const LOCK_PATIENCE_SECONDS: &str = "5";
 /// How long one run may take: with 30,000 rules it takes less than a second.
@@ -231,7 +261,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let version = |program: &str| {
             let link = folder.path().join(format!("to-{program}"));
-            std::fs::write(folder.path().join(program), "").unwrap();
+            fs::write(folder.path().join(program), "").unwrap();
             std::os::unix::fs::symlink(program, &link).unwrap();
             Version::of_file(&link)
         };

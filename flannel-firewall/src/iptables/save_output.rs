@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use ipnetwork::IpNetwork;
+
+use super::{Wanted, rule_text::Specification};
+
 /// The tables of one family.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Listing {
@@ -44,6 +48,14 @@ impl Listing {
             }
         }
         listing
+    }
+
+    /// The blocks that the rules in these chains are about.
+    pub(crate) fn sources(&self, wanted: &[Wanted]) -> Vec<IpNetwork> {
+        let chains =
+            wanted.iter().filter_map(|it| self.tables.get(it.table)?.chains.get(&it.chain));
+        let rules = chains.flat_map(|chain| &chain.rules);
+        rules.filter_map(|text| Some(Specification::parse(text)?.rule?.source?.block)).collect()
     }
 
     /// How many rules there are.

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::{
-    listing::{Chain, Table},
-    text::Specification,
+    rule_text::Specification,
+    save_output::{Chain, Table},
     *,
 };
 use crate::{
@@ -164,7 +164,7 @@ fn restore(table: &mut Table, lines: &[String]) -> Result<(), String> {
             Some('-') => {}
             _ => return Err(line.clone()),
         }
-        let leads = |chain: &Chain| chain.rules.iter().any(|r| text::leads_to(r, name));
+        let leads = |chain: &Chain| chain.rules.iter().any(|r| rule_text::leads_to(r, name));
         if verb == "-X" {
             let held = table.chains.values().any(leads);
             let emptied = table.chains.remove(name).is_some_and(|chain| chain.rules.is_empty());
@@ -205,7 +205,10 @@ fn tables(wanted: &Wanted) -> impl Strategy<Value = Table> + use<> {
         // No table has a rule that leads nowhere, or a chain that leads to itself.
         let settle = |rules: Vec<String>, to_own: bool| Chain {
             policy: "ACCEPT".into(),
-            rules: rules.into_iter().filter(|r| to_own || !text::leads_to(r, &chain)).collect(),
+            rules: rules
+                .into_iter()
+                .filter(|r| to_own || !rule_text::leads_to(r, &chain))
+                .collect(),
         };
         let mut table = Table::default();
         table.chains.insert(hook.clone(), settle(in_hook, own.is_some()));
@@ -238,7 +241,8 @@ fn foreign(table: &Table, wanted: &Wanted) -> Vec<(String, Vec<String>)> {
     others
         .map(|(name, chain)| {
             let is_foreign = |rule: &&String| {
-                name != wanted.hook || !rule.contains(&format!("\"{}\"", wanted.comment))
+                let bare = **rule == format!("-j {}", wanted.chain);
+                name != wanted.hook || !bare && !rule.contains(&format!("\"{}\"", wanted.comment))
             };
             (name.clone(), chain.rules.iter().filter(is_foreign).cloned().collect())
         })

@@ -2,8 +2,8 @@
 
 use super::{
     Wanted,
-    listing::{Chain, Table},
-    text::{Specification, leads_to},
+    rule_text::{Specification, leads_to},
+    save_output::{Chain, Table},
 };
 use crate::rules::Rule;
 
@@ -61,16 +61,21 @@ impl Wanted {
     /// What a rule in the built-in chain is to us.
     fn ownership(&self, text: &str) -> Ownership {
         match Specification::parse(text) {
+            // nft loses the comment when it saves and loads rules. Nobody else has a reason to lead all packets to our chain.
+            Some(read) if read.comment.is_empty() && read.target == self.chain => {
+                Ownership::BareJump
+            }
             Some(read) if read.comment != self.comment => Ownership::Foreign,
             Some(read) if read.target == self.chain => Ownership::Jump,
             // Of flannel before 0.20, which wrote straight into the built-in chains.
-            Some(Specification { rule: Some(_), .. }) => Ownership::Old,
+            Some(Specification { rule: Some(_), .. }) if self.removes_old => Ownership::Old,
             _ => Ownership::Foreign,
         }
     }
 }
 
 enum Ownership {
+    BareJump,
     Foreign,
     Jump,
     Old,
@@ -118,7 +123,7 @@ impl Change {
                         continue;
                     }
                 }
-                Ownership::Jump | Ownership::Old => {}
+                Ownership::BareJump | Ownership::Jump | Ownership::Old => {}
             }
             self.lines.push(format!("-D {} {text}", wanted.hook));
             self.differences.push(format!("surplus -A {} {text}", wanted.hook));
@@ -135,7 +140,8 @@ impl Change {
     /// Removes our chain. One that others lead to is only emptied.
     fn remove(&mut self, wanted: &Wanted, table: &Table, chain: &Chain) {
         let ours = |name: &str, text: &str| {
-            name == wanted.hook && matches!(wanted.ownership(text), Ownership::Jump)
+            name == wanted.hook
+                && matches!(wanted.ownership(text), Ownership::BareJump | Ownership::Jump)
         };
         let holder = table.chains.iter().find(|(name, chain)| {
             chain.rules.iter().any(|text| leads_to(text, &wanted.chain) && !ours(name, text))
