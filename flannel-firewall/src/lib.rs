@@ -48,6 +48,7 @@ pub mod nftables;
 mod options;
 mod outcome;
 mod report;
+mod router_advertisements;
 mod rules;
 mod sysctl;
 mod tables;

@@ -3,8 +3,13 @@
 use std::{fs, io, path::Path};
 
 use flannel_netlink::Namespace;
+use tracing::info;
 
-use crate::{report::FirewallFault, rules::Family};
+use crate::{
+    report::FirewallFault,
+    router_advertisements::{interfaces_by_advertisement, keep_accepting},
+    rules::Family,
+};
 
 /// What was found out about forwarding of one family.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -59,13 +64,8 @@ fn ensure(root: &Path, family: Family) -> Forwarding {
             return done;
         }
     }
-    // Who forwards does not listen to routers, unless told to. Then the default route of this machine goes when it expires.
-    if family == Family::Ipv6 && listens_to_routers(root) {
-        done.note = Some(
-            "IPv6 forwarding was off and is on now, which ends the kernel's listening to router advertisements; set \
-             net.ipv6.conf.IFACE.accept_ra=2 if the default route comes from them"
-                .into(),
-        );
+    if family == Family::Ipv6 {
+        done.note = keep_accepting_routers(root);
     }
     match fs::write(&path, "1") {
         Ok(()) => done.switched_on = true,
@@ -74,13 +74,22 @@ fn ensure(root: &Path, family: Family) -> Forwarding {
     done
 }
 
-fn listens_to_routers(root: &Path) -> bool {
-    let interfaces = fs::read_dir(root.join("ipv6/conf")).into_iter().flatten().flatten();
-    let mut real = interfaces
-        .filter(|entry| !["all", "default", "lo"].iter().any(|name| entry.file_name() == *name));
-    real.any(|entry| {
-        fs::read_to_string(entry.path().join("accept_ra")).is_ok_and(|value| value.trim() == "1")
-    })
+/// Before forwarding is switched on: the kernel drops what came from routers at that moment.
+fn keep_accepting_routers(root: &Path) -> Option<String> {
+    // Not /proc/net, which is the main thread's.
+    let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+    let (set, failed) = keep_accepting(root, &interfaces_by_advertisement(&routes));
+    if !set.is_empty() {
+        info!(
+            interfaces = set.join(" "),
+            "accept_ra set to 2: forwarding would end router advertisements"
+        );
+    }
+    let (interface, error) = failed.first()?;
+    Some(format!(
+        "IPv6 forwarding ends router advertisements, which {interface} has its addresses or routes from, and accept_ra cannot be \
+         set: {error}; set net.ipv6.conf.{interface}.accept_ra=2"
+    ))
 }
 
 const ROOT: &str = "/proc/sys/net";
@@ -118,7 +127,7 @@ mod tests {
         assert!(done.switched_on && done.fault.is_none() && done.note.is_none());
         assert_eq!(fs::read_to_string(folder.path().join("ipv4/ip_forward")).unwrap(), "1");
         let done = ensure(folder.path(), Family::Ipv6);
-        assert!(done.note.unwrap().contains("accept_ra=2"));
+        assert!(done.switched_on && done.note.is_none());
     }
 
     #[test]
