@@ -11,14 +11,15 @@ use crate::{
 };
 
 /// What [`Adapter::acquired`] depends on.
-type Acquisition = (View, u8, Option<u8>, u8, Answer);
+type Acquisition = (View, u8, Option<u8>, u8, u8, Answer);
 
 /// What a holder makes of an answer, and whether the op is fulfilled; `None` if the lease is lost.
 type Heard = Option<(Held, bool)>;
 
 /// The protocol as any one node runs it. What it does depends on its arguments alone, so that each answer is worked out once.
 pub(super) struct Adapter {
-    config: NetworkConfig,
+    configs: Vec<NetworkConfig>,
+    subnets: [Subnet; SUBNETS],
     me: NodeId,
     other: NodeId,
     acquired: RefCell<HashMap<Acquisition, Acquired>>,
@@ -38,10 +39,28 @@ pub(super) enum Acquired {
 pub(super) const TTL: Duration = Duration::from_secs(300);
 
 impl Adapter {
-    pub(super) fn new() -> Self {
-        // All nodes want the same subnet first, which is the worst that can happen.
+    /// All nodes want the same subnet first, which is the worst that can happen. Where subnets are `mixed`, some nodes have read
+    /// another length, and some are dual stack.
+    pub(super) fn new(mixed: bool) -> Self {
+        let (configs, subnets): (&[&str], _) = match mixed {
+            false => (
+                &[r#"{"Network":"10.3.0.0/28"}"#],
+                ["10.3.0.4-30", "10.3.0.8-30", "10.3.0.12-30", "10.3.0.16-30"],
+            ),
+            true => (
+                &[
+                    r#"{"Network":"10.3.0.0/27","SubnetLen":30,"SubnetMin":"10.3.0.8","SubnetMax":"10.3.0.12"}"#,
+                    r#"{"Network":"10.3.0.0/27","SubnetLen":29,"SubnetMin":"10.3.0.8","SubnetMax":"10.3.0.8"}"#,
+                    r#"{"Network":"10.3.0.0/27","SubnetLen":30,"SubnetMin":"10.3.0.8","SubnetMax":"10.3.0.8",
+                        "EnableIPv6":true,"IPv6Network":"fd00::/124","IPv6SubnetLen":126,
+                        "IPv6SubnetMin":"fd00::4","IPv6SubnetMax":"fd00::4"}"#,
+                ],
+                ["10.3.0.8-30", "10.3.0.12-30", "10.3.0.8-29", "10.3.0.8-30&fd00::4-126"],
+            ),
+        };
         Self {
-            config: r#"{"Network":"10.3.0.0/28"}"#.parse().unwrap(),
+            configs: configs.iter().map(|json| json.parse().unwrap()).collect(),
+            subnets: subnets.map(|key| key.parse().unwrap()),
             me: "me".parse().unwrap(),
             other: "other".parse().unwrap(),
             acquired: RefCell::default(),
@@ -54,20 +73,19 @@ impl Adapter {
     pub(super) fn acquired(
         &self,
         (view, races): (View, u8),
-        hint: Option<u8>,
-        text: u8,
+        (hint, text, config): (Option<u8>, u8, u8),
         answer: Answer,
     ) -> Acquired {
         let work = || {
             let attrs = attrs(text);
             let value = attrs.to_string();
             let candidate = Candidate {
-                config: &self.config,
+                config: &self.configs[usize::from(config)],
                 node: &self.me,
                 attrs: &attrs,
                 value: &value,
                 ttl: TTL,
-                hint: hint.map(subnet),
+                hint: hint.map(|at| self.subnet(at)),
             };
             let mut acquiring = Acquiring {
                 records: self.records(&view),
@@ -89,7 +107,7 @@ impl Adapter {
                 Next::ListAnew => Acquired::ListAnew,
             }
         };
-        let key = (view, races, hint, text, answer);
+        let key = (view, races, hint, text, config, answer);
         *self.acquired.borrow_mut().entry(key).or_insert_with(work)
     }
 
@@ -116,31 +134,56 @@ impl Adapter {
         *self.answered.borrow_mut().entry((held, op, answer)).or_insert_with(work)
     }
 
+    fn subnet(&self, at: u8) -> Subnet {
+        self.subnets[usize::from(at)]
+    }
+
+    fn slot(&self, key: &str) -> u8 {
+        (0..SUBNETS as u8).find(|at| self.subnet(*at).to_string() == key).unwrap()
+    }
+
+    pub(super) fn overlap(&self, one: usize, other: usize) -> bool {
+        one != other && self.subnets[one].overlaps(&self.subnets[other])
+    }
+
+    /// The keys that a node with configuration `config` may have.
+    pub(super) fn admits(&self, config: u8, at: usize) -> bool {
+        self.configs[usize::from(config)].admits(&self.subnets[at])
+    }
+
+    pub(super) fn config_count(&self) -> usize {
+        self.configs.len()
+    }
+
     fn holding(&self, held: Held) -> Holding {
         let record = self.record(held.subnet, held.own);
         let mut holding = Holding::new(self.me.clone(), TTL, record).unwrap();
         holding.unanswered =
             (0..8).filter(|text| held.unanswered >> text & 1 == 1).map(value).collect();
         holding.challenged = held.challenged;
+        holding.overlapped = held.overlapped;
+        holding.yields_to = held.yields.then_some(None);
         holding
     }
 
     fn held(&self, holding: &Holding) -> Held {
         Held {
-            subnet: slot(&holding.record.key),
+            subnet: self.slot(&holding.record.key),
             own: own(&holding.record),
             unanswered: holding.unanswered.iter().fold(0, |bits, value| bits | 1 << text(value)),
             challenged: holding.challenged,
+            overlapped: holding.overlapped,
+            yields: holding.yields_to.is_some(),
         }
     }
 
     fn record(&self, at: u8, own: Own) -> Record {
         Record {
-            key: subnet(at).to_string(),
+            key: self.subnet(at).to_string(),
             value: Ok(value(own.text)),
             owner: Some(self.me.clone()),
             revision: own.revision.into(),
-            created: own.revision.into(),
+            created: own.created.into(),
             lifetime: Lifetime::Bounded,
             token: 0,
         }
@@ -151,8 +194,13 @@ impl Adapter {
             Seen::Nothing => return None,
             Seen::Own(own, lapsed) => (self.record(at, own), lapsed),
             Seen::Theirs(lapsed) => {
-                let record = self.record(at, Own { revision: 0, text: 9 });
+                let record = self.record(at, Own { revision: 0, created: 0, text: 9 });
                 (Record { owner: Some(self.other.clone()), ..record }, lapsed)
+            }
+            Seen::Overlapping { created, named, lapsed } => {
+                let record = self.record(at, Own { revision: 0, created, text: 9 });
+                let owner = named.then(|| self.other.clone());
+                (Record { owner, ..record }, lapsed)
             }
         };
         if lapsed {
@@ -169,10 +217,14 @@ impl Adapter {
         let mut view = [Seen::Nothing; SUBNETS];
         for record in records {
             let lapsed = Lapsed(record.lifetime == Lifetime::Lapsed);
-            view[usize::from(slot(&record.key))] = if record.owner.as_ref() == Some(&self.me) {
-                Seen::Own(own(record), lapsed)
-            } else {
-                Seen::Theirs(lapsed)
+            view[usize::from(self.slot(&record.key))] = match &record.owner {
+                Some(owner) if *owner == self.me => Seen::Own(own(record), lapsed),
+                owner if self.configs.len() > 1 => Seen::Overlapping {
+                    created: record.created as u8,
+                    named: owner.is_some(),
+                    lapsed,
+                },
+                _ => Seen::Theirs(lapsed),
             };
         }
         view
@@ -183,6 +235,7 @@ impl Adapter {
             Answer::Conflict(at, seen) => {
                 protocol::Answer::Conflict(self.seen(at, seen).map(Box::new))
             }
+            Answer::Created(..) => unreachable!("the engine verifies it"),
             Answer::Deleted => protocol::Answer::Deleted,
             Answer::Listed(view) => protocol::Answer::Listed(self.records(&view)),
             Answer::Written(at, own) => protocol::Answer::Written(self.record(at, own)),
@@ -190,10 +243,10 @@ impl Adapter {
     }
 
     fn request(&self, request: protocol::Request) -> Request {
-        let place = |was: &Record| (slot(&was.key), own(was));
+        let place = |was: &Record| (self.slot(&was.key), own(was));
         match request {
             protocol::Request::Create { key, write } => {
-                Request::Create(slot(&key), text(&write.value))
+                Request::Create(self.slot(&key), text(&write.value))
             }
             protocol::Request::Delete(was) => {
                 let (at, own) = place(&was);
@@ -220,14 +273,6 @@ fn real(op: LeaseOp) -> protocol::LeaseOp {
     }
 }
 
-fn subnet(at: u8) -> Subnet {
-    format!("10.3.0.{}-30", 4 * (at + 1)).parse().unwrap()
-}
-
-fn slot(key: &str) -> u8 {
-    (0..SUBNETS as u8).find(|at| subnet(*at).to_string() == key).unwrap()
-}
-
 fn attrs(text: u8) -> LeaseAttrs {
     LeaseAttrs { public_ip: Some([192, 0, 2, text + 1].into()), ..LeaseAttrs::default() }
 }
@@ -242,5 +287,9 @@ fn text(value: &str) -> u8 {
 }
 
 fn own(record: &Record) -> Own {
-    Own { revision: record.revision as u8, text: text(record.value.as_ref().unwrap()) }
+    Own {
+        revision: record.revision as u8,
+        created: record.created as u8,
+        text: text(record.value.as_ref().unwrap()),
+    }
 }

@@ -7,7 +7,7 @@
 //!
 //! In every state:
 //!
-//! * no two nodes trust their lease of one subnet, unless an operator meddled with it within the last TTL;
+//! * no two nodes trust leases that share an address, unless an operator meddled with it within the last TTL;
 //! * whoever trusts its lease is the owner in the store, with the same exception;
 //! * no node has changed what another had;
 //! * if nothing went wrong from now on, everybody who wants a subnet would have one soon, as far as there are enough.
@@ -21,7 +21,7 @@ mod transitions;
 mod world;
 
 use adapter::{Adapter, TTL};
-use world::{Lapsed, LeaseOp, Node, Phase, SUBNETS, Seen, Slot, Stored, View, World};
+use world::{FLANNELD, Lapsed, LeaseOp, Node, Phase, SUBNETS, Seen, Slot, Stored, View, World};
 
 struct Leases {
     nodes: usize,
@@ -44,11 +44,17 @@ struct Leases {
     slow: u32,
     bug: Option<Bug>,
     adapter: Adapter,
+    /// Whether keys may overlap: dual stack beside IPv4, and two lengths.
+    mixed: bool,
+    /// Whether the store compares keys alone, so that a node looks after it has written.
+    keyed: bool,
 }
 
 /// What the model must notice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Bug {
+    /// Keys are exclusive, and addresses are not.
+    KeysAlone,
     /// A lease is trusted from the answer on, not from the question.
     TrustFromTheAnswer,
     /// The store changes and renews records without comparing them.
@@ -59,13 +65,21 @@ enum Bug {
 enum Action {
     Acquire(usize),
     Answer(usize),
-    Arrive { node: usize, twice: bool },
+    Arrive {
+        node: usize,
+        twice: bool,
+    },
     ArriveUnheard(usize),
     ArriveLate(usize),
     Crash(usize),
     Delete(usize),
     Expire(usize),
-    GiveUp { node: usize, late: bool },
+    GiveUp {
+        node: usize,
+        late: bool,
+    },
+    /// flanneld takes a key that is free.
+    Intrude(usize),
     Move(usize),
     Release(usize),
     Renew(usize),
@@ -76,7 +90,7 @@ enum Action {
 
 impl Leases {
     fn new(nodes: usize, subnets: usize, budget: u8) -> Self {
-        let adapter = Adapter::new();
+        let adapter = Adapter::new(false);
         Self {
             nodes,
             subnets,
@@ -89,7 +103,23 @@ impl Leases {
             slow: 1,
             bug: None,
             adapter,
+            mixed: false,
+            keyed: false,
         }
+    }
+
+    /// Nodes that have read three configurations, on four keys that overlap.
+    fn mixed(nodes: usize, budget: u8) -> Self {
+        Self { mixed: true, adapter: Adapter::new(true), ..Self::new(nodes, SUBNETS, budget) }
+    }
+
+    /// What overlaps `at` and counts.
+    fn overlapping(&self, world: &World, at: usize) -> impl Iterator<Item = (usize, Stored)> {
+        let live = |other: usize| {
+            let stored = world.slots[other].stored?;
+            (!(self.lapse && self.is_over(&stored))).then_some((other, stored))
+        };
+        (0..SUBNETS).filter(move |other| self.adapter.overlap(at, *other)).filter_map(live)
     }
 
     /// Whether a node whose last renewal began `ticks` ago trusts its lease.
@@ -129,6 +159,11 @@ impl Leases {
                 let lapsed = Lapsed(self.lapse && self.is_over(&stored));
                 match usize::from(stored.owner) == n {
                     true => Seen::Own(stored.own, lapsed),
+                    false if self.mixed => Seen::Overlapping {
+                        created: stored.own.created,
+                        named: stored.owner != FLANNELD,
+                        lapsed,
+                    },
                     false => Seen::Theirs(lapsed),
                 }
             }

@@ -3,7 +3,7 @@
 use super::{
     Action, Bug, Leases,
     checker::{Model, fingerprint},
-    world::{Node, Phase, SUBNETS, Slot, Wire, World},
+    world::{FLANNELD, Node, Phase, SUBNETS, Slot, Wire, World},
 };
 
 impl Model for Leases {
@@ -19,6 +19,7 @@ impl Model for Leases {
             renewed: 0,
             hint: None,
             text: 0,
+            config: (n % self.adapter.config_count()) as u8,
         };
         World {
             nodes: std::array::from_fn(node),
@@ -77,6 +78,9 @@ impl Model for Leases {
             }
             if wrong {
                 actions.push(Action::Steal(at));
+                if self.mixed && slot.stored.is_none() {
+                    actions.push(Action::Intrude(at));
+                }
                 if slot.stored.is_some() {
                     actions.push(Action::Delete(at));
                 }
@@ -93,6 +97,7 @@ impl Model for Leases {
                 | Action::Crash(_)
                 | Action::Delete(_)
                 | Action::GiveUp { late: true, .. }
+                | Action::Intrude(_)
                 | Action::Move(_)
                 | Action::Release(_)
                 | Action::Steal(_)
@@ -102,7 +107,7 @@ impl Model for Leases {
         if !self.delays {
             (0..self.nodes).for_each(|n| self.hurry(&mut world, n));
         }
-        world.canonical(self.nodes, self.bug != Some(Bug::Unconditional))
+        world.canonical(self.nodes, self.bug != Some(Bug::Unconditional), self.mixed)
     }
 
     fn violation(&self, world: &World) -> Option<String> {
@@ -115,8 +120,14 @@ impl Model for Leases {
             if meddled < self.life {
                 continue;
             }
-            if world.nodes[..n].iter().any(|other| self.trusted(other) == Some(at)) {
-                return Some(format!("two nodes trust their lease of subnet {at}"));
+            let shares = |other: &Node| {
+                self.trusted(other).is_some_and(|other| {
+                    let meddled = world.slots[other].meddled < self.life;
+                    other == at || self.adapter.overlap(at, other) && !meddled
+                })
+            };
+            if world.nodes[..n].iter().any(shares) {
+                return Some(format!("two nodes trust leases with the addresses of subnet {at}"));
             }
             if stored.is_none_or(|stored| usize::from(stored.owner) != n) {
                 return Some(format!(
@@ -159,13 +170,46 @@ impl Leases {
                 }
             }
             for slot in &mut world.slots {
+                // flanneld goes on.
+                if let Some(stored) = slot.stored.as_mut().filter(|it| it.owner == FLANNELD) {
+                    stored.age = 0;
+                }
                 slot.stored = slot.stored.filter(|stored| self.lapse || !self.is_over(stored));
             }
-            world = world.canonical(self.nodes, true);
+            world = world.canonical(self.nodes, true, self.mixed);
+        }
+        if self.mixed {
+            return self.unsettled(&world);
         }
         let up = world.nodes[..self.nodes].iter().filter(|node| node.phase != Phase::Down).count();
         let served = world.nodes.iter().filter_map(|node| self.trusted(node)).count();
         (served < up.min(self.subnets))
             .then(|| format!("{served} of {up} nodes have a subnet long after all is well again"))
+    }
+
+    /// What is wrong with a world in which nothing has happened for long, where subnets overlap.
+    fn unsettled(&self, world: &World) -> Option<String> {
+        for (n, node) in world.nodes[..self.nodes].iter().enumerate() {
+            let theirs = |at: usize| {
+                let at_key = world.slots[at].stored.filter(|it| usize::from(it.owner) != n);
+                at_key.is_some()
+                    || self.overlapping(world, at).any(|(_, it)| usize::from(it.owner) != n)
+            };
+            match self.trusted(node) {
+                Some(at) if theirs(at) => {
+                    return Some(format!(
+                        "node {n} stays in subnet {at}, which others have in part"
+                    ));
+                }
+                None if node.phase != Phase::Down => {
+                    let free = |at: &usize| self.adapter.admits(node.config, *at) && !theirs(*at);
+                    if let Some(at) = (0..SUBNETS).find(free) {
+                        return Some(format!("node {n} has no subnet, and {at} is free"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
     }
 }

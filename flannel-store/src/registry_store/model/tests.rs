@@ -74,6 +74,26 @@ fn four_nodes_on_three_subnets_two_calling_at_a_time_with_a_disturbance() {
 }
 
 #[test]
+fn nodes_with_three_configurations_beside_flanneld() {
+    holds(&Leases::mixed(2, 1));
+    holds(&Leases::mixed(3, 0));
+    holds(&Leases { lapse: true, life: 2, ..Leases::mixed(2, 1) });
+}
+
+#[test]
+fn nodes_with_three_configurations_where_keys_are_compared() {
+    holds(&Leases { keyed: true, ..Leases::mixed(2, 1) });
+    holds(&Leases { keyed: true, ..Leases::mixed(3, 0) });
+}
+
+#[test]
+fn keys_without_addresses_are_found_out() {
+    let bug = Some(Bug::KeysAlone);
+    fails(&Leases { bug, ..Leases::mixed(2, 0) }, "two nodes trust leases");
+    fails(&Leases { bug, lapse: true, life: 2, ..Leases::mixed(2, 0) }, "two nodes trust leases");
+}
+
+#[test]
 fn a_store_that_does_not_compare_is_found_out() {
     let bug = Some(Bug::Unconditional);
     fails(&Leases { bug, ..Leases::new(2, 1, 0) }, "changed what was another's");

@@ -4,8 +4,8 @@ use super::{
     Action, Bug, Leases,
     adapter::Acquired,
     world::{
-        Answer, Held, LeaseOp, Node, Own, Phase, Request, STRANGER, SUBNETS, Seen, Slot, Stored,
-        Wire, World,
+        Answer, FLANNELD, Held, LeaseOp, Node, Own, Phase, Request, STRANGER, SUBNETS, Seen, Slot,
+        Stored, Wire, World,
     },
 };
 
@@ -15,10 +15,13 @@ impl Leases {
         let revision = world.next_revision();
         let (at, was, new) = match request {
             Request::List => return Answer::Listed(self.view(world, n)),
-            Request::Create(at, text) => (at, None, Some(Own { revision, text })),
+            Request::Verify(at, own) => return self.verify(world, n, at, own),
+            Request::Create(at, text) => {
+                (at, None, Some(Own { revision, created: revision, text }))
+            }
             Request::Delete(at, own) => (at, Some(own), None),
             Request::Touch(at, own) => (at, Some(own), Some(own)),
-            Request::Update(at, own, text) => (at, Some(own), Some(Own { revision, text })),
+            Request::Update(at, own, text) => (at, Some(own), Some(Own { revision, text, ..own })),
         };
         let slot = world.slots[usize::from(at)];
         let live = slot.stored.filter(|stored| !(self.lapse && self.is_over(stored)));
@@ -30,20 +33,54 @@ impl Leases {
         if !as_it_was && !unchecked {
             return Answer::Conflict(at, self.seen(&slot, n));
         }
+        let is_new = live.is_none() && new.is_some();
+        if is_new && !self.keyed && self.bug != Some(Bug::KeysAlone) {
+            if let Some((other, _)) = self.overlapping(world, at.into()).next() {
+                return Answer::Conflict(other as u8, self.seen(&world.slots[other], n));
+            }
+            // What has lapsed has lost its addresses.
+            for other in (0..SUBNETS).filter(|other| self.adapter.overlap(at.into(), *other)) {
+                world.slots[other].stored = None;
+            }
+        }
         world.overwrote |= live.is_some_and(|stored| usize::from(stored.owner) != n);
         world.slots[usize::from(at)].stored = new.map(|own| Stored { owner: n as u8, own, age: 0 });
         match new {
             None => Answer::Deleted,
+            Some(own) if self.keyed && was.is_none() => Answer::Created(at, own),
             Some(own) => Answer::Written(at, own),
+        }
+    }
+
+    /// What a node does after a create, where the store compares keys alone.
+    fn verify(&self, world: &mut World, n: usize, at: u8, own: Own) -> Answer {
+        let older = self
+            .overlapping(world, at.into())
+            .find(|(_, other)| other.own.created < own.created && usize::from(other.owner) != n);
+        match older {
+            None => Answer::Written(at, own),
+            Some((other, _)) => {
+                let slot = &mut world.slots[usize::from(at)];
+                slot.stored = slot.stored.filter(|stored| stored.own != own);
+                Answer::Conflict(other as u8, self.seen(&world.slots[other], n))
+            }
         }
     }
 
     /// What node `n` does with an answer.
     fn take(&self, node: &mut Node, answer: Answer) {
         node.wire = Wire::Silent;
+        if let (true, Answer::Created(at, own)) = (self.keyed, answer) {
+            node.wire = Wire::Request(Request::Verify(at, own));
+            return;
+        }
         match node.phase {
             Phase::Acquiring { view, races } => {
-                match self.adapter.acquired((view, races), node.hint, node.text, answer) {
+                match self.adapter.acquired(
+                    (view, races),
+                    (node.hint, node.text, node.config),
+                    answer,
+                ) {
                     Acquired::Ask { view, races, request } => {
                         node.phase = Phase::Acquiring { view, races };
                         node.wire = Wire::Request(request);
@@ -115,6 +152,16 @@ impl Leases {
         forget(node);
     }
 
+    /// Somebody writes at a key whatever was there or overlaps.
+    fn meddle(&self, world: &mut World, at: usize, owner: u8) {
+        let revision = world.next_revision();
+        let own = Own { revision, created: revision, text: 0 };
+        world.slots[at].stored = Some(Stored { owner, own, age: 0 });
+        for other in (0..SUBNETS).filter(|other| *other == at || self.adapter.overlap(at, *other)) {
+            world.slots[other].meddled = 0;
+        }
+    }
+
     pub(super) fn act(&self, world: &mut World, action: Action) {
         match action {
             Action::Acquire(n) => list(&mut world.nodes[n]),
@@ -164,8 +211,16 @@ impl Leases {
                 node.renewed = 0;
             }
             Action::Renew(n) => {
+                // The watch shows it.
+                let others = match world.nodes[n].phase {
+                    Phase::Holding(held, _) => self
+                        .overlapping(world, held.subnet.into())
+                        .any(|(_, stored)| usize::from(stored.owner) != n),
+                    _ => false,
+                };
                 let node = &mut world.nodes[n];
-                if let Phase::Holding(held, _) = node.phase {
+                if let Phase::Holding(mut held, _) = node.phase {
+                    held.overlapped = others;
                     let same = held.own.text == node.text;
                     let op = if same { LeaseOp::Renew } else { LeaseOp::Publish(node.text) };
                     self.ask(node, held, op);
@@ -173,10 +228,9 @@ impl Leases {
             }
             Action::Start(n) => world.nodes[n].phase = Phase::Waiting,
             Action::Steal(at) => {
-                let own = Own { revision: world.next_revision(), text: 0 };
-                let stored = Some(Stored { owner: STRANGER, own, age: 0 });
-                world.slots[at] = Slot { stored, meddled: 0 };
+                self.meddle(world, at, STRANGER);
             }
+            Action::Intrude(at) => self.meddle(world, at, FLANNELD),
             Action::Tick => tick(world, self.life),
         }
     }

@@ -1,15 +1,21 @@
 //! The whole world in a few bytes.
 
 pub(super) const NODES: usize = 4;
-pub(super) const SUBNETS: usize = 3;
+/// The keys that there are; three of a network of one length, or four that overlap.
+pub(super) const SUBNETS: usize = 4;
 
 /// An owner that is none of the nodes.
 pub(super) const STRANGER: u8 = u8::MAX;
+
+/// An owner that compares keys alone and writes no name, as flanneld does.
+pub(super) const FLANNELD: u8 = u8::MAX - 1;
 
 /// What a holder's own record is like, apart from its place: its revision and which text it has.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Own {
     pub(super) revision: u8,
+    /// When its key came to be.
+    pub(super) created: u8,
     pub(super) text: u8,
 }
 
@@ -20,6 +26,12 @@ pub(super) enum Seen {
     Nothing,
     Own(Own, Lapsed),
     Theirs(Lapsed),
+    /// Where leases may overlap: when the key came to be, and whether it has an owner.
+    Overlapping {
+        created: u8,
+        named: bool,
+        lapsed: Lapsed,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -34,11 +46,15 @@ pub(super) enum Request {
     List,
     Touch(u8, Own),
     Update(u8, Own, u8),
+    /// After a create where the store compares keys alone: goes again if an older record overlaps.
+    Verify(u8, Own),
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) enum Answer {
     Conflict(u8, Seen),
+    /// Where the store compares keys alone; to be verified.
+    Created(u8, Own),
     Deleted,
     Listed(View),
     Written(u8, Own),
@@ -59,6 +75,8 @@ pub(super) struct Held {
     /// The texts as bits.
     pub(super) unanswered: u8,
     pub(super) challenged: bool,
+    pub(super) overlapped: bool,
+    pub(super) yields: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -94,6 +112,8 @@ pub(super) struct Node {
     pub(super) hint: Option<u8>,
     /// What it wants to publish.
     pub(super) text: u8,
+    /// Which configuration it has read.
+    pub(super) config: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -124,9 +144,10 @@ pub(super) struct World {
 impl Request {
     fn own(&mut self) -> Option<(u8, &mut Own)> {
         match self {
-            Self::Delete(at, own) | Self::Touch(at, own) | Self::Update(at, own, _) => {
-                Some((*at, own))
-            }
+            Self::Delete(at, own)
+            | Self::Touch(at, own)
+            | Self::Update(at, own, _)
+            | Self::Verify(at, own) => Some((*at, own)),
             Self::Create(..) | Self::List => None,
         }
     }
@@ -134,9 +155,16 @@ impl Request {
 
 /// Visits the revisions in what a node has seen of one subnet.
 fn visit_seen(at: u8, seen: &mut Seen, visit: &mut impl FnMut(u8, &mut u8)) {
-    if let Seen::Own(own, _) = seen {
-        visit(at, &mut own.revision);
+    match seen {
+        Seen::Own(own, _) => visit_own(at, own, visit),
+        Seen::Overlapping { created, .. } => visit(at, created),
+        Seen::Nothing | Seen::Theirs(_) => {}
     }
+}
+
+fn visit_own(at: u8, own: &mut Own, visit: &mut impl FnMut(u8, &mut u8)) {
+    visit(at, &mut own.revision);
+    visit(at, &mut own.created);
 }
 
 fn visit_view(view: &mut View, visit: &mut impl FnMut(u8, &mut u8)) {
@@ -145,7 +173,7 @@ fn visit_view(view: &mut View, visit: &mut impl FnMut(u8, &mut u8)) {
 
 fn visit_request(request: &mut Request, visit: &mut impl FnMut(u8, &mut u8)) {
     if let Some((at, own)) = request.own() {
-        visit(at, &mut own.revision);
+        visit_own(at, own, visit);
     }
 }
 
@@ -154,13 +182,15 @@ impl Node {
     fn revisions(&mut self, visit: &mut impl FnMut(u8, &mut u8)) {
         match &mut self.phase {
             Phase::Acquiring { view, .. } => visit_view(view, visit),
-            Phase::Holding(held, _) => visit(held.subnet, &mut held.own.revision),
+            Phase::Holding(held, _) => visit_own(held.subnet, &mut held.own, visit),
             Phase::Down | Phase::Waiting => {}
         }
         match &mut self.wire {
             Wire::Answer(Answer::Conflict(at, seen)) => visit_seen(*at, seen, visit),
             Wire::Answer(Answer::Listed(view)) => visit_view(view, visit),
-            Wire::Answer(Answer::Written(at, own)) => visit(*at, &mut own.revision),
+            Wire::Answer(Answer::Created(at, own) | Answer::Written(at, own)) => {
+                visit_own(*at, own, visit)
+            }
             Wire::Answer(Answer::Deleted) | Wire::Silent => {}
             Wire::Request(request) => visit_request(request, visit),
         }
@@ -177,7 +207,7 @@ impl World {
         }
         for (at, slot) in (0..).zip(&mut self.slots) {
             if let Some(stored) = &mut slot.stored {
-                visit(at, &mut stored.own.revision);
+                visit_own(at, &mut stored.own, &mut visit);
             }
         }
     }
@@ -192,16 +222,16 @@ impl World {
 
     /// The same world with the least names: revisions count from 1 without a gap, and nodes are in order. What no node can tell
     /// apart is one state then.
-    pub(super) fn canonical(mut self, nodes: usize, fenced: bool) -> Self {
+    pub(super) fn canonical(mut self, nodes: usize, fenced: bool, mixed: bool) -> Self {
         for n in 0..if fenced { nodes } else { 0 } {
             self.forget_hopeless(n);
         }
         // Which record is the older matters only to a node with several. Otherwise revisions are just names within a subnet.
-        let apart = u8::from(!self.has_somebody_several());
-        let mut used = [0u64; SUBNETS];
+        let apart = u8::from(!mixed && !self.has_somebody_several());
+        let mut used = [0u128; SUBNETS];
         self.revisions(|at, revision| used[usize::from(at * apart)] |= 1 << *revision);
         self.revisions(|at, revision| {
-            let lower = used[usize::from(at * apart)] & ((2 << *revision) - 1);
+            let lower = used[usize::from(at * apart)] & ((2u128 << *revision) - 1);
             *revision = lower.count_ones() as u8;
         });
         let owned = |world: &Self, n: usize| {
@@ -215,7 +245,7 @@ impl World {
             names[old] = new as u8;
         }
         for stored in self.slots.iter_mut().filter_map(|slot| slot.stored.as_mut()) {
-            stored.owner = names.get(usize::from(stored.owner)).copied().unwrap_or(STRANGER);
+            stored.owner = names.get(usize::from(stored.owner)).copied().unwrap_or(stored.owner);
         }
         self
     }
@@ -237,7 +267,10 @@ impl World {
     fn forget_hopeless(&mut self, n: usize) {
         let hopeless = match self.nodes[n].late {
             Some(
-                Request::Delete(at, own) | Request::Touch(at, own) | Request::Update(at, own, _),
+                Request::Delete(at, own)
+                | Request::Touch(at, own)
+                | Request::Update(at, own, _)
+                | Request::Verify(at, own),
             ) => self.slots[usize::from(at)].stored.is_none_or(|stored| stored.own != own),
             Some(Request::List) => true,
             Some(Request::Create(..)) | None => false,
