@@ -353,6 +353,28 @@ async fn a_folder_that_is_away_is_an_outage_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_full_for_longer_than_a_lease_lasts_ends_no_lease() {
+    let folder = Folder::build(TINY).await;
+    let options = LeaseOptions { ttl: Duration::from_secs(1), ..LeaseOptions::default() };
+    let store = folder.open("n1", options).await;
+    let mut lease = store.acquire(&at(1)).await.unwrap();
+    let mut watch = folder.open("n2", LeaseOptions::default()).await.watch();
+    let known = item(&mut watch).await.unwrap();
+    assert_eq!(known, LeaseEvent::Reset(vec![lease.lease().clone()]));
+    // Whatever is written goes here first.
+    let temporary = folder.path().join(".write");
+    symlink("/dev/full", &temporary).unwrap();
+    let full = lease.renew().await.unwrap_err();
+    assert!(matches!(full, StoreError::Unavailable { .. }), "{full:?}");
+    let event = timeout(Duration::from_secs(3), watch.next()).await;
+    assert!(event.is_err(), "{event:?}");
+    fs::remove_file(&temporary).unwrap();
+    lease.renew().await.unwrap();
+    let event = timeout(Duration::from_secs(1), watch.next()).await;
+    assert!(event.is_err(), "{event:?}");
+}
+
+#[tokio::test]
 async fn a_lease_expires_in_the_watch_and_stays_its_nodes_until_somebody_needs_it() {
     let folder = Folder::build(TINY).await;
     let ttl = Duration::from_secs(1);

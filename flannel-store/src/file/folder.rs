@@ -180,6 +180,24 @@ impl Folder {
         Ok(next)
     }
 
+    /// Whether a lease could be written, as far as the disk's space goes. Under the lock.
+    pub(super) fn has_room(&self) -> Result<bool, RegistryError> {
+        let path = self.temporary_path();
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&path)?;
+            file.write_all(&[b' '; 4096])?;
+            file.sync_all()
+        };
+        let full = matches!(
+            write().map_err(|error| error.kind()),
+            Err(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        );
+        if !full {
+            self.clean()?;
+        }
+        Ok(!full)
+    }
+
     /// Removes what a process left that died while it wrote. Under the lock.
     pub(super) fn clean(&self) -> Result<(), RegistryError> {
         let path = self.temporary_path();

@@ -11,6 +11,7 @@ use std::{
 
 use flannel_core::{NodeId, Subnet};
 use futures::{StreamExt, stream, stream::BoxStream};
+use tracing::warn;
 
 use crate::{
     file::{
@@ -35,6 +36,7 @@ pub(super) fn stream(
         notices: listing.map_or(State::Closed, State::Listed),
         seen: BTreeMap::new(),
         earliest: None,
+        stopped: None,
         hasher: RandomState::new(),
         changes: VecDeque::new(),
     };
@@ -53,8 +55,18 @@ struct Watch {
     seen: BTreeMap<Name, Seen>,
     /// Nothing that was seen expires before.
     earliest: Option<SystemTime>,
+    /// Since when no lease could be renewed, because the disk is full: no lease expires meanwhile.
+    stopped: Option<Stopped>,
     hasher: RandomState,
     changes: VecDeque<Change>,
+}
+
+/// Time that stands still.
+#[derive(Clone, Copy)]
+struct Stopped {
+    at: SystemTime,
+    /// Until when, once there is room again: holders have to notice.
+    until: Option<SystemTime>,
 }
 
 enum State {
@@ -144,16 +156,21 @@ impl Watch {
                     continue;
                 }
             };
-            let wait = self.earliest.map_or(LONGEST_WAIT, |earliest| {
-                earliest.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_WAIT)
-            });
+            let longest = if self.stopped.is_some() { FULL_PAUSE } else { LONGEST_WAIT };
+            let wait = match (self.earliest, self.stopped) {
+                (Some(earliest), None) => {
+                    earliest.duration_since(SystemTime::now()).unwrap_or_default().min(longest)
+                }
+                _ => longest,
+            };
             let noticed = tokio::select! {
                 noticed = notices.next() => Some(noticed),
                 () = tokio::time::sleep(wait), if self.earliest.is_some() => None,
             };
             match noticed.transpose().map_err(failed("follow", &path))? {
                 None => {
-                    let lapsed = self.lapsed(SystemTime::now());
+                    self.stop_or_go_on().await?;
+                    let lapsed = self.lapsed(self.now());
                     self.look_at(lapsed).await?;
                 }
                 Some(noticed) if noticed.gone => {
@@ -164,6 +181,36 @@ impl Watch {
                 Some(noticed) => self.look_at(noticed.names.into_iter().collect()).await?,
             }
         }
+    }
+
+    /// Stops time before the first lease expires that could not be renewed, and goes on a while after it can be.
+    async fn stop_or_go_on(&mut self) -> Result<(), RegistryError> {
+        let now = SystemTime::now();
+        let Some(earliest) = self.earliest.filter(|earliest| *earliest <= now) else {
+            return Ok(());
+        };
+        let room = lock::exclusive(&self.folder, "look for room", Folder::has_room).await;
+        self.stopped = match (room, self.stopped) {
+            (Ok(false), None) => {
+                let path = self.folder.root().display().to_string();
+                warn!(
+                    path,
+                    "the disk is full, so that no lease can be renewed: all leases stay until there is room"
+                );
+                Some(Stopped { at: earliest - Duration::from_millis(1), until: None })
+            }
+            (Ok(false), Some(stopped)) => Some(Stopped { until: None, ..stopped }),
+            (_, Some(Stopped { at, until: None })) => {
+                Some(Stopped { at, until: Some(now + GRACE) })
+            }
+            (_, Some(Stopped { until: Some(until), .. })) if until <= now => None,
+            (_, stopped) => stopped,
+        };
+        Ok(())
+    }
+
+    fn now(&self) -> SystemTime {
+        self.stopped.map_or_else(SystemTime::now, |stopped| stopped.at)
     }
 
     /// Compares the whole folder.
@@ -183,7 +230,7 @@ impl Watch {
             let read = |name: OsString| (Name::of(&name.to_string_lossy()), files.read(&name));
             Ok(names.into_iter().map(read).collect::<Vec<_>>())
         };
-        let now = SystemTime::now();
+        let now = self.now();
         for (name, found) in lock::blocking(&self.folder, read).await? {
             self.compare(name, found, now);
         }
@@ -192,7 +239,7 @@ impl Watch {
 
     /// Takes in that the folder holds these files and no others.
     fn compare_all(&mut self, found: &Pile) {
-        let now = SystemTime::now();
+        let now = self.now();
         let mut there: Vec<Name> = Vec::with_capacity(found.len());
         for found in found.iter() {
             let name = Name::of(&found.key);
@@ -238,6 +285,12 @@ impl Watch {
         self.hasher.hash_one((value, owner, revision))
     }
 }
+
+/// How often a full disk is tried.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long leases stay after there is room again: longer than the longest wait of a holder between attempts to renew.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// How soon a step of the wall clock is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
