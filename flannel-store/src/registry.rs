@@ -1,6 +1,6 @@
 //! The small contract of a key-value engine.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -13,7 +13,7 @@ pub use snapshot::{Change, Snapshot};
 
 /// A key-value engine that keeps the leases of one network, as one node is connected to it.
 ///
-/// Implement these eight methods over an engine (etcd, Consul, a SQL table, a replicated log), and
+/// Implement these methods over an engine (etcd, Consul, a SQL table, a replicated log), and
 /// [`RegistryStore`](crate::RegistryStore) makes a [`Store`](flannel_core::Store) of it: allocation, fencing, adoption of flannel's
 /// leases and retries are there, and not in the engine. Run `flannel_core::store_conformance!` over the result;
 /// `tests/custom.rs` in this crate is a small engine with everything that takes.
@@ -66,12 +66,19 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     /// [`RegistryError::Denied`] and [`RegistryError::Unavailable`]. That there is none is not an error.
     async fn config(&self) -> Result<ConfigText, RegistryError>;
 
-    /// Replaces the network's configuration `was` by `text`, if it is still the same. For operators; nodes never call it.
+    /// Replaces the network's configuration `was` by `text`, if it is still the same. For operators; nodes never call it, so
+    /// that an engine need not offer it.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::ConfigConflict`] if it is not; nothing was written. Else as for [`create`](Self::create).
-    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError>;
+    /// [`RegistryError::ConfigConflict`] if it is not; nothing was written. [`RegistryError::Denied`] where that is not offered.
+    /// Else as for [`create`](Self::create).
+    async fn set_config(&self, was: &ConfigText, _text: &str) -> Result<(), RegistryError> {
+        Err(RegistryError::Denied {
+            operation: format!("write the network config in {}", was.place),
+            source: "this store takes it from elsewhere".into(),
+        })
+    }
 
     /// Reads all records, in one consistent read.
     ///
@@ -124,6 +131,52 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     /// too slow. Else [`RegistryError::Denied`] and [`RegistryError::Unavailable`].
     fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>>;
 }
+
+/// What points to a registry is one.
+macro_rules! pointers {
+    ($($pointer:ty)*) => { $(
+        #[async_trait]
+        impl<R: Registry + ?Sized> Registry for $pointer {
+            async fn config(&self) -> Result<ConfigText, RegistryError> {
+                (**self).config().await
+            }
+
+            async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
+                (**self).set_config(was, text).await
+            }
+
+            async fn list(&self) -> Result<Snapshot, RegistryError> {
+                (**self).list().await
+            }
+
+            async fn create(&self, key: &str, new: &NewRecord) -> Result<Record, RegistryError> {
+                (**self).create(key, new).await
+            }
+
+            async fn update(&self, was: &Record, new: &NewRecord) -> Result<Record, RegistryError> {
+                (**self).update(was, new).await
+            }
+
+            async fn touch(
+                &self,
+                was: &Record,
+                ttl: Option<Duration>,
+            ) -> Result<Record, RegistryError> {
+                (**self).touch(was, ttl).await
+            }
+
+            async fn delete(&self, was: &Record) -> Result<(), RegistryError> {
+                (**self).delete(was).await
+            }
+
+            fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
+                (**self).watch(since)
+            }
+        }
+    )* };
+}
+
+pointers!(&'static R Arc<R> Box<R>);
 
 /// The network's configuration as the engine has it.
 #[derive(Clone, Debug, Eq, PartialEq)]
