@@ -58,7 +58,9 @@ pub use etcd_registry::EtcdRegistry;
 ///
 /// # Permissions
 ///
-/// A role needs `readwrite` on all keys with the prefix; reading alone suffices for those who watch.
+/// A role needs `readwrite` on all keys with the prefix; reading alone suffices for those who watch. One that is made for
+/// flanneld, with rights to `config` and `subnets` alone, will do: a node then has its lease by its public address, as
+/// flanneld's has, and not by its id. It gets another subnet when its address changes while it is down.
 ///
 /// # Runtime
 ///

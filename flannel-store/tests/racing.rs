@@ -73,7 +73,12 @@ impl Registry for Keyed {
     }
 
     async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
-        let record = self.0.create_key(key, write).await?;
+        let record = {
+            sleep(Duration::from_millis(1)).await;
+            let mut rows = self.0.0.lock().unwrap();
+            rows.compare(key, None)?;
+            rows.put(key, write)
+        };
         let others = self.0.list().await?.records;
         let older = |other: &Record| other.overlaps(key) && other.created < record.created;
         match others.into_iter().find(older) {

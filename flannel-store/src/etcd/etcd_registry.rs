@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use tonic::Code;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     etcd::{
@@ -73,6 +73,8 @@ impl EtcdRegistry {
         write: &NewRecord,
         lease: i64,
     ) -> Result<Record, RegistryError> {
+        let owner = write.owner.clone().filter(|_| !self.keys.is_ownerless());
+        let write = &NewRecord { owner, ..write.clone() };
         let request = lease_txn::write(&self.keys, key, was, write, lease);
         let Answer { value: response, repeated } = self.txn(operation, request).await?;
         if response.succeeded {
@@ -103,7 +105,9 @@ impl EtcdRegistry {
             // What the record had before holds nothing any more.
             Ok(_) => self.revoke_ours(was).await,
             // Nothing was written with it. After any other error something may have been.
-            Err(RegistryError::Conflict { .. }) => self.revoke(lease).await,
+            Err(RegistryError::Conflict { .. } | RegistryError::Denied { .. }) => {
+                self.revoke(lease).await;
+            }
             Err(_) => {}
         }
         result
@@ -183,7 +187,20 @@ impl Registry for EtcdRegistry {
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
-        list::list(&self.client, &self.keys).await
+        let denied = match list::list(&self.client, &self.keys).await {
+            Err(error @ RegistryError::Denied { .. }) if !self.keys.is_ownerless() => error,
+            listed => return listed,
+        };
+        self.keys.set_ownerless(true);
+        let Ok(listed) = list::list(&self.client, &self.keys).await else {
+            self.keys.set_ownerless(false);
+            return Err(denied);
+        };
+        warn!(
+            "this user may not read {}: as with flanneld, this node has its lease by its public address alone",
+            self.keys.owners()
+        );
+        Ok(listed)
     }
 
     /// Writes first and looks afterwards, because etcd compares keys and not addresses: of two that overlap, the later one sees

@@ -1,5 +1,7 @@
 //! Where things are in etcd.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 /// The keys of one network.
 ///
 /// | key | what it holds |
@@ -10,11 +12,13 @@
 ///
 /// flannel takes everything that begins with `PREFIX/subnets` for a lease, so that what is not one has to be elsewhere. The
 /// owners sort right before the leases: one range has both, and hardly anything else.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Keys {
     config: String,
     leases: String,
     owners: String,
+    /// Whether we have no right to the owners, and do without.
+    ownerless: AtomicBool,
 }
 
 /// What a key of the range is for.
@@ -34,11 +38,25 @@ impl Keys {
             config: join(prefix, "config"),
             leases: join(prefix, "subnets") + "/",
             owners: join(prefix, "subnet-owners") + "/",
+            ownerless: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn is_ownerless(&self) -> bool {
+        self.ownerless.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_ownerless(&self, ownerless: bool) {
+        self.ownerless.store(ownerless, Ordering::Relaxed);
     }
 
     pub(super) fn config(&self) -> &str {
         &self.config
+    }
+
+    /// What the keys of all owners begin with.
+    pub(super) fn owners(&self) -> &str {
+        &self.owners
     }
 
     pub(super) fn lease(&self, key: &str) -> Vec<u8> {
@@ -51,7 +69,8 @@ impl Keys {
 
     /// The first key of the range that has all owners and then all leases.
     pub(super) fn begin(&self) -> Vec<u8> {
-        self.owners.clone().into()
+        let first = if self.is_ownerless() { &self.leases } else { &self.owners };
+        first.clone().into()
     }
 
     /// The first key behind that range.

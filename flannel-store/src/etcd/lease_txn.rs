@@ -49,9 +49,11 @@ pub(super) fn write(
         Some(owner) => put(keys.owner(key), owner.as_str(), lease),
         None => delete(keys.owner(key)),
     };
+    let owner = Some(owner).filter(|_| !keys.is_ownerless());
+    let lease = put(keys.lease(key), &*write.value, lease);
     TxnRequest {
         compare: compare(keys, key, was),
-        success: vec![owner, put(keys.lease(key), &*write.value, lease)],
+        success: owner.into_iter().chain([lease]).collect(),
         failure: reads(keys, key),
     }
 }
@@ -60,7 +62,7 @@ pub(super) fn write(
 pub(super) fn remove(keys: &Keys, was: &Record) -> TxnRequest {
     TxnRequest {
         compare: compare(keys, &was.key, Some(was)),
-        success: vec![delete(keys.owner(&was.key)), delete(keys.lease(&was.key))],
+        success: own_keys(keys, &was.key).into_iter().map(delete).collect(),
         failure: reads(keys, &was.key),
     }
 }
@@ -77,8 +79,9 @@ pub(super) fn check(keys: &Keys, was: &Record) -> TxnRequest {
 /// What the reads of a transaction found at `key`.
 pub(super) fn found(key: &str, response: TxnResponse) -> Option<Record> {
     let kv = |op: ResponseOp| op.range.and_then(|range| range.kvs.into_iter().next());
-    let mut kvs = response.responses.into_iter().map(kv);
-    let (owner_kv, lease_kv) = (kvs.next().flatten(), kvs.next().flatten()?);
+    // The owner, if it is read, comes before the lease.
+    let mut kvs = response.responses.into_iter().map(kv).rev();
+    let (lease_kv, owner_kv) = (kvs.next().flatten()?, kvs.next().flatten());
     let mut record = record(key.as_bytes(), lease_kv);
     record.owner = owner_kv.filter(|kv| belongs(kv, &record)).as_ref().and_then(owner);
     Some(record)
@@ -127,11 +130,18 @@ fn compare(keys: &Keys, key: &str, was: Option<&Record>) -> Vec<Compare> {
         Some(_) => changed_at(owner, revision),
         None => not_changed_at(owner, revision),
     };
-    vec![changed_at(lease, revision), same_owner]
+    let same_owner = Some(same_owner).filter(|_| !keys.is_ownerless());
+    [changed_at(lease, revision)].into_iter().chain(same_owner).collect()
 }
 
 fn reads(keys: &Keys, key: &str) -> Vec<crate::etcd::proto::RequestOp> {
-    vec![read(keys.owner(key)), read(keys.lease(key))]
+    own_keys(keys, key).into_iter().map(read).collect()
+}
+
+/// The keys of one lease.
+fn own_keys(keys: &Keys, key: &str) -> Vec<Vec<u8>> {
+    let owner = Some(keys.owner(key)).filter(|_| !keys.is_ownerless());
+    owner.into_iter().chain([keys.lease(key)]).collect()
 }
 
 /// Text as Go reads it.

@@ -9,3 +9,5 @@ mod contract;
 mod errors;
 mod faults;
 mod flannel;
+mod permissions;
+mod racing;

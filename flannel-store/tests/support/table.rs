@@ -42,7 +42,7 @@ impl Rows {
         record
     }
 
-    fn compare(&self, key: &str, revision: Option<u64>) -> Result<(), RegistryError> {
+    pub(crate) fn compare(&self, key: &str, revision: Option<u64>) -> Result<(), RegistryError> {
         let current = self.records.get(key);
         if current.map(|record| record.revision) == revision {
             return Ok(());
@@ -137,20 +137,5 @@ impl Registry for Table {
                 Some((Ok(change), (table, last, changes, open)))
             };
         stream::unfold(state, next).boxed()
-    }
-}
-
-impl Table {
-    /// Creates a record if there is none with its key, whatever addresses others have.
-    pub(crate) async fn create_key(
-        &self,
-        key: &str,
-        write: &NewRecord,
-    ) -> Result<Record, RegistryError> {
-        let create = |rows: &mut Rows| {
-            rows.compare(key, None)?;
-            Ok(rows.put(key, write))
-        };
-        self.query(create).await
     }
 }
