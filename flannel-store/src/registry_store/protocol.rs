@@ -73,9 +73,11 @@ impl Acquiring {
     ///
     /// Losing a race shows one record more, so that choosing again needs no new list; only a full network does.
     pub(crate) fn answered(&mut self, candidate: &Candidate<'_>, answer: Answer) -> Next {
+        let mut seen_alone = None;
         match answer {
             Answer::Conflict(Some(current)) => {
                 self.races_lost += 1;
+                seen_alone = Some(current.key.clone());
                 self.records.retain(|record| record.key != current.key);
                 self.records.push(*current);
             }
@@ -88,6 +90,11 @@ impl Acquiring {
         }
         let Candidate { config, node, attrs, hint, .. } = candidate;
         match plan::decide(config, &self.records, node, attrs, hint.as_ref(), &self.in_use) {
+            // An earlier attempt may have come late, and where keys alone are compared, nobody has looked yet at what is older than
+            // that and overlaps it. A list that has it has those too.
+            Ok(Decision::Take(record)) if seen_alone.as_ref() == Some(&record.key) => {
+                Next::ListAnew
+            }
             Ok(decision) => Next::Ask(request(decision, candidate)),
             Err(_) if self.races_lost > 0 => Next::ListAnew,
             Err(full) => Next::Full(full),
