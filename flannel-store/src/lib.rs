@@ -13,6 +13,8 @@ mod file;
 mod memory;
 mod registry;
 mod registry_store;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdRegistry, EtcdStore};

@@ -15,7 +15,8 @@ pub use snapshot::{Change, Snapshot};
 ///
 /// Implement these methods over an engine (etcd, Consul, a SQL table, a replicated log), and
 /// [`RegistryStore`](crate::RegistryStore) makes a [`Store`](flannel_core::Store) of it: allocation, fencing, adoption of flannel's
-/// leases and retries are there, and not in the engine. Run `flannel_core::store_conformance!` over the result;
+/// leases and retries are there, and not in the engine. Run `registry_conformance!` over it (feature `testing`), and
+/// `flannel_core::store_conformance!` over the result;
 /// `tests/custom.rs` in this crate is a small engine with everything that takes.
 ///
 /// # What an engine has to offer

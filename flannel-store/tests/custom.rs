@@ -6,7 +6,9 @@ use flannel_core::{
     LeaseAttrs, LeaseEvent, Store, StoreError,
     testing::{Entry, StoreFixture},
 };
-use flannel_store::{LeaseOptions, Lifetime, NewRecord, Record, RegistryStore};
+use flannel_store::{
+    LeaseOptions, Lifetime, NewRecord, Record, Registry, RegistryStore, testing::RegistryFixture,
+};
 use futures::StreamExt;
 
 use table::Table;
@@ -58,6 +60,20 @@ impl StoreFixture for Table {
 
 flannel_core::store_conformance!(Table);
 
+impl RegistryFixture for Table {
+    async fn build(config: &str) -> Self {
+        <Self as StoreFixture>::build(config).await
+    }
+
+    async fn registry(&self, _node: &str) -> impl Registry {
+        self.clone()
+    }
+}
+
+mod registry {
+    flannel_store::registry_conformance!(super::Table);
+}
+
 const PEER: &str = r#"{"PublicIP":"192.0.2.9","PublicIPv6":null}"#;
 
 fn attrs() -> LeaseAttrs {
@@ -70,7 +86,7 @@ fn lists(table: &Table) -> u32 {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_lists_once_and_misses_nothing() {
-    let table = Table::build(r#"{"Network":"10.3.0.0/16"}"#).await;
+    let table = <Table as StoreFixture>::build(r#"{"Network":"10.3.0.0/16"}"#).await;
     table.put("10.3.7.0-24", PEER).await;
     let store = StoreFixture::store(&table, "n1").await;
     assert_eq!(store.previous().await.unwrap(), None);
@@ -94,7 +110,7 @@ async fn a_start_lists_once_and_misses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn what_changed_since_the_list_is_seen_when_it_is_written() {
-    let table = Table::build(r#"{"Network":"10.3.0.0/28","SubnetLen":30}"#).await;
+    let table = <Table as StoreFixture>::build(r#"{"Network":"10.3.0.0/28","SubnetLen":30}"#).await;
     let store = StoreFixture::store(&table, "n1").await;
     table.put("10.3.0.8-30", PEER).await;
     table.put("10.3.0.12-30", PEER).await;

@@ -14,7 +14,9 @@ use flannel_core::{
     LeaseAttrs, LeaseEvent, MAX_LEASE_BYTES, NodeId, Store, StoreError,
     testing::{Entry, StoreFixture},
 };
-use flannel_store::{FileStore, InitError, LeaseOptions};
+use flannel_store::{
+    FileRegistry, FileStore, InitError, LeaseOptions, Registry, testing::RegistryFixture,
+};
 use futures::{Stream, StreamExt};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
@@ -98,6 +100,22 @@ impl StoreFixture for Folder {
 }
 
 flannel_core::store_conformance!(Folder, real_time);
+
+struct Registries(Folder);
+
+impl RegistryFixture for Registries {
+    async fn build(config: &str) -> Self {
+        Self(Folder::build(config).await)
+    }
+
+    async fn registry(&self, _node: &str) -> impl Registry {
+        FileRegistry::open(self.0.path()).await.unwrap()
+    }
+}
+
+mod registry {
+    flannel_store::registry_conformance!(super::Registries, real_time);
+}
 
 const NETWORK: &str = r#"{"Network":"10.3.0.0/16"}"#;
 const TINY: &str = r#"{"Network":"10.3.0.0/28"}"#;

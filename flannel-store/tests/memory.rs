@@ -6,7 +6,9 @@ use flannel_core::{
     LeaseAttrs, LeaseEvent, NodeId, Store, StoreError,
     testing::{Entry, StoreFixture},
 };
-use flannel_store::{Cut, LeaseOptions, Lifetime, MemoryCluster, NewRecord};
+use flannel_store::{
+    Cut, LeaseOptions, Lifetime, MemoryCluster, NewRecord, Registry, testing::RegistryFixture,
+};
 use futures::{StreamExt, stream::BoxStream};
 
 struct Memory(MemoryCluster);
@@ -51,6 +53,22 @@ impl StoreFixture for Memory {
 }
 
 flannel_core::store_conformance!(Memory);
+
+impl RegistryFixture for MemoryFixture {
+    async fn build(config: &str) -> Self {
+        Self(MemoryCluster::new(&config.parse().unwrap()))
+    }
+
+    async fn registry(&self, name: &str) -> impl Registry {
+        self.0.registry(node(name))
+    }
+}
+
+struct MemoryFixture(MemoryCluster);
+
+mod registry {
+    flannel_store::registry_conformance!(super::MemoryFixture);
+}
 
 fn by_hand(value: &str) -> NewRecord {
     NewRecord { value: value.into(), owner: None, ttl: None }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use flannel_core::{LeaseAttrs, NetworkConfig, Store, Subnet};
 use flannel_store::{
     Change, ConfigText, LeaseOptions, MemoryCluster, NewRecord, Record, Registry, RegistryError,
-    RegistryStore, Snapshot,
+    RegistryStore, Snapshot, testing::RegistryFixture,
 };
 use futures::{future::join_all, stream::BoxStream};
 use tokio::time::sleep;
@@ -105,6 +105,24 @@ impl Registry for Keyed {
     fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
         self.0.watch(since)
     }
+}
+
+struct KeysAlone(Keyed);
+
+impl RegistryFixture for KeysAlone {
+    async fn build(config: &str) -> Self {
+        let table = Table::default();
+        table.0.lock().unwrap().config = Some(config.into());
+        Self(Keyed(table))
+    }
+
+    async fn registry(&self, _node: &str) -> impl Registry {
+        self.0.clone()
+    }
+}
+
+mod keyed {
+    flannel_store::registry_conformance!(super::KeysAlone);
 }
 
 fn rounds(default: u64) -> u64 {

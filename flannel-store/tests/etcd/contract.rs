@@ -7,6 +7,8 @@ use flannel_core::{
     testing::{Entry, StoreFixture},
 };
 
+use flannel_store::{EtcdRegistry, Registry, testing::RegistryFixture};
+
 use crate::cluster::{Cluster, PREFIX, Security};
 
 struct Fixture<K> {
@@ -107,4 +109,26 @@ mod with_passwords {
     }
 
     flannel_core::store_conformance!(#[ignore = "needs etcd: run ./ci.sh etcd"] Fixture<Passwords>, real_time);
+}
+
+struct Registries(Cluster);
+
+impl RegistryFixture for Registries {
+    async fn build(config: &str) -> Self {
+        let cluster = Cluster::start(1, Security::None).await;
+        cluster.put(&format!("{PREFIX}/config"), config);
+        Self(cluster)
+    }
+
+    async fn registry(&self, _node: &str) -> impl Registry {
+        EtcdRegistry::new(&self.0.config()).unwrap()
+    }
+}
+
+mod registry {
+    flannel_store::registry_conformance!(
+        #[ignore = "needs etcd: run ./ci.sh etcd"]
+        super::Registries,
+        real_time
+    );
 }

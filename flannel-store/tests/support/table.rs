@@ -11,6 +11,7 @@ use flannel_store::{
     Change, ConfigText, Lifetime, NewRecord, Record, Registry, RegistryError, Snapshot,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
+use tokio::time::Instant;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table(pub(crate) Arc<Mutex<Rows>>);
@@ -20,15 +21,17 @@ pub(crate) struct Rows {
     pub(crate) config: Option<String>,
     pub(crate) records: BTreeMap<String, Record>,
     pub(crate) revision: u64,
+    /// When records go away.
+    deadlines: BTreeMap<String, Instant>,
     pub(crate) watches: Arc<()>,
     /// How often all of it was asked for.
     pub(crate) lists: u32,
 }
 
 impl Rows {
-    /// Expiry is left out: a table would compare its clock with a column.
     pub(crate) fn put(&mut self, key: &str, write: &NewRecord) -> Record {
         self.revision += 1;
+        self.lasts(key, write.ttl);
         let record = Record {
             key: key.into(),
             value: Ok(write.value.clone()),
@@ -40,6 +43,23 @@ impl Rows {
         };
         self.records.insert(key.into(), record.clone());
         record
+    }
+
+    fn lasts(&mut self, key: &str, ttl: Option<Duration>) {
+        self.deadlines.remove(key);
+        self.deadlines.extend(ttl.map(|ttl| (key.into(), Instant::now() + ttl)));
+    }
+
+    /// `DELETE ... WHERE expires < now()`.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        self.deadlines.retain(|key, deadline| {
+            let lasts = *deadline > now || !self.records.contains_key(key);
+            if !lasts {
+                self.records.remove(key);
+            }
+            *deadline > now
+        });
     }
 
     pub(crate) fn compare(&self, key: &str, revision: Option<u64>) -> Result<(), RegistryError> {
@@ -59,7 +79,9 @@ impl Table {
     /// A query takes a moment.
     async fn query<T>(&self, work: impl FnOnce(&mut Rows) -> T) -> T {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        work(&mut self.0.lock().unwrap())
+        let mut rows = self.0.lock().unwrap();
+        rows.sweep();
+        work(&mut rows)
     }
 }
 
@@ -108,9 +130,13 @@ impl Registry for Table {
         self.query(update).await
     }
 
-    async fn touch(&self, was: &Record, _: Option<Duration>) -> Result<Record, RegistryError> {
-        let compare = |rows: &mut Rows| rows.compare(&was.key, Some(was.revision));
-        self.query(compare).await.map(|()| was.clone())
+    async fn touch(&self, was: &Record, ttl: Option<Duration>) -> Result<Record, RegistryError> {
+        let touch = |rows: &mut Rows| {
+            rows.compare(&was.key, Some(was.revision))?;
+            rows.lasts(&was.key, ttl);
+            Ok(was.clone())
+        };
+        self.query(touch).await
     }
 
     async fn delete(&self, was: &Record) -> Result<(), RegistryError> {
