@@ -20,6 +20,7 @@ mod keys;
 mod lease_txn;
 mod list;
 mod proto;
+mod verifier;
 
 pub use config::{EtcdConfig, EtcdConfigError, EtcdPassword};
 pub use etcd_registry::EtcdRegistry;

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use futures::{TryFutureExt, future::Future};
-use tokio::time::{Instant, timeout, timeout_at};
+use futures::future::Future;
+use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code, Status,
     metadata::{Ascii, MetadataValue},
@@ -270,10 +270,7 @@ impl Client {
                 return None;
             }
             let endpoint = &self.endpoints[current.endpoint];
-            let silent =
-                |_| EndpointError::Silent { endpoint: endpoint.clone(), patience: CONNECT_TIMEOUT };
-            let opened = timeout(CONNECT_TIMEOUT, Connection::open(endpoint, &self.files));
-            match opened.map_err(silent).await.flatten() {
+            match Connection::open(endpoint, &self.files).await {
                 Ok(connection) => {
                     debug!(%endpoint, "connected to etcd");
                     let connection = Arc::new(connection);
@@ -316,9 +313,6 @@ impl CallError {
 fn rounded(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs_f64().round() as u64)
 }
-
-/// How long an endpoint may take to be connected to.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a member may take to answer. An election takes one to two seconds with etcd's defaults, and etcd's own limit for
 /// a request is seven.

@@ -22,7 +22,7 @@ use tower::service_fn;
 
 use crate::etcd::{
     config::Endpoint,
-    dial::{FirstError, TlsFiles, dial},
+    dial::{CONNECT_TIMEOUT, FirstError, TlsFiles, dial, step},
     endpoint_error::EndpointError,
     proto::{
         AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseGrantResponse,
@@ -63,15 +63,15 @@ impl Connection {
         });
         // TLS is dealt with below HTTP/2, so that the scheme says nothing here.
         let authority = endpoint.to_string().replacen("https", "http", 1);
-        let channel = Channel::from_shared(authority)
+        let http2 = Channel::from_shared(authority)
             .map_err(|error| io::Error::other(error.to_string()))
             .map_err(|reason| EndpointError::Unreachable { endpoint: endpoint.clone(), reason })?
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .connect_with_connector(connect)
-            .await;
+            .initial_connection_window_size(WINDOW);
+        let opening = http2.connect_with_connector(connect);
+        let channel = step(endpoint, "open HTTP/2", CONNECT_TIMEOUT, opening).await?;
         let endpoint = endpoint.clone();
         let channel = match channel {
             Ok(channel) => channel,
@@ -79,7 +79,7 @@ impl Connection {
         };
         // HTTP/2 begins with what the other side wants, also when nothing is asked. A member that hangs does not say it, and
         // one that does not like our certificate says that instead.
-        if first_byte.await.is_err() {
+        if step(&endpoint, "begin HTTP/2", CONNECT_TIMEOUT, first_byte).await?.is_err() {
             return Err(broken(endpoint, &first_error, false, "it hung up".into()));
         }
         Ok(Self { endpoint, channel, first_error, answered: AtomicBool::new(false) })

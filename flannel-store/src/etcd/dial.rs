@@ -2,21 +2,26 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     sync::oneshot,
+    time::timeout,
 };
 use tokio_rustls::{
     TlsConnector,
     rustls::{
         self, ClientConfig, RootCertStore,
+        client::WebPkiServerVerifier,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     },
@@ -25,6 +30,7 @@ use tokio_rustls::{
 use crate::etcd::{
     config::{Endpoint, EtcdConfig, EtcdConfigError},
     endpoint_error::EndpointError,
+    verifier::Verifier,
 };
 
 /// The files of TLS. They are read again for each connection, so that renewed ones are used from the next one on.
@@ -64,9 +70,11 @@ impl TlsFiles {
     /// Reads the files.
     pub(super) fn load(&self) -> Result<ClientConfig, EtcdConfigError> {
         let mut roots = RootCertStore::empty();
+        let mut pinned = Vec::new();
         match &self.ca {
             Some(path) => {
                 for certificate in certificates(path)? {
+                    pinned.push(certificate.clone());
                     roots.add(certificate).map_err(|error| unusable(path, error))?;
                 }
             }
@@ -75,10 +83,18 @@ impl TlsFiles {
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
             ),
         }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let provider = Arc::new(ring::default_provider());
+        let roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+        let roots = roots.build().map_err(|error| match &self.ca {
+            Some(path) => unusable(path, error),
+            None => unusable(Path::new("the machine's certificates"), error),
+        })?;
+        let verifier = Arc::new(Verifier { roots, pinned });
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("ring has the cipher suites of TLS 1.2 and 1.3")
-            .with_root_certificates(roots);
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
         let mut config = match &self.own {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
@@ -86,7 +102,12 @@ impl TlsFiles {
                 let secret = PrivateKeyDer::from_pem_slice(&read(key)?)
                     .map_err(|error| unusable(key, format!("it holds no private key: {error}")))?;
                 let builder = builder.with_client_auth_cert(chain, secret);
-                builder.map_err(|error| unusable(certificate, error))?
+                builder.map_err(|error| {
+                    unusable(
+                        certificate,
+                        format!("{error}; keys may be RSA, P-256, P-384 or Ed25519, and not P-521"),
+                    )
+                })?
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -94,13 +115,17 @@ impl TlsFiles {
     }
 }
 
-/// Connects to `endpoint`, with `files` if it wants TLS.
+/// Connects to `endpoint`, with `files` if it wants TLS. Each step has a limit of its own.
 pub(super) async fn dial(
     endpoint: &Endpoint,
     files: &TlsFiles,
 ) -> Result<MemberStream, EndpointError> {
     let unreachable = |reason| EndpointError::Unreachable { endpoint: endpoint.clone(), reason };
-    let tcp = TcpStream::connect((&*endpoint.host, endpoint.port)).await.map_err(unreachable)?;
+    let host = (&*endpoint.host, endpoint.port);
+    let resolved = step(endpoint, "resolve the name", RESOLVE_TIMEOUT, lookup_host(host)).await?;
+    let addresses = alternating(resolved.map_err(unreachable)?.collect());
+    let connecting = step(endpoint, "connect", CONNECT_TIMEOUT, connect_any(addresses)).await?;
+    let tcp = connecting.map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
     if !endpoint.tls {
         return Ok(MemberStream::new(tcp));
@@ -112,9 +137,70 @@ pub(super) async fn dial(
     let tls = |error| EndpointError::of_tls(endpoint.clone(), error);
     let name = ServerName::try_from(endpoint.host.clone());
     let name = name.map_err(|error| unreachable(io::Error::other(error)))?;
-    let io = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls)?;
+    let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let io = step(endpoint, "agree on TLS", CONNECT_TIMEOUT, handshake).await?.map_err(tls)?;
     Ok(MemberStream::new(io))
 }
+
+/// The output of one step, or which one took too long.
+pub(super) async fn step<T>(
+    endpoint: &Endpoint,
+    step: &'static str,
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, EndpointError> {
+    let late = |_| EndpointError::Late { endpoint: endpoint.clone(), step, limit };
+    timeout(limit, work).await.map_err(late)
+}
+
+/// The addresses with their families in turn, beginning with the first one, as RFC 8305 wants.
+fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut other) = (first.into_iter(), other.into_iter());
+    std::iter::from_fn(|| {
+        std::mem::swap(&mut first, &mut other);
+        other.next().or_else(|| first.next())
+    })
+    .collect()
+}
+
+/// Connects to whichever address answers first. Each gets a moment before the next one is tried beside it, as in RFC 8305.
+async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = io::Error::other("the name has no address");
+    loop {
+        match waiting.next() {
+            Some(address) => attempts.push(TcpStream::connect(address)),
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        let pause = async {
+            match waiting.len() {
+                0 => std::future::pending().await,
+                _ => tokio::time::sleep(ATTEMPT_PAUSE).await,
+            }
+        };
+        tokio::select! {
+            Some(result) = attempts.next() => match result {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            },
+            () = pause => {}
+        }
+    }
+}
+
+/// How long a resolver may take: its own limit for one server is 5 s.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long an endpoint may take to be connected to, and then for each further step.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// RFC 8305, section 8.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(250);
 
 impl MemberStream {
     fn new(io: impl Io + 'static) -> Self {
@@ -238,4 +324,38 @@ fn unusable(
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> EtcdConfigError {
     EtcdConfigError::Certificate { path: path.into(), source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let parse = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let resolved = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "192.0.2.1:1"]);
+        let expected = parse(&["[::1]:1", "192.0.2.1:1", "[::2]:1", "[::3]:1"]);
+        assert_eq!(alternating(resolved), expected);
+        assert_eq!(alternating(Vec::new()), []);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_keeps_no_other_waiting() {
+        // Nobody accepts, so that the kernel answers no more once the queue is full.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = socket.listen(1).unwrap();
+        let dead = silent.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(500), TcpStream::connect(dead)).await {
+            queued.push(stream.unwrap());
+        }
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = live.local_addr().unwrap();
+        let connected = timeout(CONNECT_TIMEOUT, connect_any(vec![dead, live])).await;
+        assert_eq!(connected.expect("in time").unwrap().peer_addr().unwrap(), live);
+        assert!(connect_any(Vec::new()).await.is_err());
+    }
 }

@@ -28,6 +28,13 @@ pub(super) enum EndpointError {
         "{endpoint} has no room left ({reason}): compact and defragment it, then disarm its alarm"
     )]
     Full { endpoint: Endpoint, reason: String },
+    #[error("{endpoint}: it took longer than {limit:?} to {step}")]
+    Late { endpoint: Endpoint, step: &'static str, limit: Duration },
+    #[error(
+        "{endpoint} has no way of TLS in common with this program ({reason}): if its certificate has a P-521 key, which the TLS \
+         library here cannot verify, give it one of P-256, P-384, Ed25519 or RSA; if it wants a client certificate, give one"
+    )]
+    NoCommonTls { endpoint: Endpoint, reason: rustls::Error },
     #[error("{endpoint} did not talk to us ({reason}): if it wants TLS, write https://")]
     NotPlain { endpoint: Endpoint, reason: String },
     #[error("{endpoint} did not talk TLS ({reason}): if it wants none, write http://")]
@@ -59,6 +66,9 @@ impl EndpointError {
             Some(reason @ rustls::Error::InvalidCertificate(_)) => {
                 Self::ServerCertificate { endpoint, reason }
             }
+            Some(reason @ rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
+                Self::NoCommonTls { endpoint, reason }
+            }
             Some(reason @ rustls::Error::AlertReceived(alert)) if is_about_us(alert) => {
                 Self::ClientCertificate { endpoint, reason }
             }
@@ -78,6 +88,8 @@ impl EndpointError {
             | Self::ClientCertificate { endpoint, .. }
             | Self::Credentials { endpoint, .. }
             | Self::Full { endpoint, .. }
+            | Self::Late { endpoint, .. }
+            | Self::NoCommonTls { endpoint, .. }
             | Self::NotPlain { endpoint, .. }
             | Self::NotTls { endpoint, .. }
             | Self::Permission { endpoint, .. }
@@ -171,7 +183,6 @@ fn is_about_us(alert: AlertDescription) -> bool {
             | AlertDescription::CertificateRequired
             | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateUnknown
-            | AlertDescription::HandshakeFailure
             | AlertDescription::UnknownCA
             | AlertDescription::UnsupportedCertificate
     )

@@ -1,8 +1,9 @@
 //! All leases at one revision, page by page.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use flannel_core::NodeId;
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::{
@@ -50,24 +51,38 @@ pub(super) async fn overlapping(
     keys: &Keys,
     record: &Record,
 ) -> Result<Option<Record>, RegistryError> {
-    let request = RangeRequest {
+    let mut request = RangeRequest {
         key: keys.lease(""),
         range_end: keys.end(),
         revision: record.revision.cast_signed(),
         keys_only: true,
-        ..RangeRequest::default()
+        limit: KEYS_PAGE,
     };
-    let answer = client.call(|rpc| rpc.range(request.clone())).await;
-    let operation = || format!("look for leases that overlap {}", record.key);
-    let named = answer.map_err(|failure| failure.of(operation()))?.value.kvs;
-    let record_of = |kv: KeyValue| match keys.place(&kv.key.clone()) {
-        Place::Lease(key) => {
-            Some(Record { value: Err("it was not read".into()), ..lease_txn::record(key, kv) })
+    loop {
+        let answer = client.call(|rpc| rpc.range(request.clone())).await;
+        let operation = || format!("look for leases that overlap {}", record.key);
+        let page = answer.map_err(|failure| failure.of(operation()))?.value;
+        let Some(last) = page.kvs.last().filter(|_| page.more).map(|kv| kv.key.clone()) else {
+            return Ok(overlapping_of(page.kvs, keys, record));
+        };
+        if let Some(other) = overlapping_of(page.kvs, keys, record) {
+            return Ok(Some(other));
         }
-        Place::Other | Place::Owner(_) => None,
-    };
-    Ok(named.into_iter().filter_map(record_of).find(|other| other.overlaps(&record.key)))
+        request.key = [&*last, &[0]].concat();
+    }
 }
+
+fn overlapping_of(kvs: Vec<KeyValue>, keys: &Keys, record: &Record) -> Option<Record> {
+    let mut others = kvs.into_iter().filter_map(|kv| {
+        let name = kv.key.clone();
+        let Place::Lease(key) = keys.place(&name) else { return None };
+        Some(Record { value: Err("it was not read".into()), ..lease_txn::record(key, kv) })
+    });
+    others.find(|other| other.overlaps(&record.key))
+}
+
+/// Keys per page: 400 kB.
+const KEYS_PAGE: i64 = 4096;
 
 /// What has been read, and what is to be read next.
 #[derive(Debug)]
@@ -77,6 +92,8 @@ struct Listing<'a> {
     /// 0 until the first page says which one it is.
     revision: i64,
     limit: i64,
+    /// When the page was asked for that is on its way.
+    asked: Instant,
     keys_only: bool,
     starts: u32,
     /// The owners with their revisions, in the order of keys, as far as the leases have not passed them.
@@ -90,7 +107,8 @@ impl<'a> Listing<'a> {
             keys,
             next: keys.begin(),
             revision: 0,
-            limit: PAGE,
+            limit: FIRST_PAGE,
+            asked: Instant::now(),
             keys_only: false,
             starts: 1,
             owners: VecDeque::new(),
@@ -121,7 +139,11 @@ impl<'a> Listing<'a> {
         for kv in page.kvs {
             self.entry(kv);
         }
-        self.limit = (self.limit * 2).min(PAGE);
+        // Over a slow line a page has to arrive in time, whatever is left.
+        if self.asked.elapsed() < QUICK {
+            self.limit = (self.limit * 2).min(PAGE);
+        }
+        self.asked = Instant::now();
         self.keys_only = false;
         (!more).then(|| Snapshot {
             records: std::mem::take(&mut self.records),
@@ -179,6 +201,12 @@ const OPERATION: &str = "list the leases";
 /// Entries per page: some 3 MB of usual leases. etcd walks the keys of all further pages for each, so that small ones make a
 /// long list slow: 120,000 keys take 1.3 s with pages of 1000, 0.2 s with these, and 0.15 s in one piece.
 const PAGE: i64 = 16 * 1024;
+
+/// Entries of the first page, which shows how fast the line is: a second at 2 Mbit/s.
+const FIRST_PAGE: i64 = 1024;
+
+/// How soon a page arrives where a page twice as long will arrive in time too.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// How often a list is begun. It fails if etcd is compacted while it is read, which it is every five minutes or less often.
 const MAX_STARTS: u32 = 3;

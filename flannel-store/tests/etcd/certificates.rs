@@ -26,6 +26,18 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// One whose own certificate serves a server at `ips` too.
+    pub(crate) fn serving(name: &str, ips: &[&str]) -> (Self, Signed) {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = ips.iter().map(|ip| (*ip).into()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let pem = params.self_signed(&key).unwrap().pem();
+        let signed = Signed { certificate: pem.clone(), key: key.serialize_pem() };
+        (Self { issuer: Issuer::new(params, key), pem }, signed)
+    }
+
     pub(crate) fn write(&self, path: &Path) {
         replace(path, &self.pem);
     }

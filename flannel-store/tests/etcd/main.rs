@@ -1,6 +1,6 @@
 //! A real etcd: the contract of a store, flannel beside us, faults, and what errors say.
 //!
-//! These tests need the programs `etcd` and `etcdctl`.
+//! These tests need the programs `etcd`, `etcdctl` and `openssl`.
 
 mod answers;
 mod certificates;
@@ -11,3 +11,4 @@ mod faults;
 mod flannel;
 mod permissions;
 mod racing;
+mod tls;
