@@ -5,6 +5,7 @@
 //! refused operation belongs to.
 #![forbid(unsafe_code)]
 
+mod alloc;
 mod drift_log;
 pub mod filter;
 mod leftovers;
@@ -17,6 +18,7 @@ mod teardown;
 pub mod testing;
 mod uplink;
 
+pub use alloc::Alloc;
 pub use leftovers::{detour_device, remove_leftovers};
 pub use mark::{PROTOCOL, network_number, nexthop_numbers};
 pub use paths::{PathFacts, Paths, PathsWatch, route_mtu};

@@ -29,6 +29,7 @@ pub struct KernelWorld<B> {
     config: NetworkConfig,
     make: B,
     monitors: Vec<Mutex<Counter>>,
+    repair_time: Duration,
 }
 
 #[derive(Debug)]
@@ -81,7 +82,8 @@ where
     pub async fn new(config: &str, make: B) -> Self {
         let config: NetworkConfig = config.parse().expect("a valid network config");
         let testbed = Testbed::new(HOSTS as u32).await.expect("a testbed");
-        let mut world = Self { testbed, pods: Vec::new(), config, make, monitors: Vec::new() };
+        let (pods, monitors, repair_time) = (Vec::new(), Vec::new(), Duration::from_secs(1));
+        let mut world = Self { testbed, pods, config, make, monitors, repair_time };
         for n in 0..HOSTS {
             let host = world.testbed.host(n);
             let pod = host.add_pod(world.blocks(n)).await.expect("a pod");
@@ -95,6 +97,13 @@ where
             }));
         }
         world
+    }
+
+    /// The same for a backend whose repairs may take longer than the contract's second.
+    #[must_use]
+    pub fn with_repair_time(mut self, repair_time: Duration) -> Self {
+        self.repair_time = repair_time;
+        self
     }
 
     /// The hosts and their switch.
@@ -193,6 +202,10 @@ where
 
     async fn writes(&self, host: usize) -> u64 {
         self.settle(host).await
+    }
+
+    fn repair_time(&self) -> Duration {
+        self.repair_time
     }
 }
 

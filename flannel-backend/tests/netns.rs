@@ -13,6 +13,9 @@ use flannel_netlink::{
 use flannel_testbed::{Host, Testbed};
 use tokio::time::timeout;
 
+#[path = "netns/alloc.rs"]
+mod alloc;
+
 const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
 
 fn finder(host: &Host) -> UplinkFinder {
