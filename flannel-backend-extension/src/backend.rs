@@ -44,7 +44,7 @@ impl Extension {
     ) -> Result<Self, BackendError> {
         let options = config.backend().options();
         let commands = Commands::read(&options)
-            .map_err(|source| BackendError::Config { backend: KIND, source })?;
+            .map_err(|source| BackendError::Config { backend: KIND.into(), source })?;
         for key in Commands::unknown(&options) {
             warn!(key, "the extension backend has no such option");
         }
@@ -62,9 +62,9 @@ impl Extension {
 impl Backend for Extension {
     async fn advertise<'a>(
         &'a self,
-        _previous: Option<&'a Lease>,
+        previous: Option<&'a Lease>,
     ) -> Result<LeaseAttrs, BackendError> {
-        let Uplink { public_ip, public_ipv6, .. } = self.finder.find().await?;
+        let Uplink { public_ip, public_ipv6, .. } = self.finder.find_for(previous).await?;
         let mut attrs = LeaseAttrs {
             public_ip,
             public_ipv6,
@@ -81,7 +81,7 @@ impl Backend for Extension {
     }
 
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
-        let uplink = self.finder.find().await?;
+        let uplink = self.finder.find_for(Some(lease)).await?;
         let watch = self.finder.watch(&uplink)?;
         let mut record = Record::load(&self.state_file)
             .map_err(|error| unwritable("read", &self.state_file, error))?;

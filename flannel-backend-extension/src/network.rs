@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
+use flannel_backend::UplinkWatch;
 use flannel_core::{
     BackendError, Backoff, Network, PeerFault, PeerProblem, Peers, Subnet, SyncReport,
 };
-use flannel_netlink::{Monitor, Namespace, iface::InterfaceWatch};
+use flannel_netlink::{Monitor, Namespace};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct ExtensionNetwork {
     shell: Shell,
-    uplink: InterfaceWatch,
+    uplink: UplinkWatch,
     record: Record,
     failures: BTreeMap<Subnet, Failed>,
     /// The kernel's notifications, where there is a command to find out what they mean.
@@ -45,7 +46,7 @@ impl ExtensionNetwork {
     pub(crate) fn new(
         shell: Shell,
         namespace: &Namespace,
-        uplink: InterfaceWatch,
+        uplink: UplinkWatch,
         mut record: Record,
     ) -> Result<Self, BackendError> {
         let checks = record.commands.subnet_check.is_some();
@@ -241,7 +242,7 @@ impl Network for ExtensionNetwork {
 
     async fn drifted(&mut self) -> Result<(), BackendError> {
         let Some(monitor) = &mut self.monitor else {
-            return changed(&mut self.uplink).await;
+            return self.uplink.changed().await.map(drop);
         };
         if !self.is_suspicious {
             tokio::select! {
@@ -252,7 +253,7 @@ impl Network for ExtensionNetwork {
                         source: source.into(),
                     })?;
                 }
-                result = changed(&mut self.uplink) => return result,
+                changed = self.uplink.changed() => return changed.map(drop),
             }
         }
         sleep_until(self.next_check).await;
@@ -262,11 +263,6 @@ impl Network for ExtensionNetwork {
     async fn teardown(mut self: Box<Self>) -> Result<(), BackendError> {
         take_down(&self.shell.namespace, &mut self.record).await
     }
-}
-
-async fn changed(uplink: &mut InterfaceWatch) -> Result<(), BackendError> {
-    let changed = uplink.changed().await;
-    changed.map(drop).map_err(|error| BackendError::Interface { source: error.into() })
 }
 
 /// How often a removal that fails is tried: what it should remove may be gone for long.

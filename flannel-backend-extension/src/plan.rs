@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_core::{Lease, PeerFault, Subnet};
+use flannel_core::{Family, Lease, PeerFault, Subnet};
 use serde::{Deserialize, Serialize};
 
 /// What commands are told about a peer.
@@ -36,7 +36,7 @@ impl Target {
         // Case matters, as it does to flannel.
         if peer.attrs.backend_type != crate::KIND {
             let theirs = peer.attrs.backend_type.to_string();
-            return Err(PeerFault::OtherBackend { ours: crate::KIND, theirs });
+            return Err(PeerFault::OtherBackend { ours: crate::KIND.into(), theirs });
         }
         let mut target = Self::of(peer);
         if own.subnet.ipv4().is_none() {
@@ -46,10 +46,10 @@ impl Target {
             (target.ipv6_subnet, target.public_ipv6) = Default::default();
         }
         if !target.subnet.is_empty() && target.public_ip.is_empty() {
-            return Err(PeerFault::NoAddress { family: "IPv4" });
+            return Err(PeerFault::NoAddress { family: Family::Ipv4 });
         }
         if !target.ipv6_subnet.is_empty() && target.public_ipv6.is_empty() {
-            return Err(PeerFault::NoAddress { family: "IPv6" });
+            return Err(PeerFault::NoAddress { family: Family::Ipv6 });
         }
         if let Some(data) = &peer.attrs.backend_data {
             target.data = serde_json::from_str(data.as_str())
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!((target.variables(), target.data.as_str()), (expected, "a\nb"));
         let dual = lease("10.1.1.0-24&fd00:1::-64", attrs(None));
         let fault = Target::peer(&dual, &peer).unwrap_err();
-        assert_eq!(fault, PeerFault::NoAddress { family: "IPv6" });
+        assert_eq!(fault, PeerFault::NoAddress { family: Family::Ipv6 });
         let bad = lease("10.1.2.0-24", attrs(Some(r#"{"a":1}"#)));
         assert!(matches!(Target::peer(&own, &bad), Err(PeerFault::BadData { .. })));
         let other =

@@ -1,8 +1,7 @@
 use async_trait::async_trait;
 use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, Peers, SyncReport};
-use flannel_netlink::iface::InterfaceWatch;
 
-use crate::{Uplink, UplinkFinder};
+use crate::{Uplink, UplinkFinder, UplinkWatch};
 
 /// The backend that allocates a subnet and carries no packets: for networks whose routes somebody else makes, such as a cloud's
 /// route tables or a routing daemon. flannel calls it `alloc`.
@@ -22,15 +21,15 @@ impl Alloc {
 impl Backend for Alloc {
     async fn advertise<'a>(
         &'a self,
-        _previous: Option<&'a Lease>,
+        previous: Option<&'a Lease>,
     ) -> Result<LeaseAttrs, BackendError> {
-        let Uplink { public_ip, public_ipv6, .. } = self.finder.find().await?;
+        let Uplink { public_ip, public_ipv6, .. } = self.finder.find_for(previous).await?;
         // As with flannel, there is no backend type.
         Ok(LeaseAttrs { public_ip, public_ipv6, ..LeaseAttrs::default() })
     }
 
-    async fn start(&self, _lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
-        let uplink = self.finder.find().await?;
+    async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
+        let uplink = self.finder.find_for(Some(lease)).await?;
         Ok(Box::new(AllocNetwork { uplink: self.finder.watch(&uplink)? }))
     }
 }
@@ -38,7 +37,7 @@ impl Backend for Alloc {
 /// Nothing, and the uplink's MTU.
 #[derive(Debug)]
 struct AllocNetwork {
-    uplink: InterfaceWatch,
+    uplink: UplinkWatch,
 }
 
 #[async_trait]
@@ -52,8 +51,7 @@ impl Network for AllocNetwork {
     }
 
     async fn drifted(&mut self) -> Result<(), BackendError> {
-        let changed = self.uplink.changed().await;
-        changed.map(drop).map_err(|error| BackendError::Interface { source: error.into() })
+        self.uplink.changed().await.map(drop)
     }
 
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {

@@ -1,9 +1,15 @@
 //! The backends that a daemon can carry packets with, by name.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::anyhow;
-use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
+use flannel_backend::{Alloc, Paths, UplinkFinder, UplinkOptions};
+use flannel_backend_extension::Extension;
 use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::{Meter, Udp};
 use flannel_backend_vxlan::Vxlan;
@@ -45,6 +51,8 @@ pub struct BackendRequest<'a> {
     pub paths: &'a Paths,
     /// Whether packets to addresses of our subnet that no pod has are dropped.
     pub blackhole: bool,
+    /// The file that tells others about the subnet. What a backend has to remember until a reboot goes beside it.
+    pub subnet_file: &'a Path,
 }
 
 /// A backend, and what it says of itself.
@@ -99,8 +107,16 @@ impl Backends {
             let namespace = Namespace::current()?;
             let uplink = UplinkFinder::new(&namespace, config, &UplinkOptions::default())?;
             let (node, paths, blackhole) = (None, &Paths::default(), false);
-            let (namespace, uplink) = (&namespace, &uplink);
-            self.build(&BackendRequest { config, namespace, uplink, node, paths, blackhole })
+            let (namespace, uplink, subnet_file) = (&namespace, &uplink, Path::new(""));
+            self.build(&BackendRequest {
+                config,
+                namespace,
+                uplink,
+                node,
+                paths,
+                blackhole,
+                subnet_file,
+            })
         };
         check().map(drop).map_err(InvalidOptions::new)
     }
@@ -126,7 +142,19 @@ impl Backends {
 impl Default for Backends {
     /// Those of this project.
     fn default() -> Self {
-        Self::empty().add("host-gw", host_gw).add("udp", udp).add("vxlan", vxlan)
+        let alloc = |request: &BackendRequest<'_>| -> anyhow::Result<_> {
+            Ok(Alloc::new(request.uplink.clone()))
+        };
+        let extension = |request: &BackendRequest<'_>| {
+            let record = extension_record(request.subnet_file);
+            Extension::new(request.config, request.uplink.clone(), record)
+        };
+        Self::empty()
+            .add("alloc", alloc)
+            .add("extension", extension)
+            .add("host-gw", host_gw)
+            .add("udp", udp)
+            .add("vxlan", vxlan)
     }
 }
 
@@ -134,6 +162,11 @@ impl fmt::Debug for Backends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Backends").field(&self.names().collect::<Vec<_>>()).finish()
     }
+}
+
+/// Where the extension backend keeps its record of peers.
+pub(crate) fn extension_record(subnet_file: &Path) -> PathBuf {
+    subnet_file.with_extension("extension.json")
 }
 
 fn host_gw(request: &BackendRequest<'_>) -> anyhow::Result<HostGw> {

@@ -95,6 +95,7 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
         node: named.as_ref(),
         paths: &paths,
         blackhole: options.blackhole,
+        subnet_file: &options.subnet_file,
     })?;
     let firewall = firewall_options(&options, &config);
     let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));

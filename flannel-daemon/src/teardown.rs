@@ -14,7 +14,9 @@ use flannel_netlink::{Connection, Namespace, list_addresses, state::AddressFilte
 use flannel_store::{Record, network_config};
 use ipnetwork::IpNetwork;
 
-use crate::{StoreOptions, Stores, node_id, status_socket, subnet_file};
+use crate::{
+    StoreOptions, Stores, backends::extension_record, node_id, status_socket, subnet_file,
+};
 
 /// What to take down.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub async fn teardown(
         report(format!("removed the device {device}"));
     }
     report(format!("removed {} routes and nexthop objects", removed.objects));
+    let record = extension_record(&options.subnet_file);
+    flannel_backend_extension::remove_all(&namespace, &record).await?;
     let nothing = FirewallOptions { forward: false, networks, ..FirewallOptions::default() };
     let rules = Firewall::open(&namespace, nothing).await?.teardown().await?;
     report(format!("removed {rules} rules of the firewall"));

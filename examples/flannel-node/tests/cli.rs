@@ -80,7 +80,7 @@ fn an_unknown_backend_and_a_changed_network_are_refused() {
     for network in [&["-network", json][..], &["-network=10.3.0.0/16", "-backend=vxln"]] {
         let (code, _, stderr) = run(&[&["-store", &store], network].concat(), &[]);
         assert_eq!(code, Some(2));
-        assert!(stderr.contains("expected one of: host-gw, udp, vxlan"), "{stderr}");
+        assert!(stderr.contains("expected one of: alloc, extension, host-gw, udp, vxlan"), "{stderr}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
     }
     let config = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"host-gw"}}"#.parse().unwrap();
@@ -179,7 +179,7 @@ fn what_no_node_could_use_is_found_before_it_is_stored() {
     for (backend, words) in [
         (r#"{"Type":"vxlan","VNI":16777216}"#, "VNI is 16777216, expected a whole number from 0"),
         (r#"{"Type":"udp","Port":0}"#, "Port is 0, expected a whole number from 1"),
-        (r#"{"Type":"wireguard"}"#, "expected one of: host-gw, udp, vxlan"),
+        (r#"{"Type":"wireguard"}"#, "expected one of: alloc, extension, host-gw, udp, vxlan"),
         ("null", "Backend has no Type"),
     ] {
         let json = format!(r#"{{"Network":"10.3.0.0/16","Backend":{backend}}}"#);
