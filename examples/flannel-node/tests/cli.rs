@@ -80,7 +80,10 @@ fn an_unknown_backend_and_a_changed_network_are_refused() {
     for network in [&["-network", json][..], &["-network=10.3.0.0/16", "-backend=vxln"]] {
         let (code, _, stderr) = run(&[&["-store", &store], network].concat(), &[]);
         assert_eq!(code, Some(2));
-        assert!(stderr.contains("expected one of: alloc, extension, host-gw, udp, vxlan"), "{stderr}");
+        assert!(
+            stderr.contains("expected one of: alloc, extension, host-gw, udp, vxlan"),
+            "{stderr}"
+        );
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
     }
     let config = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"host-gw"}}"#.parse().unwrap();
