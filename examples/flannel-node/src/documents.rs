@@ -223,8 +223,9 @@ fn every_key_that_is_read_is_documented_and_no_other() {
 fn keys_in(path: &str) -> BTreeSet<String> {
     let text = read(path);
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let calls = Regex::new(r#"\b(?:boolean|integer|parsed|present|raw|text)\(\s*"([A-Za-z0-9]+)""#)
-        .unwrap();
+    let calls =
+        Regex::new(r#"\b(?:boolean|command|integer|parsed|present|raw|text)\(\s*"([A-Za-z0-9]+)""#)
+            .unwrap();
     let names =
         Regex::new(r#"(?m)^\s*(?:network|subnet_len|subnet_max|subnet_min): "([A-Za-z0-9]+)""#)
             .unwrap();

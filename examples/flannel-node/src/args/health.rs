@@ -14,12 +14,14 @@ pub(crate) struct HealthArgs {
     pub(crate) healthz_ip: IpAddr,
 
     /// The port to answer them on; 0 for none.
-    #[arg(long, value_name = "PORT", default_value_t = 0, value_parser = values::number(0..=u16::MAX))]
-    pub(crate) healthz_port: u16,
+    #[arg(long, value_name = "PORT", default_value_t = 0, allow_negative_numbers = true,
+        value_parser = values::number_or_less(0..=i32::from(u16::MAX)))]
+    pub(crate) healthz_port: i32,
 }
 
 impl HealthArgs {
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        (self.healthz_port != 0).then(|| SocketAddr::new(self.healthz_ip, self.healthz_port))
+        let port = u16::try_from(self.healthz_port).ok().filter(|port| *port != 0)?;
+        Some(SocketAddr::new(self.healthz_ip, port))
     }
 }

@@ -101,6 +101,10 @@ pub(crate) struct NodeArgs {
     /// Which of all these were given.
     #[arg(skip)]
     pub(super) given: Given,
+
+    /// Variables that were left out of account, in words.
+    #[arg(skip)]
+    pub(super) odd: Vec<String>,
 }
 
 impl NodeArgs {

@@ -52,7 +52,22 @@ impl NodeArgs {
                 "leases are where --store says; leave it out, or leave out --store to keep them in etcd",
             ),
             (
-                self.health.healthz_port == 0,
+                self.store.store.is_none() && self.store.tls_is_off(),
+                &["etcd_cafile", "etcd_certfile", "etcd_keyfile"],
+                "all endpoints are http://, so nothing is encrypted; use https://, or leave it out",
+            ),
+            (
+                self.traffic.iptables_resync <= 0,
+                &["iptables_resync"],
+                "a pause is needed, so it is the default of 5 s; leave it out",
+            ),
+            (
+                self.health.healthz_port < 0,
+                &["healthz_port"],
+                "there is no such port, so nothing listens; give 0",
+            ),
+            (
+                self.health.healthz_port <= 0,
                 &["healthz_ip"],
                 "nothing listens without a port; give --healthz-port too",
             ),
@@ -68,7 +83,8 @@ impl NodeArgs {
             ),
         ];
         let effectless = reasons.iter().filter(|(applies, ..)| *applies);
-        effectless.flat_map(|(_, flags, reason)| self.given.said(flags, reason)).collect()
+        let effectless = effectless.flat_map(|(_, flags, reason)| self.given.said(flags, reason));
+        self.odd.iter().cloned().chain(effectless).collect()
     }
 }
 

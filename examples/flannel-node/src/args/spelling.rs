@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Command, CommandFactory, FromArgMatches};
 
-use super::{Cli, refusals::Given};
+use super::{Cli, refusals::Given, values};
 
 impl Cli {
     /// Reads the command line in any of flanneld's spellings, and the environment for what it leaves open.
@@ -28,20 +28,31 @@ impl Cli {
         let single_letters = command.get_name() == "docker-opts";
         let as_in_go = |arg| if single_letters { arg } else { with_two_dashes(arg) };
         let args: Vec<_> = args.into_iter().map(as_in_go).collect();
-        let args = without_empty(args, command);
-        let from_environment = command
-            .get_arguments()
-            .filter_map(clap::Arg::get_long)
-            .filter(|name| !args.iter().any(|arg| names(arg, name)))
-            .filter_map(|name| {
-                let mut arg = OsString::from(format!("--{name}="));
-                arg.push(environment(&variable(name)).filter(|value| !value.is_empty())?);
-                Some(arg)
-            });
-        let args: Vec<_> = args.iter().cloned().chain(from_environment).collect();
-        let matches = root.try_get_matches_from(args)?;
+        let args = without_empty(version_as_switch(args), command);
+        let mut odd = Vec::new();
+        let mut all = args.clone();
+        for name in command.get_arguments().filter_map(clap::Arg::get_long) {
+            let Some(value) = environment(&variable(name)).filter(|value| !value.is_empty()) else {
+                continue;
+            };
+            if args.iter().any(|arg| names(arg, name)) {
+                continue;
+            }
+            if let Some(expected) = unreadable(name, &value) {
+                let (variable, value) = (variable(name), value.display());
+                odd.push(format!(
+                    "{variable} is {value:?}, expected {expected}; it is ignored, as flanneld does"
+                ));
+                continue;
+            }
+            let mut arg = OsString::from(format!("--{name}="));
+            arg.push(value);
+            all.push(arg);
+        }
+        let matches = root.try_get_matches_from(all)?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.node.given = Given::of(&matches);
+        cli.node.odd = odd;
         cli.node.refuse()?;
         Ok(cli)
     }
@@ -66,10 +77,34 @@ fn with_two_dashes(arg: OsString) -> OsString {
     }
 }
 
+/// What flanneld expects of a variable whose value it cannot read: it logs an error then and goes on without.
+fn unreadable(flag: &str, value: &OsStr) -> Option<&'static str> {
+    let text = value.to_str().unwrap_or_default();
+    if NUMBERS.contains(&flag) {
+        return text.parse::<i64>().is_err().then_some("a whole number");
+    }
+    (SWITCHES.contains(&flag) && values::switch(text).is_err()).then_some("true or false")
+}
+
+/// `--version=true` as `--version`, and `--version=false` as nothing.
+fn version_as_switch(args: Vec<OsString>) -> Vec<OsString> {
+    let shaped = args.into_iter().filter_map(|arg| {
+        match arg.to_str().and_then(|arg| arg.strip_prefix("--version=")).map(values::switch) {
+            Some(Ok(true)) => Some("--version".into()),
+            Some(Ok(false)) => None,
+            _ => Some(arg),
+        }
+    });
+    shaped.collect()
+}
+
 /// Leaves out flags that are given an empty text and may be absent: manifests write --public-ip=$IP whether or not there is one.
 fn without_empty(args: Vec<OsString>, command: &Command) -> Vec<OsString> {
     let optional = |arg: &OsStr| {
-        let may_be_absent = |flag: &&clap::Arg| flag.get_default_values().is_empty();
+        let may_be_absent = |flag: &&clap::Arg| {
+            let long = flag.get_long().unwrap_or_default();
+            flag.get_default_values().is_empty() || MAY_BE_EMPTY.contains(&long)
+        };
         let mut flags =
             command.get_arguments().filter(may_be_absent).filter_map(clap::Arg::get_long);
         flags.any(|name| names(arg, name))
@@ -98,3 +133,18 @@ fn names(arg: &OsStr, name: &str) -> bool {
     };
     flag.split_once('=').map_or(flag, |(flag, _)| flag) == name
 }
+
+/// Flags with a default that flanneld takes without a text as well.
+const MAY_BE_EMPTY: [&str; 4] =
+    ["healthz-ip", "kube-annotation-prefix", "net-config-path", "subnet-file"];
+/// flanneld's flags of type int that it takes 0 for.
+const NUMBERS: [&str; 3] = ["healthz-port", "iptables-resync", "v"];
+/// flanneld's flags of type bool.
+const SWITCHES: [&str; 6] = [
+    "ip-blackhole-route",
+    "ip-masq",
+    "ip-masq-fully-random-disable",
+    "iptables-forward-rules",
+    "kube-subnet-mgr",
+    "set-node-network-unavailable",
+];

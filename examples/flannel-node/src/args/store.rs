@@ -58,13 +58,21 @@ impl StoreArgs {
         }
     }
 
+    /// Whether no endpoint can use the files for TLS that were given. flanneld goes on without them unless it has both certificate
+    /// and key.
+    pub(super) fn tls_is_off(&self) -> bool {
+        let has_pair = self.etcd_certfile.is_some() && self.etcd_keyfile.is_some();
+        !has_pair && self.etcd_endpoints.iter().all(|endpoint| endpoint.starts_with("http://"))
+    }
+
     /// How to reach etcd.
     pub(crate) fn etcd(&self) -> EtcdConfig {
+        let file = |file: &Option<PathBuf>| file.clone().filter(|_| !self.tls_is_off());
         EtcdConfig {
-            ca_file: self.etcd_cafile.clone(),
-            cert_file: self.etcd_certfile.clone(),
+            ca_file: file(&self.etcd_cafile),
+            cert_file: file(&self.etcd_certfile),
             endpoints: self.etcd_endpoints.clone(),
-            key_file: self.etcd_keyfile.clone(),
+            key_file: file(&self.etcd_keyfile),
             password: self.etcd_password.clone(),
             prefix: self.etcd_prefix.clone(),
             username: self.etcd_username.clone(),

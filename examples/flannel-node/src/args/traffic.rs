@@ -27,8 +27,9 @@ pub(crate) struct TrafficArgs {
     pub(crate) ip_masq_except: Vec<IpNetwork>,
 
     /// How often iptables is looked at where it does not tell of changes, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = values::number(1..=86_400_u32))]
-    pub(crate) iptables_resync: u32,
+    #[arg(long, value_name = "SECONDS", default_value_t = RESYNC_SECONDS, allow_negative_numbers = true,
+        value_parser = values::number_or_less(1..=86_400))]
+    pub(crate) iptables_resync: i32,
 
     /// Let the firewall forward packets of the network, in iptables or nftables.
     #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
@@ -53,11 +54,18 @@ impl TrafficArgs {
             masquerade,
             keep_source: self.ip_masq_except.clone(),
             forward: self.iptables_forward_rules,
-            check_every: Duration::from_secs(self.iptables_resync.into()),
+            check_every: Duration::from_secs(match self.iptables_resync {
+                seconds @ 1.. => seconds.unsigned_abs().into(),
+                // flanneld looks without a pause then.
+                _ => RESYNC_SECONDS.unsigned_abs().into(),
+            }),
             ..FirewallOptions::default()
         }
     }
 }
+
+/// As flanneld's.
+const RESYNC_SECONDS: i32 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -81,6 +89,9 @@ mod tests {
         let except = ["192.0.2.0/24", "fd00::/64"].map(|block| block.parse().unwrap());
         assert_eq!(given.keep_source, except);
         assert_eq!(given.check_every, Duration::from_secs(7));
+        for none in ["-iptables-resync=0", "-iptables-resync=-7"] {
+            assert_eq!(firewall(&[none]).check_every, Duration::from_secs(5));
+        }
         let kept = firewall(&["-ip-masq=true", "-ip-masq-fully-random-disable"]);
         assert_eq!(kept.masquerade, Masquerade::KeepPorts);
     }

@@ -52,6 +52,13 @@ where
     }
 }
 
+/// A number in a range, or a smaller one, which makes no sense but which flanneld takes.
+pub(super) fn number_or_less(
+    range: RangeInclusive<i32>,
+) -> impl Fn(&str) -> Result<i32, String> + Clone + Send + Sync + 'static {
+    move |text| number(i32::MIN..=*range.end())(text).or_else(|_| number(range.clone())(text))
+}
+
 fn or_expected<T: FromStr>(text: &str, expected: impl fmt::Display) -> Result<T, String> {
     text.parse().map_err(|_| format!("expected {expected}"))
 }

@@ -1,0 +1,60 @@
+//! Clusters of both kinds of nodes.
+
+use std::collections::BTreeSet;
+
+use flannel_testbed::Flanneld;
+use tokio::task::JoinSet;
+
+use super::support::{Cluster, dual, ipv4};
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn pods_of_both_reach_each_other_by_host_gw() {
+    mixed(&dual("host-gw")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn pods_of_both_reach_each_other_by_vxlan() {
+    mixed(&dual("vxlan")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root, /dev/net/tun and the real flanneld: run ./ci.sh flanneld as root"]
+async fn tun_pods_of_both_reach_each_other_by_udp() {
+    mixed(&ipv4("udp")).await;
+}
+
+async fn mixed(network: &str) {
+    let cluster = Cluster::new(3, network).await;
+    let _theirs = [cluster.start_theirs(0).await, cluster.start_theirs(2).await];
+    let _ours = cluster.start_ours(1).await;
+    cluster.connected_pods().await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn nodes_of_both_that_start_at_once_have_subnets_of_their_own() {
+    let cluster = std::sync::Arc::new(Cluster::new(6, &ipv4("host-gw")).await);
+    let mut starts = JoinSet::new();
+    for n in 0..6 {
+        let cluster = std::sync::Arc::clone(&cluster);
+        starts.spawn(async move {
+            if n % 2 == 0 {
+                return (Some(cluster.start_ours(n).await), None);
+            }
+            // It ends when somebody was faster, and is started again by whoever supervises it.
+            for _ in 0..10 {
+                let (command, file) = (cluster.theirs(n), cluster.subnet_file(n));
+                if let Ok(theirs) = Flanneld::start(cluster.host(n), command, &file).await {
+                    return (None, Some(theirs));
+                }
+            }
+            panic!("flanneld never got a subnet");
+        });
+    }
+    let _running = starts.join_all().await;
+    let subnets: BTreeSet<_> = (0..6).map(|n| cluster.subnet(n).to_string()).collect();
+    assert_eq!(subnets.len(), 6, "{subnets:?}");
+    cluster.connected_pods().await;
+}

@@ -1,0 +1,76 @@
+//! One takes the host over from the other, without loss.
+
+use flannel_testbed::{Process, probe};
+
+use super::support::{Cluster, dual, ipv4};
+
+#[derive(Clone, Copy)]
+enum End {
+    Kill,
+    Terminate,
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn a_terminated_flanneld_is_followed_without_loss_by_vxlan() {
+    take_over(&ipv4("vxlan"), End::Terminate).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn a_killed_flanneld_is_followed_without_loss_by_dual_stack_vxlan() {
+    take_over(&dual("vxlan"), End::Kill).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn a_killed_flanneld_is_followed_without_loss_by_host_gw() {
+    take_over(&ipv4("host-gw"), End::Kill).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn a_terminated_flanneld_is_followed_without_loss_by_dual_stack_host_gw() {
+    take_over(&dual("host-gw"), End::Terminate).await;
+}
+
+async fn take_over(network: &str, end: End) {
+    let cluster = Cluster::new(2, network).await;
+    let mut theirs = cluster.start_theirs(0).await;
+    let _peer = cluster.start_theirs(1).await;
+    let pods = cluster.connected_pods().await;
+    let subnet = cluster.subnet(0).to_string();
+    let mac = mac(&cluster).await;
+    // By all families that there are, in both directions.
+    let mut streams = Vec::new();
+    for (from, to) in [(0, 1), (1, 0)] {
+        for ip in pods[to].endpoint().ips() {
+            streams.push((ip.is_ipv6(), probe::stream(&pods[from], ip, 100).unwrap()));
+        }
+    }
+    stop(theirs.process(), end).await;
+    let _ours = cluster.start_ours(0).await;
+    assert_eq!(cluster.subnet(0).to_string(), subnet);
+    assert_eq!(self::mac(&cluster).await, mac);
+    for (is_ipv6, stream) in streams {
+        tokio::time::timeout(std::time::Duration::from_secs(60), stream.flowing())
+            .await
+            .expect("packets flow");
+        let report = stream.stop().await;
+        // An IPv6 route that flanneld made is replaced by deleting it first.
+        assert!(is_ipv6 || report.lost == 0, "{report}");
+    }
+}
+
+async fn stop(process: &mut Process, end: End) {
+    match end {
+        End::Kill => process.kill().unwrap(),
+        End::Terminate => process.terminate().unwrap(),
+    }
+    process.wait().await.unwrap();
+}
+
+/// The addresses of the vxlan devices; empty where there are none.
+async fn mac(cluster: &Cluster) -> String {
+    cluster.shell(0, "ip -br link | grep flannel | awk '{print $1, $3}' || true").await
+}
