@@ -1,11 +1,35 @@
 #!/usr/bin/env bash
-# Everything that has to hold, in parts: ./ci.sh runs them all, ./ci.sh PART ... runs some; ./ci.sh static builds for a release.
+# Everything that has to hold, in parts: ./ci.sh runs them all, ./ci.sh quick those for a minute, ./ci.sh PART ... some;
+# ./ci.sh static builds for a release. With CI=true in the environment, a tool that is missing is a failure.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 
+# What is tested is what Cargo.lock says.
+cargo() {
+    case $1 in
+        check | clippy | doc | metadata | run | rustc | test | tree) command cargo "$1" --locked "${@:2}" ;;
+        *) command cargo "$@" ;;
+    esac
+}
+
+# What did not run, with the reasons.
+skipped=()
+
+# Says that something did not run, and why.
+skip() {
+    skipped+=("$part: $*")
+    echo "left out: $*"
+}
+
+# The same for want of a tool, which CI has to have.
+lacks() {
+    skip "$@"
+    [ "${CI:-}" != true ]
+}
+
 # command -> the Debian package that has it
-tools=(c++:g++ cc:gcc etcd:etcd-server etcdctl:etcd-client ip:iproute2 iptables:iptables nft:nftables python3:python3 unshare:util-linux)
+tools=(c++:g++ cc:gcc etcd:etcd-server etcdctl:etcd-client ip:iproute2 iptables:iptables nft:nftables python3:python3 shellcheck:shellcheck unshare:util-linux)
 
 part_tools() {
     local missing=()
@@ -31,7 +55,11 @@ apt_install() {
         echo "apt-get install $* failed"
 }
 
-part_fmt() { cargo fmt --all --check; }
+part_fmt() {
+    cargo fmt --all --check
+    local scripts; mapfile -t scripts < <(git grep -lE '^#!.*\b(ba)?sh\b' -- ':!*.rs' ':!*.md')
+    shellcheck "${scripts[@]}"
+}
 
 part_clippy() {
     cargo clippy --workspace --all-targets --all-features -- -D warnings
@@ -39,6 +67,9 @@ part_clippy() {
 }
 
 part_test() { cargo test --workspace --all-features; }
+
+# What is tested in a minute: the tests inside of the crates.
+part_unit() { cargo test --workspace --all-features --lib --bins; }
 
 part_doc() {
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --document-private-items
@@ -70,7 +101,7 @@ part_netns() {
     cargo test --workspace --all-features --no-run
     local log; log=$(mktemp)
     if unshare -rn true 2>/dev/null; then
-        unshare -rn cargo test --offline --workspace --all-features --test netns --test e2e --test faults -- --ignored 2>&1 | tee "$log"
+        unshare -rn cargo test --locked --offline --workspace --all-features --test netns --test e2e --test faults -- --ignored 2>&1 | tee "$log"
     elif [ "$(id -u)" = 0 ]; then
         cargo test --offline --workspace --all-features --test netns --test e2e --test faults -- --ignored 2>&1 | tee "$log"
     else
@@ -87,14 +118,14 @@ part_root() {
     if [ "$(id -u)" = 0 ]; then
         cargo test --workspace --all-features --test root -- --ignored
     else
-        echo "not root: the tests of a node under another user did not run"
+        skip "the tests of a node under another user need root: run ./ci.sh root as root"
     fi
 }
 
 # The service file, as far as systemd can check it without being started.
 part_dist() {
     if ! command -v systemd-analyze >/dev/null; then
-        echo "no systemd-analyze here: the service file was not checked"; return
+        skip "the service file was not checked: no systemd-analyze here"; return
     fi
     local folder; folder=$(mktemp -d)
     sed 's|^ExecStart=/usr/bin/flannel-node$|ExecStart=/bin/true|' dist/flannel-node.service >"$folder/flannel-node.service"
@@ -112,7 +143,7 @@ part_static() {
     local target; target=$(rustc -vV | sed -n 's/^host: //p')
     local out=${CARGO_TARGET_DIR:-target}/$target/dist/flannel-node
     # Rust brings lld for this target, which keeps one of functions that are the same, and packs the list of addresses to set.
-    local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C link-arg=-Wl,--icf=all,-z,pack-relative-relocs)
+    local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C "link-arg=-Wl,--icf=all,-z,pack-relative-relocs")
     cargo rustc --profile dist --locked -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static "${link[@]}"
     ldd "$out" 2>&1 | grep -E 'statically linked|not a dynamic executable'
     mkdir -p target/static
@@ -131,10 +162,10 @@ tests_passed() { awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$
 # The tests that make TUN devices, for which root in a user namespace is not enough.
 part_tun() {
     if [ "$(id -u)" != 0 ] || ! unshare -n true 2>/dev/null; then
-        echo "left out: needs root that may make network namespaces: run ./ci.sh tun as root"; return
+        skip "needs root that may make network namespaces: run ./ci.sh tun as root"; return
     fi
     if ! { : <>/dev/net/tun; } 2>/dev/null; then
-        echo "left out: /dev/net/tun cannot be opened (modprobe tun, or give the container the device)"; return
+        skip "/dev/net/tun cannot be opened (modprobe tun, or give the container the device)"; return
     fi
     local log; log=$(mktemp)
     cargo test --offline --workspace --all-features --test tun -- --ignored 2>&1 | tee "$log"
@@ -156,14 +187,14 @@ part_bpf() {
         cmp "$made" flannel-backend-udp/bpf/udp.bpf.o || { echo "run flannel-backend-udp/bpf/build.sh flannel-backend-udp/bpf/udp.bpf.o"; return 1; }
         echo "udp.bpf.o is what clang-14 makes of udp.bpf.c"
     else
-        echo "left out: the comparison of udp.bpf.o with its source needs clang-14 (apt-get install clang-14)"
+        skip "the comparison of udp.bpf.o with its source needs clang-14 (apt-get install clang-14)"
     fi
     rm -f "$made"
     if [ "$(id -u)" != 0 ] || ! unshare -n true 2>/dev/null || ! { : <>/dev/net/tun; } 2>/dev/null; then
-        echo "left out: needs root that may make network namespaces, and /dev/net/tun: run ./ci.sh bpf as root"; return
+        skip "needs root that may make network namespaces, and /dev/net/tun: run ./ci.sh bpf as root"; return
     fi
     if ! command -v ethtool >/dev/null; then
-        echo "left out: ethtool is missing (apt-get install ethtool)"; return
+        skip "ethtool is missing (apt-get install ethtool)"; return
     fi
     local log; log=$(mktemp)
     # All crates, as for the other parts: with one alone, what it depends on would be built anew.
@@ -195,13 +226,21 @@ build_flanneld() {
 # Beside the real flanneld.
 part_flanneld() {
     if ! build_flanneld; then
-        [ "${CI:-}" = true ] && return 1
-        echo "left out: the tests with the real flanneld"; return
+        lacks "the real flanneld could not be built"; return
     fi
     local log; log=$(mktemp)
-    local inside=(); [ "$(id -u)" = 0 ] || inside=(unshare -rn)
     cargo test --workspace --all-features --test flanneld --no-run
-    "${inside[@]}" cargo test --offline --workspace --all-features --test flanneld -- --ignored 2>&1 | tee "$log"
+    # Every test starts several programs, and the udp backend needs a TUN device.
+    local tests=(cargo test --offline --workspace --all-features --test flanneld -- --ignored --test-threads 2)
+    if [ "$(id -u)" != 0 ]; then
+        skip "the udp backend beside flanneld needs root: run ./ci.sh flanneld as root"
+        unshare -rn "${tests[@]:0:2}" --locked "${tests[@]:2}" --skip tun_ 2>&1 | tee "$log"
+    elif ! { : <>/dev/net/tun; } 2>/dev/null; then
+        skip "the udp backend beside flanneld needs /dev/net/tun"
+        "${tests[@]}" --skip tun_ 2>&1 | tee "$log"
+    else
+        "${tests[@]}" 2>&1 | tee "$log"
+    fi
     local ran; ran=$(tests_passed "$log")
     rm -f "$log"
     echo "flanneld tests that ran: $ran"
@@ -239,9 +278,12 @@ part_simulate() {
 # Texts and packets from outside: variants of known ones always, and what libFuzzer finds in a few seconds where cargo-fuzz is installed.
 part_fuzz() {
     PROPTEST_CASES=3000 optimised test -p flannel-fuzz
+    # It takes two minutes once.
+    if [ "${CI:-}" = true ] && ! cargo fuzz --version >/dev/null 2>&1; then
+        cargo install --quiet --locked cargo-fuzz
+    fi
     if ! cargo fuzz --version >/dev/null 2>&1; then
-        echo "libFuzzer not run: cargo install cargo-fuzz"
-        return
+        lacks "libFuzzer: cargo install cargo-fuzz"; return
     fi
     local target
     for target in fuzz/fuzz_targets/*.rs; do
@@ -276,8 +318,7 @@ for package in json.load(sys.stdin)["packages"]:
 part_msrv() {
     local version; version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     if ! rustup run "$version" cargo --version >/dev/null 2>&1; then
-        echo "Rust $version not checked: rustup toolchain install $version"
-        return
+        skip "Rust $version not checked: rustup toolchain install $version"; return
     fi
     echo "all crates, all features, with Rust $version"
     rustup run "$version" cargo check --workspace --all-features --target-dir "${CARGO_TARGET_DIR:-target}/msrv"
@@ -286,37 +327,82 @@ part_msrv() {
 # What Miri can run of the udp backend: threads that share a table and counters, and what takes packets apart. It has no sockets,
 # devices and BPF. No proptest of thousands: it is a hundred times slower than a processor.
 part_miri() {
-    if ! cargo +nightly miri --version >/dev/null 2>&1; then
-        echo "Miri not run: rustup toolchain install nightly --component miri"
-        return
+    if [ "${CI:-}" = true ] && ! cargo +nightly miri --version >/dev/null 2>&1; then
+        rustup toolchain install nightly --profile minimal --component miri,rust-src
     fi
-    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test -p flannel-backend-udp --lib -- \
+    if ! cargo +nightly miri --version >/dev/null 2>&1; then
+        lacks "Miri: rustup toolchain install nightly --component miri,rust-src"; return
+    fi
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --locked -p flannel-backend-udp --lib -- \
         checksum snapshot stats table wire
 }
 
-# Licences, sources and banned crates of everything that is linked in: deny.toml.
+# Licences, sources, banned crates and advisories of everything that is linked in: deny.toml.
 part_deny() {
     if ! cargo deny --version >/dev/null 2>&1; then
-        echo "licences and bans not checked: cargo install cargo-deny"
-        return
+        # Building it takes longer than most parts.
+        skip "licences, bans and advisories: cargo install --locked cargo-deny"; return
     fi
     cargo deny --all-features check bans licenses sources
+    if cargo deny fetch db 2>/dev/null; then
+        cargo deny --all-features check --disable-fetch advisories
+    else
+        skip "advisories: their database cannot be fetched"
+    fi
+}
+
+# Each crate could be published: the package has all that it is built from, and says what it is.
+part_package() {
+    cargo metadata --no-deps --format-version 1 | python3 -c '
+import json, pathlib, re, sys
+wanted = ("categories", "description", "documentation", "keywords", "license", "readme")
+bad = 0
+for package in json.load(sys.stdin)["packages"]:
+    if package["publish"] == []:
+        continue
+    for key in wanted:
+        if not package.get(key):
+            bad = 1
+            print("%s has no %s in Cargo.toml" % (package["name"], key))
+    # A file outside of the crate would be missing in its package.
+    crate = pathlib.Path(package["manifest_path"]).parent
+    for source in (crate / "src").rglob("*.rs"):
+        for path in re.findall(r"include(?:_str|_bytes)?!\(\"([^\"]+)\"", source.read_text()):
+            if crate not in (source.parent / path).resolve().parents:
+                bad = 1
+                print("%s includes %s, which is not in the package" % (source, path))
+sys.exit(bad)'
+    local crate
+    while read -r crate; do
+        command cargo package --quiet --locked --offline --allow-dirty --list -p "$crate" >/dev/null || { echo "$crate cannot be packaged"; return 1; }
+    done < <(cargo metadata --no-deps --format-version 1 | python3 -c '
+import json, sys
+for package in json.load(sys.stdin)["packages"]:
+    if package["publish"] != []:
+        print(package["name"])')
 }
 
 # The first command of the README, as whoever runs this and without root.
 part_demo() {
     cargo run --quiet -p flannel-node -- demo
     if unshare -rn true 2>/dev/null; then
-        unshare -rn cargo run --offline --quiet -p flannel-node -- demo
+        unshare -rn cargo run --locked --offline --quiet -p flannel-node -- demo
     fi
 }
 
-all=(tools fmt clippy test doc pure features msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld demo)
+all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld demo)
 [ $# -gt 0 ] || set -- "${all[@]}"
+[ "$*" = quick ] && set -- fmt clippy unit
+ran=()
 for part; do
-    declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: ${all[*]})"; exit 2; }
+    declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: quick ${all[*]})"; exit 2; }
     echo "=== $part"
     started=$SECONDS
     "part_$part"
     echo "=== $part: ok, $((SECONDS - started)) s"
+    ran+=("$part")
+done
+echo "=== all ok in $SECONDS s: ${ran[*]}"
+for what in "${skipped[@]}"; do
+    echo "=== left out: $what"
 done

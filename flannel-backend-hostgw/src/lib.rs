@@ -31,8 +31,3 @@ pub use backend::HostGw;
 
 /// The backend's name in leases and in the network's configuration.
 const KIND: &str = "host-gw";
-
-/// The program in the README compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;

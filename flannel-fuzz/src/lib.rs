@@ -41,3 +41,8 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "probe", check: probe },
     Target { name: "subnet_env", check: subnet_env },
 ];
+
+/// The program in the README compiles. It is here because a crate that is published has no file from outside of it.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
