@@ -131,7 +131,8 @@ impl Fault {
 
     /// A fault that `error` caused in `activity`.
     pub(crate) fn of(activity: Activity, error: &(impl Faulty + 'static)) -> Self {
-        let fault = Self::new(error.kind(), error.object(), activity.to_string(), chain(error));
+        let fault =
+            Self::new(error.kind(), error.object(), activity.to_string(), error_chain(error));
         Self { remedy: error.remedy(), ..fault.during(activity) }
     }
 }
@@ -236,12 +237,15 @@ impl Faulty for BackendError {
     }
 }
 
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
+/// An error with all its causes, each once, in one line.
+pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        text = format!("{text}: {cause}");
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         next = cause.source();
     }
     text

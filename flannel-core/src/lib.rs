@@ -24,7 +24,7 @@ pub use backend::{Backend, BackendError, Network};
 pub use backoff::Backoff;
 pub use cidr::{Cidr, SubnetRange};
 pub use config::{BackendConfig, ConfigError, NetworkConfig, NetworkConfigBuilder};
-pub use fault::{Activity, Fault, FaultKind};
+pub use fault::{Activity, Fault, FaultKind, error_chain};
 pub use fields::{FieldError, Fields};
 pub use identity::{InvalidNodeId, NodeId};
 pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};

@@ -1,6 +1,6 @@
 //! The rules of one node in one namespace, kept as they should be.
 
-mod look;
+mod reconcile;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -179,7 +179,7 @@ impl Firewall {
             && heard.is_ok()
         {
             let report = report.clone();
-            return self.told(report).await;
+            return self.completed(report).await;
         }
         self.scope = scope.clone();
         self.known = None;
@@ -187,14 +187,14 @@ impl Firewall {
             let mut report = FirewallReport::default();
             let reason = "somebody keeps changing the rules; they wait for their next turn";
             report.faults.push(FirewallFault::new("keep the rules", reason));
-            return self.told(report).await;
+            return self.completed(report).await;
         }
-        let mut outcome = self.look_until_exact(scope).await;
+        let mut outcome = self.reconcile(scope).await;
         if self.change_mode(&outcome) {
-            outcome = self.look_until_exact(scope).await;
+            outcome = self.reconcile(scope).await;
         }
         let report = self.finish(scope, outcome);
-        self.told(report).await
+        self.completed(report).await
     }
 
     /// Resolves when the rules may not be what they should be any more, by somebody else's doing, and when rules of others begin or
@@ -267,7 +267,7 @@ impl Firewall {
         self.names.enter(&nowhere);
         self.cleaned = false;
         let mut outcome = Outcome::default();
-        self.look(&nowhere, &mut outcome).await;
+        self.reconcile_once(&nowhere, &mut outcome).await;
         let mut left: Vec<_> = outcome.report.faults.iter().map(FirewallFault::to_string).collect();
         left.extend(outcome.report.notes);
         if left.is_empty() {
@@ -304,7 +304,7 @@ impl Firewall {
     }
 
     /// Completes a report by what does not depend on our own rules.
-    async fn told(&mut self, mut report: FirewallReport) -> FirewallReport {
+    async fn completed(&mut self, mut report: FirewallReport) -> FirewallReport {
         if self.warnings.due().is_some_and(|at| at <= Instant::now()) {
             self.evaluate().await;
         }
@@ -323,7 +323,7 @@ impl Firewall {
 
     /// Says what was done, and keeps in mind that nothing has to be looked at until there is news.
     fn finish(&mut self, scope: &Scope, outcome: Outcome) -> FirewallReport {
-        let Outcome { mut report, wrote, differences, is_unclean, .. } = outcome;
+        let Outcome { mut report, wrote, differences, has_leftovers, .. } = outcome;
         if !self.settled {
             report.drifted = 0;
             if wrote {
@@ -346,7 +346,7 @@ impl Firewall {
             self.known = Some((scope.clone(), quiet));
         }
         let now = Instant::now();
-        self.clean_at = is_unclean.then(|| now + CLEAN_AGAIN);
+        self.clean_at = has_leftovers.then(|| now + CLEAN_AGAIN);
         self.check_at = now + self.options.check_every;
         report
     }

@@ -9,7 +9,7 @@ mod blockers;
 mod nft_rules;
 mod packet;
 mod save_rules;
-mod three_valued;
+mod ternary;
 mod walk;
 mod xt_matches;
 
@@ -19,7 +19,7 @@ pub(crate) use blockers::find_blockers;
 use flannel_netlink::Namespace;
 use nix::libc;
 pub use packet::{Direction, Flow, PacketPath};
-use walk::{Table, obstacles};
+use walk::{Table, findings};
 
 use crate::{
     error::FirewallError,
@@ -34,7 +34,7 @@ use crate::{
 /// A rule, or a policy, that keeps packets from getting through as they are.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
-pub struct Obstacle {
+pub struct Finding {
     /// What it does to them.
     pub effect: Effect,
     /// Whether it does that to all of them; false if it, or a rule before it that accepts, has conditions that cannot be told from
@@ -56,7 +56,7 @@ pub enum Effect {
     Masquerades,
 }
 
-impl Obstacle {
+impl Finding {
     /// What does `effect` at `rule` of `place`.
     pub fn new(
         effect: Effect,
@@ -80,7 +80,7 @@ impl Obstacle {
     }
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.about("these packets"))
     }
@@ -101,7 +101,7 @@ pub async fn inspect(
     namespace: &Namespace,
     path: &PacketPath,
     tool_folders: &[PathBuf],
-) -> Result<Vec<Obstacle>, FirewallError> {
+) -> Result<Vec<Finding>, FirewallError> {
     let options =
         FirewallOptions { tool_folders: tool_folders.to_vec(), ..FirewallOptions::default() };
     let mut client = Client::open(namespace).ok();
@@ -121,7 +121,7 @@ pub(crate) async fn inspect_all(
     sources: &mut RuleSources<'_>,
     paths: &[PacketPath],
     translations: bool,
-) -> Result<Vec<Vec<Obstacle>>, FirewallError> {
+) -> Result<Vec<Vec<Finding>>, FirewallError> {
     let Some(family) = paths.first().map(PacketPath::family) else { return Ok(Vec::new()) };
     let mut tables: Vec<Vec<Table>> = vec![Vec::new(); paths.len()];
     if let Some(client) = sources.client.as_deref_mut() {
@@ -143,7 +143,7 @@ pub(crate) async fn inspect_all(
     for (path, tables) in paths.iter().zip(&mut tables) {
         tables.extend(legacy.map(|listing| save_rules::tables(listing, path)).unwrap_or_default());
     }
-    Ok(paths.iter().zip(tables).map(|(path, tables)| obstacles(path, &tables)).collect())
+    Ok(paths.iter().zip(tables).map(|(path, tables)| findings(path, &tables)).collect())
 }
 
 /// What legacy iptables has, if it has tables and is installed.

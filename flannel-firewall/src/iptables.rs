@@ -10,6 +10,7 @@ mod rule_text;
 mod save_output;
 
 pub(crate) use chain_diff::{Change, diff};
+pub use program::needs_net_raw;
 pub(crate) use program::{Program, ProgramError, RunCounter};
 pub(crate) use rule_sync::Iptables;
 #[cfg(feature = "inspect")]

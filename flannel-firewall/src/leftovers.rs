@@ -18,7 +18,7 @@ use crate::{
 pub(crate) async fn remove_iptables_nft(client: &mut Client, names: &Names, outcome: &mut Outcome) {
     let chains = match client.chains().await {
         Ok(chains) => chains,
-        Err(error) => return outcome.could_not("list the chains of nftables", &error),
+        Err(error) => return outcome.note_failure("list the chains of nftables", &error),
     };
     for family in Family::ALL {
         for name in names.all(family) {
@@ -35,7 +35,7 @@ pub(crate) async fn remove_iptables_nft(client: &mut Client, names: &Names, outc
                 let rules = match client.rules(of, wanted.table).await {
                     Ok(rules) => rules,
                     Err(error) => {
-                        outcome.could_not(&operation, &error);
+                        outcome.note_failure(&operation, &error);
                         continue;
                     }
                 };
@@ -72,7 +72,7 @@ pub(crate) async fn remove_iptables_nft(client: &mut Client, names: &Names, outc
                         let gone = format!("chain {} is still there", wanted.chain);
                         outcome.wrote(0, removed as u64, vec![gone]);
                     }
-                    Err(error) => outcome.could_not(&operation, &error),
+                    Err(error) => outcome.note_failure(&operation, &error),
                 }
             }
         }
@@ -131,7 +131,7 @@ pub(crate) async fn remove_legacy(
                 let nothing = [(family, Rules::default())];
                 let mut iptables = Iptables::with(family, program);
                 iptables.sync(nothing, names, None, &mut look).await;
-                look.excuse();
+                look.downgrade_faults();
                 outcome.add(look);
             }
             None => outcome.report.notes.push(format!(

@@ -58,7 +58,8 @@ pub use error::FirewallError;
 pub use firewall::Firewall;
 pub use firewalled::Firewalled;
 #[cfg(feature = "inspect")]
-pub use inspect::{Direction, Effect, Flow, Obstacle, PacketPath, inspect};
+pub use inspect::{Direction, Effect, Finding, Flow, PacketPath, inspect};
+pub use iptables::needs_net_raw;
 pub use names::{InvalidName, Name};
 pub use options::{FirewallOptions, Masquerade, ModeChoice};
 pub use report::{FIREWALL, FirewallFault, FirewallMode, FirewallReport};

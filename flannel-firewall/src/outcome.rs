@@ -1,5 +1,7 @@
 //! What happened in one look at all rules.
 
+use flannel_core::error_chain;
+
 use crate::report::{FirewallFault, FirewallReport};
 
 /// What one look at rules, here or everywhere, found and did.
@@ -13,23 +15,23 @@ pub(crate) struct Outcome {
     /// Whether what keeps the rules cannot keep them, whatever is tried.
     pub(crate) is_unusable: bool,
     /// Whether something that nobody wants any more could not be removed yet.
-    pub(crate) is_unclean: bool,
+    pub(crate) has_leftovers: bool,
 }
 
 impl Outcome {
     pub(crate) fn fault(&mut self, operation: impl Into<String>, error: &dyn std::error::Error) {
-        self.report.faults.push(FirewallFault::new(operation, chain(error)));
+        self.report.faults.push(FirewallFault::new(operation, error_chain(error)));
     }
 
     /// Something that costs nobody anything could not be done.
-    pub(crate) fn could_not(&mut self, operation: &str, error: &dyn std::error::Error) {
-        self.is_unclean = true;
-        self.report.notes.push(format!("cannot {operation}: {}", chain(error)));
+    pub(crate) fn note_failure(&mut self, operation: &str, error: &dyn std::error::Error) {
+        self.has_leftovers = true;
+        self.report.notes.push(format!("cannot {operation}: {}", error_chain(error)));
     }
 
     /// The faults become notes: what was to be removed is in nobody's way.
-    pub(crate) fn excuse(&mut self) {
-        self.is_unclean |= !self.report.faults.is_empty();
+    pub(crate) fn downgrade_faults(&mut self) {
+        self.has_leftovers |= !self.report.faults.is_empty();
         let faults = std::mem::take(&mut self.report.faults);
         self.report.notes.extend(faults.iter().map(ToString::to_string));
     }
@@ -45,7 +47,7 @@ impl Outcome {
         self.differences.extend(other.differences);
         self.wrote |= other.wrote;
         self.is_unusable |= other.is_unusable;
-        self.is_unclean |= other.is_unclean;
+        self.has_leftovers |= other.has_leftovers;
     }
 
     pub(crate) fn wrote(&mut self, added: u64, removed: u64, differences: Vec<String>) {
@@ -55,15 +57,4 @@ impl Outcome {
         self.differences.extend(differences);
         self.wrote = true;
     }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

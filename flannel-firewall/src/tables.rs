@@ -13,7 +13,7 @@ use ipnetwork::IpNetwork;
 pub(crate) use keep_tracking::keep_tracking;
 use keep_tracking::left_by_reload;
 use nft_text::rule_text;
-use table_diff::{FoundChain, FoundTable, diff};
+use table_diff::{ObservedChain, ObservedTable, diff};
 
 use crate::{
     names::{Name, Names},
@@ -26,33 +26,33 @@ use crate::{
 
 /// What we want as table of one family.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct WantedTable {
+pub(crate) struct DesiredTable {
     pub(crate) family: Family,
     pub(crate) name: String,
-    pub(crate) chains: Vec<WantedChain>,
+    pub(crate) chains: Vec<DesiredChain>,
     /// Whether kube-proxy's mark counts only without other bits, as in flannel's own tables.
     pub(crate) exact_mark: bool,
 }
 
 /// What we want as a chain.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct WantedChain {
+pub(crate) struct DesiredChain {
     pub(crate) name: &'static str,
     pub(crate) comment: &'static str,
     pub(crate) hook: Hook,
     pub(crate) rules: Vec<Rule>,
 }
 
-impl WantedTable {
+impl DesiredTable {
     /// The table for `rules`. Without chains if there is nothing to keep: then the table is not wanted either.
     pub(crate) fn new(family: Family, rules: Rules, name: &Name) -> Self {
-        let forward = WantedChain {
+        let forward = DesiredChain {
             name: "forward",
             comment: "chain to accept flannel traffic",
             hook: Hook { kind: "filter".into(), number: Hook::FORWARD, priority: 0 },
             rules: rules.forward,
         };
-        let postrouting = WantedChain {
+        let postrouting = DesiredChain {
             name: "postrtg",
             comment: "chain to manage traffic masquerading by flannel",
             hook: Hook {
@@ -103,7 +103,7 @@ impl WantedTable {
 }
 
 /// Brings our tables to what is wanted, each under the name that it has beside those of other networks. `exact_mark` is as in
-/// [`WantedTable`].
+/// [`DesiredTable`].
 pub(crate) async fn sync(
     client: &mut Client,
     names: &mut Names,
@@ -130,11 +130,11 @@ pub(crate) async fn sync(
         let placement = names.place(family, sources);
         // What is wanted is there before anything goes.
         if let Some(name) = placement.wanted {
-            let wanted = WantedTable { exact_mark, ..WantedTable::new(family, rules, &name) };
+            let wanted = DesiredTable { exact_mark, ..DesiredTable::new(family, rules, &name) };
             sync_table(client, wanted, &chains, outcome).await;
         }
         for name in placement.unwanted {
-            let nothing = WantedTable::new(family, Rules::default(), &name);
+            let nothing = DesiredTable::new(family, Rules::default(), &name);
             sync_table(client, nothing, &chains, outcome).await;
         }
     }
@@ -146,7 +146,7 @@ pub(crate) async fn sync(
 /// Brings one table to what is wanted.
 async fn sync_table(
     client: &mut Client,
-    wanted: WantedTable,
+    wanted: DesiredTable,
     chains: &[ChainInfo],
     outcome: &mut Outcome,
 ) {
@@ -157,7 +157,7 @@ async fn sync_table(
             return outcome.fault(format!("list table {keyword} {name} of nftables"), &error);
         }
     };
-    outcome.report.read += found.as_ref().map_or(0, FoundTable::count);
+    outcome.report.read += found.as_ref().map_or(0, ObservedTable::count);
     let Some(plan) = diff(found.as_ref(), &wanted) else { return };
     match client.apply(&wanted.batch(&plan.steps)).await {
         Ok(()) => outcome.wrote(plan.added, plan.removed, plan.differences),
@@ -171,16 +171,20 @@ async fn read_table(
     family: Family,
     name: &str,
     chains: &[ChainInfo],
-) -> Result<Option<FoundTable>, KernelError> {
+) -> Result<Option<ObservedTable>, KernelError> {
     let of = TableFamily::from(family);
     let Some(info) = client.table(of, name).await? else { return Ok(None) };
     let ours = chains.iter().filter(|chain| (chain.family, &*chain.table) == (of, name));
     let found = |chain: &ChainInfo| {
-        let found = FoundChain { hook: chain.hook.clone(), drops: chain.drops, rules: Vec::new() };
+        let found =
+            ObservedChain { hook: chain.hook.clone(), drops: chain.drops, rules: Vec::new() };
         (chain.name.clone(), found)
     };
-    let mut table =
-        FoundTable { flags: info.flags, members: info.members, chains: ours.map(found).collect() };
+    let mut table = ObservedTable {
+        flags: info.flags,
+        members: info.members,
+        chains: ours.map(found).collect(),
+    };
     for rule in client.rules(of, name).await? {
         table.chains.entry(rule.chain).or_default().rules.push(rule.expressions);
     }

@@ -2,16 +2,16 @@
 
 #[path = "netns/backend.rs"]
 mod backend;
-#[path = "netns/blockers.rs"]
-mod blockers;
+#[path = "netns/drop_warnings.rs"]
+mod drop_warnings;
 #[path = "netns/fallback.rs"]
 mod fallback;
+#[path = "netns/findings.rs"]
+mod findings;
 #[path = "netns/modes.rs"]
 mod modes;
 #[path = "netns/networks.rs"]
 mod networks;
-#[path = "netns/obstacles.rs"]
-mod obstacles;
 #[path = "netns/packets.rs"]
 mod packets;
 #[path = "netns/reload.rs"]

@@ -35,7 +35,7 @@ use crate::{
     backend::{Backend, BackendError, Network},
     backoff::Backoff,
     config::NetworkConfig,
-    fault::{Activity, Fault, Faulty, chain},
+    fault::{Activity, Fault, Faulty, error_chain},
     lease::{Lease, LeaseAttrs, LeaseEvent},
     peers::Peers,
     report::SyncReport,
@@ -349,7 +349,7 @@ impl Driver {
                 if self.options.on_lease_loss == OnLeaseLoss::Exit {
                     return Err(NodeError::LeaseLost { subnet, source: error });
                 }
-                error!(%subnet, error = chain(&error), "lease lost, taking one anew; the data path stays");
+                error!(%subnet, error = error_chain(&error), "lease lost, taking one anew; the data path stays");
                 self.show_fault(Activity::Renew, &error);
             }
             LeaseOutcome::Acquired(lease) | LeaseOutcome::Renewed(lease) => {
@@ -472,9 +472,9 @@ impl Driver {
     fn fail(&self, activity: Activity, error: &(impl Faulty + 'static)) {
         let failed = self.outages().failed(activity, Instant::now());
         match failed {
-            Failed::Begins => warn!("cannot {activity}, retrying: {}", chain(error)),
+            Failed::Begins => warn!("cannot {activity}, retrying: {}", error_chain(error)),
             Failed::GoesOn { failures, lasted } => {
-                warn!(failures, ?lasted, "still cannot {activity}: {}", chain(error));
+                warn!(failures, ?lasted, "still cannot {activity}: {}", error_chain(error));
             }
             Failed::Quiet => {}
         }

@@ -365,7 +365,7 @@ async fn what_somebody_has_to_correct_ends_the_node() {
         Err(StoreError::Config { place: "/net/config".into(), source })
     });
     let error = node(store, fake()).run().await.unwrap_err();
-    let text = crate::fault::chain(&error);
+    let text = crate::error_chain(&error);
     assert!(text.contains("/net/config") && text.contains("Network is missing"), "{text}");
 }
 

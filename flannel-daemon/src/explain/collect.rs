@@ -50,8 +50,8 @@ pub(crate) async fn collect(
     host.settings = settings(&host);
     let node = status::ask(&status_socket::beside(&options.subnet_file)).ok();
     let node = node.and_then(|text| Some(Running::read(&serde_json::from_str(&text).ok()?)));
-    let obstacles = obstacles(&namespace, &stored, &host, options).await;
-    Ok(Ok(Facts { source, destination, stored, host, obstacles, node, answers: None }))
+    let findings = findings(&namespace, &stored, &host, options).await;
+    Ok(Ok(Facts { source, destination, stored, host, findings, node, answers: None }))
 }
 
 /// Asks the other side, which takes up to some seconds, and sees whether the kernel found its neighbours by that.
@@ -63,7 +63,7 @@ pub(crate) async fn ask_peer(facts: &mut Facts, options: &ExplainOptions) -> Res
 }
 
 /// What of the rules is in the way, there and back, of the packets themselves and of what they are encapsulated in.
-async fn obstacles(
+async fn findings(
     namespace: &Namespace,
     stored: &Stored,
     host: &Host,
@@ -91,9 +91,9 @@ async fn obstacles(
     }
     let mut found = Vec::new();
     for (from, to, port, path) in paths {
-        let obstacles = inspect(namespace, &path, &[]).await;
-        let obstacles = obstacles.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
-        found.extend(obstacles.into_iter().map(|obstacle| InTheWay { from, to, port, obstacle }));
+        let findings = inspect(namespace, &path, &[]).await;
+        let findings = findings.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        found.extend(findings.into_iter().map(|finding| InTheWay { from, to, port, finding }));
     }
     Ok(found)
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use flannel_core::{NetworkConfig, SubnetEnv};
-use flannel_firewall::Obstacle;
+use flannel_firewall::Finding;
 use flannel_netlink::state::{Address, ForwardingEntry, Link, Neighbour, Nexthop, Route};
 use flannel_store::Record;
 use ipnetwork::IpNetwork;
@@ -17,7 +17,7 @@ pub(crate) struct Facts {
     pub(crate) stored: Stored,
     pub(crate) host: Host,
     /// What of this host's rules is in the way, or why they could not be read.
-    pub(crate) obstacles: Result<Vec<InTheWay>, String>,
+    pub(crate) findings: Result<Vec<InTheWay>, String>,
     /// The node that runs on this host; `None` if none answers.
     pub(crate) node: Option<Running>,
     /// What the other side answered; `None` as long as it was not asked.
@@ -33,7 +33,7 @@ pub(crate) struct InTheWay {
     pub(crate) to: IpAddr,
     /// The port of encapsulated packets between the hosts, if it is about those.
     pub(crate) port: Option<u16>,
-    pub(crate) obstacle: Obstacle,
+    pub(crate) finding: Finding,
 }
 
 /// What the store has.

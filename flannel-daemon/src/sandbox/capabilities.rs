@@ -1,7 +1,5 @@
 //! Capabilities.
 
-use std::{fs, path::PathBuf};
-
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
@@ -68,13 +66,10 @@ const fn names_end() -> u32 {
 }
 
 /// What a node on this host needs: for devices, addresses, routes, rules and the settings under `/proc/sys/net` one capability, and
-/// another where iptables is the old one, which talks to the kernel through a raw socket.
+/// another where legacy iptables is installed, which talks to the kernel through a raw socket: somebody may have rules there, or
+/// have had.
 fn needed() -> CapabilitySet {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let iptables =
-        std::env::split_paths(&paths).find_map(|path| fs::canonicalize(path.join("iptables")).ok());
-    let is_legacy = |program: PathBuf| program.to_string_lossy().contains("legacy");
-    match iptables.is_some_and(is_legacy) {
+    match flannel_firewall::needs_net_raw() {
         true => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
         false => CapabilitySet::NET_ADMIN,
     }

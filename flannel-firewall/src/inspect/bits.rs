@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 
-use super::three_valued::Truth;
+use super::ternary::Ternary;
 use crate::nftables::Comparison;
 
 /// Bytes of which some bits may be unknown.
@@ -59,15 +59,15 @@ impl Bits {
         Self { value, known }
     }
 
-    pub(super) fn compare(&self, comparison: Comparison, other: &[u8]) -> Truth {
-        let Some(bits) = self.slice(0, other.len()) else { return Truth::Maybe };
+    pub(super) fn compare(&self, comparison: Comparison, other: &[u8]) -> Ternary {
+        let Some(bits) = self.slice(0, other.len()) else { return Ternary::Unknown };
         let low = bits.value.clone();
         let high: Vec<_> =
             bits.value.iter().zip(&bits.known).map(|(value, known)| value | !known).collect();
         let less = |strict: bool| match strict {
-            _ if &*high < other || !strict && &*high == other => Truth::Yes,
-            _ if &*low > other || strict && &*low == other => Truth::No,
-            _ => Truth::Maybe,
+            _ if &*high < other || !strict && &*high == other => Ternary::True,
+            _ if &*low > other || strict && &*low == other => Ternary::False,
+            _ => Ternary::Unknown,
         };
         match comparison {
             Comparison::Equal => bits.equals(other),
@@ -79,12 +79,12 @@ impl Bits {
         }
     }
 
-    fn equals(&self, other: &[u8]) -> Truth {
+    fn equals(&self, other: &[u8]) -> Ternary {
         let mut each = self.value.iter().zip(&self.known).zip(other);
         if each.any(|((value, known), other)| (value ^ other) & known != 0) {
-            return Truth::No;
+            return Ternary::False;
         }
-        if self.known.iter().all(|known| *known == 0xff) { Truth::Yes } else { Truth::Maybe }
+        if self.known.iter().all(|known| *known == 0xff) { Ternary::True } else { Ternary::Unknown }
     }
 }
 
@@ -152,9 +152,9 @@ mod tests {
                 Greater => one > other,
                 GreaterOrEqual => one >= other,
             };
-            prop_assert!(said == Truth::Maybe || said == Truth::from(holds), "{:?}", said);
+            prop_assert!(said == Ternary::Unknown || said == Ternary::from(holds), "{:?}", said);
             if known == u16::MAX {
-                prop_assert_ne!(said, Truth::Maybe);
+                prop_assert_ne!(said, Ternary::Unknown);
             }
         }
 

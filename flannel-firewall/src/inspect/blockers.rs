@@ -11,7 +11,7 @@ use flannel_netlink::{
 };
 use ipnetwork::IpNetwork;
 
-use super::{Direction, Effect, Flow, Obstacle, PacketPath, inspect_all};
+use super::{Direction, Effect, Finding, Flow, PacketPath, inspect_all};
 use crate::{
     rules::{Family, Scope},
     warnings::RuleSources,
@@ -33,28 +33,28 @@ pub(crate) async fn find_blockers(
             .iter()
             .flat_map(|(_, path)| FLOWS.map(|(_, flow)| path.clone().carrying(flow)))
             .collect();
-        let obstacles = inspect_all(&mut sources, &paths, false).await.ok()?;
+        let findings = inspect_all(&mut sources, &paths, false).await.ok()?;
         // By what drops packets, of which kind: those from where to where.
         let mut dropped: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for ((direction, _), of_flows) in traffic.iter().zip(obstacles.chunks(FLOWS.len())) {
-            for (kind, obstacle) in drops(of_flows) {
-                dropped.entry((obstacle, kind)).or_default().insert(*direction);
+        for ((direction, _), of_flows) in traffic.iter().zip(findings.chunks(FLOWS.len())) {
+            for (kind, finding) in drops(of_flows) {
+                dropped.entry((finding, kind)).or_default().insert(*direction);
             }
         }
-        found.extend(dropped.into_iter().map(|((obstacle, kind), directions)| {
+        found.extend(dropped.into_iter().map(|((finding, kind), directions)| {
             let directions = directions.into_iter().collect::<Vec<_>>().join(" and ");
             let packets = format!("{kind} {directions}");
-            format!("{}: accept {} there before that", obstacle.about(&packets), blocks.0)
+            format!("{}: accept {} there before that", finding.about(&packets), blocks.0)
         }));
     }
     Some(found)
 }
 
 /// What is certainly dropped, with the carried protocol only if it matters.
-fn drops(of_flows: &[Vec<Obstacle>]) -> Vec<(&'static str, Obstacle)> {
-    let drop = |obstacles: &Vec<Obstacle>| {
-        let mut all = obstacles.iter();
-        all.find(|obstacle| obstacle.certain && obstacle.effect == Effect::Drops).cloned()
+fn drops(of_flows: &[Vec<Finding>]) -> Vec<(&'static str, Finding)> {
+    let drop = |findings: &Vec<Finding>| {
+        let mut all = findings.iter();
+        all.find(|finding| finding.certain && finding.effect == Effect::Drops).cloned()
     };
     let dropped: Vec<_> = of_flows.iter().map(drop).collect();
     match &dropped[..] {

@@ -7,7 +7,7 @@ use flannel_netlink::KernelError;
 use super::{
     bits::{Bits, Registers},
     packet::{Device, PacketPath},
-    three_valued::Truth,
+    ternary::Ternary,
     walk::{Chain, Place, Rule, Step, Table},
     xt_matches,
 };
@@ -100,7 +100,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// What a rule is to the packets.
     fn rule(&self, number: usize, expressions: &[Expression]) -> Vec<Rule> {
-        let mut fits = Truth::Yes;
+        let mut fits = Ternary::True;
         let mut registers = Registers::default();
         for expression in expressions {
             let (condition, step) = match expression {
@@ -125,7 +125,7 @@ impl Reader<'_> {
                     (contains(&held, elements).not_if(*negated), None)
                 }
                 Expression::Masquerade { .. } | Expression::Nat { source: true } => {
-                    (Truth::Yes, Some(Step::Masquerade))
+                    (Ternary::True, Some(Step::Masquerade))
                 }
                 Expression::Match { name, info } => {
                     (xt_matches::holds(name, info, self.path), None)
@@ -145,11 +145,11 @@ impl Reader<'_> {
                         .and(held.compare(Comparison::LessOrEqual, to));
                     (inside.not_if(*negated), None)
                 }
-                Expression::Target(name) => (Truth::Yes, Some(xt_matches::target(name))),
-                Expression::Verdict(verdict) => (Truth::Yes, Some(step(verdict))),
+                Expression::Target(name) => (Ternary::True, Some(xt_matches::target(name))),
+                Expression::Verdict(verdict) => (Ternary::True, Some(step(verdict))),
                 Expression::Nat { source: false } | Expression::Comment(_) => continue,
                 Expression::Other(name) => match name.as_str() {
-                    "reject" => (Truth::Yes, Some(Step::Drop)),
+                    "reject" => (Ternary::True, Some(Step::Drop)),
                     // What changes or counts packets, and what loads something that another expression compares.
                     _ if NO_CONDITIONS.contains(&name.as_str()) => {
                         registers = Registers::default();
@@ -157,7 +157,7 @@ impl Reader<'_> {
                     }
                     _ => {
                         registers = Registers::default();
-                        (Truth::Maybe, None)
+                        (Ternary::Unknown, None)
                     }
                 },
             };
@@ -250,9 +250,9 @@ impl Reader<'_> {
 }
 
 /// What a rule with a verdict map does: what the element says that fits, or nothing.
-fn map_rules(number: usize, fits: Truth, held: &Bits, elements: &[SetElement]) -> Vec<Rule> {
+fn map_rules(number: usize, fits: Ternary, held: &Bits, elements: &[SetElement]) -> Vec<Rule> {
     let mut rules = Vec::new();
-    let (mut others, mut catch_all) = (Truth::Yes, None);
+    let (mut others, mut catch_all) = (Ternary::True, None);
     for (range, verdict) in ranges(elements) {
         let Some(verdict) = verdict else { continue };
         let Some(range) = range else {
@@ -265,15 +265,15 @@ fn map_rules(number: usize, fits: Truth, held: &Bits, elements: &[SetElement]) -
     }
     let last =
         catch_all.map(|verdict| Rule { number, fits: fits.and(others), step: step(verdict) });
-    rules.into_iter().chain(last).filter(|rule| rule.fits != Truth::No).collect()
+    rules.into_iter().chain(last).filter(|rule| rule.fits != Ternary::False).collect()
 }
 
-fn contains(held: &Bits, elements: &[SetElement]) -> Truth {
+fn contains(held: &Bits, elements: &[SetElement]) -> Ternary {
     let each = ranges(elements).into_iter().map(|(range, _)| match range {
         Some(range) => within(held, &range),
-        None => Truth::Yes,
+        None => Ternary::True,
     });
-    each.fold(Truth::No, Truth::or)
+    each.fold(Ternary::False, Ternary::or)
 }
 
 /// Values that an element of a set stands for.
@@ -305,13 +305,13 @@ fn ranges(elements: &[SetElement]) -> Vec<(Option<Range<'_>>, Option<&Verdict>)>
     found
 }
 
-fn within(held: &Bits, range: &Range<'_>) -> Truth {
+fn within(held: &Bits, range: &Range<'_>) -> Ternary {
     match range {
         Range::Between(from, to) => {
             let above = held.compare(Comparison::GreaterOrEqual, from);
-            above.and(to.map_or(Truth::Yes, |to| held.compare(Comparison::Less, to)))
+            above.and(to.map_or(Ternary::True, |to| held.compare(Comparison::Less, to)))
         }
-        Range::Concatenated => Truth::Maybe,
+        Range::Concatenated => Ternary::Unknown,
         Range::One(key) => held.compare(Comparison::Equal, key),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     names::Name,
     options::{FirewallOptions, Masquerade},
     rules::{Action, Family, Rules, testing::scope},
-    tables::WantedTable,
+    tables::DesiredTable,
 };
 
 fn path(source: &str, destination: &str) -> PacketPath {
@@ -20,7 +20,7 @@ fn read_with(sets: &Sets, path: &PacketPath, expressions: &[Expression]) -> Vec<
     Reader { path, sets, place: None }.rule(1, expressions)
 }
 
-fn fits_on(path: &PacketPath, expressions: &[Expression]) -> Truth {
+fn fits_on(path: &PacketPath, expressions: &[Expression]) -> Ternary {
     read_with(&Sets::new(), path, expressions)[0].fits
 }
 
@@ -33,13 +33,13 @@ fn our_own_rules_are_understood() {
         (Family::Ipv6, "fd00:10:244:7::2", "fd00:10:244:8::2", "2001:db8::1"),
     ] {
         let rules = Rules::new(&scope(), family, &options).masquerade;
-        let table = WantedTable::new(family, Rules::default(), &Name::default());
+        let table = DesiredTable::new(family, Rules::default(), &Name::default());
         let first = |from: &str, to: &str| {
             let path = path(from, to);
             let fit = rules.iter().find(|rule| {
                 let fits = fits_on(&path, &table.compile(rule));
-                assert_ne!(fits, Truth::Maybe);
-                fits == Truth::Yes
+                assert_ne!(fits, Ternary::Unknown);
+                fits == Ternary::True
             });
             fit.map(|rule| matches!(rule.action, Action::Masquerade { .. }))
         };
@@ -57,11 +57,11 @@ fn blocks_fit_as_a_whole_in_part_or_not_at_all() {
     let fits = |offset, block: &str| {
         fits_on(&wider, &Expression::compare_address(offset, block.parse().unwrap(), false))
     };
-    assert_eq!(fits(12, "10.244.0.0/16"), Truth::Yes);
-    assert_eq!(fits(12, "10.244.7.0/25"), Truth::Maybe);
-    assert_eq!(fits(12, "10.244.8.0/24"), Truth::No);
-    assert_eq!(fits(16, "10.0.0.0/9"), Truth::No);
-    assert_eq!(fits(16, "10.244.7.0/24"), Truth::Maybe);
+    assert_eq!(fits(12, "10.244.0.0/16"), Ternary::True);
+    assert_eq!(fits(12, "10.244.7.0/25"), Ternary::Unknown);
+    assert_eq!(fits(12, "10.244.8.0/24"), Ternary::False);
+    assert_eq!(fits(16, "10.0.0.0/9"), Ternary::False);
+    assert_eq!(fits(16, "10.244.7.0/24"), Ternary::Unknown);
 }
 
 #[test]
@@ -71,22 +71,22 @@ fn devices_marks_and_states_are_those_of_a_new_flow() {
     let is = |value: &[u8]| Expression::compare(false, value.to_vec());
     let meta = |key| Expression::Meta { register: 1, key };
     let (enters, leaves) = (meta(NFT_META_IIFNAME), meta(NFT_META_OIFNAME));
-    assert_eq!(fits(&[enters.clone(), is(b"cni0\0")]), Truth::Yes);
-    assert_eq!(fits(&[enters.clone(), is(b"cni")]), Truth::Yes, "a name that begins so");
-    assert_eq!(fits(&[enters, is(b"cni\0")]), Truth::No);
-    assert_eq!(fits(&[leaves, is(b"cni0\0")]), Truth::No);
+    assert_eq!(fits(&[enters.clone(), is(b"cni0\0")]), Ternary::True);
+    assert_eq!(fits(&[enters.clone(), is(b"cni")]), Ternary::True, "a name that begins so");
+    assert_eq!(fits(&[enters, is(b"cni\0")]), Ternary::False);
+    assert_eq!(fits(&[leaves, is(b"cni0\0")]), Ternary::False);
     let state = Expression::Connection { register: 1, key: NFT_CT_STATE };
     let established = Expression::and(6_u32.to_ne_bytes().to_vec());
-    assert_eq!(fits(&[state, established, Expression::compare(true, vec![0; 4])]), Truth::No);
-    assert_eq!(fits(&[meta(NFT_META_NFPROTO), is(&[2])]), Truth::Yes);
-    assert_eq!(fits(&[meta(NFT_META_MARK), is(&[0, 0x40, 0, 0])]), Truth::No);
+    assert_eq!(fits(&[state, established, Expression::compare(true, vec![0; 4])]), Ternary::False);
+    assert_eq!(fits(&[meta(NFT_META_NFPROTO), is(&[2])]), Ternary::True);
+    assert_eq!(fits(&[meta(NFT_META_MARK), is(&[0, 0x40, 0, 0])]), Ternary::False);
     let protocol = Expression::Payload { register: 1, base: 1, offset: 9, length: 1 };
-    assert_eq!(fits(&[protocol.clone(), is(&[6])]), Truth::Maybe);
-    assert_eq!(fits(&[Expression::Other("quota".into())]), Truth::Maybe);
-    assert_eq!(fits(&[Expression::Other("fib".into()), is(&[0; 4])]), Truth::Maybe);
+    assert_eq!(fits(&[protocol.clone(), is(&[6])]), Ternary::Unknown);
+    assert_eq!(fits(&[Expression::Other("quota".into())]), Ternary::Unknown);
+    assert_eq!(fits(&[Expression::Other("fib".into()), is(&[0; 4])]), Ternary::Unknown);
     let flow = Flow { protocol: 6, source_port: 40_000, destination_port: 15_000 };
     let path = path.clone().carrying(flow);
-    assert_eq!(fits_on(&path, &[protocol, is(&[6])]), Truth::Yes);
+    assert_eq!(fits_on(&path, &[protocol, is(&[6])]), Ternary::True);
     let port = Expression::Payload { register: 1, base: 2, offset: 2, length: 2 };
     let range = Expression::Range {
         register: 1,
@@ -94,8 +94,8 @@ fn devices_marks_and_states_are_those_of_a_new_flow() {
         from: 10_000_u16.to_be_bytes().to_vec(),
         to: 20_000_u16.to_be_bytes().to_vec(),
     };
-    assert_eq!(fits_on(&path, &[port.clone(), range]), Truth::Yes);
-    assert_eq!(fits_on(&path, &[port, is(&443_u16.to_be_bytes())]), Truth::No);
+    assert_eq!(fits_on(&path, &[port.clone(), range]), Ternary::True);
+    assert_eq!(fits_on(&path, &[port, is(&443_u16.to_be_bytes())]), Ternary::False);
 }
 
 fn element(key: &[u8], ends_range: bool, verdict: Option<Verdict>) -> SetElement {
@@ -142,12 +142,12 @@ fn sets_and_verdict_maps_are_looked_into() {
     let fits = |set: &str, negated| {
         read_with(&sets, &path, &[source.clone(), lookup(set, negated, false)])[0].fits
     };
-    assert_eq!((fits("ranges", false), fits("ranges", true)), (Truth::Yes, Truth::No));
-    assert_eq!((fits("others", false), fits("others", true)), (Truth::No, Truth::Yes));
-    assert_eq!((fits("part", false), fits("part", true)), (Truth::Maybe, Truth::Maybe));
+    assert_eq!((fits("ranges", false), fits("ranges", true)), (Ternary::True, Ternary::False));
+    assert_eq!((fits("others", false), fits("others", true)), (Ternary::False, Ternary::True));
+    assert_eq!((fits("part", false), fits("part", true)), (Ternary::Unknown, Ternary::Unknown));
     let device = Expression::Meta { register: 1, key: NFT_META_IIFNAME };
     let rules = read_with(&sets, &path, &[device, lookup("devices", false, true)]);
-    let expected = Rule { number: 1, fits: Truth::Yes, step: Step::Jump("pods".into()) };
+    let expected = Rule { number: 1, fits: Ternary::True, step: Step::Jump("pods".into()) };
     assert_eq!(rules, [expected]);
 }
 

@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 
-use super::three_valued::Truth;
+use super::ternary::Ternary;
 use crate::{nftables::Hook, rules::Family};
 
 /// Packets that a host forwards, receives or sends: the first of a flow, from one block to another.
@@ -109,12 +109,12 @@ impl PacketPath {
         hook: Option<u32>,
         name: &str,
         is_prefix: bool,
-    ) -> Truth {
+    ) -> Ternary {
         match self.device(leaves, hook) {
-            Device::None => Truth::from(is_prefix && name.is_empty()),
-            Device::Named(device) if is_prefix => Truth::from(device.starts_with(name)),
-            Device::Named(device) => Truth::from(device == name),
-            Device::Unknown => Truth::Maybe,
+            Device::None => Ternary::from(is_prefix && name.is_empty()),
+            Device::Named(device) if is_prefix => Ternary::from(device.starts_with(name)),
+            Device::Named(device) => Ternary::from(device == name),
+            Device::Unknown => Ternary::Unknown,
         }
     }
 }

@@ -4,7 +4,7 @@ use ipnetwork::IpNetwork;
 
 use super::{
     packet::{Flow, PacketPath},
-    three_valued::Truth,
+    ternary::Ternary,
     walk::{Chain, Place, Rule, Step, Table},
     xt_matches::target,
 };
@@ -53,12 +53,12 @@ fn place(table: &str, chain: &str) -> Option<Place> {
 /// What a rule is to the packets.
 fn read(number: usize, text: &str, path: &PacketPath, place: Option<Place>) -> Rule {
     let mut words = Words(text);
-    let (mut fits, mut step) = (Truth::Yes, Step::Continue);
+    let (mut fits, mut step) = (Ternary::True, Step::Continue);
     let mut negated = false;
     let hook = place.map(|place| place.hook);
     let port = |text: &str, of: fn(Flow) -> u16| match path.flow {
         Some(flow) => ports(text, of(flow)),
-        None => Truth::Maybe,
+        None => Ternary::Unknown,
     };
     while let Some(word) = words.next() {
         let was_negated = std::mem::take(&mut negated);
@@ -98,33 +98,33 @@ fn read(number: usize, text: &str, path: &PacketPath, place: Option<Place>) -> R
             }
             // A target's own words, or a condition that nobody here knows.
             _ if step != Step::Continue => continue,
-            _ => Truth::Maybe,
+            _ => Ternary::Unknown,
         };
         fits = fits.and(holds.not_if(was_negated));
     }
     Rule { number, fits, step }
 }
 
-fn inside(block: &str, addresses: IpNetwork) -> Truth {
+fn inside(block: &str, addresses: IpNetwork) -> Ternary {
     match block.parse::<IpNetwork>() {
         Ok(block) if block.contains(addresses.ip()) && block.prefix() <= addresses.prefix() => {
-            Truth::Yes
+            Ternary::True
         }
-        Ok(block) if !overlap(block, addresses) => Truth::No,
-        _ => Truth::Maybe,
+        Ok(block) if !overlap(block, addresses) => Ternary::False,
+        _ => Ternary::Unknown,
     }
 }
 
-fn device(name: &str, leaves: bool, hook: Option<u32>, path: &PacketPath) -> Truth {
+fn device(name: &str, leaves: bool, hook: Option<u32>, path: &PacketPath) -> Ternary {
     match name.strip_suffix('+') {
         Some(prefix) => path.is_on(leaves, hook, prefix, true),
         None => path.is_on(leaves, hook, name, false),
     }
 }
 
-fn protocol(name: &str, flow: Option<Flow>) -> Truth {
+fn protocol(name: &str, flow: Option<Flow>) -> Ternary {
     let number = match name {
-        "all" => return Truth::Yes,
+        "all" => return Ternary::True,
         "icmp" => 1,
         "tcp" => 6,
         "udp" => 17,
@@ -132,30 +132,30 @@ fn protocol(name: &str, flow: Option<Flow>) -> Truth {
         "sctp" => 132,
         other => match other.parse() {
             Ok(number) => number,
-            Err(_) => return Truth::Maybe,
+            Err(_) => return Ternary::Unknown,
         },
     };
-    flow.map_or(Truth::Maybe, |flow| Truth::from(flow.protocol == number))
+    flow.map_or(Ternary::Unknown, |flow| Ternary::from(flow.protocol == number))
 }
 
 /// Whether the port is one of those: `22,80:90`.
-fn ports(text: &str, port: u16) -> Truth {
+fn ports(text: &str, port: u16) -> Ternary {
     let each = text.split(',').map(|range| {
         let (from, to) = range.split_once(':').unwrap_or((range, range));
         match (from.parse::<u16>(), to.parse::<u16>()) {
-            (Ok(from), Ok(to)) => Truth::from((from..=to).contains(&port)),
+            (Ok(from), Ok(to)) => Ternary::from((from..=to).contains(&port)),
             // Without a number it begins with the first, or ends with the last.
-            _ => Truth::Maybe,
+            _ => Ternary::Unknown,
         }
     });
-    each.fold(Truth::No, Truth::or)
+    each.fold(Ternary::False, Ternary::or)
 }
 
 /// The packet has none.
-fn mark(text: &str) -> Truth {
+fn mark(text: &str) -> Ternary {
     let value = text.split('/').next().unwrap_or_default();
     let zero = value.trim_start_matches("0x").chars().all(|digit| digit == '0');
-    Truth::from(zero)
+    Ternary::from(zero)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::inspect::{Direction, walk::obstacles};
+use crate::inspect::{Direction, walk::findings};
 
 fn path() -> PacketPath {
     let [from, to] = ["10.244.7.2", "10.244.8.2"].map(|ip| ip.parse::<IpNetwork>().unwrap());
@@ -16,7 +16,7 @@ fn a_listing_of_iptables_save_is_understood() {
         let text = format!(
             "*filter\n:FORWARD DROP [0:0]\n:OURS - [0:0]\n{filter}\nCOMMIT\n*nat\n:POSTROUTING ACCEPT [0:0]\n{nat}\nCOMMIT\n"
         );
-        let all = obstacles(&path(), &tables(&Listing::parse(&text), &path()));
+        let all = findings(&path(), &tables(&Listing::parse(&text), &path()));
         all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
     let table = "of table ip filter of legacy iptables";

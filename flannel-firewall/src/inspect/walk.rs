@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Effect, Obstacle, packet::PacketPath, three_valued::Truth};
+use super::{Effect, Finding, packet::PacketPath, ternary::Ternary};
 
 /// A table with all that packets may meet in it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -36,7 +36,7 @@ pub(crate) struct Place {
 pub(crate) struct Rule {
     /// Which of the chain's rules it is, from 1.
     pub(crate) number: usize,
-    pub(crate) fits: Truth,
+    pub(crate) fits: Ternary,
     pub(crate) step: Step,
 }
 
@@ -53,7 +53,7 @@ pub(crate) enum Step {
 }
 
 /// What is in the way of packets, in the order in which it is met.
-pub(super) fn obstacles(path: &PacketPath, tables: &[Table]) -> Vec<Obstacle> {
+pub(super) fn findings(path: &PacketPath, tables: &[Table]) -> Vec<Finding> {
     let order = |hook: u32| path.hooks().iter().position(|passed| *passed == hook);
     let mut entries: Vec<_> = tables
         .iter()
@@ -77,8 +77,8 @@ pub(super) fn obstacles(path: &PacketPath, tables: &[Table]) -> Vec<Obstacle> {
         if end == End::Passed && chain.drops {
             walk.note(Effect::Drops, name, "its policy".into(), true);
         }
-        let decided = found[before..].iter().find(|obstacle| obstacle.certain);
-        match decided.map(|obstacle| obstacle.effect) {
+        let decided = found[before..].iter().find(|finding| finding.certain);
+        match decided.map(|finding| finding.effect) {
             Some(Effect::Drops) => return found,
             Some(Effect::Masquerades) => translated = Some(place.hook),
             None => {}
@@ -90,7 +90,7 @@ pub(super) fn obstacles(path: &PacketPath, tables: &[Table]) -> Vec<Obstacle> {
 /// A walk through one base chain and what it leads to.
 struct Walk<'a> {
     table: &'a Table,
-    found: &'a mut Vec<Obstacle>,
+    found: &'a mut Vec<Finding>,
     /// Whether a rule passed so far may have accepted the packets, so that nothing behind it is certain.
     may_be_accepted: bool,
 }
@@ -114,9 +114,9 @@ impl Walk<'_> {
         let mut all = true;
         for rule in &chain.rules {
             let fits = match rule.fits {
-                Truth::No => continue,
-                Truth::Maybe => false,
-                Truth::Yes => true,
+                Ternary::False => continue,
+                Ternary::Unknown => false,
+                Ternary::True => true,
             };
             let certain = certain && all && fits;
             let number = || format!("rule {}", rule.number);
@@ -157,7 +157,7 @@ impl Walk<'_> {
     fn note(&mut self, effect: Effect, chain: &str, rule: String, certain: bool) -> End {
         let place = format!("chain {chain} of table {}", self.table.name);
         let certain = certain && !self.may_be_accepted;
-        self.found.push(Obstacle { effect, certain, place, rule });
+        self.found.push(Finding { effect, certain, place, rule });
         End::Decided
     }
 }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::inspect::Direction;
 
-fn rule(fits: Truth, step: Step) -> Rule {
+fn rule(fits: Ternary, step: Step) -> Rule {
     Rule { number: 1, fits, step }
 }
 
@@ -18,10 +18,10 @@ fn table(name: &str, chains: Vec<(&str, Chain)>) -> Table {
     Table { name: name.into(), chains }
 }
 
-fn found(tables: &[Table]) -> Vec<Obstacle> {
+fn found(tables: &[Table]) -> Vec<Finding> {
     let [from, to] =
         ["10.244.7.2", "10.244.8.2"].map(|ip| ip.parse::<ipnetwork::IpNetwork>().unwrap());
-    obstacles(&PacketPath::new(Direction::Forwarded, from, to), tables)
+    findings(&PacketPath::new(Direction::Forwarded, from, to), tables)
 }
 
 fn said(tables: &[Table]) -> Vec<String> {
@@ -31,7 +31,7 @@ fn said(tables: &[Table]) -> Vec<String> {
 #[test]
 fn the_first_rule_that_fits_decides() {
     use Step::{Accept, Drop, Goto, Jump, Return};
-    use Truth::{Maybe, No, Yes};
+    use Ternary::{False as No, True as Yes, Unknown as Maybe};
     let to = |name: &str| Jump(name.into());
     let forward = |rules| {
         let others = vec![
@@ -72,7 +72,7 @@ fn chains_are_met_in_the_order_of_their_places() {
     ];
     assert_eq!(said(&tables), [first]);
     let source =
-        |priority| chain(Some((4, priority)), false, vec![rule(Truth::Yes, Step::Masquerade)]);
+        |priority| chain(Some((4, priority)), false, vec![rule(Ternary::True, Step::Masquerade)]);
     let twice =
         [table("ip one", vec![("a", source(100))]), table("ip two", vec![("b", source(90))])];
     assert_eq!(said(&twice), ["chain b of table ip two masquerades these packets by rule 1"]);
@@ -80,12 +80,12 @@ fn chains_are_met_in_the_order_of_their_places() {
     assert_eq!(said(std::slice::from_ref(&input)), [""; 0], "forwarded packets do not come by");
     let [from, to] =
         ["192.0.2.2", "192.0.2.1"].map(|ip| ip.parse::<ipnetwork::IpNetwork>().unwrap());
-    assert_eq!(obstacles(&PacketPath::new(Direction::Received, from, to), &[input]).len(), 1);
+    assert_eq!(findings(&PacketPath::new(Direction::Received, from, to), &[input]).len(), 1);
 }
 
 #[test]
 fn chains_that_lead_in_circles_end() {
-    let circle = chain(Some((2, 0)), false, vec![rule(Truth::Yes, Step::Jump("a".into())); 2]);
+    let circle = chain(Some((2, 0)), false, vec![rule(Ternary::True, Step::Jump("a".into())); 2]);
     assert_eq!(said(&[table("ip x", vec![("a", circle)])]), [""; 0]);
 }
 
@@ -98,9 +98,9 @@ fn is_dropped(
     let chain_of = &table.chains[chain];
     for rule in &chain_of.rules {
         let fits = match rule.fits {
-            Truth::No => false,
-            Truth::Maybe => chosen(chain, rule.number),
-            Truth::Yes => true,
+            Ternary::False => false,
+            Ternary::Unknown => chosen(chain, rule.number),
+            Ternary::True => true,
         };
         let decided = match &rule.step {
             _ if !fits => None,
@@ -128,7 +128,7 @@ proptest! {
     ) {
         let make = |steps: &[(usize, usize)]| -> Vec<Rule> {
             let steps = steps.iter().map(|(fits, step)| rule(
-                [Truth::Maybe, Truth::No, Truth::Yes][*fits],
+                [Ternary::Unknown, Ternary::False, Ternary::True][*fits],
                 [
                     Step::Accept, Step::Drop, Step::Continue, Step::Return,
                     Step::Jump("inner".into()), Step::Goto("inner".into()),
@@ -145,11 +145,11 @@ proptest! {
             holds >> (number + if chain == "base" { 0 } else { 20 }) & 1 == 1
         };
         let dropped = is_dropped(&table, "base", &mut chosen).unwrap_or(drops);
-        let obstacles = found(&[table]);
-        if obstacles.iter().any(|obstacle| obstacle.certain) {
-            prop_assert!(dropped, "{:?}", obstacles);
+        let findings = found(&[table]);
+        if findings.iter().any(|finding| finding.certain) {
+            prop_assert!(dropped, "{:?}", findings);
         }
-        if obstacles.is_empty() {
+        if findings.is_empty() {
             prop_assert!(!dropped);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     packet::{Direction, Flow, PacketPath},
-    three_valued::Truth,
+    ternary::Ternary,
     walk::Step,
 };
 
@@ -18,7 +18,7 @@ pub(super) fn target(name: &str) -> Step {
 }
 
 /// What a match says about the first packet of a flow, which has no mark. `info` is the kernel's structure.
-pub(super) fn holds(name: &str, info: &[u8], path: &PacketPath) -> Truth {
+pub(super) fn holds(name: &str, info: &[u8], path: &PacketPath) -> Ternary {
     let word = |at: usize| Some(u32::from_ne_bytes(*info.get(at..)?.first_chunk()?));
     let half = |at: usize| Some(u16::from_ne_bytes(*info.get(at..)?.first_chunk()?));
     let bounds = |port: u16, at: usize| Some((half(at)?..=half(at + 2)?).contains(&port));
@@ -66,7 +66,7 @@ pub(super) fn holds(name: &str, info: &[u8], path: &PacketPath) -> Truth {
         }),
         _ => None,
     };
-    known.map_or(Truth::Maybe, Truth::from)
+    known.map_or(Ternary::Unknown, Ternary::from)
 }
 
 fn multiport(info: &[u8], flow: Flow) -> Option<bool> {
@@ -128,29 +128,33 @@ mod tests {
     fn a_new_flow_has_no_mark_and_its_own_ports() {
         let holds = |name: &str, info: &[u8]| holds(name, info, &path());
         let mark = [0x4000_u32.to_ne_bytes(), 0x4000_u32.to_ne_bytes(), [0; 4]].concat();
-        assert_eq!(holds("mark", &mark), Truth::No);
-        assert_eq!(holds("mark", &[0; 3]), Truth::Maybe);
-        assert_eq!(holds("conntrack", &[0; 164]), Truth::Maybe);
-        assert_eq!(holds("limit", &[0; 40]), Truth::Maybe);
+        assert_eq!(holds("mark", &mark), Ternary::False);
+        assert_eq!(holds("mark", &[0; 3]), Ternary::Unknown);
+        assert_eq!(holds("conntrack", &[0; 164]), Ternary::Unknown);
+        assert_eq!(holds("limit", &[0; 40]), Ternary::Unknown);
         let any = u16::MAX;
-        assert_eq!(holds("tcp", &ranges([0, any, 15_000, 15_000], &[0; 4])), Truth::Yes);
-        assert_eq!(holds("tcp", &ranges([0, any, 80, 80], &[0; 4])), Truth::No);
-        assert_eq!(holds("tcp", &ranges([0, any, 80, 80], &[0, 0, 0, 2])), Truth::Yes);
-        assert_eq!(holds("tcp", &ranges([0, any, 0, any], &[0, 0x17, 2, 0])), Truth::Yes, "SYN");
-        assert_eq!(holds("tcp", &ranges([0, any, 0, any], &[0, 0x17, 2, 4])), Truth::No, "not SYN");
-        assert_eq!(holds("udp", &ranges([0, any, 53, 53], &[0; 2])), Truth::No);
+        assert_eq!(holds("tcp", &ranges([0, any, 15_000, 15_000], &[0; 4])), Ternary::True);
+        assert_eq!(holds("tcp", &ranges([0, any, 80, 80], &[0; 4])), Ternary::False);
+        assert_eq!(holds("tcp", &ranges([0, any, 80, 80], &[0, 0, 0, 2])), Ternary::True);
+        assert_eq!(holds("tcp", &ranges([0, any, 0, any], &[0, 0x17, 2, 0])), Ternary::True, "SYN");
+        assert_eq!(
+            holds("tcp", &ranges([0, any, 0, any], &[0, 0x17, 2, 4])),
+            Ternary::False,
+            "not SYN"
+        );
+        assert_eq!(holds("udp", &ranges([0, any, 53, 53], &[0; 2])), Ternary::False);
         let mut ports = [0; 48];
         ports[..2].copy_from_slice(&[1, 3]);
         for (at, port) in [22_u16, 14_000, 16_000].into_iter().enumerate() {
             ports[2 + 2 * at..4 + 2 * at].copy_from_slice(&port.to_ne_bytes());
         }
-        assert_eq!(holds("multiport", &ports), Truth::No);
+        assert_eq!(holds("multiport", &ports), Ternary::False);
         ports[2 + 2 * PORTS + 1] = 1;
-        assert_eq!(holds("multiport", &ports), Truth::Yes, "from 14000 to 16000");
+        assert_eq!(holds("multiport", &ports), Ternary::True, "from 14000 to 16000");
         let to_local = ranges([0, TYPE_LOCAL, 0, 0], &[]);
-        assert_eq!(holds("addrtype", &to_local), Truth::No, "it is forwarded");
+        assert_eq!(holds("addrtype", &to_local), Ternary::False, "it is forwarded");
         let not_to_local = [&[0, 0, 4, 0][..], &2_u32.to_ne_bytes()].concat();
-        assert_eq!(holds("addrtype", &not_to_local), Truth::Yes);
+        assert_eq!(holds("addrtype", &not_to_local), Ternary::True);
     }
 
     proptest! {

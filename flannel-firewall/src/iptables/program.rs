@@ -138,6 +138,16 @@ impl Version {
     }
 }
 
+/// Whether a program of legacy iptables is installed, as far as names tell. Keeping its rules, and removing those that it has from
+/// before, takes `CAP_NET_RAW`: it talks to the kernel through a raw socket.
+pub fn needs_net_raw() -> bool {
+    let names = ["iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"];
+    let mut found = search(&[])
+        .flat_map(|folder| names.map(|name| folder.join(name)))
+        .filter(|it| it.is_file());
+    found.any(|program| is_legacy(&program))
+}
+
 /// Whether this thread may open raw sockets, which is how legacy iptables talks to the kernel.
 fn has_net_raw() -> bool {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();

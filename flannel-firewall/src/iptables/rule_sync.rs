@@ -28,7 +28,7 @@ pub(crate) struct Iptables {
 }
 
 /// What one family has, and what it should have.
-struct Look<'a> {
+struct FamilyState<'a> {
     family: Family,
     rules: Rules,
     program: &'a Program,
@@ -81,31 +81,31 @@ impl Iptables {
             None => None,
         };
         let known: &Names = names;
-        let looks = families
+        let states = families
             .into_iter()
-            .map(|(family, rules)| self.look(family, rules, known, chains.as_deref()));
-        let mut looks: Vec<_> = join_all(looks)
+            .map(|(family, rules)| self.observe(family, rules, known, chains.as_deref()));
+        let mut states: Vec<_> = join_all(states)
             .await
             .into_iter()
-            .filter_map(|(look, partly)| {
+            .filter_map(|(state, partly)| {
                 outcome.add(partly);
-                look
+                state
             })
             .collect();
-        for look in &mut looks {
-            look.restore_readability(names, client.as_deref_mut(), outcome).await;
+        for state in &mut states {
+            state.restore_readability(names, client.as_deref_mut(), outcome).await;
         }
         let listings: Vec<_> =
-            looks.iter().map(|look| (look.family, look.listing.clone())).collect();
-        let writes = looks.into_iter().map(|look| {
+            states.iter().map(|state| (state.family, state.listing.clone())).collect();
+        let writes = states.into_iter().map(|state| {
             let standard = wanted(Rules::default(), names.standard());
-            let placement = names.place(look.family, look.listing.sources(&standard));
-            let rules = look.program.able(look.rules);
+            let placement = names.place(state.family, state.listing.sources(&standard));
+            let rules = state.program.able(state.rules);
             let name = placement.wanted.as_ref();
             let mut all: Vec<_> =
                 name.into_iter().flat_map(|name| wanted(rules.clone(), name)).collect();
             all.extend(unwanted(&placement.unwanted));
-            write(look.family, look.program, look.listing, all)
+            write(state.family, state.program, state.listing, all)
         });
         let writes: Vec<_> = writes.collect();
         join_all(writes).await.into_iter().for_each(|family| outcome.add(family));
@@ -113,13 +113,13 @@ impl Iptables {
     }
 
     /// What there is in one family; `None` if there is nothing to do, or nobody to do it.
-    async fn look<'a>(
+    async fn observe<'a>(
         &'a self,
         family: Family,
         rules: Rules,
         names: &Names,
         chains: Option<&[ChainInfo]>,
-    ) -> (Option<Look<'a>>, Outcome) {
+    ) -> (Option<FamilyState<'a>>, Outcome) {
         let mut outcome = Outcome::default();
         let name = program_name(family);
         let Some(program) = self.programs.get(&family) else {
@@ -131,7 +131,7 @@ impl Iptables {
             }
             return (None, outcome);
         };
-        let there = There::look(program, family, chains);
+        let there = KernelTables::read(program, family, chains);
         let ours: Vec<_> = unwanted(&names.all(family)).collect();
         if rules == Rules::default() && there.has_nothing(&ours) {
             return (None, outcome);
@@ -141,7 +141,7 @@ impl Iptables {
             _ => program.list().await,
         };
         match listed {
-            Ok(listing) => (Some(Look { family, rules, program, listing }), outcome),
+            Ok(listing) => (Some(FamilyState { family, rules, program, listing }), outcome),
             Err(error) => {
                 outcome.is_unusable |= error.is_lasting();
                 outcome.fault(format!("list the rules of {name}"), &error);
@@ -179,7 +179,7 @@ impl Iptables {
     }
 }
 
-impl Look<'_> {
+impl FamilyState<'_> {
     /// When an administrator saves all rules with nft and loads them again, copies of ours come back in words that iptables does
     /// not know, and then it cannot read the table. The copies go; the rules stay.
     async fn restore_readability(
@@ -278,15 +278,15 @@ fn changes(
 }
 
 /// What the kernel says about the tables of iptables, without any program.
-struct There<'a> {
+struct KernelTables<'a> {
     /// Those of our two tables that there are; `None` if that is not known.
     tables: Option<BTreeSet<String>>,
     /// The family's chains; `None` if they are not known.
     chains: Option<Vec<&'a ChainInfo>>,
 }
 
-impl<'a> There<'a> {
-    fn look(program: &Program, family: Family, chains: Option<&'a [ChainInfo]>) -> Self {
+impl<'a> KernelTables<'a> {
+    fn read(program: &Program, family: Family, chains: Option<&'a [ChainInfo]>) -> Self {
         if !program.notifies() {
             return Self { tables: legacy_tables(program.namespace(), family), chains: None };
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{WantedChain, WantedTable};
+use super::{DesiredChain, DesiredTable};
 use crate::{
     nftables::Hook,
     rules::{Action, Family, KUBE_PROXY_MARK, Match, Rule},
@@ -33,12 +33,12 @@ pub(crate) fn rule_text(family: Family, rule: &Rule) -> String {
     }
 }
 
-impl fmt::Display for WantedTable {
+impl fmt::Display for DesiredTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table {} {} {{", self.family.keyword(), self.name)?;
         writeln!(f, "\tcomment \"{}\"", self.comment())?;
         for chain in &self.chains {
-            let WantedChain { name, comment, hook, rules } = chain;
+            let DesiredChain { name, comment, hook, rules } = chain;
             let (kind, at) = (&hook.kind, chain.place());
             writeln!(f, "\n\tchain {name} {{\n\t\tcomment \"{comment}\"")?;
             writeln!(f, "\t\ttype {kind} hook {at}; policy accept;")?;
@@ -51,7 +51,7 @@ impl fmt::Display for WantedTable {
     }
 }
 
-impl WantedChain {
+impl DesiredChain {
     fn place(&self) -> &'static str {
         match self.hook.number {
             Hook::FORWARD => "forward priority filter",

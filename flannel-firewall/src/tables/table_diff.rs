@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
 
-use super::{WantedTable, rule_text, source_of};
+use super::{DesiredTable, rule_text, source_of};
 use crate::{
     nftables::{Batch, Expression, Family as TableFamily, Hook},
     rules::Family,
@@ -12,17 +12,17 @@ use crate::{
 
 /// A table as the kernel has it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct FoundTable {
+pub(crate) struct ObservedTable {
     /// `NFT_TABLE_F_*`; a dormant table has no effect.
     pub(crate) flags: u32,
     /// How many chains and other things it has.
     pub(crate) members: u32,
-    pub(crate) chains: BTreeMap<String, FoundChain>,
+    pub(crate) chains: BTreeMap<String, ObservedChain>,
 }
 
 /// A chain as the kernel has it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct FoundChain {
+pub(crate) struct ObservedChain {
     /// `None` for chains that only others lead to.
     pub(crate) hook: Option<Hook>,
     /// Whether packets that no rule decides about are dropped.
@@ -48,8 +48,8 @@ pub(crate) struct Plan {
 }
 
 /// What has to be done to a table, `None` if nothing. What differs in any way is written anew as a whole.
-pub(crate) fn diff(found: Option<&FoundTable>, wanted: &WantedTable) -> Option<Plan> {
-    let goal = (!wanted.chains.is_empty()).then(|| wanted.as_found());
+pub(crate) fn diff(found: Option<&ObservedTable>, wanted: &DesiredTable) -> Option<Plan> {
+    let goal = (!wanted.chains.is_empty()).then(|| wanted.as_observed());
     if found == goal.as_ref() {
         return None;
     }
@@ -66,7 +66,7 @@ pub(crate) fn diff(found: Option<&FoundTable>, wanted: &WantedTable) -> Option<P
         (_, None) => plan.differences.push(format!("table {keyword} {name} is still there")),
         (Some(found), Some(goal)) => plan.differences = differences(found, goal, wanted),
     }
-    let none = FoundTable::default();
+    let none = ObservedTable::default();
     let (found, goal) = (found.unwrap_or(&none), goal.as_ref().unwrap_or(&none));
     (plan.added, plan.removed) = (surplus(goal, found), surplus(found, goal));
     if (plan.added, plan.removed) == (0, 0) {
@@ -75,7 +75,7 @@ pub(crate) fn diff(found: Option<&FoundTable>, wanted: &WantedTable) -> Option<P
     Some(plan)
 }
 
-impl FoundTable {
+impl ObservedTable {
     /// The blocks that its rules are about.
     pub(crate) fn sources(&self, family: Family) -> Vec<IpNetwork> {
         let rules = self.chains.values().flat_map(|chain| &chain.rules);
@@ -88,19 +88,19 @@ impl FoundTable {
     }
 }
 
-impl WantedTable {
+impl DesiredTable {
     /// How the kernel shows it once it is there.
-    pub(crate) fn as_found(&self) -> FoundTable {
+    pub(crate) fn as_observed(&self) -> ObservedTable {
         let chains = self.chains.iter().map(|chain| {
             let rules = chain.rules.iter().map(|rule| self.compile(rule));
             let hook = Some(chain.hook.clone());
-            (chain.name.to_owned(), FoundChain { hook, drops: false, rules: rules.collect() })
+            (chain.name.to_owned(), ObservedChain { hook, drops: false, rules: rules.collect() })
         });
-        FoundTable { flags: 0, members: self.chains.len() as u32, chains: chains.collect() }
+        ObservedTable { flags: 0, members: self.chains.len() as u32, chains: chains.collect() }
     }
 }
 
-impl WantedTable {
+impl DesiredTable {
     /// The steps as the kernel takes them.
     pub(crate) fn batch(&self, steps: &[Step]) -> Batch {
         let (mut batch, family) = (Batch::default(), TableFamily::from(self.family));
@@ -124,7 +124,7 @@ impl WantedTable {
 }
 
 /// How many rules `one` has that `other` has not.
-fn surplus(one: &FoundTable, other: &FoundTable) -> u64 {
+fn surplus(one: &ObservedTable, other: &ObservedTable) -> u64 {
     let count = one.chains.iter().map(|(name, chain)| {
         let theirs = other.chains.get(name).map_or(&[][..], |chain| &chain.rules);
         chain.rules.iter().filter(|rule| !theirs.contains(rule)).count() as u64
@@ -132,13 +132,13 @@ fn surplus(one: &FoundTable, other: &FoundTable) -> u64 {
     count.sum()
 }
 
-fn differences(found: &FoundTable, goal: &FoundTable, wanted: &WantedTable) -> Vec<String> {
+fn differences(found: &ObservedTable, goal: &ObservedTable, wanted: &DesiredTable) -> Vec<String> {
     let mut differences = Vec::new();
     if (found.flags, found.members) != (goal.flags, goal.members) {
         differences.push(format!("table {} is altered", wanted.name));
     }
     for chain in &wanted.chains {
-        let (name, none) = (chain.name, FoundChain::default());
+        let (name, none) = (chain.name, ObservedChain::default());
         let goal = goal.chains.get(name).unwrap_or(&none);
         let Some(found) = found.chains.get(name) else {
             differences.push(format!("chain {name} is not there"));

@@ -30,8 +30,8 @@ const IPV4: &str = r#"table ip flannel-ipv4 {
 }
 "#;
 
-fn table(family: Family) -> WantedTable {
-    WantedTable::new(family, testing::rules(family), &Name::default())
+fn table(family: Family) -> DesiredTable {
+    DesiredTable::new(family, testing::rules(family), &Name::default())
 }
 
 #[test]
@@ -76,14 +76,14 @@ fn prefixes_are_compared_as_nft_does() {
 #[test]
 fn what_differs_is_named() {
     let wanted = table(Family::Ipv4);
-    let named = |alter: fn(&mut FoundTable)| {
-        let mut found = wanted.as_found();
+    let named = |alter: fn(&mut ObservedTable)| {
+        let mut found = wanted.as_observed();
         alter(&mut found);
         let plan = diff(Some(&found), &wanted).unwrap();
         assert!(plan.added + plan.removed > 0);
         plan.differences
     };
-    assert_eq!(diff(Some(&wanted.as_found()), &wanted), None);
+    assert_eq!(diff(Some(&wanted.as_observed()), &wanted), None);
     assert_eq!(diff(None, &wanted).unwrap().differences, ["table ip flannel-ipv4 is not there"]);
     let gone = named(|found| drop(found.chains.get_mut("postrtg").unwrap().rules.remove(4)));
     assert_eq!(
@@ -103,14 +103,14 @@ fn what_differs_is_named() {
     assert_eq!(named(|found| drop(found.chains.remove("forward"))), ["chain forward is not there"]);
 }
 
-fn founds() -> impl Strategy<Value = Option<FoundTable>> {
+fn founds() -> impl Strategy<Value = Option<ObservedTable>> {
     let rules = prop::collection::vec(0..12usize, 0..8);
     let chain = (rules, any::<bool>(), any::<bool>());
     let table = (chain.clone(), chain, 0..2u32, 0..4u32);
     prop::option::of(table).prop_map(|table| {
         let (forward, postrtg, flags, members) = table?;
-        let goal = self::table(Family::Ipv4).as_found();
-        let mut found = FoundTable { flags, members, ..FoundTable::default() };
+        let goal = self::table(Family::Ipv4).as_observed();
+        let mut found = ObservedTable { flags, members, ..ObservedTable::default() };
         let all: Vec<_> = goal.chains.values().flat_map(|chain| chain.rules.clone()).collect();
         for (name, (rules, drops, has)) in [("forward", forward), ("postrtg", postrtg)] {
             let other = || vec![Expression::Other("x".into())];
@@ -118,7 +118,7 @@ fn founds() -> impl Strategy<Value = Option<FoundTable>> {
             let rules = rules.into_iter().map(rule).collect();
             let hook = has.then(|| goal.chains[name].hook.clone()).flatten();
             if has || drops {
-                found.chains.insert(name.into(), FoundChain { hook, drops, rules });
+                found.chains.insert(name.into(), ObservedChain { hook, drops, rules });
             }
         }
         Some(found)
@@ -133,7 +133,7 @@ proptest! {
         let masquerade = if masquerade { Masquerade::RandomPorts } else { Masquerade::Off };
         let options = FirewallOptions { masquerade, forward, ..FirewallOptions::default() };
         let rules = Rules::new(&testing::scope(), Family::Ipv4, &options);
-        let wanted = WantedTable::new(Family::Ipv4, rules, &Name::default());
+        let wanted = DesiredTable::new(Family::Ipv4, rules, &Name::default());
         let mut there = before.clone();
         if let Some(plan) = diff(before.as_ref(), &wanted) {
             prop_assert!(!plan.steps.is_empty());
@@ -142,7 +142,7 @@ proptest! {
                 match step {
                     Step::Create => {
                         prop_assert!(there.is_none(), "created over another");
-                        there = Some(wanted.as_found());
+                        there = Some(wanted.as_observed());
                     }
                     Step::Delete => prop_assert!(there.take().is_some(), "deleted nothing"),
                 }
@@ -164,10 +164,10 @@ proptest! {
         let source = Some(crate::rules::Match { block, negated });
         let action = Action::Accept;
         let rule = Rule { marked: true, source, destination: None, action };
-        let compiled = WantedTable::new(family, Rules::default(), &Name::default()).compile(&rule);
+        let compiled = DesiredTable::new(family, Rules::default(), &Name::default()).compile(&rule);
         prop_assert_eq!(source_of(family, &compiled), Some(block));
         let any = Rule { source: None, ..rule };
-        let compiled = WantedTable::new(family, Rules::default(), &Name::default()).compile(&any);
+        let compiled = DesiredTable::new(family, Rules::default(), &Name::default()).compile(&any);
         prop_assert_eq!(source_of(family, &compiled), None);
     }
 }

@@ -11,7 +11,7 @@ use flannel_firewall::{FIREWALL, FirewallOptions, Firewalled, Masquerade, ModeCh
 use flannel_testbed::Host;
 use tokio::time::timeout;
 
-use crate::world::{Keeper, World, config};
+use crate::world::{Mode, World, config};
 
 const DUAL: &str =
     r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48"}"#;
@@ -46,8 +46,8 @@ mod contract {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn one_sync_one_drift_and_one_teardown_are_of_both() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         let fake = FakeBackend::new([192, 0, 2, 1].into());
         let backend =
             Firewalled::new(Arc::new(fake.clone()), world.node().namespace(), world.options());
@@ -63,7 +63,7 @@ async fn one_sync_one_drift_and_one_teardown_are_of_both() {
 
         let report = network.sync(&peers).await.unwrap();
         assert_eq!(report.added, 1, "peers are counted by themselves");
-        let mode = if keeper == Keeper::Nftables { "nftables" } else { "iptables" };
+        let mode = if mode == Mode::Nftables { "nftables" } else { "iptables" };
         assert_eq!((&*report.properties[FIREWALL], report.is_exact()), (mode, true));
         assert!(written(&report) > 0);
         let again = network.sync(&peers).await.unwrap();
@@ -91,7 +91,7 @@ async fn one_sync_one_drift_and_one_teardown_are_of_both() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn the_impossible_is_refused_before_anything_is_touched() {
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     let fake = FakeBackend::new([192, 0, 2, 1].into());
     let options = FirewallOptions { tool_folders: vec!["/nonexistent".into()], ..world.options() };
     let backend = Firewalled::new(Arc::new(fake.clone()), world.node().namespace(), options);

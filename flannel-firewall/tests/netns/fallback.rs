@@ -2,7 +2,7 @@
 
 use flannel_firewall::{Firewall, FirewallMode, FirewallOptions, ModeChoice};
 
-use crate::world::{Keeper, World, quiet, scope};
+use crate::world::{Mode, World, quiet, scope};
 
 /// Tables of nft's own that iptables cannot read.
 const NATIVE: &str = "nft 'add table ip nat; add chain ip nat odd; add rule ip nat odd meta random lt 5 log return; \
@@ -16,7 +16,7 @@ async fn open(world: &World, mode: ModeChoice) -> Firewall {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_works_keeps_the_rules_if_nobody_has_decided() {
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     world.run(NATIVE).await;
     let mut firewall = open(&world, ModeChoice::Auto).await;
     let report = firewall.sync(&scope()).await;
@@ -32,7 +32,7 @@ async fn what_works_keeps_the_rules_if_nobody_has_decided() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_ceases_to_work_is_left() {
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     let mut firewall = open(&world, ModeChoice::Auto).await;
     let report = firewall.sync(&scope()).await;
     assert_eq!((report.is_exact(), report.mode), (true, Some(FirewallMode::Iptables)));
@@ -48,7 +48,7 @@ async fn what_ceases_to_work_is_left() {
     assert!(!all.contains("FLANNEL-"), "what iptables had is gone: {all}");
 
     // A program that fails again and again is the same.
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     world.replace_tool("iptables-restore", "echo no >&2; exit 4");
     let mut firewall = open(&world, ModeChoice::Auto).await;
     for _ in 0..2 {
@@ -65,11 +65,11 @@ async fn what_ceases_to_work_is_left() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn the_legacy_rules_of_a_flanneld_before_go_once_ours_are_there() {
-    let mut world = World::new(Keeper::IptablesLegacy).await;
+    let mut world = World::new(Mode::IptablesLegacy).await;
     drop(world.start().await);
     let count = "(iptables-legacy-save; ip6tables-legacy-save) | grep -c flanneld";
     assert_eq!(world.run(count).await, "20");
-    world.switch_to(Keeper::IptablesNft);
+    world.switch_to(Mode::IptablesNft);
     // Whoever may not look at them is no worse off than before.
     world.replace_tool(
         "iptables-legacy-save",
@@ -89,10 +89,10 @@ async fn the_legacy_rules_of_a_flanneld_before_go_once_ours_are_there() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_look_at_legacy_iptables_by_anybody_changes_nothing() {
-    for keeper in [Keeper::IptablesNft, Keeper::Nftables] {
-        let world = World::new(keeper).await;
+    for mode in [Mode::IptablesNft, Mode::Nftables] {
+        let world = World::new(mode).await;
         world.run("iptables-legacy -L -n; iptables-legacy -t nat -L -n").await;
         let report = world.open().await.sync(&scope()).await;
-        assert!(report.is_exact(), "{keeper:?}: {report:?}");
+        assert!(report.is_exact(), "{mode:?}: {report:?}");
     }
 }

@@ -6,7 +6,7 @@ use flannel_firewall::{
     Firewall, FirewallError, FirewallMode, FirewallOptions, Masquerade, ModeChoice, Scope,
 };
 
-use crate::world::{Keeper, World, config, quiet, scope};
+use crate::world::{Mode, World, config, quiet, scope};
 
 /// Rules of others, as near to ours as they can be.
 const FOREIGN: &str = r#"
@@ -27,8 +27,8 @@ done
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_others_have_survives_everything() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         world.run(FOREIGN).await;
         let before = world.everything().await;
         let mut firewall = world.start().await;
@@ -36,7 +36,7 @@ async fn what_others_have_survives_everything() {
         let other = "10.244.9.0-24&fd00:10:244:9::-64".parse().unwrap();
         assert!(firewall.sync(&Scope::new(&config(), &other)).await.is_exact());
         firewall.teardown().await.unwrap();
-        assert_eq!(world.everything().await, before, "{keeper:?}");
+        assert_eq!(world.everything().await, before, "{mode:?}");
     }
 }
 
@@ -44,12 +44,12 @@ async fn what_others_have_survives_everything() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_change_of_mode_leaves_nothing_of_the_mode_before() {
     for (from, to) in [
-        (Keeper::Nftables, Keeper::IptablesNft),
-        (Keeper::IptablesNft, Keeper::Nftables),
-        (Keeper::IptablesLegacy, Keeper::Nftables),
-        (Keeper::Nftables, Keeper::IptablesLegacy),
-        (Keeper::IptablesLegacy, Keeper::IptablesNft),
-        (Keeper::IptablesNft, Keeper::IptablesLegacy),
+        (Mode::Nftables, Mode::IptablesNft),
+        (Mode::IptablesNft, Mode::Nftables),
+        (Mode::IptablesLegacy, Mode::Nftables),
+        (Mode::Nftables, Mode::IptablesLegacy),
+        (Mode::IptablesLegacy, Mode::IptablesNft),
+        (Mode::IptablesNft, Mode::IptablesLegacy),
     ] {
         let reference = World::new(to).await;
         // The tables of iptables are there in either case, as on most machines.
@@ -76,7 +76,7 @@ async fn a_change_of_mode_leaves_nothing_of_the_mode_before() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn nothing_is_run_in_nftables_mode() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     world.run("iptables -t nat -N FLANNEL-POSTRTG").await;
     let runs = world.runs();
     let firewall = world.start().await;
@@ -88,17 +88,13 @@ async fn nothing_is_run_in_nftables_mode() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_restart_finds_its_rules_and_writes_nothing() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         drop(world.start().await);
         let before = world.everything().await;
         let mut firewall = world.open().await;
         let report = firewall.sync(&scope()).await;
-        assert_eq!(
-            (report.writes(), report.drifted, report.is_exact()),
-            (0, 0, true),
-            "{keeper:?}"
-        );
+        assert_eq!((report.writes(), report.drifted, report.is_exact()), (0, 0, true), "{mode:?}");
         assert!(report.read > 0);
         assert_eq!(world.everything().await, before);
         assert!(quiet(&firewall.sync(&scope()).await));
@@ -108,8 +104,8 @@ async fn a_restart_finds_its_rules_and_writes_nothing() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn rules_of_the_lease_before_go() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         let mut firewall = world.open().await;
         let before = "10.244.77.0-24&fd00:10:244:77::-64".parse().unwrap();
         assert!(firewall.sync(&Scope::new(&config(), &before)).await.is_exact());
@@ -125,42 +121,42 @@ async fn rules_of_the_lease_before_go() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_is_not_asked_for_any_more_goes() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         drop(world.start().await);
         let options =
             FirewallOptions { masquerade: Masquerade::Off, forward: false, ..world.options() };
         let mut firewall = Firewall::open(world.node().namespace(), options).await.unwrap();
         let report = firewall.sync(&scope()).await;
         assert!(report.is_exact() && report.removed > 0 && report.added == 0, "{report:?}");
-        assert!(!world.everything().await.to_lowercase().contains("flannel"), "{keeper:?}");
+        assert!(!world.everything().await.to_lowercase().contains("flannel"), "{mode:?}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn two_nodes_with_two_names_live_beside_each_other() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         let mut first = world.start().await;
         let options = FirewallOptions { name: "blue".parse().unwrap(), ..world.options() };
         let mut second = Firewall::open(world.node().namespace(), options).await.unwrap();
         assert!(second.sync(&scope()).await.is_exact());
-        assert_eq!(first.sync(&scope()).await.writes(), 0, "{keeper:?}");
-        assert_eq!(second.sync(&scope()).await.writes(), 0, "{keeper:?}");
+        assert_eq!(first.sync(&scope()).await.writes(), 0, "{mode:?}");
+        assert_eq!(second.sync(&scope()).await.writes(), 0, "{mode:?}");
         let both = world.everything().await.to_lowercase();
         assert!(both.contains("blue-") && both.contains("flannel-"));
         second.teardown().await.unwrap();
         let left = world.everything().await.to_lowercase();
         assert!(!left.contains("blue-") && left.contains("flannel-"));
-        assert_eq!(first.sync(&scope()).await.writes(), 0, "{keeper:?}");
+        assert_eq!(first.sync(&scope()).await.writes(), 0, "{mode:?}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn the_rules_are_flannels_to_the_byte() {
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     let _firewall = world.start().await;
     let expected = r#"-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
 -N FLANNEL-POSTRTG
@@ -190,7 +186,7 @@ async fn the_rules_are_flannels_to_the_byte() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn the_tables_are_what_nft_makes_of_their_text() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     let _firewall = world.start().await;
     let code = "nft --debug=netlink list table ip flannel-ipv4; nft --debug=netlink list table ip6 flannel-ipv6";
     // Numbers of rules differ, and nothing else.
@@ -216,7 +212,7 @@ async fn the_tables_are_what_nft_makes_of_their_text() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn the_machine_decides_if_nobody_else_does() {
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     let open = async |mode, folder: &str| {
         let tool_folders = vec![folder.into()];
         let options = FirewallOptions { mode, tool_folders, ..world.options() };
@@ -237,7 +233,7 @@ async fn the_machine_decides_if_nobody_else_does() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn forward_rules_that_nobody_can_keep_are_no_reason_to_stop() {
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     let options = FirewallOptions {
         masquerade: Masquerade::Off,
         tool_folders: vec!["/nonexistent".into()],
@@ -253,7 +249,7 @@ async fn forward_rules_that_nobody_can_keep_are_no_reason_to_stop() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_table_that_iptables_cannot_read_is_named_with_the_remedy() {
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     world
         .run(
             "iptables -t nat -P POSTROUTING ACCEPT; nft add chain ip nat odd; nft add rule ip nat odd meta cgroup 5 meta random lt 5 log return",

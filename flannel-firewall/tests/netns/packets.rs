@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::world::{Keeper, World, receive, scope, socket};
+use crate::world::{Mode, World, receive, scope, socket};
 
 /// Every kind of traffic has the source that it should have, in both families.
-async fn every_rule_has_its_effect(keeper: Keeper) {
-    let world = World::new(keeper).await;
+async fn every_rule_has_its_effect(mode: Mode) {
+    let world = World::new(mode).await;
     let _firewall = world.start().await;
     let (pod, peer, outside) = (&world.pod, &world.peer_pod, world.outside());
     for ((pod_ip, peer_ip), outside_ip) in
@@ -17,7 +17,7 @@ async fn every_rule_has_its_effect(keeper: Keeper) {
         let peer = (peer.namespace(), peer_ip);
         let outside = (outside.namespace(), outside_ip);
         let seen = |from, to| world.source_seen(from, to);
-        let case = format!("{keeper:?} {pod_ip}");
+        let case = format!("{mode:?} {pod_ip}");
         assert_eq!(seen(pod, peer).await, Some(pod_ip), "{case}: to a peer's pod");
         assert_eq!(seen(peer, pod).await, Some(peer_ip), "{case}: from a peer's pod");
         assert_eq!(seen(outside, pod).await, Some(outside_ip), "{case}: from outside to us");
@@ -33,33 +33,33 @@ async fn every_rule_has_its_effect(keeper: Keeper) {
         // The way back is not needed: one packet tells.
         let seen =
             world.source_seen((pod.namespace(), pod_ip), (outside.namespace(), outside_ip)).await;
-        assert_eq!(seen, Some(pod_ip), "{keeper:?} {pod_ip}: marked");
+        assert_eq!(seen, Some(pod_ip), "{mode:?} {pod_ip}: marked");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn every_rule_of_nftables_has_its_effect() {
-    every_rule_has_its_effect(Keeper::Nftables).await;
+    every_rule_has_its_effect(Mode::Nftables).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn every_rule_of_iptables_has_its_effect() {
-    every_rule_has_its_effect(Keeper::IptablesNft).await;
+    every_rule_has_its_effect(Mode::IptablesNft).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn every_rule_of_legacy_iptables_has_its_effect() {
-    every_rule_has_its_effect(Keeper::IptablesLegacy).await;
+    every_rule_has_its_effect(Mode::IptablesLegacy).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_goes_to_a_group_keeps_its_source() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         let _firewall = world.start().await;
         let group = Ipv4Addr::new(239, 1, 2, 3);
         let receiver = socket(world.outside().namespace(), IpAddr::V4(Ipv4Addr::UNSPECIFIED)).await;
@@ -69,15 +69,15 @@ async fn what_goes_to_a_group_keeps_its_source() {
         let uplink = world.node().ipv4().unwrap();
         socket2::SockRef::from(&sender).set_multicast_if_v4(&uplink).unwrap();
         let target = SocketAddr::new(group.into(), receiver.local_addr().unwrap().port());
-        assert_eq!(receive(&receiver, &sender, target).await, Some(gateway), "{keeper:?}");
+        assert_eq!(receive(&receiver, &sender, target).await, Some(gateway), "{mode:?}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn packets_to_some_keep_their_source_if_that_is_asked_for() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         let outside = world.outside();
         let keep_source = outside.endpoint().ips().map(Into::into).collect();
         let options = flannel_firewall::FirewallOptions { keep_source, ..world.options() };
@@ -90,36 +90,36 @@ async fn packets_to_some_keep_their_source_if_that_is_asked_for() {
         {
             let pod = (world.pod.namespace(), pod_ip);
             let seen = world.source_seen(pod, (outside.namespace(), to)).await;
-            assert_eq!(seen, Some(pod_ip), "{keeper:?}: to {to}");
+            assert_eq!(seen, Some(pod_ip), "{mode:?}: to {to}");
             let seen = world.source_seen(pod, (other.namespace(), other_ip)).await;
-            assert_eq!(seen, Some(world.node_ip(pod_ip)), "{keeper:?}: to {other_ip}");
+            assert_eq!(seen, Some(world.node_ip(pod_ip)), "{mode:?}: to {other_ip}");
         }
-        assert_eq!(firewall.sync(&scope()).await.writes(), 0, "{keeper:?}");
+        assert_eq!(firewall.sync(&scope()).await.writes(), 0, "{mode:?}");
         // Whoever starts without the option finds a rule too many.
         drop(firewall);
         let mut plain = world.open().await;
         let report = plain.sync(&scope()).await;
-        assert!(report.faults.is_empty() && report.writes() > 0, "{keeper:?}: {report:?}");
-        assert_eq!(plain.sync(&scope()).await.writes(), 0, "{keeper:?}");
+        assert!(report.faults.is_empty() && report.writes() > 0, "{mode:?}: {report:?}");
+        assert_eq!(plain.sync(&scope()).await.writes(), 0, "{mode:?}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn forwarding_works_where_the_policy_drops() {
-    for keeper in [Keeper::IptablesLegacy, Keeper::IptablesNft] {
-        let world = World::new(keeper).await;
+    for mode in [Mode::IptablesLegacy, Mode::IptablesNft] {
+        let world = World::new(mode).await;
         world.run("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP").await;
         let (pod, peer) = (&world.pod, &world.peer_pod);
         for to in peer.endpoint().ips() {
-            assert!(pod.ping(to).await.is_err(), "{keeper:?}: the policy drops");
+            assert!(pod.ping(to).await.is_err(), "{mode:?}: the policy drops");
         }
         let _firewall = world.start().await;
         for to in peer.endpoint().ips().chain(world.outside().endpoint().ips()) {
-            assert!(pod.ping(to).await.is_ok(), "{keeper:?}: no way to {to}");
+            assert!(pod.ping(to).await.is_ok(), "{mode:?}: no way to {to}");
         }
         for to in pod.endpoint().ips() {
-            assert!(peer.ping(to).await.is_ok(), "{keeper:?}: no way to {to}");
+            assert!(peer.ping(to).await.is_ok(), "{mode:?}: no way to {to}");
         }
     }
 }
@@ -127,7 +127,7 @@ async fn forwarding_works_where_the_policy_drops() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_policy_that_nftables_cannot_overrule_is_named() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     world.run("iptables -P FORWARD DROP").await;
     let mut firewall = world.open().await;
     let report = firewall.sync(&scope()).await;
@@ -139,12 +139,12 @@ async fn a_policy_that_nftables_cannot_overrule_is_named() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn ports_are_random_if_that_is_asked_for() {
-    for keeper in Keeper::ALL {
+    for mode in Mode::ALL {
         for (masquerade, kept) in [
             (flannel_firewall::Masquerade::KeepPorts, true),
             (flannel_firewall::Masquerade::RandomPorts, false),
         ] {
-            let world = World::new(keeper).await;
+            let world = World::new(mode).await;
             let options = flannel_firewall::FirewallOptions { masquerade, ..world.options() };
             let namespace = world.node().namespace();
             let mut firewall = flannel_firewall::Firewall::open(namespace, options).await.unwrap();
@@ -161,7 +161,7 @@ async fn ports_are_random_if_that_is_asked_for() {
             }
             // By chance, one in 60,000 keeps its port.
             let expected = if kept { FLOWS } else { 0 };
-            assert_eq!(same, expected, "{keeper:?} {masquerade:?}");
+            assert_eq!(same, expected, "{mode:?} {masquerade:?}");
         }
     }
 }

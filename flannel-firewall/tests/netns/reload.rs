@@ -2,12 +2,12 @@
 
 use flannel_testbed::probe::flow;
 
-use crate::world::{Keeper, World, eventually, scope};
+use crate::world::{Mode, World, eventually, scope};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn saving_and_loading_all_rules_works_while_a_node_runs() {
-    for keeper in Keeper::ALL {
+    for mode in Mode::ALL {
         for line in [
             "nft list ruleset > $F && nft -f $F",
             "nft list ruleset > $F && nft flush ruleset && nft -f $F",
@@ -15,24 +15,24 @@ async fn saving_and_loading_all_rules_works_while_a_node_runs() {
             "nft flush ruleset",
             "iptables-save | iptables-restore; ip6tables-save | ip6tables-restore",
         ] {
-            if keeper == Keeper::IptablesLegacy && line.contains("nft list") {
+            if mode == Mode::IptablesLegacy && line.contains("nft list") {
                 continue;
             }
-            let world = World::new(keeper).await;
+            let world = World::new(mode).await;
             let mut firewall = world.start().await;
             let before = world.ours().await;
             let file = tempfile::NamedTempFile::new().unwrap();
             let line = line.replace("$F", &file.path().display().to_string());
             let (success, output) = world.try_run(&line).await;
-            assert!(success, "{keeper:?}: {line}: {output}");
+            assert!(success, "{mode:?}: {line}: {output}");
             let repaired = world.repair(&mut firewall, async || world.ours().await == before).await;
-            assert!(repaired, "{keeper:?}: {line}: {}", world.ours().await);
-            assert!(world.masquerades().await, "{keeper:?}: {line}");
+            assert!(repaired, "{mode:?}: {line}: {}", world.ours().await);
+            assert!(world.masquerades().await, "{mode:?}: {line}");
             let report = firewall.sync(&scope()).await;
-            assert!(report.is_exact(), "{keeper:?}: {line}: {report:?}");
+            assert!(report.is_exact(), "{mode:?}: {line}: {report:?}");
             firewall.teardown().await.unwrap();
             let left = world.everything().await.to_lowercase();
-            assert!(!left.contains("flannel"), "{keeper:?}: {line}: {left}");
+            assert!(!left.contains("flannel"), "{mode:?}: {line}: {left}");
         }
     }
 }
@@ -40,8 +40,8 @@ async fn saving_and_loading_all_rules_works_while_a_node_runs() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn flows_survive_when_all_rules_are_saved_and_loaded() {
-    for keeper in [Keeper::IptablesNft, Keeper::Nftables] {
-        let world = World::new(keeper).await;
+    for mode in [Mode::IptablesNft, Mode::Nftables] {
+        let world = World::new(mode).await;
         let mut firewall = world.start().await;
         let before = world.ours().await;
         let flow = flow(&world.pod, world.outside()).await.unwrap();
@@ -50,9 +50,9 @@ async fn flows_survive_when_all_rules_are_saved_and_loaded() {
         let file = file.path().display();
         world.run(&format!("nft list ruleset > {file}; nft flush ruleset; nft -f {file}")).await;
         let repaired = world.repair(&mut firewall, async || world.ours().await == before).await;
-        assert!(repaired, "{keeper:?}: {}", world.ours().await);
+        assert!(repaired, "{mode:?}: {}", world.ours().await);
         let after = flow.rounds();
-        assert!(eventually(async || flow.rounds() > after + 100).await, "{keeper:?}");
+        assert!(eventually(async || flow.rounds() > after + 100).await, "{mode:?}");
         flow.stop().await.unwrap();
     }
 }

@@ -5,12 +5,12 @@ use std::{process::Command, time::Duration};
 use flannel_testbed::probe::flow;
 use tokio::time::{Instant, timeout};
 
-use crate::world::{Keeper, World, eventually, quiet, scope};
+use crate::world::{Mode, World, eventually, quiet, scope};
 
 /// What people and programs do to the rules, for each of those who keep them.
-fn damages(keeper: Keeper) -> &'static [&'static str] {
-    match keeper {
-        Keeper::Nftables => &[
+fn damages(mode: Mode) -> &'static [&'static str] {
+    match mode {
+        Mode::Nftables => &[
             "nft flush ruleset",
             "nft delete table ip flannel-ipv4",
             "nft flush chain ip6 flannel-ipv6 postrtg",
@@ -37,49 +37,49 @@ fn damages(keeper: Keeper) -> &'static [&'static str] {
     }
 }
 
-async fn every_damage_is_repaired(keeper: Keeper) {
-    for damage in damages(keeper) {
-        let world = World::new(keeper).await;
+async fn every_damage_is_repaired(mode: Mode) {
+    for damage in damages(mode) {
+        let world = World::new(mode).await;
         let mut firewall = world.start().await;
         let before = world.ours().await;
         world.run(damage).await;
-        assert_ne!(world.ours().await, before, "{keeper:?}: {damage}");
+        assert_ne!(world.ours().await, before, "{mode:?}: {damage}");
         let began = Instant::now();
         let repaired = world.repair(&mut firewall, async || world.ours().await == before).await;
-        assert!(repaired, "{keeper:?}: {damage}: {}", world.ours().await);
-        println!("{keeper:?}: {} ms after {damage}", began.elapsed().as_millis());
-        assert!(world.masquerades().await, "{keeper:?}: {damage}");
+        assert!(repaired, "{mode:?}: {damage}: {}", world.ours().await);
+        println!("{mode:?}: {} ms after {damage}", began.elapsed().as_millis());
+        assert!(world.masquerades().await, "{mode:?}: {damage}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn every_damage_to_nftables_is_repaired() {
-    every_damage_is_repaired(Keeper::Nftables).await;
+    every_damage_is_repaired(Mode::Nftables).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn every_damage_to_iptables_is_repaired() {
-    every_damage_is_repaired(Keeper::IptablesNft).await;
+    every_damage_is_repaired(Mode::IptablesNft).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn every_damage_to_legacy_iptables_is_repaired() {
-    every_damage_is_repaired(Keeper::IptablesLegacy).await;
+    every_damage_is_repaired(Mode::IptablesLegacy).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn flows_survive_a_flush_under_traffic() {
-    for (keeper, drop, flush) in [
-        (Keeper::IptablesNft, "iptables -P FORWARD DROP", "iptables -F; iptables -t nat -F"),
-        (Keeper::IptablesLegacy, "iptables -P FORWARD DROP", "iptables -F; iptables -t nat -F"),
-        (Keeper::IptablesNft, "true", "nft flush ruleset"),
-        (Keeper::Nftables, "true", "nft flush ruleset"),
+    for (mode, drop, flush) in [
+        (Mode::IptablesNft, "iptables -P FORWARD DROP", "iptables -F; iptables -t nat -F"),
+        (Mode::IptablesLegacy, "iptables -P FORWARD DROP", "iptables -F; iptables -t nat -F"),
+        (Mode::IptablesNft, "true", "nft flush ruleset"),
+        (Mode::Nftables, "true", "nft flush ruleset"),
     ] {
-        let world = World::new(keeper).await;
+        let world = World::new(mode).await;
         world.run(drop).await;
         let mut firewall = world.start().await;
         let before = world.ours().await;
@@ -87,18 +87,18 @@ async fn flows_survive_a_flush_under_traffic() {
         assert!(eventually(async || flow.rounds() > 100).await);
         world.run(flush).await;
         let repaired = world.repair(&mut firewall, async || world.ours().await == before).await;
-        assert!(repaired, "{keeper:?}: {flush}: {}", world.ours().await);
+        assert!(repaired, "{mode:?}: {flush}: {}", world.ours().await);
         let after = flow.rounds();
         assert!(
             eventually(async || flow.rounds() > after + 100).await,
-            "{keeper:?}: {flush}: {after} {} {}",
+            "{mode:?}: {flush}: {after} {} {}",
             flow.rounds(),
             world.run("iptables-save -c; conntrack -L; cat /proc/net/nf_conntrack; true").await
         );
         let longest = flow.stop().await.unwrap();
-        println!("{keeper:?}: {flush}: the longest round took {longest:?}");
+        println!("{mode:?}: {flush}: the longest round took {longest:?}");
         // The time until the repair, and until TCP tries again after that.
-        assert!(longest < Duration::from_secs(2), "{keeper:?}: {flush}: {longest:?}");
+        assert!(longest < Duration::from_secs(2), "{mode:?}: {flush}: {longest:?}");
         assert!(world.masquerades().await);
     }
 }
@@ -106,8 +106,8 @@ async fn flows_survive_a_flush_under_traffic() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn nothing_is_written_or_run_when_nothing_is_wrong() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
         let mut firewall = world.start().await;
         #[expect(clippy::disallowed_methods, reason = "nft says what is written, by whomever")]
         let mut command = Command::new("nft");
@@ -121,25 +121,25 @@ async fn nothing_is_written_or_run_when_nothing_is_wrong() {
         assert!(hears.await);
         let runs = world.runs();
         for _ in 0..5 {
-            assert!(quiet(&firewall.sync(&scope()).await), "{keeper:?}");
+            assert!(quiet(&firewall.sync(&scope()).await), "{mode:?}");
         }
         let idle = timeout(Duration::from_secs(1), firewall.drifted()).await;
-        assert!(idle.is_err(), "{keeper:?}: there is no drift");
+        assert!(idle.is_err(), "{mode:?}: there is no drift");
         // What others write beside our rules is none of our business.
-        let runs_of_others = match keeper {
-            Keeper::Nftables => 0,
+        let runs_of_others = match mode {
+            Mode::Nftables => 0,
             _ => {
                 world.run("iptables -t nat -N KUBE-X; iptables -t nat -A KUBE-X -j RETURN").await;
                 2
             }
         };
         let idle = timeout(Duration::from_millis(500), firewall.drifted()).await;
-        assert!(idle.is_err(), "{keeper:?}: there is no drift of ours");
+        assert!(idle.is_err(), "{mode:?}: there is no drift of ours");
         let new_runs = world.runs() - runs - runs_of_others;
-        match keeper {
+        match mode {
             // Each look is one run for each family, and there are at most five in 1.5 s.
-            Keeper::IptablesLegacy => assert!((1..=10).contains(&new_runs), "{new_runs}"),
-            _ => assert_eq!(new_runs, 0, "{keeper:?}"),
+            Mode::IptablesLegacy => assert!((1..=10).contains(&new_runs), "{new_runs}"),
+            _ => assert_eq!(new_runs, 0, "{mode:?}"),
         }
         world.run("nft add table inet end").await;
         monitor.line(Duration::from_secs(1), |line| line.contains("table inet end")).await.unwrap();
@@ -151,14 +151,14 @@ async fn nothing_is_written_or_run_when_nothing_is_wrong() {
                 !foreign.iter().any(|word| line.contains(word)) && !line.starts_with('#')
             })
             .collect();
-        assert_eq!(written, [""; 0], "{keeper:?}");
+        assert_eq!(written, [""; 0], "{mode:?}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn who_keeps_changing_the_rules_is_not_followed_all_the_time() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     let mut firewall = world.start().await;
     let mut refused = 0;
     for _ in 0..30 {

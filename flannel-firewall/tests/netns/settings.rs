@@ -10,7 +10,7 @@ use flannel_netlink::{Namespace, link_by_name};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{sleep, timeout};
 
-use crate::world::{Keeper, World, scope};
+use crate::world::{Mode, World, scope};
 
 const BOTH: &str = "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding";
 const OFF: &str =
@@ -19,7 +19,7 @@ const OFF: &str =
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn forwarding_is_switched_on_and_stays_on() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     world.run(OFF).await;
     let mut firewall = world.start().await;
     assert_eq!(world.run(BOTH).await, "1\n1");
@@ -33,7 +33,7 @@ async fn forwarding_is_switched_on_and_stays_on() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn forwarding_is_left_alone_if_that_is_asked_for() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     world.run(OFF).await;
     let options = FirewallOptions { forwarding: false, ..world.options() };
     let mut firewall = Firewall::open(world.node().namespace(), options).await.unwrap();
@@ -44,7 +44,7 @@ async fn forwarding_is_left_alone_if_that_is_asked_for() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_family_without_its_program_is_named_and_the_other_served() {
-    let world = World::new(Keeper::IptablesNft).await;
+    let world = World::new(Mode::IptablesNft).await;
     let folder = tempfile::tempdir().unwrap();
     for program in ["iptables", "iptables-save", "iptables-restore"] {
         let target = format!("/usr/sbin/{}", program.replace("iptables", "iptables-nft"));
@@ -61,7 +61,7 @@ async fn a_family_without_its_program_is_named_and_the_other_served() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_came_from_a_router_stays_when_forwarding_is_switched_on() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     world.run(OFF).await;
     world.run("echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_ra").await;
     let router = world.outside();

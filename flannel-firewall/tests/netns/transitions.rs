@@ -3,7 +3,7 @@
 use flannel_firewall::{Firewall, FirewallOptions, Masquerade, Scope};
 use flannel_testbed::probe::stream;
 
-use crate::world::{Keeper, World, config, scope};
+use crate::world::{Mode, World, config, scope};
 
 /// What flanneld leaves in nftables, which differs from ours.
 const FLANNELS_TABLES: &str = r#"
@@ -45,11 +45,11 @@ async fn nothing_is_lost(world: &World, what: &str, change: impl AsyncFnOnce()) 
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn no_change_of_mode_loses_a_packet() {
     for (from, to) in [
-        (Keeper::Nftables, Keeper::IptablesNft),
-        (Keeper::IptablesNft, Keeper::Nftables),
-        (Keeper::IptablesLegacy, Keeper::Nftables),
-        (Keeper::Nftables, Keeper::IptablesLegacy),
-        (Keeper::IptablesLegacy, Keeper::IptablesNft),
+        (Mode::Nftables, Mode::IptablesNft),
+        (Mode::IptablesNft, Mode::Nftables),
+        (Mode::IptablesLegacy, Mode::Nftables),
+        (Mode::Nftables, Mode::IptablesLegacy),
+        (Mode::IptablesLegacy, Mode::IptablesNft),
     ] {
         let mut world = World::new(from).await;
         let before = world.start().await;
@@ -67,13 +67,13 @@ async fn no_change_of_mode_loses_a_packet() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn no_edit_of_the_configuration_loses_a_packet() {
-    for keeper in Keeper::ALL {
-        let world = World::new(keeper).await;
-        if keeper != Keeper::Nftables {
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
+        if mode != Mode::Nftables {
             world.run("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP").await;
         }
         let mut firewall = world.start().await;
-        nothing_is_lost(&world, &format!("{keeper:?}: a larger network"), async || {
+        nothing_is_lost(&world, &format!("{mode:?}: a larger network"), async || {
             let text =
                 r#"{"Network":"10.240.0.0/12","EnableIPv6":true,"IPv6Network":"fd00:10:244::/47"}"#;
             let own = "10.244.1.0-24&fd00:10:244:1::-64".parse().unwrap();
@@ -85,7 +85,7 @@ async fn no_edit_of_the_configuration_loses_a_packet() {
             assert!(firewall.sync(&scope()).await.is_exact());
         })
         .await;
-        nothing_is_lost(&world, &format!("{keeper:?}: other options"), async || {
+        nothing_is_lost(&world, &format!("{mode:?}: other options"), async || {
             drop(firewall);
             let masquerade = Masquerade::KeepPorts;
             let options = FirewallOptions { masquerade, ..world.options() };
@@ -99,7 +99,7 @@ async fn no_edit_of_the_configuration_loses_a_packet() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn taking_over_flannels_tables_and_handing_over_loses_no_packet() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     world.run(FLANNELS_TABLES).await;
     let flannels = world.ours().await;
     assert!(
@@ -124,8 +124,8 @@ async fn taking_over_flannels_tables_and_handing_over_loses_no_packet() {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn handing_over_leaves_flannels_chains_and_nothing_else() {
-    for keeper in [Keeper::IptablesNft, Keeper::IptablesLegacy] {
-        let world = World::new(keeper).await;
+    for mode in [Mode::IptablesNft, Mode::IptablesLegacy] {
+        let world = World::new(mode).await;
         let plain = world.start().await;
         let expected = world.ours().await;
         drop(plain);
@@ -134,11 +134,11 @@ async fn handing_over_leaves_flannels_chains_and_nothing_else() {
         let mut firewall = Firewall::open(world.node().namespace(), options).await.unwrap();
         assert!(firewall.sync(&scope()).await.is_exact());
         assert_ne!(world.ours().await, expected);
-        nothing_is_lost(&world, &format!("{keeper:?}"), async || {
+        nothing_is_lost(&world, &format!("{mode:?}"), async || {
             firewall.hand_over(&scope()).await.unwrap();
         })
         .await;
-        assert_eq!(world.ours().await, expected, "{keeper:?}");
-        assert!(!world.run("nft list tables").await.contains("guard"), "{keeper:?}");
+        assert_eq!(world.ours().await, expected, "{mode:?}");
+        assert!(!world.run("nft list tables").await.contains("guard"), "{mode:?}");
     }
 }

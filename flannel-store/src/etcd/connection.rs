@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use flannel_core::error_chain;
 use futures::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -75,7 +76,7 @@ impl Connection {
         let endpoint = endpoint.clone();
         let channel = match channel {
             Ok(channel) => channel,
-            Err(error) => return Err(broken(endpoint, &first_error, false, chain(&error))),
+            Err(error) => return Err(broken(endpoint, &first_error, false, error_chain(&error))),
         };
         // HTTP/2 begins with what the other side wants, also when nothing is asked. A member that hangs does not say it, and
         // one that does not like our certificate says that instead.
@@ -278,23 +279,9 @@ impl Rpc {
 /// What went wrong below etcd, without the repetitions of the layers.
 fn reasons(status: &Status) -> String {
     match std::error::Error::source(status) {
-        Some(source) => chain(source),
+        Some(source) => error_chain(source),
         None => status.message().into(),
     }
-}
-
-/// An error with all its reasons, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let reason = error.to_string();
-        if !text.contains(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        next = error.source();
-    }
-    text
 }
 
 /// How long nothing may be heard on a connection in use before the other side is asked for a sign of life. etcd ends

@@ -308,6 +308,21 @@ async fn rules_that_are_in_the_way_are_named_whoever_wrote_them() {
         broken
             .is_broken_at("firewall", "leave packets from 10.244.0.0/16 to 10.244.0.0/16 out")
             .await;
+        run("iptables -t nat -F POSTROUTING").await;
+        if network == HOST_GW {
+            continue;
+        }
+        for chain in ["INPUT", "OUTPUT"] {
+            run(&format!("iptables -I {chain} -p udp --dport 8472 -j DROP")).await;
+            let words = format!("UDP port 8472: chain {chain} of table ip filter drops");
+            broken.is_broken_at("firewall", &words).await;
+            run(&format!("iptables -F {chain}")).await;
+        }
+        run("nft 'add table ip x; add set ip x nodes { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 }; }; \
+             add chain ip x i { type filter hook input priority 0; }; \
+             add rule ip x i udp dport 8472 ip saddr != @nodes drop'")
+        .await;
+        broken.is_whole().await;
     }
 }
 

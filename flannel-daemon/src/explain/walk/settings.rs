@@ -52,8 +52,8 @@ pub(super) fn settings(facts: &Facts, ends: &Ends, way: &Way<'_>) -> Result<Stri
 
 /// What the rules of this host do to the packets, whoever wrote them, and what the node says about its own.
 pub(super) fn firewall(facts: &Facts) -> Result<String, Broken> {
-    let obstacles = facts.obstacles.as_deref().unwrap_or_default();
-    if let Some(in_the_way) = obstacles.iter().find(|it| it.obstacle.certain) {
+    let findings = facts.findings.as_deref().unwrap_or_default();
+    if let Some(in_the_way) = findings.iter().find(|it| it.finding.certain) {
         return Err(broken("firewall", shown(in_the_way), remedy(facts, in_the_way)));
     }
     let firewall = facts.node.as_ref().and_then(|node| node.firewall.as_ref());
@@ -65,7 +65,7 @@ pub(super) fn firewall(facts: &Facts) -> Result<String, Broken> {
             "flannel-node tries again by itself; its status has all it needs",
         ));
     }
-    let mut says = match &facts.obstacles {
+    let mut says = match &facts.findings {
         Ok(_) => "no rule here is known to drop or masquerade these packets".to_owned(),
         Err(reason) => format!("the rules of this host were not looked at: {reason}"),
     };
@@ -73,20 +73,20 @@ pub(super) fn firewall(facts: &Facts) -> Result<String, Broken> {
         says.push_str(&format!("; the node keeps its own with {mode}"));
         notes.iter().for_each(|note| says.push_str(&format!("; {note}")));
     }
-    for in_the_way in obstacles {
+    for in_the_way in findings {
         says.push_str(&format!("; {}", shown(in_the_way)));
     }
     Ok(says)
 }
 
-fn shown(InTheWay { from, to, port, obstacle }: &InTheWay) -> String {
+fn shown(InTheWay { from, to, port, finding }: &InTheWay) -> String {
     match port {
-        None => format!("from {from} to {to}: {obstacle}"),
-        Some(port) => format!("encapsulated, from {from} to {to}, UDP port {port}: {obstacle}"),
+        None => format!("from {from} to {to}: {finding}"),
+        Some(port) => format!("encapsulated, from {from} to {to}, UDP port {port}: {finding}"),
     }
 }
 
-fn remedy(facts: &Facts, InTheWay { from, port, obstacle, .. }: &InTheWay) -> String {
+fn remedy(facts: &Facts, InTheWay { from, port, finding, .. }: &InTheWay) -> String {
     if let Some(port) = port {
         return format!(
             "leave UDP packets to port {port} between the nodes as they are: accept them there before that"
@@ -98,7 +98,7 @@ fn remedy(facts: &Facts, InTheWay { from, port, obstacle, .. }: &InTheWay) -> St
         IpAddr::V6(_) => config.ipv6().map(|range| range.network().to_string()),
     };
     let network = network.unwrap_or_else(|| "the network".into());
-    match obstacle.effect {
+    match finding.effect {
         Effect::Masquerades => format!(
             "leave packets from {network} to {network} out there, they have to keep their addresses"
         ),

@@ -1,5 +1,5 @@
 use flannel_core::SubnetEnv;
-use flannel_firewall::{Effect, Obstacle};
+use flannel_firewall::{Effect, Finding};
 use flannel_netlink::state::{
     Address, ForwardingEntry, Link, LinkKind, MacAddress, Neighbour, Nexthop, Route, Via, Vxlan,
 };
@@ -248,23 +248,31 @@ fn rules_that_the_node_cannot_keep_are_a_broken_link() {
 
 #[test]
 fn rules_that_are_in_the_way_are_a_broken_link_and_those_that_may_be_are_told() {
-    let obstacle = |effect, certain| {
-        let obstacle = Obstacle::new(effect, certain, "chain FORWARD of table ip filter", "rule 3");
-        Ok(vec![InTheWay { from: ip("10.244.2.9"), to: ip("10.244.1.7"), port: None, obstacle }])
+    let finding = |effect, certain| {
+        let finding = Finding::new(effect, certain, "chain FORWARD of table ip filter", "rule 3");
+        Ok(vec![InTheWay { from: ip("10.244.2.9"), to: ip("10.244.1.7"), port: None, finding }])
     };
-    let told = first_broken("vxlan", |it| it.obstacles = obstacle(Effect::Drops, true));
+    let told = first_broken("vxlan", |it| it.findings = finding(Effect::Drops, true));
     let says = "from 10.244.2.9 to 10.244.1.7: chain FORWARD of table ip filter drops these packets by rule 3";
     assert_eq!(told, ("firewall", says.to_owned()));
-    let told = first_broken("vxlan", |it| it.obstacles = obstacle(Effect::Masquerades, true));
+    let told = first_broken("vxlan", |it| it.findings = finding(Effect::Masquerades, true));
     assert!(told.1.ends_with("masquerades these packets by rule 3"), "{told:?}");
-    let says = |obstacles| {
+    let told = first_broken("vxlan", |it| {
+        let finding =
+            Finding::new(Effect::Drops, true, "chain INPUT of table ip filter", "its policy");
+        let (from, to) = (ip("192.0.2.2"), ip("192.0.2.1"));
+        it.findings = Ok(vec![InTheWay { from, to, port: Some(8472), finding }]);
+    });
+    let says = "encapsulated, from 192.0.2.2 to 192.0.2.1, UDP port 8472: chain INPUT of table ip filter drops these packets by its policy";
+    assert_eq!(told, ("firewall", says.to_owned()));
+    let says = |findings| {
         let mut facts = facts("vxlan");
-        facts.obstacles = obstacles;
+        facts.findings = findings;
         let walked = walk(&facts);
         assert_eq!(walked.broken, None);
         walked.passed.into_iter().find(|passed| passed.link == "firewall").unwrap().says
     };
-    assert!(says(obstacle(Effect::Drops, false)).ends_with("may drop these packets by rule 3"));
+    assert!(says(finding(Effect::Drops, false)).ends_with("may drop these packets by rule 3"));
     let unread = says(Err("cannot list the rules: Operation not permitted".into()));
     assert_eq!(
         unread,

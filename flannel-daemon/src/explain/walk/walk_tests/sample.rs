@@ -106,7 +106,7 @@ pub(super) fn facts(kind: &str) -> Facts {
             ],
         },
         host,
-        obstacles: Ok(Vec::new()),
+        findings: Ok(Vec::new()),
         node: None,
         answers: Some(Answers {
             peer: Some(Answer::Alive),

@@ -2,7 +2,7 @@
 
 use flannel_firewall::{Direction, PacketPath, inspect};
 
-use crate::world::{Keeper, World};
+use crate::world::{Mode, World};
 
 /// From our pod to that of the peer.
 fn path(world: &World) -> PacketPath {
@@ -10,7 +10,7 @@ fn path(world: &World) -> PacketPath {
         .through(Some("cni0".into()), Some("eth0".into()))
 }
 
-async fn told(world: &World) -> String {
+async fn findings(world: &World) -> String {
     let found = inspect(world.node().namespace(), &path(world), world.tool_folders()).await;
     found.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -18,15 +18,13 @@ async fn told(world: &World) -> String {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_iptables_does_to_a_packet_is_told() {
-    for (keeper, legacy) in
-        [(Keeper::IptablesNft, ""), (Keeper::IptablesLegacy, " of legacy iptables")]
-    {
-        let world = World::new(keeper).await;
-        assert_eq!(told(&world).await, "", "{keeper:?}: no rules");
+    for (mode, legacy) in [(Mode::IptablesNft, ""), (Mode::IptablesLegacy, " of legacy iptables")] {
+        let world = World::new(mode).await;
+        assert_eq!(findings(&world).await, "", "{mode:?}: no rules");
         world.run("iptables -P FORWARD DROP").await;
         let by_policy =
             format!("chain FORWARD of table ip filter{legacy} drops these packets by its policy");
-        assert_eq!(told(&world).await, by_policy, "{keeper:?}");
+        assert_eq!(findings(&world).await, by_policy, "{mode:?}");
         // What Docker has, as far as it is about others.
         world
             .run(
@@ -36,17 +34,17 @@ async fn what_iptables_does_to_a_packet_is_told() {
                  iptables -A FORWARD -i docker0 -j ACCEPT; iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
             )
             .await;
-        assert_eq!(told(&world).await, by_policy, "{keeper:?}");
+        assert_eq!(findings(&world).await, by_policy, "{mode:?}");
         let _firewall = world.start().await;
-        assert_eq!(told(&world).await, "", "{keeper:?}: ours accept");
+        assert_eq!(findings(&world).await, "", "{mode:?}: ours accept");
 
         world.run("iptables -I FORWARD 2 -s 10.244.0.0/16 -p tcp --dport 25 -j REJECT").await;
         let perhaps =
             format!("chain FORWARD of table ip filter{legacy} may drop these packets by rule 2");
-        assert_eq!(told(&world).await, perhaps, "{keeper:?}");
+        assert_eq!(findings(&world).await, perhaps, "{mode:?}");
         world.run("iptables -I DOCKER -i cni+ -j DROP").await;
         assert_eq!(
-            told(&world).await,
+            findings(&world).await,
             format!("chain DOCKER of table ip filter{legacy} drops these packets by rule 1")
         );
         world.run("iptables -F DOCKER; iptables -D FORWARD 2").await;
@@ -55,16 +53,16 @@ async fn what_iptables_does_to_a_packet_is_told() {
         let masquerades = format!(
             "chain POSTROUTING of table ip nat{legacy} masquerades these packets by rule 3"
         );
-        assert_eq!(told(&world).await, masquerades, "{keeper:?}");
+        assert_eq!(findings(&world).await, masquerades, "{mode:?}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_nftables_does_to_a_packet_is_told() {
-    let world = World::new(Keeper::Nftables).await;
+    let world = World::new(Mode::Nftables).await;
     let _firewall = world.start().await;
-    assert_eq!(told(&world).await, "");
+    assert_eq!(findings(&world).await, "");
     for (rules, says) in [
         (
             "add chain inet x f { type filter hook forward priority 10; policy drop; }",
@@ -98,7 +96,7 @@ async fn what_nftables_does_to_a_packet_is_told() {
         ),
     ] {
         world.run(&format!("nft 'add table inet x; {rules}'")).await;
-        assert_eq!(told(&world).await, says, "{rules}");
+        assert_eq!(findings(&world).await, says, "{rules}");
         world.run("nft delete table inet x").await;
     }
 }

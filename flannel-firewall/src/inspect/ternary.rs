@@ -2,24 +2,24 @@
 
 /// Whether a condition holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Truth {
-    Maybe,
-    No,
-    Yes,
+pub(crate) enum Ternary {
+    Unknown,
+    False,
+    True,
 }
 
-impl From<bool> for Truth {
+impl From<bool> for Ternary {
     fn from(holds: bool) -> Self {
-        if holds { Self::Yes } else { Self::No }
+        if holds { Self::True } else { Self::False }
     }
 }
 
-impl Truth {
+impl Ternary {
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::No, _) | (_, Self::No) => Self::No,
-            (Self::Yes, Self::Yes) => Self::Yes,
-            _ => Self::Maybe,
+            (Self::False, _) | (_, Self::False) => Self::False,
+            (Self::True, Self::True) => Self::True,
+            _ => Self::Unknown,
         }
     }
 
@@ -29,8 +29,8 @@ impl Truth {
 
     pub(crate) fn not_if(self, negated: bool) -> Self {
         match self {
-            Self::Maybe => Self::Maybe,
-            known => Self::from((known == Self::Yes) != negated),
+            Self::Unknown => Self::Unknown,
+            known => Self::from((known == Self::True) != negated),
         }
     }
 }

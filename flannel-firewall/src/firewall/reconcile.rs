@@ -17,9 +17,9 @@ use crate::{
 
 impl Firewall {
     /// Looks until there is nothing to write: that is the proof that what was written is there.
-    pub(super) async fn look_until_exact(&mut self, scope: &Scope) -> Outcome {
+    pub(super) async fn reconcile(&mut self, scope: &Scope) -> Outcome {
         let mut all = Outcome::default();
-        for _ in 0..LOOKS {
+        for _ in 0..ATTEMPTS {
             let mut look = Outcome::default();
             // What was told until now is part of what is looked at.
             match self.listener.take() {
@@ -27,11 +27,11 @@ impl Firewall {
                 Ok(_) => {}
                 Err(error) => look.fault("follow changes of rules", &error),
             }
-            self.look(scope, &mut look).await;
+            self.reconcile_once(scope, &mut look).await;
             let done = !look.wrote;
             // What one look could not do the next one may have done.
             (all.report.faults, all.report.notes) = (Vec::new(), Vec::new());
-            (all.is_unusable, all.is_unclean) = (false, false);
+            (all.is_unusable, all.has_leftovers) = (false, false);
             all.add(look);
             if done {
                 return all;
@@ -44,7 +44,7 @@ impl Firewall {
     }
 
     /// Looks at everything and writes what differs. What is wanted is there before anything is removed.
-    pub(super) async fn look(&mut self, scope: &Scope, outcome: &mut Outcome) {
+    pub(super) async fn reconcile_once(&mut self, scope: &Scope, outcome: &mut Outcome) {
         let families: Vec<_> =
             Family::ALL.into_iter().filter(|family| scope.blocks(*family).is_some()).collect();
         if self.options.forwarding {
@@ -81,7 +81,7 @@ impl Firewall {
         if !self.cleaned && outcome.report.faults.is_empty() {
             let mut clean = Outcome::default();
             self.clean(&mut clean).await;
-            self.cleaned = !clean.is_unclean;
+            self.cleaned = !clean.has_leftovers;
             outcome.add(clean);
         }
         if self.options.masquerade != Masquerade::Off {
@@ -112,7 +112,7 @@ impl Firewall {
                 let nothing = Family::ALL.map(|family| (family, Rules::default()));
                 let mut tables = Outcome::default();
                 tables::sync(client, &mut names, nothing, false, &mut tables).await;
-                tables.excuse();
+                tables.downgrade_faults();
                 outcome.add(tables);
             }
             if !in_nf_tables {
@@ -185,6 +185,6 @@ impl Firewall {
 }
 
 /// How often a sync looks: once to write, once to see that it is there, and once more for somebody who was faster.
-const LOOKS: usize = 3;
+const ATTEMPTS: usize = 3;
 /// After how many syncs that could not keep the rules something else is tried.
 const FAILURES: u32 = 3;

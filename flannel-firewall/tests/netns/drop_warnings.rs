@@ -5,12 +5,12 @@ use std::{net::IpAddr, time::Duration};
 use flannel_firewall::{Firewall, FirewallOptions};
 use tokio::time::{sleep, timeout};
 
-use crate::world::{Keeper, World, eventually, scope};
+use crate::world::{Mode, World, eventually, scope};
 
 /// What others have, by whose words, and whose packets it drops: all of IPv4, all of IPv6, or those from our pod to the outside.
 struct Setting {
     what: &'static str,
-    keeper: Keeper,
+    mode: Mode,
     lines: &'static str,
     drops: Drops,
 }
@@ -23,12 +23,12 @@ enum Drops {
     ToOutside,
 }
 
-const fn setting(keeper: Keeper, what: &'static str, drops: Drops, lines: &'static str) -> Setting {
-    Setting { what, keeper, lines, drops }
+const fn setting(mode: Mode, what: &'static str, drops: Drops, lines: &'static str) -> Setting {
+    Setting { what, mode, lines, drops }
 }
 
 use Drops::{Ipv4, Ipv6, Nothing, ToOutside};
-use Keeper::{IptablesLegacy, IptablesNft, Nftables};
+use Mode::{IptablesLegacy, IptablesNft, Nftables};
 
 const SETTINGS: &[Setting] = &[
     setting(Nftables, "the policy that Docker sets", Ipv4, "iptables -P FORWARD DROP"),
@@ -264,10 +264,10 @@ async fn passes(world: &World, is_ipv4: bool) -> (bool, bool) {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn rules_of_others_that_drop_the_networks_packets_are_named() {
-    for Setting { what, lines, drops, keeper } in SETTINGS {
-        let world = World::new(*keeper).await;
+    for Setting { what, lines, drops, mode } in SETTINGS {
+        let world = World::new(*mode).await;
         let mut firewall = world.start().await;
-        assert_eq!(firewall.sync(&scope()).await.notes, [""; 0], "{keeper:?}");
+        assert_eq!(firewall.sync(&scope()).await.notes, [""; 0], "{mode:?}");
         world.run(lines).await;
         let proof = [passes(&world, true).await, passes(&world, false).await];
         let expected = match drops {
@@ -276,11 +276,11 @@ async fn rules_of_others_that_drop_the_networks_packets_are_named() {
             Ipv6 => [(true, true), (false, proof[1].1)],
             ToOutside => [(true, false), (true, true)],
         };
-        assert_eq!(proof, expected, "{keeper:?}: {what}: {drops:?}: packets");
+        assert_eq!(proof, expected, "{mode:?}: {what}: {drops:?}: packets");
         let notes = notes(&world).await;
         let words = match drops {
             Nothing => {
-                assert_eq!(notes, [""; 0], "{keeper:?}: {what}");
+                assert_eq!(notes, [""; 0], "{mode:?}: {what}");
                 continue;
             }
             Ipv4 => ["peers", "accept 10.244.0.0/16 there before that"],
@@ -288,9 +288,9 @@ async fn rules_of_others_that_drop_the_networks_packets_are_named() {
             ToOutside => ["packets from pods to the outside", "accept 10.244.0.0/16"],
         };
         for word in words {
-            assert!(notes.iter().all(|note| note.contains(word)), "{keeper:?}: {what}: {notes:?}");
+            assert!(notes.iter().all(|note| note.contains(word)), "{mode:?}: {what}: {notes:?}");
         }
-        assert!(!notes.is_empty(), "{keeper:?}: {what}");
+        assert!(!notes.is_empty(), "{mode:?}: {what}");
     }
 }
 
