@@ -4,14 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
-use flannel_core::{BackendError, NetworkConfig, Node, NodeId, NodeOptions, Store, StoreError};
+use flannel_core::{
+    BackendError, NetworkConfig, Node, NodeId, NodeOptions, Store, StoreError, Subnet,
+};
 use flannel_firewall::{FirewallOptions, Firewalled, ModeChoice};
 use flannel_netlink::{Namespace, iface::InterfaceChanges};
 use flannel_probe::Prober;
 use flannel_store::{LeaseOptions, Registry, RegistryError, RegistryStore, network_config};
 use ipnetwork::IpNetwork;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     Backends, DaemonOptions,
@@ -21,6 +23,7 @@ use crate::{
     journal::{FIND_UPLINK, READ_CONFIG, SET_UP_NETWORK},
     node_id::{self, KeptId},
     path_monitor::PathMonitor,
+    previous_lease::previous_lease,
     retry::{PAUSE, Retry},
     sandbox,
     store_metrics::TimedRegistry,
@@ -99,6 +102,10 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
     })?;
     let firewall = firewall_options(&options, &config);
     let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
+    let held = subnet_file::read(&options.subnet_file).held();
+    if let (Connected::Registry(registry), Some(held)) = (&store, &held) {
+        keep_address(registry, held, &finder).await;
+    }
     let address = uplink_address(&finder, &config, daemon).await?;
     let id = match named {
         Some(id) => id,
@@ -107,9 +114,8 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
     info!(node = %id, "joining");
     let store: Arc<dyn Store> = match store {
         Connected::Registry(registry) => {
-            let hint = subnet_file::read(&options.subnet_file).held();
-            let ttl = options.lease_ttl;
-            Arc::new(RegistryStore::new(registry, id.clone(), LeaseOptions { hint, ttl }))
+            let lease_options = LeaseOptions { hint: held, ttl: options.lease_ttl };
+            Arc::new(RegistryStore::new(registry, id.clone(), lease_options))
         }
         Connected::Store(store, _) => store,
     };
@@ -179,6 +185,21 @@ async fn init(registry: &impl Registry, wanted: &NetworkConfig) -> Result<(), Re
 /// Whether a registry may do what it did not do if it is asked again.
 fn is_retryable(error: &RegistryError) -> bool {
     matches!(error, RegistryError::ConfigConflict | RegistryError::Unavailable { .. })
+}
+
+/// Keeps the address under which this host holds its subnet, also if it is another than we would choose: the lease is found by it.
+async fn keep_address(registry: &impl Registry, held: &Subnet, finder: &UplinkFinder) {
+    let Ok(addresses) = finder.host_addresses().await else { return };
+    // With one address there is no choice, and reading all leases takes time.
+    if addresses.len() < 2 {
+        return;
+    }
+    if let Ok(snapshot) = registry.list().await
+        && let Some(lease) = previous_lease(&snapshot.records, held, &addresses)
+        && let Err(error) = finder.find_for(Some(&lease)).await
+    {
+        debug!(%error, "there is no uplink yet");
+    }
 }
 
 /// Waits for an uplink. Also where the id is known: whoever waits for a network card should not wait for long.

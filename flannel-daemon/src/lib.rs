@@ -41,6 +41,7 @@ mod node_id;
 pub mod operate;
 mod options;
 mod path_monitor;
+mod previous_lease;
 mod readiness;
 mod retry;
 mod sandbox;

@@ -7,6 +7,8 @@ use flannel_core::{BackendError, Lease, NetworkConfig};
 use flannel_netlink::{
     Connection, Namespace,
     iface::{Families, Interface, InterfaceChanges, Search, select_interface},
+    list_addresses,
+    state::AddressFilter,
 };
 use tokio::sync::Mutex;
 
@@ -111,6 +113,28 @@ impl UplinkFinder {
         let found = found.map_err(no_interface)?;
         shared.search.current = Some(found.clone());
         Ok(self.uplink(found))
+    }
+
+    /// The addresses by which others may know this host: those of all its devices that packets between machines can have.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Interface`] when the kernel cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Reads only.
+    pub async fn host_addresses(&self) -> Result<Vec<IpAddr>, BackendError> {
+        let mut connection = Connection::open(&self.namespace).map_err(no_interface)?;
+        let listed = list_addresses(&mut connection, AddressFilter::default()).await;
+        let pods = self.shared.lock().await.search.pods.clone();
+        let mut addresses: Vec<_> =
+            listed.map_err(no_interface)?.iter().map(|it| it.address.ip()).collect();
+        addresses.retain(|address| {
+            let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            !address.is_loopback() && !is_link_local && !pods.iter().any(|it| it.contains(address))
+        });
+        Ok(addresses)
     }
 
     /// Tells when [`find`](Self::find) has another answer than `uplink`.
