@@ -91,7 +91,7 @@ fn mistakes_name_the_flag_and_end_with_2() {
         (&["-public-ip", "2001:db8::1"], "expected an IPv4 address such as 192.0.2.1"),
         (&["-public-ipv6", "192.0.2.1"], "expected an IPv6 address such as 2001:db8::1"),
         (&["-healthz-port", "65536"], "expected a number from 0 to 65535"),
-        (&["-iptables-resync=0"], "expected a number from 1 to 86400"),
+        (&["-iptables-resync=86401"], "expected a number from 1 to 86400"),
         (&["-iptables-forward-rules=perhaps"], "expected true or false"),
         (&["-subnet-lease-renew-margin", "1440"], "expected a number from 1 to 1439"),
         (&["-vmodule", "node"], "expected patterns with levels"),
@@ -110,6 +110,25 @@ fn help_and_version_are_no_mistakes() {
     for args in [["--help"], ["-help"], ["-h"], ["--version"], ["-version"]] {
         assert_eq!(read(&args, &[]).unwrap_err().exit_code(), 0, "{args:?}");
     }
+}
+
+#[test]
+fn what_flanneld_ignores_is_ignored_with_a_word() {
+    let args = node(&["--version=false", "-healthz-ip=", "-subnet-file", ""], &[]);
+    assert_eq!(args.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+    let args = node(&["-etcd-cafile=/ca.pem", "-iptables-resync=0", "-healthz-port=-1"], &[]);
+    assert_eq!((args.store.etcd().ca_file, args.health.address()), (None, None));
+    let said = args.without_effect().join("\n");
+    for flag in ["--etcd-cafile: ", "--iptables-resync: ", "--healthz-port: "] {
+        assert!(said.contains(flag), "{said}");
+    }
+    let encrypted = ["-etcd-cafile=/ca.pem", "-etcd-endpoints=https://192.0.2.1:2379"];
+    assert!(node(&encrypted, &[]).store.etcd().ca_file.is_some());
+    let args = node(&[], &[("FLANNELD_IP_MASQ", "maybe"), ("FLANNELD_HEALTHZ_PORT", "x")]);
+    assert!(!args.traffic.ip_masq);
+    let said = args.without_effect().join("\n");
+    assert!(said.contains("FLANNELD_IP_MASQ is \"maybe\", expected true or false"), "{said}");
+    assert!(said.contains("FLANNELD_HEALTHZ_PORT is \"x\", expected a whole number"), "{said}");
 }
 
 #[test]
