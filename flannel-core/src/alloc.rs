@@ -45,7 +45,7 @@ pub fn choose<'a>(
     });
     let ipv4 = ipv4.transpose()?;
     let number = config.ipv4().zip(ipv4).and_then(|(range, block)| range.slots_of(&block));
-    let start = number.map_or(node.spread(), |(slot, _)| slot);
+    let start = number.map_or_else(|| node.spread(), |(slot, _)| slot);
     let ipv6 = config.ipv6().map(|range| {
         let taken = taken.clone().into_iter().filter_map(Subnet::ipv6);
         let previous = previous.and_then(Subnet::ipv6);

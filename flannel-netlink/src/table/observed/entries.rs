@@ -319,7 +319,7 @@ impl Entries {
     fn set(&mut self, key: Key, wanted: Option<(u32, Object)>, held: Vec<Object>) {
         self.others.remove(&key);
         self.unusual.remove(&key);
-        let object = wanted.map(|(_, object)| object).or(held.first().copied());
+        let object = wanted.map(|(_, object)| object).or_else(|| held.first().copied());
         let Some(object) = object else {
             self.entries.remove(&key);
             self.differing.remove(&key);
