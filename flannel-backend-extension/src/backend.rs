@@ -127,7 +127,7 @@ pub(crate) async fn take_down(
     if let Some(text) = &record.commands.shutdown {
         let shell = Shell { namespace: namespace.clone(), timeout: record.commands.timeout };
         let shutdown = lifecycle(&shell, "ShutdownCommand", text, &own_variables(record)).await;
-        failed = failed.or(shutdown.err());
+        failed = failed.or_else(|| shutdown.err());
     }
     match failed {
         Some(error) => Err(error),
