@@ -1,15 +1,14 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //
-// The data path of the eBPF engine: three programs and their maps.
+// The data path of the eBPF engine: two tc programs and their maps.
 //
-//   flannel_send     on the route of the network (lightweight tunnel, xmit): puts an outer IP and UDP header in front of a
-//                    packet and routes it anew, to where the longest prefix says.
-//   flannel_receive  on the network card (tc, ingress): takes the outer headers away and gives the packet to the tunnel device,
-//                    as if it had come out of it.
-//   flannel_return   on the detour device (tc, ingress): gives what comes to the tunnel device. See detour().
+//   flannel_encap  egress of the tunnel device, after routing and NAT: puts outer IP and UDP headers in front of a packet to a
+//                  peer that decapsulates in its kernel, and sends it to the next hop of the kernel's own route to the peer.
+//   flannel_decap  ingress of the uplink: removes the outer headers of a datagram from a peer and has the tunnel device receive
+//                  the packet, so that conntrack and the firewall see it there.
 //
-// All do the usual case only. What is unusual they leave to the userspace engine: flannel_send lets the packet on to the tunnel
-// device, flannel_receive lets the datagram on to the socket. Only what a stranger sends ends here.
+// Whatever they do not handle continues unchanged: to the tunnel device or to the socket, where the userspace engine takes it.
+// Only packets that break a rule of the source check end here.
 //
 // Compiled by bpf/build.sh into udp.bpf.o. The layouts of maps are repeated in src/bpf/layout.rs.
 
@@ -27,75 +26,64 @@
 #endif
 
 static void *(*map_lookup)(const void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static long (*lwt_push_encap)(struct __sk_buff *skb, __u32 kind, void *header, __u32 len) = (void *)BPF_FUNC_lwt_push_encap;
 static long (*skb_adjust_room)(struct __sk_buff *skb, __s32 diff, __u32 mode, __u64 flags) = (void *)BPF_FUNC_skb_adjust_room;
+static long (*skb_change_head)(struct __sk_buff *skb, __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
 static long (*skb_store_bytes)(struct __sk_buff *skb, __u32 at, const void *from, __u32 len, __u64 flags) =
 	(void *)BPF_FUNC_skb_store_bytes;
 static long (*skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;
 static long (*redirect)(__u32 device, __u64 flags) = (void *)BPF_FUNC_redirect;
+static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *next, int len, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*fib_lookup)(struct __sk_buff *skb, struct bpf_fib_lookup *params, int len, __u32 flags) =
+	(void *)BPF_FUNC_fib_lookup;
+static __u32 (*hash_recalc)(struct __sk_buff *skb) = (void *)BPF_FUNC_get_hash_recalc;
 static __u32 (*random)(void) = (void *)BPF_FUNC_get_prandom_u32;
 
 struct map {
 	__u32 type, key_size, value_size, max_entries, flags;
 };
 
-// Where packets go: longest prefix to endpoint.
-struct prefix4 {
-	__u32 len;
-	__u32 address;
-};
-struct prefix6 {
+// Addresses are in network byte order, IPv4 ones as ::ffff:a.b.c.d.
+struct prefix {
 	__u32 len;
 	__u32 address[4];
 };
-struct endpoint4 {
-	__u32 address;
-	__u16 port;
-	__u16 takes; // the largest packet that the path takes, if that is less than the network card does; in host byte order
-};
-struct endpoint6 {
+// A peer's block, by longest prefix.
+struct endpoint {
 	__u32 address[4];
-	__u16 port;
-	__u16 takes;
+	__u16 port;	   // in network byte order
+	__u16 is_kernel; // the peer decapsulates in its kernel; others read a socket, and need finished checksums and small packets
 };
-
-// The only entry of `config`. Addresses and the port in network byte order.
+// Packets on the wire, and their bytes without outer headers.
+struct traffic {
+	__u64 packets, bytes;
+};
+// A peer, by its address.
+struct peer {
+	struct traffic sent, received, spoofed;
+};
+// The only entry of `config`.
 struct config {
 	__u32 tunnel; // the tunnel device
-	__u32 send, back; // for the loader: the numbers of flannel_send and flannel_return that go with these maps
 	__u32 flags;
 	__u32 local4;
 	__u32 local6[4];
-	__u16 port;
-	__u16 detour_port;
-	__u8 detour_mac[6];
+	__u16 port; // in network byte order, as all of these
 	__u16 zero;
 };
-#define SOURCE_CHECK 1u // only what a known peer sends, from inside of its subnet
-#define NO_LINK_HEADER 2u // the network card has no Ethernet header
+#define CHECK_PEER 1u	       // only what a known peer sends
+#define CHECK_SUBNET 2u	       // only sources inside of the peer's subnet
+#define NO_LINK_HEADER 4u      // the uplink has no Ethernet header
+#define PATH_MTU_DISCOVERY 8u // what nobody may fragment inside nobody may fragment outside
 
-#define DETOUR 4u // there is a detour device
-#define PATH_MTU_DISCOVERY 8u // what nobody may cut inside nobody may cut outside
-
-// What stands at each place in `counts`, for each processor.
-struct tally {
-	__u64 packets;
-	__u64 bytes; // of inner packets
+SEC("maps") struct map endpoints = {
+	BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix), sizeof(struct endpoint), 1 << 20, BPF_F_NO_PREALLOC,
 };
-// Places in `counts`.
-enum { SENT, SENT_ON, RECEIVED, RECEIVED_ON, SPOOFED_SOURCE, UNKNOWN_PEER, PATH_TOLD, DETOUR_PROBED, COUNTS };
-
-SEC("maps") struct map endpoints4 = {
-	BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix4), sizeof(struct endpoint4), 1 << 20, BPF_F_NO_PREALLOC,
+SEC("maps") struct map peers = {
+	BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix), sizeof(struct peer), 1 << 20, BPF_F_NO_PREALLOC,
 };
-SEC("maps") struct map endpoints6 = {
-	BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix6), sizeof(struct endpoint6), 1 << 20, BPF_F_NO_PREALLOC,
-};
-// The addresses of all endpoints, to tell a stranger from a peer that lies. IPv4 ones as ::ffff:a.b.c.d. A hash map would have a
-// place for each of as many as there might be, 16 MB, and who reads it would walk over all of them.
-SEC("maps") struct map peers = { BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix6), 4, 1 << 20, BPF_F_NO_PREALLOC };
 SEC("maps") struct map config = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct config), 1, 0 };
-SEC("maps") struct map counts = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct tally), COUNTS, 0 };
+// What unknown sources sent, for each processor.
+SEC("maps") struct map unknown = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct traffic), 1, 0 };
 
 struct ipv4 {
 	__u8 version_len, tos;
@@ -113,62 +101,33 @@ struct ipv6 {
 struct udp {
 	__u16 from, to, len, check;
 };
-struct tcp {
-	__u16 from, to;
-	__u32 sequence, acknowledged;
-	__u8 header, flags;
-	__u16 window, check, urgent;
+struct outer4 {
+	struct ipv4 ip;
+	struct udp udp;
 };
-struct ethernet {
-	__u8 to[6], from[6];
-	__u16 kind;
-} __attribute__((packed));
+struct outer6 {
+	struct ipv6 ip;
+	struct udp udp;
+};
 
 #define ETHERNET 14
 #define PLAIN_IPV4 0x45 // version 4, five words: no options
-#define IPV6_VERSION 6
-#define ICMP 1
 #define TCP 6
 #define UDP 17
-#define ICMP6 58
 #define DONT_FRAGMENT BE16(0x4000)
 #define FRAGMENT_BITS BE16(0x3fff) // more fragments, and the offset
 #define TTL 64
 #define ETH_IPV4 BE16(0x0800)
 #define ETH_IPV6 BE16(0x86dd)
-#define ETH_PROBE BE16(0x88b5) // for local experiments, IEEE 802
 #define MAX_LEN 0xffff
-#define OUTER4 (sizeof(struct ipv4) + sizeof(struct udp))
-#define MAX_DETOUR (MAX_LEN - 30) // the headers of UDP, VXLAN and Ethernet are in the length as well
-#define LOOPBACK 1 // in every namespace
-#define TOO_BIG4 BE16(0x0304) // destination unreachable, fragmentation needed
-#define TOO_BIG6 BE16(0x0200) // packet too big
-// linux/pkt_cls.h: on to the next filter.
-#define TC_ACT_UNSPEC -1
-#define TC_ACT_OK 0
+#define DYNAMIC_PORTS 0xc000
+#define MAPPED BE32(0xffff)
+#define AF_INET 2
+#define AF_INET6 10
+#define LOOPBACK 1 // in every namespace: routes as for packets of the host itself
+#define TC_ACT_UNSPEC -1 // linux/pkt_cls.h: on to the next filter
 #define TC_ACT_SHOT 2
-
-// A packet that is still to be cut counts as those that it will be.
-INLINE void count(const struct __sk_buff *skb, __u32 what, __u32 bytes)
-{
-	struct tally *tally = map_lookup(&counts, &what);
-	if (!tally)
-		return;
-	__u32 size = skb->gso_size;
-	tally->packets += size ? (bytes + size - 1) / size : 1;
-	tally->bytes += bytes;
-}
-
-INLINE struct config *settings(void)
-{
-	__u32 zero = 0;
-	return map_lookup(&config, &zero);
-}
-
-INLINE int same6(const __u32 *a, const __u32 *b)
-{
-	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0;
-}
+#define TC_ACT_REDIRECT 7
 
 INLINE void copy6(__u32 *to, const __u32 *from)
 {
@@ -178,7 +137,39 @@ INLINE void copy6(__u32 *to, const __u32 *from)
 	to[3] = from[3];
 }
 
-// One less, with the checksum updated by RFC 1624 as the kernel does when it forwards.
+INLINE int same6(const __u32 *a, const __u32 *b)
+{
+	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0;
+}
+
+INLINE void map4(__u32 *to, __u32 address)
+{
+	to[0] = to[1] = 0;
+	to[2] = MAPPED;
+	to[3] = address;
+}
+
+INLINE struct config *settings(void)
+{
+	__u32 zero = 0;
+	return map_lookup(&config, &zero);
+}
+
+INLINE void *find(void *map, const __u32 *address)
+{
+	struct prefix whole = { .len = 128 };
+	copy6(whole.address, address);
+	return map_lookup(map, &whole);
+}
+
+// A packet that is still to be segmented counts as its segments.
+INLINE void add(struct traffic *traffic, __u32 bytes, __u32 gso_size)
+{
+	__sync_fetch_and_add(&traffic->packets, gso_size ? (bytes + gso_size - 1) / gso_size : 1);
+	__sync_fetch_and_add(&traffic->bytes, bytes);
+}
+
+// One less, with the checksum updated by RFC 1624.
 INLINE void decrement_ttl4(struct ipv4 *ip)
 {
 	__u32 check = ip->check;
@@ -187,133 +178,157 @@ INLINE void decrement_ttl4(struct ipv4 *ip)
 	ip->ttl -= 1;
 }
 
-// A large packet that still has to be cut has to be TCP: the kernel cuts nothing else inside of UDP.
-INLINE int is_cuttable(const struct __sk_buff *skb, __u8 protocol)
+INLINE __u16 checksum4(const struct ipv4 *ip)
 {
-	return skb->gso_size == 0 || protocol == TCP;
+	const __u16 *words = (const void *)ip;
+	__u32 sum = 0;
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += words[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
 }
 
-// What the kernel writes as length of a packet that is still to be cut.
-INLINE __u16 length(__u32 len)
+// The largest datagram that is to be sent, without the outer headers: that of a segment, or of the packet. 0 if it cannot be told, or
+// if it is not TCP that is still to be segmented: when it is decapsulated it remains a tunnel's packet for the kernel, which then takes
+// an inner UDP header for the tunnel's.
+INLINE __u32 largest(const struct __sk_buff *skb, __u8 protocol, const void *payload, __u32 header)
 {
-	return len > MAX_LEN ? 0 : BE16((__u16)len);
-}
-
-// Whether the path takes a packet, or each of those that it is still to be cut into. What it does not take the userspace engine
-// answers, or sends in fragments.
-INLINE int fits(const struct __sk_buff *skb, __u32 takes, const void *payload, __u32 header)
-{
-	if (!takes || skb->len <= takes)
-		return 1;
 	if (!skb->gso_size)
+		return skb->len;
+	const __u8 *bytes = payload;
+	if ((void *)(bytes + 13) > (void *)(long)skb->data_end)
 		return 0;
-	const struct tcp *tcp = payload;
-	if ((void *)(tcp + 1) > (void *)(long)skb->data_end)
-		return 0;
-	return header + (tcp->header >> 4) * 4 + skb->gso_size <= takes;
+	return protocol == TCP ? header + (bytes[12] >> 4) * 4 + skb->gso_size : 0;
 }
 
-// Sending. Until the headers are pushed, BPF_OK lets the packet on as it came.
-
-// Our own datagrams must not go round and round.
-INLINE int is_own_datagram(__u8 protocol, const struct udp *udp, const void *end, const struct config *own)
+INLINE int from_own_socket(__u8 protocol, const struct udp *udp, const void *end, const struct config *own)
 {
 	return protocol == UDP && ((void *)(udp + 1) > end || udp->from == own->port);
 }
 
-INLINE int push(struct __sk_buff *skb, void *outer, __u32 len)
+// Asks for the next hop. Negative unless the kernel sends packets of that size there, and not back into the tunnel; else whether it
+// knows the next hop's link address.
+INLINE long lookup(struct __sk_buff *skb, struct bpf_fib_lookup *to, __u32 size)
 {
-	return lwt_push_encap(skb, BPF_LWT_ENCAP_IP, outer, len) ? BPF_DROP : BPF_LWT_REROUTE;
+	if (size > MAX_LEN)
+		return -1;
+	to->l4_protocol = UDP;
+	to->tot_len = size;
+	to->ifindex = LOOPBACK;
+	long answer = fib_lookup(skb, to, sizeof(*to), 0);
+	if ((answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH) || to->ifindex == skb->ifindex)
+		return -1;
+	return answer == BPF_FIB_LKUP_RET_SUCCESS;
 }
 
-INLINE int send4(struct __sk_buff *skb)
+// Fails where the packet is one of a tunnel already, or one that is still to be segmented in a way that no tunnel allows. The link
+// header that comes in front is needed by bpf_redirect_neigh.
+INLINE long make_room(struct __sk_buff *skb, __u32 len, __u64 family)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv4 *ip = data;
-	struct udp *udp = (void *)(ip + 1);
-	if ((void *)(ip + 1) > end || ip->version_len != PLAIN_IPV4 || ip->ttl <= 1 || !is_cuttable(skb, ip->protocol))
-		return BPF_OK;
-	struct config *own = settings();
-	struct prefix4 to = { 32, ip->to };
-	struct endpoint4 *peer = map_lookup(&endpoints4, &to);
-	if (!own || !peer || !fits(skb, peer->takes, ip + 1, sizeof(*ip)))
-		return BPF_OK;
-	if (ip->from == own->local4 && is_own_datagram(ip->protocol, udp, end, own))
-		return BPF_OK;
-	__u32 len = skb->len + sizeof(struct ipv4) + sizeof(struct udp);
-	if (len > MAX_LEN && skb->gso_size == 0)
-		return BPF_OK;
-	struct {
-		struct ipv4 ip;
-		struct udp udp;
-	} outer = {
-		// The kernel fills in the checksum. Routers may cut it, so each has a number.
-		.ip = { PLAIN_IPV4, 0, length(len), (__u16)random(), 0, TTL, UDP, 0, own->local4, peer->address },
-		.udp = { own->port, peer->port, length(len - sizeof(struct ipv4)), 0 },
-	};
-	if (own->flags & PATH_MTU_DISCOVERY)
-		outer.ip.fragment = ip->fragment & DONT_FRAGMENT;
-	decrement_ttl4(ip);
-	return push(skb, &outer, sizeof(outer));
+	return skb_adjust_room(skb, len, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | family);
 }
 
-INLINE int send6(struct __sk_buff *skb)
+INLINE int send(const struct bpf_fib_lookup *route, __u32 family, long is_resolved, struct peer *peer, __u32 bytes, __u32 gso_size)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6 *ip = data;
-	struct udp *udp = (void *)(ip + 1);
-	if ((void *)(ip + 1) > end || ip->ttl <= 1 || !is_cuttable(skb, ip->protocol))
-		return BPF_OK;
-	struct config *own = settings();
-	struct prefix6 to = { .len = 128 };
-	copy6(to.address, ip->to);
-	struct endpoint6 *peer = map_lookup(&endpoints6, &to);
-	if (!own || !peer || !fits(skb, peer->takes, ip + 1, sizeof(*ip)))
-		return BPF_OK;
-	if (same6(ip->from, own->local6) && is_own_datagram(ip->protocol, udp, end, own))
-		return BPF_OK;
-	__u32 len = skb->len + sizeof(struct udp);
-	if (len > MAX_LEN && skb->gso_size == 0)
-		return BPF_OK;
-	struct {
-		struct ipv6 ip;
-		struct udp udp;
-	} outer = {
-		.ip = { .version = IPV6_VERSION << 4, .len = length(len), .protocol = UDP, .ttl = TTL },
-		// Without a checksum, as RFC 6935 allows tunnels: the inner packet has its own.
-		.udp = { own->port, peer->port, length(len), 0 },
-	};
-	copy6(outer.ip.from, own->local6);
-	copy6(outer.ip.to, peer->address);
-	ip->ttl -= 1;
-	return push(skb, &outer, sizeof(outer));
-}
-
-SEC("lwt_xmit") int flannel_send(struct __sk_buff *skb)
-{
-	int verdict = BPF_OK;
-	__u32 bytes = skb->len;
-	if (skb->protocol == ETH_IPV4)
-		verdict = send4(skb);
-	else if (skb->protocol == ETH_IPV6)
-		verdict = send6(skb);
-	count(skb, verdict == BPF_OK ? SENT_ON : SENT, bytes);
+	struct bpf_redir_neigh next = { .nh_family = family };
+	copy6(next.ipv6_nh, route->ipv6_dst);
+	// While the link address is being resolved the packet waits with its route, which still is that into the tunnel: without a next hop
+	// it gets a new one.
+	long verdict = is_resolved ? redirect_neigh(route->ifindex, &next, sizeof(next), 0) : redirect_neigh(route->ifindex, 0, 0, 0);
+	if (verdict == TC_ACT_REDIRECT)
+		add(&peer->sent, bytes, gso_size);
 	return verdict;
 }
 
-// Receiving. TC_ACT_UNSPEC lets the packet on as it came: to the next filter, and to the socket in the end.
-
-INLINE int is_peer(const __u32 *address)
+INLINE int encap4(struct __sk_buff *skb)
 {
-	struct prefix6 whole = { .len = 128 };
-	copy6(whole.address, address);
-	return map_lookup(&peers, &whole) != 0;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv4 *ip = data;
+	struct config *own = settings();
+	if (!own || (void *)(ip + 1) > end || ip->version_len != PLAIN_IPV4 || ip->ttl <= 1)
+		return TC_ACT_UNSPEC;
+	if (skb->len + sizeof(struct outer4) > MAX_LEN || BE16(ip->len) != skb->len)
+		return TC_ACT_UNSPEC;
+	__u32 address[4];
+	map4(address, ip->to);
+	struct endpoint *to = find(&endpoints, address);
+	if (!to || !to->is_kernel || (ip->from == own->local4 && from_own_socket(ip->protocol, (void *)(ip + 1), end, own)))
+		return TC_ACT_UNSPEC;
+	struct peer *peer = find(&peers, to->address);
+	__u32 size = largest(skb, ip->protocol, ip + 1, sizeof(*ip));
+	struct bpf_fib_lookup route = { .family = AF_INET, .ipv4_src = own->local4, .ipv4_dst = to->address[3] };
+	if (!peer || !size)
+		return TC_ACT_UNSPEC;
+	long is_resolved = lookup(skb, &route, size + sizeof(struct outer4));
+	if (is_resolved < 0)
+		return TC_ACT_UNSPEC;
+	__u32 bytes = skb->len, gso_size = skb->gso_size;
+	__u16 len = bytes + sizeof(struct outer4), from = DYNAMIC_PORTS | (hash_recalc(skb) & ~DYNAMIC_PORTS);
+	struct outer4 outer = {
+		// Routers may fragment it, so each has an identification.
+		.ip = { PLAIN_IPV4, 0, BE16(len), (__u16)random(), 0, TTL, UDP, 0, own->local4, to->address[3] },
+		.udp = { BE16(from), to->port, BE16((__u16)(len - sizeof(struct ipv4))), 0 },
+	};
+	if (own->flags & PATH_MTU_DISCOVERY)
+		outer.ip.fragment = ip->fragment & DONT_FRAGMENT;
+	outer.ip.check = checksum4(&outer.ip);
+	struct ipv4 inner = *ip;
+	decrement_ttl4(&inner);
+	if (make_room(skb, sizeof(outer), BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
+		return TC_ACT_UNSPEC;
+	if (skb_change_head(skb, ETHERNET, 0) || skb_store_bytes(skb, ETHERNET, &outer, sizeof(outer), 0) ||
+	    skb_store_bytes(skb, ETHERNET + sizeof(outer), &inner, sizeof(inner), 0))
+		return TC_ACT_SHOT;
+	return send(&route, route.family, is_resolved, peer, bytes, gso_size);
 }
 
-INLINE int stranger(const struct __sk_buff *skb, const __u32 *from, __u32 outer)
+INLINE int encap6(struct __sk_buff *skb)
 {
-	count(skb, is_peer(from) ? SPOOFED_SOURCE : UNKNOWN_PEER, skb->len - outer);
-	return TC_ACT_SHOT;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6 *ip = data;
+	struct config *own = settings();
+	if (!own || (void *)(ip + 1) > end || ip->version >> 4 != 6 || ip->ttl <= 1)
+		return TC_ACT_UNSPEC;
+	if (skb->len + sizeof(struct outer6) > MAX_LEN || BE16(ip->len) + sizeof(*ip) != skb->len)
+		return TC_ACT_UNSPEC;
+	struct endpoint *to = find(&endpoints, ip->to);
+	if (!to || !to->is_kernel || (same6(ip->from, own->local6) && from_own_socket(ip->protocol, (void *)(ip + 1), end, own)))
+		return TC_ACT_UNSPEC;
+	struct peer *peer = find(&peers, to->address);
+	__u32 size = largest(skb, ip->protocol, ip + 1, sizeof(*ip));
+	struct bpf_fib_lookup route = { .family = AF_INET6 };
+	copy6(route.ipv6_src, own->local6);
+	copy6(route.ipv6_dst, to->address);
+	if (!peer || !size)
+		return TC_ACT_UNSPEC;
+	long is_resolved = lookup(skb, &route, size + sizeof(struct outer6));
+	if (is_resolved < 0)
+		return TC_ACT_UNSPEC;
+	__u32 bytes = skb->len, gso_size = skb->gso_size;
+	__u16 len = bytes + sizeof(struct udp), from = DYNAMIC_PORTS | (hash_recalc(skb) & ~DYNAMIC_PORTS);
+	struct outer6 outer = {
+		.ip = { .version = 6 << 4, .len = BE16(len), .protocol = UDP, .ttl = TTL },
+		// Without a checksum, as RFC 6935 allows tunnels: the inner packet has its own.
+		.udp = { BE16(from), to->port, BE16(len), 0 },
+	};
+	copy6(outer.ip.from, own->local6);
+	copy6(outer.ip.to, to->address);
+	__u8 ttl = ip->ttl - 1;
+	if (make_room(skb, sizeof(outer), BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
+		return TC_ACT_UNSPEC;
+	if (skb_change_head(skb, ETHERNET, 0) || skb_store_bytes(skb, ETHERNET, &outer, sizeof(outer), 0) ||
+	    skb_store_bytes(skb, ETHERNET + sizeof(outer) + 7, &ttl, 1, 0))
+		return TC_ACT_SHOT;
+	return send(&route, route.family, is_resolved, peer, bytes, gso_size);
+}
+
+SEC("classifier") int flannel_encap(struct __sk_buff *skb)
+{
+	if (skb->protocol == ETH_IPV4)
+		return encap4(skb);
+	return skb->protocol == ETH_IPV6 ? encap6(skb) : TC_ACT_UNSPEC;
 }
 
 // Whether so many bytes can be looked at, after making that so.
@@ -324,196 +339,104 @@ INLINE int has(struct __sk_buff *skb, __u32 len)
 	return skb->len >= len && skb_pull_data(skb, len) == 0;
 }
 
-INLINE int receive_on(const struct __sk_buff *skb, __u32 outer)
+// The tunnel device receives the packet, if the source check lets it pass. `source` is the inner one, `size` that of the packet.
+INLINE int deliver(struct __sk_buff *skb, const struct config *own, const __u32 *outer_source, const __u32 *source, __u32 outer,
+		   __u32 size)
 {
-	count(skb, RECEIVED_ON, skb->len - outer);
-	return TC_ACT_UNSPEC;
-}
-
-// Lets a packet go through the kernel's own unpacking of tunnels, on its way to flannel_return.
-//
-// Without that it counts as a tunnel's packet for ever after if it was handed over in one piece, and a bridge has it cut, which
-// costs more than half of the throughput; and TCP segments that come one by one are not joined. Both is done by what receives
-// VXLAN. So here is one more tunnel, by loopback, to a VXLAN device that takes packets from nowhere else.
-INLINE int detour(struct __sk_buff *skb, const struct config *own, __u32 outer, __u32 size, __u16 kind)
-{
-	struct {
-		struct ethernet link;
-		struct ipv6 ip;
-		struct udp udp;
-		__u32 flags, vni;
-		struct ethernet inner;
-	} __attribute__((packed)) header = {};
-	header.link.kind = ETH_IPV6;
-	// So the header sums up to nothing, whether or not the kernel takes it out of the card's sum when it hands the packet over.
-	*(__u16 *)&header.link.from[4] = (__u16)~ETH_IPV6;
-	header.ip.version = IPV6_VERSION << 4;
-	header.ip.len = BE16(size + MAX_LEN - MAX_DETOUR);
-	header.ip.protocol = UDP;
-	header.ip.ttl = TTL;
-	header.ip.from[3] = header.ip.to[3] = BE32(1); // ::1
-	header.udp.from = own->port;
-	header.udp.to = own->detour_port;
-	header.udp.len = header.ip.len;
-	header.flags = BE32(0x08000000); // it has a VNI
-	header.vni = BE32((__u32)BE16(own->port) << 8);
-	header.inner.from[0] = 2;
-	header.inner.kind = kind;
-	__builtin_memcpy(header.inner.to, own->detour_mac, sizeof(header.inner.to));
-	__s32 more = sizeof(header) - ETHERNET - outer;
-	if (skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
-	    skb_store_bytes(skb, 0, &header.link, ETHERNET, 0) ||
-	    skb_store_bytes(skb, ETHERNET, &header.ip, sizeof(header) - ETHERNET, BPF_F_RECOMPUTE_CSUM))
+	struct peer *peer = find(&peers, outer_source);
+	__u32 gso_size = skb->gso_size;
+	if (!peer && own->flags & CHECK_PEER) {
+		__u32 zero = 0;
+		struct traffic *traffic = map_lookup(&unknown, &zero);
+		if (traffic)
+			add(traffic, size, gso_size);
 		return TC_ACT_SHOT;
-	return redirect(LOOPBACK, BPF_F_INGRESS);
-}
-
-// To the tunnel device, without the outer headers. `size` is what is inside of them.
-INLINE int received(struct __sk_buff *skb, const struct config *own, const __u32 at, __u32 outer, __u32 size, __u8 protocol)
-{
-	count(skb, RECEIVED, size);
-	// All of a flow goes one way, to keep its order.
-	if (protocol == TCP && own->flags & DETOUR && at == ETHERNET && size <= MAX_DETOUR)
-		return detour(skb, own, outer, size, outer == OUTER4 ? ETH_IPV4 : ETH_IPV6);
-	if (skb_adjust_room(skb, -(__s32)outer, BPF_ADJ_ROOM_MAC, 0))
-		return TC_ACT_SHOT;
-	return redirect(own->tunnel, BPF_F_INGRESS);
-}
-
-// Somebody on the way says how large a packet may be: the kernel notes it, and the engine is to ask the kernel.
-INLINE int path_told(const struct __sk_buff *skb)
-{
-	count(skb, PATH_TOLD, 0);
-	return TC_ACT_UNSPEC;
-}
-
-// Whether the headers have the lengths of one whole packet in one datagram. Those of a packet that is still to be cut are not on
-// any wire.
-INLINE int lengths_agree(const struct __sk_buff *skb, __u32 at, __u32 all, __u32 datagram, __u32 inside, __u32 outer)
-{
-	return skb->gso_size ||
-	       (all == inside + outer && datagram == inside + sizeof(struct udp) && all + at <= skb->len);
-}
-
-INLINE int receive4(struct __sk_buff *skb, const struct config *own, const __u32 at)
-{
-	struct {
-		struct ipv4 ip;
-		struct udp udp;
-	} *outer;
-	if (!has(skb, at + sizeof(*outer)))
-		return TC_ACT_UNSPEC;
-	outer = (void *)(long)skb->data + at;
-	if ((void *)(outer + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_UNSPEC;
-	if (outer->ip.version_len != PLAIN_IPV4 || outer->ip.to != own->local4)
-		return TC_ACT_UNSPEC;
-	if (outer->ip.protocol == ICMP && outer->udp.from == TOO_BIG4)
-		return path_told(skb);
-	if (outer->ip.protocol != UDP || outer->udp.to != own->port || outer->ip.fragment & FRAGMENT_BITS)
-		return TC_ACT_UNSPEC;
-	__u32 from = outer->ip.from;
-	__u16 len = outer->ip.len, udp_len = outer->udp.len;
-	if (!has(skb, at + sizeof(*outer) + sizeof(struct ipv4)))
-		return receive_on(skb, at + sizeof(*outer));
-	struct ipv4 *ip = (void *)(long)skb->data + at + sizeof(*outer);
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end || ip->version_len != PLAIN_IPV4 || ip->ttl <= 1 ||
-	    !is_cuttable(skb, ip->protocol))
-		return receive_on(skb, at + sizeof(*outer));
-	if (!lengths_agree(skb, at, BE16(len), BE16(udp_len), BE16(ip->len), sizeof(*outer)))
-		return receive_on(skb, at + sizeof(*outer));
-	if (own->flags & SOURCE_CHECK) {
-		struct prefix4 source = { 32, ip->from };
-		struct endpoint4 *peer = map_lookup(&endpoints4, &source);
-		__u32 mapped[4] = { 0, 0, BE32(0x0000ffff), from };
-		if (!peer || peer->address != from)
-			return stranger(skb, mapped, at + sizeof(*outer));
 	}
-	__u8 protocol = ip->protocol;
-	decrement_ttl4(ip);
-	return received(skb, own, at, sizeof(*outer), skb->len - at - sizeof(*outer), protocol);
-}
-
-INLINE int receive6(struct __sk_buff *skb, const struct config *own, const __u32 at)
-{
-	struct {
-		struct ipv6 ip;
-		struct udp udp;
-	} *outer;
-	if (!has(skb, at + sizeof(*outer)))
-		return TC_ACT_UNSPEC;
-	outer = (void *)(long)skb->data + at;
-	if ((void *)(outer + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_UNSPEC;
-	if (!same6(outer->ip.to, own->local6))
-		return TC_ACT_UNSPEC;
-	if (outer->ip.protocol == ICMP6 && (outer->udp.from & BE16(0xff00)) == TOO_BIG6)
-		return path_told(skb);
-	if (outer->ip.protocol != UDP || outer->udp.to != own->port)
-		return TC_ACT_UNSPEC;
-	__u32 from[4];
-	copy6(from, outer->ip.from);
-	__u16 len = outer->ip.len, udp_len = outer->udp.len;
-	if (!has(skb, at + sizeof(*outer) + sizeof(struct ipv6)))
-		return receive_on(skb, at + sizeof(*outer));
-	struct ipv6 *ip = (void *)(long)skb->data + at + sizeof(*outer);
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end || ip->version >> 4 != IPV6_VERSION || ip->ttl <= 1 ||
-	    !is_cuttable(skb, ip->protocol))
-		return receive_on(skb, at + sizeof(*outer));
-	if (!lengths_agree(skb, at, BE16(len) + sizeof(struct ipv6), BE16(udp_len), BE16(ip->len) + sizeof(struct ipv6),
-			   sizeof(*outer)))
-		return receive_on(skb, at + sizeof(*outer));
-	if (own->flags & SOURCE_CHECK) {
-		struct prefix6 source = { .len = 128 };
-		copy6(source.address, ip->from);
-		struct endpoint6 *peer = map_lookup(&endpoints6, &source);
-		if (!peer || !same6(peer->address, from))
-			return stranger(skb, from, at + sizeof(*outer));
-	}
-	__u8 protocol = ip->protocol, ttl = ip->ttl - 1;
-	// A network card may have summed up the packet, and nothing else in it changes along.
-	if (skb_store_bytes(skb, at + sizeof(*outer) + __builtin_offsetof(struct ipv6, ttl), &ttl, 1, BPF_F_RECOMPUTE_CSUM))
-		return TC_ACT_SHOT;
-	return received(skb, own, at, sizeof(*outer), skb->len - at - sizeof(*outer), protocol);
-}
-
-INLINE int receive(struct __sk_buff *skb, const struct config *own, const __u32 at)
-{
-	if (skb->protocol == ETH_IPV4)
-		return receive4(skb, own, at);
-	if (skb->protocol == ETH_IPV6)
-		return receive6(skb, own, at);
-	return TC_ACT_UNSPEC;
-}
-
-SEC("tc") int flannel_receive(struct __sk_buff *skb)
-{
-	struct config *own = settings();
-	if (!own)
-		return TC_ACT_UNSPEC;
-	// Each with a constant: nobody but CAP_PERFMON may add a variable to the address of a packet.
-	if (own->flags & NO_LINK_HEADER)
-		return receive(skb, own, 0);
-	return receive(skb, own, ETHERNET);
-}
-
-SEC("tc_return") int flannel_return(struct __sk_buff *skb)
-{
-	struct config *own = settings();
-	struct ethernet *link = (void *)(long)skb->data;
-	if (!own || (void *)(link + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_SHOT;
-	// Whoever does not know the address is not flannel_receive.
-	for (int i = 0; i < 6; i++)
-		if (link->to[i] != own->detour_mac[i])
+	if (own->flags & CHECK_SUBNET) {
+		struct endpoint *sender = find(&endpoints, source);
+		if (!sender || !same6(sender->address, outer_source)) {
+			if (peer)
+				add(&peer->spoofed, size, gso_size);
 			return TC_ACT_SHOT;
-	// From the loader, to see that the way is open.
-	if (link->kind == ETH_PROBE) {
-		count(skb, DETOUR_PROBED, skb->len);
-		return TC_ACT_SHOT;
+		}
 	}
+	if (skb_adjust_room(skb, -(__s32)outer, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return TC_ACT_UNSPEC;
+	if (peer)
+		add(&peer->received, size, gso_size);
 	return redirect(own->tunnel, BPF_F_INGRESS);
 }
 
-// The kernel asks for a licence. No helper used here is for GPL programs only.
-SEC("license") char terms[] = "Apache-2.0";
+// A datagram with a checksum comes from a socket. Over veth and virtio it may be unfinished, and the kernel would take what is left to
+// do for a matter of the inner packet: it is for our socket.
+//
+// Whether the datagram carries one whole packet: several that the kernel has joined are the socket's.
+INLINE int is_whole(const struct __sk_buff *skb, __u32 at, __u32 all, __u32 datagram, __u32 inside, __u32 outer)
+{
+	return all == inside + outer && datagram == inside + sizeof(struct udp) && all + at <= skb->len;
+}
+
+INLINE int decap4(struct __sk_buff *skb, const struct config *own, const __u32 at)
+{
+	struct {
+		struct outer4 outer;
+		struct ipv4 ip;
+	} *packet;
+	if (!has(skb, at + sizeof(*packet)))
+		return TC_ACT_UNSPEC;
+	packet = (void *)(long)skb->data + at;
+	if ((void *)(packet + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_UNSPEC;
+	struct ipv4 *outer = &packet->outer.ip, *ip = &packet->ip;
+	if (outer->version_len != PLAIN_IPV4 || outer->to != own->local4 || outer->protocol != UDP ||
+	    packet->outer.udp.to != own->port || packet->outer.udp.check || outer->fragment & FRAGMENT_BITS)
+		return TC_ACT_UNSPEC;
+	if (ip->version_len != PLAIN_IPV4 || ip->ttl <= 1 ||
+	    !is_whole(skb, at, BE16(outer->len), BE16(packet->outer.udp.len), BE16(ip->len), sizeof(struct outer4)))
+		return TC_ACT_UNSPEC;
+	__u32 outer_source[4], source[4], size = BE16(ip->len);
+	map4(outer_source, outer->from);
+	map4(source, ip->from);
+	decrement_ttl4(ip);
+	return deliver(skb, own, outer_source, source, sizeof(struct outer4), size);
+}
+
+INLINE int decap6(struct __sk_buff *skb, const struct config *own, const __u32 at)
+{
+	struct {
+		struct outer6 outer;
+		struct ipv6 ip;
+	} *packet;
+	if (!has(skb, at + sizeof(*packet)))
+		return TC_ACT_UNSPEC;
+	packet = (void *)(long)skb->data + at;
+	if ((void *)(packet + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_UNSPEC;
+	struct ipv6 *outer = &packet->outer.ip, *ip = &packet->ip;
+	if (!same6(outer->to, own->local6) || outer->protocol != UDP || packet->outer.udp.to != own->port ||
+	    packet->outer.udp.check)
+		return TC_ACT_UNSPEC;
+	__u32 size = BE16(ip->len) + sizeof(*ip);
+	if (ip->version >> 4 != 6 || ip->ttl <= 1 ||
+	    !is_whole(skb, at, BE16(outer->len) + sizeof(*outer), BE16(packet->outer.udp.len), size, sizeof(struct outer6)))
+		return TC_ACT_UNSPEC;
+	__u32 outer_source[4], source[4];
+	copy6(outer_source, outer->from);
+	copy6(source, ip->from);
+	ip->ttl -= 1;
+	return deliver(skb, own, outer_source, source, sizeof(struct outer6), size);
+}
+
+SEC("classifier") int flannel_decap(struct __sk_buff *skb)
+{
+	struct config *own = settings();
+	if (!own || !own->port)
+		return TC_ACT_UNSPEC;
+	if (skb->protocol == ETH_IPV4)
+		return own->flags & NO_LINK_HEADER ? decap4(skb, own, 0) : decap4(skb, own, ETHERNET);
+	if (skb->protocol == ETH_IPV6)
+		return own->flags & NO_LINK_HEADER ? decap6(skb, own, 0) : decap6(skb, own, ETHERNET);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("license") char terms[] = "Dual MIT/GPL";

@@ -4,19 +4,20 @@ use std::{num::NonZeroUsize, sync::Arc, thread};
 
 use async_trait::async_trait;
 use flannel_backend::{PROTOCOL, Paths, PeerTable, Uplink, UplinkFinder};
-use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, RawJson};
+use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig};
 use flannel_netlink::{state::Route, table::Mark};
 use ipnetwork::IpNetwork;
 use tracing::warn;
 
 use crate::{
     KIND,
-    bpf::Marks,
-    config::Settings,
+    bpf::Owner,
+    config::{EngineChoice, Settings, SourceCheck},
     device::Device,
     ebpf::Ebpf,
     engine::{Account, Userspace},
     network::{Common, Engines, UdpNetwork},
+    plan,
     stats::{Meter, Stats},
 };
 
@@ -132,8 +133,8 @@ impl Backend for Udp {
         previous: Option<&'a Lease>,
     ) -> Result<LeaseAttrs, BackendError> {
         let Uplink { public_ip, public_ipv6, .. } = self.finder.find_for(previous).await?;
-        let data = self.port.map(|port| RawJson::new(&format!(r#"{{"Port":{port}}}"#)));
-        let backend_data = data.map(|data| data.expect("a number"));
+        let backend_data =
+            plan::backend_data(self.port, self.settings.engine == EngineChoice::Ebpf);
         // No type, as with flannel.
         Ok(LeaseAttrs { public_ip, public_ipv6, backend_data, ..LeaseAttrs::default() })
     }
@@ -142,12 +143,17 @@ impl Backend for Udp {
         let uplink = self.finder.find_for(Some(lease)).await?;
         let watch = self.finder.watch(&uplink)?;
         let namespace = self.finder.namespace();
-        let mut device =
-            Device::new(namespace, &self.device, &self.networks, self.settings.source_check);
+        let mut device = Device::new(
+            namespace,
+            &self.device,
+            &self.networks,
+            self.settings.source_check != SourceCheck::None,
+        );
         let name = device.name().await?;
         let port = self.port.unwrap_or(self.settings.port);
-        let marks = Marks::new(&self.networks, port, &name);
-        flannel_backend::remove_leftovers(namespace, &self.networks, &marks.devices()).await?;
+        let owner = Owner::new(&self.networks, port, &name);
+        let ours = [name.clone()];
+        flannel_backend::remove_leftovers(namespace, &self.networks, &ours).await?;
         let mut mark = Mark::new(self.protocol, self.networks.clone());
         mark.table = self.table;
         mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
@@ -165,7 +171,7 @@ impl Backend for Udp {
         };
         let engines = Engines {
             userspace: Userspace::new(namespace, self.workers),
-            ebpf: Ebpf::new(namespace, self.settings.engine, marks),
+            ebpf: Ebpf::new(namespace, self.settings.engine, owner),
             account: Arc::clone(&self.account),
         };
         let paths = self.paths.watch();

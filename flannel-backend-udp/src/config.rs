@@ -7,12 +7,23 @@ use flannel_core::{FieldError, Fields};
 pub(crate) struct Settings {
     /// The UDP port of every node that names no other.
     pub(crate) port: u16,
-    /// Take packets only from known peers, and only with a source inside of that peer's subnet.
-    pub(crate) source_check: bool,
+    pub(crate) source_check: SourceCheck,
     /// Keep routers from cutting datagrams, so that senders can be told what a path takes. Where their ICMP does not arrive, large
     /// packets are lost.
     pub(crate) path_mtu_discovery: bool,
     pub(crate) engine: EngineChoice,
+}
+
+/// Whose packets are accepted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum SourceCheck {
+    /// Anybody's.
+    None,
+    /// Known peers', whatever the source of the packet inside: nodes also send what they route or send themselves.
+    #[default]
+    Peer,
+    /// Known peers', with a source inside of the peer's subnet.
+    Subnet,
 }
 
 /// What carries the packets.
@@ -39,7 +50,7 @@ impl Settings {
         Ok(Self {
             // The range makes the conversion lossless.
             port: port.map_or(PORT, |port| port as u16),
-            source_check: options.boolean("SourceCheck", true)?,
+            source_check: read_source_check(options)?,
             path_mtu_discovery: options.boolean("PathMTUDiscovery", true)?,
             engine: engine.unwrap_or_default(),
         })
@@ -49,6 +60,24 @@ impl Settings {
     pub(crate) fn unknown(options: &Fields) -> Vec<&str> {
         let known = |name: &&str| KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name));
         options.names().filter(|name| !known(name)).collect()
+    }
+}
+
+/// One of the words, or what was the option before there were words.
+fn read_source_check(options: &Fields) -> Result<SourceCheck, FieldError> {
+    match options.raw("SourceCheck") {
+        Some("true") => Ok(SourceCheck::Subnet),
+        Some("false") => Ok(SourceCheck::None),
+        _ => options
+            .parsed("SourceCheck", "none, peer or subnet", |text| {
+                Some(match text {
+                    "none" => SourceCheck::None,
+                    "peer" => SourceCheck::Peer,
+                    "subnet" => SourceCheck::Subnet,
+                    _ => return None,
+                })
+            })
+            .map(Option::unwrap_or_default),
     }
 }
 
@@ -71,7 +100,7 @@ mod tests {
     fn defaults_are_flannels() {
         let settings = Settings {
             port: 8285,
-            source_check: true,
+            source_check: SourceCheck::Peer,
             path_mtu_discovery: true,
             engine: EngineChoice::Userspace,
         };
@@ -86,12 +115,16 @@ mod tests {
         .unwrap();
         let expected = Settings {
             port: 9000,
-            source_check: false,
+            source_check: SourceCheck::None,
             path_mtu_discovery: false,
             engine: EngineChoice::Userspace,
         };
         assert_eq!(settings, expected);
         assert_eq!(read(r#"{"Engine":"ebpf"}"#).unwrap().engine, EngineChoice::Ebpf);
+        let check = |json| read(json).unwrap().source_check;
+        assert_eq!(check(r#"{"SourceCheck":true}"#), SourceCheck::Subnet);
+        assert_eq!(check(r#"{"SourceCheck":"subnet"}"#), SourceCheck::Subnet);
+        assert_eq!(check(r#"{"SourceCheck":"none"}"#), SourceCheck::None);
         assert_eq!(read(r#"{"Engine":"auto"}"#).unwrap().engine, EngineChoice::Userspace);
     }
 
@@ -101,7 +134,7 @@ mod tests {
             (r#"{"Port":0}"#, "Port is 0, expected a whole number from 1 to 65535"),
             (r#"{"Port":"8285"}"#, r#"Port is "8285", expected a whole number from 1 to 65535"#),
             (r#"{"Engine":"xdp"}"#, r#"Engine is "xdp", expected auto, ebpf or userspace"#),
-            (r#"{"SourceCheck":1}"#, "SourceCheck is 1, expected true or false"),
+            (r#"{"SourceCheck":1}"#, "SourceCheck is 1, expected none, peer or subnet"),
         ] {
             assert_eq!(read(json).unwrap_err(), words);
         }

@@ -3,13 +3,13 @@
 use std::{error::Error, time::Duration};
 
 use flannel_core::{BackendError, SyncReport};
-use flannel_netlink::{Namespace, state::Program};
+use flannel_netlink::Namespace;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::{
     KIND,
-    bpf::{self, BpfError, Marks},
+    bpf::{self, BpfError, Owner},
     config::EngineChoice,
     engine::Account,
     plan::Orders,
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct Ebpf {
     choice: EngineChoice,
     namespace: Namespace,
-    marks: Marks,
+    owner: Owner,
     state: State,
 }
 
@@ -38,12 +38,11 @@ enum State {
 }
 
 impl Ebpf {
-    pub(crate) fn new(namespace: &Namespace, choice: EngineChoice, marks: Marks) -> Self {
-        Self { choice, namespace: namespace.clone(), marks, state: State::New }
+    pub(crate) fn new(namespace: &Namespace, choice: EngineChoice, owner: Owner) -> Self {
+        Self { choice, namespace: namespace.clone(), owner, state: State::New }
     }
 
-    /// Has the kernel carry packets by these orders, and returns what the route of the network has to run; `None` where the
-    /// userspace engine carries all of them.
+    /// Has the kernel carry packets by these orders, and returns whether it does: else the userspace engine carries all of them.
     ///
     /// # Errors
     ///
@@ -58,27 +57,25 @@ impl Ebpf {
         tunnel: u32,
         account: &Account,
         report: &mut SyncReport,
-    ) -> Result<Option<Program>, BackendError> {
+    ) -> Result<bool, BackendError> {
         match &self.state {
-            State::Unwanted => return Ok(None),
+            State::Unwanted => return Ok(false),
             State::New if self.choice == EngineChoice::Userspace => {
-                self.remove_leftover(orders).await;
+                self.remove_leftover(orders, tunnel).await;
                 self.state = State::Unwanted;
-                return Ok(None);
+                return Ok(false);
             }
-            State::Refused { until } if Instant::now() < *until => return Ok(None),
+            State::Refused { until } if Instant::now() < *until => return Ok(false),
             State::New | State::Refused { .. } => {
-                let opened =
-                    bpf::Engine::open(&self.namespace, orders.link, orders.port, &self.marks).await;
-                match opened {
+                match bpf::Engine::open(&self.namespace, &self.owner) {
                     Ok(engine) => self.state = State::Running(Box::new(engine)),
-                    Err(error) => return self.refuse(error, orders, account).await,
+                    Err(error) => return self.refuse(error, orders, tunnel, account).await,
                 }
             }
             State::Running(_) => {}
         }
         let State::Running(engine) = &mut self.state else {
-            return Ok(None);
+            return Ok(false);
         };
         match engine.sync(orders, tunnel).await {
             Ok(changes) => {
@@ -88,10 +85,14 @@ impl Ebpf {
                 if account.speed_up(engine) {
                     info!("BPF programs carry packets");
                 }
-                Ok(Some(engine.program()))
+                Ok(true)
             }
-            Err(error) => self.refuse(error, orders, account).await,
+            Err(error) => self.refuse(error, orders, tunnel, account).await,
         }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_))
     }
 
     /// Resolves when what the kernel runs may not be as it was left.
@@ -110,7 +111,7 @@ impl Ebpf {
         }
     }
 
-    /// Takes the programs from the network card. That of the route goes with the route.
+    /// Removes the programs from the devices.
     pub(crate) async fn teardown(self) -> Result<(), BackendError> {
         match self.state {
             State::Running(engine) => engine.teardown().await.map_err(refused),
@@ -122,11 +123,12 @@ impl Ebpf {
         &mut self,
         error: BpfError,
         orders: &Orders,
+        tunnel: u32,
         account: &Account,
-    ) -> Result<Option<Program>, BackendError> {
+    ) -> Result<bool, BackendError> {
         self.state = State::Refused { until: Instant::now() + AGAIN_AFTER };
         // Half of it would drop what it does not know.
-        self.remove_leftover(orders).await;
+        self.remove_leftover(orders, tunnel).await;
         let reason = chain(&error);
         account.slow_down(&reason);
         if self.choice == EngineChoice::Ebpf {
@@ -134,12 +136,12 @@ impl Ebpf {
             return Err(refused(error));
         }
         warn!(reason, "BPF programs cannot carry packets: the userspace engine does");
-        Ok(None)
+        Ok(false)
     }
 
-    async fn remove_leftover(&self, orders: &Orders) {
-        match bpf::remove_leftover(&self.namespace, orders.link, orders.port, &self.marks).await {
-            Ok(true) => info!(link = orders.link, "filter with a BPF program removed"),
+    async fn remove_leftover(&self, orders: &Orders, tunnel: u32) {
+        match bpf::remove_leftover(&self.namespace, orders.link, tunnel, &self.owner).await {
+            Ok(true) => info!(link = orders.link, "filters with BPF programs removed"),
             Ok(false) => {}
             Err(error) => debug!(reason = chain(&error), "filters cannot be looked at"),
         }
@@ -148,7 +150,7 @@ impl Ebpf {
 
 fn refused(error: BpfError) -> BackendError {
     match error {
-        BpfError::NotPermitted | BpfError::Object => {
+        BpfError::NotPermitted => {
             let reason = format!("{error}, and Engine is ebpf: choose auto or userspace");
             BackendError::Unsupported { backend: KIND.into(), reason }
         }

@@ -14,7 +14,7 @@ use crate::{
     bpf,
     plan::Orders,
     pump::{Failure, Meter, Pump, Setup, StartError},
-    stats::{EbpfFeatures, Engine, Features, Stats},
+    stats::{Engine, Features, Stats},
 };
 
 /// What an embedder can read, from the first engine to the last.
@@ -27,7 +27,7 @@ struct Entries {
     past: Stats,
     present: Option<(Features, Meter)>,
     /// What carries most packets while the other has the rest.
-    ebpf: Option<(bpf::Meter, EbpfFeatures)>,
+    ebpf: Option<bpf::Meter>,
     refused: Option<String>,
 }
 
@@ -47,12 +47,10 @@ impl Account {
     /// BPF programs carry packets from now on, if they do not already; whether that is news.
     pub(crate) fn speed_up(&self, engine: &bpf::Engine) -> bool {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let features = engine.features();
-        if let Some((_, known)) = &mut entries.ebpf {
-            *known = features;
+        if entries.ebpf.is_some() {
             return false;
         }
-        (entries.ebpf, entries.refused) = (Some((engine.meter(), features)), None);
+        (entries.ebpf, entries.refused) = (Some(engine.meter()), None);
         true
     }
 
@@ -60,7 +58,7 @@ impl Account {
     pub(crate) fn slow_down(&self, reason: &str) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.refused = Some(reason.to_owned());
-        if let Some((meter, _)) = entries.ebpf.take() {
+        if let Some(meter) = entries.ebpf.take() {
             entries.past.add_ebpf(&meter.counts());
         }
     }
@@ -70,7 +68,6 @@ impl Entries {
     fn stats(&self) -> Stats {
         let mut stats = self.past.clone();
         stats.ebpf_refused = self.refused.clone();
-        stats.ebpf = self.ebpf.as_ref().map(|(_, features)| features.clone());
         if let Some((features, meter)) = &self.present {
             let features = features.clone();
             add_userspace(meter, &mut stats);
@@ -79,7 +76,7 @@ impl Entries {
                 None => Engine::Userspace(features),
             });
         }
-        if let Some((meter, _)) = &self.ebpf {
+        if let Some(meter) = &self.ebpf {
             stats.add_ebpf(&meter.counts());
         }
         stats

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use self::input::Datagram;
 use crate::{
     batch::{Batch, Batches},
+    config::SourceCheck,
     icmp::{self, Problem},
     join::{Join, Out, Piece},
     plan::Orders,
@@ -104,7 +105,8 @@ fn table() -> Table {
         link: 2,
         local: vec![Ipv4Addr::new(192, 0, 2, 3).into()],
         port: 8285,
-        source_check: true,
+        source_check: SourceCheck::Subnet,
+        in_kernel: [].into(),
         path_mtu_discovery: false,
         endpoints: endpoints.into(),
     })

@@ -16,8 +16,8 @@
 //!
 //! # What is dropped
 //!
-//! Datagrams from addresses that are no peer's; packets whose source is not inside of the subnet of the peer that sent them;
-//! packets that are not whole, end too early or too late, name the routers to pass, or may pass no other. [`DropReason`] has all
+//! Datagrams from addresses that are no peer's; with `SourceCheck` `subnet`, packets whose source is not inside of the subnet of the peer
+//! that sent them; packets that are not whole, end too early or too late, name the routers to pass, or may pass no other. [`DropReason`] has all
 //! reasons, and [`Udp::stats`] counts them.
 //!
 //! # What senders are told
@@ -34,7 +34,7 @@
 //! | member | default | meaning |
 //! | --- | --- | --- |
 //! | `Port` | 8285 | the UDP port; equal on all nodes |
-//! | `SourceCheck` | true | take packets only from known peers, and only with a source inside of that peer's subnet |
+//! | `SourceCheck` | `peer` | `peer`: packets of known peers; `subnet`: those with a source inside of the peer's subnet; `none`: anybody's |
 //! | `Engine` | `auto` | `ebpf` or `userspace`; `auto` means userspace |
 //! | `PathMTUDiscovery` | true | between IPv4 hosts, keep routers from cutting datagrams whose packets may not be cut; those of threads, all of them |
 //!
@@ -43,19 +43,15 @@
 //! # Engines
 //!
 //! Both have the TUN device, its address and the route of the network, as with flannel. With the userspace engine, threads of this
-//! process carry packets between device and socket. With the eBPF engine, programs in the kernel carry them past both, at the speed
-//! of the kernel's own tunnels and with no process running; the userspace engine stays behind them for what is unusual. It needs
-//! `CAP_BPF` and `CAP_NET_ADMIN`, outside of user namespaces; with `CAP_SYS_ADMIN`, a restart takes over the programs that run, and
-//! without it puts new ones in their place. [`Stats`] says which engine works, and why not the other.
+//! process carry packets between device and socket. With the eBPF engine, tc programs on the tunnel device and on the uplink carry
+//! what goes between two nodes that both have it, also while no process runs. Conntrack, NAT and the firewall see the packets on the
+//! tunnel device with both. The userspace engine stays behind the programs, for peers with another engine, such as flanneld, and for
+//! what is unusual. The programs need Linux 5.12, `CAP_BPF` and `CAP_NET_ADMIN`, outside of user namespaces. [`Stats`] says which
+//! engine works, and why not the other.
 //!
-//! The eBPF engine runs by explicit choice only: it loses packets that are NATed on the way into the tunnel (NodePort, masquerading,
-//! services reached from the host), and TCP connections with peers that run flanneld. Its programs see datagrams before the firewall's
-//! input rules do.
-//!
-//! TCP packets that a program has received take a detour through a VXLAN device on loopback, `flannel-in` with the port as number:
-//! the kernel then joins segments, and hands large packets on in one piece, as it does for its own tunnels. Rules see these
-//! packets come by `flannel0` like all others. Where there is no VXLAN or no IPv6 on loopback, or a firewall is in the way, TCP goes
-//! without, as the log says, and is cut in software where it was handed over in one piece and a bridge is next.
+//! The eBPF engine runs by explicit choice only. Programs see datagrams before the host's firewall does, and what they send leaves
+//! behind it. TCP that was handed over in one piece, as veth does, is segmented in software where a bridge is next, which is slower
+//! than the threads are: until a kernel can be told that a packet is not a tunnel's any more, it keeps that mark.
 //!
 //! # Examples
 //!
@@ -101,7 +97,7 @@ mod verdict;
 mod wire;
 
 pub use backend::Udp;
-pub use stats::{EbpfFeatures, Engine, Features, Meter, Stats, Traffic};
+pub use stats::{Engine, Features, Meter, Stats, Traffic};
 pub use verdict::DropReason;
 
 /// The backend's name in the network's configuration. Leases carry none, as flannel's do not.

@@ -1,13 +1,17 @@
 //! The running data path: the device, the route into it, and the engine behind it.
 
-use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use flannel_backend::{NEXT_HOPS, PathsWatch, PeerPlan, PeerTable, UplinkWatch, route_mtu};
 use flannel_core::{BackendError, Network, Peers, RoutingMode, Subnet, SyncReport, Transport};
 use flannel_netlink::{
     iface::Interface,
-    state::{Address, Link, Object, Program, Route},
+    state::{Address, Link, Object, Route},
 };
 use ipnetwork::IpNetwork;
 
@@ -33,7 +37,7 @@ pub(crate) struct UdpNetwork {
     /// How large packets to addresses of peers may be, bytes, where that is less than usual.
     limits: BTreeMap<IpAddr, u32>,
     /// The device that is watched, and whose address and route are wanted.
-    placed: Option<(Link, Subnet, Option<Program>)>,
+    placed: Option<(Link, Subnet)>,
     /// Where peers were reached after the last sync.
     endpoints: Option<BTreeMap<IpNetwork, SocketAddr>>,
 }
@@ -71,12 +75,12 @@ impl UdpNetwork {
     }
 
     /// Wants the address and the route of this device, and lets its drift be told.
-    fn place(&mut self, link: &Link, own: &Subnet, program: Option<Program>) {
-        let placed = (link.clone(), *own, program);
+    fn place(&mut self, link: &Link, own: &Subnet) {
+        let placed = (link.clone(), *own);
         if self.placed.as_ref() == Some(&placed) {
             return;
         }
-        self.table.want_own(self.common.own_objects(link, own, program));
+        self.table.want_own(self.common.own_objects(link, own));
         self.table.replan();
         self.table.table().watch_link(link.clone());
         self.placed = Some(placed);
@@ -107,7 +111,7 @@ impl Common {
     }
 
     /// As with flannel: the subnet's own address, alone, and the network behind the device.
-    fn own_objects(&self, link: &Link, own: &Subnet, program: Option<Program>) -> Vec<Object> {
+    fn own_objects(&self, link: &Link, own: &Subnet) -> Vec<Object> {
         let blocks = [own.ipv4().map(IpNetwork::V4), own.ipv6().map(IpNetwork::V6)];
         let address = |block: IpNetwork| {
             let mut address = Address::new(link.index, IpNetwork::from(block.network()));
@@ -115,7 +119,7 @@ impl Common {
             Object::from(address)
         };
         let addresses = blocks.into_iter().flatten().map(address);
-        let route = |network: &IpNetwork| self.route(*network, link.index, program).into();
+        let route = |network: &IpNetwork| self.route(*network, link.index).into();
         addresses.chain(self.networks.iter().map(route)).collect()
     }
 
@@ -126,24 +130,19 @@ impl Common {
         endpoints: &[(IpNetwork, SocketAddr)],
         limits: &BTreeMap<IpAddr, u32>,
         link: &Link,
-        program: Option<Program>,
     ) -> Vec<Object> {
         let narrow = |(block, endpoint): &(IpNetwork, SocketAddr)| {
             let (limit, overhead) = (*limits.get(&endpoint.ip())?, overhead(endpoint.ip()) as u32);
             let mtu = route_mtu(block, limit, overhead, link.mtu)?;
-            let mut route = self.route(*block, link.index, program);
+            let mut route = self.route(*block, link.index);
             route.mtu = Some(mtu);
             Some(route.into())
         };
         endpoints.iter().filter_map(narrow).collect()
     }
 
-    fn route(&self, block: IpNetwork, link: u32, program: Option<Program>) -> Route {
-        let route = Route::new(block, self.protocol);
-        let mut route = match program {
-            Some(program) => route.through(program, link),
-            None => route.direct(link),
-        };
+    fn route(&self, block: IpNetwork, link: u32) -> Route {
+        let mut route = Route::new(block, self.protocol).direct(link);
         route.table = self.table;
         route
     }
@@ -156,10 +155,15 @@ impl Common {
             IpNetwork::V6(_) => uplink.v6.map(IpAddr::V6),
         });
         let local = local.collect();
-        let endpoints = peers
-            .iter()
-            .flat_map(|peer| plan::endpoints(&own, peer, self.settings.port).0)
-            .collect();
+        let (mut endpoints, mut in_kernel) = (BTreeMap::new(), BTreeSet::new());
+        for peer in peers.iter() {
+            for (block, endpoint) in plan::endpoints(&own, peer, self.settings.port).0 {
+                endpoints.insert(block, endpoint);
+                if plan::is_in_kernel(&peer.attrs) {
+                    in_kernel.insert(endpoint.ip());
+                }
+            }
+        }
         Orders {
             own,
             link: uplink.index,
@@ -167,6 +171,7 @@ impl Common {
             port: self.port,
             source_check: self.settings.source_check,
             path_mtu_discovery: self.settings.path_mtu_discovery,
+            in_kernel,
             endpoints,
         }
     }
@@ -184,9 +189,9 @@ impl Network for UdpNetwork {
         let orders = self.common.orders(&uplink, peers);
         let link = self.device.ensure(self.common.mtu(&uplink)).await?;
         let mut ours = SyncReport::default();
-        let program =
+        let in_kernel =
             self.engines.ebpf.sync(&orders, link.index, &self.engines.account, &mut ours).await?;
-        self.place(&link, &orders.own, program);
+        self.place(&link, &orders.own);
         let limits = self.paths.current().mtus;
         if self.limits != limits {
             self.limits = limits;
@@ -196,13 +201,13 @@ impl Network for UdpNetwork {
         let (common, limits) = (&self.common, &self.limits);
         let plan = |peer: &_| {
             let (endpoints, faults) = plan::endpoints(&own, peer, port);
-            let objects = common.narrow_routes(&endpoints, limits, &link, program);
+            let objects = common.narrow_routes(&endpoints, limits, &link);
             PeerPlan { objects, faults }
         };
         let synced = self.table.sync(peers, plan).await;
         // Packets go on whatever the kernel said of the route.
         let endpoints = orders.endpoints.clone();
-        self.engines.userspace.apply(&link, orders, program.is_none(), &self.engines.account)?;
+        self.engines.userspace.apply(&link, orders, !in_kernel, &self.engines.account)?;
         if !link.running {
             self.device.settle().await?;
         }
@@ -210,7 +215,7 @@ impl Network for UdpNetwork {
         let mut report = synced?;
         report.properties.remove(NEXT_HOPS);
         report.faults.extend(self.uplink.faults());
-        if program.is_some() {
+        if in_kernel {
             report.added += ours.added;
             report.replaced += ours.replaced;
             report.removed += ours.removed;
@@ -222,12 +227,12 @@ impl Network for UdpNetwork {
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
-        let (endpoints, (_, _, program)) = (self.endpoints.as_ref()?, self.placed.as_ref()?);
+        let endpoints = self.endpoints.as_ref()?;
         let way =
             |block: IpNetwork| endpoints.contains_key(&block).then_some(RoutingMode::Encapsulated);
         let ipv4 = subnet.ipv4().map(IpNetwork::V4).and_then(way);
         let ipv6 = subnet.ipv6().map(IpNetwork::V6).and_then(way);
-        let carrier = if program.is_some() { EBPF } else { USERSPACE };
+        let carrier = if self.engines.ebpf.is_running() { EBPF } else { USERSPACE };
         let is_served = ipv4.is_some() || ipv6.is_some();
         is_served.then(|| Transport::new(ipv4, ipv6).carried_by(carrier))
     }

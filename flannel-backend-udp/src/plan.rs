@@ -1,14 +1,14 @@
 //! What an engine has to do, worked out of leases.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
-use flannel_core::{Family, Fields, Lease, LeaseAttrs, PeerFault, Subnet};
+use flannel_core::{Family, Fields, Lease, LeaseAttrs, PeerFault, RawJson, Subnet};
 use ipnetwork::IpNetwork;
 
-use crate::KIND;
+use crate::{KIND, config::SourceCheck, stats::EBPF};
 
 /// All that an engine is told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,9 +22,11 @@ pub(crate) struct Orders {
     /// The port that we listen on and send from.
     pub(crate) port: u16,
     /// Whether sources are checked.
-    pub(crate) source_check: bool,
+    pub(crate) source_check: SourceCheck,
     /// Whether routers are kept from cutting datagrams, so that they say what a path takes.
     pub(crate) path_mtu_discovery: bool,
+    /// Peers that decapsulate in their kernel: they take packets whose checksums are unfinished.
+    pub(crate) in_kernel: BTreeSet<IpAddr>,
     /// Where each block of each peer is reached. Blocks may be of different lengths and overlap: the longest prefix counts.
     pub(crate) endpoints: BTreeMap<IpNetwork, SocketAddr>,
 }
@@ -78,9 +80,23 @@ fn published_port(attrs: &LeaseAttrs) -> Result<Option<u16>, String> {
     port.map(|port| port.map(|port| port as u16)).map_err(|error| error.to_string())
 }
 
+/// Whether a node said that it decapsulates in its kernel.
+pub(crate) fn is_in_kernel(attrs: &LeaseAttrs) -> bool {
+    let fields = attrs.backend_data.as_ref().and_then(|data| Fields::parse(data.as_str()).ok());
+    fields.is_some_and(|fields| matches!(fields.text("Engine"), Ok(Some(engine)) if engine == EBPF))
+}
+
+/// What a node publishes about itself, if it is anything: flannel's nodes publish nothing and do not look at it.
+pub(crate) fn backend_data(port: Option<u16>, in_kernel: bool) -> Option<RawJson> {
+    let engine = in_kernel.then(|| format!(r#""Engine":"{EBPF}""#));
+    let members: Vec<_> =
+        engine.into_iter().chain(port.map(|it| format!(r#""Port":{it}"#))).collect();
+    let text = format!("{{{}}}", members.join(","));
+    (!members.is_empty()).then(|| RawJson::new(&text).expect("an object"))
+}
+
 #[cfg(test)]
 mod tests {
-    use flannel_core::RawJson;
 
     use super::*;
 
@@ -122,6 +138,18 @@ mod tests {
             assert!(found.is_empty(), "{data}");
             assert!(matches!(faults[..], [PeerFault::BadData { .. }]), "{data}");
         }
+    }
+
+    #[test]
+    fn what_a_node_publishes_is_what_its_peers_read() {
+        for (port, in_kernel) in
+            [(None, true), (Some(9000), true), (Some(9000), false), (None, false)]
+        {
+            let attrs =
+                LeaseAttrs { backend_data: backend_data(port, in_kernel), ..LeaseAttrs::default() };
+            assert_eq!((published_port(&attrs), is_in_kernel(&attrs)), (Ok(port), in_kernel));
+        }
+        assert_eq!(backend_data(None, false), None, "as flannel");
     }
 
     #[test]

@@ -30,8 +30,6 @@ pub struct Stats {
     pub engine: Option<Engine>,
     /// Why BPF programs do not carry packets although they might; `None` if they do or were never tried.
     pub ebpf_refused: Option<String>,
-    /// How BPF programs carry packets; `None` if they do not.
-    pub ebpf: Option<EbpfFeatures>,
     /// Packets that BPF programs have carried, both ways. They are in `sent` and `received` as well.
     pub by_ebpf: u64,
     /// Packets from pods to peers.
@@ -103,30 +101,6 @@ impl Features {
     }
 }
 
-/// How BPF programs carry packets.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct EbpfFeatures {
-    /// Where the kernel runs the one that receives: `clsact`, a filter of the network card.
-    pub hook: &'static str,
-    /// Why TCP packets from peers do not go through the kernel's own receive path of tunnels, which joins those that come one by one
-    /// and keeps those that came as one from being cut by a bridge; `None` if they do.
-    pub detour_refused: Option<String>,
-    /// Peers behind a path that takes less than the network card does.
-    pub narrow_paths: usize,
-}
-
-impl EbpfFeatures {
-    pub(crate) fn new(detour_refused: Option<String>, narrow_paths: usize) -> Self {
-        Self { hook: "clsact", detour_refused, narrow_paths }
-    }
-
-    /// Whether TCP packets from peers go through the kernel's own receive path of tunnels.
-    pub const fn detour(&self) -> bool {
-        self.detour_refused.is_none()
-    }
-}
-
 /// Packets in one direction.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -153,8 +127,8 @@ impl Stats {
             traffic.bytes += tally.bytes;
             self.by_ebpf += tally.packets;
         }
-        self.drops[DropReason::SpoofedSource as usize] += counts.spoofed_source.packets;
-        self.drops[DropReason::UnknownPeer as usize] += counts.unknown_peer.packets;
+        self.drops[DropReason::SpoofedSource as usize] += counts.spoofed_source;
+        self.drops[DropReason::UnknownPeer as usize] += counts.unknown_peer;
     }
 
     /// All reasons with their counts.

@@ -8,7 +8,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use crate::plan::Orders;
+use crate::{config::SourceCheck, plan::Orders};
 
 /// What packets are judged by. Never changed: a new one takes its place.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct Table {
     known: HashSet<IpAddr, BuildHasherDefault<Mix>>,
     /// Our own addresses and port.
     local: Vec<SocketAddr>,
-    source_check: bool,
+    source_check: SourceCheck,
 }
 
 /// The longest prefix of a key, found with one look for each length that there is: usually one.
@@ -76,7 +76,7 @@ impl Table {
         self.local.contains(&from)
     }
 
-    pub(crate) fn source_check(&self) -> bool {
+    pub(crate) fn source_check(&self) -> SourceCheck {
         self.source_check
     }
 }
@@ -149,7 +149,8 @@ mod tests {
             link: 2,
             local: vec![[192, 0, 2, 1].into()],
             port: 8285,
-            source_check: true,
+            source_check: SourceCheck::Subnet,
+            in_kernel: [].into(),
             path_mtu_discovery: false,
             endpoints,
         })

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
+    config::SourceCheck,
     table::Table,
     wire::{self, Ip, Malformed, Udp},
 };
@@ -135,15 +136,20 @@ impl<'t> Inbound<'t> {
         from: IpAddr,
     ) -> Result<Ip<'a>, DropReason> {
         let Self { table, last } = self;
-        let is_checked = table.source_check();
-        // Strangers are not told apart by what they send.
-        if is_checked && last.is_none_or(|(peer, _)| peer != from) && !table.is_known(from) {
+        let check = table.source_check();
+        // Unknown sources are not told apart by what they send.
+        if check != SourceCheck::None
+            && last.is_none_or(|(peer, _)| peer != from)
+            && !table.is_known(from)
+        {
             return Err(DropReason::UnknownPeer);
         }
         let ip = acceptable(packet)?;
         let sender = (from, ip.source());
-        if is_checked && *last != Some(sender) {
-            if table.endpoint(sender.1).map(|peer| peer.ip()) != Some(from) {
+        if check != SourceCheck::None && *last != Some(sender) {
+            if check == SourceCheck::Subnet
+                && table.endpoint(sender.1).map(|peer| peer.ip()) != Some(from)
+            {
                 return Err(DropReason::SpoofedSource);
             }
             *last = Some(sender);
@@ -182,8 +188,9 @@ mod tests {
             link: 2,
             local: vec![[192, 0, 2, 1].into()],
             port: 5000,
-            source_check: true,
+            source_check: SourceCheck::Subnet,
             path_mtu_discovery: false,
+            in_kernel: [].into(),
             endpoints: endpoints
                 .map(|(block, to)| (block.parse().unwrap(), to.parse().unwrap()))
                 .into(),
@@ -266,8 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_may_send_what_it_routes_unless_that_is_checked() {
+        let packet = packets::udp4([198, 51, 100, 3], [10, 3, 1, 2], 64, b"hello");
+        assert_eq!(within(&packet, "192.0.2.2"), Some(DropReason::SpoofedSource));
+        let table = Table::new(&Orders { source_check: SourceCheck::Peer, ..orders() });
+        let judge = |from: &str| Inbound::new(&table).judge(&packet, from.parse().unwrap()).err();
+        assert_eq!(judge("192.0.2.2"), None);
+        assert_eq!(judge("192.0.2.77"), Some(DropReason::UnknownPeer));
+    }
+
+    #[test]
     fn without_the_check_any_source_will_do() {
-        let table = Table::new(&Orders { source_check: false, ..orders() });
+        let table = Table::new(&Orders { source_check: SourceCheck::None, ..orders() });
         let packet = packets::udp4([10, 4, 2, 3], [10, 3, 1, 2], 64, b"hello");
         let mut inbound = Inbound::new(&table);
         assert!(inbound.judge(&packet, "192.0.2.77".parse().unwrap()).is_ok());

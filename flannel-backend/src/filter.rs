@@ -33,7 +33,7 @@ pub async fn list_filters(
     }
 }
 
-/// Removes the filter of ours with this handle from what comes in by `link`, and with it the clsact qdisc if `made_qdisc` says
+/// Removes the filter of ours with this handle from `link`, and with it the clsact qdisc if `made_qdisc` says
 /// that it is of our making and nobody has a filter on it. Fine if they are gone.
 ///
 /// # Errors
@@ -46,10 +46,11 @@ pub async fn list_filters(
 pub async fn remove_filter(
     connection: &mut Connection,
     link: u32,
+    direction: Direction,
     handle: u32,
     made_qdisc: bool,
 ) -> Result<(), KernelError> {
-    accept_missing(connection.apply_one(delete(link, handle)).await)?;
+    accept_missing(connection.apply_one(delete(link, direction, handle)).await)?;
     if !made_qdisc {
         return Ok(());
     }

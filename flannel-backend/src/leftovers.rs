@@ -1,7 +1,5 @@
 //! Devices and filters of ours that an earlier configuration has left.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use flannel_core::BackendError;
 use flannel_netlink::{
     Connection, Message, Namespace, delete_link, list_addresses, list_links,
@@ -20,8 +18,7 @@ use crate::{
 ///
 /// A device is ours if it is a VXLAN device whose name is `flannel.VNI` or `flannel-v6.VNI` with its own VNI, or a TUN device of
 /// the name `flannel` with a number that nobody is attached to; it is no port of a bridge, and it has addresses of single hosts
-/// inside of `networks` and no others, link-local ones aside. A VXLAN device on loopback is ours if it has the
-/// [name and the address](detour_device) that say so.
+/// inside of `networks` and no others, link-local ones aside.
 ///
 /// Filters whose [`Label`] names these networks go first, but for those that give packets to a device in `keep`.
 ///
@@ -46,18 +43,14 @@ pub async fn remove_leftovers(
     }
     let mut removed = Vec::new();
     for link in links.into_iter().filter(|link| !keep.contains(&link.name)) {
-        if !is_detour(&link, networks) {
-            if !is_named(&link) {
-                continue;
-            }
-            let filter = AddressFilter { link: Some(link.index) };
-            let addresses = list_addresses(&mut connection, filter).await;
-            let addresses = addresses.map_err(|error| refused("list addresses", error))?;
-            if !has_our_addresses(&addresses, networks)
-                || is_attached(&mut connection, &link).await?
-            {
-                continue;
-            }
+        if !is_named(&link) {
+            continue;
+        }
+        let filter = AddressFilter { link: Some(link.index) };
+        let addresses = list_addresses(&mut connection, filter).await;
+        let addresses = addresses.map_err(|error| refused("list addresses", error))?;
+        if !has_our_addresses(&addresses, networks) || is_attached(&mut connection, &link).await? {
+            continue;
         }
         delete_link(&mut connection, link.index)
             .await
@@ -66,13 +59,6 @@ pub async fn remove_leftovers(
         removed.push(link.name);
     }
     Ok(removed)
-}
-
-/// The name and the local address of the VXLAN device through which the udp backend's programs unpack, for a network with this
-/// UDP port, which is the device's VNI as well.
-pub fn detour_device(networks: &[IpNetwork], port: u16) -> (String, Ipv6Addr) {
-    let [a, b] = [network_number(networks) >> 16, network_number(networks) & 0xffff];
-    (format!("flannel-in{port}"), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, a as u16, b as u16))
 }
 
 /// Whether a process is attached to a TUN device. [`Link::running`] says so up to a second longer than it is true.
@@ -110,9 +96,15 @@ async fn remove_filters(
             && label.network == number
             && !keep.contains(&label.device);
         if is_left {
-            filter::remove_filter(connection, link.index, filter.handle, label.made_qdisc)
-                .await
-                .map_err(|error| refused(&format!("delete a filter of {link}"), error))?;
+            filter::remove_filter(
+                connection,
+                link.index,
+                Direction::In,
+                filter.handle,
+                label.made_qdisc,
+            )
+            .await
+            .map_err(|error| refused(&format!("delete a filter of {link}"), error))?;
             info!(device = link.name, "filter of an earlier configuration removed");
         }
     }
@@ -136,17 +128,6 @@ fn is_named(link: &Link) -> bool {
         _ => false,
     };
     is_named && link.controller.is_none()
-}
-
-fn is_detour(link: &Link, networks: &[IpNetwork]) -> bool {
-    let LinkKind::Vxlan(vxlan) = &link.kind else {
-        return false;
-    };
-    let Ok(port) = u16::try_from(vxlan.vni) else {
-        return false;
-    };
-    let (name, local) = detour_device(networks, port);
-    link.name == name && vxlan.local == Some(IpAddr::V6(local)) && link.controller.is_none()
 }
 
 fn has_our_addresses(addresses: &[Address], networks: &[IpNetwork]) -> bool {
@@ -218,23 +199,6 @@ mod tests {
             assert!(!is_named(&tun(name)), "{name}");
         }
         assert!(!is_named(&link("flannel0", LinkKind::Bridge)));
-    }
-
-    #[test]
-    fn only_a_detour_of_this_network_is_ours() {
-        let networks = ["10.244.0.0/16".parse().unwrap()];
-        let (name, local) = detour_device(&networks, 8285);
-        let vxlan = |vni, local: Ipv6Addr| {
-            LinkKind::Vxlan(Vxlan { local: Some(local.into()), ..Vxlan::new(vni) })
-        };
-        assert!(name.len() <= 15 && detour_device(&networks, u16::MAX).0.len() <= 15, "{name}");
-        assert!(is_detour(&link(&name, vxlan(8285, local)), &networks));
-        assert!(!is_detour(&link(&name, vxlan(8286, local)), &networks));
-        assert!(!is_detour(&link(&name, vxlan(70_000, local)), &networks));
-        assert!(!is_detour(&link(&name, LinkKind::Bridge), &networks));
-        assert!(!is_detour(&link("vxlan0", vxlan(8285, local)), &networks));
-        let others = ["10.245.0.0/16".parse().unwrap()];
-        assert!(!is_detour(&link(&name, vxlan(8285, local)), &others), "another network's");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod testing;
 mod uplink;
 
 pub use alloc::Alloc;
-pub use leftovers::{detour_device, remove_leftovers};
+pub use leftovers::remove_leftovers;
 pub use mark::{PROTOCOL, network_number, nexthop_numbers};
 pub use paths::{PathFacts, Paths, PathsWatch, route_mtu};
 pub use peer_table::{NEXT_HOPS, PeerTable};

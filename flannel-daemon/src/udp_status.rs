@@ -1,6 +1,6 @@
 //! What the udp backend says of its packets.
 
-use flannel_backend_udp::{DropReason, EbpfFeatures, Engine, Stats, Traffic};
+use flannel_backend_udp::{DropReason, Engine, Stats, Traffic};
 use serde_json::{Map, Value, json};
 
 /// Its part of the document.
@@ -9,7 +9,6 @@ pub(super) fn document(stats: &Stats) -> Value {
     json!({
         "engine": stats.engine.as_ref().map(Engine::name),
         "ebpf_refused": stats.ebpf_refused,
-        "ebpf": stats.ebpf.as_ref().map(ebpf),
         "workers": features.map(|features| features.workers),
         "features": features.map(|features| features.named().into_iter().collect::<std::collections::BTreeMap<_, _>>()),
         "missing": features.map(|features| &features.missing),
@@ -18,15 +17,6 @@ pub(super) fn document(stats: &Stats) -> Value {
         "by_ebpf": stats.by_ebpf,
         "answered": stats.answered,
         "dropped": dropped(stats.drops()),
-    })
-}
-
-fn ebpf(features: &EbpfFeatures) -> Value {
-    json!({
-        "hook": features.hook,
-        "detour": features.detour(),
-        "detour_refused": features.detour_refused,
-        "narrow_paths": features.narrow_paths,
     })
 }
 

@@ -21,9 +21,8 @@ mod support;
 
 use support::{Cluster, eventually, program};
 
-const USERSPACE: &str =
-    r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","Engine":"userspace"}}"#;
-const EBPF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","Engine":"ebpf"}}"#;
+const USERSPACE: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"userspace"}}"#;
+const EBPF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"ebpf"}}"#;
 
 #[tokio::test]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
@@ -77,14 +76,6 @@ async fn shown(network: &'static str, engine: &str) {
     assert_eq!(udp["by_ebpf"].as_u64() >= Some(10), engine == "ebpf", "{udp:#}");
     // It keeps the kernel from joining what its programs look at.
     assert_eq!(udp["features"]["udp_gro"], engine == "userspace", "{udp:#}");
-    let features = &udp["ebpf"];
-    if engine == "ebpf" {
-        assert_eq!((&features["hook"], &features["detour"]), (&"clsact".into(), &true.into()));
-        assert_eq!(features["detour_refused"], Value::Null);
-        assert_eq!(features["narrow_paths"], 0);
-    } else {
-        assert_eq!(features, &Value::Null);
-    }
     let transport = &status["peers"][0]["transport"];
     assert_eq!(
         (&transport["ipv4"], &transport["carrier"]),
@@ -107,32 +98,6 @@ async fn shown(network: &'static str, engine: &str) {
     ] {
         assert!(page.contains(words), "no {words:?} in:\n{page}");
     }
-}
-
-#[tokio::test]
-#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
-async fn what_programs_use_of_the_kernel_is_told_and_why_not_more() {
-    let cluster = Cluster::new(2, EBPF).await;
-    let (_nodes, pods) = cluster.start_all().await;
-    let socket = cluster.subnet_file(0).with_extension("sock");
-    let shows = |lines: [&str; 2]| {
-        let metrics = metrics(&socket);
-        lines.iter().all(|line| metrics.lines().any(|it| it == *line))
-    };
-    let hook = "flannel_udp_hook{hook=\"clsact\"} 1";
-    assert!(shows([hook, "flannel_udp_feature{feature=\"detour\"} 1"]), "{}", metrics(&socket));
-    let page = status(&cluster, &[]);
-    assert!(page.contains("filter of  clsact\n") && !page.contains("detour"), "{page}");
-
-    // Without the addresses of IPv6 there is no way by loopback.
-    cluster.shell(0, "sysctl -qw net.ipv6.conf.lo.disable_ipv6=1").await;
-    eventually(async || shows([hook, "flannel_udp_feature{feature=\"detour\"} 0"])).await;
-    pods[1].ping(pods[0].ip()).await.unwrap();
-    let document: Value = serde_json::from_str(&status(&cluster, &["--json"])).unwrap();
-    let ebpf = &document["udp"]["ebpf"];
-    assert_eq!(ebpf["detour"], false, "{ebpf:#}");
-    let why = ebpf["detour_refused"].as_str().unwrap();
-    assert!(status(&cluster, &[]).contains(&format!("detour of TCP from peers: {why}\n")), "{why}");
 }
 
 /// A UDP packet of four bytes from a subnet that no peer has.

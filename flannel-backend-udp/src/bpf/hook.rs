@@ -1,208 +1,130 @@
-//! The place of a program on a device: a filter of ours, put there, looked after and removed.
+//! The place of a program on a device: a filter of ours, attached, checked and removed.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 
 use flannel_backend::filter::{self, Direction, Filter, Label};
-use flannel_netlink::{Connection, Notice, Subject};
-use tracing::debug;
+use flannel_netlink::Connection;
+use ipnetwork::IpNetwork;
 
 use super::{
-    engine::{Changes, Marks},
     error::BpfError,
-    programs,
-    sys::Program,
+    programs::{self, Changes},
 };
 
-/// A filter of ours on one device.
+/// Whose a filter is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Owner {
+    /// The network's number.
+    network: u32,
+    /// The tunnel device.
+    device: String,
+    /// The UDP port of the network, the handle of its filters.
+    handle: u32,
+}
+
+/// A filter of ours for one direction of one device.
 #[derive(Debug)]
 pub(super) struct Hook {
     pub(super) link: u32,
-    handle: u32,
-    marks: Marks,
-    state: State,
+    direction: Direction,
+    owner: Owner,
     made_qdisc: bool,
+    /// This process has attached it.
+    is_attached: bool,
 }
 
-/// What is known of the filter.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    /// It stood there and may be gone.
-    Doubtful,
-    /// It stands there.
-    Held,
-    /// It was never ours.
-    New,
+impl Owner {
+    /// The network that listens on `port`, with this tunnel device.
+    pub(crate) fn new(networks: &[IpNetwork], port: u16, device: &str) -> Self {
+        let network = flannel_backend::network_number(networks);
+        Self { network, device: device.to_owned(), handle: port.into() }
+    }
 }
 
 impl Hook {
-    /// The place on the device `link` of the network that listens on `port`.
-    pub(super) fn new(link: u32, port: u16, marks: &Marks) -> Self {
-        let handle = port.into();
-        Self { link, handle, marks: marks.clone(), state: State::New, made_qdisc: false }
+    pub(super) fn new(link: u32, direction: Direction, owner: &Owner) -> Self {
+        Self { link, direction, owner: owner.clone(), made_qdisc: false, is_attached: false }
     }
 
-    /// Whose filter is in the place: ours, with its program's number if it is of this version, or nobody's.
+    /// Makes the filter run this program, given as descriptor and number, if it does not already.
     ///
     /// # Errors
     ///
-    /// [`BpfError::FilterTaken`] if it is another one's.
-    pub(super) async fn look(
+    /// [`BpfError::FilterTaken`] if another program's filter is there; [`BpfError::Filter`] if the kernel refuses.
+    pub(super) async fn ensure(
         &mut self,
         connection: &mut Connection,
-    ) -> Result<Option<u32>, BpfError> {
-        let Some(there) = self.find(connection).await? else {
-            return Ok(None);
-        };
-        if !is_ours(&there) {
-            return Err(self.taken());
-        }
-        self.made_qdisc = says_own_qdisc(&there);
-        self.state = State::Doubtful;
-        Ok(there.program.filter(|_| is_this_version(&there)))
-    }
-
-    /// Whether the filter with the program of this number is known to be there.
-    pub(super) fn is_held(&self) -> bool {
-        self.state == State::Held
-    }
-
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.state == State::Doubtful
-    }
-
-    /// Looks whether the filter with the program of this number is there.
-    pub(super) async fn check(
-        &mut self,
-        connection: &mut Connection,
-        number: u32,
-    ) -> Result<bool, BpfError> {
-        let there = self.find(connection).await?;
-        let is_there = there.is_some_and(|it| self.is_right(&it, number));
-        if is_there {
-            self.state = State::Held;
-        }
-        Ok(is_there)
-    }
-
-    /// Doubts what is known if `notice` is about filters of this device, and not about what we did.
-    pub(super) fn hear(&mut self, notice: &Notice, own_port: u32) {
-        let is_about = match notice {
-            Notice::Lost => true,
-            Notice::Added { subject, port, .. } | Notice::Removed { subject, port } => {
-                *subject == Subject::TrafficControl(self.link) && *port != own_port
-            }
-            _ => false,
-        };
-        if is_about && self.state == State::Held {
-            self.state = State::Doubtful;
-        }
-    }
-
-    /// Makes the filter run this program, if it does not already.
-    pub(super) async fn take(
-        &mut self,
-        connection: &mut Connection,
-        program: (&Program, u32),
+        (descriptor, number): (RawFd, u32),
         changes: &mut Changes,
     ) -> Result<(), BpfError> {
-        let Some(there) = self.find(connection).await? else {
-            match connection.apply_one(filter::create_clsact(self.link)).await {
-                Ok(()) => {
-                    self.made_qdisc = true;
-                    changes.added += 1;
+        let link = self.link;
+        match self.find(connection).await? {
+            Some(there) => {
+                let Some(label) = label(&there) else {
+                    let priority = filter::PRIORITY;
+                    return Err(BpfError::FilterTaken {
+                        link,
+                        priority,
+                        handle: self.owner.handle,
+                    });
+                };
+                self.made_qdisc = label.made_qdisc;
+                if there.program == Some(number) && label == self.label() {
+                    return Ok(());
                 }
-                // It may be another one than we made.
-                Err(error) if error.exists() => self.made_qdisc = false,
-                Err(error) => return Err(BpfError::filter("create clsact", self.link, error)),
+                // An earlier process left it for this one.
+                changes.replaced += u64::from(self.is_attached);
             }
-            self.put(connection, program.0).await?;
-            changes.added += 1;
-            return Ok(());
-        };
-        if self.state == State::New && !is_ours(&there) {
-            return Err(self.taken());
+            None => {
+                match connection.apply_one(filter::create_clsact(link)).await {
+                    Ok(()) => self.made_qdisc = true,
+                    // Another one's, perhaps.
+                    Err(error) if error.exists() => self.made_qdisc = false,
+                    Err(error) => return Err(BpfError::filter("create clsact", link, error)),
+                }
+                changes.added += 1;
+            }
         }
-        if self.is_right(&there, program.1) {
-            self.state = State::Held;
-            return Ok(());
-        }
-        self.put(connection, program.0).await?;
-        changes.replaced += 1;
+        let label = self.label().to_string();
+        let request = filter::replace(link, self.direction, self.owner.handle, descriptor, &label);
+        let attached = connection.apply_one(request).await;
+        attached.map_err(|source| BpfError::filter("attach the BPF program", link, source))?;
+        self.is_attached = true;
         Ok(())
     }
 
     /// Removes the filter if it is ours, of any version, and returns whether it was there.
-    pub(super) async fn leave(&mut self, connection: &mut Connection) -> Result<bool, BpfError> {
-        let there = self.find(connection).await?;
-        self.state = State::New;
-        let Some(there) = there.filter(is_ours) else {
+    pub(super) async fn remove(&self, connection: &mut Connection) -> Result<bool, BpfError> {
+        let Some(label) = self.find(connection).await?.as_ref().and_then(label) else {
             return Ok(false);
         };
-        let made_qdisc = self.made_qdisc || says_own_qdisc(&there);
-        filter::remove_filter(connection, self.link, self.handle, made_qdisc)
+        let (link, handle) = (self.link, self.owner.handle);
+        filter::remove_filter(connection, link, self.direction, handle, label.made_qdisc)
             .await
-            .map_err(|source| BpfError::filter("remove the BPF filter", self.link, source))?;
+            .map_err(|source| BpfError::filter("remove the BPF filter", link, source))?;
         Ok(true)
     }
 
-    pub(super) async fn find(
-        &self,
-        connection: &mut Connection,
-    ) -> Result<Option<Filter>, BpfError> {
-        let filters = filter::list_filters(connection, self.link, Direction::In)
+    async fn find(&self, connection: &mut Connection) -> Result<Option<Filter>, BpfError> {
+        let filters = filter::list_filters(connection, self.link, self.direction)
             .await
             .map_err(|source| BpfError::filter("list filters", self.link, source))?;
-        let is_here = |it: &Filter| it.priority == filter::PRIORITY && it.handle == self.handle;
+        let is_here =
+            |it: &Filter| it.priority == filter::PRIORITY && it.handle == self.owner.handle;
         Ok(filters.into_iter().find(is_here))
-    }
-
-    async fn put(
-        &mut self,
-        connection: &mut Connection,
-        program: &Program,
-    ) -> Result<(), BpfError> {
-        let label = self.label().to_string();
-        let request = filter::replace(self.link, self.handle, program.as_raw_fd(), &label);
-        let put = connection.apply_one(request).await;
-        put.map_err(|source| BpfError::filter("put the BPF filter", self.link, source))?;
-        debug!(link = self.link, handle = self.handle, "BPF filter put");
-        self.state = State::Held;
-        Ok(())
-    }
-
-    /// Whether it is what we would put there. Who made the qdisc is of no account.
-    fn is_right(&self, filter: &Filter, number: u32) -> bool {
-        let label = filter.label.as_ref().and_then(|label| label.parse::<Label>().ok());
-        let own = self.label();
-        filter.program == Some(number)
-            && label.is_some_and(|it| Label { made_qdisc: own.made_qdisc, ..it } == own)
     }
 
     fn label(&self) -> Label {
         Label {
             version: programs::version(),
-            network: self.marks.network,
-            device: self.marks.device.clone(),
+            network: self.owner.network,
+            device: self.owner.device.clone(),
             made_qdisc: self.made_qdisc,
         }
     }
-
-    fn taken(&self) -> BpfError {
-        BpfError::FilterTaken { link: self.link, priority: filter::PRIORITY, handle: self.handle }
-    }
 }
 
-fn is_this_version(filter: &Filter) -> bool {
-    let label = filter.label.as_ref().and_then(|label| label.parse::<Label>().ok());
-    label.is_some_and(|label| label.version == programs::version())
-}
-
-/// Of any version.
-fn is_ours(filter: &Filter) -> bool {
-    filter.label.as_ref().is_some_and(|label| label.parse::<Label>().is_ok())
-}
-
-fn says_own_qdisc(filter: &Filter) -> bool {
-    let label = filter.label.as_ref().and_then(|label| label.parse::<Label>().ok());
-    label.is_some_and(|label| label.made_qdisc)
+/// `None` if the filter is not ours.
+fn label(filter: &Filter) -> Option<Label> {
+    filter.label.as_ref().and_then(|label| label.parse().ok())
 }

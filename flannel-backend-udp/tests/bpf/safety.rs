@@ -3,8 +3,18 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use flannel_backend_udp::DropReason;
+use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 
 use crate::world::{Cluster, packet, received, socket};
+
+sockopt_impl!(
+    /// Sends datagrams without a checksum.
+    NoChecksum,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NO_CHECK,
+    bool
+);
 
 /// Sends one packet with this inner source to the pod of host 1, from a host; whether it arrived.
 fn arrives(cluster: &Cluster, from: usize, source: &str) -> bool {
@@ -12,6 +22,8 @@ fn arrives(cluster: &Cluster, from: usize, source: &str) -> bool {
     let outside = socket(cluster.host(from).namespace(), cluster.host(from).ip());
     let source: Ipv4Addr = source.parse().unwrap();
     let packet = packet(source, address, 64, b"hello");
+    // As programs send them: what has a checksum is for the socket.
+    setsockopt(&outside, NoChecksum, &true).unwrap();
     outside.send_to(&packet, (cluster.host(1).ip(), 8285)).unwrap();
     received(&receiver).is_some()
 }
@@ -19,7 +31,7 @@ fn arrives(cluster: &Cluster, from: usize, source: &str) -> bool {
 #[tokio::test]
 #[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
 async fn only_a_known_peer_may_send_and_only_from_its_subnet() {
-    let mut cluster = Cluster::start("", &[]).await;
+    let mut cluster = Cluster::start(r#","SourceCheck":"subnet""#, &[]).await;
     // Host 1 does not know host 3.
     cluster.nodes.sync_other(1, 3, vec![]).await;
     let before = cluster.stats(1);
@@ -38,6 +50,19 @@ async fn only_a_known_peer_may_send_and_only_from_its_subnet() {
 
     cluster.nodes.sync(1).await;
     assert!(arrives(&cluster, 3, "10.244.4.7"), "host 3 is known now");
+}
+
+#[tokio::test]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn a_known_peer_may_send_what_it_routes() {
+    for userspace in [&[][..], &["host2"]] {
+        let mut cluster = Cluster::start("", userspace).await;
+        cluster.nodes.sync_other(1, 3, vec![]).await;
+        assert!(arrives(&cluster, 0, "192.0.2.7"), "{userspace:?}");
+        assert!(arrives(&cluster, 0, "10.244.3.7"), "{userspace:?}");
+        assert!(!arrives(&cluster, 3, "10.244.4.7"), "host 3 is not known: {userspace:?}");
+        assert_eq!(cluster.stats(1).dropped(DropReason::UnknownPeer), 1, "{userspace:?}");
+    }
 }
 
 #[tokio::test]

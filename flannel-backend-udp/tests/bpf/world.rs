@@ -88,7 +88,7 @@ impl Cluster {
 /// The same configuration with another engine. Only what tests write is understood.
 fn serde_json(config: &NetworkConfig, is_userspace: bool) -> String {
     let options = config.backend().options();
-    let source_check = options.boolean("SourceCheck", true).unwrap();
+    let source_check = options.raw("SourceCheck").unwrap_or("\"peer\"").to_owned();
     let discovery = options.boolean("PathMTUDiscovery", true).unwrap();
     let engine = if is_userspace { "userspace" } else { "ebpf" };
     let mut members = Vec::new();
@@ -138,6 +138,18 @@ pub(crate) fn packet(from: Ipv4Addr, to: SocketAddr, ttl: u8, data: &[u8]) -> Ve
     packet.extend([0, 0]);
     packet.extend(data);
     packet
+}
+
+/// Waits until it is so.
+pub(crate) async fn eventually(is_so: impl Fn() -> bool) {
+    let waits = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waits)
+        .await
+        .expect("it is not so after 20 seconds");
 }
 
 /// What came, if anything.

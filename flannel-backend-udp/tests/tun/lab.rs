@@ -59,7 +59,10 @@ impl Lab {
             }
             let backend = Arc::new(change(n, support::udp(host, &config)));
             let subnet = format!("10.244.{}.0-24", n + 1).parse().unwrap();
-            let attrs = backend.advertise(None).await.unwrap();
+            let mut attrs = backend.advertise(None).await.unwrap();
+            if kinds[n] != Kind::Ours {
+                attrs.backend_data = None;
+            }
             leases.push(Lease::new(subnet, attrs));
             backends.push(backend);
         }

@@ -9,7 +9,7 @@ use std::{
 use flannel_backend_udp::DropReason;
 use flannel_testbed::{Pod, probe};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::lab::{Kind, Lab, PATIENCE};
 
@@ -194,18 +194,13 @@ async fn who_sends_to_nobody_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn a_path_that_is_smaller_than_the_link_is_found() {
-    let mut lab = Lab::new(&[Kind::Ours, Kind::Ours]).await;
+    let lab = Lab::new(&[Kind::Ours, Kind::Ours]).await;
     // As the kernel would have it after a router on the way said so.
     let mut ip = std::process::Command::new("ip");
     let to = lab.address(1).to_string();
     ip.args(["route", "replace", &to, "dev", "eth0", "mtu", "1300"]);
     let status = lab.host(0).namespace().run(move || ip.status()).unwrap().unwrap();
     assert!(status.success());
-    if crate::ENGINE == "ebpf" {
-        // Nobody told the programs: the kernel is asked now and then.
-        timeout(PATIENCE, lab.node(0).network.drifted()).await.unwrap().unwrap();
-        lab.sync(0).await.unwrap();
-    }
     let ping = |size| {
         let how = probe::Ping::default().size(size).unfragmented();
         lab.pods[0].ping_with(lab.pod_ip(1).into(), how.timeout(Duration::from_millis(300)))

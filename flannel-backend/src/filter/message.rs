@@ -90,21 +90,27 @@ pub fn delete_clsact(link: u32) -> Request {
     clsact(RTM_DELQDISC, 0, link)
 }
 
-/// Has the program of this descriptor look at all packets that come in by `link`, at once in the place of what stands there.
-pub fn replace(link: u32, handle: u32, program: RawFd, label: &str) -> Request {
+/// Has the program of this descriptor look at all packets of `link` in this direction, at once in the place of what stands there.
+pub fn replace(
+    link: u32,
+    direction: Direction,
+    handle: u32,
+    program: RawFd,
+    label: &str,
+) -> Request {
     let mut options = Vec::new();
     push_attribute(&mut options, TCA_BPF_FD, &program.to_ne_bytes());
     push_attribute(&mut options, TCA_BPF_NAME, format!("{label}\0").as_bytes());
     push_attribute(&mut options, TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes());
-    let mut body = header(link, handle, Direction::In.parent(), place());
+    let mut body = header(link, handle, direction.parent(), place());
     push_attribute(&mut body, TCA_KIND, format!("{BPF}\0").as_bytes());
     push_attribute(&mut body, TCA_OPTIONS | NLA_F_NESTED, &options);
     Request::new(RTM_NEWTFILTER, NLM_F_CREATE, &body)
 }
 
 /// Deletes the filter of ours with this handle.
-pub fn delete(link: u32, handle: u32) -> Request {
-    let mut body = header(link, handle, Direction::In.parent(), place());
+pub fn delete(link: u32, direction: Direction, handle: u32) -> Request {
+    let mut body = header(link, handle, direction.parent(), place());
     push_attribute(&mut body, TCA_KIND, format!("{BPF}\0").as_bytes());
     Request::new(RTM_DELTFILTER, 0, &body)
 }
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_read() {
-        let request = replace(7, 8285, 9, "label");
+        let request = replace(7, Direction::Out, 8285, 9, "label");
         let filter = Filter::parse(&request.message().unwrap()).unwrap();
         let expected = Filter {
             link: 7,

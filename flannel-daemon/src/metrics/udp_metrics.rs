@@ -38,30 +38,7 @@ pub(super) const METRICS: &[Metric] = &[
         samples: |it| {
             of(it, |stats| {
                 let named = stats.engine.iter().flat_map(|engine| engine.features().named());
-                let detour = stats.ebpf.iter().map(|ebpf| ("detour", ebpf.detour()));
-                detour
-                    .chain(named)
-                    .map(|(name, on)| labelled("feature", name, u8::from(on).into()))
-                    .collect()
-            })
-        },
-    },
-    Metric {
-        name: "flannel_udp_hook",
-        kind: "gauge",
-        help: "1 for where the kernel runs the BPF program that receives: clsact; absent if it runs none.",
-        samples: |it| {
-            of(it, |stats| stats.ebpf.iter().map(|ebpf| labelled("hook", ebpf.hook, 1.0)).collect())
-        },
-    },
-    Metric {
-        name: "flannel_udp_narrow_paths",
-        kind: "gauge",
-        help: "Peers behind a path that takes less than the network card, as BPF programs know; absent without them.",
-        samples: |it| {
-            of(it, |stats| {
-                let narrow = stats.ebpf.iter().map(|ebpf| ebpf.narrow_paths as u64);
-                narrow.flat_map(count).collect()
+                named.map(|(name, on)| labelled("feature", name, u8::from(on).into())).collect()
             })
         },
     },
@@ -110,7 +87,7 @@ pub(super) const METRICS: &[Metric] = &[
 
 #[cfg(test)]
 pub(super) mod tests {
-    use flannel_backend_udp::{EbpfFeatures, Engine, Features};
+    use flannel_backend_udp::{Engine, Features};
 
     use super::*;
 
@@ -119,10 +96,6 @@ pub(super) mod tests {
         (features.workers, features.udp_gro) = (2, true);
         let mut stats = Stats::default();
         stats.engine = Some(Engine::Ebpf(features));
-        let mut ebpf = EbpfFeatures::default();
-        (ebpf.hook, ebpf.narrow_paths) = ("clsact", 2);
-        ebpf.detour_refused = Some("it needs Linux 5.12".into());
-        stats.ebpf = Some(ebpf);
         (stats.sent.packets, stats.sent.bytes, stats.sent.calls) = (44, 65_000, 1);
         stats.received.packets = 7;
         stats.answered = 3;
@@ -134,9 +107,6 @@ pub(super) mod tests {
         let text = super::super::render(&Snapshot { udp: Some(stats()), ..Snapshot::default() });
         for line in [
             "flannel_udp_engine{engine=\"ebpf\"} 1",
-            "flannel_udp_hook{hook=\"clsact\"} 1",
-            "flannel_udp_narrow_paths 2",
-            "flannel_udp_feature{feature=\"detour\"} 0",
             "flannel_udp_feature{feature=\"udp_gro\"} 1",
             "flannel_udp_feature{feature=\"tun_udp\"} 0",
             "flannel_udp_packets_total{direction=\"received\"} 7",

@@ -13,13 +13,6 @@ pub(super) fn lines(udp: &Value) -> Vec<(&'static str, String)> {
         (Some(engine), None) => engine.into(),
     };
     let mut lines = vec![("engine", engine)];
-    let ebpf = &udp["ebpf"];
-    lines.extend(ebpf["hook"].as_str().map(|hook| ("  filter of", hook.to_owned())));
-    let refused = ebpf["detour_refused"].as_str();
-    lines.extend(refused.map(|why| ("  without", format!("the detour of TCP from peers: {why}"))));
-    let narrow = ebpf["narrow_paths"].as_u64().filter(|count| *count > 0);
-    let narrow = narrow.map(|count| format!("{count} take less than the network card"));
-    lines.extend(narrow.map(|text| ("  paths", text)));
     let missing = udp["missing"].as_array().into_iter().flatten().filter_map(Value::as_str);
     lines.extend(missing.map(|missing| ("  without", missing.to_owned())));
     let side = |key: &str| format!("{} packets, {} bytes", udp[key]["packets"], udp[key]["bytes"]);
@@ -57,14 +50,6 @@ mod tests {
         assert!(lines(&Value::Null).is_empty());
         document["engine"] = "ebpf".into();
         document["ebpf_refused"] = Value::Null;
-        document["ebpf"] =
-            json!({ "hook": "clsact", "detour_refused": "it needs Linux 5.12", "narrow_paths": 2 });
-        let expected = [
-            ("engine", "ebpf"),
-            ("  filter of", "clsact"),
-            ("  without", "the detour of TCP from peers: it needs Linux 5.12"),
-            ("  paths", "2 take less than the network card"),
-        ];
-        assert_eq!(lines(&document)[..4], expected.map(|(name, text)| (name, text.to_owned())));
+        assert_eq!(lines(&document)[0], ("engine", "ebpf".to_owned()));
     }
 }

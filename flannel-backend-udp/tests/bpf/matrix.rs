@@ -1,0 +1,268 @@
+//! All kinds of flows through each pair of engines, over veth as it is: large packets and unfinished checksums are handed over.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use flannel_backend_udp::DropReason;
+use flannel_netlink::Namespace;
+use flannel_testbed::probe::Ping;
+
+use crate::{
+    flow::{Flow, send_multicast},
+    world::{Cluster, run},
+};
+
+const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"udp","Engine":"ebpf"}}"#;
+
+#[tokio::test]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn ebpf_to_ebpf() {
+    all_flows(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn ebpf_to_userspace() {
+    all_flows(&["host2"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn userspace_to_ebpf() {
+    all_flows(&["host1"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn userspace_to_userspace() {
+    all_flows(&["host1", "host2", "host3", "host4"]).await;
+}
+
+/// A kind of flow to the pod of host 1.
+struct Kind {
+    name: &'static str,
+    from: From,
+    /// Whom it is sent to, if not to the pod.
+    to: To,
+    /// Rules of nftables on host 0 (and, where it says so, on host 1), after their hook.
+    rules: &'static [(&'static str, &'static str)],
+    rules_at: usize,
+    device: Option<&'static str>,
+}
+
+#[derive(Clone, Copy)]
+enum From {
+    Host(usize),
+    Pod,
+}
+
+#[derive(Clone, Copy)]
+enum To {
+    /// The gateway of the pods of host 1, on that host.
+    Gateway,
+    /// The same, from where it is given to the pod.
+    GatewayOfPod,
+    NodePort,
+    Pod,
+    Service,
+}
+
+const MARK: &str = "meta mark set mark or 0x4000";
+const MASQUERADE: (&str, &str) =
+    ("postrouting", "meta mark & 0x4000 == 0x4000 masquerade fully-random");
+
+const KINDS: [Kind; 10] = [
+    Kind { name: "pod to pod", ..PLAIN },
+    Kind { name: "host to pod", from: From::Host(0), ..PLAIN },
+    Kind {
+        name: "host to pod by the device",
+        from: From::Host(0),
+        device: Some("flannel0"),
+        ..PLAIN
+    },
+    Kind { name: "pod to host", to: To::Gateway, ..PLAIN },
+    Kind {
+        name: "masquerade all",
+        rules: &[("postrouting", "oifname flannel0 masquerade fully-random")],
+        ..PLAIN
+    },
+    Kind {
+        name: "SNAT to the uplink's address",
+        rules: &[("postrouting", "oifname flannel0 snat to UPLINK")],
+        ..PLAIN
+    },
+    Kind {
+        name: "node port",
+        from: From::Host(2),
+        to: To::NodePort,
+        rules: &[("prerouting", "th dport 30080 MARK dnat to POD"), MASQUERADE],
+        ..PLAIN
+    },
+    Kind {
+        name: "service from the host",
+        from: From::Host(0),
+        to: To::Service,
+        rules: &[("output", "FAMILY daddr SERVICE MARK dnat to POD"), MASQUERADE],
+        ..PLAIN
+    },
+    Kind {
+        name: "service from a pod",
+        to: To::Service,
+        rules: &[("prerouting", "FAMILY daddr SERVICE dnat to POD")],
+        ..PLAIN
+    },
+    Kind {
+        name: "DNAT behind the tunnel",
+        to: To::GatewayOfPod,
+        rules: &[("prerouting", "iifname flannel0 FAMILY daddr GATEWAY dnat to POD")],
+        rules_at: 1,
+        ..PLAIN
+    },
+];
+
+const PLAIN: Kind =
+    Kind { name: "", from: From::Pod, to: To::Pod, rules: &[], rules_at: 0, device: None };
+
+async fn all_flows(userspace: &'static [&'static str]) {
+    let cluster = Cluster::of(DUAL, userspace).await;
+    for host in 0..3 {
+        for setting in ["all.rp_filter=0", "eth0.rp_filter=0", "flannel0.rp_filter=0"] {
+            cluster.run(host, &format!("sysctl -qw net.ipv4.conf.{setting}"));
+        }
+    }
+    cluster.run(0, "ip route add 10.96.0.0/16 dev eth0");
+    cluster.run(0, "ip route add fd00:96::/48 dev eth0");
+    let mut failures = Vec::new();
+    for is_ipv4 in [true, false] {
+        for kind in &KINDS {
+            let name = format!("{}, {}", kind.name, if is_ipv4 { "IPv4" } else { "IPv6" });
+            let flow = prepare(&cluster, kind, is_ipv4);
+            let before = cluster.stats(0).by_ebpf;
+            failures.extend(flow.tcp().err().map(|why| format!("{name}, TCP: {why}")));
+            let carried = cluster.stats(0).by_ebpf - before;
+            // Programs carry what both ends have them for. Answers to the uplink's address come without the tunnel.
+            let ways = if kind.name.starts_with("SNAT") { 1 } else { 2 };
+            let expected = if userspace.is_empty() { ways * 3 * 700 } else { 0 };
+            if carried < expected {
+                failures.push(format!("{name}, TCP: programs carried {carried} packets only"));
+            }
+            failures.extend(flow.udp().err().map(|why| format!("{name}, UDP: {why}")));
+            cluster.run(kind.rules_at, "nft flush ruleset");
+        }
+        let (from, to) = (cluster.world.pod(0), ip(cluster.world.pod(1), is_ipv4));
+        for size in [100, 1400, 60_000] {
+            let mut answer = from.ping_with(to, Ping::default().size(size)).await;
+            for _ in 0..6 {
+                answer = from.ping_with(to, Ping::default().size(size)).await;
+            }
+            failures.extend(answer.err().map(|why| format!("ping of {size} to {to}: {why}")));
+        }
+    }
+    let dropped = cluster.stats(0).dropped(DropReason::NoRoute);
+    for group in ["224.0.0.251", "ff02::fb"] {
+        send_multicast(cluster.host(0).namespace(), "flannel0", group.parse().unwrap());
+    }
+    crate::world::eventually(|| cluster.stats(0).dropped(DropReason::NoRoute) >= dropped + 2).await;
+    assert!(cluster.reaches(0, 1).await);
+    assert!(failures.is_empty(), "{userspace:?}:\n{}", failures.join("\n"));
+}
+
+/// Sets up the rules, and says who sends whom what.
+fn prepare(cluster: &Cluster, kind: &Kind, is_ipv4: bool) -> Flow {
+    let pod = ip(cluster.world.pod(1), is_ipv4);
+    let gateway = match pod {
+        IpAddr::V4(v4) => IpAddr::from([v4.octets()[0], v4.octets()[1], v4.octets()[2], 1]),
+        IpAddr::V6(v6) => Ipv6Addr::from((u128::from(v6) >> 64 << 64) | 1).into(),
+    };
+    let uplink: IpAddr = match is_ipv4 {
+        true => cluster.host(0).ipv4().unwrap().into(),
+        false => cluster.host(0).ipv6().unwrap().into(),
+    };
+    let service: IpAddr = if is_ipv4 { "10.96.0.10" } else { "fd00:96::10" }.parse().unwrap();
+    let pod_namespace = cluster.world.pod(1).namespace();
+    let (to, server, at): (SocketAddr, &Namespace, SocketAddr) = match kind.to {
+        To::Gateway => {
+            ((gateway, 7000).into(), cluster.host(1).namespace(), (gateway, 7000).into())
+        }
+        To::GatewayOfPod => ((gateway, 7000).into(), pod_namespace, (pod, 7000).into()),
+        To::NodePort => ((uplink, 30080).into(), pod_namespace, (pod, 7000).into()),
+        To::Pod => ((pod, 7000).into(), pod_namespace, (pod, 7000).into()),
+        To::Service => ((service, 7000).into(), pod_namespace, (pod, 7000).into()),
+    };
+    let client = match kind.from {
+        From::Host(host) => cluster.host(host).namespace(),
+        From::Pod => cluster.world.pod(0).namespace(),
+    };
+    let family = if is_ipv4 { "ip" } else { "ip6" };
+    for (hook, rule) in kind.rules {
+        let rule = rule
+            .replace("MARK", MARK)
+            .replace("POD", &at.to_string())
+            .replace("FAMILY", family)
+            .replace("SERVICE", &service.to_string())
+            .replace("GATEWAY", &gateway.to_string())
+            .replace("UPLINK", &uplink.to_string());
+        let priority = if *hook == "postrouting" { 100 } else { -100 };
+        // Without ports nobody is DNATed.
+        let guard = if rule.contains("dnat") { "meta l4proto { tcp, udp } " } else { "" };
+        let text = format!(
+            "table {family} t {{ chain {hook} {{ type nat hook {hook} priority {priority}; {guard}{rule}; }}; }}"
+        );
+        let namespace = cluster.host(kind.rules_at).namespace();
+        let mut nft = std::process::Command::new("nft");
+        nft.arg(&text);
+        let done = namespace.run(move || nft.output()).unwrap().unwrap();
+        assert!(done.status.success(), "{text}: {done:?}");
+    }
+    let device = kind.device;
+    Flow { client: client.clone(), device, to, server: server.clone(), at }
+}
+
+fn ip(pod: &flannel_testbed::Pod, is_ipv4: bool) -> IpAddr {
+    match is_ipv4 {
+        true => pod.ipv4().unwrap().into(),
+        false => pod.ipv6().unwrap().into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn a_restart_loses_nothing_and_a_removed_filter_comes_back() {
+    let mut cluster = Cluster::start("", &[]).await;
+    assert!(cluster.reaches(0, 1).await);
+    let (from, to) = (cluster.world.pod(0).clone(), cluster.world.pod(1).ip());
+    let stops = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&stops);
+    let pings = tokio::spawn(async move {
+        let (mut sent, mut lost) = (0, 0);
+        while !stop.load(Ordering::Relaxed) {
+            sent += 1;
+            lost += u32::from(from.ping_with(to, Ping::default()).await.is_err());
+        }
+        (sent, lost)
+    });
+    for _ in 0..6 {
+        cluster.restart().await;
+        let report = cluster.nodes.sync(0).await;
+        assert_eq!(report.writes(), 0, "{report:?}");
+    }
+    stops.store(true, Ordering::Relaxed);
+    let (sent, lost) = pings.await.unwrap();
+    assert!(sent > 3 && lost == 0, "{lost} of {sent}");
+    for (device, direction) in [("eth0", "ingress"), ("flannel0", "egress")] {
+        cluster.run(0, &format!("tc qdisc del dev {device} clsact"));
+        let repaired = cluster.nodes.repair(async || {
+            run(
+                cluster.world.testbed().host(0).namespace(),
+                &format!("tc filter show dev {device} {direction}"),
+            )
+            .contains("flannel-udp")
+        });
+        assert!(repaired.await, "{device}");
+    }
+}
