@@ -198,7 +198,7 @@ async fn a_path_that_is_smaller_than_the_link_is_found() {
     // As the kernel would have it after a router on the way said so.
     let mut ip = std::process::Command::new("ip");
     let to = lab.address(1).to_string();
-    ip.args(["route", "replace", &to, "dev", "eth0", "mtu", "1300"]);
+    ip.args(["route", "replace", &to, "dev", "eth0", "mtu", "lock", "1300"]);
     let status = lab.host(0).namespace().run(move || ip.status()).unwrap().unwrap();
     assert!(status.success());
     let ping = |size| {
