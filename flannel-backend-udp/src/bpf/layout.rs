@@ -26,10 +26,14 @@ pub(super) struct Config {
 
 impl Config {
     pub(super) fn bytes(&self) -> [u8; 32] {
-        let flags = u32::from(self.source_check != SourceCheck::None) * CHECK_PEER
-            | u32::from(self.source_check == SourceCheck::Subnet) * CHECK_SUBNET
-            | u32::from(!self.has_link_header) * NO_LINK_HEADER
-            | u32::from(self.path_mtu_discovery) * PATH_MTU_DISCOVERY;
+        let flags = [
+            (CHECK_PEER, self.source_check != SourceCheck::None),
+            (CHECK_SUBNET, self.source_check == SourceCheck::Subnet),
+            (NO_LINK_HEADER, !self.has_link_header),
+            (PATH_MTU_DISCOVERY, self.path_mtu_discovery),
+        ];
+        let flags: u32 =
+            flags.into_iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag).sum();
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&self.tunnel.to_ne_bytes());
         bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
