@@ -283,9 +283,17 @@ mod tests {
 
         #[test]
         fn a_node_that_nobody_remembers_gets_its_subnet_again((config, taken, node, _) in world()) {
-            if let Ok(first) = choose(&config, &taken, &node, None) {
-                prop_assert_eq!(choose(&config, &taken, &node, None), Ok(first));
-            }
+            let Ok(first) = choose(&config, &taken, &node, None) else { return Ok(()) };
+            // Another machine lists the same leases in another order, some of them twice, and others have come since.
+            let twice: Vec<_> = taken.iter().rev().chain(&taken).copied().collect();
+            prop_assert_eq!(choose(&config, &twice, &node, None), Ok(first));
+            let mut fuller = taken.clone();
+            let other = NodeId::new(format!("{node}-other")).unwrap();
+            fuller.extend(choose(&config, taken.iter().chain([&first]), &other, None));
+            prop_assert_eq!(choose(&config, &fuller, &node, None), Ok(first));
+            // And it moves only if its own subnet was taken.
+            fuller.push(first);
+            prop_assert_ne!(choose(&config, &fuller, &node, None), Ok(first));
         }
     }
 }

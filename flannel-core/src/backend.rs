@@ -5,9 +5,11 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::{
+    config::BackendConfig,
     fields::FieldError,
     lease::{Lease, LeaseAttrs},
     peers::Peers,
+    public_address::UnusableAddress,
     report::{SyncReport, Transport},
     subnet::Subnet,
 };
@@ -85,6 +87,17 @@ pub trait Network: fmt::Debug + Send {
     /// Dropping it loses no notice: the next call resolves at once.
     async fn drifted(&mut self) -> Result<(), BackendError>;
 
+    /// Goes on with other options of the backend, from the next sync on.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unsupported`] or [`BackendError::Config`], and nothing has changed, if these options cannot be used, or not
+    /// without a restart. This is what every change comes to unless a backend knows better.
+    fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
+        let reason = "its options are read when it starts".into();
+        Err(BackendError::Unsupported { backend: options.kind().into(), reason })
+    }
+
     /// How packets reach the peer that holds `subnet`, as of the last sync; `None` if it is not served, or if this network does not
     /// tell. Costs nothing unless it is asked for.
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
@@ -104,6 +117,13 @@ pub trait Network: fmt::Debug + Send {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
+    /// The address that peers are to reach us at cannot serve.
+    #[error("cannot publish the address of this node")]
+    Address {
+        /// Why not.
+        #[source]
+        source: UnusableAddress,
+    },
     /// The backend's options in the network configuration cannot be used.
     #[error("options of the {backend} backend")]
     Config {
@@ -144,7 +164,7 @@ impl BackendError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Interface { .. } | Self::Kernel { .. } => true,
-            Self::Config { .. } | Self::Unsupported { .. } => false,
+            Self::Address { .. } | Self::Config { .. } | Self::Unsupported { .. } => false,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The network configuration: flannel's JSON, read into a value that cannot be wrong.
 
+mod adopt;
+mod backend_config;
 mod builder;
 
 use std::{
@@ -20,6 +22,9 @@ use crate::{
     subnet::Subnet,
 };
 
+pub use adopt::Adopted;
+pub(crate) use adopt::conflict;
+pub use backend_config::BackendConfig;
 pub use builder::NetworkConfigBuilder;
 
 /// What all nodes of a network agree on: the address space, how it is cut, and the backend.
@@ -45,14 +50,6 @@ pub struct NetworkConfig {
     ipv6: Option<SubnetRange<Ipv6Network>>,
     enable_nftables: Option<bool>,
     backend: BackendConfig,
-}
-
-/// The `Backend` member: a type, and options that only the backend understands.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BackendConfig {
-    kind: String,
-    /// The whole object as it was written; `None` if the configuration has none.
-    json: Option<String>,
 }
 
 /// Why a text is not a usable network configuration.
@@ -115,31 +112,6 @@ impl NetworkConfig {
     }
 }
 
-impl Default for BackendConfig {
-    /// What flannel takes where nothing is written: `udp`.
-    fn default() -> Self {
-        Self { kind: "udp".into(), json: None }
-    }
-}
-
-impl BackendConfig {
-    /// The backend's type in lower case: `udp` if the configuration has no `Backend`, empty if it has one without a `Type`.
-    pub fn kind(&self) -> &str {
-        &self.kind
-    }
-
-    /// Whether the configuration names its backend; if not, `udp` is flannel's default.
-    pub fn is_explicit(&self) -> bool {
-        self.json.is_some()
-    }
-
-    /// The members of the object, for the backend to read its options from.
-    pub fn options(&self) -> Fields {
-        let json = self.json.as_deref().unwrap_or("{}");
-        Fields::parse(json).expect("checked when the configuration was parsed")
-    }
-}
-
 impl FromStr for NetworkConfig {
     type Err = ConfigError;
 
@@ -160,7 +132,7 @@ impl FromStr for NetworkConfig {
                 None => None,
                 Some(_) => Some(fields.boolean("EnableNFTables", false)?),
             },
-            backend: backend_of(fields.present("Backend"))?,
+            backend: BackendConfig::read(fields.present("Backend"))?,
         })
     }
 }
@@ -187,25 +159,11 @@ impl Serialize for NetworkConfig {
         if let Some(range) = &self.ipv6 {
             Keys::IPV6.serialize(range, &mut map)?;
         }
-        if let Some(json) = &self.backend.json {
+        if let Some(json) = self.backend.json() {
             let raw: &RawValue = serde_json::from_str(json).map_err(S::Error::custom)?;
             map.serialize_entry("Backend", raw)?;
         }
         map.end()
-    }
-}
-
-fn backend_of(json: Option<&str>) -> Result<BackendConfig, FieldError> {
-    match json {
-        None => Ok(BackendConfig::default()),
-        // `null` is an object without a type in flannel's eyes, and a backend without a type is unknown to everybody.
-        Some("null") => Ok(BackendConfig { kind: String::new(), json: Some("{}".into()) }),
-        Some(json) => {
-            let options = Fields::parse(json)
-                .map_err(|_| invalid("Backend", json, "an object with a Type"))?;
-            let kind = options.text("Type")?.unwrap_or_default().to_lowercase();
-            Ok(BackendConfig { kind, json: Some(json.into()) })
-        }
     }
 }
 

@@ -223,7 +223,7 @@ impl Faulty for BackendError {
     fn kind(&self) -> FaultKind {
         match self {
             Self::Config { .. } | Self::Unsupported { .. } => FaultKind::BackendUnusable,
-            Self::Interface { .. } => FaultKind::AddressMissing,
+            Self::Address { .. } | Self::Interface { .. } => FaultKind::AddressMissing,
             Self::Kernel { .. } => FaultKind::KernelRefused,
         }
     }
@@ -231,7 +231,7 @@ impl Faulty for BackendError {
     fn object(&self) -> &'static str {
         match self {
             Self::Config { .. } | Self::Unsupported { .. } => "backend",
-            Self::Interface { .. } => "uplink",
+            Self::Address { .. } | Self::Interface { .. } => "uplink",
             Self::Kernel { .. } => "data path",
         }
     }

@@ -12,6 +12,7 @@ mod identity;
 mod lease;
 mod node;
 mod peers;
+mod public_address;
 mod report;
 mod store;
 mod subnet;
@@ -23,15 +24,17 @@ pub use alloc::{NetworkFull, choose};
 pub use backend::{Backend, BackendError, Network};
 pub use backoff::Backoff;
 pub use cidr::{Cidr, SubnetRange};
-pub use config::{BackendConfig, ConfigError, NetworkConfig, NetworkConfigBuilder};
+pub use config::{Adopted, BackendConfig, ConfigError, NetworkConfig, NetworkConfigBuilder};
 pub use fault::{Activity, Fault, FaultKind, error_chain};
 pub use fields::{FieldError, Fields};
 pub use identity::{InvalidNodeId, NodeId};
 pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};
 pub use node::{
-    Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped, Totals,
+    Liveness, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped,
+    Totals,
 };
 pub use peers::{FoldOutcome, Peers, Revision};
+pub use public_address::{UnusableAddress, check_public_address, check_published};
 pub use report::{
     Family, PeerFault, PeerProblem, Repaired, RoutingMode, SyncReport, Transport, Warning,
 };

@@ -106,10 +106,20 @@ impl Peers {
 
     /// Goes on with another lease of our own, and judges all known leases anew.
     pub fn set_own(&mut self, own: Lease) {
+        self.own = own;
+        self.judge_anew();
+    }
+
+    /// Goes on with another configuration, and judges all known leases anew.
+    pub fn set_config(&mut self, config: NetworkConfig) {
+        self.config = config;
+        self.judge_anew();
+    }
+
+    fn judge_anew(&mut self) {
         let refused = std::mem::take(&mut self.refused).into_values().map(|(lease, _)| lease);
         let known: Vec<_> =
             refused.chain(self.at_own.take()).chain(self.accepted.iter().cloned()).collect();
-        self.own = own;
         self.drop_accepted(self.own.subnet);
         for lease in known {
             self.upsert(lease);

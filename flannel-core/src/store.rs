@@ -90,6 +90,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///   implementation that fails at once costs nothing.
     /// * `dropping_a_watch_ends_its_work`.
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>>;
+
+    /// Follows the network's configuration.
+    ///
+    /// * `the_config_is_watched`: the first item is what [`config`](Self::config) returns; then there is one for every change soon
+    ///   after it, also if the configuration goes away ([`StoreError::ConfigMissing`]), cannot be used or comes back. Changes that follow
+    ///   each other closely may be folded into the last one.
+    /// * After an `Err` the stream goes on by itself; it never ends. Whoever polls it waits a little after other errors than those of
+    ///   the configuration itself.
+    fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>>;
 }
 
 /// This node's hold on its subnet.

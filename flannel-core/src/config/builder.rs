@@ -3,13 +3,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
-use serde::Serialize;
 
-use super::{BackendConfig, ConfigError, Keys, NetworkConfig, Written, backend_of};
-use crate::{
-    cidr::Cidr,
-    fields::{FieldError, invalid},
-};
+use super::{BackendConfig, ConfigError, Keys, NetworkConfig, Written};
+use crate::cidr::Cidr;
 
 /// Makes a [`NetworkConfig`] in code. What is not set is derived as from flannel's JSON.
 ///
@@ -111,23 +107,6 @@ impl NetworkConfigBuilder {
             enable_nftables: self.enable_nftables,
             backend: self.backend,
         })
-    }
-}
-
-impl BackendConfig {
-    /// The backend `kind` with its options: anything that serializes as an object, such as a `serde_json::Value`.
-    ///
-    /// # Errors
-    ///
-    /// [`FieldError`] if it does not.
-    pub fn new(kind: &str, options: &impl Serialize) -> Result<Self, FieldError> {
-        let mut json = serde_json::to_value(options)
-            .map_err(|error| FieldError::Syntax { reason: error.to_string() })?;
-        let Some(members) = json.as_object_mut() else {
-            return Err(invalid("Backend", &json.to_string(), "an object"));
-        };
-        members.insert("Type".into(), kind.into());
-        backend_of(Some(&json.to_string()))
     }
 }
 

@@ -1,33 +1,37 @@
 //! The event loop.
 
 mod follow;
+mod own_lease;
+mod reconfigure;
+mod show;
+mod starting;
 
 use std::{
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::{
     select,
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tracing::{
-    Instrument, Span, error,
+    Instrument, Span,
     field::{Empty, display},
-    info, info_span, warn,
+    info, info_span,
 };
 
 use super::{
-    NodeError, NodeOptions, OnLeaseLoss, Request, Status, Stopped,
-    failure::Failure,
-    lease_keeper::{LeaseExpired, LeaseKeeper, LeaseOutcome, Timing, at},
+    NodeError, NodeOptions, Request, Status, Stopped,
+    config_watch::ConfigWatch,
+    lease_keeper::{LeaseKeeper, LeaseOutcome, Timing, at},
     operation::{Operation, Outcome, operate},
-    outage_log::{Failed, OutageLog},
+    outage_log::OutageLog,
     pings::Pings,
     random::Random,
-    removals::PendingRemovals,
+    removals::{Grace, PendingRemovals},
     session::{Session, next_event},
     status::log_problems,
 };
@@ -35,11 +39,12 @@ use crate::{
     backend::{Backend, BackendError, Network},
     backoff::Backoff,
     config::NetworkConfig,
-    fault::{Activity, Fault, Faulty, error_chain},
+    fault::Activity,
     lease::{Lease, LeaseAttrs, LeaseEvent},
     peers::Peers,
+    public_address::check_published,
     report::SyncReport,
-    store::{Store, StoreError, SubnetLease},
+    store::{Store, StoreError},
 };
 
 pub(super) struct Driver {
@@ -55,6 +60,7 @@ pub(super) struct Driver {
 /// Why the loop turned.
 enum Input {
     Answered,
+    Config(Result<NetworkConfig, StoreError>),
     Due,
     Gone,
     OwnLease(LeaseOutcome),
@@ -130,10 +136,16 @@ impl Driver {
             pings,
             peers: Arc::new(Peers::new(config, current.clone())),
             known: false,
-            removals: PendingRemovals::default(),
+            removals: PendingRemovals::new(Grace {
+                single: self.options.removal_grace,
+                bulk: self.options.bulk_removal_grace,
+            }),
             leases: self.store.watch(),
             watched_from: Instant::now(),
             watches: self.backoff(),
+            configs: ConfigWatch::new(&*self.store, self.options.retry_shortest),
+            config_known: true,
+            new_config: None,
             poll_from: Instant::now(),
             watch_errors: self.backoff().limited_to(WATCH_PAUSE),
             sync_at: None,
@@ -167,86 +179,6 @@ impl Driver {
         }
     }
 
-    /// Everything up to the first lease.
-    async fn acquire(
-        &mut self,
-    ) -> Result<(NetworkConfig, (Instant, Box<dyn SubnetLease>)), NodeError> {
-        let mut random = self.fork();
-        let Self { store, backend, .. } = &*self;
-        let random = &mut random;
-        let config = self.persist(Activity::Config, random, || store.config()).await?;
-        let span = Span::current();
-        if self.options.network.is_none() {
-            span.record("network", blocks(&config));
-        }
-        span.record("backend", config.backend().kind());
-        self.status.send_modify(|status| status.config = Some(config.clone()));
-        let previous = self.persist(Activity::Acquire, random, || store.previous()).await?;
-        let advertise = || backend.advertise(previous.as_ref());
-        let attrs = self.persist(Activity::Advertise, random, advertise).await?;
-        let acquire = || {
-            let (began, acquired) = (Instant::now(), store.acquire(&attrs));
-            async move { acquired.await.map(|lease| (began, lease)) }
-        };
-        let lease = self.persist(Activity::Acquire, random, acquire).await?;
-        let held = lease.1.lease().clone();
-        if let (None, Some(node)) = (&self.options.name, &held.node) {
-            span.record("node", node.as_str());
-        }
-        info!(subnet = %held.subnet, "lease held");
-        self.status.send_modify(|status| status.lease = Some(held));
-        Ok((config, lease))
-    }
-
-    /// Brings up the data path of `lease`. That may take long; the lease is kept meanwhile.
-    async fn start<S: Future<Output = ()>>(
-        &mut self,
-        session: &mut Session,
-        lease: &Lease,
-        stop: &mut Pin<&mut S>,
-    ) -> Result<Result<Box<dyn Network>, End>, NodeError> {
-        let mut random = self.fork();
-        let this = &*self;
-        let mut started =
-            pin!(this.persist(Activity::Start, &mut random, || this.backend.start(lease)));
-        loop {
-            select! {
-                biased;
-                () = stop.as_mut() => return Ok(Err(End::Stop)),
-                () = session.pings.answer() => {}
-                outcome = session.keeper.next() => if let Some(moved) = this.lease_changed(session, outcome)? {
-                    return Ok(Err(End::Moved(moved)));
-                },
-                network = &mut started => return network.map(Ok),
-            }
-        }
-    }
-
-    /// Calls until it succeeds or fails for good.
-    async fn persist<T, E: Failure, F: Future<Output = Result<T, E>>>(
-        &self,
-        activity: Activity,
-        random: &mut Random,
-        call: impl Fn() -> F,
-    ) -> Result<T, NodeError> {
-        let mut backoff = self.backoff();
-        loop {
-            let error = match timeout(self.options.deadline, call()).await {
-                Ok(Ok(value)) => {
-                    self.succeed(activity);
-                    return Ok(value);
-                }
-                Ok(Err(error)) => error,
-                Err(elapsed) => E::late(activity.to_string(), elapsed),
-            };
-            if !error.is_retryable() {
-                return Err(error.into_final());
-            }
-            self.fail(activity, &error);
-            sleep(backoff.after_failure(random.next())).await;
-        }
-    }
-
     /// The loop proper. Every arm of the `select!` computes a value; the body acts on it.
     async fn serve<S: Future<Output = ()>>(
         &mut self,
@@ -257,6 +189,9 @@ impl Driver {
         let (backend, deadline) = (Arc::clone(&self.backend), self.options.deadline);
         loop {
             self.drain(session).await;
+            if let Some(config) = session.new_config.take() {
+                self.adopt(session, network.as_mut(), &config);
+            }
             for reply in session.transport_requests.drain(..) {
                 let served = session.peers.iter().map(|peer| peer.subnet);
                 let transports =
@@ -270,6 +205,7 @@ impl Driver {
                 let work = operate(backend.as_ref(), network.as_mut(), operation, deadline);
                 let mut work = pin!(work);
                 loop {
+                    let random = self.random.next();
                     let sync_at = session.sync_at.filter(|_| waiting && session.known);
                     let input = select! {
                         biased;
@@ -279,6 +215,7 @@ impl Driver {
                         Some(request) = self.requests.recv(), if session.known => Input::Request(request),
                         outcome = &mut work => Input::Outcome(outcome),
                         item = next_event(&mut session.leases, session.poll_from) => Input::Lease(item),
+                        config = session.configs.next(random) => Input::Config(config),
                         () = at(session.removals.next()) => Input::Gone,
                         () = at(sync_at) => Input::Due,
                     };
@@ -301,16 +238,17 @@ impl Driver {
                         Input::Request(Request::Transports(reply)) => {
                             session.transport_requests.push(reply)
                         }
-                        Input::Gone => {
-                            while let Some(subnet) = session.removals.gone(Instant::now()) {
-                                self.fold(session, LeaseEvent::Remove(subnet));
-                            }
-                        }
+                        Input::Config(item) => self.config_changed(session, item),
+                        Input::Gone => self.remove_gone(session),
                         Input::Lease(item) => self.lease(session, item),
                         Input::Outcome(outcome) => break Some(outcome),
                         Input::Due => break None,
                     }
-                    if waiting && (session.is_due() || !session.transport_requests.is_empty()) {
+                    if waiting
+                        && (session.is_due()
+                            || session.new_config.is_some()
+                            || !session.transport_requests.is_empty())
+                    {
                         break None;
                     }
                 }
@@ -324,72 +262,6 @@ impl Driver {
                 None => {}
             }
         }
-    }
-
-    /// Acts on what happened to our lease; returns the new one if its subnet is another.
-    fn lease_changed(
-        &self,
-        session: &mut Session,
-        outcome: LeaseOutcome,
-    ) -> Result<Option<Lease>, NodeError> {
-        match outcome {
-            LeaseOutcome::AcquireFailed(error) => self.fail(Activity::Acquire, &error),
-            LeaseOutcome::Expired(lease) => {
-                let expired = LeaseExpired { subnet: lease.subnet };
-                error!(%expired, "cannot trust the lease, renewing it goes on; the data path stays");
-                self.show_fault(Activity::Hold, &expired);
-            }
-            LeaseOutcome::RenewFailed(error) => self.fail(Activity::Renew, &error),
-            LeaseOutcome::Lost(error) => {
-                let subnet = session.peers.own().subnet;
-                self.status.send_modify(|status| {
-                    (status.lease, status.trusted_until) = (None, None);
-                });
-                self.succeed(Activity::Hold);
-                if self.options.on_lease_loss == OnLeaseLoss::Exit {
-                    return Err(NodeError::LeaseLost { subnet, source: error });
-                }
-                error!(%subnet, error = error_chain(&error), "lease lost, taking one anew; the data path stays");
-                self.show_fault(Activity::Renew, &error);
-            }
-            LeaseOutcome::Acquired(lease) | LeaseOutcome::Renewed(lease) => {
-                for activity in [Activity::Acquire, Activity::Hold, Activity::Renew] {
-                    self.succeed(activity);
-                }
-                let own = session.peers.own();
-                let moved = own.subnet != lease.subnet;
-                if moved {
-                    warn!(old = %own.subnet, new = %lease.subnet, "another subnet: pods of the old one must move");
-                } else if own.attrs != lease.attrs {
-                    info!(attrs = %lease.attrs, "published");
-                }
-                if moved {
-                    // What is synced is the data path of the old subnet.
-                    self.status.send_modify(|status| status.in_sync = false);
-                }
-                if *own != lease {
-                    Arc::make_mut(&mut session.peers).set_own(lease.clone());
-                    session.sync_at = Some(Instant::now());
-                }
-                let held = lease.clone();
-                self.status.send_if_modified(|status| {
-                    let changed = status.lease.as_ref() != Some(&held);
-                    status.lease = Some(held);
-                    changed
-                });
-                self.trust(&session.keeper);
-                return Ok(moved.then_some(lease));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Shows until when the lease can be trusted. That it lasts longer now is no news to those who wait for changes.
-    fn trust(&self, keeper: &LeaseKeeper) {
-        self.status.send_if_modified(|status| {
-            status.trusted_until = keeper.trusted_until();
-            false
-        });
     }
 
     fn drifted(&mut self, session: &mut Session, result: Result<(), BackendError>) {
@@ -419,6 +291,9 @@ impl Driver {
         match attrs {
             None => {}
             Some(Ok(attrs)) => {
+                if let Err(source) = check_published(&attrs, session.peers.config()) {
+                    return self.fail(Activity::Advertise, &BackendError::Address { source });
+                }
                 self.succeed(Activity::Advertise);
                 session.advertise = false;
                 session.keeper.publish(attrs);
@@ -468,35 +343,6 @@ impl Driver {
         }
     }
 
-    /// Shows and logs a failure that is retried.
-    fn fail(&self, activity: Activity, error: &(impl Faulty + 'static)) {
-        let failed = self.outages().failed(activity, Instant::now());
-        match failed {
-            Failed::Begins => warn!("cannot {activity}, retrying: {}", error_chain(error)),
-            Failed::GoesOn { failures, lasted } => {
-                warn!(failures, ?lasted, "still cannot {activity}: {}", error_chain(error));
-            }
-            Failed::Quiet => {}
-        }
-        self.show_fault(activity, error);
-    }
-
-    fn show_fault(&self, activity: Activity, error: &(impl Faulty + 'static)) {
-        let fault = Fault::of(activity, error);
-        self.status.send_if_modified(|status| status.set_faults(activity, vec![fault]));
-    }
-
-    fn succeed(&self, activity: Activity) {
-        if let Some((failures, lasted)) = self.outages().succeeded(activity, Instant::now()) {
-            info!(failures, ?lasted, "can {activity} again");
-        }
-        self.status.send_if_modified(|status| status.set_faults(activity, Vec::new()));
-    }
-
-    fn outages(&self) -> MutexGuard<'_, OutageLog> {
-        self.outages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Random numbers for something that goes on beside the loop.
     fn fork(&mut self) -> Random {
         Random::new(self.random.next())
@@ -505,13 +351,6 @@ impl Driver {
     fn backoff(&self) -> Backoff {
         Backoff::new(self.options.retry_shortest, self.options.retry_longest)
     }
-}
-
-/// The address blocks of a network, for people.
-fn blocks(config: &NetworkConfig) -> String {
-    let ipv4 = config.ipv4().map(|range| range.network().to_string());
-    let ipv6 = config.ipv6().map(|range| range.network().to_string());
-    ipv4.into_iter().chain(ipv6).collect::<Vec<_>>().join(",")
 }
 
 impl Drop for Driver {

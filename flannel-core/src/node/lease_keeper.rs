@@ -70,6 +70,14 @@ enum CallOutcome {
     Kept(Box<dyn SubnetLease>, Result<(), StoreError>),
 }
 
+/// A store that has something else than was published.
+#[derive(Debug, thiserror::Error)]
+#[error("the store has {stored} where {published} was published")]
+struct Altered {
+    published: LeaseAttrs,
+    stored: LeaseAttrs,
+}
+
 /// Why a lease that was not lost is not trusted.
 #[derive(Debug, thiserror::Error)]
 #[error("the lease of {subnet} was not renewed before its time was over, another node may have it")]
@@ -172,6 +180,14 @@ impl LeaseKeeper {
         }
     }
 
+    /// Takes a lost lease anew at once: what kept it from being taken is over.
+    pub(super) fn retry_now(&mut self) {
+        if matches!(self.state, State::Lost) {
+            self.backoff.reset();
+            self.due = Some(Instant::now());
+        }
+    }
+
     /// Waits for the next thing that happens to the lease.
     pub(super) async fn next(&mut self) -> LeaseOutcome {
         let trusted_until = self.trusted_until;
@@ -216,7 +232,9 @@ impl LeaseKeeper {
                 let result = if lease.lease().attrs == attrs {
                     timeout(deadline, lease.renew()).await
                 } else {
-                    timeout(deadline, lease.publish(&attrs)).await
+                    let published = timeout(deadline, lease.publish(&attrs)).await;
+                    // Publishing it again would give the same, for ever.
+                    published.map(|result| result.and_then(|()| as_published(&*lease, &attrs)))
                 };
                 let subnet = lease.lease().subnet;
                 let result =
@@ -320,6 +338,16 @@ pub(super) async fn at(instant: Option<Instant>) {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
     }
+}
+
+fn as_published(lease: &dyn SubnetLease, attrs: &LeaseAttrs) -> Result<(), StoreError> {
+    let stored = &lease.lease().attrs;
+    if stored == attrs {
+        return Ok(());
+    }
+    let altered = Altered { published: attrs.clone(), stored: stored.clone() };
+    let operation = format!("publish the lease of {}", lease.lease().subnet);
+    Err(StoreError::Unavailable { operation, source: altered.into() })
 }
 
 /// A call that took too long, as the error that it stands for.

@@ -1,5 +1,6 @@
 //! One node of a network: the only event loop, which drives a store and a backend.
 
+mod config_watch;
 mod driver;
 mod failure;
 mod lease_keeper;
@@ -19,6 +20,7 @@ use pings::Pings;
 
 use crate::{
     backend::{Backend, BackendError, Network},
+    lease::Lease,
     peers::Peers,
     report::Transport,
     store::{Store, StoreError, SubnetLease},
@@ -59,6 +61,11 @@ pub struct NodeOptions {
     /// How long a peer is served after its lease has gone, unless another takes its place. 1 s: a node whose lease was deleted by
     /// mistake has it again in less, and its pods lose no packet meanwhile.
     pub removal_grace: Duration,
+    /// The same if most peers have gone at once, or together with the network's configuration: a store that was emptied or restored
+    /// from a backup. 2 min: longer than any node that runs needs to have its lease again.
+    pub bulk_removal_grace: Duration,
+    /// Who knows whether peers still answer. One that went together with most others and still answers is served on.
+    pub liveness: Option<Arc<dyn Liveness>>,
     /// How much of its life a lease has at least when it is renewed; 1 h as flannel's. It is renewed after a third of its life if
     /// that is earlier, and always if it does not last for so long.
     pub renew_margin: Duration,
@@ -68,6 +75,12 @@ pub struct NodeOptions {
     pub retry_shortest: Duration,
     /// Where the node's random numbers start; they only spread its waits. Simulations set it to repeat a run.
     pub seed: u64,
+}
+
+/// Knows which peers are alive, from whatever goes on between the nodes.
+pub trait Liveness: std::fmt::Debug + Send + Sync {
+    /// Whether `peer` was heard of lately. Must not block.
+    fn answers(&self, peer: &Lease) -> bool;
 }
 
 /// What a node does when its lease is lost.
@@ -193,6 +206,8 @@ impl Default for NodeOptions {
             on_lease_loss: OnLeaseLoss::default(),
             renew_margin: Duration::from_secs(60 * 60),
             removal_grace: Duration::from_secs(1),
+            bulk_removal_grace: Duration::from_secs(120),
+            liveness: None,
             retry_longest: Duration::from_secs(30),
             retry_shortest: Duration::from_millis(200),
             seed: RandomState::new().build_hasher().finish(),

@@ -9,11 +9,12 @@ use tokio::{
 };
 
 use super::{
-    lease_keeper::LeaseKeeper, operation::Operation, pings::Pings, removals::PendingRemovals,
+    config_watch::ConfigWatch, lease_keeper::LeaseKeeper, operation::Operation, pings::Pings,
+    removals::PendingRemovals,
 };
 use crate::{
-    backoff::Backoff, lease::LeaseEvent, peers::Peers, report::Transport, store::StoreError,
-    subnet::Subnet,
+    backoff::Backoff, config::NetworkConfig, lease::LeaseEvent, peers::Peers, report::Transport,
+    store::StoreError, subnet::Subnet,
 };
 
 /// What the loop works on while the node holds one subnet.
@@ -29,6 +30,12 @@ pub(super) struct Session {
     pub(super) watched_from: Instant,
     /// Between watches that ended.
     pub(super) watches: Backoff,
+    /// Changes of the configuration.
+    pub(super) configs: ConfigWatch,
+    /// Whether the store has a configuration as far as it has said. One that has none has forgotten more than that.
+    pub(super) config_known: bool,
+    /// A configuration that the node has not looked at yet.
+    pub(super) new_config: Option<NetworkConfig>,
     /// When to ask `leases` again after an error.
     pub(super) poll_from: Instant,
     /// Between errors of the watch.

@@ -21,7 +21,8 @@ use crate::{
     testing::{FakeBackend, MockBackend, MockStore},
 };
 
-mod own_lease;
+mod accidents;
+mod lease_holding;
 mod shown;
 mod trouble;
 
@@ -127,6 +128,7 @@ impl SubnetLease for Held {
 fn follow(store: &mut MockStore) -> mpsc::UnboundedSender<Result<LeaseEvent, StoreError>> {
     let (send, receive) = mpsc::unbounded_channel();
     let receive = Mutex::new(Some(receive));
+    store.expect_watch_config().returning(|| stream::pending().boxed());
     store.expect_watch().returning(move || {
         let receive = receive.lock().unwrap().take().expect("watched once");
         stream::unfold(receive, |mut receive: mpsc::UnboundedReceiver<_>| async {
@@ -134,6 +136,23 @@ fn follow(store: &mut MockStore) -> mpsc::UnboundedSender<Result<LeaseEvent, Sto
             Some((item, receive))
         })
         .chain(stream::pending())
+        .boxed()
+    });
+    send
+}
+
+/// Lets the store's configuration be followed, once, as the test sends it.
+fn follow_config(
+    store: &mut MockStore,
+) -> mpsc::UnboundedSender<Result<NetworkConfig, StoreError>> {
+    let (send, receive) = mpsc::unbounded_channel();
+    let receive = Mutex::new(Some(receive));
+    store.expect_watch_config().returning(move || {
+        let receive = receive.lock().unwrap().take().expect("watched once");
+        stream::unfold(receive, |mut receive: mpsc::UnboundedReceiver<_>| async {
+            let item = receive.recv().await?;
+            Some((item, receive))
+        })
         .boxed()
     });
     send
@@ -258,9 +277,14 @@ async fn events_during_a_sync_are_in_the_next_one() {
     settle().await;
     events.send(Ok(LeaseEvent::Upsert(lease("10.3.4.0-24", 4)))).unwrap();
     events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.3.0-24", 3)]))).unwrap();
-    sleep(Duration::from_secs(4)).await;
-    assert_eq!(backend.syncs(), 2);
-    assert_eq!(backend.routes().into_keys().collect::<Vec<_>>(), ["10.3.3.0-24".parse().unwrap()]);
+    sleep(Duration::from_secs(3)).await;
+    let keys = || backend.routes().into_keys().map(|key| key.to_string()).collect::<Vec<_>>();
+    assert_eq!(
+        (backend.syncs(), keys()),
+        (2, vec!["10.3.2.0-24".into(), "10.3.3.0-24".into(), "10.3.4.0-24".into()])
+    );
+    sleep(NodeOptions::default().bulk_removal_grace + Duration::from_secs(3)).await;
+    assert_eq!(keys(), ["10.3.3.0-24"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -343,6 +367,7 @@ async fn what_waiting_can_help_is_waited_for() {
     });
     store.expect_previous().returning(|| Ok(None));
     store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
+    store.expect_watch_config().returning(|| stream::pending().boxed());
     store.expect_watch().returning(|| {
         stream::iter([Ok(LeaseEvent::Reset(vec![]))]).chain(stream::pending()).boxed()
     });
@@ -383,6 +408,9 @@ async fn a_store_that_hangs_counts_as_absent() {
         }
         async fn acquire(&self, _: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
             unreachable!("config comes first")
+        }
+        fn watch_config(&self) -> stream::BoxStream<'static, Result<NetworkConfig, StoreError>> {
+            stream::pending().boxed()
         }
         fn watch(&self) -> stream::BoxStream<'static, Result<LeaseEvent, StoreError>> {
             unreachable!("config comes first")

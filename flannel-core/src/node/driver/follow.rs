@@ -15,6 +15,7 @@ use crate::{
         session::{Session, next_event},
     },
     store::StoreError,
+    subnet::Subnet,
 };
 
 impl Driver {
@@ -62,9 +63,13 @@ impl Driver {
         debug!(?event, "lease event");
         let own =
             matches!(&event, LeaseEvent::Remove(subnet) if *subnet == session.peers.own().subnet);
-        let until = Instant::now() + self.options.removal_grace;
-        let event = if own { Some(event) } else { session.removals.admit(event, until) };
-        if let Some(event) = event {
+        let now = Instant::now();
+        let events =
+            if own { vec![event] } else { session.removals.admit(event, &session.peers, now) };
+        if !session.config_known {
+            session.removals.all_in_bulk(now);
+        }
+        for event in events {
             self.fold(session, event);
         }
     }
@@ -83,13 +88,33 @@ impl Driver {
         } else if rewritten {
             session.keeper.rewritten();
         }
+        self.show_peers(session);
+    }
+
+    pub(super) fn show_peers(&self, session: &Session) {
         if session.known {
-            let (count, refused) = (peers.len(), peers.refused().collect());
+            let (count, refused) = (session.peers.len(), session.peers.refused().collect());
             self.status.send_if_modified(|status| {
                 let changed = (status.peers, &status.refused) != (Some(count), &refused);
                 (status.peers, status.refused) = (Some(count), refused);
                 changed
             });
+        }
+    }
+
+    /// Removes the peers that were waited for long enough. While the store has no configuration it is not believed.
+    pub(super) fn remove_gone(&self, session: &mut Session) {
+        let now = Instant::now();
+        if !session.config_known {
+            return session.removals.all_in_bulk(now);
+        }
+        let liveness = self.options.liveness.as_ref();
+        let peers = Arc::clone(&session.peers);
+        let answers = |subnet: &Subnet| {
+            liveness.zip(peers.get(subnet)).is_some_and(|(liveness, peer)| liveness.answers(peer))
+        };
+        while let Some(subnet) = session.removals.gone(now, answers) {
+            self.fold(session, LeaseEvent::Remove(subnet));
         }
     }
 

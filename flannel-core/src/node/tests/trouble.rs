@@ -123,6 +123,7 @@ async fn a_watch_that_fails_at_once_is_asked_at_a_bounded_pace() {
     let polled = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&polled);
     store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
+    store.expect_watch_config().returning(|| stream::pending().boxed());
     store.expect_watch().returning(move || {
         let counter = Arc::clone(&counter);
         let errors = stream::repeat_with(move || {
@@ -147,6 +148,7 @@ async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
     let opened = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&opened);
     store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
+    store.expect_watch_config().returning(|| stream::pending().boxed());
     store.expect_watch().returning(move || {
         let mut opened = log.lock().unwrap();
         opened.push(Instant::now());

@@ -87,6 +87,9 @@ async fn trust_counts_from_the_beginning_of_a_call_that_took_long() {
             sleep(Duration::from_secs(20)).await;
             lease
         }
+        fn watch_config(&self) -> stream::BoxStream<'static, Result<NetworkConfig, StoreError>> {
+            stream::pending().boxed()
+        }
         fn watch(&self) -> stream::BoxStream<'static, Result<LeaseEvent, StoreError>> {
             self.0.watch()
         }

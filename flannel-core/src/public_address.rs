@@ -1,0 +1,137 @@
+//! Which addresses a node can publish.
+
+use std::net::IpAddr;
+
+use crate::{config::NetworkConfig, lease::LeaseAttrs};
+
+/// An address, or other attributes, that cannot be published.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnusableAddress {
+    /// No peer could reach this node at it.
+    #[error(
+        "{address} cannot be the public address of a node: it is {what}; use an address of the uplink that peers can reach"
+    )]
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// What kind of address it is.
+        what: &'static str,
+    },
+    /// The attributes would be read back as others, so that publishing them would never end.
+    #[error("{published} would be read back as {read}")]
+    RoundTrip {
+        /// What was to be published.
+        published: String,
+        /// What peers would read; an error if they could not.
+        read: String,
+    },
+}
+
+/// Whether peers in the network of `config` can reach a node at `address`, as far as the address alone tells.
+///
+/// Link-local IPv4 addresses (169.254.0.0/16) pass: some clusters use them on purpose. Those of IPv6 do not, because they mean
+/// nothing without an interface.
+///
+/// # Errors
+///
+/// [`UnusableAddress::Address`], saying what kind of address it is.
+pub fn check_public_address(
+    address: IpAddr,
+    config: &NetworkConfig,
+) -> Result<(), UnusableAddress> {
+    let in_network = match address {
+        IpAddr::V4(v4) => config.ipv4().is_some_and(|range| range.network().contains(v4)),
+        IpAddr::V6(v6) => config.ipv6().is_some_and(|range| range.network().contains(v6)),
+    };
+    let what = match address {
+        _ if address.is_unspecified() => "the unspecified address",
+        _ if address.is_loopback() => "a loopback address",
+        _ if address.is_multicast() => "a multicast address",
+        IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+        IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240 => "a reserved address",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4-mapped address",
+        _ if in_network => "an address of the pod network",
+        _ => return Ok(()),
+    };
+    Err(UnusableAddress::Address { address, what })
+}
+
+/// Whether `attrs` can be published in the network of `config`: each address passes [`check_public_address`], and peers read what was
+/// written.
+///
+/// # Errors
+///
+/// [`UnusableAddress`].
+pub fn check_published(attrs: &LeaseAttrs, config: &NetworkConfig) -> Result<(), UnusableAddress> {
+    let ipv4 = attrs.public_ip.map(IpAddr::V4);
+    for address in ipv4.into_iter().chain(attrs.public_ipv6.map(IpAddr::V6)) {
+        check_public_address(address, config)?;
+    }
+    let read = attrs.to_string().parse::<LeaseAttrs>();
+    if read.as_ref() == Ok(attrs) {
+        return Ok(());
+    }
+    let read = read.map_or_else(|error| error.to_string(), |read| read.to_string());
+    Err(UnusableAddress::RoundTrip { published: attrs.to_string(), read })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:3::/48"}"#.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_that_cannot_serve_is_refused_by_name() {
+        for (address, what) in [
+            ("0.0.0.0", "unspecified"),
+            ("::", "unspecified"),
+            ("127.0.0.1", "loopback"),
+            ("::1", "loopback"),
+            ("224.0.0.5", "multicast"),
+            ("ff02::1", "multicast"),
+            ("255.255.255.255", "broadcast"),
+            ("240.0.0.1", "reserved"),
+            ("0.1.2.3", "reserved"),
+            ("fe80::1", "link-local"),
+            ("::ffff:192.0.2.1", "IPv4-mapped"),
+            ("10.3.255.255", "pod network"),
+            ("fd00:3::7", "pod network"),
+        ] {
+            let error = check_public_address(address.parse().unwrap(), &config()).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        for address in ["192.0.2.1", "169.254.3.4", "10.4.0.1", "2001:db8::1", "fd00:4::1"] {
+            assert_eq!(check_public_address(address.parse().unwrap(), &config()), Ok(()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_is_read_back_as_it_was_published(
+            v4 in proptest::option::of(prop_oneof![Just(0), Just(u32::MAX), any::<u32>()]),
+            v6 in proptest::option::of(prop_oneof![Just(0), Just(1), any::<u128>()]),
+            backend_type in "[ -~é<>&]{0,20}",
+        ) {
+            let attrs = LeaseAttrs {
+                public_ip: v4.map(Ipv4Addr::from),
+                public_ipv6: v6.map(Ipv6Addr::from),
+                backend_type: backend_type.into(),
+                ..LeaseAttrs::default()
+            };
+            let survives = attrs.to_string().parse().as_ref() == Ok(&attrs);
+            prop_assert!(survives || check_published(&attrs, &config()).is_err());
+            if v4 == Some(0) || v6 == Some(0) {
+                prop_assert!(!survives, "flannel reads it as no address");
+            }
+        }
+    }
+}
