@@ -72,6 +72,10 @@ impl Registry for TimedRegistry {
         self.time("config", self.registry.config()).await
     }
 
+    async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
+        self.registry.config_changed(seen).await
+    }
+
     async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
         self.time("set_config", self.registry.set_config(was, text)).await
     }

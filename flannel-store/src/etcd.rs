@@ -10,6 +10,7 @@ use crate::registry_store::{LeaseOptions, RegistryStore, StoreStats};
 
 mod client;
 mod config;
+mod config_key_watch;
 mod connection;
 mod dial;
 mod endpoint_error;
@@ -105,5 +106,9 @@ impl Store for EtcdStore {
 
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
         self.0.watch()
+    }
+
+    fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
+        self.0.watch_config()
     }
 }

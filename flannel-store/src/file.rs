@@ -180,6 +180,10 @@ impl Store for FileStore {
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
         self.0.watch()
     }
+
+    fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
+        self.0.watch_config()
+    }
 }
 
 /// A configuration as a value in which spelling makes no difference.

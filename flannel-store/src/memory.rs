@@ -116,7 +116,7 @@ impl MemoryCluster {
 
     /// Replaces the network's configuration; `None` removes it. Any text is taken.
     pub fn set_config(&self, text: Option<&str>) {
-        self.shared.work(|state| state.config = text.map(Into::into));
+        self.shared.work(|state| (state.config, state.changed) = (text.map(Into::into), true));
     }
 
     /// Forgets all remembered changes, so that every watcher that has not seen them gets a reset.
@@ -190,5 +190,9 @@ impl Store for MemoryStore {
 
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
         self.0.watch()
+    }
+
+    fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
+        self.0.watch_config()
     }
 }

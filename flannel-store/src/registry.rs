@@ -67,6 +67,18 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     /// [`RegistryError::Denied`] and [`RegistryError::Unavailable`]. That there is none is not an error.
     async fn config(&self) -> Result<ConfigText, RegistryError>;
 
+    /// Waits until the network's configuration is another than `seen`, and returns it.
+    ///
+    /// Unless an engine has a better way, which most have, it is read every few seconds. Changes that follow each other closely may be
+    /// folded into the last one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`config`](Self::config).
+    async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
+        poll_config(self, seen, Duration::from_secs(5)).await
+    }
+
     /// Replaces the network's configuration `was` by `text`, if it is still the same. For operators; nodes never call it, so
     /// that an engine need not offer it.
     ///
@@ -142,6 +154,10 @@ macro_rules! pointers {
                 (**self).config().await
             }
 
+            async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
+                (**self).config_changed(seen).await
+            }
+
             async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
                 (**self).set_config(was, text).await
             }
@@ -178,6 +194,21 @@ macro_rules! pointers {
 }
 
 pointers!(&'static R Arc<R> Box<R>);
+
+/// Reads the configuration every so often until it is another than `seen`.
+pub(crate) async fn poll_config(
+    registry: &(impl Registry + ?Sized),
+    seen: &ConfigText,
+    every: Duration,
+) -> Result<ConfigText, RegistryError> {
+    loop {
+        let config = registry.config().await?;
+        if config != *seen {
+            return Ok(config);
+        }
+        tokio::time::sleep(every).await;
+    }
+}
 
 /// The network's configuration as the engine has it.
 #[derive(Clone, Debug, Eq, PartialEq)]

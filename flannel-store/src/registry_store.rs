@@ -14,7 +14,7 @@ use flannel_core::{
     Backoff, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, Subnet,
     SubnetLease,
 };
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream, stream::BoxStream};
 use tracing::{debug, info};
 
 use crate::registry::{ConfigText, Record, Registry, RegistryError, Snapshot};
@@ -179,7 +179,10 @@ impl<R: Registry> RegistryStore<R> {
 pub async fn network_config(
     registry: &(impl Registry + ?Sized),
 ) -> Result<NetworkConfig, StoreError> {
-    let ConfigText { place, text } = registry.config().await.map_err(store_error)?;
+    parse_config(registry.config().await.map_err(store_error)?)
+}
+
+fn parse_config(ConfigText { place, text }: ConfigText) -> Result<NetworkConfig, StoreError> {
     match text {
         None => Err(StoreError::ConfigMissing { place }),
         Some(text) => text.parse().map_err(|source| StoreError::Config { place, source }),
@@ -313,6 +316,20 @@ impl<R: Registry> Store for RegistryStore<R> {
             Arc::clone(&self.jitter),
             (Arc::clone(&self.overlaps), self.node.clone()),
         )
+    }
+
+    fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
+        let next = async |(registry, seen): (Arc<R>, Option<ConfigText>)| {
+            let text = match &seen {
+                None => registry.config().await,
+                Some(seen) => registry.config_changed(seen).await,
+            };
+            Some(match text {
+                Ok(text) => (parse_config(text.clone()), (registry, Some(text))),
+                Err(error) => (Err(store_error(error)), (registry, seen)),
+            })
+        };
+        stream::unfold((Arc::clone(&self.registry), None), next).boxed()
     }
 }
 

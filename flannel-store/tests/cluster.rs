@@ -267,7 +267,8 @@ impl World {
         }
         let options = LeaseOptions { ttl: TTL, ..LeaseOptions::default() };
         let store = self.cluster.store_with(machine.id.clone(), options);
-        let options = NodeOptions { seed, ..NodeOptions::default() };
+        let bulk_removal_grace = Duration::from_secs(60);
+        let options = NodeOptions { seed, bulk_removal_grace, ..NodeOptions::default() };
         let node = Node::from_parts(Arc::new(store), Arc::new(machine.host.clone()), options);
         let handle = node.handle();
         let task = tokio::spawn(async move {

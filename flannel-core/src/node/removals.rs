@@ -65,7 +65,9 @@ impl PendingRemovals {
                 for peer in &gone {
                     self.wait(peer.subnet, now);
                 }
-                if gone.len() * 2 > peers.len() {
+                // A store that has forgotten this node, which runs, has forgotten others that do.
+                let lacks_us = !listed.contains(&peers.own().subnet);
+                if gone.len() >= FEWEST_IN_BULK || gone.len() * 2 > peers.len() || lacks_us {
                     self.all_in_bulk(now);
                 }
                 leases.extend(gone.into_iter().cloned());
@@ -136,7 +138,7 @@ fn is_replaced(peer: &Lease, leases: &[Lease]) -> bool {
     leases.iter().any(|lease| replaces(lease, peer))
 }
 
-/// Fewer removals one by one are not taken for an accident.
+/// Fewer peers that go are not taken for an accident of the store, unless they are most of all.
 const FEWEST_IN_BULK: usize = 3;
 
 #[cfg(test)]
@@ -207,10 +209,18 @@ mod tests {
     #[test]
     fn a_reset_that_lacks_a_few_is_as_patient_as_their_removals() {
         let mut world = World::new(2..=9);
-        world.event(LeaseEvent::Reset((4..=9).map(lease).collect()));
+        let with_us =
+            |peers: &[u8]| LeaseEvent::Reset(peers.iter().chain(&[1]).map(|n| lease(*n)).collect());
+        world.event(with_us(&[4, 5, 6, 7, 8, 9]));
         assert_eq!(world.after(0, &[]), [2, 3, 4, 5, 6, 7, 8, 9]);
-        world.event(LeaseEvent::Reset((3..=9).map(lease).collect()));
+        world.event(with_us(&[3, 4, 5, 6, 7, 8, 9]));
         assert_eq!(world.after(1, &[]), [3, 4, 5, 6, 7, 8, 9]);
+        // Three are many, and so is one that has gone together with our own lease.
+        world.event(with_us(&[6, 7, 8, 9]));
+        assert_eq!(world.after(119, &[]).len(), 7);
+        assert_eq!(world.after(1, &[]), [6, 7, 8, 9]);
+        world.event(LeaseEvent::Reset((7..=9).map(lease).collect()));
+        assert_eq!(world.after(119, &[]), [6, 7, 8, 9]);
     }
 
     #[test]

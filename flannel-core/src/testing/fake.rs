@@ -66,6 +66,11 @@ impl FakeBackend {
         Self { host: Arc::new(Host { state: Mutex::new(state), drift: Notify::new() }) }
     }
 
+    /// The public address of the host.
+    pub fn address(&self) -> Ipv4Addr {
+        self.host.state().address
+    }
+
     /// The routes of the host: each peer's subnet and address.
     pub fn routes(&self) -> BTreeMap<Subnet, IpAddr> {
         self.host.state().routes.clone()

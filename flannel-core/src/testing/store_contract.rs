@@ -89,6 +89,7 @@ macro_rules! store_conformance {
             a_watcher_that_falls_behind_misses_nothing
             an_entry_that_is_no_lease_costs_only_itself
             dropping_a_watch_ends_its_work
+            the_config_is_watched
             the_first_item_is_a_reset
             two_watchers_agree
         );

@@ -15,6 +15,7 @@ use crate::{
     etcd::{
         client::{Answer, Client},
         config::{EtcdConfig, EtcdConfigError},
+        config_key_watch::ConfigKeyWatch,
         etcd_watch,
         keys::Keys,
         lease_txn, list,
@@ -165,6 +166,18 @@ impl Registry for EtcdRegistry {
             place: format!("etcd key {key}"),
             text: found.map(|kv| String::from_utf8_lossy(&kv.value).into()),
         })
+    }
+
+    async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
+        let mut watch = ConfigKeyWatch::open(&self.client, self.keys.config()).await?;
+        loop {
+            // Read after the watch is open, so that no change falls in between.
+            let config = self.config().await?;
+            if config != *seen {
+                return Ok(config);
+            }
+            watch.changed().await?;
+        }
     }
 
     async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {

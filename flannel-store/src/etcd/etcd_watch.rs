@@ -171,7 +171,7 @@ impl Watch {
     }
 }
 
-fn denied_or_unavailable(rpc_error: RpcError) -> RegistryError {
+pub(super) fn denied_or_unavailable(rpc_error: RpcError) -> RegistryError {
     match rpc_error {
         RpcError::EndpointError(error) => EndpointErrors::from(error).of(OPERATION),
         RpcError::Answer(status) => RegistryError::Unavailable {
@@ -188,4 +188,4 @@ fn denied_or_unavailable(rpc_error: RpcError) -> RegistryError {
 const OPERATION: &str = "follow the leases";
 
 /// How long a member may take to begin.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -21,6 +21,7 @@ use crate::{
     },
     registry::{
         Change, ConfigText, Lifetime, NewRecord, Record, Registry, RegistryError, Snapshot,
+        poll_config,
     },
 };
 
@@ -95,6 +96,11 @@ impl Registry for FileRegistry {
     async fn config(&self) -> Result<ConfigText, RegistryError> {
         let text = lock::blocking(&self.folder, Folder::config).await?;
         Ok(ConfigText { place: self.folder.config_path().display().to_string(), text })
+    }
+
+    async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
+        // One small file: to read it costs less than to watch its folder.
+        poll_config(self, seen, Duration::from_secs(1)).await
     }
 
     async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {

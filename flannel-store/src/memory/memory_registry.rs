@@ -69,12 +69,24 @@ impl Registry for MemoryRegistry {
         self.call("read the network config", read).await
     }
 
+    async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
+        loop {
+            let ring = self.shared.bell.notified();
+            let config = self.config().await?;
+            if config != *seen {
+                return Ok(config);
+            }
+            ring.await;
+        }
+    }
+
     async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
         let set = |state: &mut State| {
             if state.config != was.text {
                 return Err(RegistryError::ConfigConflict);
             }
             state.config = Some(text.into());
+            state.changed = true;
             Ok(())
         };
         self.call("write the network config", set).await

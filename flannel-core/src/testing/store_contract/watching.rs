@@ -136,6 +136,29 @@ pub async fn dropping_a_watch_ends_its_work<F: StoreFixture>() {
     soon("watches end", ended).await;
 }
 
+/// A watch of the configuration begins with it, and tells when it is another one, cannot be used, has gone or is back.
+pub async fn the_config_is_watched<F: StoreFixture>() {
+    let fixture = F::build(ROOMY).await;
+    let store = fixture.store("n1").await;
+    let mut configs = store.watch_config();
+    let mut next = async || soon("a config", configs.next()).await.expect("a watch never ends");
+    assert_eq!(next().await.unwrap(), ROOMY.parse().unwrap());
+    let enlarged = r#"{"Network":"10.0.0.0/12"}"#;
+    fixture.set_config(Some(enlarged)).await;
+    assert_eq!(next().await.unwrap(), enlarged.parse().unwrap());
+    fixture.set_config(Some("garbage")).await;
+    let unusable = next().await.unwrap_err();
+    assert!(matches!(unusable, StoreError::Config { .. }), "{unusable:?}");
+    fixture.set_config(None).await;
+    let missing = next().await.unwrap_err();
+    assert!(matches!(missing, StoreError::ConfigMissing { .. }), "{missing:?}");
+    fixture.set_config(Some(enlarged)).await;
+    assert_eq!(next().await.unwrap(), enlarged.parse().unwrap());
+    let mut late = store.watch_config();
+    let first = soon("a config", late.next()).await.unwrap().unwrap();
+    assert_eq!(first, enlarged.parse().unwrap());
+}
+
 /// A watch begins with all leases there are.
 pub async fn the_first_item_is_a_reset<F: StoreFixture>() {
     let fixture = F::build(ROOMY).await;
