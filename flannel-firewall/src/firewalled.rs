@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendError, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport, Transport,
+    Backend, BackendConfig, BackendError, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport,
+    Transport,
 };
 use flannel_netlink::Namespace;
 
@@ -80,6 +81,10 @@ impl Network for FirewalledNetwork {
         let mut report = synced?;
         firewall.add_to(&mut report);
         Ok(report)
+    }
+
+    fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
+        self.inner.reconfigure(options)
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

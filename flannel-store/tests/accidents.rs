@@ -59,12 +59,12 @@ impl Nodes {
         })
     }
 
-    /// Looks every 10 ms for a time; no route may be missing.
+    /// Looks every 50 ms for a time; no route may be missing.
     async fn stay_whole(&self, seconds: u64) {
         let until = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < until {
             assert!(self.is_whole(), "a route was taken away");
-            sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     }
 
