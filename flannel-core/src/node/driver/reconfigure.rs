@@ -55,8 +55,10 @@ impl Driver {
         {
             let json = |config: &NetworkConfig| config.backend().to_string();
             let fault = conflict("Backend", json(running), json(&config));
-            conflicts
-                .push(Fault { reason: format!("{}: {}", fault.reason, error_chain(&error)), ..fault });
+            conflicts.push(Fault {
+                reason: format!("{}: {}", fault.reason, error_chain(&error)),
+                ..fault
+            });
             config = config.with_backend_of(running);
         }
         for conflict in &conflicts {
