@@ -102,11 +102,14 @@ impl TlsFiles {
                 let secret = PrivateKeyDer::from_pem_slice(&read(key)?)
                     .map_err(|error| unusable(key, format!("it holds no private key: {error}")))?;
                 let builder = builder.with_client_auth_cert(chain, secret);
-                builder.map_err(|error| {
-                    unusable(
-                        certificate,
-                        format!("{error}; keys may be RSA, P-256, P-384 or Ed25519, and not P-521"),
-                    )
+                builder.map_err(|error| match error {
+                    rustls::Error::InconsistentKeys(_) => unusable(certificate, error),
+                    error => unusable(
+                        key,
+                        format!(
+                            "{error}; it may be of RSA, P-256, P-384 or Ed25519, and not of P-521"
+                        ),
+                    ),
                 })?
             }
         };
