@@ -86,7 +86,7 @@ impl Found {
     pub(super) fn record(self, now: SystemTime) -> Record {
         let Self { key, value, owner, revision, expires } = self;
         let lifetime = lifetime(expires, now);
-        Record { key, value, owner, revision, created: revision, lifetime, token: 0 }
+        Record { key, value, owner, revision, created: 0, lifetime, token: 0 }
     }
 
     pub(super) fn has_lapsed(&self, now: SystemTime) -> bool {

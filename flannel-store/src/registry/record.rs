@@ -16,7 +16,7 @@ pub struct Record {
     pub owner: Option<NodeId>,
     /// When it was last written visibly.
     pub revision: u64,
-    /// When its key came to be; `revision` where the engine does not know. Of two records that overlap the older one counts.
+    /// When its key came to be; 0 where the engine does not know. Of two records that overlap the older one counts.
     pub created: u64,
     /// Whether and when it goes away by itself.
     pub lifetime: Lifetime,

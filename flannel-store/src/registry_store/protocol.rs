@@ -249,10 +249,12 @@ impl Holding {
         Ok(true)
     }
 
-    /// Whether `current` is a later record of ours, or of somebody with our name who changed nothing.
+    /// Whether `current` is a later record of ours, or of somebody with our name who changed nothing. One that came to be after
+    /// ours is another lease: a create of ours that was late, after ours had gone, and somebody may have its addresses.
     fn wrote(&self, current: &Record) -> bool {
         let Ok(value) = &current.value else { return false };
         current.key == self.record.key
+            && current.created <= self.record.revision
             && current.owner == self.record.owner
             && *current != self.record
             && (self.record.value.as_ref() == Ok(value) || self.unanswered.contains(value))
@@ -300,7 +302,7 @@ mod tests {
             value: Ok(VALUE.into()),
             owner: NodeId::new("n1").ok(),
             revision,
-            created: revision,
+            created: 1,
             lifetime,
             token: 0,
         }
