@@ -111,7 +111,19 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
         Some(id) => id,
         None => address.context("the uplink has no address")?.into(),
     };
-    info!(node = %id, "joining");
+    let network = [
+        config.ipv4().map(|it| it.network().to_string()),
+        config.ipv6().map(|it| it.network().to_string()),
+    ];
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store = %options.store,
+        backend = config.backend().kind(),
+        network = network.into_iter().flatten().collect::<Vec<_>>().join(","),
+        node = %id,
+        kernel = kernel(),
+        "starting the node"
+    );
     let store: Arc<dyn Store> = match store {
         Connected::Registry(registry) => {
             let lease_options = LeaseOptions { hint: held, ttl: options.lease_ttl };
@@ -231,6 +243,11 @@ async fn uplink_address(
         );
     }
     Ok(uplink.address())
+}
+
+/// The kernel's release, such as `6.12.9`.
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// The id in the state folder, if the options name none. Without one, the node goes by its address.

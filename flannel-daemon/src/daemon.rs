@@ -6,13 +6,12 @@ use anyhow::Result;
 use flannel_firewall::Masquerade;
 use flannel_netlink::Namespace;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     Backends, DaemonHandle, DaemonOptions, InvalidOptions, Stores,
     compose::{self, Parts},
-    health_server::{self, Listener},
-    path_monitor,
+    health_server, path_monitor,
     sandbox::{self, Rights},
     status_socket,
     stores::{StorePlan, StoreRequest},
@@ -98,16 +97,8 @@ impl Daemon {
             let listener = health_server::listen(address).await?;
             tasks.spawn(health_server::serve(listener, handle.clone()));
         }
-        let _socket = match status_socket::listen(&status_socket::beside(&options.subnet_file)) {
-            Ok((listener, file)) => {
-                tasks.spawn(health_server::serve(Listener::Operators(listener), handle.clone()));
-                Some(file)
-            }
-            Err(error) => {
-                warn!("flannel-node status will not work: {error:#}");
-                None
-            }
-        };
+        let socket = status_socket::beside(&options.subnet_file);
+        tasks.spawn(status_socket::serve(socket, handle.clone()));
         tasks.spawn(supervisor::watchdog(handle.clone()));
         let parts = Parts { options, plan, backends, namespace, sandboxed: rights.is_some() };
         let composed = tokio::select! {

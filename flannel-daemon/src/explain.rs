@@ -7,9 +7,9 @@ mod walk;
 
 use std::{net::IpAddr, path::PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow};
 
-use crate::{StoreOptions, Stores};
+use crate::{InvalidOptions, StoreOptions, Stores};
 
 pub(crate) use facts::Tunnel;
 pub use walk::{Broken, Explanation, Passed};
@@ -33,12 +33,14 @@ pub struct ExplainOptions {
 ///
 /// If this host cannot be looked at. A store that does not answer is a part of the explanation.
 pub async fn explain(options: &ExplainOptions, stores: &Stores) -> Result<Explanation> {
-    ensure!(
-        options.source.is_ipv4() == options.destination.is_ipv4(),
-        "{} and {} are of two address families: give both addresses of one",
-        options.source,
-        options.destination
-    );
+    if options.source.is_ipv4() != options.destination.is_ipv4() {
+        let reason = anyhow!(
+            "{} and {} are of two address families: give both addresses of one",
+            options.source,
+            options.destination
+        );
+        return Err(InvalidOptions::new(reason).into());
+    }
     match collect::collect(options, stores).await? {
         Ok(mut facts) => {
             let explanation = walk::walk(&facts);

@@ -1,6 +1,6 @@
 //! Answers questions about the node over HTTP, on a TCP port for probes and on a local socket for operators.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use hyper::{
@@ -10,8 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
@@ -35,22 +34,29 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<Listener> {
     Ok(Listener::Network(listener))
 }
 
-/// Answers for ever.
+/// Serves until it is dropped. When all places are taken, the oldest connection makes room: who sends half a request keeps nobody
+/// else from an answer.
 pub(crate) async fn serve(listener: Listener, daemon: DaemonHandle) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
         let (stream, local) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot take a health check's connection, trying again");
+                warn!(%error, "cannot accept a health check's connection, retrying");
                 sleep(RETRY).await;
                 continue;
             }
         };
+        while connections.try_join_next().is_some() {}
+        oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
         let daemon = daemon.clone();
-        connections.spawn(async move {
+        oldest_first.push_back(connections.spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let (path, daemon) = (request.uri().path().to_owned(), daemon.clone());
                 async move { Ok::<_, Infallible>(answer(&path, local, &daemon).await) }
@@ -58,12 +64,10 @@ pub(crate) async fn serve(listener: Listener, daemon: DaemonHandle) {
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             match timeout(LONGEST, connection).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%error, "a health check went wrong"),
+                Ok(Err(error)) => debug!(%error, "a health check failed"),
                 Err(_) => debug!("a health check took too long"),
             }
-            drop(place);
-        });
-        while connections.try_join_next().is_some() {}
+        }));
     }
 }
 
@@ -135,6 +139,11 @@ const RETRY: Duration = Duration::from_secs(1);
 mod tests {
     use std::path::Path;
 
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
     use super::*;
 
     #[tokio::test]
@@ -154,5 +163,25 @@ mod tests {
         assert_eq!(ask("/status", false).await.0, 404);
         assert_eq!(ask("/status", true).await.0, 200);
         assert_eq!(ask("/", true).await.0, 404);
+    }
+    #[tokio::test]
+    async fn half_sent_requests_keep_nobody_from_an_answer() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let daemon = DaemonHandle::new(Path::new("/no/such/subnet.env"), false);
+        let server = tokio::spawn(serve(Listener::Network(socket), daemon));
+        let mut half_sent = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /healthz HT").await.unwrap();
+            half_sent.push(stream);
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        let read = timeout(Duration::from_secs(20), stream.read_to_string(&mut text));
+        read.await.expect("it is answered").unwrap();
+        assert!(text.starts_with("HTTP/1.0 200 OK"), "{text}");
+        server.abort();
     }
 }

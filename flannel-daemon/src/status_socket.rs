@@ -7,26 +7,56 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
-use tokio::net::UnixListener;
-use tracing::warn;
+use tokio::{net::UnixListener, time::sleep};
+use tracing::{info, warn};
 
-use crate::atomic_file;
+use crate::{
+    atomic_file,
+    handle::DaemonHandle,
+    health_server::{self, Listener},
+};
 
 /// A socket that is removed with this value, unless another process has put its own there by then.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+struct SocketFile {
     path: PathBuf,
     inode: u64,
+}
+
+/// Serves operators at `path` until it is dropped. A socket that was removed, or could not be made, is made again.
+pub(crate) async fn serve(path: PathBuf, daemon: DaemonHandle) {
+    let mut last = String::new();
+    loop {
+        match listen(&path) {
+            Ok((listener, file)) => {
+                last.clear();
+                let serve = health_server::serve(Listener::Operators(listener), daemon.clone());
+                tokio::select! {
+                    () = serve => {}
+                    () = file.removed() => info!(socket = %path.display(), "the socket was removed, making it again"),
+                }
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                if text != last {
+                    warn!("flannel-node status will not work, retrying: {text}");
+                    last = text;
+                }
+                sleep(LOOK).await;
+            }
+        }
+    }
 }
 
 /// Listens at `path`, for the owner of this process only.
 ///
 /// The socket of a node that was killed is replaced. So is that of one that runs, which is said: two nodes of one subnet file
 /// are a mistake, except while one takes over from the other.
-pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
+fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
     let context = || format!("cannot listen on {}", path.display());
     let folder = atomic_file::make_folder(path).with_context(context)?;
     if UnixStream::connect(path).is_ok() {
@@ -48,6 +78,15 @@ pub fn beside(subnet_file: &Path) -> PathBuf {
     subnet_file.with_extension("sock")
 }
 
+impl SocketFile {
+    /// Waits until nothing is at the path any more. Another process's socket is something.
+    async fn removed(&self) {
+        while fs::symlink_metadata(&self.path).is_ok() {
+            sleep(LOOK).await;
+        }
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|there| there.ino() == self.inode) {
@@ -57,9 +96,32 @@ impl Drop for SocketFile {
     }
 }
 
+/// How often it is looked whether the socket is there.
+const LOOK: Duration = Duration::from_secs(2);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_comes_back_after_its_folder_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = beside(&folder.path().join("run/subnet.env"));
+        let daemon = DaemonHandle::new(&folder.path().join("run/subnet.env"), false);
+        let server = tokio::spawn(serve(path.clone(), daemon));
+        let answers = async || {
+            let answered = async || {
+                while UnixStream::connect(&path).is_err() {
+                    sleep(Duration::from_millis(20)).await
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), answered()).await.expect("it listens")
+        };
+        answers().await;
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        answers().await;
+        server.abort();
+    }
 
     #[tokio::test]
     async fn only_the_owner_may_ask_and_the_last_node_has_the_socket() {

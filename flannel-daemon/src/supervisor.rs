@@ -1,42 +1,70 @@
-//! What systemd, or whoever else listens on `NOTIFY_SOCKET`, is told.
+//! Notifies systemd, or whoever else listens on `NOTIFY_SOCKET`.
+
+use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::handle::DaemonHandle;
+use crate::handle::{DaemonHandle, Dead};
 
 /// Pods can be served.
 pub(crate) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// What the node is about, for people.
 pub(crate) fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
+    notify(&[NotifyState::Status(status)]);
 }
 
 /// The node is about to end.
 pub(crate) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// Shows signs of life as often as asked for, as long as the node's loop turns. Ends at once if nobody asks.
+/// Pings the watchdog as often as asked for, as long as the node's loop answers. Ends at once if nobody asks.
 pub(crate) async fn watchdog(daemon: DaemonHandle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
-        match daemon.alive().await {
-            Ok(()) => tell(&[NotifyState::Watchdog]),
-            Err(dead) => warn!(?dead, "the watchdog hears nothing from the node"),
+        let answer = timeout(limit / PINGS, daemon.alive()).await.unwrap_or(Err(Dead::Hanging));
+        match &answer {
+            Ok(()) => notify(&[NotifyState::Watchdog]),
+            Err(dead) => warn!(?dead, "the node's loop does not answer the watchdog"),
         }
-        // Half of the limit, as sd_watchdog_enabled(3) advises.
-        sleep(limit / 2).await;
+        sleep(pause(limit, answer.is_ok())).await;
     }
 }
 
-fn tell(news: &[NotifyState<'_>]) {
+/// Until the next ping. One that was missed is made up for at once, so that only a loop that stands for most of the limit ends the
+/// process.
+fn pause(limit: Duration, answered: bool) -> Duration {
+    if answered { limit / PINGS } else { limit / (4 * PINGS) }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
     // Without a socket this does nothing.
-    if let Err(error) = sd_notify::notify(news) {
-        debug!(%error, "the supervisor was not told");
+    if let Err(error) = sd_notify::notify(states) {
+        debug!(%error, "cannot notify the supervisor");
+    }
+}
+
+/// How often the loop is asked within the watchdog's limit.
+const PINGS: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_ping_leaves_time_for_others() {
+        for limit in [2, 10, 30, 120].map(Duration::from_secs) {
+            // The loop answers, then misses one ping for as long as that may take, then answers again.
+            let missed = limit / PINGS;
+            let silent = pause(limit, true) + missed + pause(limit, false);
+            assert!(silent <= limit * 3 / 4, "{silent:?} of {limit:?}");
+            let twice = silent + missed + pause(limit, false);
+            assert!(twice < limit, "{twice:?} of {limit:?}");
+        }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) async fn collect(
         Ok(stored) => stored,
         Err(error) => {
             return Ok(Err(Broken {
-                link: "store",
+                link: "store".into(),
                 says: format!("{error:#}"),
                 remedy: "give the options with which flannel-node is started on this host".into(),
             }));

@@ -9,14 +9,14 @@ mod underlay;
 #[cfg(test)]
 mod walk_tests;
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::facts::{Facts, Running};
 
 /// What a walk found.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Explanation {
     /// Where packets come from.
     pub source: IpAddr,
@@ -29,19 +29,19 @@ pub struct Explanation {
 }
 
 /// A link that holds.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Passed {
     /// The link's name.
-    pub link: &'static str,
+    pub link: Cow<'static, str>,
     /// What was found.
     pub says: String,
 }
 
 /// A link that is broken.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Broken {
     /// The link's name.
-    pub link: &'static str,
+    pub link: Cow<'static, str>,
     /// What was found.
     pub says: String,
     /// What to do.
@@ -89,7 +89,7 @@ pub(crate) fn walk(facts: &Facts) -> Explanation {
 }
 
 fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
-    let mut pass = |link, says| passed.push(Passed { link, says });
+    let mut pass = |link, says| passed.push(Passed { link: Cow::Borrowed(link), says });
     pass("network", leases::network(facts)?);
     let ends = leases::ends(facts)?;
     pass("own subnet", ends.says.clone());
@@ -132,7 +132,7 @@ fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
 
 /// A broken link with words and remedy.
 fn broken(link: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Broken {
-    Broken { link, says: says.into(), remedy: remedy.into() }
+    Broken { link: link.into(), says: says.into(), remedy: remedy.into() }
 }
 
 /// What to do about what a node keeps true by itself.

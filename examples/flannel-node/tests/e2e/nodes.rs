@@ -160,7 +160,8 @@ async fn a_node_that_cannot_keep_an_id_says_so_and_goes_by_its_address() {
         let said = |line: &str| line.contains("cannot keep a node id in /proc/none/node-id");
         node.line(Duration::from_secs(20), said).await.unwrap();
         let address = cluster.host(n).ip().to_string();
-        let named = |line: &str| line.contains("joining") && line.ends_with(&address);
+        let node_is = format!(" node={address} ");
+        let named = |line: &str| line.contains("starting the node") && line.contains(&node_is);
         node.line(Duration::from_secs(20), named).await.unwrap();
         node.line(Duration::from_secs(20), |line| line.contains(" ready subnet=")).await.unwrap();
     }
