@@ -1,6 +1,7 @@
 //! Command line and environment, in flanneld's spelling.
 
 mod docker_opts;
+mod env_file;
 mod explain;
 mod health;
 mod kubernetes;
@@ -49,7 +50,8 @@ pub(crate) use verbosity::{ModuleLevels, level};
     name = "flannel-node",
     version,
     args_conflicts_with_subcommands = true,
-    args_override_self = true
+    args_override_self = true,
+    after_help = EXIT_CODES
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -57,7 +59,18 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+
+    /// Read FLANNELD_ variables from a file too, as systemd's EnvironmentFile= does; those of the environment win.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) env_file: Option<PathBuf>,
 }
+
+/// What the program ends with.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  fine; for status: the node is ready; for explain: nothing is broken
+  1  not fine
+  2  the command line, the environment or the network's configuration is wrong; nothing was touched";
 
 /// What to do instead of running a node.
 #[derive(Debug, Subcommand)]

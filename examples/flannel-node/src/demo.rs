@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::args::DemoArgs;
+use crate::{args::DemoArgs, output::say};
 use cluster::Cluster;
 
 /// Runs the demo. Has to be called before the process has a second thread.
@@ -26,12 +26,12 @@ pub(crate) fn main(args: &DemoArgs) -> Result<()> {
             _ = ctrl_c(), if !args.keep => bail!("interrupted"),
         }
     });
-    println!("the cluster is gone");
+    say!("the cluster is gone");
     ended
 }
 
 async fn demo(args: &DemoArgs) -> Result<()> {
-    println!("{} hosts on one switch, one flannel-node each, backend {}", args.hosts, args.backend);
+    say!("{} hosts on one switch, one flannel-node each, backend {}", args.hosts, args.backend);
     let mut cluster = Cluster::build(args.hosts, &args.backend).await?;
     let result = show(&mut cluster).await;
     if let Err(error) = result {
@@ -47,26 +47,26 @@ async fn demo(args: &DemoArgs) -> Result<()> {
 async fn show(cluster: &mut Cluster) -> Result<()> {
     cluster.start_nodes().await?;
 
-    println!("\nleases:");
+    say!("\nleases:");
     for (name, lease) in cluster.leases()? {
-        println!("  {name:16} {lease}");
+        say!("  {name:16} {lease}");
     }
-    println!("\nroutes of {}:", cluster.host(0).name());
+    say!("\nroutes of {}:", cluster.host(0).name());
     for (route, gateway) in cluster.routes(0).await? {
-        println!("  {} via {gateway}", route.destination);
+        say!("  {} via {gateway}", route.destination);
     }
 
-    println!("\npods:");
+    say!("\npods:");
     let reachability = cluster.reachability().await;
-    println!("{reachability}");
+    say!("{reachability}");
     ensure!(reachability.complete(), "not all pods reach each other");
 
     repair(cluster).await?;
 
     let reachability = cluster.reachability().await;
-    println!("{} of {} pairs reach each other", reachability.reached(), reachability.probed());
+    say!("{} of {} pairs reach each other", reachability.reached(), reachability.probed());
     ensure!(reachability.complete(), "not all pods reach each other after the repair");
-    println!("\nresident memory of the nodes: {}", cluster.memory()?);
+    say!("\nresident memory of the nodes: {}", cluster.memory()?);
     Ok(())
 }
 
@@ -74,7 +74,7 @@ async fn show(cluster: &mut Cluster) -> Result<()> {
 async fn repair(cluster: &Cluster) -> Result<()> {
     let (host, peer) = (cluster.host(0), cluster.host(1));
     let (from, to) = (cluster.pod(0), cluster.pod(1));
-    println!("\ndeleting the route of {} to {}", host.name(), cluster.subnet(1));
+    say!("\ndeleting the route of {} to {}", host.name(), cluster.subnet(1));
     let stream = probe::stream(from, to.ip(), RATE)?;
     stream.flowing().await;
     let start = Instant::now();
@@ -90,18 +90,18 @@ async fn repair(cluster: &Cluster) -> Result<()> {
     let back = back.await.with_context(|| format!("the route was not back after {REPAIR:?}"))??;
     stream.flowing().await;
     let probes = stream.stop().await;
-    println!("the route was back after {:.1} ms", back.as_secs_f64() * 1e3);
-    println!("{RATE} probes a second meanwhile: {probes}");
+    say!("the route was back after {:.1} ms", back.as_secs_f64() * 1e3);
+    say!("{RATE} probes a second meanwhile: {probes}");
     Ok(())
 }
 
 async fn keep(cluster: &Cluster) -> Result<()> {
-    println!("\nthe cluster stays until Ctrl-C; to look around in it:");
+    say!("\nthe cluster stays until Ctrl-C; to look around in it:");
     let user = if capable_outside() { "" } else { " --user --preserve-credentials" };
     for (name, pid) in cluster.processes() {
-        println!("  {name}: nsenter --target {pid}{user} --net");
+        say!("  {name}: nsenter --target {pid}{user} --net");
     }
-    println!("  leases: {}", cluster.folder().display());
+    say!("  leases: {}", cluster.folder().display());
     ctrl_c().await.context("cannot wait for Ctrl-C")
 }
 

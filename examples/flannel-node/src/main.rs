@@ -8,38 +8,43 @@ mod documents;
 mod logging;
 mod manual;
 mod operate;
+mod output;
 mod run;
 mod status;
 
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use args::{Cli, Command, ExplainArgs};
 use flannel_daemon::{InvalidOptions, Stores, docker_options, explain, teardown};
+use output::say;
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    let fine = |()| true;
     let ended = match cli.command {
-        Some(Command::Demo(args)) => demo::main(&args),
-        Some(Command::Leases(command)) => block_on(operate::leases(command)),
-        Some(Command::Explain(args)) => return explain(&args),
-        Some(Command::Config(command)) => block_on(operate::config(command)),
+        Some(Command::Demo(args)) => demo::main(&args).map(fine),
+        Some(Command::Leases(command)) => block_on(operate::leases(command)).map(fine),
+        Some(Command::Explain(args)) => explain(&args),
+        Some(Command::Config(command)) => block_on(operate::config(command)).map(fine),
         Some(Command::DockerOpts(args)) => {
-            block_on(docker_options::write(environment(), &args.options()))
+            block_on(docker_options::write(environment(), &args.options())).map(fine)
         }
         Some(Command::Status(args)) => status::show(&args),
         Some(Command::Teardown(args)) => {
-            let (options, report) = (args.options(), |line| println!("{line}"));
-            block_on(teardown::teardown(&options, &Stores::default(), report))
+            let (options, report) = (args.options(), |line| say!("{line}"));
+            block_on(teardown::teardown(&options, &Stores::default(), report)).map(fine)
         }
-        Some(Command::Completions { shell }) => manual::completions(shell),
-        Some(Command::Man) => manual::page(),
-        None => logging::start(&cli.node.log).and_then(|()| run::run(&cli.node)),
+        Some(Command::Completions { shell }) => manual::completions(shell).map(fine),
+        Some(Command::Man) => manual::page().map(fine),
+        None => logging::start(&cli.node.log).and_then(|()| run::run(&cli.node)).map(fine),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("flannel-node: {error:#}");
             if error.is::<InvalidOptions>() { ExitCode::from(2) } else { ExitCode::FAILURE }
@@ -47,23 +52,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Explains, and ends with 0 when nothing is broken and with 1 when something is.
-fn explain(args: &ExplainArgs) -> ExitCode {
-    let (options, stores) = (args.options(), Stores::default());
-    let explained = runtime().and_then(|it| it.block_on(explain::explain(&options, &stores)));
-    match explained {
-        Ok(explanation) => {
-            match args.json {
-                true => println!("{}", serde_json::to_string(&explanation).expect("is valid JSON")),
-                false => print!("{explanation}"),
-            }
-            if explanation.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            eprintln!("flannel-node: {error:#}");
-            ExitCode::FAILURE
-        }
+/// Explains. Fine is a path on which nothing is broken.
+fn explain(args: &ExplainArgs) -> Result<bool> {
+    let explanation = block_on(explain::explain(&args.options(), &Stores::default()))?;
+    match args.json {
+        true => say!("{}", serde_json::to_string(&explanation)?),
+        false => output::print(format_args!("{explanation}")),
     }
+    Ok(explanation.broken.is_none())
 }
 
 /// The variables of the environment that are text.
@@ -72,13 +68,12 @@ fn environment() -> impl Iterator<Item = (String, String)> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime()?.block_on(work)
 }
 
 /// One thread is enough for a node, and keeps it small.
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    use anyhow::Context;
+fn runtime() -> Result<tokio::runtime::Runtime> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build().context("cannot start the runtime")
 }

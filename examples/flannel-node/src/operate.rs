@@ -11,30 +11,33 @@ use flannel_daemon::{Backends, Stores, operate};
 use flannel_store::{Lifetime, Record, Registry};
 use tracing::warn;
 
-use crate::args::{ConfigCommand, LeasesCommand, StoreArgs};
+use crate::{
+    args::{ConfigCommand, LeasesCommand, StoreArgs},
+    output::say,
+};
 
 /// Carries out a command on leases.
 pub(crate) async fn leases(command: LeasesCommand) -> Result<()> {
     match command {
         LeasesCommand::List(store) => {
             let snapshot = open(&store).await?.list().await?;
-            println!("{:28} {:20} {:16} {:10} LIFE", "LEASE", "NODE", "ADDRESS", "BACKEND");
+            say!("{:28} {:20} {:16} {:10} LIFE", "LEASE", "NODE", "ADDRESS", "BACKEND");
             for record in &snapshot.records {
-                println!("{}", line(record));
+                say!("{}", line(record));
             }
         }
         LeasesCommand::Show { key, store } => {
             let record = operate::find(open(&store).await?.as_ref(), &key).await?;
-            println!("{}", record.value.map_err(|reason| anyhow!("{key}: {reason}"))?);
+            say!("{}", record.value.map_err(|reason| anyhow!("{key}: {reason}"))?);
         }
         LeasesCommand::Reserve { key, public_ip, public_ipv6, store } => {
             let attrs = LeaseAttrs { public_ip, public_ipv6, ..LeaseAttrs::default() };
             operate::reserve(open(&store).await?.as_ref(), &key, &attrs).await?;
-            println!("{key} is reserved for {}", attrs.address().context("no address is given")?);
+            say!("{key} is reserved for {}", attrs.address().context("no address is given")?);
         }
         LeasesCommand::Release { key, store } => {
             operate::release(open(&store).await?.as_ref(), &key).await?;
-            println!("{key} is released");
+            say!("{key} is released");
         }
     }
     Ok(())
@@ -46,22 +49,19 @@ pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
         ConfigCommand::Check { json } => {
             let config =
                 with_warnings(&json, || operate::check_config(&json, &Backends::default()))?;
-            println!("{}", serde_json::to_string_pretty(&config)?);
+            say!("{}", serde_json::to_string_pretty(&config)?);
         }
         ConfigCommand::Get(store) => {
             let stored = open(&store).await?.config().await?;
             let text =
                 stored.text.with_context(|| format!("no network config in {}", stored.place))?;
-            println!("{}", text.trim_end());
+            say!("{}", text.trim_end());
         }
         ConfigCommand::Set { json, force, store } => {
             let registry = open(&store).await?;
             let backends = Backends::default();
             let was = operate::set_config(registry.as_ref(), &json, force, &backends).await?;
-            println!(
-                "stored in {}; running nodes take it up when they are started again",
-                was.place
-            );
+            say!("stored in {}; running nodes take it up when they are started again", was.place);
         }
     }
     Ok(())

@@ -4,13 +4,16 @@ use anyhow::{Context, Result};
 use flannel_daemon::{status, status_socket_path};
 use serde_json::Value;
 
-use crate::args::StatusArgs;
+use crate::{
+    args::StatusArgs,
+    output::{print, say},
+};
 
 mod page;
 mod udp;
 
-/// Asks the node and prints what it says.
-pub(crate) fn show(args: &StatusArgs) -> Result<()> {
+/// Asks the node and prints what it says. Fine is a node that is ready.
+pub(crate) fn show(args: &StatusArgs) -> Result<bool> {
     let path = status_socket_path(&args.subnet_file);
     let text = status::ask(&path).with_context(|| {
         format!(
@@ -21,9 +24,9 @@ pub(crate) fn show(args: &StatusArgs) -> Result<()> {
     })?;
     let status: Value = serde_json::from_str(&text).context("the node's answer is not JSON")?;
     if args.json {
-        println!("{status:#}");
+        say!("{status:#}");
     } else {
-        print!("{}", page::render(&status));
+        print(format_args!("{}", page::render(&status)));
     }
-    Ok(())
+    Ok(status["ready"] == true)
 }

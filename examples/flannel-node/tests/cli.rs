@@ -236,3 +236,21 @@ fn a_public_address_that_no_peer_could_use_is_refused_before_anything_is_stored(
         assert!(said.contains("no network config in"), "{address}: {said}");
     }
 }
+
+#[test]
+fn a_reader_that_leaves_is_no_fault() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flannel-node"));
+    let output = command.arg("man").stdout(writer).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
+}
+
+#[test]
+fn exit_codes_tell_what_is_not_fine_from_what_cannot_be_asked() {
+    let (code, _, stderr) = run(&["explain", "10.3.0.1", "fd00::1"], &[]);
+    assert_eq!(code, Some(2), "{stderr}");
+    let (code, _, stderr) = run(&["status", "--subnet-file", "/no/such/subnet.env"], &[]);
+    assert_eq!(code, Some(1), "{stderr}");
+}

@@ -2,9 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{Command, CommandFactory, FromArgMatches, error::ErrorKind};
 
-use super::{Cli, refusals::Given, values};
+use super::{Cli, env_file::EnvFile, refusals::Given, values};
 
 impl Cli {
     /// Reads the command line in any of flanneld's spellings, and the environment for what it leaves open.
@@ -17,7 +17,9 @@ impl Cli {
         environment: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, clap::Error> {
         let root = Self::command();
-        let args: Vec<_> = args.into_iter().collect();
+        let mut args: Vec<_> = args.into_iter().collect();
+        let file = EnvFile::take(&mut args, environment("FLANNELD_ENV_FILE"));
+        let file = file.map_err(|reason| root.clone().error(ErrorKind::Io, reason))?;
         // The options of the command that is meant are those that the environment may give.
         let mut command = &root.clone();
         for arg in args.iter().skip(1) {
@@ -32,10 +34,9 @@ impl Cli {
         let mut odd = Vec::new();
         let mut all = args.clone();
         for name in command.get_arguments().filter_map(clap::Arg::get_long) {
-            let Some(value) = environment(&variable(name)).filter(|value| !value.is_empty()) else {
-                continue;
-            };
-            if args.iter().any(|arg| names(arg, name)) {
+            let value = environment(&variable(name)).or_else(|| file.get(&variable(name)));
+            let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
+            if name == "env-file" || args.iter().any(|arg| names(arg, name)) {
                 continue;
             }
             if let Some(expected) = unreadable(name, &value) {

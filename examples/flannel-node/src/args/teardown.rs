@@ -1,13 +1,31 @@
 //! What to take down.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
-use flannel_core::NodeId;
+use flannel_core::{ConfigError, NetworkConfig, NodeId};
 use flannel_daemon::teardown::TeardownOptions;
 use ipnetwork::IpNetwork;
 
 use super::{StoreArgs, values};
+
+/// The blocks of a network.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkBlocks(Vec<IpNetwork>);
+
+impl FromStr for NetworkBlocks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.trim_start().starts_with('{') {
+            return text.split(',').map(values::block).collect::<Result<_, _>>().map(Self);
+        }
+        let config: NetworkConfig = text.parse().map_err(|error: ConfigError| error.to_string())?;
+        let ipv4 = config.ipv4().map(|range| range.network().into());
+        let ipv6 = config.ipv6().map(|range| range.network().into());
+        Ok(Self(ipv4.into_iter().chain(ipv6).collect()))
+    }
+}
 
 /// What to take down.
 #[derive(Args, Debug)]
@@ -15,9 +33,9 @@ pub(crate) struct TeardownArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 
-    /// The blocks of the network. Without it, those that the subnet file names, or else the store.
-    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = values::block)]
-    pub(crate) network: Vec<IpNetwork>,
+    /// The blocks of the network, or flannel's JSON as for a node. Without it, those that the subnet file names, or else the store.
+    #[arg(long, value_name = "CIDR,...|JSON")]
+    pub(crate) network: Option<NetworkBlocks>,
 
     /// The subnet file of the node; it is removed too.
     #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
@@ -40,7 +58,7 @@ impl TeardownArgs {
     pub(crate) fn options(&self) -> TeardownOptions {
         TeardownOptions {
             store: self.store.options(),
-            network: self.network.clone(),
+            network: self.network.clone().map_or_else(Vec::new, |network| network.0),
             subnet_file: self.subnet_file.clone(),
             release: self.release,
             node_id: self.node_id.clone(),

@@ -143,3 +143,31 @@ fn stores_and_networks_are_read() {
         ("memory", Some(NetworkArg::Json(json.into())))
     );
 }
+
+#[test]
+fn teardown_takes_the_network_of_a_nodes_environment() {
+    let json = r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:3::/48"}"#;
+    for value in [json, "10.3.0.0/16,fd00:3::/48"] {
+        let cli = read(&["teardown"], &[("FLANNELD_NETWORK", value)]).unwrap();
+        let Some(Command::Teardown(args)) = cli.command else { panic!("another command") };
+        let blocks = ["10.3.0.0/16", "fd00:3::/48"].map(|block| block.parse().unwrap());
+        assert_eq!(args.options().network, blocks);
+    }
+}
+
+#[test]
+fn a_file_speaks_where_neither_command_line_nor_environment_do() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "FLANNELD_SUBNET_FILE=/file\nFLANNELD_IFACE=eth9\nFLANNELD_STATE_DIR=/state\n";
+    std::fs::write(file.path(), text).unwrap();
+    let path = file.path().to_str().unwrap();
+    let environment = [("FLANNELD_SUBNET_FILE", "/env")];
+    let args = node(&["-env-file", path, "-iface=eth0"], &environment);
+    assert_eq!((args.subnet_file, args.iface), ("/env".into(), vec!["eth0".to_owned()]));
+    assert_eq!(args.state_dir, Some("/state".into()));
+    let args = node(&[], &[("FLANNELD_ENV_FILE", path)]);
+    assert_eq!(args.iface, ["eth9"]);
+    let error = read(&["--env-file=/no/such/file"], &[]).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("cannot read /no/such/file"), "{error}");
+}

@@ -4,6 +4,7 @@ use std::{env, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use flannel_core::NetworkConfig;
+use flannel_daemon::read_subnet_file;
 use flannel_netlink::{
     list_nexthops, list_routes,
     state::{IpFamily, Route, Via},
@@ -13,7 +14,7 @@ use flannel_testbed::{Blocks, Host, Pod, Process, Testbed, probe::Reachability};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use flannel_daemon::read_subnet_file;
+use crate::output::say;
 
 pub(super) struct Cluster {
     testbed: Testbed,
@@ -38,7 +39,7 @@ impl Cluster {
         FileStore::init(folder.path().join("store"), &config).await?;
         let start = Instant::now();
         let testbed = Testbed::new(hosts.into()).await?;
-        println!("  switch and hosts are up after {} ms", start.elapsed().as_millis());
+        say!("  switch and hosts are up after {} ms", start.elapsed().as_millis());
         Ok(Self { testbed, folder, nodes: Vec::new() })
     }
 
@@ -55,7 +56,7 @@ impl Cluster {
             let subnet = Blocks::new(env.subnet, env.ipv6_subnet);
             let subnet = subnet.with_context(|| format!("{} has no subnet", host.name()))?;
             let pod = host.add_pod(subnet).await?;
-            println!(
+            say!(
                 "  {} at {} has {subnet} after {} ms; pod at {}",
                 host.name(),
                 host.ip(),
@@ -181,9 +182,9 @@ impl Cluster {
 
     pub(super) fn print_logs(&self) {
         for (host, node) in self.testbed.hosts().iter().zip(&self.nodes) {
-            println!("\nlog of {}:", host.name());
+            say!("\nlog of {}:", host.name());
             for line in node.process.output() {
-                println!("  {line}");
+                say!("  {line}");
             }
         }
     }
