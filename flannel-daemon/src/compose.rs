@@ -65,6 +65,7 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
     let StorePlan { open, identity, .. } = plan;
     let own = Namespace::current().context("cannot open our own network namespace");
     let namespace = namespace.map_or(own, Ok)?;
+    let host_lock = host_lock::lock(identity.as_deref(), &options.store, &namespace).await?;
     if let Some(network) = &options.network {
         // Before the network is stored.
         UplinkFinder::new(&namespace, network, &options.uplink)?;
@@ -78,7 +79,6 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
     }
-    let host_lock = host_lock::lock(identity.as_deref(), &options.store).await?;
     let finder = UplinkFinder::new(&namespace, &config, &options.uplink)?;
     let kept = match &store {
         Connected::Registry(_) => kept_id(&options),

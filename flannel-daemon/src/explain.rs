@@ -7,7 +7,8 @@ mod walk;
 
 use std::{net::IpAddr, path::PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
+use flannel_netlink::Namespace;
 
 use crate::{InvalidOptions, StoreOptions, Stores};
 
@@ -25,6 +26,8 @@ pub struct ExplainOptions {
     pub subnet_file: PathBuf,
     /// Where the leases live.
     pub store: StoreOptions,
+    /// The network namespace of the host; `None` for the one that this process is in.
+    pub namespace: Option<Namespace>,
 }
 
 /// Explains the path between two pods. Writes nothing; sends some datagrams to the other side if nothing here is broken.
@@ -51,5 +54,12 @@ pub async fn explain(options: &ExplainOptions, stores: &Stores) -> Result<Explan
             Ok(walk::walk(&facts))
         }
         Err(broken) => Ok(Explanation::broken_at_once(options.source, options.destination, broken)),
+    }
+}
+
+impl ExplainOptions {
+    fn namespace(&self) -> Result<Namespace> {
+        let own = || Namespace::current().context("cannot open our own network namespace");
+        self.namespace.clone().map_or_else(own, Ok)
     }
 }

@@ -9,14 +9,17 @@ use std::{
 
 use flannel_backend_udp::Meter;
 use flannel_core::{NetworkConfig, NodeHandle, NodeId, Status, SubnetEnv};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 use crate::{
     journal::Journal,
-    metrics,
+    metrics::{self, Metrics},
     path_monitor::Probed,
     readiness::{File, Readiness, View, judge},
-    status,
+    status::{self, StatusDocument},
     store_metrics::StoreTimes,
     subnet_file,
 };
@@ -32,6 +35,8 @@ struct Shared {
     ip_masq: bool,
     times: StoreTimes,
     state: Mutex<State>,
+    /// There is a node now.
+    appeared: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +75,7 @@ impl DaemonHandle {
             ip_masq,
             times: StoreTimes::default(),
             state: Mutex::default(),
+            appeared: Notify::new(),
         }))
     }
 
@@ -96,6 +102,7 @@ impl DaemonHandle {
     /// There is a node now.
     pub(crate) fn runs(&self, facts: Facts, handle: NodeHandle) {
         self.state().node = Some((facts, handle));
+        self.0.appeared.notify_waiters();
     }
 
     /// This is known of the ways to peers now.
@@ -128,6 +135,21 @@ impl DaemonHandle {
         self.state().node.as_ref().map(|(_, handle)| handle.clone())
     }
 
+    /// Waits until there is a node. Until then [`readiness`](Self::readiness) says what is missing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it.
+    pub async fn wait_for_node(&self) -> NodeHandle {
+        loop {
+            let appeared = self.0.appeared.notified();
+            if let Some(node) = self.node() {
+                return node;
+            }
+            appeared.await;
+        }
+    }
+
     pub(crate) fn status(&self) -> Option<Status> {
         self.node().map(|handle| handle.status())
     }
@@ -157,17 +179,17 @@ impl DaemonHandle {
         }
     }
 
-    /// The metrics, in Prometheus' text format.
-    pub fn metrics(&self) -> String {
-        metrics::render(&metrics::Snapshot::take(self, SystemTime::now(), Instant::now()))
+    /// The metrics, which print themselves in Prometheus' text format.
+    pub fn metrics(&self) -> Metrics {
+        metrics::collect(&metrics::Snapshot::take(self, SystemTime::now(), Instant::now()))
     }
 
-    /// All that operators may want to know of the node, as JSON.
+    /// All that operators may want to know of the node.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost by dropping it.
-    pub async fn status_document(&self) -> serde_json::Value {
+    pub async fn status_document(&self) -> StatusDocument {
         status::document(self).await
     }
 

@@ -90,11 +90,14 @@ async fn answer(path: &str, local: bool, daemon: &DaemonHandle) -> Response<Stri
                 if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(code, readiness.to_string())
         }
-        "/metrics" => {
-            typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", daemon.metrics())
-        }
+        "/metrics" => typed(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            daemon.metrics().to_string(),
+        ),
         "/status" if local => {
-            let body = daemon.status_document().await.to_string();
+            let body = serde_json::to_string(&daemon.status_document().await);
+            let body = body.expect("a status document is valid JSON");
             typed(StatusCode::OK, "application/json", body)
         }
         _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n".into()),

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use flannel_netlink::Namespace;
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt},
@@ -54,18 +55,24 @@ pub(crate) enum HostLockError {
 pub(crate) async fn lock(
     identity: Option<&str>,
     store: &StoreOptions,
+    namespace: &Namespace,
 ) -> Result<HostLock, HostLockError> {
     let Some(identity) = identity else { return Ok(HostLock { _answering: JoinSet::new() }) };
     let name = name(identity);
     let until = Instant::now() + PATIENCE;
     loop {
-        match hold(&name) {
+        match hold(&name, namespace) {
             Ok(_answering) => return Ok(HostLock { _answering }),
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
                 return Err(HostLockError::Io { source: error });
             }
             Err(_) if Instant::now() < until => sleep(PAUSE).await,
-            Err(_) if is_held_by_us(holder(&name), geteuid()) => {
+            Err(_)
+                if is_held_by_us(
+                    namespace.run(|| holder(&name)).unwrap_or(Err(Errno::PERM)),
+                    geteuid(),
+                ) =>
+            {
                 return Err(HostLockError::InUse { store: store.to_string() });
             }
             Err(_) => {
@@ -84,8 +91,10 @@ fn name(identity: &str) -> String {
 }
 
 /// Takes the name, for as long as the tasks run.
-fn hold(name: &str) -> io::Result<JoinSet<()>> {
-    let listener = StdListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+fn hold(name: &str, namespace: &Namespace) -> io::Result<JoinSet<()>> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    let bind = namespace.run(|| StdListener::bind_addr(&address));
+    let listener = bind.map_err(io::Error::other)??;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let mut answering = JoinSet::new();
@@ -118,6 +127,10 @@ mod tests {
 
     use super::*;
 
+    fn here() -> Namespace {
+        Namespace::current().unwrap()
+    }
+
     /// The identity of a network that no other test has.
     fn identity(folder: &tempfile::TempDir) -> String {
         folder.path().display().to_string()
@@ -127,33 +140,35 @@ mod tests {
     async fn a_node_that_ends_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let (identity, store) = (identity(&folder), StoreOptions::file(folder.path()));
-        let held = lock(Some(&identity), &store).await.unwrap();
+        let here = here();
+        let held = lock(Some(&identity), &store, &here).await.unwrap();
         let end = async {
             sleep(Duration::from_secs(1)).await;
             drop(held);
         };
-        let (taken, ()) = tokio::join!(lock(Some(&identity), &store), end);
+        let (taken, ()) = tokio::join!(lock(Some(&identity), &store, &here), end);
         let _taken = taken.unwrap();
         let began = Instant::now();
-        let error = lock(Some(&identity), &store).await.unwrap_err();
+        let error = lock(Some(&identity), &store, &here).await.unwrap_err();
         assert!(matches!(error, HostLockError::InUse { .. }), "{error:?}");
         assert!(error.to_string().contains("stop it"), "{error}");
         assert!(began.elapsed() >= PATIENCE);
-        lock(Some("another network"), &store).await.unwrap();
-        lock(None, &store).await.unwrap();
+        lock(Some("another network"), &store, &here).await.unwrap();
+        lock(None, &store, &here).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_only_has_the_name_keeps_no_node_from_starting() {
         let folder = tempfile::tempdir().unwrap();
         let (identity, store) = (identity(&folder), StoreOptions::file(folder.path()));
+        let here = here();
         let name = name(&identity);
         let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
         // It does not answer, as a node does.
         let squatter = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         bind(&squatter, &address).unwrap();
-        assert!(hold(&name).is_err());
-        lock(Some(&identity), &store).await.unwrap();
+        assert!(hold(&name, &here).is_err());
+        lock(Some(&identity), &store, &here).await.unwrap();
     }
 
     #[test]

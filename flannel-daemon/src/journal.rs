@@ -6,7 +6,7 @@ use std::{
 };
 
 use flannel_core::{Activity, Fault, Status, Subnet};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use tokio::time::Instant;
 
 /// The last things that happened, and what is the case now.
@@ -22,18 +22,23 @@ pub(crate) struct Journal {
 }
 
 /// One thing that happened.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub(crate) struct Entry {
-    #[serde(serialize_with = "rfc3339")]
-    pub(crate) at: SystemTime,
-    pub(crate) kind: Kind,
-    pub(crate) text: String,
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Entry {
+    /// When, to the millisecond.
+    #[serde(serialize_with = "to_rfc3339", deserialize_with = "from_rfc3339")]
+    pub at: SystemTime,
+    /// What it is about.
+    pub kind: Kind,
+    /// What happened.
+    pub text: String,
 }
 
 /// What an entry is about.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+#[non_exhaustive]
+pub enum Kind {
     /// Something does not work.
     Fault,
     /// The lease was taken, lost, or is another one.
@@ -136,8 +141,13 @@ impl Journal {
     }
 }
 
-fn rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+fn to_rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_rfc3339_millis(*at))
+}
+
+fn from_rfc3339<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_rfc3339(&text).map_err(D::Error::custom)
 }
 
 /// What needs the store.

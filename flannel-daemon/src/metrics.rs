@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
-    fs,
+    fmt, fs,
     time::{Duration, SystemTime},
 };
 
 use flannel_backend_udp::{Meter, Stats};
 use flannel_core::{NetworkConfig, Status, SyncReport, Totals};
 use flannel_firewall::FIREWALL;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
@@ -37,6 +37,25 @@ pub(crate) struct Snapshot {
     udp: Option<Stats>,
     /// Of the ways to peers, if they are asked.
     probed: Option<Probed>,
+}
+
+/// All metrics of a node, in the order of docs/metrics.md. They print themselves in Prometheus' text format, version 0.0.4.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Metrics(pub Vec<MetricFamily>);
+
+/// Numbers under one name.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct MetricFamily {
+    /// The name.
+    pub name: String,
+    /// `counter`, `gauge` or `summary`.
+    pub kind: String,
+    /// What it says.
+    pub help: String,
+    /// The numbers: what follows the name in the text format, such as `{kind="added"}`, and the value.
+    pub samples: Vec<(String, f64)>,
 }
 
 /// A family of numbers under one name.
@@ -71,20 +90,32 @@ impl Snapshot {
     }
 }
 
-/// All numbers in the text format, version 0.0.4.
-pub(crate) fn render(snapshot: &Snapshot) -> String {
-    let mut text = String::new();
-    for Metric { name, kind, help, samples } in all() {
-        let samples = samples(snapshot);
-        if samples.is_empty() {
-            continue;
+/// All that there is something to say of.
+pub(crate) fn collect(snapshot: &Snapshot) -> Metrics {
+    let families = all().map(|metric| MetricFamily {
+        name: metric.name.into(),
+        kind: metric.kind.into(),
+        help: metric.help.into(),
+        samples: (metric.samples)(snapshot).into_iter().map(|it| (it.0, it.1)).collect(),
+    });
+    Metrics(families.filter(|family| !family.samples.is_empty()).collect())
+}
+
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for MetricFamily { name, kind, help, samples } in &self.0 {
+            writeln!(f, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
+            for (rest, value) in samples {
+                writeln!(f, "{name}{rest} {value}")?;
+            }
         }
-        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("strings take all");
-        for Sample(rest, value) in samples {
-            writeln!(text, "{name}{rest} {value}").expect("strings take all");
-        }
+        Ok(())
     }
-    text
+}
+
+#[cfg(test)]
+fn render(snapshot: &Snapshot) -> String {
+    collect(snapshot).to_string()
 }
 
 /// What this process keeps in memory, in bytes.

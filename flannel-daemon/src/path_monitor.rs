@@ -1,6 +1,6 @@
 //! Looks at the ways to peers, and acts on what is found.
 
-mod path_status;
+pub(crate) mod path_status;
 mod probe_targets;
 mod reporter;
 
@@ -16,10 +16,7 @@ use tracing::info;
 use self::reporter::Reporter;
 use crate::handle::DaemonHandle;
 
-pub(crate) use self::{
-    path_status::{Shown, state},
-    reporter::remedy,
-};
+pub(crate) use self::{path_status::state, reporter::remedy};
 
 /// What is needed to look at the ways to the peers of one node.
 #[derive(Debug)]

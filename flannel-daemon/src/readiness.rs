@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use flannel_core::{Activity, Fault, PeerFault, PeerProblem, Status};
 use flannel_firewall::FIREWALL;
+use serde::{Deserialize, Serialize};
 
 /// What the judgement is made of.
 pub(crate) struct View<'a> {
@@ -26,7 +27,7 @@ pub(crate) enum File {
 }
 
 /// The judgement.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Readiness {
     /// What is missing, by part; empty if the node is ready.
     pub missing: Vec<String>,

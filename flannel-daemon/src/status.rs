@@ -3,114 +3,224 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write as _},
+    net::IpAddr,
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Result, bail};
-use flannel_core::{Lease, Status, SyncReport};
+use anyhow::{Context, Result, bail};
+use flannel_core::{
+    Fault, Lease, NetworkConfig, NodeId, PeerProblem, Status, Subnet, SyncReport, Totals, Transport,
+};
 use flannel_firewall::FIREWALL;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use crate::{handle::DaemonHandle, path_monitor::Shown, udp_status};
+use crate::{
+    handle::DaemonHandle,
+    journal::Entry,
+    path_monitor::path_status::{self, PathStatus, ProbeStatus},
+    readiness::Readiness,
+    udp_status,
+};
 
-/// All that operators may want to know of a node, as JSON.
-pub(crate) async fn document(daemon: &DaemonHandle) -> Value {
+/// All that operators may want to know of a node.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StatusDocument {
+    /// The version of the program.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// When it was started, as in RFC 3339.
+    pub started: String,
+    /// The node's name; `None` until there is a node.
+    pub node: Option<NodeId>,
+    /// The store, for people.
+    pub store: Option<String>,
+    /// The network's configuration.
+    pub network: Option<NetworkConfig>,
+    /// The backend's name.
+    pub backend: Option<String>,
+    /// The file that tells others about the node's subnet.
+    pub subnet_file: PathBuf,
+    /// Whether pods can be served.
+    pub ready: bool,
+    /// What is missing, and what is worth knowing.
+    #[serde(flatten)]
+    pub readiness: Readiness,
+    /// The lease that is held.
+    pub lease: Option<LeaseStatus>,
+    /// How long the lease is good for without another renewal, seconds; `None` if it does not expire.
+    pub lease_remaining_seconds: Option<u64>,
+    /// The largest packet that a pod may send, bytes.
+    pub mtu: Option<u32>,
+    /// What does not work right now.
+    pub faults: Vec<Fault>,
+    /// The latest fault, kept after it is over.
+    pub last_error: Option<String>,
+    /// The peers; `None` until the store has said who they are.
+    pub peers: Option<Vec<PeerStatus>>,
+    /// Leases that are not followed because they would harm this node.
+    pub refused: Vec<PeerProblem>,
+    /// What is known of the paths to peers; `None` if they are not asked.
+    pub probing: Option<ProbeStatus>,
+    /// How many syncs there were.
+    pub syncs: u64,
+    /// What all of them did.
+    pub totals: Totals,
+    /// How many changes by others were undone, by kind of object.
+    pub repaired: BTreeMap<String, u64>,
+    /// What the last sync did.
+    pub last_sync: Option<SyncReport>,
+    /// Who keeps the rules, and what is wrong with them; `None` if the node keeps none.
+    pub firewall: Option<FirewallStatus>,
+    /// What the udp backend says of its packets.
+    pub udp: Option<Value>,
+    /// The last things that happened, oldest first.
+    pub journal: Vec<Entry>,
+}
+
+/// A lease in short.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LeaseStatus {
+    /// The node's addresses.
+    pub subnet: Subnet,
+    /// Where the node is reached.
+    pub address: Option<IpAddr>,
+    /// Its backend, as published.
+    pub backend: String,
+}
+
+/// A peer.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// Its lease.
+    #[serde(flatten)]
+    pub lease: LeaseStatus,
+    /// How packets reach it; `None` if that is not known.
+    pub transport: Option<Transport>,
+    /// What is known of the paths to it, by family: `ipv4` or `ipv6`.
+    pub path: Option<BTreeMap<String, PathStatus>>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+}
+
+/// The rules that a node keeps.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct FirewallStatus {
+    /// Who keeps them.
+    pub mode: String,
+    /// What could not be done.
+    pub faults: Vec<String>,
+    /// What of others keeps them from their effect.
+    pub notes: Vec<String>,
+}
+
+/// The document of a daemon as it is now.
+pub(crate) async fn document(daemon: &DaemonHandle) -> StatusDocument {
     let (facts, status) = (daemon.facts(), daemon.status().unwrap_or_default());
     let readiness = daemon.readiness();
-    let journal = daemon.journal();
     let remaining =
         status.trusted_until.map(|until| until.saturating_duration_since(Instant::now()));
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "started": humantime::format_rfc3339_seconds(daemon.started()).to_string(),
-        "node": facts.as_ref().map(|facts| facts.id.as_str()),
-        "store": facts.as_ref().map(|facts| &facts.store),
-        "network": facts.as_ref().map(|facts| &facts.config),
-        "backend": facts.as_ref().map(|facts| facts.config.backend().kind()),
-        "subnet_file": daemon.subnet_file(),
-        "ready": readiness.is_ready(),
-        "missing": readiness.missing,
-        "notes": readiness.notes,
-        "lease": status.lease.as_ref().map(lease),
-        "lease_remaining_seconds": remaining.map(|left| left.as_secs()),
-        "mtu": status.mtu,
-        "faults": status.faults,
-        "last_error": status.last_error,
-        "peers": peers(daemon, &status).await,
-        "refused": status.refused,
-        "probing": daemon.probes().map(|probed| Shown(&probed).whole()),
-        "syncs": status.syncs,
-        "totals": status.totals,
-        "repaired": status.repaired,
-        "last_sync": status.last_sync,
-        "firewall": status.last_sync.as_ref().and_then(firewall),
-        "udp": facts.as_ref().and_then(|facts| facts.udp.as_ref()).map(|udp| udp_status::document(&udp.stats())),
-        "journal": journal.entries().collect::<Vec<_>>(),
-    })
+    let peers = peers(daemon, &status).await;
+    let udp = facts.as_ref().and_then(|facts| facts.udp.as_ref());
+    let repaired = status.repaired.iter().map(|(kind, count)| (kind.to_string(), *count));
+    StatusDocument {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        started: humantime::format_rfc3339_seconds(daemon.started()).to_string(),
+        udp: udp.map(|udp| udp_status::document(&udp.stats())),
+        node: facts.as_ref().map(|facts| facts.id.clone()),
+        store: facts.as_ref().map(|facts| facts.store.clone()),
+        backend: facts.as_ref().map(|facts| facts.config.backend().kind().to_owned()),
+        network: facts.map(|facts| facts.config),
+        subnet_file: daemon.subnet_file().to_owned(),
+        ready: readiness.is_ready(),
+        readiness,
+        lease: status.lease.as_ref().map(LeaseStatus::of),
+        lease_remaining_seconds: remaining.map(|left| left.as_secs()),
+        mtu: status.mtu,
+        peers,
+        probing: daemon.probes().map(|probed| path_status::whole(&probed)),
+        syncs: status.syncs,
+        repaired: repaired.collect(),
+        firewall: status.last_sync.as_ref().and_then(FirewallStatus::of),
+        faults: status.faults,
+        last_error: status.last_error,
+        refused: status.refused,
+        totals: status.totals,
+        last_sync: status.last_sync,
+        journal: daemon.journal().entries().cloned().collect(),
+    }
 }
 
 /// The peers with what is wrong with them; nothing until the store has said who they are.
-async fn peers(daemon: &DaemonHandle, status: &Status) -> Option<Vec<Value>> {
+async fn peers(daemon: &DaemonHandle, status: &Status) -> Option<Vec<PeerStatus>> {
     let handle = daemon.node().filter(|_| status.peers.is_some())?;
-    let peers = timeout(PATIENCE, handle.peers()).await.ok()??;
+    let peers = timeout(DEADLINE, handle.peers()).await.ok()??;
     // Waits for a sync under way, and is left out if that takes long.
     let transports =
-        timeout(PATIENCE, handle.transports()).await.ok().flatten().unwrap_or_default();
+        timeout(DEADLINE, handle.transports()).await.ok().flatten().unwrap_or_default();
     let transports: BTreeMap<_, _> = transports.into_iter().collect();
     let probed = daemon.probes();
     let problems = status.last_sync.as_ref().map_or(&[][..], |sync| &sync.problems);
     let described = peers.iter().map(|peer| {
         let problems = problems.iter().filter(|problem| problem.peer == peer.subnet);
         let problems: Vec<_> = problems.map(|problem| problem.fault.to_string()).collect();
-        let mut value = lease(peer);
-        value["transport"] = json!(transports.get(&peer.subnet));
-        value["path"] = json!(probed.as_ref().map(|probed| Shown(probed).peer(&peer.subnet)));
-        value["problem"] = json!((!problems.is_empty()).then(|| problems.join("; ")));
-        value
+        PeerStatus {
+            lease: LeaseStatus::of(peer),
+            transport: transports.get(&peer.subnet).cloned(),
+            path: probed.as_ref().map(|probed| path_status::of_peer(probed, &peer.subnet)),
+            problem: (!problems.is_empty()).then(|| problems.join("; ")),
+        }
     });
     Some(described.collect())
 }
 
-/// Who keeps the rules, and what is wrong with them; nothing if the node keeps none.
-fn firewall(report: &SyncReport) -> Option<Value> {
-    let faults = report.faults.iter().filter(|fault| fault.object == FIREWALL);
-    let warnings = report.warnings.iter().filter(|warning| warning.object == FIREWALL);
-    Some(json!({
-        "mode": report.properties.get(FIREWALL)?,
-        "faults": faults.map(ToString::to_string).collect::<Vec<_>>(),
-        "notes": warnings.map(|warning| &warning.text).collect::<Vec<_>>(),
-    }))
+impl LeaseStatus {
+    fn of(lease: &Lease) -> Self {
+        let (address, backend) = (lease.attrs.address(), lease.attrs.backend_type.to_string());
+        Self { subnet: lease.subnet, address, backend }
+    }
 }
 
-fn lease(lease: &Lease) -> Value {
-    json!({
-        "subnet": lease.subnet.to_string(),
-        "address": lease.attrs.address(),
-        "backend": lease.attrs.backend_type,
-    })
+impl FirewallStatus {
+    fn of(report: &SyncReport) -> Option<Self> {
+        let faults = report.faults.iter().filter(|fault| fault.object == FIREWALL);
+        let warnings = report.warnings.iter().filter(|warning| warning.object == FIREWALL);
+        Some(Self {
+            mode: report.properties.get(FIREWALL)?.to_string(),
+            faults: faults.map(ToString::to_string).collect(),
+            notes: warnings.map(|warning| warning.text.to_string()).collect(),
+        })
+    }
 }
 
-/// Asks the node whose socket is at `path` for its status, as JSON.
+/// Asks the node whose socket is at `path` for its status.
 ///
 /// # Errors
 ///
-/// If no node answers there.
-pub fn ask(path: &Path) -> Result<String> {
+/// If no node answers there, or one of another version that says something else.
+pub fn ask(path: &Path) -> Result<StatusDocument> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(3 * PATIENCE))?;
+    stream.set_read_timeout(Some(3 * DEADLINE))?;
     // HTTP 1.0 ends with the connection.
     stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+        Some((head, body)) if head.contains(" 200 ") => {
+            serde_json::from_str(body).context("the node's answer is no status document")
+        }
         _ => bail!("it answers something else"),
     }
 }
 
 /// How long the node's loop may take to tell its peers.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(2);

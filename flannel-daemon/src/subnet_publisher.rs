@@ -55,7 +55,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::{NetworkConfig, Node, testing::FakeBackend};
+    use flannel_core::{LeaseAttrs, NetworkConfig, Node, testing::FakeBackend};
     use flannel_store::{MemoryCluster, NewRecord};
 
     use super::*;
@@ -90,7 +90,8 @@ mod tests {
 
         backend.fail_starts(u32::MAX);
         let owner = Some("n2".parse().unwrap());
-        let thief = NewRecord { value: first.attrs.to_string(), owner, ttl: None };
+        let attrs = LeaseAttrs { public_ip: Some([192, 0, 2, 2].into()), ..first.attrs.clone() };
+        let thief = NewRecord { value: attrs.to_string(), owner, ttl: None };
         cluster.put(&first.subnet.to_string(), &thief);
         let moved = |status: &Status| {
             status.lease.as_ref().is_some_and(|lease| lease.subnet != first.subnet)

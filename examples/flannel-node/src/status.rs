@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 use flannel_daemon::{status, status_socket_path};
-use serde_json::Value;
 
 use crate::{
     args::StatusArgs,
@@ -15,18 +14,18 @@ mod udp;
 /// Asks the node and prints what it says. Fine is a node that is ready.
 pub(crate) fn show(args: &StatusArgs) -> Result<bool> {
     let path = status_socket_path(&args.subnet_file);
-    let text = status::ask(&path).with_context(|| {
+    let status = status::ask(&path).with_context(|| {
         format!(
             "no node answers on {}: is one running, with --subnet-file {}?",
             path.display(),
             args.subnet_file.display()
         )
     })?;
-    let status: Value = serde_json::from_str(&text).context("the node's answer is not JSON")?;
+    let (is_ready, status) = (status.ready, serde_json::to_value(&status)?);
     if args.json {
         say!("{status:#}");
     } else {
         print(format_args!("{}", page::render(&status)));
     }
-    Ok(status["ready"] == true)
+    Ok(is_ready)
 }

@@ -41,7 +41,7 @@ pub(crate) async fn collect(
         env: subnet_file::read(&options.subnet_file),
         ..Host::default()
     };
-    let namespace = Namespace::current().context("cannot open our own network namespace")?;
+    let namespace = options.namespace()?;
     let connection = &mut Connection::open(&namespace)?;
     let ways_to: Vec<_> =
         [source, destination].into_iter().chain(public(&stored, &host, options)).collect();
@@ -49,7 +49,7 @@ pub(crate) async fn collect(
     read_neighbours(connection, &stored, &mut host, options).await?;
     host.settings = settings(&host);
     let node = status::ask(&status_socket::beside(&options.subnet_file)).ok();
-    let node = node.and_then(|text| Some(Running::read(&serde_json::from_str(&text).ok()?)));
+    let node = node.and_then(|status| Some(Running::read(&serde_json::to_value(status).ok()?)));
     let findings = findings(&namespace, &stored, &host, options).await;
     Ok(Ok(Facts { source, destination, stored, host, findings, node, answers: None }))
 }
@@ -57,7 +57,7 @@ pub(crate) async fn collect(
 /// Asks the other side, which takes up to some seconds, and sees whether the kernel found its neighbours by that.
 pub(crate) async fn ask_peer(facts: &mut Facts, options: &ExplainOptions) -> Result<()> {
     facts.answers = Some(answers(&facts.stored, &facts.host, options).await);
-    let namespace = Namespace::current().context("cannot open our own network namespace")?;
+    let namespace = options.namespace()?;
     let connection = &mut Connection::open(&namespace)?;
     read_neighbours(connection, &facts.stored, &mut facts.host, options).await
 }

@@ -35,6 +35,7 @@ impl ExplainArgs {
             destination: self.destination,
             subnet_file: self.subnet_file.clone(),
             store: self.store.options(),
+            namespace: None,
         }
     }
 }

@@ -138,6 +138,21 @@ pub(super) fn route_to_all(facts: &Facts, far: IpAddr) -> Result<String, Broken>
     }
 }
 
+/// Any route but the default one, which leads out of the network: of backends whose state is not known here.
+pub(super) fn any_route(facts: &Facts, far: IpAddr) -> Result<String, Broken> {
+    let wrong = |says: String| Err(broken("route", says, NODE_REPAIRS));
+    let covers = |route: &&Route| route.destination.prefix() > 0 && route.destination.contains(far);
+    let routes = facts.host.routes.iter().filter(covers);
+    match (hop(facts, far), routes.max_by_key(|route| route.destination.prefix())) {
+        (Ok(hop), Some(_)) => Ok(format!("{far} {}", facts.host.shown(hop))),
+        (Ok(hop), None) => {
+            let leads = facts.host.shown(hop);
+            wrong(format!("only the default route leads to {far}, {leads}"))
+        }
+        (Err(why), _) => wrong(format!("there is no route to {far}: {why}")),
+    }
+}
+
 /// Something else is before the route.
 fn past(far: IpAddr, route: IpNetwork, taken: &str) -> Broken {
     broken(
