@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnetwork::IpNetwork;
-
 use crate::{
     Request,
     state::{Key, Kind, Object, Route, Via},
@@ -38,8 +36,8 @@ impl Op {
 /// A part of the order that [`diff()`] describes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Stage {
-    /// Stale routes go, and those that stand in the way.
-    RemoveRoutes,
+    /// Stale routes go, and what stands in the way of others is replaced.
+    Prepare,
     /// What is wanted comes.
     Put,
     /// What only stale routes needed goes.
@@ -47,12 +45,12 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    pub(crate) const ALL: [Self; 3] = [Self::RemoveRoutes, Self::Put, Self::Remove];
+    pub(crate) const ALL: [Self; 3] = [Self::Prepare, Self::Put, Self::Remove];
 
     /// The kinds that there may be steps for, in their order: what needs others comes after them, and goes before them.
     pub(crate) const fn kinds(self) -> &'static [Kind] {
         match self {
-            Self::RemoveRoutes => &[Kind::Route],
+            Self::Prepare => &[Kind::Route],
             Self::Put => &Kind::ALL,
             Self::Remove => &[Kind::Neighbour, Kind::ForwardingEntry, Kind::Nexthop, Kind::Address],
         }
@@ -64,7 +62,7 @@ impl Stage {
         steps_for(wanted, found, ops);
         let mut at = first;
         while let Some(op) = ops.get(at) {
-            if self.has(op) {
+            if self.has(op, wanted) {
                 at += 1;
             } else {
                 ops.remove(at);
@@ -72,11 +70,12 @@ impl Stage {
         }
     }
 
-    const fn has(self, op: &Op) -> bool {
+    fn has(self, op: &Op, wanted: Option<&Object>) -> bool {
         match op {
-            Op::Delete(Object::Route(_)) => matches!(self, Self::RemoveRoutes),
-            Op::Delete(_) => matches!(self, Self::Remove),
-            Op::Replace(_) => matches!(self, Self::Put),
+            Op::Delete(Object::Route(_)) => self == Self::Prepare,
+            Op::Delete(_) => self == Self::Remove,
+            Op::Replace(object) if wanted == Some(object) => self == Self::Put,
+            Op::Replace(_) => self == Self::Prepare,
         }
     }
 }
@@ -86,8 +85,8 @@ impl Stage {
 ///
 /// The order is such that a route never stands without what it needs: stale routes go first; then
 /// come addresses, nexthop objects, forwarding entries, neighbours and routes; last goes what only
-/// stale routes needed. An IPv6 route that leads elsewhere goes first as well, because the kernel
-/// does not take the new way while the old one stands. So a peer whose Ethernet address changes has a forwarding entry at every
+/// stale routes needed. And it never is without a route that stays wanted: that is replaced in place.
+/// So a peer whose Ethernet address changes has a forwarding entry at every
 /// moment and keeps no stale one.
 pub fn diff<'a>(
     desired: impl IntoIterator<Item = &'a Object>,
@@ -120,11 +119,8 @@ fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec<Op>) {
     let kept = match found.iter().position(|object| wanted.fits(object)) {
         Some(kept) => kept,
         None => {
+            ops.extend(between(wanted, found).map(Op::Replace));
             ops.push(Op::Replace(*wanted));
-            if stands_in_the_way(wanted, found) {
-                ops.extend(found.iter().map(|object| Op::Delete(*object)));
-                return;
-            }
             0
         }
     };
@@ -132,21 +128,20 @@ fn steps_for(wanted: Option<&Object>, found: &[Object], ops: &mut Vec<Op>) {
     ops.extend(others.map(|(_, object)| Op::Delete(*object)));
 }
 
-/// Whether a route has to go before the one that is wanted is taken.
+/// What has to stand between the first of `found` and a route that is wanted.
 ///
-/// Of IPv6, one that leads elsewhere: the kernel refuses an on-link gateway on one device while a route leads to its address through
-/// another device, and the gateway of a tunnel is inside of what the route is for. Of IPv4, one with settings in the place of one
-/// without: through the same nexthop object the kernel takes them for the same route.
-fn stands_in_the_way(wanted: &Object, found: &[Object]) -> bool {
-    let Object::Route(wanted) = wanted else {
-        return false;
+/// Of two IPv4 routes through one nexthop object that differ only in their settings, the kernel gives the new one the settings of
+/// the old one; not so if they differ in their protocol.
+fn between(wanted: &Object, found: &[Object]) -> Option<Object> {
+    let (Object::Route(wanted), Object::Route(first)) = (wanted, found.first()?) else {
+        return None;
     };
     let is_plain = matches!(wanted.via, Via::Nexthop(_)) && wanted.mtu.is_none();
-    let stands = |it: &Route| match wanted.destination {
-        IpNetwork::V4(_) => is_plain && (it.mtu.is_some() || it.has_metrics),
-        IpNetwork::V6(_) => it.via != wanted.via,
-    };
-    found.iter().any(|object| matches!(object, Object::Route(it) if stands(it)))
+    let is_mixed_up = wanted.destination.is_ipv4()
+        && is_plain
+        && (first.mtu.is_some() || first.has_metrics)
+        && (first.via, first.protocol) == (wanted.via, wanted.protocol);
+    is_mixed_up.then(|| Route { protocol: Route::BOOT, ..*wanted }.into())
 }
 
 #[cfg(test)]

@@ -58,6 +58,11 @@ impl KernelError {
         matches!(self.errno, libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN)
     }
 
+    /// The request itself is not acceptable: no later attempt of the same will do better while all else stays as it is.
+    pub const fn invalid(&self) -> bool {
+        matches!(self.errno, libc::EINVAL | libc::ERANGE)
+    }
+
     /// No answer came, so the kernel may or may not have done it.
     pub const fn outcome_unknown(&self) -> bool {
         matches!(self.errno, libc::ENOBUFS | libc::ETIMEDOUT)

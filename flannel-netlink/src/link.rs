@@ -1,6 +1,9 @@
 //! Making, finding, altering and deleting devices.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
@@ -140,8 +143,8 @@ pub async fn link_by_index(
 /// that cannot change.
 ///
 /// Of a VXLAN device the identifier, group policy and reporting of unknown addresses must be equal;
-/// port, group, parent and the family of the local address only where both sides set them. Learning
-/// and the local address are altered in place. Of a veth pair only the kind is compared.
+/// port, group, parent and the family of the local address only where both sides set them. Learning,
+/// the type of service, the time to live and the local address are altered in place, and a group is taken away. Of a veth pair only the kind is compared.
 ///
 /// # Errors
 ///
@@ -269,8 +272,13 @@ fn can_become(link: &Link, kind: &LinkSpecKind) -> bool {
                     actual.local.map(|local| local.is_ipv4()),
                     wanted.local.map(|local| local.is_ipv4()),
                 )
-                && agree(actual.parent, wanted.parent)
-                && agree(actual.group, wanted.group)
+                // The kernel does not unbind a device.
+                && match wanted.parent {
+                    Some(0) => actual.parent.is_none(),
+                    wanted => agree(actual.parent, wanted),
+                }
+                && (wanted.group.is_some_and(|group| group.is_unspecified())
+                    || agree(actual.group, wanted.group))
                 && (actual.gbp, actual.l2miss, actual.l3miss, actual.proxy, actual.rsc)
                     == (wanted.gbp, wanted.l2miss, wanted.l3miss, wanted.proxy, wanted.rsc)
         }
@@ -295,9 +303,18 @@ async fn alter(
     if let (LinkKind::Vxlan(actual), LinkSpecKind::Vxlan(wanted)) = (&link.kind, &spec.kind) {
         // The kernel takes another address in the place of one, and none in the place of none.
         let local = wanted.local.filter(|local| actual.local.is_some_and(|it| it != *local));
-        if actual.learning != wanted.learning || local.is_some() {
+        let is_other = |group: &IpAddr| match actual.group {
+            Some(actual) => actual != *group,
+            None => !group.is_unspecified(),
+        };
+        let group = wanted.group.filter(is_other);
+        let compared = |vxlan: &Vxlan| (vxlan.learning, vxlan.ttl, vxlan.tos);
+        let (learning, ttl, tos) = compared(wanted);
+        if compared(actual) != compared(wanted) || local.is_some() || group.is_some() {
             let message = LinkVxlan::new(&spec.name, wanted.vni).index(link.index);
-            let message = with_local(message.learning(wanted.learning), local).build();
+            let message =
+                with_group(with_local(message.learning(learning).ttl(ttl).tos(tos), local), group);
+            let message = message.build();
             let request = Request::from_message(RouteNetlinkMessage::NewLink(message), 0);
             connection.apply_one(request).await?;
             written = true;
@@ -351,17 +368,15 @@ fn vxlan_message(name: &str, vxlan: &Vxlan) -> LinkMessageBuilder<LinkVxlan> {
         .proxy(vxlan.proxy)
         .rsc(vxlan.rsc)
         .l2miss(vxlan.l2miss)
-        .l3miss(vxlan.l3miss);
+        .l3miss(vxlan.l3miss)
+        .ttl(vxlan.ttl)
+        .tos(vxlan.tos);
     if let Some(port) = vxlan.port {
         link = link.port(port);
     }
     link = with_local(link, vxlan.local);
-    link = match vxlan.group {
-        Some(std::net::IpAddr::V4(group)) => link.group(group),
-        Some(std::net::IpAddr::V6(group)) => link.group6(group),
-        None => link,
-    };
-    if let Some(parent) = vxlan.parent {
+    link = with_group(link, vxlan.group.filter(|group| !group.is_unspecified()));
+    if let Some(parent) = vxlan.parent.filter(|parent| *parent != 0) {
         link = link.dev(parent);
     }
     if vxlan.gbp { link.gbp() } else { link }
@@ -369,11 +384,22 @@ fn vxlan_message(name: &str, vxlan: &Vxlan) -> LinkMessageBuilder<LinkVxlan> {
 
 fn with_local(
     link: LinkMessageBuilder<LinkVxlan>,
-    local: Option<std::net::IpAddr>,
+    local: Option<IpAddr>,
 ) -> LinkMessageBuilder<LinkVxlan> {
     match local {
-        Some(std::net::IpAddr::V4(local)) => link.local(local),
-        Some(std::net::IpAddr::V6(local)) => link.local6(local),
+        Some(IpAddr::V4(local)) => link.local(local),
+        Some(IpAddr::V6(local)) => link.local6(local),
+        None => link,
+    }
+}
+
+fn with_group(
+    link: LinkMessageBuilder<LinkVxlan>,
+    group: Option<IpAddr>,
+) -> LinkMessageBuilder<LinkVxlan> {
+    match group {
+        Some(IpAddr::V4(group)) => link.group(group),
+        Some(IpAddr::V6(group)) => link.group6(group),
         None => link,
     }
 }

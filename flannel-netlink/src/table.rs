@@ -30,7 +30,7 @@ use self::{
 use crate::{
     Connection, KernelError, Monitor, Namespace, OpenError,
     diff::{Op, Stage},
-    state::{Key, Link, Object},
+    state::{Key, Link, Nexthop, Object, Route, Via},
 };
 
 /// One owner's objects in one network namespace: what is wanted, what is known to be there,
@@ -59,6 +59,8 @@ pub struct Table {
     last_listing: Option<Listing>,
     check_every: Duration,
     changes_since: Option<Instant>,
+    /// Routes that are there for as long as others need them to be taken.
+    gateway_routes: Vec<Route>,
 }
 
 /// When the kernel was listed, and how long that took.
@@ -98,6 +100,7 @@ impl Table {
             last_listing: None,
             check_every: CHECK_EVERY,
             changes_since: None,
+            gateway_routes: Vec::new(),
         };
         table.read_nexthops().await?;
         Ok(table)
@@ -172,6 +175,11 @@ impl Table {
         }
     }
 
+    /// The keys under which anything is wanted, in no order.
+    pub fn wanted_keys(&self) -> impl Iterator<Item = Key> {
+        self.observed.wanted_keys()
+    }
+
     /// What is wanted under this key.
     pub fn wanted(&self, key: &Key) -> Option<Object> {
         self.observed.wanted(key)
@@ -232,6 +240,9 @@ impl Table {
                     }
                     wrote = true;
                     self.write(&ops, &mut report, &mut failures).await?;
+                }
+                if stage == Stage::Put {
+                    self.remove_gateway_routes().await;
                 }
             }
             if !wrote {
@@ -348,7 +359,8 @@ impl Table {
         let requests: Vec<_> = ops.iter().map(Op::request).collect();
         // Nobody tells us what we did ourselves if this is dropped here.
         let was_stale = self.observed.set_stale(true);
-        let results = self.connection.apply(&requests).await;
+        let mut results = self.connection.apply(&requests).await;
+        self.retry_with_gateway_routes(ops, &mut results).await;
         self.observed.set_stale(was_stale);
         for (op, result) in ops.iter().zip(results) {
             self.written(op, result, report, failures);
@@ -371,6 +383,48 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    /// Tries again what the kernel refused because a route leads elsewhere: as long as a more specific route leads to the gateway
+    /// through the device itself, it takes it.
+    async fn retry_with_gateway_routes(
+        &mut self,
+        ops: &[Op],
+        results: &mut [Result<(), KernelError>],
+    ) {
+        let refused: Vec<_> = (0..ops.len())
+            .filter(|index| results[*index].as_ref().is_err_and(KernelError::invalid))
+            .collect();
+        let gateway_routes: Vec<_> =
+            refused.iter().filter_map(|index| gateway_route_for(&ops[*index])).collect();
+        if gateway_routes.is_empty() {
+            return;
+        }
+        // Routes through objects that were refused were refused as well.
+        let routes = gateway_routes.iter().map(Route::replace);
+        let again = refused.iter().map(|index| ops[*index].request());
+        let requests: Vec<_> = routes.chain(again).collect();
+        self.gateway_routes.extend(&gateway_routes);
+        let outcomes = self.connection.apply(&requests).await;
+        for (index, outcome) in refused.iter().zip(outcomes.into_iter().skip(gateway_routes.len()))
+        {
+            results[*index] = outcome;
+        }
+    }
+
+    async fn remove_gateway_routes(&mut self) {
+        if self.gateway_routes.is_empty() {
+            return;
+        }
+        let requests: Vec<_> = self.gateway_routes.iter().map(Route::delete).collect();
+        let was_stale = self.observed.set_stale(true);
+        let results = self.connection.apply(&requests).await;
+        // One that stays carries our mark: a listing finds it.
+        let is_gone = |result: &Result<(), KernelError>| {
+            result.as_ref().err().is_none_or(KernelError::not_found)
+        };
+        self.observed.set_stale(was_stale || !results.iter().all(is_gone));
+        self.gateway_routes.clear();
     }
 
     fn written(
@@ -418,6 +472,25 @@ impl Table {
             Some(last) => last.at + self.check_every,
         }
     }
+}
+
+/// A route through which the kernel takes an IPv6 gateway that is on the link by our word alone, while a route of its block leads
+/// through another device: `Nexthop has invalid gateway or device mismatch`.
+fn gateway_route_for(op: &Op) -> Option<Route> {
+    let (gateway, link, protocol) = match *op {
+        Op::Replace(Object::Nexthop(Nexthop { gateway, link, protocol, onlink: true, .. })) => {
+            (gateway, link, protocol)
+        }
+        Op::Replace(Object::Route(Route {
+            via: Via::Gateway(gateway),
+            link: Some(link),
+            protocol,
+            onlink: true,
+            ..
+        })) => (gateway, link, protocol),
+        _ => return None,
+    };
+    gateway.is_ipv6().then(|| Route::new(gateway.into(), protocol).direct(link))
 }
 
 /// Why a table could not be opened or kept.

@@ -156,10 +156,14 @@ pub enum Topic {
     Links,
     /// Neighbours and forwarding entries.
     Neighbours,
+    /// Settings of devices under `/proc/sys/net`, such as forwarding.
+    Netconf,
     /// Nexthop objects.
     Nexthops,
     /// All IPv4 and IPv6 routes.
     Routes,
+    /// Routing policy rules.
+    Rules,
     /// Queueing disciplines and filters.
     TrafficControl,
 }
@@ -176,7 +180,9 @@ impl Topic {
             Self::DefaultRoutes | Self::Routes => &[7, 11],
             Self::Links => &[1],
             Self::Neighbours => &[3],
+            Self::Netconf => &[24, 25],
             Self::Nexthops => &[RTNLGRP_NEXTHOP],
+            Self::Rules => &[8, 19],
             Self::TrafficControl => &[4],
         }
     }
@@ -215,8 +221,12 @@ pub enum Subject {
     Link(Link),
     /// An object.
     Object(Object),
+    /// Settings of the device with this index, or of several.
+    Netconf(u32),
     /// A kind that this crate does not read, such as a nexthop group, by its message type.
     Other(u16),
+    /// A routing policy rule.
+    Rule,
     /// A queueing discipline or a filter on the device with this index.
     TrafficControl(u32),
 }
@@ -231,7 +241,11 @@ impl Notice {
                 Some(link) if TRAFFIC_CONTROL.contains(&message.kind) => {
                     Subject::TrafficControl(link)
                 }
-                _ => Subject::Other(message.kind),
+                _ => match message.kind {
+                    RTM_NEWNETCONF | RTM_DELNETCONF => Subject::Netconf(netconf_link(message)),
+                    RTM_NEWRULE | RTM_DELRULE => Subject::Rule,
+                    kind => Subject::Other(kind),
+                },
             },
         };
         let port = message.port;
@@ -245,6 +259,13 @@ impl Notice {
     }
 }
 
+/// The device that a message about settings concerns; some settings concern all devices, which have no index of their own.
+fn netconf_link(message: &Message<'_>) -> u32 {
+    let attributes = message.split(NETCONF_HEADER).into_iter().flat_map(|(_, it)| it);
+    let mut links = attributes.filter(|it| it.kind == NETCONFA_IFINDEX);
+    links.find_map(|link| link.u32()).unwrap_or(0)
+}
+
 fn lost(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOBUFS)
 }
@@ -256,5 +277,12 @@ const NOTICE_TRUESIZE: usize = 2048;
 
 // linux/rtnetlink.h
 const RTNLGRP_NEXTHOP: u32 = 32;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTM_NEWNETCONF: u16 = 80;
+const RTM_DELNETCONF: u16 = 81;
+/// The size of `struct netconfmsg`, padded.
+const NETCONF_HEADER: usize = 4;
+const NETCONFA_IFINDEX: u16 = 1;
 /// From `RTM_NEWQDISC` to `RTM_GETTFILTER`.
 const TRAFFIC_CONTROL: std::ops::RangeInclusive<u16> = 36..=46;

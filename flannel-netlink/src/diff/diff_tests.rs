@@ -186,11 +186,20 @@ fn a_second_route_under_our_key_goes_and_ours_stays() {
 }
 
 #[test]
-fn an_ipv6_route_that_leads_elsewhere_goes_before_the_new_way_comes() {
+fn a_route_that_leads_elsewhere_is_replaced_in_place() {
     let block = "fd00:1::/64".parse().unwrap();
     let before = Object::from(Route::new(block, PROTOCOL).via_nexthop(100));
     let nexthop = Nexthop::new(101, LINK, "fd00:1::".parse().unwrap(), PROTOCOL).into();
     let after = Object::from(Route::new(block, PROTOCOL).via_nexthop(101));
-    let ops = [Op::Delete(before), Op::Replace(nexthop), Op::Replace(after)];
+    let ops = [Op::Replace(nexthop), Op::Replace(after)];
     assert_eq!(diff(&[after, nexthop], &[before]), ops);
+}
+
+#[test]
+fn a_route_that_loses_its_settings_is_never_away() {
+    let plain = Route::new("10.1.0.0/24".parse().unwrap(), PROTOCOL).via_nexthop(100);
+    let (before, after) = (Object::from(Route { mtu: Some(1400), ..plain }), Object::from(plain));
+    let between = Object::from(Route { protocol: Route::BOOT, ..plain });
+    assert_eq!(diff(&[after], &[before]), [Op::Replace(between), Op::Replace(after)]);
+    assert_eq!(diff(&[after], &[between]), [Op::Replace(after)]);
 }

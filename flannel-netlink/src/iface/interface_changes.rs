@@ -52,7 +52,11 @@ fn concerns(notice: &Notice) -> bool {
         Notice::Added { subject, .. } | Notice::Removed { subject, .. } => match subject {
             Subject::Link(_) | Subject::Object(Object::Address(_)) => true,
             Subject::Object(Object::Route(route)) => route.destination.prefix() == 0,
-            Subject::Object(_) | Subject::Other(_) | Subject::TrafficControl(_) => false,
+            Subject::Netconf(_)
+            | Subject::Object(_)
+            | Subject::Other(_)
+            | Subject::Rule
+            | Subject::TrafficControl(_) => false,
         },
     }
 }

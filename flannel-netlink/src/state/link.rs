@@ -58,12 +58,16 @@ pub struct Vxlan {
     pub port: Option<u16>,
     /// The source address of encapsulated packets.
     pub local: Option<IpAddr>,
-    /// The index of the device it is bound to. Such a device vanishes with the one it is bound to.
+    /// The index of the device it is bound to, 0 in a [`LinkSpec`](crate::LinkSpec) for none. Such a device vanishes with the one it is bound to.
     pub parent: Option<u32>,
-    /// The address for frames to unknown destinations.
+    /// The address for frames to unknown destinations; unspecified in a [`LinkSpec`](crate::LinkSpec) for none.
     pub group: Option<IpAddr>,
     /// It learns Ethernet addresses from what it receives.
     pub learning: bool,
+    /// The type of service of encapsulated packets; 0 for none, 1 for that of the packet inside.
+    pub tos: u8,
+    /// The time to live of encapsulated packets; 0 for the kernel's choice.
+    pub ttl: u8,
     /// It carries group policy marks.
     pub gbp: bool,
     /// It reports unknown Ethernet addresses.
@@ -189,6 +193,8 @@ fn vxlan_of(data: &Attribute<'_>) -> Vxlan {
             IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => vxlan.group = attribute.ip(),
             IFLA_VXLAN_LINK => vxlan.parent = attribute.u32().filter(|index| *index != 0),
             IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => vxlan.local = attribute.ip(),
+            IFLA_VXLAN_TTL => vxlan.ttl = attribute.u8().unwrap_or_default(),
+            IFLA_VXLAN_TOS => vxlan.tos = attribute.u8().unwrap_or_default(),
             IFLA_VXLAN_LEARNING => vxlan.learning = on,
             IFLA_VXLAN_PROXY => vxlan.proxy = on,
             IFLA_VXLAN_RSC => vxlan.rsc = on,
@@ -226,6 +232,8 @@ const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_GROUP: u16 = 2;
 const IFLA_VXLAN_LINK: u16 = 3;
 const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_TTL: u16 = 5;
+const IFLA_VXLAN_TOS: u16 = 6;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PROXY: u16 = 11;
 const IFLA_VXLAN_RSC: u16 = 12;

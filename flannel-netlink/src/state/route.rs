@@ -302,8 +302,22 @@ impl Route {
         Request::new(RTM_GETROUTE, 0, &body)
     }
 
+    /// Asks for the entry of the routing tables by which the kernel would send packets to `destination`, rules considered. Since Linux
+    /// 4.13.
+    pub fn lookup_match(destination: IpAddr) -> Request {
+        let length = if destination.is_ipv4() { 32 } else { 128 };
+        let mut body = vec![0; HEADER];
+        (body[0], body[1]) = (family_of(&destination), length);
+        body[8..12].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
+        push_ip(&mut body, RTA_DST, destination);
+        Request::new(RTM_GETROUTE, 0, &body)
+    }
+
     /// The `main` table.
     pub const MAIN: u32 = 254;
+
+    /// The protocol of routes without a word about who made them, flanneld's among them: `RTPROT_BOOT`.
+    pub const BOOT: u8 = 3;
 
     fn request(&self, kind: u16, flags: u16) -> Request {
         let family = family_of(&self.destination.ip());
@@ -444,6 +458,7 @@ const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
+const RTM_F_FIB_MATCH: u32 = 0x2000;
 
 // linux/lwtunnel.h
 const LWTUNNEL_ENCAP_BPF: u16 = 6;

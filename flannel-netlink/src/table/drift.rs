@@ -119,6 +119,9 @@ fn write_difference(f: &mut fmt::Formatter<'_>, wanted: &Link, now: &Link) -> fm
     if now.queue != wanted.queue {
         write!(f, " to a queue of {}", now.queue)?;
     }
+    if now.kind != wanted.kind {
+        write!(f, " to {:?}", now.kind)?;
+    }
     if now.up != wanted.up {
         write!(f, " to {}", if now.up { "up" } else { "down" })?;
     }

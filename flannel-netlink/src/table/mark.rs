@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use ipnetwork::IpNetwork;
 
-use crate::state::{ForwardingEntry, Neighbour, Object};
+use crate::state::{ForwardingEntry, Neighbour, Object, Route, Via};
 
 /// How one owner's objects are told from everybody else's.
 ///
@@ -19,7 +19,7 @@ pub struct Mark {
     /// The numbers of our nexthop objects.
     pub nexthops: RangeInclusive<u32>,
     /// The names of the devices that are ours. Permanent neighbours and forwarding entries there
-    /// are ours, and addresses inside `networks`.
+    /// are ours, and addresses inside `networks`, and the routes that flanneld makes there.
     pub devices: BTreeSet<String>,
 }
 
@@ -28,7 +28,7 @@ impl Mark {
     pub fn new(protocol: u8, networks: impl IntoIterator<Item = IpNetwork>) -> Self {
         Self {
             protocol,
-            table: crate::state::Route::MAIN,
+            table: Route::MAIN,
             networks: networks.into_iter().collect(),
             // An empty range.
             #[expect(clippy::reversed_empty_ranges, reason = "no nexthop object is ours")]
@@ -53,13 +53,14 @@ impl Mark {
                 nexthop.protocol == self.protocol && self.nexthops.contains(&nexthop.id)
             }
             Object::Route(route) => {
-                route.protocol == self.protocol
+                (route.protocol == self.protocol || is_flannels(route, our_devices))
                     && route.table == self.table
                     && self.contains(route.destination)
             }
         }
     }
 
+    /// Whether `network` is inside of ours.
     fn contains(&self, network: IpNetwork) -> bool {
         self.networks.iter().any(|outer| match (outer, network) {
             (IpNetwork::V4(outer), IpNetwork::V4(network)) => network.is_subnet_of(*outer),
@@ -67,4 +68,12 @@ impl Mark {
             _ => false,
         })
     }
+}
+
+/// Whether flanneld has left the route on a device that is ours now: to a peer's block, through the first address of the block.
+fn is_flannels(route: &Route, our_devices: &BTreeSet<u32>) -> bool {
+    route.protocol == Route::BOOT
+        && route.onlink
+        && route.via == Via::Gateway(route.destination.ip())
+        && route.link.is_some_and(|link| our_devices.contains(&link))
 }

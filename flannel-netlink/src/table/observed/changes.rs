@@ -12,10 +12,12 @@ pub(super) struct WatchedLink {
 }
 
 impl WatchedLink {
-    /// Whether the device is as wanted. Its queue may be longer.
+    /// Whether the device is as wanted, in all that its owner may set. Its queue may be longer.
     pub(super) fn fits(&self, now: &Link) -> bool {
-        let compared = |link: &Link| (link.index, link.mac, link.mtu, link.up);
-        compared(now) == compared(&self.wanted) && now.queue >= self.wanted.queue
+        let compared = |link: &Link| (link.index, link.mac, link.mtu, link.up, link.link_local);
+        compared(now) == compared(&self.wanted)
+            && now.kind == self.wanted.kind
+            && now.queue >= self.wanted.queue
     }
 }
 
