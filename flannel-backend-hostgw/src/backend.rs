@@ -91,7 +91,9 @@ impl Backend for HostGw {
         flannel_backend::remove_leftovers(self.finder.namespace(), &self.networks, &[]).await?;
         let mut mark = Mark::new(self.protocol, self.networks.clone());
         mark.table = self.table;
-        mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
+        mark.nexthops =
+            flannel_backend::nexthop_ids(self.finder.namespace(), &self.networks, self.table)
+                .await?;
         let mut table = PeerTable::open(self.finder.namespace(), mark).await?;
         if self.blackholes {
             table = table.with_blackholes();

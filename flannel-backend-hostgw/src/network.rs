@@ -71,4 +71,8 @@ impl Network for HostGwNetwork {
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
         self.table.teardown().await
     }
+
+    async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
+        self.table.hand_over().await
+    }
 }

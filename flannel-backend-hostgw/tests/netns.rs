@@ -5,10 +5,14 @@ use std::{sync::Arc, time::Duration};
 use flannel_backend::{UplinkFinder, UplinkOptions, testing::KernelWorld};
 use flannel_backend_hostgw::HostGw;
 use flannel_core::{
-    Backend, BackendError, Lease, LeaseAttrs, NetworkConfig, PeerFault,
+    Backend, BackendError, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, PeerFault, Peers,
     testing::network::{NetworkWorld, Nodes},
 };
-use flannel_testbed::Host;
+use flannel_netlink::{
+    link_by_name, list_nexthops, list_routes,
+    state::{IpFamily, Route},
+};
+use flannel_testbed::{Host, probe};
 
 const IPV4: &str = r#"{"Network":"10.244.0.0/16"}"#;
 const IPV6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48"}"#;
@@ -183,4 +187,128 @@ async fn without_an_uplink_the_error_lists_what_is_there() {
     assert!(error.is_retryable());
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("nic9") && cause.contains("eth0 [192.0.2.1/24"), "{cause}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_peer_at_the_broadcast_address_of_the_link_costs_only_itself() {
+    let world = world(IPV4).await;
+    let mut nodes = Nodes::start(&world).await;
+    let attrs =
+        LeaseAttrs { public_ip: Some([192, 0, 2, 255].into()), ..nodes.lease(1).attrs.clone() };
+    let bad = Lease::new("10.244.77.0-24".parse().unwrap(), attrs);
+    let report = nodes.sync_other(0, 3, vec![bad.clone()]).await;
+    assert_eq!((report.faults.len(), report.problems.len()), (0, 1), "{report:?}");
+    assert_eq!(report.problems[0].peer, bad.subnet);
+    let fault = &report.problems[0].fault;
+    assert!(matches!(fault, PeerFault::Unreachable { .. }), "{fault:?}");
+    assert!(world.reaches(0, 1).await);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn what_the_kernel_refuses_is_retried_also_if_the_peer_lacks_the_other_address() {
+    let world = world(DUAL).await;
+    let mut nodes = Nodes::start(&world).await;
+    let mut attrs = nodes.lease(1).attrs.clone();
+    (attrs.public_ip, attrs.public_ipv6) = (Some([198, 51, 100, 7].into()), None);
+    let half = Lease::new("10.244.77.0-24&fd00:10:244:77::-64".parse().unwrap(), attrs);
+    let report = nodes.sync_other(0, 3, vec![half]).await;
+    assert_eq!(report.problems.len(), 2, "{report:?}");
+    assert!(report.wants_retry(), "{report:?}");
+}
+
+/// Two networks whose nexthop objects would have the same ids by their hash alone.
+async fn colliding() -> [String; 2] {
+    let namespace = flannel_netlink::Namespace::create().unwrap();
+    let mut seen = std::collections::BTreeMap::new();
+    for n in 0..=255_u8 {
+        for m in 0..=255_u8 {
+            let network = format!("10.{n}.{m}.0/24");
+            let networks = [network.parse().unwrap()];
+            let ids = flannel_backend::nexthop_ids(&namespace, &networks, Route::MAIN).await;
+            let first = *ids.unwrap().start();
+            if let Some(other) = seen.insert(first, network.clone()) {
+                return [other, network];
+            }
+        }
+    }
+    panic!("65,536 networks and no collision");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn two_networks_in_one_namespace_leave_each_other_alone() {
+    let world = world(IPV4).await;
+    let host = world.testbed().host(0);
+    let mut networks = Vec::new();
+    for network in colliding().await {
+        let config = format!(r#"{{"Network":"{network}","SubnetLen":26}}"#);
+        let config: NetworkConfig = config.parse().unwrap();
+        let base: ipnetwork::Ipv4Network = network.parse().unwrap();
+        let lease = |n: u8, attrs: &LeaseAttrs| {
+            let [a, b, c, _] = base.ip().octets();
+            Lease::new(format!("{a}.{b}.{c}.{}-26", n * 64).parse().unwrap(), attrs.clone())
+        };
+        let options = UplinkOptions { names: vec!["eth0".into()], ..UplinkOptions::default() };
+        let backend = backend(host, &config, &options);
+        let attrs = backend.advertise(None).await.unwrap();
+        let own = lease(1, &attrs);
+        let mut network = backend.start(&own).await.unwrap();
+        let peer = |n: u8| {
+            let public_ip = Some([192, 0, 2, n + 1].into());
+            lease(n + 1, &LeaseAttrs { public_ip, ..attrs.clone() })
+        };
+        let mut peers = Peers::new(config, own);
+        peers.fold(LeaseEvent::Reset(vec![peer(1), peer(2)]));
+        let report = network.sync(&peers).await.unwrap();
+        assert_eq!((report.added, report.removed, report.problems.len()), (4, 0, 0), "{report:?}");
+        networks.push((network, peers));
+    }
+    // Each finds all as it left it, also if it lists the kernel anew.
+    for (network, peers) in &mut networks {
+        let quiet = tokio::time::timeout(Duration::from_millis(300), network.drifted()).await;
+        assert!(quiet.is_err(), "a drift without anybody's doing");
+        assert_eq!(network.sync(peers).await.unwrap().writes(), 0);
+    }
+    let before = host.snapshot().await.unwrap();
+    let (second, _) = networks.pop().unwrap();
+    second.teardown().await.unwrap();
+    let gone = before.difference(&host.snapshot().await.unwrap());
+    assert_eq!(gone.len(), 4, "only its own two routes and objects: {gone:#?}");
+    let (mut first, peers) = networks.pop().unwrap();
+    assert_eq!(first.sync(&peers).await.unwrap().writes(), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn what_is_handed_over_are_flanneld_routes_and_no_packet_is_lost() {
+    let world = world(DUAL).await;
+    let nodes = Nodes::start(&world).await;
+    let host = world.testbed().host(0);
+    let targets = world.pod(1).endpoint().ips();
+    let probes: Vec<_> = targets.map(|ip| probe::stream(world.pod(0), ip, 1000).unwrap()).collect();
+    for probe in &probes {
+        probe.flowing().await;
+    }
+    let (_, network) = nodes.into_first();
+    network.hand_over().await.unwrap();
+    for probe in probes {
+        let report = probe.stop().await;
+        assert_eq!(report.lost, 0, "{report}");
+    }
+    let mut kernel = host.connect().unwrap();
+    assert_eq!(list_nexthops(&mut kernel).await.unwrap(), []);
+    let eth0 = link_by_name(&mut kernel, "eth0").await.unwrap().unwrap().index;
+    for (family, block, gateway) in [
+        (IpFamily::V4, "10.244.2.0/24", "192.0.2.2"),
+        (IpFamily::V6, "fd00:10:244:2::/64", "2001:db8::2"),
+    ] {
+        let routes = list_routes(&mut kernel, Route::MAIN, family).await.unwrap();
+        let expected = Route::new(block.parse().unwrap(), Route::BOOT);
+        assert!(
+            routes.contains(&expected.via_gateway(gateway.parse().unwrap(), eth0)),
+            "{routes:?}"
+        );
+    }
 }

@@ -156,7 +156,7 @@ impl Backend for Udp {
         flannel_backend::remove_leftovers(namespace, &self.networks, &ours).await?;
         let mut mark = Mark::new(self.protocol, self.networks.clone());
         mark.table = self.table;
-        mark.nexthops = flannel_backend::nexthop_numbers(&self.networks);
+        mark.nexthops = flannel_backend::nexthop_ids(namespace, &self.networks, self.table).await?;
         mark.devices = [name].into();
         let mut table = PeerTable::open(namespace, mark).await?;
         if self.blackholes {

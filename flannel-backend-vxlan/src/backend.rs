@@ -17,6 +17,7 @@ use crate::{
     config::Settings,
     device::{DeviceState, Devices},
     family::Family,
+    mac::derived,
     network::VxlanNetwork,
     underlay::{Overlay, UnderlayWatch},
 };
@@ -116,9 +117,10 @@ impl Vxlan {
         let uplink = self.finder.find_for(lease).await?;
         self.shared.set_uplink(uplink.interface.clone());
         let mut state = self.shared.ensure(&uplink.interface, uplink.address(), lease).await;
-        match state.error.take() {
-            Some(error) => Err(error),
-            None => Ok((uplink, state)),
+        // One family that works is enough.
+        match state.vteps.is_empty() {
+            true if !state.errors.is_empty() => Err(state.errors.swap_remove(0).1),
+            _ => Ok((uplink, state)),
         }
     }
 }
@@ -139,9 +141,19 @@ impl Shared {
         public: Option<IpAddr>,
         lease: Option<&Lease>,
     ) -> DeviceState {
+        self.devices.lock().await.ensure(uplink, lease, &self.node(public)).await
+    }
+
+    /// Gives the device of `family` an Ethernet address that no other node derives.
+    pub(crate) async fn change_mac(&self, family: Family, own: &Lease) {
+        let purpose = format!("{} {}", family.device(self.settings.vni), own.subnet);
+        let mac = derived(&self.node(own.attrs.address()), &purpose);
+        self.devices.lock().await.change_mac(family, mac);
+    }
+
+    fn node(&self, public: Option<IpAddr>) -> NodeId {
         let by_address = || public.map_or_else(|| NodeId::from(IpAddr::from([0; 4])), NodeId::from);
-        let node = self.identity.clone().unwrap_or_else(by_address);
-        self.devices.lock().await.ensure(uplink, lease, &node).await
+        self.identity.clone().unwrap_or_else(by_address)
     }
 
     pub(crate) const fn devices(&self) -> &tokio::sync::Mutex<Devices> {
@@ -179,7 +191,8 @@ impl Backend for Vxlan {
         };
         let mut mark = Mark::new(shared.protocol, shared.networks.clone());
         mark.table = shared.table;
-        mark.nexthops = flannel_backend::nexthop_numbers(&shared.networks);
+        mark.nexthops =
+            flannel_backend::nexthop_ids(namespace, &shared.networks, shared.table).await?;
         mark.devices = names.into_iter().collect();
         let mut table = PeerTable::open(namespace, mark).await?;
         if shared.blackholes {

@@ -50,10 +50,12 @@ impl Settings {
         self.mtu.unwrap_or(uplink.mtu).saturating_sub(family.overhead())
     }
 
-    /// What a pod may send in every family, bytes.
+    /// What a pod may send in every family that the uplink can carry, bytes.
     pub(crate) fn pod_mtu(&self, uplink: &Interface) -> u32 {
-        let mtus = self.families.iter().map(|family| self.device_mtu(*family, uplink));
-        mtus.min().unwrap_or(uplink.mtu)
+        let mtus = self.families.iter().map(|family| (family, self.device_mtu(*family, uplink)));
+        // A family that cannot be served does not count.
+        let usable = mtus.filter(|(family, mtu)| *mtu >= family.smallest_mtu());
+        usable.map(|(_, mtu)| mtu).min().unwrap_or(uplink.mtu)
     }
 }
 

@@ -2,7 +2,12 @@
 
 mod checksums;
 
-use std::{collections::BTreeSet, fs, io, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
 
 use flannel_core::{BackendError, Lease, LeaseAttrs, NodeId};
 use flannel_netlink::{
@@ -39,6 +44,9 @@ struct Device {
     last: Option<(Wanted, Link)>,
     /// Repairs against somebody who keeps altering it.
     repairs: RateLimit,
+    /// How often it is said that it was put right.
+    log: RateLimit,
+    forwarding_error: Option<String>,
     checksums: Checksums,
 }
 
@@ -60,8 +68,8 @@ pub(crate) struct DeviceState {
     pub(crate) due: Option<Instant>,
     /// What somebody else had changed and is as it should be again, in words.
     pub(crate) repaired: Vec<String>,
-    /// Why one is missing.
-    pub(crate) error: Option<BackendError>,
+    /// Why the device of a family is missing.
+    pub(crate) errors: Vec<(Family, BackendError)>,
 }
 
 impl Devices {
@@ -72,6 +80,8 @@ impl Devices {
             mac: None,
             last: None,
             repairs: RateLimit::REPAIRS,
+            log: flannel_backend::LOG_LINES,
+            forwarding_error: None,
             checksums: Checksums::default(),
         };
         let devices = settings.families.iter().map(device).collect();
@@ -109,9 +119,10 @@ impl Devices {
                 continue;
             }
             if let Err(error) = self.ensure_one(index, uplink, previous, node, &mut state).await {
-                state.error.get_or_insert(error);
+                state.errors.push((self.devices[index].family, error));
             }
         }
+        self.ensure_forwarding(&mut state);
         self.ensure_checksums(&mut state).await;
         state
     }
@@ -125,6 +136,11 @@ impl Devices {
                 Family::V6 => attrs.backend_v6_data = data,
             }
         }
+    }
+
+    /// The Ethernet addresses that peers know.
+    pub(crate) fn macs(&self) -> Vec<(Family, MacAddress)> {
+        self.devices.iter().filter_map(|device| Some((device.family, device.mac?))).collect()
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -152,6 +168,34 @@ impl Devices {
             result = result.and(deleted);
         }
         result
+    }
+
+    /// An error is told once: it does not come and go.
+    fn ensure_forwarding(&mut self, state: &mut DeviceState) {
+        for device in &mut self.devices {
+            if !state.vteps.iter().any(|vtep| vtep.family == device.family) {
+                continue;
+            }
+            match forward(&self.namespace, device.family, &device.name) {
+                Ok(false) => device.forwarding_error = None,
+                Ok(true) => {
+                    state.repaired.push(format!("forwarding of {} switched off", device.name))
+                }
+                Err(error) if device.forwarding_error.as_ref() != Some(&error) => {
+                    warn!(device = device.name, error, "cannot make the device forward");
+                    device.forwarding_error = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Gives the device of a family another Ethernet address, because a peer with a better right to it has the one that it has.
+    pub(crate) fn change_mac(&mut self, family: Family, mac: MacAddress) {
+        for device in self.devices.iter_mut().filter(|device| device.family == family) {
+            info!(device = device.name, before = device.mac.map(tracing::field::display), now = %mac, "a peer has our Ethernet address: taking another one");
+            (device.mac, device.last) = (Some(mac), None);
+        }
     }
 
     async fn ensure_checksums(&mut self, state: &mut DeviceState) {
@@ -202,7 +246,7 @@ impl Devices {
                 return Ok(());
             }
         }
-        let meddled = left.is_some();
+        let was_altered = left.is_some();
         let mac = device.choose_mac(actual.as_ref(), previous, node);
         let made = device.make(connection, settings, wanted, mac, actual.as_ref()).await;
         let (link, ensured) = match made {
@@ -217,17 +261,22 @@ impl Devices {
                         )
                         .into(),
                     },
+                    // Whoever tries again asks for the same.
+                    None if actual.is_none() && error.invalid() => BackendError::Unsupported {
+                        backend: crate::KIND.into(),
+                        reason: format!("the kernel refuses device {name}: {error}"),
+                    },
                     None => refused(error),
                 });
             }
         };
-        if meddled {
+        if was_altered {
             device.repairs.done(now);
         }
         if ensured != Ensured::Altered || device.last.is_none() {
-            quiet(namespace, &device.name);
+            no_router_advertisements(namespace, &device.name);
         }
-        device.tell(&link, ensured, wanted);
+        device.log(&link, ensured, wanted, now);
         device.add_to(state, wanted, &link);
         // As it should be: somebody may have been faster than the reading back.
         device.last = Some((wanted, Link { mac: device.mac, mtu: wanted.mtu, up: true, ..link }));
@@ -288,7 +337,18 @@ impl Device {
         vxlan.local = Some(wanted.local);
         vxlan.learning = settings.learning;
         vxlan.gbp = settings.gbp;
-        // Not bound to the uplink: a bound device vanishes with it.
+        // A new device is not bound to the uplink: it would vanish with it. What flanneld has bound stays so, and what somebody
+        // binds later does not.
+        let left = self.last.as_ref().map(|(_, left)| left);
+        let is_same = |left: &&Link| actual.is_some_and(|actual| actual.index == left.index);
+        if let Some(LinkKind::Vxlan(left)) = left.filter(is_same).map(|left| &left.kind) {
+            let nobody = match wanted.local {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            };
+            vxlan.parent = left.parent.or(Some(0));
+            vxlan.group = left.group.or(Some(nobody));
+        }
         let mut spec = LinkSpec::new(&self.name, LinkSpecKind::Vxlan(vxlan));
         spec.mac = Some(mac);
         spec.mtu = Some(wanted.mtu);
@@ -307,7 +367,11 @@ impl Device {
         }
     }
 
-    fn tell(&self, link: &Link, ensured: Ensured, wanted: Wanted) {
+    fn log(&mut self, link: &Link, ensured: Ensured, wanted: Wanted, now: Instant) {
+        if self.log.due(now).is_some() {
+            return;
+        }
+        self.log.done(now);
         let how = match ensured {
             Ensured::Adopted => "device adopted",
             Ensured::Altered if self.last.is_none() => "device adopted and altered",
@@ -378,24 +442,46 @@ fn is_of(link: &Link, settings: &Settings) -> bool {
 }
 
 /// Keeps the kernel from configuring the device by router advertisements. As with flannel it is no failure if that cannot be done.
-fn quiet(namespace: &Namespace, device: &str) {
-    let mut path = PathBuf::from("/proc/sys/net/ipv6/conf");
-    path.push(device);
-    path.push("accept_ra");
-    let written = namespace.run(|| match fs::read_to_string(&path) {
+fn no_router_advertisements(namespace: &Namespace, device: &str) {
+    if let Err(error) = set_sysctl(namespace, &setting("ipv6", device, "accept_ra"), "0") {
+        warn!(device, error, "cannot switch off router advertisements");
+    }
+}
+
+/// Lets the device forward if the host as a whole does; true if somebody had switched that off.
+fn forward(namespace: &Namespace, family: Family, device: &str) -> Result<bool, String> {
+    let protocol = match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    };
+    let all = setting(protocol, "all", "forwarding");
+    let forwards = namespace.run(|| fs::read_to_string(&all).is_ok_and(|it| it.trim() == "1"));
+    match forwards {
+        Ok(true) => set_sysctl(namespace, &setting(protocol, device, "forwarding"), "1"),
+        Ok(false) => Ok(false),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn setting(protocol: &str, device: &str, name: &str) -> PathBuf {
+    ["/proc/sys/net", protocol, "conf", device, name].iter().collect()
+}
+
+/// Whether it was another value.
+fn set_sysctl(namespace: &Namespace, path: &Path, value: &str) -> Result<bool, String> {
+    let written = namespace.run(|| match fs::read_to_string(path) {
         // Read first: /proc/sys may be read-only and right.
-        Ok(current) if current.trim() == "0" => Ok(()),
-        Ok(_) => fs::write(&path, "0"),
+        Ok(current) if current.trim() == value => Ok(false),
+        Ok(_) => fs::write(path, value).map(|()| true),
         // A kernel without IPv6.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     });
-    let error = match written {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => error.to_string(),
-    };
-    warn!(device, path = %path.display(), error, "cannot switch off router advertisements");
+    match written {
+        Ok(Ok(was_other)) => Ok(was_other),
+        Ok(Err(error)) => Err(format!("cannot write {}: {error}", path.display())),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What Linux takes if no port is given.

@@ -62,12 +62,9 @@ impl Family {
         }
     }
 
-    /// The name of the device, as flannel has it.
+    /// The name of the device.
     pub(crate) fn device(self, vni: Vni) -> String {
-        match self {
-            Self::V4 => format!("flannel.{vni}"),
-            Self::V6 => format!("flannel-v6.{vni}"),
-        }
+        flannel_backend::vxlan_device(self.ip(), vni.number())
     }
 
     /// What encapsulation adds to a packet, bytes: an IP header of 20 or 40, a UDP header of 8, a VXLAN header of 8, and the inner

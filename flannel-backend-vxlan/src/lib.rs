@@ -1,6 +1,7 @@
 //! Peers behind the kernel's VXLAN.
 //!
-//! Packets to a peer's pods go through a device, `flannel.VNI` for IPv4 and `flannel-v6.VNI` for IPv6, which wraps them into UDP
+//! Packets to a peer's pods go through a device, `flannel.VNI` for IPv4 and `flannel-v6.VNI` for IPv6 (`fl-v4.VNI` and `fl-v6.VNI` where
+//! the kernel takes no name of that length), which wraps them into UDP
 //! packets to the peer's public address. Hosts need no common link. It is the same on the wire as flannel's, so both kinds of
 //! node share a cluster.
 //!

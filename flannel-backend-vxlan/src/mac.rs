@@ -3,12 +3,12 @@
 use flannel_core::NodeId;
 use flannel_netlink::state::MacAddress;
 
-/// An address that depends on the node and the device's name alone: it stays the same when the device, the lease or the whole
+/// An address that depends on the node and what it is for, which is the device's name, alone: it stays the same when the device, the lease or the whole
 /// machine is made anew, so peers need not be told.
-pub(crate) fn derived(node: &NodeId, device: &str) -> MacAddress {
+pub(crate) fn derived(node: &NodeId, purpose: &str) -> MacAddress {
     // The spread of a name is uniform in all its bits; FNV-1a of the device's name tells the devices of a node apart.
     let spread = node.spread() as u64;
-    let hash = device
+    let hash = purpose
         .bytes()
         .fold(spread, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     let [_, _, first, rest @ ..] = hash.to_be_bytes();

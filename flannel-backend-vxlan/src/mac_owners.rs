@@ -54,6 +54,16 @@ impl MacOwners {
         (owner != subnet && remote(owner) != remote(subnet)).then_some(*owner)
     }
 
+    /// The families in which a peer with a lower subnet claims the address that this node, the holder of `own`, has. That peer has
+    /// it for all others.
+    pub(crate) fn lost_by(&self, peers: &Peers, own: &[(Family, MacAddress)]) -> Vec<Family> {
+        let subnet = &peers.own().subnet;
+        let is_lost = |(family, mac): &&(Family, MacAddress)| {
+            self.claimants(*family, *mac).next().is_some_and(|claimant| claimant < subnet)
+        };
+        own.iter().filter(is_lost).map(|(family, _)| *family).collect()
+    }
+
     /// Those that claim an address, in the order of their subnets.
     fn claimants(&self, family: Family, mac: MacAddress) -> impl Iterator<Item = &Subnet> {
         let claimants = &self.claimants[family as usize];

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flannel_backend::{PathFacts, PathsWatch, PeerTable, UplinkWatch};
 use flannel_core::{
-    BackendError, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport, Transport,
+    BackendError, Fault, FaultKind, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport,
+    Transport,
 };
 use flannel_netlink::{Monitor, Namespace, Notice, Subject, Topic, state::Link};
 use tokio::time::{Instant, sleep_until};
@@ -29,8 +30,10 @@ pub(crate) struct VxlanNetwork {
     watched: Vec<Link>,
     namespace: Namespace,
     paths: PathsWatch,
-    /// Tells of changed features, of which a device's attributes say nothing; where we have changed one.
-    features: Option<Monitor>,
+    /// Tells of changed settings, of which a device's attributes say nothing: forwarding, and features.
+    settings: Option<(Monitor, &'static [Topic])>,
+    /// Whether plans may be others because of Ethernet addresses that several claim.
+    contested: bool,
     /// What we should publish, if the lease says something else.
     unpublished: Option<LeaseAttrs>,
     /// When a device may be repaired that somebody keeps altering, or something is to be published.
@@ -50,7 +53,8 @@ impl VxlanNetwork {
             shared,
             namespace,
             paths,
-            features: None,
+            settings: None,
+            contested: false,
             uplink,
             underlay,
             table,
@@ -92,22 +96,24 @@ impl VxlanNetwork {
         }
     }
 
-    /// Lets changed features of our devices be told, if we want any other than the kernel's.
-    fn watch_features(&mut self, PathFacts { software_checksums, .. }: &PathFacts) {
-        if software_checksums.is_empty() {
-            self.features = None;
-        } else if self.features.is_none() {
-            let opened = Monitor::open_for(&self.namespace, &[Topic::Links]);
-            self.features = opened
-                .map_err(|error| warn!(%error, "whether others change features will be seen late"))
-                .ok();
+    /// Lets changed settings of our devices be told, and changed features if we want any other than the kernel's.
+    fn watch_settings(&mut self, PathFacts { software_checksums, .. }: &PathFacts) {
+        let topics: &[Topic] = match software_checksums.is_empty() {
+            true => &[Topic::Netconf],
+            false => &[Topic::Links, Topic::Netconf],
+        };
+        if self.settings.as_ref().is_none_or(|(_, watched)| *watched != topics) {
+            let opened = Monitor::open_for(&self.namespace, topics);
+            self.settings = opened
+                .map_err(|error| warn!(%error, "whether others change settings of devices will be seen late"))
+                .ok()
+                .map(|monitor| (monitor, topics));
         }
     }
 
     fn follow(&mut self, facts: Facts, peers: &Peers) {
-        let contested = self.mac_owners.follow(peers);
         if self.facts.as_ref() == Some(&facts) {
-            if contested {
+            if std::mem::take(&mut self.contested) {
                 self.table.replan();
             }
             return;
@@ -138,11 +144,19 @@ impl Network for VxlanNetwork {
         let own = peers.own();
         let known = self.paths.current();
         // Before the devices are looked at, so that no change is missed.
-        self.watch_features(&known);
+        self.watch_settings(&known);
         let PathFacts { mtus, software_checksums, .. } = known;
         shared.devices().lock().await.compute_checksums(software_checksums);
+        self.contested |= self.mac_owners.follow(peers);
+        let macs = shared.devices().lock().await.macs();
+        for family in self.mac_owners.lost_by(peers, &macs) {
+            shared.change_mac(family, own).await;
+        }
         let state = shared.ensure(&uplink, own.attrs.address(), Some(own)).await;
-        let DeviceState { vteps, links, due, repaired, error } = state;
+        let DeviceState { vteps, links, due, repaired, mut errors } = state;
+        if let Some(underlay) = &mut self.underlay {
+            underlay.ask_about(peers).await?;
+        }
         self.look_again_at = due;
         self.watch(links);
         self.compare(own).await;
@@ -166,8 +180,15 @@ impl Network for VxlanNetwork {
         for what in &repaired {
             report.repaired.add("link", what);
         }
-        // The other family works by now.
-        error.map_or(Ok(report), Err)
+        if self.facts.as_ref().is_some_and(|facts| facts.vteps.is_empty()) && !errors.is_empty() {
+            return Err(errors.swap_remove(0).1);
+        }
+        for (family, error) in errors {
+            let operation = format!("serve {family}");
+            let kind = FaultKind::FamilyUnusable;
+            report.faults.push(Fault::new(kind, family.to_string(), operation, chain(&error)));
+        }
+        Ok(report)
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
@@ -181,9 +202,9 @@ impl Network for VxlanNetwork {
                 None => std::future::pending().await,
             }
         };
-        let features = async {
-            match &mut self.features {
-                Some(monitor) => told_of(monitor, &self.watched).await,
+        let settings = async {
+            match &mut self.settings {
+                Some((monitor, _)) => told_of(monitor, &self.watched).await,
                 None => std::future::pending().await,
             }
         };
@@ -197,7 +218,7 @@ impl Network for VxlanNetwork {
             drifted = self.table.drifted() => drifted,
             changed = underlay => changed,
             () = look_again => Ok(()),
-            () = features => Ok(()),
+            () = settings => Ok(()),
             () = self.paths.changed() => Ok(()),
             changed = self.uplink.changed() => {
                 self.shared.set_uplink(changed?);
@@ -212,6 +233,11 @@ impl Network for VxlanNetwork {
         let deleted = shared.devices().lock().await.delete().await;
         removed.and(deleted)
     }
+
+    /// The devices stay: flanneld takes them over as we have taken over its own.
+    async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
+        self.table.hand_over().await
+    }
 }
 
 /// Waits until the kernel tells of one of these devices, or may have.
@@ -222,15 +248,27 @@ impl Network for VxlanNetwork {
 async fn told_of(monitor: &mut Monitor, links: &[Link]) {
     loop {
         match monitor.next().await {
-            Ok(Notice::Added { subject: Subject::Link(link), .. })
-                if links.iter().all(|ours| ours.index != link.index) => {}
-            Ok(Notice::Added { subject: Subject::Link(_), .. } | Notice::Lost) => return,
+            Ok(Notice::Added { subject, .. }) => {
+                let is_ours = |index| links.iter().any(|ours| ours.index == index);
+                match subject {
+                    Subject::Link(link) if is_ours(link.index) => return,
+                    Subject::Netconf(index) if is_ours(index) => return,
+                    _ => {}
+                }
+            }
+            Ok(Notice::Lost) => return,
             // A device that is gone is told of elsewhere.
             Ok(_) => {}
             Err(error) => {
-                warn!(%error, "cannot hear of changed features");
+                warn!(%error, "cannot watch settings of devices");
                 std::future::pending().await
             }
         }
     }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

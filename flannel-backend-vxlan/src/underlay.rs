@@ -1,14 +1,21 @@
 //! Which peers are on the link: the facts that direct routing is decided by.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
-use flannel_core::BackendError;
+use flannel_core::{BackendError, Lease, Peers};
 use flannel_netlink::{
-    Connection, KernelError, Monitor, Namespace, Notice, OpenError, Subject, list_routes,
+    Connection, KernelError, Message, Monitor, Namespace, Notice, OpenError, Request, Subject,
+    Topic, list_routes,
     state::{IpFamily, Object, Route, RouteKind, Via},
 };
 use ipnetwork::IpNetwork;
 use tokio::time::{Instant, timeout_at};
+
+use crate::family::Family;
 
 /// Whose routes are not of the underlay.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,6 +29,8 @@ pub(crate) struct Overlay {
 pub(crate) struct OnLink {
     /// Destinations with the device that they are on the link of, if any; the longest prefix first, and then the lowest metric.
     routes: Vec<(IpNetwork, Option<u32>)>,
+    /// The same for single addresses, where there are rules by which the main table alone does not decide.
+    by_rules: BTreeMap<IpAddr, Option<u32>>,
 }
 
 impl OnLink {
@@ -35,11 +44,14 @@ impl OnLink {
             let is_direct = route.kind == RouteKind::Unicast && route.via == Via::Direct;
             (route.destination, route.link.filter(|_| is_direct))
         };
-        Self { routes: routes.iter().map(direct).collect() }
+        Self { routes: routes.iter().map(direct).collect(), by_rules: BTreeMap::new() }
     }
 
     /// Whether `address` is reached on the link of the device `link` itself, without a gateway.
     pub(crate) fn contains(&self, address: IpAddr, link: u32) -> bool {
+        if let Some(direct) = self.by_rules.get(&address) {
+            return *direct == Some(link);
+        }
         let best = self.routes.iter().find(|(destination, _)| destination.contains(address));
         best.is_some_and(|(_, direct)| *direct == Some(link))
     }
@@ -66,6 +78,7 @@ pub(crate) struct UnderlayWatch {
     monitor: Monitor,
     overlay: Overlay,
     current: OnLink,
+    has_rules: bool,
     check_at: Option<Instant>,
 }
 
@@ -77,15 +90,42 @@ impl UnderlayWatch {
     ) -> Result<Self, BackendError> {
         let closed = |error: OpenError| unreadable(error);
         // The monitor first, so that no change falls between the listing and it.
-        let monitor = Monitor::open(namespace).map_err(closed)?;
+        let monitor = Monitor::open_for(namespace, &TOPICS).map_err(closed)?;
         let mut connection = Connection::open(namespace).map_err(closed)?;
         let current = read(&mut connection, &overlay).await.map_err(unreadable)?;
-        Ok(Self { connection, monitor, overlay, current, check_at: None })
+        let has_rules = list_rules(&mut connection).await.map_err(unreadable)?;
+        Ok(Self { connection, monitor, overlay, current, has_rules, check_at: None })
     }
 
     /// The facts as they were read last.
     pub(crate) const fn current(&self) -> &OnLink {
         &self.current
+    }
+
+    /// Asks the kernel where packets to the peers go, if there are rules that may send them elsewhere than the main table says.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the facts as they were.
+    pub(crate) async fn ask_about(&mut self, peers: &Peers) -> Result<(), BackendError> {
+        let mut answers = BTreeMap::new();
+        if self.has_rules {
+            let publics = |peer: &Lease| Family::ALL.map(|family| family.public(&peer.attrs));
+            let publics: BTreeSet<_> = peers.iter().flat_map(publics).flatten().collect();
+            for public in publics {
+                let route = self.connection.get(&Route::lookup_match(public), Route::parse).await;
+                let direct = match route {
+                    Ok(route) if route.kind == RouteKind::Unicast && route.via == Via::Direct => {
+                        route.link
+                    }
+                    // No way at all, or one that cannot be understood: not on the link.
+                    _ => None,
+                };
+                answers.insert(public, direct);
+            }
+        }
+        self.current.by_rules = answers;
+        Ok(())
     }
 
     /// Resolves when the facts are others than before.
@@ -107,15 +147,43 @@ impl UnderlayWatch {
                 }
                 None => {
                     let read = read(&mut self.connection, &self.overlay).await;
+                    let rules = list_rules(&mut self.connection).await;
                     self.check_at = None;
-                    let read = read.map_err(unreadable)?;
-                    if read != self.current {
-                        self.current = read;
+                    let (read, had_rules) = (read.map_err(unreadable)?, self.has_rules);
+                    self.has_rules = rules.map_err(unreadable)?;
+                    if read.routes != self.current.routes || had_rules || self.has_rules {
+                        self.current.routes = read.routes;
                         return Ok(());
                     }
                 }
             }
         }
+    }
+}
+
+/// Whether there are rules beside those that every host has: `local`, `main` and `default`.
+async fn list_rules(connection: &mut Connection) -> Result<bool, KernelError> {
+    let list = Request::new(RTM_GETRULE, 0, &[0; RULE_HEADER]);
+    let is_usual = |message: &Message<'_>| {
+        let (header, attributes) = message.split(RULE_HEADER)?;
+        // Those of multicast routing do not matter.
+        if ![AF_INET, AF_INET6].contains(&header[0]) {
+            return None;
+        }
+        let (mut priority, mut table) = (0, header[4].into());
+        for attribute in attributes {
+            match attribute.kind {
+                FRA_PRIORITY => priority = attribute.u32()?,
+                FRA_TABLE => table = attribute.u32()?,
+                _ => {}
+            }
+        }
+        Some([(0, 255), (32_766, Route::MAIN), (32_767, 253)].contains(&(priority, table)))
+    };
+    match connection.dump(&list, is_usual).await {
+        // A kernel without them.
+        Err(error) if error.unsupported() => Ok(false),
+        rules => Ok(rules?.contains(&false)),
     }
 }
 
@@ -132,7 +200,7 @@ fn concerns(notice: &Notice, overlay: &Overlay) -> bool {
     match notice {
         Notice::Lost => true,
         Notice::Added { subject, .. } | Notice::Removed { subject, .. } => match subject {
-            Subject::Link(_) | Subject::Object(Object::Address(_)) => true,
+            Subject::Link(_) | Subject::Rule | Subject::Object(Object::Address(_)) => true,
             Subject::Object(Object::Route(route)) => {
                 route.table == Route::MAIN && !overlay.has(route)
             }
@@ -149,6 +217,18 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> BackendE
         source: error.into(),
     }
 }
+
+/// All that [`concerns`] looks at.
+const TOPICS: [Topic; 4] = [Topic::Addresses, Topic::Links, Topic::Routes, Topic::Rules];
+
+// linux/rtnetlink.h, linux/fib_rules.h
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const RTM_GETRULE: u16 = 34;
+/// The size of `struct fib_rule_hdr`.
+const RULE_HEADER: usize = 12;
+const FRA_PRIORITY: u16 = 6;
+const FRA_TABLE: u16 = 15;
 
 /// Routes that come with an address, linux/rtnetlink.h.
 const RTPROT_KERNEL: u8 = 2;

@@ -6,6 +6,10 @@ mod contract;
 mod devices;
 #[path = "netns/direct.rs"]
 mod direct;
+#[path = "netns/families.rs"]
+mod families;
+#[path = "netns/handover.rs"]
+mod handover;
 #[path = "netns/leftovers.rs"]
 mod leftovers;
 #[path = "netns/mtu.rs"]
@@ -18,6 +22,8 @@ mod paths;
 mod peers;
 #[path = "netns/repairs.rs"]
 mod repairs;
+#[path = "netns/settings.rs"]
+mod settings;
 #[path = "netns/support.rs"]
 mod support;
 #[path = "netns/uplink.rs"]

@@ -3,7 +3,7 @@
 use flannel_core::BackendError;
 use flannel_netlink::{
     Connection, Message, Namespace, delete_link, list_addresses, list_links,
-    state::{Address, AddressFilter, Link, LinkKind},
+    state::{Address, AddressFilter, IpFamily, Link, LinkKind},
 };
 use ipnetwork::IpNetwork;
 use tracing::info;
@@ -16,7 +16,7 @@ use crate::{
 /// Removes the devices that another backend or another VNI of ours has left in `namespace`, except those named in `keep`, and
 /// returns their names. Routes need no such care: they carry our mark.
 ///
-/// A device is ours if it is a VXLAN device whose name is `flannel.VNI` or `flannel-v6.VNI` with its own VNI, or a TUN device of
+/// A device is ours if it is a VXLAN device with [our name](vxlan_device) for its VNI, or a TUN device of
 /// the name `flannel` with a number that nobody is attached to; it is no port of a bridge, and it has addresses of single hosts
 /// inside of `networks` and no others, link-local ones aside.
 ///
@@ -59,6 +59,17 @@ pub async fn remove_leftovers(
         removed.push(link.name);
     }
     Ok(removed)
+}
+
+/// The name of the VXLAN device of a family: flannel's, `flannel.VNI` or `flannel-v6.VNI`; where that is longer than the kernel takes,
+/// which is from 10,000,000 and 10,000 on, `fl-v4.VNI` or `fl-v6.VNI`.
+pub fn vxlan_device(family: IpFamily, vni: u32) -> String {
+    let (usual, short) = match family {
+        IpFamily::V4 => ("flannel", "fl-v4"),
+        IpFamily::V6 => ("flannel-v6", "fl-v6"),
+    };
+    let name = format!("{usual}.{vni}");
+    if name.len() <= LONGEST_NAME { name } else { format!("{short}.{vni}") }
 }
 
 /// Whether a process is attached to a TUN device. [`Link::running`] says so up to a second longer than it is true.
@@ -122,8 +133,7 @@ fn is_named(link: &Link) -> bool {
             !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
         }
         LinkKind::Vxlan(vxlan) => {
-            let names = [format!("flannel.{}", vxlan.vni), format!("flannel-v6.{}", vxlan.vni)];
-            names.contains(&link.name)
+            IpFamily::ALL.iter().any(|family| vxlan_device(*family, vxlan.vni) == link.name)
         }
         _ => false,
     };
@@ -145,6 +155,9 @@ fn has_our_addresses(addresses: &[Address], networks: &[IpNetwork]) -> bool {
     };
     others.peek().is_some() && others.all(ours)
 }
+
+/// `IFNAMSIZ` without the zero at its end.
+const LONGEST_NAME: usize = 15;
 
 // linux/if.h and linux/rtnetlink.h
 const IFF_LOWER_UP: u32 = 1 << 16;
@@ -188,6 +201,23 @@ mod tests {
             assert!(!is_named(&link(name, kind)), "{name}");
         }
         assert!(!is_named(&Link { controller: Some(3), ..link("flannel.7", vxlan()) }));
+    }
+
+    #[test]
+    fn the_name_of_a_device_fits_whatever_its_vni() {
+        for (vni, v4, v6) in [
+            (1, "flannel.1", "flannel-v6.1"),
+            (9999, "flannel.9999", "flannel-v6.9999"),
+            (10_000, "flannel.10000", "fl-v6.10000"),
+            (9_999_999, "flannel.9999999", "fl-v6.9999999"),
+            (10_000_000, "fl-v4.10000000", "fl-v6.10000000"),
+            ((1 << 24) - 1, "fl-v4.16777215", "fl-v6.16777215"),
+        ] {
+            let names = IpFamily::ALL.map(|family| vxlan_device(family, vni));
+            assert_eq!(names, [v4, v6]);
+            assert!(names.iter().all(|name| name.len() <= LONGEST_NAME), "{names:?}");
+            assert!(is_named(&link(v6, LinkKind::Vxlan(Vxlan::new(vni)))));
+        }
     }
 
     #[test]

@@ -19,8 +19,9 @@ pub mod testing;
 mod uplink;
 
 pub use alloc::Alloc;
-pub use leftovers::remove_leftovers;
-pub use mark::{PROTOCOL, network_number, nexthop_numbers};
+pub use drift_log::LOG_LINES;
+pub use leftovers::{remove_leftovers, vxlan_device};
+pub use mark::{PROTOCOL, network_number, nexthop_ids};
 pub use paths::{PathFacts, Paths, PathsWatch, route_mtu};
 pub use peer_table::{NEXT_HOPS, PeerTable};
 pub use placement::PeerPlan;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use flannel_core::{
-    BackendError, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision, RoutingMode, Subnet,
-    SyncReport, Transport,
+    BackendError, Fault, FaultKind, Lease, PeerFault, PeerProblem, Peers, Repaired, Revision,
+    RoutingMode, Subnet, SyncReport, Transport,
 };
 use flannel_netlink::{
     Namespace, Table,
@@ -115,7 +115,7 @@ impl PeerTable {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Kernel`] if the kernel cannot be read, or refuses one of the node's own objects. All else is done by then.
+    /// [`BackendError::Kernel`] if the kernel cannot be read. What it refuses is in the report.
     ///
     /// # Cancel safety
     ///
@@ -148,7 +148,7 @@ impl PeerTable {
         }
         self.planned = Some(peers.revision().clone());
         let report = self.table.sync().await.map_err(unreadable)?;
-        self.report(peers, report)
+        Ok(self.report(peers, report))
     }
 
     /// Resolves when the kernel may not match any more, and logs what somebody else changed.
@@ -210,6 +210,45 @@ impl PeerTable {
         report.failures.into_iter().next().map_or(Ok(()), |failure| Err(refused(failure)))
     }
 
+    /// Leaves what leads to peers as flanneld makes it, so that packets keep flowing and flanneld can follow and remove it: routes
+    /// through their gateways themselves, without our mark. All else of ours goes.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Kernel`] naming the first object that was refused; all others are done all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves a part in our form, which still carries packets.
+    pub async fn hand_over(mut self) -> Result<(), BackendError> {
+        let keys: Vec<_> = self.table.wanted_keys().collect();
+        let wanted = keys.iter().filter_map(|key| self.table.wanted(key));
+        let theirs: Vec<_> = wanted.filter_map(|object| self.as_flannels(object)).collect();
+        self.table.want_only(theirs);
+        let report = self.table.sync().await.map_err(unreadable)?;
+        report.failures.into_iter().next().map_or(Ok(()), |failure| Err(refused(failure)))
+    }
+
+    /// What flanneld has in the place of an object of ours.
+    fn as_flannels(&self, object: Object) -> Option<Object> {
+        let route = match object {
+            Object::Nexthop(_) => return None,
+            Object::Route(route) => route,
+            object => return Some(object),
+        };
+        let route = match route.via {
+            Via::Nexthop(id) => match self.table.wanted(&Key::Nexthop(id))? {
+                Object::Nexthop(Nexthop { gateway, link, onlink, .. }) => {
+                    Route { onlink, ..route.via_gateway(gateway, link) }
+                }
+                _ => return None,
+            },
+            Via::Gateway(_) => route,
+            _ => return None,
+        };
+        Some(Route { protocol: Route::BOOT, mtu: None, ..route }.into())
+    }
+
     /// The subnets that something was planned for and that are no peers' any more.
     fn gone(&self, peers: &Peers) -> BTreeSet<Subnet> {
         let planned = self.placement.holders().filter_map(Holder::subnet);
@@ -261,7 +300,7 @@ impl PeerTable {
         }
     }
 
-    fn report(&mut self, peers: &Peers, table: TableReport) -> Result<SyncReport, BackendError> {
+    fn report(&mut self, peers: &Peers, table: TableReport) -> SyncReport {
         self.note(&table.drifts);
         let mut report = SyncReport::default();
         report.read = table.read as u64;
@@ -274,24 +313,28 @@ impl PeerTable {
         let next_hops = if self.table.nexthops_supported() { "nexthop" } else { "plain" };
         report.properties.insert(NEXT_HOPS.into(), next_hops.into());
         let mut faults = self.faults.clone();
-        let mut own = None;
         for failure in table.failures {
             let subnets = self.blamed(&failure.key());
             if subnets.is_empty() {
-                own.get_or_insert(failure);
+                // Of many that fail for one reason, one says it.
+                let object = failure.key().to_string();
+                let (operation, reason) = (operation(&failure), failure.source.to_string());
+                if report.faults.iter().all(|fault| fault.reason != reason) {
+                    let kind = FaultKind::KernelRefused;
+                    report.faults.push(Fault::new(kind, object, operation, reason));
+                }
                 continue;
             }
             let (operation, reason) = (operation(&failure), failure.source.to_string());
-            let fault = match failure.source.unreachable() {
+            // The kernel takes an address for invalid that is no station's, such as the broadcast address of our link.
+            let is_invalid = failure.source.invalid() && has_gateway(&failure.object);
+            let fault = match failure.source.unreachable() || is_invalid {
                 true => PeerFault::Unreachable { operation, reason },
                 false => PeerFault::Kernel { operation, reason },
             };
             for subnet in subnets {
                 faults.entry(subnet).or_default().push(fault.clone());
             }
-        }
-        if let Some(failure) = own {
-            return Err(refused(failure));
         }
         report.repaired = mem::take(&mut self.drifts);
         for (subnet, faults) in faults {
@@ -304,13 +347,21 @@ impl PeerTable {
                 }
             }
         }
-        Ok(report)
+        report
     }
 
     /// The peers that want what is at `key`; none if it is the node's own or nobody's.
     fn blamed(&self, key: &Key) -> Vec<Subnet> {
         let winner = self.table.wanted_tagged(key).map(|(number, _)| number);
         self.placement.holders_of(key, winner).filter_map(Holder::subnet).collect()
+    }
+}
+
+fn has_gateway(object: &Object) -> bool {
+    match object {
+        Object::Nexthop(_) => true,
+        Object::Route(route) => matches!(route.via, Via::Gateway(_) | Via::Nexthop(_)),
+        _ => false,
     }
 }
 

@@ -7,7 +7,7 @@ use flannel_netlink::{
 };
 use ipnetwork::IpNetwork;
 
-use crate::{PROTOCOL, nexthop_numbers, remove_leftovers};
+use crate::{PROTOCOL, nexthop_ids, remove_leftovers};
 
 /// What [`remove_all`] has removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,7 +34,7 @@ pub async fn remove_all(
     networks: &[IpNetwork],
 ) -> Result<Removed, BackendError> {
     let mut mark = Mark::new(PROTOCOL, networks.to_vec());
-    mark.nexthops = nexthop_numbers(networks);
+    mark.nexthops = nexthop_ids(namespace, networks, mark.table).await?;
     let refused =
         |operation: &str, source| BackendError::Kernel { operation: operation.into(), source };
     let report = async {

@@ -111,6 +111,20 @@ pub trait Network: fmt::Debug + Send {
     ///
     /// [`BackendError`] naming what could not be removed; the rest is removed all the same.
     async fn teardown(self: Box<Self>) -> Result<(), BackendError>;
+
+    /// Ends as [`teardown`](Self::teardown) does, but leaves the way to peers in the form that flanneld gives it, so that packets keep
+    /// flowing until flanneld takes over, and nothing is left that flanneld could not follow or remove.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unsupported`] if flannel has no such backend, [`BackendError`] naming what could not be done; the rest is
+    /// done all the same.
+    async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported {
+            backend: "network's".into(),
+            reason: "flanneld could not take over what it has made".into(),
+        })
+    }
 }
 
 /// Why a backend cannot do what it was asked to do.

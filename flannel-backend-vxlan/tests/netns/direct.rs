@@ -43,7 +43,8 @@ async fn a_peer_that_goes_behind_a_router_is_encapsulated_and_back_without_a_los
     let eth0 = kernel.link("eth0").await.index;
     let devices = [kernel.link("flannel.1").await.index, kernel.link("flannel-v6.1").await.index];
     let blocks = ["10.244.2.0/24", "fd00:10:244:2::/64"];
-    let probes = probe::stream(world.pod(0), world.pod(1).ip(), 100).unwrap();
+    let targets = world.pod(1).endpoint().ips();
+    let probes: Vec<_> = targets.map(|ip| probe::stream(world.pod(0), ip, 1000).unwrap()).collect();
     // Host 3 forwards, as a router does.
     let behind = [("192.0.2.2/32", "192.0.2.4"), ("2001:db8::2/128", "2001:db8::4")];
     let behind = behind
@@ -66,8 +67,10 @@ async fn a_peer_that_goes_behind_a_router_is_encapsulated_and_back_without_a_los
     assert!(nodes.repair(async || ways().await == direct).await);
     assert_eq!(kernel.forwarding("flannel.1").await, []);
     assert!(world.reaches(0, 1).await);
-    let report = probes.stop().await;
-    assert_eq!(report.lost, 0, "{report}");
+    for probe in probes {
+        let report = probe.stop().await;
+        assert_eq!(report.lost, 0, "{report}");
+    }
 }
 
 #[tokio::test]
@@ -123,6 +126,32 @@ async fn direct_routes_follow_a_new_network_card() {
             && kernel.way("10.244.2.0/24").await == (ip("192.0.2.2"), eth0)
     });
     assert!(right.await);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_policy_rule_that_sends_packets_to_a_router_has_them_encapsulated() {
+    let world = world(DIRECT).await;
+    let mut nodes = Nodes::start(&world).await;
+    let mut kernel = Kernel::of(world.testbed().host(0));
+    let eth0 = kernel.link("eth0").await.index;
+    let device = kernel.link("flannel.1").await.index;
+    let mut route =
+        Route::new("192.0.2.2/32".parse().unwrap(), 4).via_gateway(ip("192.0.2.4"), eth0);
+    route.table = 100;
+    kernel.0.apply_one(route.replace()).await.unwrap();
+    // ip rule add to 192.0.2.2 lookup 100 priority 1000
+    let mut rule = vec![2, 32, 0, 0, 100, 0, 0, 1, 0, 0, 0, 0];
+    flannel_netlink::push_attribute(&mut rule, 1, &[192, 0, 2, 2]);
+    flannel_netlink::push_attribute(&mut rule, 6, &1000_u32.to_ne_bytes());
+    let add = flannel_netlink::Request::new(32, 0x600, &rule);
+    kernel.0.apply_one(add).await.unwrap();
+    let tunneled = (ip("10.244.2.0"), device);
+    assert!(nodes.repair(async || kernel.way("10.244.2.0/24").await == tunneled).await);
+    assert_eq!(kernel.way("10.244.3.0/24").await, (ip("192.0.2.3"), eth0));
+    kernel.0.apply_one(flannel_netlink::Request::new(33, 0, &rule)).await.unwrap();
+    let direct = (ip("192.0.2.2"), eth0);
+    assert!(nodes.repair(async || kernel.way("10.244.2.0/24").await == direct).await);
 }
 
 #[tokio::test]

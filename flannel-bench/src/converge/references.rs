@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use flannel_backend::{PROTOCOL, nexthop_numbers};
+use flannel_backend::{PROTOCOL, nexthop_ids};
 use flannel_netlink::{Connection, Table as Applier, state::Object, table::Mark};
 use flannel_testbed::Host;
 use tokio::time::Instant;
@@ -73,7 +73,7 @@ async fn applier(
     let moved = captured.moved_to(host).await?;
     let network = network(backend, Family::V4)?.ipv4().context("the network has IPv4")?.network();
     let mut mark = Mark::new(PROTOCOL, [network.into()]);
-    mark.nexthops = nexthop_numbers(&[network.into()]);
+    mark.nexthops = nexthop_ids(host.namespace(), &[network.into()], mark.table).await?;
     mark.devices.extend(moved.device.iter().map(|device| device.name.clone()));
     let start = Instant::now();
     let mut applier = Applier::open(host.namespace(), mark).await?;
