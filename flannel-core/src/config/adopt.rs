@@ -29,7 +29,8 @@ impl NetworkConfig {
         let ipv4 = adopt_range(self.ipv4, wanted.ipv4, Family::Ipv4, &mut conflicts);
         let ipv6 = adopt_range(self.ipv6, wanted.ipv6, Family::Ipv6, &mut conflicts);
         if self.enable_nftables != wanted.enable_nftables {
-            let shown = |value: Option<bool>| value.map_or("unset".into(), |on| on.to_string());
+            let shown =
+                |value: Option<bool>| value.map_or_else(|| "unset".into(), |on| on.to_string());
             conflicts.push(conflict(
                 "EnableNFTables",
                 shown(self.enable_nftables),

@@ -119,7 +119,7 @@ async fn configurations_are_taken_and_refused_as_flanneld_does() {
         let mut check = Command::new(env!("CARGO_BIN_EXE_flannel-node"));
         check.args(["config", "check", text]);
         let ours = if cluster.host(0).run(check).await.is_ok() { Taken } else { Refused };
-        if (ours != theirs) != (!reason.is_empty()) {
+        if (ours != theirs) == reason.is_empty() {
             different.push(format!("{text}: flanneld {theirs:?}, ours {ours:?}; {reason}"));
         }
     }

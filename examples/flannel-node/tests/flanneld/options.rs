@@ -4,8 +4,11 @@ use std::{process::Command, time::Duration};
 
 use super::support::{Cluster, ipv4};
 
-/// Arguments and variables, and whether flanneld starts with them. `DIR` is a folder.
-const STARTS: &[(&[&str], &[(&str, &str)], bool)] = &[
+/// Arguments and variables, and whether flanneld starts with them.
+type Start = (&'static [&'static str], &'static [(&'static str, &'static str)], bool);
+
+/// What flanneld was started with. `DIR` is a folder.
+const STARTS: &[Start] = &[
     (&["-etcd-cafile=DIR/none"], &[], true),
     (&["-etcd-keyfile=DIR/none"], &[], true),
     (&["-etcd-certfile=DIR/none"], &[], true),

@@ -173,7 +173,10 @@ async fn options_that_the_backend_takes_up_are_in_force_and_others_are_said() {
         });
         network.expect_reconfigure().returning(move |options: &BackendConfig| {
             match options.options().integer("MTU", 0..=9000) {
-                Ok(Some(new)) => Ok(mtu.store(usize::try_from(new).unwrap(), Ordering::SeqCst)),
+                Ok(Some(new)) => {
+                    mtu.store(usize::try_from(new).unwrap(), Ordering::SeqCst);
+                    Ok(())
+                }
                 _ => Err(BackendError::Unsupported { backend: "fake".into(), reason: "no".into() }),
             }
         });
