@@ -89,7 +89,7 @@ fn path(finding: &PathFinding) -> PathStatus {
     };
     PathStatus {
         state: state(finding.mtu).into(),
-        mtu: mtu.map(Into::into),
+        mtu,
         needed: finding.needed,
         underlay_checksums: checksums(finding.underlay).into(),
         overlay_checksums: checksums(finding.overlay).into(),
