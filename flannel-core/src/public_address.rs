@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{config::NetworkConfig, lease::LeaseAttrs};
+use crate::lease::LeaseAttrs;
 
 /// An address, or other attributes, that cannot be published.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum UnusableAddress {
     },
 }
 
-/// Whether peers in the network of `config` can reach a node at `address`, as far as the address alone tells.
+/// Whether peers can reach a node at `address`, as far as the address alone tells.
 ///
 /// Link-local IPv4 addresses (169.254.0.0/16) pass: some clusters use them on purpose. Those of IPv6 do not, because they mean
 /// nothing without an interface.
@@ -36,14 +36,7 @@ pub enum UnusableAddress {
 /// # Errors
 ///
 /// [`UnusableAddress::Address`], saying what kind of address it is.
-pub fn check_public_address(
-    address: IpAddr,
-    config: &NetworkConfig,
-) -> Result<(), UnusableAddress> {
-    let in_network = match address {
-        IpAddr::V4(v4) => config.ipv4().is_some_and(|range| range.network().contains(v4)),
-        IpAddr::V6(v6) => config.ipv6().is_some_and(|range| range.network().contains(v6)),
-    };
+pub fn check_public_address(address: IpAddr) -> Result<(), UnusableAddress> {
     let what = match address {
         _ if address.is_unspecified() => "the unspecified address",
         _ if address.is_loopback() => "a loopback address",
@@ -52,22 +45,21 @@ pub fn check_public_address(
         IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240 => "a reserved address",
         IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address",
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4-mapped address",
-        _ if in_network => "an address of the pod network",
         _ => return Ok(()),
     };
     Err(UnusableAddress::Address { address, what })
 }
 
-/// Whether `attrs` can be published in the network of `config`: each address passes [`check_public_address`], and peers read what was
+/// Whether `attrs` can be published: each address passes [`check_public_address`], and peers read what was
 /// written.
 ///
 /// # Errors
 ///
 /// [`UnusableAddress`].
-pub fn check_published(attrs: &LeaseAttrs, config: &NetworkConfig) -> Result<(), UnusableAddress> {
+pub fn check_published(attrs: &LeaseAttrs) -> Result<(), UnusableAddress> {
     let ipv4 = attrs.public_ip.map(IpAddr::V4);
     for address in ipv4.into_iter().chain(attrs.public_ipv6.map(IpAddr::V6)) {
-        check_public_address(address, config)?;
+        check_public_address(address)?;
     }
     let read = attrs.to_string().parse::<LeaseAttrs>();
     if read.as_ref() == Ok(attrs) {
@@ -85,10 +77,6 @@ mod tests {
 
     use super::*;
 
-    fn config() -> NetworkConfig {
-        r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:3::/48"}"#.parse().unwrap()
-    }
-
     #[test]
     fn an_address_that_cannot_serve_is_refused_by_name() {
         for (address, what) in [
@@ -103,14 +91,12 @@ mod tests {
             ("0.1.2.3", "reserved"),
             ("fe80::1", "link-local"),
             ("::ffff:192.0.2.1", "IPv4-mapped"),
-            ("10.3.255.255", "pod network"),
-            ("fd00:3::7", "pod network"),
         ] {
-            let error = check_public_address(address.parse().unwrap(), &config()).unwrap_err();
+            let error = check_public_address(address.parse().unwrap()).unwrap_err();
             assert!(error.to_string().contains(what), "{error}");
         }
         for address in ["192.0.2.1", "169.254.3.4", "10.4.0.1", "2001:db8::1", "fd00:4::1"] {
-            assert_eq!(check_public_address(address.parse().unwrap(), &config()), Ok(()));
+            assert_eq!(check_public_address(address.parse().unwrap()), Ok(()));
         }
     }
 
@@ -128,7 +114,7 @@ mod tests {
                 ..LeaseAttrs::default()
             };
             let survives = attrs.to_string().parse().as_ref() == Ok(&attrs);
-            prop_assert!(survives || check_published(&attrs, &config()).is_err());
+            prop_assert!(survives || check_published(&attrs).is_err());
             if v4 == Some(0) || v6 == Some(0) {
                 prop_assert!(!survives, "flannel reads it as no address");
             }

@@ -409,7 +409,7 @@ async fn a_node_starts_while_etcd_is_down() {
     world.kill(0).await;
     let before = fs::read_to_string(world.subnet_file(0)).unwrap();
     world.spawn(0);
-    world.says(0, "cannot read the network config, trying again").await;
+    world.says(0, "cannot read the network config, retrying").await;
     sleep(Duration::from_secs(2 * TTL)).await;
     let output = world.nodes[0].as_ref().unwrap().output().join("\n");
     assert!(!output.contains("ready"), "it says nothing that it does not know: {output}");

@@ -291,7 +291,7 @@ impl Driver {
         match attrs {
             None => {}
             Some(Ok(attrs)) => {
-                if let Err(source) = check_published(&attrs, session.peers.config()) {
+                if let Err(source) = check_published(&attrs) {
                     return self.fail(Activity::Advertise, &BackendError::Address { source });
                 }
                 self.succeed(Activity::Advertise);

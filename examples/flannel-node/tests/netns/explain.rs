@@ -381,5 +381,5 @@ async fn people_read_one_line_a_link_and_mistakes_are_told() {
         .line(Duration::from_secs(5), |line| line.contains("two address families"))
         .await
         .unwrap();
-    assert_eq!(process.wait().await.unwrap().code(), Some(1));
+    assert_eq!(process.wait().await.unwrap().code(), Some(2));
 }

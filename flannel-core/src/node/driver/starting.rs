@@ -39,7 +39,7 @@ impl Driver {
         let previous = self.persist(Activity::Acquire, random, || store.previous()).await?;
         let advertise = || backend.advertise(previous.as_ref());
         let attrs = self.persist(Activity::Advertise, random, advertise).await?;
-        check_published(&attrs, &config)
+        check_published(&attrs)
             .map_err(|source| NodeError::Backend(BackendError::Address { source }))?;
         let acquire = || {
             let (began, acquired) = (Instant::now(), store.acquire(&attrs));
