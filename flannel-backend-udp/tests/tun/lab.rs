@@ -48,8 +48,17 @@ impl Lab {
 
     /// Hosts of these kinds that all know each other; `change` is done to each of our backends.
     pub(crate) async fn with(kinds: &[Kind], change: impl Fn(usize, Udp) -> Udp) -> Self {
+        Self::configured(kinds, support::IPV4, change).await
+    }
+
+    /// The same in the network of `config`.
+    pub(crate) async fn configured(
+        kinds: &[Kind],
+        config: &str,
+        change: impl Fn(usize, Udp) -> Udp,
+    ) -> Self {
         let testbed = Testbed::new(kinds.len() as u32).await.unwrap();
-        let config = support::IPV4.replace("userspace", crate::ENGINE);
+        let config = config.replace("userspace", crate::ENGINE);
         let config: NetworkConfig = config.parse().unwrap();
         let (mut pods, mut leases, mut backends) = (Vec::new(), Vec::new(), Vec::new());
         for (n, host) in testbed.hosts().iter().enumerate() {

@@ -33,7 +33,9 @@ fn sender(lab: &Lab, host: usize) -> (UdpSocket, SocketAddr) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn strangers_and_false_sources_are_dropped_and_counted() {
-    let mut lab = Lab::new(&[Kind::Ours, Kind::Nobody, Kind::Nobody]).await;
+    let kinds = [Kind::Ours, Kind::Nobody, Kind::Nobody];
+    let strict = support::IPV4.replace(r#""Engine""#, r#""SourceCheck":"subnet","Engine""#);
+    let mut lab = Lab::configured(&kinds, &strict, |_, udp| udp).await;
     let known = vec![lab.leases[1].clone()];
     let peers = lab.peers_of(0, known);
     lab.node(0).network.sync(&peers).await.unwrap();
