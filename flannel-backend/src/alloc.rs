@@ -57,4 +57,8 @@ impl Network for AllocNetwork {
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
         Ok(())
     }
+
+    async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
+        Ok(())
+    }
 }

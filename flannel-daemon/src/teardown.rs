@@ -1,5 +1,7 @@
 //! Takes down what a node has left, and nothing else.
 
+mod hand_over;
+
 use std::{
     fs, io,
     net::IpAddr,
@@ -27,6 +29,9 @@ pub struct TeardownOptions {
     pub network: Vec<IpNetwork>,
     /// The subnet file of the node; it is removed too.
     pub subnet_file: PathBuf,
+    /// Leave routes, devices and rules as flanneld would have made them, and the file, so that packets keep flowing until flanneld is
+    /// started.
+    pub keep_traffic: bool,
     /// Give the subnet back as well, so that another node may have it at once.
     pub release: bool,
     /// With `release`: the node's name in the store, if it was given one.
@@ -35,7 +40,8 @@ pub struct TeardownOptions {
     pub state_dir: Option<PathBuf>,
 }
 
-/// Takes down the data path of the node that wrote the subnet file, removes the file, and gives the subnet back if asked to.
+/// Takes down the data path of the node that wrote the subnet file, removes the file, and gives the subnet back if asked to; or hands
+/// all of it over to flanneld.
 ///
 /// `report` gets a line for each thing that was done.
 ///
@@ -54,8 +60,13 @@ pub async fn teardown(
         options.subnet_file.display()
     );
     let env = subnet_file::read(&options.subnet_file);
-    let networks = networks(options, stores, &env).await?;
     let namespace = Namespace::current().context("cannot open our own network namespace")?;
+    if options.keep_traffic {
+        hand_over::hand_over(options, stores, &env, &namespace, &mut report).await?;
+        remove(&socket)?;
+        return Ok(());
+    }
+    let networks = networks(options, stores, &env).await?;
     let removed = flannel_backend::remove_all(&namespace, &networks).await?;
     for device in &removed.devices {
         report(format!("removed the device {device}"));

@@ -58,7 +58,7 @@ impl Backend for Firewalled {
         // It writes nothing yet, and whoever asked for the impossible hears of it before anything is touched.
         let firewall = Firewall::open(&self.namespace, self.options.clone()).await?;
         let inner = self.inner.start(lease).await?;
-        Ok(Box::new(FirewalledNetwork { inner, firewall }))
+        Ok(Box::new(FirewalledNetwork { inner, firewall, scope: Scope::default() }))
     }
 }
 
@@ -66,6 +66,8 @@ impl Backend for Firewalled {
 struct FirewalledNetwork {
     inner: Box<dyn Network>,
     firewall: Firewall,
+    /// As of the last sync.
+    scope: Scope,
 }
 
 #[async_trait]
@@ -78,6 +80,7 @@ impl Network for FirewalledNetwork {
         let scope = Scope::new(peers.config(), &peers.own().subnet);
         // Neither waits for the other: a lock that some iptables holds is no reason to leave a peer unserved.
         let (synced, firewall) = tokio::join!(self.inner.sync(peers), self.firewall.sync(&scope));
+        self.scope = scope;
         let mut report = synced?;
         firewall.add_to(&mut report);
         Ok(report)
@@ -102,6 +105,13 @@ impl Network for FirewalledNetwork {
         let (network, firewall) = tokio::join!(self.inner.teardown(), self.firewall.teardown());
         network?;
         firewall?;
+        Ok(())
+    }
+
+    async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
+        // First, so that the rules stay as they are if flannel has no such backend.
+        self.inner.hand_over().await?;
+        self.firewall.hand_over(&self.scope).await?;
         Ok(())
     }
 }

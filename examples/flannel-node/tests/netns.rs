@@ -14,6 +14,8 @@ mod explain;
 mod firewall;
 #[path = "netns/handover.rs"]
 mod handover;
+#[path = "netns/keep_traffic.rs"]
+mod keep_traffic;
 #[path = "netns/narrowing.rs"]
 mod narrowing;
 #[path = "netns/privileges.rs"]

@@ -41,6 +41,11 @@ pub(crate) struct TeardownArgs {
     #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
     pub(crate) subnet_file: PathBuf,
 
+    /// Leave routes, devices and rules as flanneld would have made them, and the subnet file: packets keep flowing, and flanneld can be
+    /// started in the place of the node.
+    #[arg(long, conflicts_with = "release")]
+    pub(crate) keep_traffic: bool,
+
     /// Give the subnet back as well, so that another node may have it at once.
     #[arg(long)]
     pub(crate) release: bool,
@@ -60,6 +65,7 @@ impl TeardownArgs {
             store: self.store.options(),
             network: self.network.clone().map_or_else(Vec::new, |network| network.0),
             subnet_file: self.subnet_file.clone(),
+            keep_traffic: self.keep_traffic,
             release: self.release,
             node_id: self.node_id.clone(),
             state_dir: self.state_dir.clone(),

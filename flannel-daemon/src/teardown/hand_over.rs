@@ -1,0 +1,105 @@
+//! The way back to flanneld: what carries packets stays, in flanneld's form.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
+use flannel_core::{
+    Backend, BackendError, LeaseAttrs, LeaseEvent, NodeId, Peers, Store, Subnet, SubnetEnv,
+};
+use flannel_firewall::{FirewallOptions, Firewalled, Masquerade, ModeChoice};
+use flannel_netlink::Namespace;
+use flannel_store::{LeaseOptions, RegistryStore};
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use super::TeardownOptions;
+use crate::{
+    Backends, OpenStore, Stores,
+    backends::{BackendRequest, BuiltBackend},
+    stores::StoreRequest,
+};
+
+/// Starts the network of the node that wrote the subnet file once more, with the leases that the store has, and ends it in flanneld's
+/// form. Nothing is touched unless the store answers.
+pub(super) async fn hand_over(
+    options: &TeardownOptions,
+    stores: &Stores,
+    env: &SubnetEnv,
+    namespace: &Namespace,
+    report: &mut impl FnMut(String),
+) -> Result<()> {
+    let held = env.held().with_context(|| {
+        let file = options.subnet_file.display();
+        format!("{file} names no subnet whose traffic could be kept: leave out --keep-traffic")
+    })?;
+    let request = StoreRequest { options: &options.store, network: None, create: false };
+    let store: Arc<dyn Store> = match stores.plan(&request)?.open.await? {
+        OpenStore::Registry(registry) => {
+            // It only reads, under whatever name.
+            let node = NodeId::new("teardown").expect("a word is a node id");
+            Arc::new(RegistryStore::new(registry, node, LeaseOptions::default()))
+        }
+        OpenStore::Store(store, _) => store,
+    };
+    let config = store.config().await.context("cannot read the network config")?;
+    let peers = {
+        let leases = timeout(DEADLINE, store.watch().next()).await;
+        let Some(LeaseEvent::Reset(leases)) =
+            leases.context("the store does not answer")?.transpose()?
+        else {
+            bail!("the store does not say which leases there are");
+        };
+        let own = leases.iter().find(|lease| lease.subnet == held).cloned();
+        let own = own.with_context(|| {
+            format!("the store has no lease {held}, so flanneld would take another subnet: leave out --keep-traffic")
+        })?;
+        let mut peers = Peers::new(config.clone(), own);
+        peers.fold(LeaseEvent::Reset(leases));
+        peers
+    };
+    // The interface that has the published address, wherever the default route leads.
+    let LeaseAttrs { public_ip, public_ipv6, .. } = peers.own().attrs;
+    let uplink = UplinkOptions { public_ip, public_ipv6, ..UplinkOptions::default() };
+    let finder = UplinkFinder::new(namespace, &config, &uplink)?;
+    let BuiltBackend { backend, .. } = Backends::default().build(&BackendRequest {
+        config: &config,
+        namespace,
+        uplink: &finder,
+        node: None,
+        paths: &Paths::default(),
+        blackhole: false,
+        subnet_file: &options.subnet_file,
+    })?;
+    let masquerade = match env.ip_masq {
+        Some(true) => Masquerade::RandomPorts,
+        _ => Masquerade::Off,
+    };
+    let mode = ModeChoice::of(&config);
+    let firewall = FirewallOptions { masquerade, mode, ..FirewallOptions::default() };
+    let backend = Firewalled::new(backend, namespace, firewall);
+    let mut network = backend.start(peers.own()).await?;
+    let synced = network.sync(&peers).await?;
+    for fault in &synced.faults {
+        report(format!("not as it should be: {}: {fault}", fault.object));
+    }
+    for problem in &synced.problems {
+        report(format!("not as it should be: peer {}: {}", problem.peer, problem.fault));
+    }
+    match network.hand_over().await {
+        Err(BackendError::Unsupported { .. }) => bail!(
+            "the {} backend leaves nothing that carries packets without its process: leave out --keep-traffic",
+            config.backend().kind()
+        ),
+        handed_over => handed_over?,
+    }
+    report(told(&held, peers.len()));
+    Ok(())
+}
+
+fn told(held: &Subnet, peers: usize) -> String {
+    format!("{held} and the ways to {peers} peers are as flanneld makes them: start it now")
+}
+
+/// How long the store may take to list its leases.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
