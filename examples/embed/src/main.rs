@@ -1,44 +1,47 @@
-//! The smallest program that embeds a node: `embed FOLDER NAME INTERFACE`.
+//! A program that embeds a node of a network that spans machines: `embed ETCD INTERFACE FOLDER`.
 //!
-//! All programs that are given the same folder make up a network. Each gets a subnet of it and
-//! routes to the subnets of all others, until it is ended; the routes stay.
+//! All machines that run it with the same etcd make up a network over VXLAN. Each gets a subnet, forwards packets of the network,
+//! repairs what somebody else changes, and answers /healthz, /readyz and /metrics on port 8080 until it is ended; what it has put
+//! into the kernel stays.
 #![forbid(unsafe_code)]
 
-use std::{env::args, error::Error};
+use std::{env::args, error::Error, path::PathBuf};
 
-use flannel_backend::{UplinkFinder, UplinkOptions};
-use flannel_backend_hostgw::HostGw;
-use flannel_core::{NetworkConfig, Node};
-use flannel_netlink::Namespace;
-use flannel_store::{FileStore, LeaseOptions};
+use flannel_daemon::{Daemon, DaemonOptions, EtcdConfig, StoreOptions, UplinkOptions};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let [folder, name, interface] = args()
+    let [etcd, interface, folder] = args()
         .skip(1)
         .collect::<Vec<_>>()
         .try_into()
-        .map_err(|_| "usage: embed FOLDER NAME INTERFACE")?;
+        .map_err(|_| "usage: embed ETCD INTERFACE FOLDER")?;
+    let folder = PathBuf::from(folder);
 
-    let config: NetworkConfig =
-        r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}"#.parse()?;
-    FileStore::init(&folder, &config).await?;
-    let store = FileStore::open(&folder, name.parse()?, LeaseOptions::default()).await?;
+    let options = DaemonOptions {
+        store: StoreOptions::etcd(EtcdConfig { endpoints: vec![etcd], ..EtcdConfig::default() }),
+        network: Some(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#.parse()?),
+        uplink: UplinkOptions { names: vec![interface], ..UplinkOptions::default() },
+        // The name of the node is kept there, and what CNI plugins read.
+        state_dir: Some(folder.clone()),
+        subnet_file: folder.join("subnet.env"),
+        health: Some("0.0.0.0:8080".parse()?),
+        ..DaemonOptions::default()
+    };
+    let daemon = Daemon::new(options)?;
 
-    let options = UplinkOptions { names: vec![interface], ..UplinkOptions::default() };
-    let uplink = UplinkFinder::new(&Namespace::current()?, &config, &options)?;
-    let node = Node::new(store, HostGw::new(&config, uplink));
-
-    let mut handle = node.handle();
-    let watch = async {
-        while let Some(status) = handle.changed().await {
-            if let (true, Some(lease)) = (status.is_ready(), status.lease) {
-                println!("{name} has {} and {} peers", lease.subnet, status.peers.unwrap_or(0));
+    let handle = daemon.handle();
+    let report = async {
+        let mut node = handle.wait_for_node().await;
+        while let Some(status) = node.changed().await {
+            match status.lease {
+                Some(lease) if handle.readiness().is_ready() => {
+                    println!("{} with {} peers", lease.subnet, status.peers.unwrap_or(0));
+                }
+                _ => println!("{}", handle.readiness()),
             }
         }
+        std::future::pending().await
     };
-    tokio::select! {
-        ended = node.run() => match ended? {},
-        () = watch => Err("the node ended".into()),
-    }
+    Ok(daemon.run_until(report).await?)
 }
