@@ -15,7 +15,7 @@ use crate::{
     config::{EngineChoice, Settings, SourceCheck},
     device::Device,
     ebpf::Ebpf,
-    engine::{Account, Userspace},
+    engine::{EngineStats, Userspace},
     network::{Common, Engines, UdpNetwork},
     plan,
     stats::{Meter, Stats},
@@ -33,7 +33,7 @@ pub struct Udp {
     workers: usize,
     /// Our own port, if not the network's.
     port: Option<u16>,
-    account: Arc<Account>,
+    engine_stats: Arc<EngineStats>,
     paths: Paths,
     blackholes: bool,
 }
@@ -62,9 +62,9 @@ impl Udp {
             protocol: PROTOCOL,
             table: Route::MAIN,
             device: DEVICE.into(),
-            workers: cores.min(MOST_WORKERS),
+            workers: cores.min(MAX_WORKERS),
             port: None,
-            account: Arc::default(),
+            engine_stats: Arc::default(),
             paths: Paths::default(),
             blackholes: false,
         })
@@ -117,12 +117,12 @@ impl Udp {
 
     /// What carries packets, how, and what became of them.
     pub fn stats(&self) -> Stats {
-        self.account.stats()
+        self.engine_stats.stats()
     }
 
     /// Where the same can be read when a node has the backend.
     pub fn meter(&self) -> Meter {
-        Meter::new(&self.account)
+        Meter::new(&self.engine_stats)
     }
 }
 
@@ -172,7 +172,7 @@ impl Backend for Udp {
         let engines = Engines {
             userspace: Userspace::new(namespace, self.workers),
             ebpf: Ebpf::new(namespace, self.settings.engine, owner),
-            account: Arc::clone(&self.account),
+            engine_stats: Arc::clone(&self.engine_stats),
         };
         let paths = self.paths.watch();
         let network = UdpNetwork::new(common, watch, device, table, engines, paths);
@@ -183,4 +183,4 @@ impl Backend for Udp {
 /// flannel's.
 const DEVICE: &str = "flannel0";
 /// Each has buffers of 3 MB, and a tunnel that keeps more cores busy wants another backend.
-const MOST_WORKERS: usize = 8;
+const MAX_WORKERS: usize = 8;

@@ -39,7 +39,7 @@ impl Batches {
         to: SocketAddr,
         mut send: impl FnMut(&Batch),
     ) -> Result<(), DropReason> {
-        if large.segment_len() > MOST_BYTES {
+        if large.segment_len() > MAX_BYTES {
             return Err(DropReason::BadOffload);
         }
         for n in 0..large.count() {
@@ -56,7 +56,7 @@ impl Batches {
         to: SocketAddr,
         send: impl FnMut(&Batch),
     ) -> Result<(), DropReason> {
-        if packet.len() > MOST_BYTES {
+        if packet.len() > MAX_BYTES {
             return Err(DropReason::Oversized);
         }
         complete_checksum(packet, offload)?;
@@ -99,7 +99,7 @@ impl Batches {
 impl Batch {
     fn new() -> Self {
         let to = SocketAddr::from(([0; 4], 0));
-        let bytes = vec![0; MOST_BYTES].into();
+        let bytes = vec![0; MAX_BYTES].into();
         Self { to, size: 0, len: 0, count: 0, is_closed: false, bytes }
     }
 
@@ -134,8 +134,8 @@ impl Batch {
         self.count == 0
             || !self.is_closed
                 && len <= self.size
-                && self.count < MOST_SEGMENTS
-                && self.len + len <= MOST_BYTES
+                && self.count < MAX_SEGMENTS
+                && self.len + len <= MAX_BYTES
     }
 
     fn add(&mut self, len: usize) -> &mut [u8] {
@@ -150,9 +150,9 @@ impl Batch {
 }
 
 /// What a datagram takes over IPv4, and what several that are sent as one may have together, bytes.
-const MOST_BYTES: usize = 65_507;
+const MAX_BYTES: usize = 65_507;
 /// What the kernel takes as one: `UDP_MAX_SEGMENTS` before Linux 6.9.
-const MOST_SEGMENTS: usize = 64;
+const MAX_SEGMENTS: usize = 64;
 /// Peers that are gathered for at the same time.
 const BATCHES: usize = 8;
 
@@ -172,7 +172,7 @@ mod tests {
             let mut batches = Batches::new();
             let (mut added, mut sent) = (Vec::new(), Vec::new());
             let mut send = |batch: &Batch| {
-                assert!(batch.count() <= MOST_SEGMENTS && batch.packets().count() == batch.count());
+                assert!(batch.count() <= MAX_SEGMENTS && batch.packets().count() == batch.count());
                 sent.extend(batch.packets().map(|packet| (batch.to(), packet.to_vec())));
             };
             for (n, (to, len)) in steps.into_iter().enumerate() {

@@ -212,9 +212,9 @@ impl Device {
 fn candidates(wanted: &str) -> impl Iterator<Item = String> {
     let stem = wanted.trim_end_matches(|c: char| c.is_ascii_digit());
     let has_number = stem.len() < wanted.len();
-    let others = (0..MOST_NAMES).map(move |n| format!("{stem}{n}")).filter(move |_| has_number);
+    let others = (0..MAX_NAMES).map(move |n| format!("{stem}{n}")).filter(move |_| has_number);
     std::iter::once(wanted.to_owned())
-        .chain(others.filter(move |name| name != wanted && name.len() <= MOST_NAME_BYTES))
+        .chain(others.filter(move |name| name != wanted && name.len() <= MAX_NAME_BYTES))
 }
 
 fn is_tun(link: &Link) -> bool {
@@ -251,9 +251,9 @@ const QUEUE: u32 = 4096;
 const SETTLES: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Names that are tried.
-const MOST_NAMES: u32 = 256;
+const MAX_NAMES: u32 = 256;
 /// `IFNAMSIZ` without the end.
-const MOST_NAME_BYTES: usize = 15;
+const MAX_NAME_BYTES: usize = 15;
 
 #[cfg(test)]
 mod tests {

@@ -11,8 +11,8 @@ use crate::{
     KIND,
     bpf::{self, BpfError, Owner},
     config::EngineChoice,
-    engine::Account,
-    plan::Orders,
+    engine::EngineStats,
+    plan::ForwardingPlan,
 };
 
 /// The eBPF engine, or the reason why there is none.
@@ -42,7 +42,7 @@ impl Ebpf {
         Self { choice, namespace: namespace.clone(), owner, state: State::New }
     }
 
-    /// Has the kernel carry packets by these orders, and returns whether it does: else the userspace engine carries all of them.
+    /// Has the kernel carry packets by these plan, and returns whether it does: else the userspace engine carries all of them.
     ///
     /// # Errors
     ///
@@ -53,15 +53,15 @@ impl Ebpf {
     /// Dropping the future leaves part of the work done; the next call does the rest.
     pub(crate) async fn sync(
         &mut self,
-        orders: &Orders,
+        plan: &ForwardingPlan,
         tunnel: u32,
-        account: &Account,
+        engine_stats: &EngineStats,
         report: &mut SyncReport,
     ) -> Result<bool, BackendError> {
         match &self.state {
             State::Unwanted => return Ok(false),
             State::New if self.choice == EngineChoice::Userspace => {
-                self.remove_leftover(orders, tunnel).await;
+                self.remove_leftover(plan, tunnel).await;
                 self.state = State::Unwanted;
                 return Ok(false);
             }
@@ -69,7 +69,7 @@ impl Ebpf {
             State::New | State::Refused { .. } => {
                 match bpf::Engine::open(&self.namespace, &self.owner) {
                     Ok(engine) => self.state = State::Running(Box::new(engine)),
-                    Err(error) => return self.refuse(error, orders, tunnel, account).await,
+                    Err(error) => return self.refuse(error, plan, tunnel, engine_stats).await,
                 }
             }
             State::Running(_) => {}
@@ -77,17 +77,17 @@ impl Ebpf {
         let State::Running(engine) = &mut self.state else {
             return Ok(false);
         };
-        match engine.sync(orders, tunnel).await {
+        match engine.sync(plan, tunnel).await {
             Ok(changes) => {
                 report.added += changes.added;
                 report.replaced += changes.replaced;
                 report.removed += changes.removed;
-                if account.speed_up(engine) {
+                if engine_stats.ebpf_started(engine) {
                     info!("BPF programs carry packets");
                 }
                 Ok(true)
             }
-            Err(error) => self.refuse(error, orders, tunnel, account).await,
+            Err(error) => self.refuse(error, plan, tunnel, engine_stats).await,
         }
     }
 
@@ -122,15 +122,15 @@ impl Ebpf {
     async fn refuse(
         &mut self,
         error: BpfError,
-        orders: &Orders,
+        plan: &ForwardingPlan,
         tunnel: u32,
-        account: &Account,
+        engine_stats: &EngineStats,
     ) -> Result<bool, BackendError> {
-        self.state = State::Refused { until: Instant::now() + AGAIN_AFTER };
+        self.state = State::Refused { until: Instant::now() + RETRY_AFTER };
         // Half of it would drop what it does not know.
-        self.remove_leftover(orders, tunnel).await;
+        self.remove_leftover(plan, tunnel).await;
         let reason = chain(&error);
-        account.slow_down(&reason);
+        engine_stats.ebpf_stopped(&reason);
         if self.choice == EngineChoice::Ebpf {
             self.state = State::New;
             return Err(refused(error));
@@ -139,9 +139,9 @@ impl Ebpf {
         Ok(false)
     }
 
-    async fn remove_leftover(&self, orders: &Orders, tunnel: u32) {
-        match bpf::remove_leftover(&self.namespace, orders.link, tunnel, &self.owner).await {
-            Ok(true) => info!(link = orders.link, "filters with BPF programs removed"),
+    async fn remove_leftover(&self, plan: &ForwardingPlan, tunnel: u32) {
+        match bpf::remove_leftover(&self.namespace, plan.link, tunnel, &self.owner).await {
+            Ok(true) => info!(link = plan.link, "filters with BPF programs removed"),
             Ok(false) => {}
             Err(error) => debug!(reason = chain(&error), "filters cannot be looked at"),
         }
@@ -172,4 +172,4 @@ fn chain(error: &dyn Error) -> String {
 }
 
 /// A kernel that refuses once will mostly refuse again, and the next sync may come soon.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+const RETRY_AFTER: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What carries packets, told what to do.
+//! The engines' statistics, and the userspace engine as a sync sees it.
 
 use std::{
     net::SocketAddr,
@@ -12,40 +12,40 @@ use tracing::{info, warn};
 
 use crate::{
     bpf,
-    plan::Orders,
-    pump::{Failure, Meter, Pump, Setup, StartError},
+    forwarder::{Failure, Forwarder, Meter, Setup, StartError},
+    plan::ForwardingPlan,
     stats::{Engine, Features, Stats},
 };
 
-/// What an embedder can read, from the first engine to the last.
+/// Statistics over all engines that a network has had.
 #[derive(Debug, Default)]
-pub(crate) struct Account(Mutex<Entries>);
+pub(crate) struct EngineStats(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// Of engines that have ended.
+    /// Of userspace engines that have ended.
     past: Stats,
     present: Option<(Features, Meter)>,
-    /// What carries most packets while the other has the rest.
+    /// Set while BPF programs forward the packets of peers that have them; the userspace engine serves the others.
     ebpf: Option<bpf::Meter>,
     refused: Option<String>,
 }
 
-impl Account {
+impl EngineStats {
     pub(crate) fn stats(&self) -> Stats {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.stats()
     }
 
-    fn begin(&self, features: Features, meter: Meter) {
+    fn userspace_started(&self, features: Features, meter: Meter) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, meter)) = entries.present.replace((features, meter)) {
             add_userspace(&meter, &mut entries.past);
         }
     }
 
-    /// BPF programs carry packets from now on, if they do not already; whether that is news.
-    pub(crate) fn speed_up(&self, engine: &bpf::Engine) -> bool {
+    /// Records that BPF programs forward packets. Returns whether they did not before.
+    pub(crate) fn ebpf_started(&self, engine: &bpf::Engine) -> bool {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.ebpf.is_some() {
             return false;
@@ -54,8 +54,8 @@ impl Account {
         true
     }
 
-    /// BPF programs do not carry packets, or no more.
-    pub(crate) fn slow_down(&self, reason: &str) {
+    /// Records that BPF programs do not forward packets, and why.
+    pub(crate) fn ebpf_stopped(&self, reason: &str) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.refused = Some(reason.to_owned());
         if let Some(meter) = entries.ebpf.take() {
@@ -99,9 +99,9 @@ pub(crate) struct Userspace {
 
 #[derive(Debug)]
 struct Running {
-    pump: Pump,
+    forwarder: Forwarder,
     setup: Setup,
-    orders: Orders,
+    plan: ForwardingPlan,
 }
 
 impl Userspace {
@@ -115,10 +115,10 @@ impl Userspace {
     ///
     /// [`BackendError::Unsupported`] if so.
     pub(crate) fn check(&mut self) -> Result<(), BackendError> {
-        let failure = self.running.as_ref().and_then(|running| running.pump.failure());
+        let failure = self.running.as_ref().and_then(|running| running.forwarder.failure());
         self.is_over |= failure == Some(Failure::TakenOver);
         if self.is_over {
-            let reason = "another node of this machine has taken over its device: stop one of them";
+            let reason = "another node on this machine has taken over the device: stop one of them";
             return Err(BackendError::Unsupported {
                 backend: crate::KIND.into(),
                 reason: reason.into(),
@@ -127,8 +127,8 @@ impl Userspace {
         Ok(())
     }
 
-    /// Carries packets of this device by these orders. What is right goes on untouched. `joins` is whether the kernel may join
-    /// datagrams for us.
+    /// Serves this device by `plan`. A running engine that fits stays untouched. `joins` is whether the kernel may coalesce received
+    /// datagrams.
     ///
     /// # Errors
     ///
@@ -136,63 +136,63 @@ impl Userspace {
     pub(crate) fn apply(
         &mut self,
         link: &Link,
-        orders: Orders,
+        plan: ForwardingPlan,
         joins: bool,
-        account: &Account,
+        engine_stats: &EngineStats,
     ) -> Result<(), BackendError> {
         let setup = Setup {
             device: link.name.clone(),
             index: link.index,
-            own: [orders.own.ipv4().map(IpNetwork::V4), orders.own.ipv6().map(IpNetwork::V6)]
+            own: [plan.own.ipv4().map(IpNetwork::V4), plan.own.ipv6().map(IpNetwork::V6)]
                 .into_iter()
                 .flatten()
                 .map(|block| block.network())
                 .collect(),
-            local: orders.local.iter().map(|ip| SocketAddr::new(*ip, orders.port)).collect(),
+            local: plan.local.iter().map(|ip| SocketAddr::new(*ip, plan.port)).collect(),
             workers: self.workers,
             joins,
-            path_mtu_discovery: orders.path_mtu_discovery,
+            path_mtu_discovery: plan.path_mtu_discovery,
         };
         if let Some(running) = &mut self.running {
-            let failure = running.pump.failure();
+            let failure = running.forwarder.failure();
             if failure.is_none() && running.setup == setup {
-                if running.orders != orders {
-                    running.pump.replace(&orders);
-                    running.orders = orders;
+                if running.plan != plan {
+                    running.forwarder.replace(&plan);
+                    running.plan = plan;
                 }
                 return Ok(());
             }
             if let Some(Failure::Broken(reason)) = failure {
-                warn!(device = setup.device, reason, "packets were not carried: starting again");
+                warn!(device = setup.device, reason, "the userspace engine failed: restarting it");
             }
         }
-        if let Some(Running { pump, .. }) = self.running.take() {
-            pump.stop();
+        if let Some(Running { forwarder, .. }) = self.running.take() {
+            forwarder.stop();
         }
-        let pump = Pump::start(&self.namespace, &setup, &orders).map_err(refused)?;
-        let features = pump.features();
+        let forwarder = Forwarder::start(&self.namespace, &setup, &plan).map_err(refused)?;
+        let features = forwarder.features();
         info!(device = setup.device, workers = features.workers, tun_tcp = features.tun_tcp, tun_udp = features.tun_udp,
-            udp_segment = features.udp_segment, udp_gro = features.udp_gro, missing = ?features.missing, "userspace engine carries packets");
-        account.begin(features.clone(), pump.meter());
-        self.running = Some(Running { pump, setup, orders });
+            udp_segment = features.udp_segment, udp_gro = features.udp_gro, missing = ?features.missing, "userspace engine started");
+        engine_stats.userspace_started(features.clone(), forwarder.meter());
+        self.running = Some(Running { forwarder, setup, plan });
         Ok(())
     }
 
-    /// Resolves when packets are not carried any more, and a sync may change that.
+    /// Resolves when the engine has failed and a sync may restart it.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing.
     pub(crate) async fn ended(&self) {
         match &self.running {
-            Some(running) if !self.is_over => running.pump.ended().await,
+            Some(running) if !self.is_over => running.forwarder.ended().await,
             _ => std::future::pending().await,
         }
     }
 
     pub(crate) fn stop(&mut self) {
-        if let Some(Running { pump, .. }) = self.running.take() {
-            pump.stop();
+        if let Some(Running { forwarder, .. }) = self.running.take() {
+            forwarder.stop();
         }
     }
 }

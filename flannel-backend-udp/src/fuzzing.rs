@@ -11,9 +11,9 @@ use self::input::Datagram;
 use crate::{
     batch::{Batch, Batches},
     config::SourceCheck,
+    gro::{Gro, Output, PacketRef},
     icmp::{self, Problem},
-    join::{Join, Out, Piece},
-    plan::Orders,
+    plan::ForwardingPlan,
     segment::{GSO_NONE, Large, Offload},
     table::Table,
     verdict,
@@ -100,7 +100,7 @@ fn table() -> Table {
         (block("fd00:10:244:1::/64"), peer(1)),
         (block("fd00:10:244:2::/64"), peer(2)),
     ];
-    Table::new(&Orders {
+    Table::new(&ForwardingPlan {
         own: "10.244.3.0-24".parse().expect("a subnet"),
         link: 2,
         local: vec![Ipv4Addr::new(192, 0, 2, 3).into()],
@@ -151,7 +151,7 @@ fn check_single(before: &[u8], offload: &Offload, datagrams: &[Vec<u8>]) {
     let (was, is) = (whole(&expected), whole(datagram));
     assert_eq!(is.ttl(), was.ttl() - 1);
     assert_eq!(has_right_header(&is), has_right_header(&was));
-    assert_eq!(essence(datagram), essence(&expected));
+    assert_eq!(normalized(datagram), normalized(&expected));
 }
 
 /// Parts of a large packet carry together what it carried, each with headers of its own.
@@ -186,7 +186,7 @@ fn check_joined(packets: &[Vec<u8>]) {
     assert_eq!(after.len(), packets.len());
     let flows = |packets: &[Vec<u8>]| {
         let mut flows: Vec<_> =
-            packets.iter().map(|packet| (flow(packet), essence(packet))).collect();
+            packets.iter().map(|packet| (flow(packet), normalized(packet))).collect();
         // Keeps the order within a flow.
         flows.sort_by_key(|(flow, _)| *flow);
         flows
@@ -199,19 +199,19 @@ fn check_joined(packets: &[Vec<u8>]) {
 
 /// What comes out for these packets, large ones put together again.
 pub(crate) fn joined(input: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
-    let mut join = Join::new(true);
+    let mut join = Gro::new(true);
     let mut output = Vec::new();
-    let mut out = |it: Out<'_>| {
+    let mut out = |it: Output<'_>| {
         output.push(match it {
-            Out::Plain(piece) => (Offload::default(), piece.of(input).to_vec()),
-            Out::Joined { offload, header, data } => {
+            Output::Plain(piece) => (Offload::default(), piece.of(input).to_vec()),
+            Output::Joined { offload, header, data } => {
                 let data = data.iter().flat_map(|piece| piece.of(input));
                 (offload, header.iter().chain(data).copied().collect())
             }
         });
     };
     for (buffer, packet) in input.iter().enumerate() {
-        join.push(Piece { buffer, at: 0, len: packet.len() }, input, &mut out);
+        join.push(PacketRef { buffer, at: 0, len: packet.len() }, input, &mut out);
     }
     join.flush(&mut out);
     output
@@ -237,7 +237,7 @@ pub(crate) fn cut(output: &[(Offload, Vec<u8>)]) -> Vec<Vec<u8>> {
 
 /// What a packet says, whatever its TTL and, if it must not be cut, its identification are. A checksum of TCP may be either zero
 /// of ones' complement; one of UDP may not.
-pub(crate) fn essence(packet: &[u8]) -> Vec<u8> {
+pub(crate) fn normalized(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
     let checksum =
         Ip::new_checked(&packet).ok().filter(|ip| ip.protocol() == wire::TCP && !ip.is_fragment());

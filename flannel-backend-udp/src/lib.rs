@@ -78,15 +78,15 @@ mod config;
 mod device;
 mod ebpf;
 mod engine;
+mod forwarder;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
+mod gro;
 mod icmp;
-mod join;
 mod network;
 #[cfg(test)]
 mod packets;
 mod plan;
-mod pump;
 mod segment;
 mod snapshot;
 mod socket;

@@ -19,8 +19,8 @@ use crate::{
     config::Settings,
     device::Device,
     ebpf::Ebpf,
-    engine::{Account, Userspace},
-    plan::{self, Orders},
+    engine::{EngineStats, Userspace},
+    plan::{self, ForwardingPlan},
     socket::overhead,
     stats::{EBPF, USERSPACE},
 };
@@ -47,7 +47,7 @@ pub(crate) struct UdpNetwork {
 pub(crate) struct Engines {
     pub(crate) userspace: Userspace,
     pub(crate) ebpf: Ebpf,
-    pub(crate) account: Arc<Account>,
+    pub(crate) engine_stats: Arc<EngineStats>,
 }
 
 /// What all syncs have in common.
@@ -123,8 +123,8 @@ impl Common {
         addresses.chain(self.networks.iter().map(route)).collect()
     }
 
-    /// A route of its own for each block of a peer behind a way that takes less than usual: the kernel cuts what may be cut there,
-    /// and tells senders about the rest.
+    /// A route for each block of a peer with a small path MTU: the kernel fragments what may be fragmented, and reports the MTU
+    /// to other senders.
     fn narrow_routes(
         &self,
         endpoints: &[(IpNetwork, SocketAddr)],
@@ -147,9 +147,9 @@ impl Common {
         route
     }
 
-    fn orders(&self, uplink: &Interface, peers: &Peers) -> Orders {
+    fn forwarding_plan(&self, uplink: &Interface, peers: &Peers) -> ForwardingPlan {
         let own = peers.own().subnet;
-        // A family without an address goes without a socket, and the other one serves.
+        // A family without an address has no socket; the other family works.
         let local = self.networks.iter().filter_map(|network| match network {
             IpNetwork::V4(_) => uplink.v4.map(IpAddr::V4),
             IpNetwork::V6(_) => uplink.v6.map(IpAddr::V6),
@@ -164,7 +164,7 @@ impl Common {
                 }
             }
         }
-        Orders {
+        ForwardingPlan {
             own,
             link: uplink.index,
             local,
@@ -186,28 +186,31 @@ impl Network for UdpNetwork {
     async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
         self.engines.userspace.check()?;
         let uplink = self.uplink.current().clone();
-        let orders = self.common.orders(&uplink, peers);
+        let plan = self.common.forwarding_plan(&uplink, peers);
         let link = self.device.ensure(self.common.mtu(&uplink)).await?;
         let mut ours = SyncReport::default();
-        let in_kernel =
-            self.engines.ebpf.sync(&orders, link.index, &self.engines.account, &mut ours).await?;
-        self.place(&link, &orders.own);
+        let in_kernel = self
+            .engines
+            .ebpf
+            .sync(&plan, link.index, &self.engines.engine_stats, &mut ours)
+            .await?;
+        self.place(&link, &plan.own);
         let limits = self.paths.current().mtus;
         if self.limits != limits {
             self.limits = limits;
             self.table.replan();
         }
-        let (own, port) = (orders.own, self.common.settings.port);
+        let (own, port) = (plan.own, self.common.settings.port);
         let (common, limits) = (&self.common, &self.limits);
-        let plan = |peer: &_| {
+        let plan_peer = |peer: &_| {
             let (endpoints, faults) = plan::endpoints(&own, peer, port);
             let objects = common.narrow_routes(&endpoints, limits, &link);
             PeerPlan { objects, faults }
         };
-        let synced = self.table.sync(peers, plan).await;
+        let synced = self.table.sync(peers, plan_peer).await;
         // Packets go on whatever the kernel said of the route.
-        let endpoints = orders.endpoints.clone();
-        self.engines.userspace.apply(&link, orders, !in_kernel, &self.engines.account)?;
+        let endpoints = plan.endpoints.clone();
+        self.engines.userspace.apply(&link, plan, !in_kernel, &self.engines.engine_stats)?;
         if !link.running {
             self.device.settle().await?;
         }

@@ -1,4 +1,4 @@
-//! What an engine has to do, worked out of leases.
+//! The forwarding plan of an engine, computed from leases.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,35 +10,35 @@ use ipnetwork::IpNetwork;
 
 use crate::{KIND, config::SourceCheck, stats::EBPF};
 
-/// All that an engine is told.
+/// Everything an engine needs to forward packets.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Orders {
-    /// Our own subnet.
+pub(crate) struct ForwardingPlan {
+    /// This node's own subnet.
     pub(crate) own: Subnet,
-    /// The index of the network card that leads to peers.
+    /// The index of the uplink.
     pub(crate) link: u32,
-    /// That card's own addresses, one for each family of the network: datagrams come from and go to these.
+    /// The uplink's addresses, one per family of the network, that datagrams are sent from and received on.
     pub(crate) local: Vec<IpAddr>,
-    /// The port that we listen on and send from.
+    /// The UDP port to listen on and send from.
     pub(crate) port: u16,
-    /// Whether sources are checked.
+    /// How inner sources are checked.
     pub(crate) source_check: SourceCheck,
-    /// Whether routers are kept from cutting datagrams, so that they say what a path takes.
+    /// Whether datagrams are sent with DF, so that routers report the path MTU.
     pub(crate) path_mtu_discovery: bool,
-    /// Peers that decapsulate in their kernel: they take packets whose checksums are unfinished.
+    /// Peers that decapsulate in their kernel and accept partial checksums.
     pub(crate) in_kernel: BTreeSet<IpAddr>,
-    /// Where each block of each peer is reached. Blocks may be of different lengths and overlap: the longest prefix counts.
+    /// The endpoint of each block of each peer. Blocks may overlap: the longest prefix wins.
     pub(crate) endpoints: BTreeMap<IpNetwork, SocketAddr>,
 }
 
-/// Where the blocks of `peer` are reached from the node that holds `own`, and why some are not. `port` is that of peers that
-/// name none. Families that the node does not have are not looked at.
+/// The endpoints of the blocks of `peer` as seen from the node that holds `own`, and the faults of blocks without one. `port` is used
+/// for peers that publish none. Families that the node does not have are ignored.
 pub(crate) fn endpoints(
     own: &Subnet,
     peer: &Lease,
     port: u16,
 ) -> (Vec<(IpNetwork, SocketAddr)>, Vec<PeerFault>) {
-    // Without a name, as flannel's udp backend publishes it.
+    // flannel's udp backend publishes an empty type.
     if !peer.attrs.backend_type.is_empty() {
         let theirs = peer.attrs.backend_type.clone().into_owned();
         return (vec![], vec![PeerFault::OtherBackend { ours: KIND.into(), theirs }]);
@@ -60,7 +60,7 @@ pub(crate) fn endpoints(
             (Some(_), None) => faults.push(PeerFault::NoAddress { family }),
             (Some(block), Some(address)) if block.contains(address) => {
                 let detail =
-                    format!("its public address {address} is inside of its own subnet {block}");
+                    format!("its public address {address} is inside its own subnet {block}");
                 faults.push(PeerFault::Refused { detail });
             }
             (Some(block), Some(address)) => found.push((block, SocketAddr::new(address, port))),
@@ -69,7 +69,7 @@ pub(crate) fn endpoints(
     (found, faults)
 }
 
-/// The port that a node published, if it uses another than the network's.
+/// The port that a node published, if it differs from the network's.
 fn published_port(attrs: &LeaseAttrs) -> Result<Option<u16>, String> {
     let Some(data) = &attrs.backend_data else {
         return Ok(None);
@@ -80,13 +80,13 @@ fn published_port(attrs: &LeaseAttrs) -> Result<Option<u16>, String> {
     port.map(|port| port.map(|port| port as u16)).map_err(|error| error.to_string())
 }
 
-/// Whether a node said that it decapsulates in its kernel.
+/// Whether a node publishes that it decapsulates in its kernel.
 pub(crate) fn is_in_kernel(attrs: &LeaseAttrs) -> bool {
     let fields = attrs.backend_data.as_ref().and_then(|data| Fields::parse(data.as_str()).ok());
     fields.is_some_and(|fields| matches!(fields.text("Engine"), Ok(Some(engine)) if engine == EBPF))
 }
 
-/// What a node publishes about itself, if it is anything: flannel's nodes publish nothing and do not look at it.
+/// What a node publishes about itself; flannel's nodes publish nothing and ignore it.
 pub(crate) fn backend_data(port: Option<u16>, in_kernel: bool) -> Option<RawJson> {
     let engine = in_kernel.then(|| format!(r#""Engine":"{EBPF}""#));
     let members: Vec<_> =

@@ -112,7 +112,7 @@ impl PeerSocket {
 
     /// Asks the kernel again.
     pub(crate) fn ask(&mut self, peer: SocketAddr, now: Duration) -> usize {
-        if self.paths.len() >= MOST_PATHS {
+        if self.paths.len() >= MAX_PATHS {
             self.paths.clear();
         }
         let mtu = self.probe.connect(peer).and_then(|()| {
@@ -144,7 +144,7 @@ impl PeerSocket {
             if error.kind() == io::ErrorKind::WouldBlock {
                 // The network card is behind. Packets wait in the device meanwhile.
                 let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
-                let _ = poll(&mut fds, Some(&PATIENCE));
+                let _ = poll(&mut fds, Some(&SEND_TIMEOUT));
             } else if transmit.segment_size.is_some() && is_about_size(&error) {
                 return Err(NotSent::TooLarge);
             }
@@ -222,7 +222,7 @@ const QUEUE_BYTES: usize = 4 << 20;
 /// How old what we know about a path may be.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Above this many peers, what is known about paths is asked anew.
-const MOST_PATHS: usize = 16 * 1024;
+const MAX_PATHS: usize = 16 * 1024;
 /// An error may belong to an earlier datagram, and it may be necessary to wait.
 const ATTEMPTS: usize = 3;
-const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+const SEND_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };

@@ -5,15 +5,15 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::{bpf::Counts, engine::Account, verdict::DropReason};
+use crate::{bpf::Counts, engine::EngineStats, verdict::DropReason};
 
 /// Where [`Stats`] can be read as long as it lives, also while a node has the backend. Clones read the same.
 #[derive(Clone, Debug)]
-pub struct Meter(Arc<Account>);
+pub struct Meter(Arc<EngineStats>);
 
 impl Meter {
-    pub(crate) fn new(account: &Arc<Account>) -> Self {
-        Self(Arc::clone(account))
+    pub(crate) fn new(engine_stats: &Arc<EngineStats>) -> Self {
+        Self(Arc::clone(engine_stats))
     }
 
     /// What carries packets now, and what became of them until now.

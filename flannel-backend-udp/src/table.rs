@@ -8,7 +8,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use crate::{config::SourceCheck, plan::Orders};
+use crate::{config::SourceCheck, plan::ForwardingPlan};
 
 /// What packets are judged by. Never changed: a new one takes its place.
 #[derive(Debug, Default)]
@@ -36,13 +36,13 @@ struct Length<K> {
 }
 
 impl Table {
-    pub(crate) fn new(orders: &Orders) -> Self {
+    pub(crate) fn new(plan: &ForwardingPlan) -> Self {
         let mut table = Self {
-            local: orders.local.iter().map(|ip| SocketAddr::new(*ip, orders.port)).collect(),
-            source_check: orders.source_check,
+            local: plan.local.iter().map(|ip| SocketAddr::new(*ip, plan.port)).collect(),
+            source_check: plan.source_check,
             ..Self::default()
         };
-        for (block, endpoint) in &orders.endpoints {
+        for (block, endpoint) in &plan.endpoints {
             table.known.insert(endpoint.ip());
             match block {
                 IpNetwork::V4(block) => {
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     fn table(endpoints: BTreeMap<IpNetwork, SocketAddr>) -> Table {
-        Table::new(&Orders {
+        Table::new(&ForwardingPlan {
             own: "10.3.1.0-24".parse().unwrap(),
             link: 2,
             local: vec![[192, 0, 2, 1].into()],

@@ -108,12 +108,12 @@ impl Queue {
     /// Writes one packet, given in parts.
     pub(crate) fn write(&self, offload: &Offload, parts: &[&[u8]]) -> io::Result<()> {
         let header = offload.bytes();
-        let mut slices = [IoSlice::new(&[]); MOST_SLICES];
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         slices[0] = IoSlice::new(&header);
         for (slice, part) in slices[1..].iter_mut().zip(parts) {
             *slice = IoSlice::new(part);
         }
-        let slices = &slices[..=parts.len().min(MOST_SLICES - 1)];
+        let slices = &slices[..=parts.len().min(MAX_SLICES - 1)];
         let slices = if self.has_offload { slices } else { &slices[1..] };
         rustix::io::writev(&self.device, slices)?;
         Ok(())
@@ -133,5 +133,5 @@ impl std::fmt::Debug for Queue {
 }
 
 /// The device's own header, the packet's headers and its parts.
-const MOST_SLICES: usize = 2 + crate::join::MOST_PARTS;
+const MAX_SLICES: usize = 2 + crate::gro::MAX_PARTS;
 const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();

@@ -174,16 +174,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{packets, plan::Orders};
+    use crate::{packets, plan::ForwardingPlan};
 
-    fn orders() -> Orders {
+    fn plan() -> ForwardingPlan {
         let endpoints = [
             ("10.3.2.0/24", "192.0.2.2:8285"),
             ("10.3.9.0/24", "192.0.2.9:8285"),
             ("192.0.2.0/28", "192.0.2.9:8285"),
             ("fd00:2::/64", "[2001:db8::2]:8285"),
         ];
-        Orders {
+        ForwardingPlan {
             own: "10.3.1.0-24".parse().unwrap(),
             link: 2,
             local: vec![[192, 0, 2, 1].into()],
@@ -198,11 +198,11 @@ mod tests {
     }
 
     fn out(packet: &[u8]) -> Result<SocketAddr, DropReason> {
-        outbound(packet, &Table::new(&orders())).map(|(_, to)| to)
+        outbound(packet, &Table::new(&plan())).map(|(_, to)| to)
     }
 
     fn within(packet: &[u8], from: &str) -> Option<DropReason> {
-        Inbound::new(&Table::new(&orders())).judge(packet, from.parse().unwrap()).err()
+        Inbound::new(&Table::new(&plan())).judge(packet, from.parse().unwrap()).err()
     }
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
         let blocks = ["10.244.2.0/24", "fd00:10:244:2::/64"];
         let endpoints =
             blocks.map(|block| (block.parse().unwrap(), "192.0.2.2:8285".parse().unwrap()));
-        let table = Table::new(&Orders { endpoints: endpoints.into(), ..orders() });
+        let table = Table::new(&ForwardingPlan { endpoints: endpoints.into(), ..plan() });
         for mut packet in packets::captured() {
             let ip = Inbound::new(&table).judge(&packet, "192.0.2.2".parse().unwrap()).unwrap();
             let ttl = ip.ttl();
@@ -276,7 +276,7 @@ mod tests {
     fn a_peer_may_send_what_it_routes_unless_that_is_checked() {
         let packet = packets::udp4([198, 51, 100, 3], [10, 3, 1, 2], 64, b"hello");
         assert_eq!(within(&packet, "192.0.2.2"), Some(DropReason::SpoofedSource));
-        let table = Table::new(&Orders { source_check: SourceCheck::Peer, ..orders() });
+        let table = Table::new(&ForwardingPlan { source_check: SourceCheck::Peer, ..plan() });
         let judge = |from: &str| Inbound::new(&table).judge(&packet, from.parse().unwrap()).err();
         assert_eq!(judge("192.0.2.2"), None);
         assert_eq!(judge("192.0.2.77"), Some(DropReason::UnknownPeer));
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn without_the_check_any_source_will_do() {
-        let table = Table::new(&Orders { source_check: SourceCheck::None, ..orders() });
+        let table = Table::new(&ForwardingPlan { source_check: SourceCheck::None, ..plan() });
         let packet = packets::udp4([10, 4, 2, 3], [10, 3, 1, 2], 64, b"hello");
         let mut inbound = Inbound::new(&table);
         assert!(inbound.judge(&packet, "192.0.2.77".parse().unwrap()).is_ok());
@@ -294,7 +294,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in packets::arbitrary()) {
-            let table = Table::new(&orders());
+            let table = Table::new(&plan());
             if let Ok((ip, _)) = outbound(&bytes, &table) {
                 prop_assert!(ip.ttl() > 1);
             }
@@ -307,7 +307,7 @@ mod tests {
         fn what_came_before_decides_nothing(
             packets in proptest::collection::vec((0u8..4, 0u8..3, 0u8..3, 0u8..3), 1..40),
         ) {
-            let table = Table::new(&orders());
+            let table = Table::new(&plan());
             let mut inbound = Inbound::new(&table);
             for (from, source, ttl, version) in packets {
                 let from = IpAddr::from([[192, 0, 2, 2], [192, 0, 2, 9], [192, 0, 2, 77], [10, 3, 2, 3]][usize::from(from)]);

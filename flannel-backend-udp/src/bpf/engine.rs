@@ -15,7 +15,7 @@ use super::{
     layout::Config,
     programs::{self, Changes, Counts, Maps, Programs},
 };
-use crate::plan::Orders;
+use crate::plan::ForwardingPlan;
 
 /// The programs of one network, and where the kernel runs them.
 ///
@@ -65,7 +65,7 @@ impl Engine {
         })
     }
 
-    /// Makes maps and filters what `orders` ask for. `tunnel` is the index of the tunnel device. The filters come last, that of
+    /// Makes maps and filters what `plan` ask for. `tunnel` is the index of the tunnel device. The filters come last, that of
     /// received packets first.
     ///
     /// # Errors
@@ -75,21 +75,25 @@ impl Engine {
     /// # Cancel safety
     ///
     /// Dropping it leaves part of the work done; the next call does the rest.
-    pub(crate) async fn sync(&mut self, orders: &Orders, tunnel: u32) -> Result<Changes, BpfError> {
+    pub(crate) async fn sync(
+        &mut self,
+        plan: &ForwardingPlan,
+        tunnel: u32,
+    ) -> Result<Changes, BpfError> {
         let mut changes = Changes::default();
-        let link = link_by_index(&mut self.connection, orders.link)
+        let link = link_by_index(&mut self.connection, plan.link)
             .await
-            .map_err(|source| BpfError::filter("look at the uplink", orders.link, source))?;
+            .map_err(|source| BpfError::filter("look at the uplink", plan.link, source))?;
         let mut config = Config {
             tunnel,
-            source_check: orders.source_check,
+            source_check: plan.source_check,
             has_link_header: link.is_none_or(|link| link.mac.is_some()),
-            path_mtu_discovery: orders.path_mtu_discovery,
+            path_mtu_discovery: plan.path_mtu_discovery,
             ipv4: None,
             ipv6: None,
-            port: orders.port,
+            port: plan.port,
         };
-        for ip in &orders.local {
+        for ip in &plan.local {
             match ip {
                 IpAddr::V4(v4) => config.ipv4 = Some(*v4),
                 IpAddr::V6(v6) => config.ipv6 = Some(*v6),
@@ -97,12 +101,12 @@ impl Engine {
         }
         {
             let mut maps = locked(&self.maps);
-            maps.fill(&orders.endpoints, &orders.in_kernel, &mut changes)?;
+            maps.fill(&plan.endpoints, &plan.in_kernel, &mut changes)?;
             maps.configure(config, &mut changes)?;
         }
         let (connection, owner) = (&mut self.connection, &self.owner);
         for (hook, link, direction, program) in [
-            (&mut self.decap, orders.link, Direction::In, self.programs.decap),
+            (&mut self.decap, plan.link, Direction::In, self.programs.decap),
             (&mut self.encap, tunnel, Direction::Out, self.programs.encap),
         ] {
             if let Some(other) = hook.take_if(|hook| hook.link != link) {

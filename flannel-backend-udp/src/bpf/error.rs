@@ -49,10 +49,10 @@ impl BpfError {
         }
         // The verifier's words may be thousands of lines, of which the last say what is wrong.
         let text = error.to_string();
-        let tail = text.char_indices().rev().nth(LONGEST_REASON).map_or(0, |(at, _)| at);
+        let tail = text.char_indices().rev().nth(MAX_REASON).map_or(0, |(at, _)| at);
         Self::Load { program, reason: text[tail..].trim().to_owned() }
     }
 }
 
 /// Characters.
-const LONGEST_REASON: usize = 400;
+const MAX_REASON: usize = 400;

@@ -51,7 +51,7 @@ async fn peers_that_come_and_go_disturb_nobody() {
         let overflow = [overflow(&lab, n), overflow(&lab, 1 - n)];
         assert_eq!((count.received, count.reordered), (count.sent, 0), "{count:?}, {overflow:?}");
     }
-    assert!(seconds.is_none() || after < before + MOST_GROWTH, "{before} kB, then {after} kB");
+    assert!(seconds.is_none() || after < before + MAX_GROWTH, "{before} kB, then {after} kB");
 }
 
 /// What the others may not lose either.
@@ -142,7 +142,7 @@ fn resident() -> u64 {
 /// After so many changes all buffers have been used.
 const WARM: u32 = 15;
 /// kB.
-const MOST_GROWTH: u64 = 4096;
+const MAX_GROWTH: u64 = 4096;
 /// Packets that wait for a worker: four times what a TUN device holds by itself.
 const BACKLOG: u32 = 2000;
 /// How long it takes unless somebody says otherwise.

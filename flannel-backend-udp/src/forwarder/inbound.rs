@@ -6,7 +6,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta};
 
 use super::outbound::Context;
 use crate::{
-    join::{Join, Out, Piece},
+    gro::{Gro, Output, PacketRef},
     segment::Offload,
     stats::Counters,
     tun::Queue,
@@ -14,27 +14,27 @@ use crate::{
     wire,
 };
 
-/// Packets on their way from peers, joined where they go on.
+/// Packets on their way from peers, coalesced where the device accepts large packets.
 #[derive(Debug)]
 pub(super) struct Inbound {
     buffers: Vec<Box<[u8]>>,
     meta: [RecvMeta; BATCH_SIZE],
-    join: Join,
-    /// Whether the device takes large packets.
+    join: Gro,
+    /// Whether the device accepts large packets.
     joins: bool,
 }
 
 impl Inbound {
-    pub(super) fn new(joins: bool, joins_udp: bool) -> Self {
+    pub(super) fn new(joins: bool, udp_gso: bool) -> Self {
         Self {
-            buffers: (0..BATCH_SIZE).map(|_| vec![0; LARGEST].into()).collect(),
+            buffers: (0..BATCH_SIZE).map(|_| vec![0; MAX_PACKET].into()).collect(),
             meta: [RecvMeta::default(); BATCH_SIZE],
-            join: Join::new(joins_udp),
+            join: Gro::new(udp_gso),
             joins,
         }
     }
 
-    /// Takes in what has come to one of the sockets, and says how many times the kernel had something.
+    /// Receives from one of the sockets and writes to the device. Returns how many messages the kernel had.
     pub(super) fn run(&mut self, socket: usize, context: &mut Context<'_>) -> io::Result<usize> {
         let Self { buffers, meta, join, joins } = self;
         let received = {
@@ -52,7 +52,7 @@ impl Inbound {
                 counters.dropped(DropReason::Truncated);
             }
             for at in (0..meta.len).step_by(stride) {
-                let piece = Piece { buffer, at, len: stride.min(meta.len - at) };
+                let piece = PacketRef { buffer, at, len: stride.min(meta.len - at) };
                 let packet = &mut buffers[buffer][at..at + piece.len];
                 match verdict.judge(packet, from) {
                     Ok(_) => {
@@ -76,16 +76,16 @@ impl Inbound {
 
 fn write(
     queue: &Queue,
-    out: Out<'_>,
+    out: Output<'_>,
     buffers: &[Box<[u8]>],
     counters: &Counters,
     joins: &mut bool,
 ) {
     let (offload, header, data) = match out {
-        Out::Plain(piece) => return write_one(queue, piece.of(buffers), counters),
-        Out::Joined { offload, header, data } => (offload, header, data),
+        Output::Plain(piece) => return write_one(queue, piece.of(buffers), counters),
+        Output::Joined { offload, header, data } => (offload, header, data),
     };
-    let mut parts: [&[u8]; 1 + crate::join::MOST_PARTS] = [&[]; _];
+    let mut parts: [&[u8]; 1 + crate::gro::MAX_PARTS] = [&[]; _];
     parts[0] = header;
     let mut len = 0;
     for (part, piece) in parts[1..].iter_mut().zip(data) {
@@ -95,11 +95,11 @@ fn write(
     match queue.write(&offload, &parts[..=data.len()]) {
         Ok(()) => counters.received.add(data.len(), len),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            // Some kernels refuse what they should take: one by one then, as they came.
+            // Some kernels refuse valid large packets: write them one by one.
             *joins = false;
             for piece in data {
                 let (at, len) = (piece.at - header.len(), piece.len + header.len());
-                write_one(queue, Piece { at, len, ..*piece }.of(buffers), counters);
+                write_one(queue, PacketRef { at, len, ..*piece }.of(buffers), counters);
             }
         }
         Err(_) => counters.dropped_many(DropReason::WriteFailed, data.len()),
@@ -113,5 +113,5 @@ fn write_one(queue: &Queue, packet: &[u8], counters: &Counters) {
     }
 }
 
-/// What a socket may hand over at once, bytes.
-const LARGEST: usize = 65_536;
+/// The largest message from a socket, bytes.
+const MAX_PACKET: usize = 65_536;

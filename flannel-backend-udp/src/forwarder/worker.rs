@@ -1,4 +1,4 @@
-//! One thread of the engine.
+//! One worker thread of the userspace engine.
 
 use std::{net::IpAddr, num::NonZero, os::fd::AsFd, sync::atomic::Ordering, time::Duration};
 
@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 use super::{
     Failure, Shared,
+    coalescing::Coalescing,
     inbound::Inbound,
     outbound::{BURST, Context, Outbound},
-    pace::Pace,
 };
 use crate::{socket::PeerSocket, tun::Queue};
 
-/// A queue of the device, a socket for each family, and what is on its way between them.
+/// A queue of the device, a socket per family, and the packets in between.
 #[derive(Debug)]
 pub(super) struct Worker {
     number: usize,
@@ -28,7 +28,7 @@ pub(super) struct Worker {
     outbound: Outbound,
     inbound: Inbound,
     started: Instant,
-    /// Calls to sockets that failed, one after another.
+    /// Consecutive failures to receive.
     failures: u32,
 }
 
@@ -38,7 +38,7 @@ impl Worker {
         queue: Queue,
         sockets: Vec<PeerSocket>,
         own: Vec<IpAddr>,
-        (joins, joins_udp): &(bool, bool),
+        (joins, udp_gso): &(bool, bool),
     ) -> Self {
         let started = Instant::now();
         Self {
@@ -47,13 +47,13 @@ impl Worker {
             sockets,
             own,
             outbound: Outbound::new(Duration::ZERO),
-            inbound: Inbound::new(*joins, *joins_udp),
+            inbound: Inbound::new(*joins, *udp_gso),
             started,
             failures: 0,
         }
     }
 
-    /// Carries packets until it is stopped or cannot go on.
+    /// Forwards packets until it is stopped or cannot continue.
     pub(super) fn run(mut self, shared: &Shared) {
         if let Err(reason) = self.carry(shared) {
             shared.fail(Failure::Broken(reason));
@@ -62,14 +62,14 @@ impl Worker {
     }
 
     fn carry(&mut self, shared: &Shared) -> Result<(), String> {
-        // Without it, pauses last twice as long and nothing else.
+        // If this fails, pauses last twice as long.
         let _ = set_current_timer_slack(NonZero::new(SLACK_NANOS));
-        let mut pace = Pace::default();
+        let mut coalescing = Coalescing::default();
         let mut reader = shared.table.reader();
         let mut seen = [PollFlags::empty(); WATCHED];
         let mut bursts = 0;
         loop {
-            // What has come is carried even then.
+            // What has arrived is forwarded even then.
             let stops = shared.stops();
             let mut context = Context {
                 queue: &self.queue,
@@ -91,23 +91,23 @@ impl Worker {
                         has_more |= received == BATCH_SIZE;
                         self.failures = 0;
                     }
-                    // Of an earlier datagram, usually.
-                    Err(error) if self.failures < MOST_FAILURES => {
+                    // Usually the error of an earlier datagram.
+                    Err(error) if self.failures < MAX_FAILURES => {
                         tracing::debug!(%error, "cannot receive");
                         self.failures += 1;
                     }
                     Err(error) => return Err(format!("cannot receive datagrams: {error}")),
                 }
             }
-            pace.note(moved, now);
+            coalescing.record(moved, now);
             if moved > 0 {
                 seen = [PollFlags::empty(); WATCHED];
                 bursts += u32::from(stops);
                 if bursts == LAST_BURSTS {
                     return Ok(());
                 }
-                if let Some(pause) = pace.pause().filter(|_| !has_more) {
-                    look_away(shared, pause);
+                if let Some(pause) = coalescing.pause().filter(|_| !has_more) {
+                    pause_polling(shared, pause);
                 }
             } else if stops {
                 return Ok(());
@@ -118,9 +118,9 @@ impl Worker {
         }
     }
 
-    /// Waits until there may be something to do, and says what is seen on the device and the sockets.
+    /// Waits until there may be something to do. Returns the events of the device and the sockets.
     fn wait(&self, shared: &Shared) -> Result<[PollFlags; WATCHED], String> {
-        // There may be one socket only.
+        // There may be only one socket.
         let watched = |n: usize| match (n, self.sockets.get(n.wrapping_sub(2))) {
             (1, _) => self.queue.as_fd(),
             (_, Some(socket)) => socket.as_fd(),
@@ -136,29 +136,29 @@ impl Worker {
     }
 }
 
-/// Waits for so long, or until workers are to stop. Whoever has packets for us meanwhile wakes nobody.
-fn look_away(shared: &Shared, pause: Duration) {
+/// Sleeps for `pause` or until the workers are stopped. Packets that arrive meanwhile wake nobody.
+fn pause_polling(shared: &Shared, pause: Duration) {
     let mut fds = [PollFd::new(&shared.wake, PollFlags::IN)];
     let pause = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
     let _ = poll(&mut fds, Some(&pause));
 }
 
-/// Whether something was said to be amiss, and nothing came of looking after it: looking again would never end.
+/// Fails if poll reported an error that reading did not clear: polling again would spin.
 fn broken(seen: &[PollFlags]) -> Result<(), String> {
-    let is_amiss =
+    let is_error =
         |flags: &PollFlags| flags.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
-    match seen.iter().position(is_amiss) {
+    match seen.iter().position(is_error) {
         Some(0) => Err("the device is gone".into()),
         Some(_) => Err("a socket is broken".into()),
         None => Ok(()),
     }
 }
 
-/// A worker that is to stop looks for packets so often: under load there are always some.
+/// How many more bursts a stopping worker forwards: under load there are always more packets.
 const LAST_BURSTS: u32 = 16;
-/// How late the kernel may end a pause. It is 50 µs unless set.
+/// How late the kernel may end a pause; its default is 50 µs.
 const SLACK_NANOS: u64 = 1000;
-/// The device and a socket for each family.
+/// The device and a socket per family.
 const WATCHED: usize = 3;
-/// So many failures in a row are no accident.
-const MOST_FAILURES: u32 = 100;
+/// Consecutive failures after which a socket counts as broken.
+const MAX_FAILURES: u32 = 100;

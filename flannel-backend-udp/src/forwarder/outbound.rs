@@ -17,7 +17,7 @@ use crate::{
     wire::Ip,
 };
 
-/// Packets on their way to peers, gathered so that one call sends many.
+/// Packets on their way to peers, batched so that one system call sends many.
 #[derive(Debug)]
 pub(super) struct Outbound {
     buffer: Box<[u8]>,
@@ -25,7 +25,7 @@ pub(super) struct Outbound {
     limiter: Limiter,
 }
 
-/// What handling of packets needs besides.
+/// What handling a packet needs.
 pub(super) struct Context<'a> {
     pub(super) queue: &'a Queue,
     pub(super) sockets: &'a mut [PeerSocket],
@@ -39,13 +39,13 @@ pub(super) struct Context<'a> {
 impl Outbound {
     pub(super) fn new(now: Duration) -> Self {
         Self {
-            buffer: vec![0; Queue::HEADROOM + LARGEST].into(),
+            buffer: vec![0; Queue::HEADROOM + MAX_PACKET].into(),
             batches: Batches::new(),
             limiter: Limiter::new(now),
         }
     }
 
-    /// Takes packets from the device until it has no more, or a burst is full, and sends them. Says how many.
+    /// Reads packets from the device until it is empty or a burst is full, and sends them. Returns how many.
     pub(super) fn run(&mut self, context: &mut Context<'_>) -> std::io::Result<usize> {
         let mut taken = 0;
         let result = loop {
@@ -83,7 +83,7 @@ impl Outbound {
                 if reason == DropReason::NoRoute
                     && let Ok(ip) = Ip::new_checked(packet)
                 {
-                    tell(&ip, Problem::NoRoute, limiter, context);
+                    send_icmp_error(&ip, Problem::NoRoute, limiter, context);
                 }
                 return Err(reason);
             }
@@ -93,12 +93,12 @@ impl Outbound {
             _ => Some(Large::new_checked(&ip, &offload)?),
         };
         let longest = large.map_or(len, |large| large.segment_len());
-        if longest > SMALL {
+        if longest > MIN_PATH_MTU {
             let may_be_cut = matches!(ip, Ip::V4(v4) if !v4.dont_fragment());
             let socket = socket_for(context.sockets, to).ok_or(DropReason::SendFailed)?;
             let takes = socket.takes(to, context.now);
             if longest > takes && !may_be_cut {
-                tell(&ip, Problem::TooBig(takes as u32), limiter, context);
+                send_icmp_error(&ip, Problem::TooBig(takes as u32), limiter, context);
                 return Err(DropReason::TooBig);
             }
         }
@@ -111,7 +111,7 @@ impl Outbound {
     }
 }
 
-/// Sends what was gathered for one peer.
+/// Sends a batch to its peer.
 fn send(batch: &Batch, sockets: &mut [PeerSocket], counters: &Counters, now: Duration) {
     let Some(socket) = socket_for(sockets, batch.to()) else {
         counters.dropped_many(DropReason::SendFailed, batch.count());
@@ -121,7 +121,7 @@ fn send(batch: &Batch, sockets: &mut [PeerSocket], counters: &Counters, now: Dur
         match socket.send(batch.to(), batch.bytes(), batch.size()) {
             Ok(()) => return counters.sent.add(batch.count(), batch.bytes().len()),
             Err(NotSent::TooLarge) => {
-                // The way to the peer may have become smaller.
+                // The path MTU may have shrunk.
                 socket.ask(batch.to(), now);
             }
             Err(NotSent::Failed) => {
@@ -142,9 +142,9 @@ fn socket_for(sockets: &mut [PeerSocket], to: SocketAddr) -> Option<&mut PeerSoc
     sockets.iter_mut().find(|socket| socket.is_ipv4() == to.is_ipv4())
 }
 
-fn tell(ip: &Ip<'_>, problem: Problem, limiter: &mut Limiter, context: &Context<'_>) {
+fn send_icmp_error(ip: &Ip<'_>, problem: Problem, limiter: &mut Limiter, context: &Context<'_>) {
     let own = context.own.iter().find(|own| own.is_ipv4() == matches!(ip, Ip::V4(_)));
-    // Looked at first, so that what is not answered uses nothing up.
+    // Checked first, so that packets that get no answer do not use up the limit.
     let Some(answer) = own.and_then(|own| icmp::answer(ip, problem, *own)) else {
         return;
     };
@@ -153,9 +153,9 @@ fn tell(ip: &Ip<'_>, problem: Problem, limiter: &mut Limiter, context: &Context<
     }
 }
 
-/// What a device may hand over at once, bytes.
-const LARGEST: usize = 65_536;
-/// Packets from the device before those of peers have their turn.
+/// The largest read from a device, bytes.
+const MAX_PACKET: usize = 65_536;
+/// Packets from the device before it is the sockets' turn.
 pub(super) const BURST: usize = 64;
-/// What every path takes, bytes: RFC 8200 without the outer headers.
-const SMALL: usize = 1280 - 48;
+/// What every path carries, bytes: the minimum IPv6 link MTU (RFC 8200) without the outer headers.
+const MIN_PATH_MTU: usize = 1280 - 48;

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    fuzzing::{cut, essence, joined},
+    fuzzing::{cut, joined, normalized},
     packets,
 };
 
@@ -100,8 +100,8 @@ fn a_connection_of_a_kernel_is_joined_and_cut_into_what_it_sent() {
     // The three packets with data of each connection.
     assert_eq!(output.len(), input.len() - 4);
     assert_eq!(
-        cut(&output).iter().map(|packet| essence(packet)).collect::<Vec<_>>(),
-        input.iter().map(|packet| essence(packet)).collect::<Vec<_>>()
+        cut(&output).iter().map(|packet| normalized(packet)).collect::<Vec<_>>(),
+        input.iter().map(|packet| normalized(packet)).collect::<Vec<_>>()
     );
 }
 
@@ -135,7 +135,7 @@ proptest! {
             let of = |packets: &[Vec<u8>]| packets.iter().filter(|packet| {
                 let ip = Ip::new_checked(packet).unwrap();
                 (packet[0] >> 4, ip.protocol()) == protocol
-            }).map(|packet| essence(packet)).collect::<Vec<_>>();
+            }).map(|packet| normalized(packet)).collect::<Vec<_>>();
             prop_assert_eq!(of(&output), of(&input));
         }
     }

@@ -1,12 +1,12 @@
-//! The userspace engine: threads that carry packets between the device and the sockets.
+//! The userspace engine: threads that forward packets between the device and the sockets.
 //!
 //! Each worker has a queue of the device and a socket for each family. The kernel spreads flows over queues, and peers over
 //! sockets, so packets of one flow keep their order. Workers share nothing that they write.
 
+mod coalescing;
 mod handover;
 mod inbound;
 mod outbound;
-mod pace;
 mod worker;
 
 use std::{
@@ -25,7 +25,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::Notify;
 
 use crate::{
-    plan::Orders,
+    plan::ForwardingPlan,
     snapshot::Snapshot,
     socket::PeerSocket,
     stats::{Counters, Features},
@@ -33,10 +33,10 @@ use crate::{
     tun::Tun,
 };
 
-/// Running workers. They go on when it is dropped: the data path stays until it is [stopped](Self::stop), another engine
+/// Running workers. They keep running when this is dropped: the data path stays until it is [stopped](Self::stop), another engine
 /// [takes over](Self::start), or the process ends.
 #[derive(Debug)]
-pub(crate) struct Pump {
+pub(crate) struct Forwarder {
     shared: Arc<Shared>,
     features: Features,
     threads: Vec<thread::JoinHandle<()>>,
@@ -53,20 +53,20 @@ struct Shared {
     /// Workers that have not ended.
     running: AtomicUsize,
     failure: Mutex<Option<Failure>>,
-    /// Told when a worker ends by itself.
+    /// Notified when a worker ends by itself.
     ended: Notify,
 }
 
 /// Why a worker ended by itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Failure {
-    /// A device or socket cannot be used any more.
+    /// A device or socket is no longer usable.
     Broken(String),
-    /// Another engine carries the packets of the device now.
+    /// Another engine has taken over the device.
     TakenOver,
 }
 
-/// What workers are made of.
+/// What workers are started with.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Setup {
     /// The device's name.
@@ -75,12 +75,12 @@ pub(crate) struct Setup {
     pub(crate) index: u32,
     /// The device's own addresses.
     pub(crate) own: Vec<IpAddr>,
-    /// Where we listen, one address for each family.
+    /// The local addresses to listen on, one per family.
     pub(crate) local: Vec<SocketAddr>,
     pub(crate) workers: usize,
-    /// Whether sockets ask for datagrams joined together. Joined ones are none that BPF programs can take apart.
+    /// Whether sockets enable `UDP_GRO`. BPF programs cannot split coalesced datagrams.
     pub(crate) joins: bool,
-    /// Whether routers are kept from cutting datagrams.
+    /// Whether datagrams are sent with DF.
     pub(crate) path_mtu_discovery: bool,
 }
 
@@ -95,12 +95,12 @@ pub(crate) enum StartError {
     Thread { source: io::Error },
 }
 
-impl Pump {
-    /// Starts workers in `namespace`, and has another engine that carries the same device's packets stop when they run.
+impl Forwarder {
+    /// Starts workers in `namespace`. An engine that serves the same device stops once they run.
     pub(crate) fn start(
         namespace: &Namespace,
         setup: &Setup,
-        orders: &Orders,
+        plan: &ForwardingPlan,
     ) -> Result<Self, StartError> {
         let thread_error = |source| StartError::Thread { source };
         let tun = Tun::attach(namespace, &setup.device, setup.workers)
@@ -125,48 +125,48 @@ impl Pump {
             failure: Mutex::default(),
             ended: Notify::new(),
         });
-        shared.table.replace(Table::new(orders));
-        let mut pump = Self { shared, features, threads: Vec::new() };
+        shared.table.replace(Table::new(plan));
+        let mut forwarder = Self { shared, features, threads: Vec::new() };
         for (n, (queue, sockets)) in tun.queues.into_iter().zip(sockets).enumerate() {
-            let shared = Arc::clone(&pump.shared);
+            let shared = Arc::clone(&forwarder.shared);
             let worker = worker::Worker::new(
                 n,
                 queue,
                 sockets,
                 setup.own.clone(),
-                &tun_joins(&pump.features),
+                &tun_joins(&forwarder.features),
             );
             let spawned = thread::Builder::new()
                 .name(format!("udp-{n}"))
                 .spawn(move || worker.run(&shared))
                 .map_err(thread_error);
             match spawned {
-                Ok(thread) => pump.threads.push(thread),
+                Ok(thread) => forwarder.threads.push(thread),
                 Err(error) => {
-                    pump.stop();
+                    forwarder.stop();
                     return Err(error);
                 }
             }
         }
-        // The other one's queues and sockets get packets until it stops; ours hold what comes meanwhile.
+        // The other engine receives packets until it stops; queues and sockets here buffer the rest.
         let door = handover::take_over(namespace, setup.index);
-        let shared = Arc::clone(&pump.shared);
+        let shared = Arc::clone(&forwarder.shared);
         let guard = thread::Builder::new()
             .name("udp-guard".into())
             .spawn(move || handover::guard(door, &shared));
         match guard {
-            Ok(thread) => pump.threads.push(thread),
+            Ok(thread) => forwarder.threads.push(thread),
             Err(source) => {
-                pump.stop();
+                forwarder.stop();
                 return Err(StartError::Thread { source });
             }
         }
-        Ok(pump)
+        Ok(forwarder)
     }
 
-    /// Lets workers judge packets by other orders from now on.
-    pub(crate) fn replace(&self, orders: &Orders) {
-        self.shared.table.replace(Table::new(orders));
+    /// Makes workers use `plan` from now on.
+    pub(crate) fn replace(&self, plan: &ForwardingPlan) {
+        self.shared.table.replace(Table::new(plan));
     }
 
     pub(crate) fn features(&self) -> &Features {
@@ -182,7 +182,7 @@ impl Pump {
         self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Resolves when a worker has ended by itself.
+    /// Resolves once a worker has ended by itself.
     pub(crate) async fn ended(&self) {
         loop {
             let ended = self.shared.ended.notified();
@@ -193,7 +193,7 @@ impl Pump {
         }
     }
 
-    /// Stops carrying packets, and waits for the workers to end.
+    /// Stops the workers and waits for them.
     pub(crate) fn stop(mut self) {
         self.shared.stop();
         for thread in self.threads.drain(..) {
@@ -232,7 +232,7 @@ impl Shared {
     }
 }
 
-/// Which large packets the device takes: any, and UDP.
+/// Which large packets the device accepts: any, and UDP.
 fn tun_joins(features: &Features) -> (bool, bool) {
     (features.tun_tcp, features.tun_udp)
 }

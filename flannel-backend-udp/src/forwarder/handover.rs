@@ -1,7 +1,7 @@
-//! How one engine takes the place of another, in this process or in an older one.
+//! How an engine takes over a device from another, in this process or in an older one.
 //!
-//! The engine that carries a device's packets listens on a socket whose name says the device, in the network namespace's own
-//! name space. Whoever connects takes over, if it is the same user or root; the connection ends when the last worker has.
+//! The engine that serves a device listens on an abstract Unix socket named after the device, which is local to the network namespace. A
+//! connection from the same user or root is a request to stop; it is closed after the last worker has ended.
 
 use std::{
     io,
@@ -22,13 +22,13 @@ use tracing::{debug, info};
 
 use super::{Failure, Shared};
 
-/// Has the engine stop that carries the packets of this device, if there is one, and takes its name. `None` if the name cannot
-/// be had: then this engine cannot be told to stop.
+/// Stops the engine that serves this device, if there is one, and takes over its socket name. `None` if the name cannot be bound: this
+/// engine cannot be taken over then.
 pub(super) fn take_over(namespace: &Namespace, index: u32) -> Option<UnixListener> {
     let address = SocketAddr::from_abstract_name(format!("flannel-udp.{index}")).ok()?;
     let took = namespace.run(|| {
         if let Ok(stream) = UnixStream::connect_addr(&address) {
-            info!("taking over from an engine that runs");
+            info!("taking over from a running engine");
             wait_for_end(&stream);
         }
         UnixListener::bind_addr(&address)
@@ -36,17 +36,17 @@ pub(super) fn take_over(namespace: &Namespace, index: u32) -> Option<UnixListene
     match took {
         Ok(Ok(listener)) => Some(listener),
         Ok(Err(error)) => {
-            debug!(%error, "cannot listen for who takes over");
+            debug!(%error, "cannot listen for take-over requests");
             None
         }
         Err(error) => {
-            debug!(%error, "cannot listen for who takes over");
+            debug!(%error, "cannot listen for take-over requests");
             None
         }
     }
 }
 
-/// Waits until somebody takes over or the engine stops.
+/// Waits until another engine takes over or this one stops.
 pub(super) fn guard(listener: Option<UnixListener>, shared: &Shared) {
     let Some(listener) = listener else { return };
     while !shared.stops() {
@@ -57,13 +57,13 @@ pub(super) fn guard(listener: Option<UnixListener>, shared: &Shared) {
         }
         let Ok((stream, _)) = listener.accept() else { continue };
         if is_allowed(&stream) {
-            // The name is free before the other end sees the end of the connection.
+            // The name must be free before the other end sees the connection closed.
             drop(listener);
             shared.fail(Failure::TakenOver);
-            // Workers finish what they have in hand.
+            // Workers finish their current burst.
             while shared.running.load(Ordering::Acquire) > 0 {
                 let mut fds = [PollFd::new(&stream, PollFlags::RDHUP)];
-                if poll(&mut fds, Some(&MOMENT)) != Ok(0) {
+                if poll(&mut fds, Some(&STOP_POLL_INTERVAL)) != Ok(0) {
                     return;
                 }
             }
@@ -73,7 +73,7 @@ pub(super) fn guard(listener: Option<UnixListener>, shared: &Shared) {
 }
 
 fn wait_for_end(stream: &UnixStream) {
-    let _ = stream.set_read_timeout(Some(PATIENCE));
+    let _ = stream.set_read_timeout(Some(TAKE_OVER_TIMEOUT));
     let mut byte = [0];
     let _ = io::Read::read(&mut &*stream, &mut byte);
 }
@@ -83,6 +83,6 @@ fn is_allowed(stream: &UnixStream) -> bool {
     socket_peercred(stream).is_ok_and(|peer| peer.uid == ours || peer.uid.is_root())
 }
 
-/// How long an engine is waited for: the gap that a restart may have.
-const PATIENCE: Duration = Duration::from_millis(100);
-const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
+/// How long to wait for the other engine: the longest gap a restart may have.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_millis(100);
+const STOP_POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };

@@ -11,13 +11,13 @@ use crate::{
 
 /// Where the bytes of a packet are: in which buffer, from where, and how many.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Piece {
+pub(crate) struct PacketRef {
     pub(crate) buffer: usize,
     pub(crate) at: usize,
     pub(crate) len: usize,
 }
 
-impl Piece {
+impl PacketRef {
     pub(crate) fn of<B: AsRef<[u8]>>(self, buffers: &[B]) -> &[u8] {
         &buffers[self.buffer].as_ref()[self.at..self.at + self.len]
     }
@@ -30,29 +30,29 @@ impl Piece {
 
 /// What comes out.
 #[derive(Debug)]
-pub(crate) enum Out<'a> {
+pub(crate) enum Output<'a> {
     /// A packet as it came.
-    Plain(Piece),
+    Plain(PacketRef),
     /// Several as one: what the device is told, the headers, and where the data are.
-    Joined { offload: Offload, header: &'a [u8], data: &'a [Piece] },
+    Joined { offload: Offload, header: &'a [u8], data: &'a [PacketRef] },
 }
 
 /// What is being joined. Buffers must stay as they are until it is [flushed](Self::flush).
 #[derive(Debug)]
-pub(crate) struct Join {
+pub(crate) struct Gro {
     /// The first so many are in use, the oldest first.
     groups: Vec<Group>,
     used: usize,
-    joins_udp: bool,
+    udp_gso: bool,
 }
 
 #[derive(Debug)]
 struct Group {
     key: Key,
     protocol: u8,
-    first: Piece,
+    first: PacketRef,
     /// The headers of the first packet.
-    header: [u8; LONGEST_HEADER],
+    header: [u8; MAX_HEADER],
     ip_len: usize,
     header_len: usize,
     /// What each packet but the last carries, bytes.
@@ -62,7 +62,7 @@ struct Group {
     next_id: u16,
     /// Whether the checksums of the first packet were looked at.
     is_verified: bool,
-    data: Vec<Piece>,
+    data: Vec<PacketRef>,
 }
 
 /// Version, protocol, addresses and ports.
@@ -87,14 +87,14 @@ struct Candidate<'a> {
     is_last: bool,
 }
 
-impl Join {
+impl Gro {
     /// Joins TCP, and UDP if the device takes large UDP packets.
-    pub(crate) fn new(joins_udp: bool) -> Self {
+    pub(crate) fn new(udp_gso: bool) -> Self {
         let group = || Group {
             key: Key([0; 40]),
             protocol: 0,
-            first: Piece { buffer: 0, at: 0, len: 0 },
-            header: [0; LONGEST_HEADER],
+            first: PacketRef { buffer: 0, at: 0, len: 0 },
+            header: [0; MAX_HEADER],
             ip_len: 0,
             header_len: 0,
             size: 0,
@@ -102,39 +102,39 @@ impl Join {
             next_sequence: 0,
             next_id: 0,
             is_verified: false,
-            data: Vec::with_capacity(MOST_PARTS),
+            data: Vec::with_capacity(MAX_PARTS),
         };
-        Self { groups: (0..GROUPS).map(|_| group()).collect(), used: 0, joins_udp }
+        Self { groups: (0..GROUPS).map(|_| group()).collect(), used: 0, udp_gso }
     }
 
     /// Takes in the packet at `piece`, which is whole; `out` gets whatever is finished by that.
     pub(crate) fn push<B: AsRef<[u8]>>(
         &mut self,
-        piece: Piece,
+        piece: PacketRef,
         buffers: &[B],
-        mut out: impl FnMut(Out<'_>),
+        mut out: impl FnMut(Output<'_>),
     ) {
         let class = match Ip::new_checked(piece.of(buffers)) {
-            Ok(ip) => classify(ip, self.joins_udp),
+            Ok(ip) => classify(ip, self.udp_gso),
             Err(_) => Class::Barrier,
         };
         match class {
             Class::Barrier => {
                 self.flush(&mut out);
-                out(Out::Plain(piece));
+                out(Output::Plain(piece));
             }
             Class::Flow(key) => {
                 if let Some(at) = self.find(&key) {
                     self.emit(at, &mut out);
                 }
-                out(Out::Plain(piece));
+                out(Output::Plain(piece));
             }
             Class::Joinable(candidate) => self.join(piece, &candidate, buffers, out),
         }
     }
 
     /// Lets out all that is left.
-    pub(crate) fn flush(&mut self, mut out: impl FnMut(Out<'_>)) {
+    pub(crate) fn flush(&mut self, mut out: impl FnMut(Output<'_>)) {
         while self.used > 0 {
             self.emit(0, &mut out);
         }
@@ -142,10 +142,10 @@ impl Join {
 
     fn join<B: AsRef<[u8]>>(
         &mut self,
-        piece: Piece,
+        piece: PacketRef,
         candidate: &Candidate<'_>,
         buffers: &[B],
-        mut out: impl FnMut(Out<'_>),
+        mut out: impl FnMut(Output<'_>),
     ) {
         if let Some(at) = self.find(&candidate.key) {
             let group = &mut self.groups[at];
@@ -153,7 +153,7 @@ impl Join {
                 group.add(piece, candidate);
                 let is_full = candidate.is_last
                     || piece.len - candidate.header_len < group.size
-                    || group.data.len() == MOST_PARTS;
+                    || group.data.len() == MAX_PARTS;
                 if is_full {
                     self.emit(at, &mut out);
                 }
@@ -162,7 +162,7 @@ impl Join {
             self.emit(at, &mut out);
         }
         if candidate.is_last {
-            out(Out::Plain(piece));
+            out(Output::Plain(piece));
             return;
         }
         if self.used == GROUPS {
@@ -176,14 +176,14 @@ impl Join {
         self.groups[..self.used].iter().position(|group| group.key == *key)
     }
 
-    fn emit(&mut self, at: usize, mut out: impl FnMut(Out<'_>)) {
+    fn emit(&mut self, at: usize, mut out: impl FnMut(Output<'_>)) {
         let group = &mut self.groups[at];
         if group.data.len() == 1 {
-            out(Out::Plain(group.first));
+            out(Output::Plain(group.first));
         } else {
             let offload = group.finish();
             let header = &group.header[..group.header_len];
-            out(Out::Joined { offload, header, data: &group.data });
+            out(Output::Joined { offload, header, data: &group.data });
         }
         // The others keep their order.
         self.groups[at..self.used].rotate_left(1);
@@ -192,7 +192,7 @@ impl Join {
 }
 
 impl Group {
-    fn begin(&mut self, piece: Piece, candidate: &Candidate<'_>) {
+    fn begin(&mut self, piece: PacketRef, candidate: &Candidate<'_>) {
         let Candidate { key, ip, header_len, .. } = candidate;
         self.key = *key;
         self.protocol = ip.protocol();
@@ -211,7 +211,7 @@ impl Group {
         self.add(piece, candidate);
     }
 
-    fn add(&mut self, piece: Piece, candidate: &Candidate<'_>) {
+    fn add(&mut self, piece: PacketRef, candidate: &Candidate<'_>) {
         let data = piece.skip(self.header_len);
         self.data.push(data);
         self.total += data.len;
@@ -299,7 +299,7 @@ impl Group {
     }
 }
 
-fn classify(ip: Ip<'_>, joins_udp: bool) -> Class<'_> {
+fn classify(ip: Ip<'_>, udp_gso: bool) -> Class<'_> {
     let ports = match ip.payload() {
         [a, b, c, d, ..] if !ip.is_fragment() => [*a, *b, *c, *d],
         _ => return Class::Barrier,
@@ -331,7 +331,7 @@ fn classify(ip: Ip<'_>, joins_udp: bool) -> Class<'_> {
             let header_len = ip.header_len() + wire::UDP_HEADER;
             let is_plain = Udp::new_checked(ip.payload())
                 .is_some_and(|udp| udp.checksum() != 0 && udp.len() == ip.payload().len());
-            if has_options || !joins_udp || !is_plain || ip.bytes().len() == header_len {
+            if has_options || !udp_gso || !is_plain || ip.bytes().len() == header_len {
                 return Class::Flow(key);
             }
             Class::Joinable(Candidate { key, ip, header_len, is_last: false })
@@ -354,9 +354,9 @@ fn is_right(ip: &Ip<'_>) -> bool {
 /// Flows that are joined at the same time.
 const GROUPS: usize = 8;
 /// What the kernel cuts a UDP packet into at most: `UDP_MAX_SEGMENTS` before Linux 6.9.
-pub(crate) const MOST_PARTS: usize = 64;
+pub(crate) const MAX_PARTS: usize = 64;
 /// IPv6 and the longest TCP header.
-const LONGEST_HEADER: usize = wire::IPV6_HEADER + 60;
+const MAX_HEADER: usize = wire::IPV6_HEADER + 60;
 
 #[cfg(test)]
 mod tests;
