@@ -97,10 +97,10 @@ async fn a_store_that_was_wiped_takes_no_route_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_was_restored_from_an_old_snapshot_takes_no_route_away() {
-    for remembered in [1, 1024] {
-        let mut world = Nodes::start(4, remembered).await;
+    for (remembered, before) in [(1, 4), (1024, 4), (1, 11), (1024, 11)] {
+        let mut world = Nodes::start(before, remembered).await;
         let old = world.cluster.records();
-        for n in 5..=12 {
+        for n in before + 1..=12 {
             world.add(n).await;
         }
         world.converged().await;

@@ -61,8 +61,9 @@ pub struct NodeOptions {
     /// How long a peer is served after its lease has gone, unless another takes its place. 1 s: a node whose lease was deleted by
     /// mistake has it again in less, and its pods lose no packet meanwhile.
     pub removal_grace: Duration,
-    /// The same if most peers have gone at once, or together with the network's configuration: a store that was emptied or restored
-    /// from a backup. 2 min: longer than any node that runs needs to have its lease again.
+    /// The same if most peers have gone at once, or together with the network's configuration, or were missing when the leases were
+    /// listed anew: a store that was emptied or restored from a backup. 2 min: longer than any node that runs needs to have its lease
+    /// again.
     pub bulk_removal_grace: Duration,
     /// Who knows whether peers still answer. One that went together with most others and still answers is served on.
     pub liveness: Option<Arc<dyn Liveness>>,
