@@ -1,6 +1,9 @@
 //! One takes the host over from the other, without loss.
 
+use std::time::Duration;
+
 use flannel_testbed::{Process, probe};
+use tokio::time::timeout;
 
 use super::support::{Cluster, dual, ipv4};
 
@@ -45,20 +48,17 @@ async fn take_over(network: &str, end: End) {
     let mut streams = Vec::new();
     for (from, to) in [(0, 1), (1, 0)] {
         for ip in pods[to].endpoint().ips() {
-            streams.push((ip.is_ipv6(), probe::stream(&pods[from], ip, 100).unwrap()));
+            streams.push(probe::stream(&pods[from], ip, 100).unwrap());
         }
     }
     stop(theirs.process(), end).await;
     let _ours = cluster.start_ours(0).await;
     assert_eq!(cluster.subnet(0).to_string(), subnet);
     assert_eq!(self::mac(&cluster).await, mac);
-    for (is_ipv6, stream) in streams {
-        tokio::time::timeout(std::time::Duration::from_secs(60), stream.flowing())
-            .await
-            .expect("packets flow");
+    for stream in streams {
+        timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
         let report = stream.stop().await;
-        // An IPv6 route that flanneld made is replaced by deleting it first.
-        assert!(is_ipv6 || report.lost == 0, "{report}");
+        assert_eq!(report.lost, 0, "{report}");
     }
 }
 
