@@ -4,5 +4,6 @@
 mod faults {
     mod etcd;
     mod etcd_accidents;
+    mod folder_accidents;
     mod trial;
 }
