@@ -22,5 +22,7 @@ mod narrowing;
 mod privileges;
 #[path = "netns/probes.rs"]
 mod probes;
+#[path = "netns/renumbering.rs"]
+mod renumbering;
 #[path = "netns/support.rs"]
 mod support;

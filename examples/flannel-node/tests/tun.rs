@@ -15,6 +15,8 @@ use serde_json::Value;
 mod dropping;
 #[path = "netns/narrowing.rs"]
 mod narrowing;
+#[path = "netns/renumbering.rs"]
+mod renumbering;
 #[path = "netns/support.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod support;
@@ -49,6 +51,14 @@ async fn what_no_pod_has_is_dropped_if_asked_and_what_pods_have_is_not() {
 async fn a_link_that_takes_less_later_is_respected_in_five_seconds() {
     for network in [USERSPACE, EBPF] {
         narrowing::is_respected_in_five_seconds(network).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn another_address_costs_200_ms_at_most() {
+    for network in [USERSPACE, EBPF] {
+        renumbering::costs_little(network).await;
     }
 }
 

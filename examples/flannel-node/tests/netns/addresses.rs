@@ -6,7 +6,10 @@ use std::{process::Command, time::Duration};
 use flannel_testbed::{Pod, Testbed, probe};
 use tokio::time::{Instant, sleep};
 
-use super::support::{Cluster, HOST_GW, VXLAN, eventually, program};
+use super::{
+    renumbering,
+    support::{Cluster, HOST_GW, VXLAN, eventually, program},
+};
 
 /// The time until the pods reach each other again, both ways.
 async fn recovery(pods: &[Pod]) -> Duration {
@@ -42,6 +45,14 @@ async fn another_address_is_published_under_the_same_lease() {
             assert_eq!(cluster.subnet(0), subnet);
             assert_eq!(cluster.leases(), 2);
         }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn another_address_costs_200_ms_at_most() {
+    for network in [HOST_GW, VXLAN] {
+        renumbering::costs_little(network).await;
     }
 }
 
