@@ -295,7 +295,10 @@ impl PeerTable {
     /// Logs what others changed, and remembers it for the next report.
     fn note(&mut self, drifts: &[Drift]) {
         self.log.tell(drifts);
-        for drift in drifts.iter().filter(|drift| drift.change != DriftChange::MayWorkNow) {
+        let is_undone = |change: &DriftChange| {
+            !matches!(change, DriftChange::MayWorkNow | DriftChange::Overridden(_))
+        };
+        for drift in drifts.iter().filter(|drift| is_undone(&drift.change)) {
             self.drifts.add(drift.subject.kind(), drift);
         }
     }
@@ -334,6 +337,12 @@ impl PeerTable {
             };
             for subnet in subnets {
                 faults.entry(subnet).or_default().push(fault.clone());
+            }
+        }
+        for (key, route) in table.overridden {
+            for subnet in self.blamed(&key) {
+                let route = route.to_string();
+                faults.entry(subnet).or_default().push(PeerFault::Overridden { route });
             }
         }
         report.repaired = mem::take(&mut self.drifts);

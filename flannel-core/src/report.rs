@@ -206,6 +206,26 @@ pub enum PeerFault {
         /// What the peer published; empty for none.
         theirs: String,
     },
+    /// The kernel takes a route of somebody else to the peer's subnet, because it has a lower metric.
+    #[error(
+        "packets to it take another route than ours: {route}; remove that, or give it a higher metric"
+    )]
+    Overridden {
+        /// The other route, as `ip route` shows it or nearly so.
+        route: String,
+    },
+    /// The way to the peer takes too little for a family, which is therefore not served.
+    #[error(
+        "the path to it takes {path_mtu} bytes and {family} needs {needed}: packets of that family are refused; raise the MTU between the hosts"
+    )]
+    PathTooNarrow {
+        /// Which family.
+        family: Family,
+        /// How large a packet between the hosts may be, bytes.
+        path_mtu: u32,
+        /// How large it would have to be, bytes.
+        needed: u32,
+    },
     /// The lease must not be followed: it would harm this node or others.
     #[error("its lease is refused: {detail}")]
     Refused {
@@ -231,7 +251,8 @@ impl PeerFault {
             }
             Self::Kernel { .. } => FaultKind::KernelRefused,
             Self::NoAddress { .. } => FaultKind::AddressMissing,
-            Self::Unreachable { .. } => FaultKind::PeerUnreachable,
+            Self::Overridden { .. } | Self::Unreachable { .. } => FaultKind::PeerUnreachable,
+            Self::PathTooNarrow { .. } => FaultKind::FamilyUnusable,
         }
     }
 

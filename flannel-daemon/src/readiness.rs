@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use flannel_core::{Activity, Fault, PeerFault, PeerProblem, Status};
+use flannel_core::{Activity, Fault, FaultKind, PeerFault, PeerProblem, Status};
 use flannel_firewall::FIREWALL;
 use serde::{Deserialize, Serialize};
 
@@ -128,10 +128,7 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
 /// so is its address while there are ways to others.
 fn refused_by_the_kernel(status: &Status) -> Option<String> {
     let report = status.last_sync.as_ref().filter(|_| status.in_sync)?;
-    let is_ours = |fault: &PeerFault| match fault {
-        PeerFault::Kernel { .. } | PeerFault::Unreachable { .. } => !status.serves_any_peer(),
-        _ => false,
-    };
+    let is_ours = |fault: &PeerFault| is_in_the_way(fault) && !status.serves_any_peer();
     if let Some(text) = named(report.problems.iter().filter(|problem| is_ours(&problem.fault))) {
         return Some(format!("data path: {text}"));
     }
@@ -143,13 +140,18 @@ fn refused_by_the_kernel(status: &Status) -> Option<String> {
     })
 }
 
-/// The peers without a way to them, if there are ways to others.
+/// The peers without a way to them, if there are ways to others, and those that are not served in one family.
 fn without_a_way(status: &Status) -> Option<String> {
-    let report = status.last_sync.as_ref().filter(|_| status.serves_any_peer())?;
-    let far = |fault: &PeerFault| {
-        matches!(fault, PeerFault::Kernel { .. } | PeerFault::Unreachable { .. })
+    let (report, serves_any) = (status.last_sync.as_ref()?, status.serves_any_peer());
+    let is_said = |fault: &PeerFault| {
+        fault.kind() == FaultKind::FamilyUnusable || serves_any && is_in_the_way(fault)
     };
-    named(report.problems.iter().filter(|problem| far(&problem.fault)))
+    named(report.problems.iter().filter(|problem| is_said(&problem.fault)))
+}
+
+/// Whether it is the kernel or the underlay that keeps packets from the peer, and not what the peer published.
+fn is_in_the_way(fault: &PeerFault) -> bool {
+    matches!(fault.kind(), FaultKind::KernelRefused | FaultKind::PeerUnreachable)
 }
 
 /// A fault with what it concerns.

@@ -21,7 +21,7 @@ pub use nexthop::Nexthop;
 pub(crate) use nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 pub(crate) use object::Kind;
 pub use object::{Key, Object};
-pub use route::{IpFamily, Program, Route, RouteKind, Via};
+pub use route::{IpFamily, Route, RouteKind, Via};
 pub(crate) use route::{RTM_DELROUTE, RTM_NEWROUTE};
 
 /// `AF_INET`, `AF_INET6`: the family byte of an address or network.

@@ -253,6 +253,7 @@ impl Table {
         report.failures = failures.into_values().collect();
         report.postponed = postponed.len();
         report.left_alone = self.left_alone;
+        report.overridden = self.observed.overridden();
         for key in postponed {
             self.observed.drift_again(key);
         }

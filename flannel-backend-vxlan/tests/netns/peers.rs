@@ -1,11 +1,14 @@
 //! What peers publish: changes, and things that no honest peer says.
 
 use flannel_core::{
-    Lease, LeaseAttrs, LeaseEvent,
+    Lease, LeaseAttrs, LeaseEvent, PeerFault, SyncReport,
     testing::network::{NetworkWorld, Nodes},
 };
 
-use crate::support::{IPV4, Kernel, changed, data, mac, mac_of, world};
+use flannel_netlink::state::Route;
+use tokio::time::timeout;
+
+use crate::support::{DUAL, IPV4, Kernel, REPAIR, changed, data, mac, mac_of, world};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
@@ -152,4 +155,49 @@ async fn of_two_peers_with_one_mac_the_first_is_served_and_the_other_named() {
     let entries = Kernel::of(world.testbed().host(0)).forwarding("flannel.1").await;
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].remote, Some([192, 0, 2, 99].into()));
+}
+
+/// Syncs host 0 whenever it drifts, until a report is as wanted.
+async fn sync_until(nodes: &mut Nodes, wanted: impl Fn(&SyncReport) -> bool) -> SyncReport {
+    let synced = async {
+        loop {
+            nodes.network(0).drifted().await.unwrap();
+            let report = nodes.sync(0).await;
+            if wanted(&report) {
+                return report;
+            }
+        }
+    };
+    timeout(10 * REPAIR, synced).await.expect("told in time")
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_route_of_somebody_else_that_the_kernel_takes_instead_is_a_fault_of_its_peer() {
+    let world = world(DUAL).await;
+    let mut nodes = Nodes::start(&world).await;
+    let mut kernel = Kernel::of(world.testbed().host(0));
+    let eth0 = kernel.link("eth0").await.index;
+    let theirs = |block: &str, gateway: &str, metric| {
+        let route = Route::new(block.parse().unwrap(), Route::BOOT);
+        Route { metric, ..route.via_gateway(gateway.parse().unwrap(), eth0) }
+    };
+    // Of IPv4 none has a lower metric than ours.
+    let behind = theirs("10.244.2.0/24", "192.0.2.99", 100);
+    let before = theirs("fd00:10:244:2::/64", "2001:db8::99", 512);
+    for route in [behind, before] {
+        kernel.0.apply_one(route.replace()).await.unwrap();
+    }
+    let report = sync_until(&mut nodes, |report| !report.problems.is_empty()).await;
+    let route =
+        format!("route fd00:10:244:2::/64 via 2001:db8::99 on device {eth0} with metric 512");
+    let found: Vec<_> = report.problems.iter().map(|it| (it.peer, it.fault.clone())).collect();
+    assert_eq!(found, [(world.subnet(1), PeerFault::Overridden { route })]);
+    assert!(!world.reaches(0, 1).await, "it is as bad as the report says");
+    assert!(world.reaches(0, 2).await);
+    let report = nodes.sync(0).await;
+    assert_eq!((report.writes(), report.problems.len()), (0, 1), "theirs is left alone");
+    kernel.0.apply_one(before.delete()).await.unwrap();
+    sync_until(&mut nodes, |report| report.problems.is_empty()).await;
+    assert!(world.reaches(0, 1).await);
 }

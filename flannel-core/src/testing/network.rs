@@ -99,6 +99,11 @@ impl Nodes {
         &self.leases[host]
     }
 
+    /// The running network of a host.
+    pub fn network(&mut self, host: usize) -> &mut dyn Network {
+        self.networks[host].as_mut()
+    }
+
     /// The lease and the running network of host 0.
     pub fn into_first(self) -> (Lease, Box<dyn Network>) {
         let lease = self.leases.into_iter().next();

@@ -52,7 +52,7 @@ impl World {
                     Some(Object::Nexthop(nexthop)) => nexthop.gateway,
                     _ => return true,
                 },
-                Via::Direct | Via::Program(_) | Via::Other => return false,
+                Via::Direct | Via::Other => return false,
             };
             let Some([Object::Neighbour(Neighbour { mac: Some(mac), .. })]) =
                 self.0.get(&Key::Neighbour(LINK, gateway)).map(Vec::as_slice)

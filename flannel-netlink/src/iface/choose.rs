@@ -326,7 +326,7 @@ impl Candidates {
             })
             .filter_map(|route| match route.via {
                 Via::Nexthop(id) => self.nexthops.iter().find(|it| it.id == id).map(|it| it.link),
-                Via::Direct | Via::Gateway(_) | Via::Other | Via::Program(_) => route.link,
+                Via::Direct | Via::Gateway(_) | Via::Other => route.link,
             })
             .collect()
     }

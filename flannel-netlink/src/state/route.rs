@@ -1,15 +1,13 @@
 use std::{
     fmt,
-    hash::{Hash, Hasher},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::RawFd,
 };
 
 use ipnetwork::IpNetwork;
 
 use super::{AF_INET, AF_INET6, CREATE_OR_REPLACE, family_of};
 use crate::{
-    Attribute, Message, Request,
+    Message, Request,
     wire::{NLA_F_NESTED, body, push_attribute, push_ip, u32_at},
 };
 
@@ -56,6 +54,8 @@ pub enum RouteKind {
     Other(u8),
     /// Sends them on.
     Unicast,
+    /// Drops them and tells the sender that there is no way.
+    Unreachable,
 }
 
 /// Through what a route leads.
@@ -68,59 +68,9 @@ pub enum Via {
     Gateway(IpAddr),
     /// A nexthop object by its number.
     Nexthop(u32),
-    /// The destination is on the link itself, once a program has had the packet.
-    Program(Program),
     /// Several gateways, or a gateway of the other family or with an encapsulation: things we never
     /// write.
     Other,
-}
-
-/// A BPF program that a route runs on each packet that leaves by it (`encap bpf xmit`). The route holds on to it.
-///
-/// The kernel does not tell which program a route has, only a label that came with it; so there is a number in the label. Two
-/// are equal if their numbers are.
-#[derive(Clone, Copy, Debug)]
-pub struct Program {
-    /// The number in the label.
-    pub number: u64,
-    /// The program as an open descriptor of this process, for as long as the route is to be written. `None` for one that was
-    /// read.
-    pub descriptor: Option<RawFd>,
-}
-
-impl Eq for Program {}
-
-impl PartialEq for Program {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Hash for Program {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.number.hash(state);
-    }
-}
-
-impl Program {
-    /// Reads the payload of `RTA_ENCAP`; `None` for a program that carries no label of ours.
-    fn parse(encap: &Attribute<'_>) -> Option<Self> {
-        let xmit = encap.nested().find(|it| it.kind == LWT_BPF_XMIT)?;
-        let label = xmit.nested().find(|it| it.kind == LWT_BPF_PROG_NAME)?.text()?;
-        let number = u64::from_str_radix(label.strip_prefix(LABEL)?, 16).ok()?;
-        Some(Self { number, descriptor: None })
-    }
-
-    /// The attributes of a route that runs it.
-    fn push(&self, body: &mut Vec<u8>) {
-        let label = format!("{LABEL}{:016x}\0", self.number);
-        let (mut program, mut encap) = (Vec::new(), Vec::new());
-        push_attribute(&mut program, LWT_BPF_PROG_FD, &self.descriptor.unwrap_or(-1).to_ne_bytes());
-        push_attribute(&mut program, LWT_BPF_PROG_NAME, label.as_bytes());
-        push_attribute(&mut encap, LWT_BPF_XMIT | NLA_F_NESTED, &program);
-        push_attribute(body, RTA_ENCAP | NLA_F_NESTED, &encap);
-        push_attribute(body, RTA_ENCAP_TYPE, &LWTUNNEL_ENCAP_BPF.to_ne_bytes());
-    }
 }
 
 impl Route {
@@ -174,14 +124,6 @@ impl Route {
         self
     }
 
-    /// The same straight to a device, through a program.
-    #[must_use]
-    pub const fn through(self, program: Program, link: u32) -> Self {
-        let mut route = self.direct(link);
-        route.via = Via::Program(program);
-        route
-    }
-
     /// The same as a route that drops packets.
     #[must_use]
     pub const fn blackhole(mut self) -> Self {
@@ -189,6 +131,14 @@ impl Route {
         self.via = Via::Direct;
         self.link = None;
         self
+    }
+
+    /// The same as a route that drops packets and tells their senders.
+    #[must_use]
+    pub const fn unreachable(self) -> Self {
+        let mut route = self.blackhole();
+        route.kind = RouteKind::Unreachable;
+        route
     }
 
     /// Reads `RTM_NEWROUTE` and `RTM_DELROUTE` of IPv4 and IPv6; `None` for anything else and for
@@ -224,7 +174,6 @@ impl Route {
             has_metrics: false,
         };
         let (mut nexthop, mut unusual) = (None, false);
-        let (mut encap, mut encap_type) = (None, 0);
         for attribute in attributes {
             match attribute.kind {
                 RTA_DST => destination = attribute.ip().filter(|ip| family_of(ip) == header[0])?,
@@ -247,20 +196,11 @@ impl Route {
                     route.link = u32_at(attribute.value, 4);
                     unusual = true;
                 }
-                RTA_ENCAP => encap = Some(attribute),
-                RTA_ENCAP_TYPE => encap_type = attribute.u16()?,
-                RTA_VIA => unusual = true,
+                RTA_ENCAP | RTA_VIA => unusual = true,
                 _ => {}
             }
         }
         route.destination = canonical(IpNetwork::new(destination, header[1]).ok()?);
-        if let Some(encap) = encap {
-            let bpf = encap_type == LWTUNNEL_ENCAP_BPF && route.via == Via::Direct;
-            match Program::parse(&encap).filter(|_| bpf) {
-                Some(program) => route.via = Via::Program(program),
-                None => unusual = true,
-            }
-        }
         if let Some(id) = nexthop {
             // The kernel repeats the object's gateway and device for readers that do not know of
             // it.
@@ -268,11 +208,12 @@ impl Route {
         } else if unusual {
             route.via = Via::Other;
         }
-        if kind == RouteKind::Blackhole {
-            // An IPv6 one says it leads to the loopback device.
-            route = route.blackhole();
-        }
-        Some(route)
+        // IPv6 ones say they lead to the loopback device.
+        Some(match kind {
+            RouteKind::Blackhole => route.blackhole(),
+            RouteKind::Unreachable => route.unreachable(),
+            _ => route,
+        })
     }
 
     /// The request that creates it or puts it in the place of the first one with the same key.
@@ -295,20 +236,20 @@ impl Route {
 
     /// Asks which route the kernel would take to `destination`.
     pub fn lookup(destination: IpAddr) -> Request {
-        let length = if destination.is_ipv4() { 32 } else { 128 };
-        let mut body = vec![0; HEADER];
-        (body[0], body[1]) = (family_of(&destination), length);
-        push_ip(&mut body, RTA_DST, destination);
-        Request::new(RTM_GETROUTE, 0, &body)
+        Self::ask(destination, 0)
     }
 
     /// Asks for the entry of the routing tables by which the kernel would send packets to `destination`, rules considered. Since Linux
     /// 4.13.
     pub fn lookup_match(destination: IpAddr) -> Request {
-        let length = if destination.is_ipv4() { 32 } else { 128 };
+        Self::ask(destination, RTM_F_FIB_MATCH)
+    }
+
+    fn ask(destination: IpAddr, flags: u32) -> Request {
         let mut body = vec![0; HEADER];
-        (body[0], body[1]) = (family_of(&destination), length);
-        body[8..12].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
+        (body[0], body[1]) =
+            (family_of(&destination), if destination.is_ipv4() { 32 } else { 128 });
+        body[8..12].copy_from_slice(&flags.to_ne_bytes());
         push_ip(&mut body, RTA_DST, destination);
         Request::new(RTM_GETROUTE, 0, &body)
     }
@@ -343,9 +284,7 @@ impl Route {
         match self.via {
             Via::Gateway(gateway) => push_ip(&mut body, RTA_GATEWAY, gateway),
             Via::Nexthop(id) => push_attribute(&mut body, RTA_NH_ID, &id.to_ne_bytes()),
-            // Which program it is does not matter to the one who deletes it.
-            Via::Program(program) if kind == RTM_NEWROUTE => program.push(&mut body),
-            Via::Direct | Via::Other | Via::Program(_) => {}
+            Via::Direct | Via::Other => {}
         }
         if let Some(source) = self.source {
             push_ip(&mut body, RTA_PREFSRC, source);
@@ -365,6 +304,7 @@ impl RouteKind {
         match number {
             RTN_UNICAST => Self::Unicast,
             RTN_BLACKHOLE => Self::Blackhole,
+            RTN_UNREACHABLE => Self::Unreachable,
             other => Self::Other(other),
         }
     }
@@ -374,6 +314,7 @@ impl RouteKind {
             Self::Blackhole => RTN_BLACKHOLE,
             Self::Other(number) => number,
             Self::Unicast => RTN_UNICAST,
+            Self::Unreachable => RTN_UNREACHABLE,
         }
     }
 }
@@ -412,16 +353,22 @@ impl fmt::Display for Route {
         let kind = match self.kind {
             RouteKind::Blackhole => "blackhole route",
             RouteKind::Other(_) | RouteKind::Unicast => "route",
+            RouteKind::Unreachable => "unreachable route",
         };
         write!(f, "{kind} {}", self.destination)?;
         match self.via {
             Via::Direct => {}
             Via::Gateway(gateway) => write!(f, " via {gateway}")?,
             Via::Nexthop(id) => write!(f, " via nexthop {id}")?,
-            Via::Program(program) => write!(f, " through program {:x}", program.number)?,
             Via::Other => write!(f, " via something else")?,
         }
-        self.link.map_or(Ok(()), |link| write!(f, " on device {link}"))
+        if let Some(link) = self.link {
+            write!(f, " on device {link}")?;
+        }
+        match self.metric == Self::new(self.destination, 0).metric {
+            true => Ok(()),
+            false => write!(f, " with metric {}", self.metric),
+        }
     }
 }
 
@@ -429,8 +376,6 @@ fn canonical(network: IpNetwork) -> IpNetwork {
     IpNetwork::new(network.network(), network.prefix()).expect("the prefix was valid before")
 }
 
-/// What is in front of the number in a program's label.
-const LABEL: &str = "program ";
 /// `IP6_RT_PRIO_USER`, which the kernel puts in when none is given.
 const DEFAULT_METRIC_V6: u32 = 1024;
 const SCOPE_LINK: u8 = 253;
@@ -450,18 +395,12 @@ const RTA_METRICS: u16 = 8;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
-const RTA_ENCAP_TYPE: u16 = 21;
 const RTA_ENCAP: u16 = 22;
 const RTA_NH_ID: u16 = 30;
 const RTAX_MTU: u16 = 2;
 const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
+const RTN_UNREACHABLE: u8 = 7;
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
 const RTM_F_FIB_MATCH: u32 = 0x2000;
-
-// linux/lwtunnel.h
-const LWTUNNEL_ENCAP_BPF: u16 = 6;
-const LWT_BPF_XMIT: u16 = 3;
-const LWT_BPF_PROG_FD: u16 = 1;
-const LWT_BPF_PROG_NAME: u16 = 2;

@@ -37,10 +37,10 @@ fn via(ipv4: bool) -> impl Strategy<Value = Via> {
 fn route() -> impl Strategy<Value = Route> {
     let numbers = (any::<u32>(), any::<u32>(), any::<u8>(), any::<u8>());
     let mtu = prop::option::of(1_u32..);
-    let rest = (prop::option::of(1_u32..), any::<bool>(), any::<bool>(), mtu);
+    let rest = (prop::option::of(1_u32..), any::<bool>(), 0_u8..4, mtu);
     let network_and_via = network().prop_flat_map(|to| (Just(to), via(to.is_ipv4())));
     (network_and_via, numbers, rest).prop_map(
-        |((destination, via), (table, metric, protocol, scope), (link, onlink, blackhole, mtu))| {
+        |((destination, via), (table, metric, protocol, scope), (link, onlink, kind, mtu))| {
             let mut route = Route {
                 table,
                 metric,
@@ -54,7 +54,11 @@ fn route() -> impl Strategy<Value = Route> {
             if let Via::Nexthop(id) = via {
                 route = route.via_nexthop(id);
             }
-            if blackhole { route.blackhole() } else { route }
+            match kind {
+                0 => route.blackhole(),
+                1 => route.unreachable(),
+                _ => route,
+            }
         },
     )
 }

@@ -55,6 +55,8 @@ pub enum DriftChange {
     AlteredLink(Link),
     /// It could not be written before, and since then a device came up or an address came.
     MayWorkNow,
+    /// The kernel takes another route to the same destination, which has a lower metric: this.
+    Overridden(Object),
     /// It is gone.
     Removed,
     /// It carries the owner's mark but the owner does not want it.
@@ -97,6 +99,7 @@ impl fmt::Display for Drift {
                 }
             }
             DriftChange::MayWorkNow => return write!(f, " may be possible now"),
+            DriftChange::Overridden(object) => write!(f, " is not used, but {object}")?,
             DriftChange::Removed => write!(f, " removed")?,
             DriftChange::Stray(object) => write!(f, " added as {object}")?,
         }

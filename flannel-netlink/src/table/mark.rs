@@ -61,7 +61,7 @@ impl Mark {
     }
 
     /// Whether `network` is inside of ours.
-    fn contains(&self, network: IpNetwork) -> bool {
+    pub(crate) fn contains(&self, network: IpNetwork) -> bool {
         self.networks.iter().any(|outer| match (outer, network) {
             (IpNetwork::V4(outer), IpNetwork::V4(network)) => network.is_subnet_of(*outer),
             (IpNetwork::V6(outer), IpNetwork::V6(network)) => network.is_subnet_of(*outer),

@@ -1,11 +1,12 @@
 mod changes;
 mod cursor;
 mod entries;
+mod overrides;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::{changes::WatchedLink, entries::Entries};
+use self::{changes::WatchedLink, entries::Entries, overrides::Overrides};
 pub(crate) use self::{cursor::Cursor, entries::Listed};
 use super::{drift::ChangedBy, mark::Mark};
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
 pub(crate) struct ObservedTable {
     mark: Mark,
     entries: Entries,
+    overrides: Overrides,
     drifts: BTreeMap<Key, ChangedBy>,
     /// The keys that others changed since we last wrote them.
     changed_by_others: BTreeSet<Key>,
@@ -38,6 +40,7 @@ impl ObservedTable {
         Self {
             mark,
             entries: Entries::default(),
+            overrides: Overrides::default(),
             drifts: BTreeMap::new(),
             changed_by_others: BTreeSet::new(),
             links: BTreeMap::new(),
@@ -166,6 +169,9 @@ impl ObservedTable {
                 {
                     self.retry |= !self.failed.is_empty();
                 }
+                if let Some(route) = self.as_override(&object) {
+                    self.overrides.added(route, ChangedBy::of_port(port));
+                }
                 self.object_added(object, replaces);
                 self.note_drift(object.key(), port, own);
             }
@@ -176,6 +182,9 @@ impl ObservedTable {
                     Object::Address(address) if self.in_use(address.link) => self.stale = true,
                     Object::Nexthop(_) if port != own => self.stale = true,
                     _ => {}
+                }
+                if let Some(route) = self.as_override(&object) {
+                    self.overrides.removed(&route, ChangedBy::of_port(port));
                 }
                 self.object_removed(&object);
                 self.note_drift(object.key(), port, own);
@@ -208,6 +217,7 @@ impl ObservedTable {
         let ours = self.links.values().filter(|link| self.mark.devices.contains(&link.name));
         self.our_devices = ours.map(|link| link.index).collect();
         self.entries.begin_listing();
+        self.overrides.begin_listing();
     }
 
     /// Takes in one object of a part of a listing. Each attempt at a part has a [`Listed`] of its
@@ -221,6 +231,9 @@ impl ObservedTable {
             listed.push_other(object);
         } else {
             listed.foreign += 1;
+            if let Some(route) = self.as_override(&object) {
+                self.overrides.list(route);
+            }
         }
     }
 
@@ -233,6 +246,7 @@ impl ObservedTable {
             self.drifts.entry(key).or_insert(ChangedBy::Unknown);
             self.changed_by_others.insert(key);
         }
+        self.overrides.end_listing();
         self.drifts.retain(|key, _| !self.entries.fits(key));
         self.failed.retain(|key| !self.entries.fits(key));
         self.stale = false;

@@ -3,7 +3,7 @@ use std::fmt;
 use super::Drift;
 use crate::{
     KernelError,
-    state::{Key, Object},
+    state::{Key, Object, Route},
 };
 
 /// What one [`sync`](super::Table::sync) did.
@@ -26,6 +26,9 @@ pub struct TableReport {
     pub drifts: Vec<Drift>,
     /// What could not be done.
     pub failures: Vec<Failure>,
+    /// Routes that are there and that the kernel does not take, each with the route of somebody else that it takes instead: to the
+    /// same destination, with a lower metric.
+    pub overridden: Vec<(Key, Route)>,
 }
 
 impl TableReport {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    state::{Link, Program, Via, testing::object},
+    state::{Link, testing::object},
     wire::messages,
 };
 
@@ -76,34 +76,6 @@ fn a_route_through_a_nexthop_object_ignores_the_repeated_gateway() {
 }
 
 #[test]
-fn a_route_through_a_program_is_known_by_the_number_in_its_label() {
-    for to in ["10.244.0.0/16", "fd00:10:244::/48"] {
-        let program = Program { number: 0xab_cdef, descriptor: Some(9) };
-        let route = Route::new(to.parse().unwrap(), 90).through(program, 7);
-        let written = route.replace();
-        let read = Route::parse(&written.message().unwrap()).unwrap();
-        assert_eq!(read, route);
-        let Via::Program(program) = read.via else { panic!("{read:?}") };
-        assert_eq!(program.descriptor, None);
-        // The kernel finds a route to delete without its program, which may be another one's by now.
-        let deleted = route.delete();
-        let named = Route::parse(&deleted.message().unwrap()).unwrap();
-        assert_eq!(named.via, Via::Direct);
-    }
-}
-
-#[test]
-fn a_route_through_anothers_program_is_something_else() {
-    let program = Program { number: 0xab_cdef, descriptor: Some(9) };
-    let route = Route::new("10.244.0.0/16".parse().unwrap(), 90).through(program, 7);
-    let mut bytes = route.replace().bytes().to_vec();
-    let label = bytes.windows(7).position(|it| it == b"program").unwrap();
-    bytes[label] = b'P';
-    let read = Route::parse(&messages(&bytes).next().unwrap()).unwrap();
-    assert_eq!(read.via, Via::Other);
-}
-
-#[test]
 fn a_route_to_a_host_address_is_about_its_network() {
     let route = Route::new("10.1.2.3/24".parse().unwrap(), 4);
     assert_eq!(route.destination.to_string(), "10.1.2.0/24");
@@ -115,6 +87,8 @@ fn objects_print_as_an_administrator_would_say_them() {
         Route::new("10.1.2.0/24".parse().unwrap(), 4).via_gateway("192.0.2.2".parse().unwrap(), 5);
     assert_eq!(Object::from(route).to_string(), "route 10.1.2.0/24 via 192.0.2.2 on device 5");
     assert_eq!(Object::from(route).key().to_string(), "route 10.1.2.0/24");
+    let route = Route { metric: 7, ..route };
+    assert!(route.to_string().ends_with(" on device 5 with metric 7"), "{route}");
     let mac = "0e:2a:11:22:33:44".parse().unwrap();
     let entry = ForwardingEntry::new(3, mac, "192.0.2.2".parse().unwrap());
     assert_eq!(entry.to_string(), "forwarding entry 0e:2a:11:22:33:44 on device 3 to 192.0.2.2");

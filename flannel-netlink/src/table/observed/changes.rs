@@ -26,6 +26,7 @@ impl ObservedTable {
     pub(crate) fn has_changes(&self, due: impl Fn(&Key) -> bool) -> bool {
         self.drifts.keys().any(due)
             || (self.retry && !self.failed.is_empty())
+            || self.has_changed_overrides()
             || self.watched.values().any(|watched| self.link_change(watched).is_some())
     }
 
@@ -34,6 +35,7 @@ impl ObservedTable {
     pub(crate) fn take_changes(&mut self, due: impl Fn(&Key) -> bool) -> Vec<Drift> {
         let mut changes = self.take_link_changes();
         changes.extend(self.take_drifts(due));
+        changes.extend(self.take_changed_overrides());
         if std::mem::take(&mut self.retry) {
             changes.extend(self.failed.iter().map(|key| Drift {
                 subject: DriftSubject::Object(*key),

@@ -27,7 +27,7 @@ impl Value {
                     Self::RouteViaGateway { gateway, link: link?, protocol, scope, onlink }
                 }
                 Via::Nexthop(id) => Self::RouteViaNexthop { id, protocol, scope },
-                Via::Direct | Via::Other | Via::Program(_) => return None,
+                Via::Direct | Via::Other => return None,
             },
         };
         (value.object(&object.key()) == Some(*object)).then_some(value)
