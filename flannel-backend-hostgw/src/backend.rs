@@ -1,45 +1,44 @@
 //! The backend: which routes are ours, and what we publish.
 
 use async_trait::async_trait;
-use flannel_backend::{PROTOCOL, Paths, PeerTable, Uplink, UplinkFinder};
-use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig};
-use flannel_netlink::{state::Route, table::Mark};
+use flannel_backend::{
+    Paths, TableOptions, Uplink, UplinkFinder, read_mtu, smallest_mtu, warn_of_unknown_options,
+};
+use flannel_core::{
+    Backend, BackendConfig, BackendError, Lease, LeaseAttrs, Network, NetworkConfig,
+};
+use flannel_netlink::state::IpFamily;
 use ipnetwork::IpNetwork;
-use tracing::warn;
 
-use crate::{KIND, network::HostGwNetwork, plan::Routes};
+use crate::{KIND, network::HostGwNetwork};
 
 /// Carries packets by routes through the peers themselves.
 #[derive(Debug)]
 pub struct HostGw {
-    networks: Vec<IpNetwork>,
+    routes: TableOptions,
     finder: UplinkFinder,
-    protocol: u8,
-    table: u32,
     paths: Paths,
-    blackholes: bool,
+    mtu: Option<u32>,
 }
 
 impl HostGw {
     /// The backend of the network in `config`, on the uplink that `finder` finds, with routes in the main table.
-    pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Self {
-        let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
-        let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
-        let networks = ipv4.into_iter().chain(ipv6).collect();
-        let options = config.backend().options();
-        let known = |name: &&str| KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name));
-        for key in options.names().filter(|name| !known(name)) {
-            warn!(key, "the host-gw backend has no such option");
-        }
-        let paths = Paths::default();
-        Self { networks, finder, protocol: PROTOCOL, table: Route::MAIN, paths, blackholes: false }
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Config`] if the option MTU is invalid.
+    pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Result<Self, BackendError> {
+        let routes = TableOptions::new(config);
+        let mtu = read(config.backend(), &routes.networks)?;
+        warn_of_unknown_options(KIND, &config.backend().options(), &KNOWN);
+        Ok(Self { routes, finder, paths: Paths::default(), mtu })
     }
 
     /// The same with another mark on its routes: a routing protocol number and a table. Our routes are told from others by them,
     /// and by lying inside of the network.
     #[must_use]
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
-        (self.protocol, self.table) = (protocol, table);
+        (self.routes.protocol, self.routes.table) = (protocol, table);
         self
     }
 
@@ -53,7 +52,7 @@ impl HostGw {
     /// The same with routes that drop packets to addresses of our own subnet that no pod has.
     #[must_use]
     pub fn with_blackholes(mut self) -> Self {
-        self.blackholes = true;
+        self.routes.blackholes = true;
         self
     }
 
@@ -88,22 +87,22 @@ impl Backend for HostGw {
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
         let uplink = self.uplink(Some(lease)).await?;
         let watch = self.finder.watch(&uplink)?;
-        flannel_backend::remove_leftovers(self.finder.namespace(), &self.networks, &[]).await?;
-        let mut mark = Mark::new(self.protocol, self.networks.clone());
-        mark.table = self.table;
-        mark.nexthops =
-            flannel_backend::nexthop_ids(self.finder.namespace(), &self.networks, self.table)
-                .await?;
-        let mut table = PeerTable::open(self.finder.namespace(), mark).await?;
-        if self.blackholes {
-            table = table.with_blackholes();
-        }
-        let (protocol, table_number) = (self.protocol, self.table);
-        let routes = Routes { link: uplink.interface.index, protocol, table: table_number };
+        let table = self.routes.open(self.finder.namespace(), Vec::new()).await?;
         let paths = self.paths.watch();
-        Ok(Box::new(HostGwNetwork::new(watch, lease.clone(), table, routes, paths)))
+        let network = HostGwNetwork::new(watch, lease.subnet, table, &self.routes, paths, self.mtu);
+        Ok(Box::new(network))
     }
 }
 
-/// There are no options on Linux: `Name` and `DNSServerList` are for Windows nodes.
-const KNOWN: [&str; 3] = ["Type", "Name", "DNSServerList"];
+/// Reads the option MTU, for pods in `networks`.
+pub(crate) fn read(
+    options: &BackendConfig,
+    networks: &[IpNetwork],
+) -> Result<Option<u32>, BackendError> {
+    let smallest = networks.iter().map(|network| smallest_mtu(IpFamily::of(&network.ip()))).max();
+    read_mtu(&options.options(), smallest.unwrap_or_default())
+        .map_err(|source| BackendError::Config { backend: KIND.into(), source })
+}
+
+/// `Name` and `DNSServerList` are for Windows nodes.
+const KNOWN: [&str; 4] = ["Type", "MTU", "Name", "DNSServerList"];

@@ -4,6 +4,14 @@
 //! link: a route leads to each peer's subnet through the peer's own address. A peer that is not on
 //! the link is refused by the kernel, and named in the report.
 //!
+//! # Options
+//!
+//! Members of `Backend` in the network's configuration, in any case:
+//!
+//! | member | default | meaning |
+//! | --- | --- | --- |
+//! | `MTU` | that of the network card | the largest packet between hosts, bytes, if the card takes more; flannel has no such option |
+//!
 //! # Examples
 //!
 //! ```no_run
@@ -17,7 +25,7 @@
 //! let config: NetworkConfig = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}"#.parse()?;
 //! let uplink = UplinkFinder::new(&Namespace::current()?, &config, &UplinkOptions::default())?;
 //! let store = MemoryCluster::new(&config).store("node-1".parse()?);
-//! Node::new(store, HostGw::new(&config, uplink)).run().await?;
+//! Node::new(store, HostGw::new(&config, uplink)?).run().await?;
 //! # Ok(())
 //! # }
 //! ```

@@ -1,59 +1,72 @@
 //! The running data path: routes to all peers.
 
-use std::{collections::BTreeMap, net::IpAddr};
-
 use async_trait::async_trait;
-use flannel_backend::{PathsWatch, PeerTable, UplinkWatch};
-use flannel_core::{BackendError, Lease, Network, Peers, Subnet, SyncReport, Transport};
+use flannel_backend::{PathsWatch, PeerTable, TableOptions, UplinkWatch};
+use flannel_core::{BackendConfig, BackendError, Network, Peers, Subnet, SyncReport, Transport};
+use ipnetwork::IpNetwork;
 
-use crate::plan::Routes;
+use crate::{backend, plan::Facts};
 
 /// Routes to all peers of one network.
 #[derive(Debug)]
 pub(crate) struct HostGwNetwork {
     uplink: UplinkWatch,
-    lease: Lease,
     table: PeerTable,
-    routes: Routes,
+    networks: Vec<IpNetwork>,
+    /// What all routes were planned with.
+    facts: Facts,
     paths: PathsWatch,
-    /// What was known of the ways to peers when they were planned.
-    limits: BTreeMap<IpAddr, u32>,
+    /// The option MTU.
+    mtu: Option<u32>,
 }
 
 impl HostGwNetwork {
     pub(crate) fn new(
         uplink: UplinkWatch,
-        lease: Lease,
+        own: Subnet,
         table: PeerTable,
-        routes: Routes,
-        paths: PathsWatch,
+        options: &TableOptions,
+        mut paths: PathsWatch,
+        mtu: Option<u32>,
     ) -> Self {
-        Self { uplink, lease, table, routes, paths, limits: BTreeMap::new() }
+        let TableOptions { networks, protocol, table: number, .. } = options.clone();
+        let (link, limits) = (uplink.current().index, paths.current().mtus);
+        let facts = Facts { own, link, protocol, table: number, mtu: None, limits };
+        Self { uplink, table, networks, facts, paths, mtu }
+    }
+
+    /// What of the option MTU makes a difference.
+    fn narrower(&self) -> Option<u32> {
+        self.mtu.filter(|mtu| *mtu < self.uplink.current().mtu)
     }
 }
 
 #[async_trait]
 impl Network for HostGwNetwork {
     fn mtu(&self) -> u32 {
-        self.uplink.current().mtu
+        self.narrower().unwrap_or_else(|| self.uplink.current().mtu)
     }
 
     async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
-        let link = self.uplink.current().index;
-        if self.routes.link != link || self.lease.subnet != peers.own().subnet {
-            self.routes.link = link;
-            self.lease = peers.own().clone();
+        let facts = Facts {
+            own: peers.own().subnet,
+            link: self.uplink.current().index,
+            mtu: self.narrower(),
+            limits: self.paths.current().mtus,
+            ..self.facts
+        };
+        if self.facts != facts {
+            self.facts = facts;
             self.table.replan();
         }
-        let limits = self.paths.current().mtus;
-        if self.limits != limits {
-            self.limits = limits;
-            self.table.replan();
-        }
-        let (routes, own, limits) = (self.routes, &self.lease, &self.limits);
-        let mut report = self.table.sync(peers, |peer| routes.plan(own, peer, limits)).await?;
+        let mut report = self.table.sync(peers, |peer| self.facts.plan(peer)).await?;
         report.faults.extend(self.uplink.faults());
         Ok(report)
+    }
+
+    fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
+        self.mtu = backend::read(options, &self.networks)?;
+        Ok(())
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

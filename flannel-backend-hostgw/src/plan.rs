@@ -3,28 +3,28 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use flannel_backend::{PeerPlan, route_mtu};
-use flannel_core::{Family, Lease, PeerFault};
+use flannel_core::{Family, Lease, PeerFault, Subnet};
 use flannel_netlink::state::Route;
 use ipnetwork::IpNetwork;
 
-/// What all routes of a node have in common.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Routes {
+/// All that plans depend on, apart from the peer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Facts {
+    /// Our own subnet.
+    pub(crate) own: Subnet,
     /// The device that leads to peers.
     pub(crate) link: u32,
     pub(crate) protocol: u8,
     pub(crate) table: u32,
+    /// How large packets may be, bytes, if that is less than what the device takes.
+    pub(crate) mtu: Option<u32>,
+    /// The same for packets to a gateway.
+    pub(crate) limits: BTreeMap<IpAddr, u32>,
 }
 
-impl Routes {
-    /// What `peer` needs on the node that holds `own`. Families that the node does not have are not looked at. `limits` says how
-    /// large packets to a gateway may be, bytes, where that is less than usual.
-    pub(crate) fn plan(
-        &self,
-        own: &Lease,
-        peer: &Lease,
-        limits: &BTreeMap<IpAddr, u32>,
-    ) -> PeerPlan {
+impl Facts {
+    /// What `peer` needs on this node. Families that the node does not have are not looked at.
+    pub(crate) fn plan(&self, peer: &Lease) -> PeerPlan {
         let mut plan = PeerPlan::default();
         // Case matters, as it does to flannel on Linux.
         if peer.attrs.backend_type != super::KIND {
@@ -32,8 +32,9 @@ impl Routes {
             plan.faults.push(PeerFault::OtherBackend { ours: super::KIND.into(), theirs });
             return plan;
         }
-        let ipv4 = own.subnet.ipv4().and_then(|_| peer.subnet.ipv4()).map(IpNetwork::V4);
-        let ipv6 = own.subnet.ipv6().and_then(|_| peer.subnet.ipv6()).map(IpNetwork::V6);
+        let own = self.own;
+        let ipv4 = own.ipv4().and_then(|_| peer.subnet.ipv4()).map(IpNetwork::V4);
+        let ipv6 = own.ipv6().and_then(|_| peer.subnet.ipv6()).map(IpNetwork::V6);
         let families = [
             (Family::Ipv4, ipv4, peer.attrs.public_ip.map(IpAddr::V4)),
             (Family::Ipv6, ipv6, peer.attrs.public_ipv6.map(IpAddr::V6)),
@@ -46,9 +47,9 @@ impl Routes {
                     let mut route =
                         Route::new(block, self.protocol).via_gateway(gateway, self.link);
                     route.table = self.table;
-                    // A limit is always less than what the network card takes.
-                    let limit = limits.get(&gateway);
-                    route.mtu = limit.and_then(|limit| route_mtu(&block, *limit, 0, u32::MAX));
+                    let limit = self.limits.get(&gateway).copied();
+                    let limit = limit.into_iter().chain(self.mtu).min();
+                    route.mtu = limit.and_then(|limit| route_mtu(&block, limit, 0, u32::MAX));
                     plan.objects.push(route.into());
                 }
             }
@@ -64,7 +65,11 @@ mod tests {
 
     use super::*;
 
-    const ROUTES: Routes = Routes { link: 7, protocol: 99, table: 254 };
+    fn plan(own: &str, peer: &Lease, mtu: Option<u32>, limits: &[(IpAddr, u32)]) -> PeerPlan {
+        let limits = limits.iter().copied().collect();
+        let own = own.parse().unwrap();
+        Facts { own, link: 7, protocol: 99, table: 254, mtu, limits }.plan(peer)
+    }
 
     fn lease(key: &str) -> Lease {
         let attrs = LeaseAttrs {
@@ -85,7 +90,7 @@ mod tests {
         let dual = lease("10.3.2.0-24&fd00:2::-64");
         let v4 = route("10.3.2.0/24", "192.0.2.2");
         let v6 = route("fd00:2::/64", "2001:db8::2");
-        let plan = |own| ROUTES.plan(&lease(own), &dual, &BTreeMap::new()).objects;
+        let plan = |own| plan(own, &dual, None, &[]).objects;
         assert_eq!(plan("10.3.1.0-24&fd00:1::-64"), [v4, v6]);
         assert_eq!(plan("10.3.1.0-24"), [v4]);
         assert_eq!(plan("fd00:1::-64"), [v6]);
@@ -95,7 +100,7 @@ mod tests {
     fn a_peer_without_an_address_is_named_and_its_other_family_served() {
         let mut peer = lease("10.3.2.0-24&fd00:2::-64");
         peer.attrs.public_ip = None;
-        let plan = ROUTES.plan(&lease("10.3.1.0-24&fd00:1::-64"), &peer, &BTreeMap::new());
+        let plan = plan("10.3.1.0-24&fd00:1::-64", &peer, None, &[]);
         assert_eq!(plan.faults, [PeerFault::NoAddress { family: Family::Ipv4 }]);
         assert_eq!(plan.objects, [route("fd00:2::/64", "2001:db8::2")]);
     }
@@ -103,17 +108,19 @@ mod tests {
     #[test]
     fn a_way_that_takes_less_makes_a_route_that_says_so() {
         let dual = lease("10.3.2.0-24&fd00:2::-64");
-        let limits = BTreeMap::from([([192, 0, 2, 2].into(), 1400)]);
-        let plan = ROUTES.plan(&lease("10.3.1.0-24&fd00:1::-64"), &dual, &limits);
-        let mtus: Vec<_> = plan
-            .objects
-            .iter()
-            .map(|object| match object {
+        let mtus = |mtu, limits: &[(IpAddr, u32)]| {
+            let objects = plan("10.3.1.0-24&fd00:1::-64", &dual, mtu, limits).objects;
+            let mtu = |object: &Object| match object {
                 Object::Route(route) => route.mtu,
                 _ => None,
-            })
-            .collect();
-        assert_eq!(mtus, [Some(1400), None]);
+            };
+            objects.iter().map(mtu).collect::<Vec<_>>()
+        };
+        let limit = ([192, 0, 2, 2].into(), 1400);
+        assert_eq!(mtus(None, &[limit]), [Some(1400), None]);
+        assert_eq!(mtus(Some(1350), &[limit]), [Some(1350), Some(1350)]);
+        assert_eq!(mtus(Some(1450), &[limit]), [Some(1400), Some(1450)]);
+        assert_eq!(mtus(Some(1000), &[]), [Some(1000), None], "less than IPv6 needs");
     }
 
     #[test]
@@ -121,7 +128,7 @@ mod tests {
         for theirs in ["vxlan", "", "Host-GW"] {
             let mut peer = lease("10.3.2.0-24");
             peer.attrs.backend_type = theirs.into();
-            let plan = ROUTES.plan(&lease("10.3.1.0-24"), &peer, &BTreeMap::new());
+            let plan = plan("10.3.1.0-24", &peer, None, &[]);
             assert_eq!(plan.objects, []);
             let theirs = theirs.into();
             assert_eq!(plan.faults, [PeerFault::OtherBackend { ours: "host-gw".into(), theirs }]);

@@ -21,7 +21,7 @@ const DUAL: &str =
 
 fn backend(host: &Host, config: &NetworkConfig, options: &UplinkOptions) -> HostGw {
     let finder = UplinkFinder::new(host.namespace(), config, options).unwrap();
-    HostGw::new(config, finder)
+    HostGw::new(config, finder).unwrap()
 }
 
 fn make(host: &Host, config: &NetworkConfig) -> Arc<dyn Backend> {
@@ -133,6 +133,44 @@ async fn the_mtu_follows_the_link() {
     };
     tokio::time::timeout(Duration::from_secs(1), noticed).await.expect("within a second");
     drop(lease);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn another_mtu_is_taken_up_by_routes_without_a_lost_packet() {
+    let world = world(DUAL).await;
+    let mut nodes = Nodes::start(&world).await;
+    let targets = world.pod(1).endpoint().ips();
+    let probes: Vec<_> = targets.map(|ip| probe::stream(world.pod(0), ip, 1000).unwrap()).collect();
+    for probe in &probes {
+        probe.flowing().await;
+    }
+    let mut kernel = world.testbed().host(0).connect().unwrap();
+    let backend = |options: &str| {
+        let json =
+            format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"host-gw",{options}}}}}"#);
+        json.parse::<NetworkConfig>().unwrap().backend().clone()
+    };
+    for (options, mtu, told) in [
+        (r#""MTU":1400"#, 1400, Some(1400)),
+        (r#""MTU":9000"#, 1500, None),
+        (r#""MTU":1300,"DNSServerList":[]"#, 1300, Some(1300)),
+    ] {
+        nodes.network(0).reconfigure(&backend(options)).unwrap();
+        assert_eq!(nodes.network(0).mtu(), mtu);
+        assert_eq!(nodes.sync(0).await.problems, []);
+        for family in IpFamily::ALL {
+            let routes = list_routes(&mut kernel, Route::MAIN, family).await.unwrap();
+            let mut ours = routes.iter().filter(|it| it.protocol == flannel_backend::PROTOCOL);
+            assert!(ours.all(|route| route.mtu == told), "{routes:?}");
+        }
+    }
+    nodes.network(0).reconfigure(&backend(r#""MTU":1279"#)).unwrap_err();
+    assert_eq!(nodes.network(0).mtu(), 1300);
+    for probe in probes {
+        let report = probe.stop().await;
+        assert_eq!(report.lost, 0, "{report}");
+    }
 }
 
 #[tokio::test]

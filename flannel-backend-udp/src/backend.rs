@@ -3,16 +3,13 @@
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
 use async_trait::async_trait;
-use flannel_backend::{PROTOCOL, Paths, PeerTable, Uplink, UplinkFinder};
+use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown_options};
 use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig};
-use flannel_netlink::{state::Route, table::Mark};
-use ipnetwork::IpNetwork;
-use tracing::warn;
 
 use crate::{
     KIND,
     bpf::Owner,
-    config::{EngineChoice, Settings, SourceCheck},
+    config::{EngineChoice, KNOWN, Settings, SourceCheck},
     device::Device,
     ebpf::Ebpf,
     engine::{EngineStats, Userspace},
@@ -25,17 +22,14 @@ use crate::{
 #[derive(Debug)]
 pub struct Udp {
     settings: Settings,
-    networks: Vec<IpNetwork>,
+    routes: TableOptions,
     finder: UplinkFinder,
-    protocol: u8,
-    table: u32,
     device: String,
     workers: usize,
     /// Our own port, if not the network's.
     port: Option<u16>,
     engine_stats: Arc<EngineStats>,
     paths: Paths,
-    blackholes: bool,
 }
 
 impl Udp {
@@ -44,29 +38,23 @@ impl Udp {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Config`] if one of the options Port, SourceCheck and Engine is invalid.
+    /// [`BackendError::Config`] if one of the options Port, MTU, SourceCheck, Engine and PathMTUDiscovery is invalid.
     pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Result<Self, BackendError> {
         let options = config.backend().options();
-        let settings = Settings::read(&options)
+        let routes = TableOptions::new(config);
+        let settings = Settings::read(&options, &routes.networks)
             .map_err(|source| BackendError::Config { backend: KIND.into(), source })?;
-        for key in Settings::unknown(&options) {
-            warn!(key, "the udp backend has no such option");
-        }
-        let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
-        let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
+        warn_of_unknown_options(KIND, &options, &KNOWN);
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self {
             settings,
-            networks: ipv4.into_iter().chain(ipv6).collect(),
+            routes,
             finder,
-            protocol: PROTOCOL,
-            table: Route::MAIN,
             device: DEVICE.into(),
             workers: cores.min(MAX_WORKERS),
             port: None,
             engine_stats: Arc::default(),
             paths: Paths::default(),
-            blackholes: false,
         })
     }
 
@@ -82,14 +70,14 @@ impl Udp {
     /// and by lying inside of the network.
     #[must_use]
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
-        (self.protocol, self.table) = (protocol, table);
+        (self.routes.protocol, self.routes.table) = (protocol, table);
         self
     }
 
     /// The same with routes that drop packets to addresses of our own subnet that no pod has.
     #[must_use]
     pub fn with_blackholes(mut self) -> Self {
-        self.blackholes = true;
+        self.routes.blackholes = true;
         self
     }
 
@@ -146,29 +134,14 @@ impl Backend for Udp {
         let mut device = Device::new(
             namespace,
             &self.device,
-            &self.networks,
+            &self.routes.networks,
             self.settings.source_check != SourceCheck::None,
         );
         let name = device.name().await?;
         let port = self.port.unwrap_or(self.settings.port);
-        let owner = Owner::new(&self.networks, port, &name);
-        let ours = [name.clone()];
-        flannel_backend::remove_leftovers(namespace, &self.networks, &ours).await?;
-        let mut mark = Mark::new(self.protocol, self.networks.clone());
-        mark.table = self.table;
-        mark.nexthops = flannel_backend::nexthop_ids(namespace, &self.networks, self.table).await?;
-        mark.devices = [name].into();
-        let mut table = PeerTable::open(namespace, mark).await?;
-        if self.blackholes {
-            table = table.with_blackholes();
-        }
-        let common = Common {
-            settings: self.settings,
-            port,
-            networks: self.networks.clone(),
-            protocol: self.protocol,
-            table: self.table,
-        };
+        let owner = Owner::new(&self.routes.networks, port, &name);
+        let table = self.routes.open(namespace, vec![name]).await?;
+        let common = Common { settings: self.settings, port, routes: self.routes.clone() };
         let engines = Engines {
             userspace: Userspace::new(namespace, self.workers),
             ebpf: Ebpf::new(namespace, self.settings.engine, owner),

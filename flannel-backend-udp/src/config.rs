@@ -1,12 +1,19 @@
 //! The backend's options.
 
+use flannel_backend::{read_mtu, smallest_mtu};
 use flannel_core::{FieldError, Fields};
+use flannel_netlink::state::IpFamily;
+use ipnetwork::IpNetwork;
+
+use crate::socket::overhead;
 
 /// What the network's configuration says about this backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Settings {
     /// The UDP port of every node that names no other.
     pub(crate) port: u16,
+    /// The largest packet of the underlay, bytes; `None` takes the uplink's.
+    pub(crate) mtu: Option<u32>,
     pub(crate) source_check: SourceCheck,
     /// Keep routers from cutting datagrams, so that senders can be told what a path takes. Where their ICMP does not arrive, large
     /// packets are lost.
@@ -38,7 +45,12 @@ pub(crate) enum EngineChoice {
 
 impl Settings {
     /// Reads the options. The default port is flannel's.
-    pub(crate) fn read(options: &Fields) -> Result<Self, FieldError> {
+    pub(crate) fn read(options: &Fields, networks: &[IpNetwork]) -> Result<Self, FieldError> {
+        let smallest = networks.iter().map(|network| match network {
+            IpNetwork::V4(_) => smallest_mtu(IpFamily::V4) + overhead(network.ip()) as u32,
+            // What is larger is sent in fragments.
+            IpNetwork::V6(_) => smallest_mtu(IpFamily::V6),
+        });
         let port = options.integer("Port", 1..=u64::from(u16::MAX))?;
         let engine = options.parsed("Engine", "auto, ebpf or userspace", |text| {
             Some(match text {
@@ -50,16 +62,22 @@ impl Settings {
         Ok(Self {
             // The range makes the conversion lossless.
             port: port.map_or(PORT, |port| port as u16),
+            mtu: read_mtu(options, smallest.max().unwrap_or_default())?,
             source_check: read_source_check(options)?,
             path_mtu_discovery: options.boolean("PathMTUDiscovery", true)?,
             engine: engine.unwrap_or_default(),
         })
     }
 
-    /// The members that nobody reads, which may be misspelled.
-    pub(crate) fn unknown(options: &Fields) -> Vec<&str> {
-        let known = |name: &&str| KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name));
-        options.names().filter(|name| !known(name)).collect()
+    /// These settings with what of `wanted` a running network can take up: the MTU.
+    ///
+    /// # Errors
+    ///
+    /// The keys of what it cannot.
+    pub(crate) fn adopt(&self, wanted: Self) -> Result<Self, &'static str> {
+        let adopted = Self { mtu: wanted.mtu, ..*self };
+        let is_all = adopted == wanted;
+        if is_all { Ok(adopted) } else { Err("Port, SourceCheck, Engine and PathMTUDiscovery") }
     }
 }
 
@@ -84,7 +102,8 @@ fn read_source_check(options: &Fields) -> Result<SourceCheck, FieldError> {
 /// As in flannel's udp backend.
 const PORT: u16 = 8285;
 
-const KNOWN: [&str; 5] = ["Type", "Port", "SourceCheck", "Engine", "PathMTUDiscovery"];
+pub(crate) const KNOWN: [&str; 6] =
+    ["Type", "Port", "MTU", "SourceCheck", "Engine", "PathMTUDiscovery"];
 
 #[cfg(test)]
 mod tests {
@@ -93,13 +112,15 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<Settings, String> {
-        Settings::read(&Fields::parse(json).unwrap()).map_err(|error| error.to_string())
+        let networks = ["10.244.0.0/16".parse().unwrap()];
+        Settings::read(&Fields::parse(json).unwrap(), &networks).map_err(|error| error.to_string())
     }
 
     #[test]
     fn defaults_are_flannels() {
         let settings = Settings {
             port: 8285,
+            mtu: None,
             source_check: SourceCheck::Peer,
             path_mtu_discovery: true,
             engine: EngineChoice::Userspace,
@@ -110,11 +131,12 @@ mod tests {
     #[test]
     fn keys_are_read_in_any_case() {
         let settings = read(
-            r#"{"PORT":9000,"sourcecheck":false,"engine":"userspace","pathmtudiscovery":false}"#,
+            r#"{"PORT":9000,"mtu":1400,"sourcecheck":false,"engine":"userspace","pathmtudiscovery":false}"#,
         )
         .unwrap();
         let expected = Settings {
             port: 9000,
+            mtu: Some(1400),
             source_check: SourceCheck::None,
             path_mtu_discovery: false,
             engine: EngineChoice::Userspace,
@@ -132,6 +154,7 @@ mod tests {
     fn what_is_invalid_is_named_with_what_would_be_valid() {
         for (json, words) in [
             (r#"{"Port":0}"#, "Port is 0, expected a whole number from 1 to 65535"),
+            (r#"{"MTU":603}"#, "MTU is 603, expected a whole number from 604 to 65535"),
             (r#"{"Port":"8285"}"#, r#"Port is "8285", expected a whole number from 1 to 65535"#),
             (r#"{"Engine":"xdp"}"#, r#"Engine is "xdp", expected auto, ebpf or userspace"#),
             (r#"{"SourceCheck":1}"#, "SourceCheck is 1, expected none, peer or subnet"),
@@ -141,9 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_listed() {
-        let options = Fields::parse(r#"{"type":"udp","port":1,"Ports":2,"MTU":1400}"#).unwrap();
-        assert_eq!(Settings::unknown(&options), ["Ports", "MTU"]);
+    fn a_running_network_adopts_another_mtu_alone() {
+        let running = read("{}").unwrap();
+        let adopt = |json| running.adopt(read(json).unwrap());
+        assert_eq!(adopt(r#"{"MTU":1400}"#), read(r#"{"MTU":1400}"#).map_err(|_| ""));
+        for json in [r#"{"Port":9000}"#, r#"{"MTU":1400,"SourceCheck":"none"}"#] {
+            adopt(json).unwrap_err();
+        }
     }
 
     proptest! {

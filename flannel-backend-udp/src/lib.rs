@@ -34,11 +34,12 @@
 //! | member | default | meaning |
 //! | --- | --- | --- |
 //! | `Port` | 8285 | the UDP port; equal on all nodes |
+//! | `MTU` | that of the network card | the largest packet between hosts, bytes |
 //! | `SourceCheck` | `peer` | `peer`: packets of known peers; `subnet`: those with a source inside of the peer's subnet; `none`: anybody's |
 //! | `Engine` | `auto` | `ebpf` or `userspace`; `auto` means userspace |
 //! | `PathMTUDiscovery` | true | between IPv4 hosts, keep routers from cutting datagrams whose packets may not be cut; those of threads, all of them |
 //!
-//! flannel knows `Port` alone and ignores the others.
+//! flannel knows `Port` alone and ignores the others. `MTU` may change while a network runs.
 //!
 //! # Engines
 //!

@@ -7,15 +7,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flannel_backend::{NEXT_HOPS, PathsWatch, PeerPlan, PeerTable, UplinkWatch, route_mtu};
-use flannel_core::{BackendError, Network, Peers, RoutingMode, Subnet, SyncReport, Transport};
+use flannel_backend::{
+    NEXT_HOPS, PathsWatch, PeerPlan, PeerTable, TableOptions, UplinkWatch, route_mtu, smallest_mtu,
+};
+use flannel_core::{
+    BackendConfig, BackendError, Network, Peers, RoutingMode, Subnet, SyncReport, Transport,
+};
 use flannel_netlink::{
     iface::Interface,
-    state::{Address, Link, Object, Route},
+    state::{Address, IpFamily, Link, Object, Route},
 };
 use ipnetwork::IpNetwork;
 
 use crate::{
+    KIND,
     config::Settings,
     device::Device,
     ebpf::Ebpf,
@@ -56,9 +61,7 @@ pub(crate) struct Common {
     pub(crate) settings: Settings,
     /// Our own port.
     pub(crate) port: u16,
-    pub(crate) networks: Vec<IpNetwork>,
-    pub(crate) protocol: u8,
-    pub(crate) table: u32,
+    pub(crate) routes: TableOptions,
 }
 
 impl UdpNetwork {
@@ -104,10 +107,15 @@ fn count(
 }
 
 impl Common {
-    /// The smallest MTU of the families, as a device has one for both.
+    /// The MTU of the device, which has one for both families. IPv6 needs 1280 bytes, and where a datagram of that size does not fit
+    /// it is sent in fragments.
     fn mtu(&self, uplink: &Interface) -> u32 {
-        let overhead = self.networks.iter().map(|network| overhead(network.ip())).max();
-        uplink.mtu.saturating_sub(overhead.unwrap_or_default() as u32)
+        let outer = self.settings.mtu.unwrap_or(uplink.mtu);
+        let networks = || self.routes.networks.iter();
+        let overhead = networks().map(|network| overhead(network.ip())).max().unwrap_or_default();
+        let has_ipv6 = networks().any(IpNetwork::is_ipv6);
+        let smallest = if has_ipv6 { smallest_mtu(IpFamily::V6) } else { 0 };
+        outer.saturating_sub(overhead as u32).max(smallest)
     }
 
     /// As with flannel: the subnet's own address, alone, and the network behind the device.
@@ -120,7 +128,7 @@ impl Common {
         };
         let addresses = blocks.into_iter().flatten().map(address);
         let route = |network: &IpNetwork| self.route(*network, link.index).into();
-        addresses.chain(self.networks.iter().map(route)).collect()
+        addresses.chain(self.routes.networks.iter().map(route)).collect()
     }
 
     /// A route for each block of a peer with a small path MTU: the kernel fragments what may be fragmented, and reports the MTU
@@ -142,15 +150,15 @@ impl Common {
     }
 
     fn route(&self, block: IpNetwork, link: u32) -> Route {
-        let mut route = Route::new(block, self.protocol).direct(link);
-        route.table = self.table;
+        let mut route = Route::new(block, self.routes.protocol).direct(link);
+        route.table = self.routes.table;
         route
     }
 
     fn forwarding_plan(&self, uplink: &Interface, peers: &Peers) -> ForwardingPlan {
         let own = peers.own().subnet;
         // A family without an address has no socket; the other family works.
-        let local = self.networks.iter().filter_map(|network| match network {
+        let local = self.routes.networks.iter().filter_map(|network| match network {
             IpNetwork::V4(_) => uplink.v4.map(IpAddr::V4),
             IpNetwork::V6(_) => uplink.v6.map(IpAddr::V6),
         });
@@ -227,6 +235,18 @@ impl Network for UdpNetwork {
             count(&before, &endpoints, &mut report);
         }
         Ok(report)
+    }
+
+    fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
+        let Common { settings, routes, .. } = &mut self.common;
+        let backend = || KIND.to_owned();
+        let wanted = Settings::read(&options.options(), &routes.networks)
+            .map_err(|source| BackendError::Config { backend: backend(), source })?;
+        *settings = settings.adopt(wanted).map_err(|fixed| BackendError::Unsupported {
+            backend: backend(),
+            reason: format!("{fixed} are read when it starts"),
+        })?;
+        Ok(())
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

@@ -6,20 +6,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flannel_backend::{PROTOCOL, Paths, PeerTable, Uplink, UplinkFinder};
-use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, NodeId};
-use flannel_netlink::{iface::Interface, state::Route, table::Mark};
-use ipnetwork::IpNetwork;
-use tracing::warn;
+use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown_options};
+use flannel_core::{
+    Backend, BackendConfig, BackendError, Fields, Lease, LeaseAttrs, Network, NetworkConfig, NodeId,
+};
+use flannel_netlink::iface::Interface;
 
 use crate::{
     KIND,
-    config::Settings,
+    config::{KNOWN, Settings},
     device::{DeviceState, Devices},
     family::Family,
     mac::derived,
     network::VxlanNetwork,
-    underlay::{Overlay, UnderlayWatch},
 };
 
 /// Carries packets in the kernel's VXLAN.
@@ -32,12 +31,9 @@ pub struct Vxlan {
 /// What the backend and its network work on together.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) settings: Settings,
-    pub(crate) networks: Vec<IpNetwork>,
-    pub(crate) protocol: u8,
-    pub(crate) table: u32,
+    settings: Mutex<Settings>,
+    pub(crate) routes: TableOptions,
     identity: Option<NodeId>,
-    blackholes: bool,
     devices: tokio::sync::Mutex<Devices>,
     /// What is known of the ways to peers.
     pub(crate) paths: Paths,
@@ -53,20 +49,13 @@ impl Vxlan {
     /// [`BackendError::Config`] if one of the options VNI, Port, MTU, GBP, Learning and DirectRouting is invalid.
     pub fn new(config: &NetworkConfig, finder: UplinkFinder) -> Result<Self, BackendError> {
         let options = config.backend().options();
-        let settings = Settings::read(&options, Family::of(config))
-            .map_err(|source| BackendError::Config { backend: KIND.into(), source })?;
-        for key in Settings::unknown(&options) {
-            warn!(key, "the vxlan backend has no such option");
-        }
-        let networks = settings.families.iter().filter_map(|family| family.network(config));
+        let settings = read(&options, Family::of(config))?;
+        warn_of_unknown_options(KIND, &options, &KNOWN);
         let shared = Shared {
-            networks: networks.collect(),
-            protocol: PROTOCOL,
-            table: Route::MAIN,
+            routes: TableOptions::new(config),
             identity: None,
-            blackholes: false,
             devices: Devices::new(finder.namespace(), settings.clone()).into(),
-            settings,
+            settings: settings.into(),
             paths: Paths::default(),
             uplink: Mutex::default(),
         };
@@ -77,8 +66,8 @@ impl Vxlan {
     /// and by lying inside of the network.
     #[must_use]
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
-        let shared = self.not_yet_shared();
-        (shared.protocol, shared.table) = (protocol, table);
+        let routes = &mut self.not_yet_shared().routes;
+        (routes.protocol, routes.table) = (protocol, table);
         self
     }
 
@@ -101,7 +90,7 @@ impl Vxlan {
     /// The same with routes that drop packets to addresses of our own subnet that no pod has.
     #[must_use]
     pub fn with_blackholes(mut self) -> Self {
-        self.not_yet_shared().blackholes = true;
+        self.not_yet_shared().routes.blackholes = true;
         self
     }
 
@@ -126,6 +115,22 @@ impl Vxlan {
 }
 
 impl Shared {
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes on with other options from the next [`ensure`](Self::ensure) on.
+    pub(crate) fn reconfigure(&self, options: &BackendConfig) -> Result<(), BackendError> {
+        let running = self.settings();
+        let wanted = read(&options.options(), running.families.clone())?;
+        let adopted = running.adopt(wanted).map_err(|fixed| BackendError::Unsupported {
+            backend: KIND.into(),
+            reason: format!("{fixed} are read when it starts"),
+        })?;
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = adopted;
+        Ok(())
+    }
+
     pub(crate) fn uplink(&self) -> Option<Interface> {
         self.uplink.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -141,12 +146,13 @@ impl Shared {
         public: Option<IpAddr>,
         lease: Option<&Lease>,
     ) -> DeviceState {
-        self.devices.lock().await.ensure(uplink, lease, &self.node(public)).await
+        let (settings, node) = (self.settings(), self.node(public));
+        self.devices.lock().await.ensure(settings, uplink, lease, &node).await
     }
 
     /// Gives the device of `family` an Ethernet address that no other node derives.
     pub(crate) async fn change_mac(&self, family: Family, own: &Lease) {
-        let purpose = format!("{} {}", family.device(self.settings.vni), own.subnet);
+        let purpose = format!("{} {}", family.device(self.settings().vni), own.subnet);
         let mac = derived(&self.node(own.attrs.address()), &purpose);
         self.devices.lock().await.change_mac(family, mac);
     }
@@ -183,21 +189,12 @@ impl Backend for Vxlan {
         let watch = self.finder.watch(&uplink)?;
         let shared = Arc::clone(&self.shared);
         let names = shared.devices.lock().await.names();
-        flannel_backend::remove_leftovers(namespace, &shared.networks, &names).await?;
-        let overlay = Overlay { protocol: shared.protocol, networks: shared.networks.clone() };
-        let underlay = match shared.settings.direct_routing {
-            true => Some(UnderlayWatch::open(namespace, overlay).await?),
-            false => None,
-        };
-        let mut mark = Mark::new(shared.protocol, shared.networks.clone());
-        mark.table = shared.table;
-        mark.nexthops =
-            flannel_backend::nexthop_ids(namespace, &shared.networks, shared.table).await?;
-        mark.devices = names.into_iter().collect();
-        let mut table = PeerTable::open(namespace, mark).await?;
-        if shared.blackholes {
-            table = table.with_blackholes();
-        }
-        Ok(Box::new(VxlanNetwork::new(shared, namespace.clone(), watch, underlay, table)))
+        let table = shared.routes.open(namespace, names).await?;
+        Ok(Box::new(VxlanNetwork::new(shared, namespace.clone(), watch, table)))
     }
+}
+
+fn read(options: &Fields, families: Vec<Family>) -> Result<Settings, BackendError> {
+    Settings::read(options, families)
+        .map_err(|source| BackendError::Config { backend: KIND.into(), source })
 }

@@ -1,5 +1,6 @@
 //! The backend's options.
 
+use flannel_backend::read_mtu;
 use flannel_core::{FieldError, Fields};
 use flannel_netlink::iface::Interface;
 
@@ -23,15 +24,13 @@ impl Settings {
     /// Reads the options for a network with these families. Defaults are flannel's.
     pub(crate) fn read(options: &Fields, families: Vec<Family>) -> Result<Self, FieldError> {
         let smallest = families.iter().map(|family| family.smallest_mtu() + family.overhead());
-        let smallest = u64::from(smallest.max().unwrap_or_default());
         // The ranges make the conversions lossless.
         let vni = options.integer("VNI", 0..=u64::from(Vni::MAX))?;
         let port = options.integer("Port", 0..=u64::from(u16::MAX))?;
-        let mtu = options.integer("MTU", smallest..=u64::from(u16::MAX))?;
         Ok(Self {
             vni: vni.and_then(|vni| Vni::new(vni as u32)).unwrap_or_default(),
             port: port.map(|port| port as u16).filter(|port| *port != 0),
-            mtu: mtu.map(|mtu| mtu as u32),
+            mtu: read_mtu(options, smallest.max().unwrap_or_default())?,
             gbp: options.boolean("GBP", false)?,
             learning: options.boolean("Learning", false)?,
             direct_routing: options.boolean("DirectRouting", false)?,
@@ -39,10 +38,15 @@ impl Settings {
         })
     }
 
-    /// The members that nobody reads, which may be misspelled.
-    pub(crate) fn unknown(options: &Fields) -> Vec<&str> {
-        let known = |name: &&str| KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name));
-        options.names().filter(|name| !known(name)).collect()
+    /// These settings with what of `wanted` a running network can take up: MTU, Learning and DirectRouting.
+    ///
+    /// # Errors
+    ///
+    /// The keys of what it cannot: a device has those for its life, and peers would not be reached through another one.
+    pub(crate) fn adopt(&self, wanted: Self) -> Result<Self, &'static str> {
+        let Self { mtu, learning, direct_routing, .. } = wanted;
+        let adopted = Self { mtu, learning, direct_routing, ..self.clone() };
+        if adopted == wanted { Ok(adopted) } else { Err("VNI, Port and GBP") }
     }
 
     /// The MTU of the device of `family`, bytes.
@@ -60,7 +64,7 @@ impl Settings {
 }
 
 /// `Name` and `MacPrefix` are for Windows nodes.
-const KNOWN: [&str; 9] =
+pub(crate) const KNOWN: [&str; 9] =
     ["Type", "VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting", "Name", "MacPrefix"];
 
 #[cfg(test)]
@@ -117,10 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_listed() {
-        let options =
-            Fields::parse(r#"{"Type":"vxlan","directRouting":true,"DirectRoute":1,"name":"x"}"#);
-        assert_eq!(Settings::unknown(&options.unwrap()), ["DirectRoute"]);
+    fn a_running_network_adopts_all_that_its_devices_need_not_be_made_anew_for() {
+        let running = read("{}").unwrap();
+        let adopt = |json| running.adopt(read(json).unwrap());
+        let json = r#"{"MTU":1400,"Learning":true,"DirectRouting":true}"#;
+        assert_eq!(adopt(json), Ok(read(json).unwrap()));
+        for json in [r#"{"VNI":2}"#, r#"{"Port":4789,"MTU":1400}"#, r#"{"GBP":true}"#] {
+            assert_eq!(adopt(json), Err("VNI, Port and GBP"), "{json}");
+        }
     }
 
     proptest! {

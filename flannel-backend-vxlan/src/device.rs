@@ -55,6 +55,7 @@ struct Device {
 struct Wanted {
     local: IpAddr,
     mtu: u32,
+    learning: bool,
 }
 
 /// What became of the devices.
@@ -99,7 +100,7 @@ impl Devices {
         self.software_checksums = families;
     }
 
-    /// Makes the devices fit `uplink`. What is right is not touched.
+    /// Makes the devices fit `uplink` and `settings`. What is right is not touched.
     ///
     /// The Ethernet address of a new device is that of the `previous` lease, or else derived from the node's name.
     ///
@@ -108,10 +109,12 @@ impl Devices {
     /// Dropping the future may leave a device half made; the next call finishes it.
     pub(crate) async fn ensure(
         &mut self,
+        settings: Settings,
         uplink: &Interface,
         previous: Option<&Lease>,
         node: &NodeId,
     ) -> DeviceState {
+        self.settings = settings;
         let mut state = DeviceState::default();
         for index in 0..self.devices.len() {
             // A family that has never had an address goes without a device, and the other one serves.
@@ -300,7 +303,7 @@ impl Device {
                 family.smallest_mtu() + family.overhead()
             )));
         }
-        Ok(Wanted { local, mtu })
+        Ok(Wanted { local, mtu, learning: settings.learning })
     }
 
     /// Whose Ethernet address counts: at first that of a device which is there, which peers may know already; later ours, whatever
@@ -335,7 +338,7 @@ impl Device {
         // Unset, it is the kernel's choice for a new device, and as with flannel whatever a device has that is there.
         vxlan.port = settings.port;
         vxlan.local = Some(wanted.local);
-        vxlan.learning = settings.learning;
+        vxlan.learning = wanted.learning;
         vxlan.gbp = settings.gbp;
         // A new device is not bound to the uplink: it would vanish with it. What flanneld has bound stays so, and what somebody
         // binds later does not.
@@ -386,7 +389,7 @@ impl Device {
 
     fn add_to(&self, state: &mut DeviceState, wanted: Wanted, link: &Link) {
         let Some(mac) = self.mac else { return };
-        let Wanted { local, mtu } = wanted;
+        let Wanted { local, mtu, .. } = wanted;
         state.vteps.push(Vtep { family: self.family, link: link.index, mac, local, mtu });
         state.links.push(Link { mac: Some(mac), mtu, up: true, ..link.clone() });
     }

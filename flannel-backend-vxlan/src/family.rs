@@ -76,13 +76,9 @@ impl Family {
         }
     }
 
-    /// The smallest MTU that a device of this family is of use with, bytes: what every host must take in (RFC 791), and what IPv6
-    /// needs (RFC 8200).
+    /// The smallest MTU that a device of this family is of use with, bytes.
     pub(crate) const fn smallest_mtu(self) -> u32 {
-        match self {
-            Self::V4 => 576,
-            Self::V6 => 1280,
-        }
+        flannel_backend::smallest_mtu(self.ip())
     }
 
     pub(crate) const fn ip(self) -> IpFamily {

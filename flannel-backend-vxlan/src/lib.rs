@@ -24,6 +24,8 @@
 //! | `Learning` | false | learn Ethernet addresses from packets |
 //! | `DirectRouting` | false | plain routes to peers on the same link, VXLAN to all others |
 //!
+//! `MTU`, `Learning` and `DirectRouting` may change while a network runs.
+//!
 //! # Examples
 //!
 //! ```no_run

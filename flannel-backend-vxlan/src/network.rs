@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flannel_backend::{PathFacts, PathsWatch, PeerTable, UplinkWatch};
+use flannel_backend::{PathFacts, PathsWatch, PeerTable, TableOptions, UplinkWatch};
 use flannel_core::{
-    BackendError, Fault, FaultKind, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport,
-    Transport,
+    BackendConfig, BackendError, Fault, FaultKind, Lease, LeaseAttrs, Network, Peers, Subnet,
+    SyncReport, Transport,
 };
 use flannel_netlink::{Monitor, Namespace, Notice, Subject, Topic, state::Link};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::{
-    backend::Shared, device::DeviceState, family::Family, mac_owners::MacOwners, plan::Facts,
-    underlay::UnderlayWatch,
+    backend::Shared,
+    device::DeviceState,
+    family::Family,
+    mac_owners::MacOwners,
+    plan::Facts,
+    underlay::{Overlay, UnderlayWatch},
 };
 
 /// The devices of one network, and the way to all its peers.
@@ -45,7 +49,6 @@ impl VxlanNetwork {
         shared: Arc<Shared>,
         namespace: Namespace,
         uplink: UplinkWatch,
-        underlay: Option<UnderlayWatch>,
         table: PeerTable,
     ) -> Self {
         let paths = shared.paths.watch();
@@ -56,7 +59,7 @@ impl VxlanNetwork {
             settings: None,
             contested: false,
             uplink,
-            underlay,
+            underlay: None,
             table,
             mac_owners: MacOwners::default(),
             facts: None,
@@ -93,6 +96,23 @@ impl VxlanNetwork {
         } else if self.unpublished.as_ref() != Some(&attrs) {
             self.unpublished = Some(attrs);
             self.look_again_at = Some(Instant::now());
+        }
+    }
+
+    /// Finds out which peers are on the link, if that makes a difference.
+    async fn look_at_underlay(&mut self, peers: &Peers) -> Result<(), BackendError> {
+        if !self.shared.settings().direct_routing {
+            self.underlay = None;
+            return Ok(());
+        }
+        if self.underlay.is_none() {
+            let TableOptions { protocol, networks, .. } = self.shared.routes.clone();
+            let overlay = Overlay { protocol, networks };
+            self.underlay = Some(UnderlayWatch::open(&self.namespace, overlay).await?);
+        }
+        match &mut self.underlay {
+            Some(underlay) => underlay.ask_about(peers).await,
+            None => Ok(()),
         }
     }
 
@@ -135,7 +155,7 @@ impl VxlanNetwork {
 impl Network for VxlanNetwork {
     fn mtu(&self) -> u32 {
         let uplink = self.shared.uplink();
-        self.shared.settings.pod_mtu(uplink.as_ref().unwrap_or_else(|| self.uplink.current()))
+        self.shared.settings().pod_mtu(uplink.as_ref().unwrap_or_else(|| self.uplink.current()))
     }
 
     async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
@@ -154,9 +174,7 @@ impl Network for VxlanNetwork {
         }
         let state = shared.ensure(&uplink, own.attrs.address(), Some(own)).await;
         let DeviceState { vteps, links, due, repaired, mut errors } = state;
-        if let Some(underlay) = &mut self.underlay {
-            underlay.ask_about(peers).await?;
-        }
+        self.look_at_underlay(peers).await?;
         self.look_again_at = due;
         self.watch(links);
         self.compare(own).await;
@@ -165,8 +183,8 @@ impl Network for VxlanNetwork {
             vteps,
             uplink: uplink.index,
             on_link: self.underlay.as_ref().map(|underlay| underlay.current().clone()),
-            protocol: shared.protocol,
-            table: shared.table,
+            protocol: shared.routes.protocol,
+            table: shared.routes.table,
             limits: mtus,
         };
         self.follow(facts, peers);
@@ -189,6 +207,10 @@ impl Network for VxlanNetwork {
             report.faults.push(Fault::new(kind, family.to_string(), operation, chain(&error)));
         }
         Ok(report)
+    }
+
+    fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
+        self.shared.reconfigure(options)
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

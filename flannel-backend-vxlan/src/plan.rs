@@ -78,11 +78,21 @@ impl Facts {
             if let Some(block) = vtep.family.block(&peer.subnet) {
                 match self.plan_family(vtep, peer, block, &conflict) {
                     Ok(objects) => plan.objects.extend(objects),
-                    Err(fault) => plan.faults.push(fault),
+                    Err(fault) => {
+                        // Its senders learn of it at once, and may take the other family.
+                        if matches!(fault, PeerFault::PathTooNarrow { .. }) {
+                            plan.objects.push(self.route(block).unreachable().into());
+                        }
+                        plan.faults.push(fault);
+                    }
                 }
             }
         }
         plan
+    }
+
+    fn route(&self, block: IpNetwork) -> Route {
+        Route { table: self.table, ..Route::new(block, self.protocol) }
     }
 
     fn plan_family(
@@ -108,15 +118,18 @@ impl Facts {
         if block.contains(public) {
             return refused(format!("its public address {public} is inside of its own subnet"));
         }
-        let mut route = Route::new(block, self.protocol);
-        route.table = self.table;
-        let mtu = |overhead, device| {
-            let limit = self.limits.get(&public)?;
-            route_mtu(&block, *limit, overhead, device)
-        };
+        let mut route = self.route(block);
+        let limit = self.limits.get(&public).copied();
+        let mtu = |overhead, device| route_mtu(&block, limit?, overhead, device);
         if self.is_direct(public) {
             route.mtu = mtu(0, u32::MAX);
             return Ok(vec![route.via_gateway(public, self.uplink).into()]);
+        }
+        let needed = vtep.family.smallest_mtu() + vtep.family.overhead();
+        // Over IPv4 the kernel sends what is too large in fragments. Over IPv6 it drops it, and no sender makes packets so small.
+        if let Some(path_mtu) = limit.filter(|limit| public.is_ipv6() && *limit < needed) {
+            let family = vtep.family.named();
+            return Err(PeerFault::PathTooNarrow { family, path_mtu, needed });
         }
         route.mtu = mtu(vtep.family.overhead(), vtep.mtu);
         let mac = lease_data::parse(vtep.family.data(peer))

@@ -13,6 +13,7 @@ mod mark;
 mod paths;
 mod peer_table;
 mod placement;
+mod table_options;
 mod teardown;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -22,9 +23,10 @@ pub use alloc::Alloc;
 pub use drift_log::LOG_LINES;
 pub use leftovers::{remove_leftovers, vxlan_device};
 pub use mark::{PROTOCOL, network_number, nexthop_ids};
-pub use paths::{PathFacts, Paths, PathsWatch, route_mtu};
+pub use paths::{PathFacts, Paths, PathsWatch, route_mtu, smallest_mtu};
 pub use peer_table::{NEXT_HOPS, PeerTable};
 pub use placement::PeerPlan;
+pub use table_options::{TableOptions, read_mtu, warn_of_unknown_options};
 pub use teardown::{Removed, remove_all};
 pub use uplink::{
     PublicAddressError, Uplink, UplinkFinder, UplinkOptions, UplinkOptionsError, UplinkWatch,

@@ -31,17 +31,18 @@ pub struct PathsWatch(watch::Receiver<PathFacts>);
 /// `None` if the route's device, which takes `device` bytes, takes no more; or if the rest is less than every host must take in, as
 /// no route can make packets smaller than that.
 pub fn route_mtu(block: &IpNetwork, limit: u32, overhead: u32, device: u32) -> Option<u32> {
-    let smallest = match block {
-        IpNetwork::V4(_) => SMALLEST_V4,
-        IpNetwork::V6(_) => SMALLEST_V6,
-    };
+    let smallest = smallest_mtu(IpFamily::of(&block.ip()));
     limit.checked_sub(overhead).filter(|inside| (smallest..device).contains(inside))
 }
 
-/// RFC 791: what every host must take in, bytes.
-const SMALLEST_V4: u32 = 576;
-/// RFC 8200.
-const SMALLEST_V6: u32 = 1280;
+/// The smallest MTU that a link or a way of this family is of use with, bytes: what every host must take in (RFC 791), and what IPv6
+/// needs (RFC 8200).
+pub const fn smallest_mtu(family: IpFamily) -> u32 {
+    match family {
+        IpFamily::V4 => 576,
+        IpFamily::V6 => 1280,
+    }
+}
 
 impl Paths {
     /// From now on this is known.

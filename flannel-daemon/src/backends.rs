@@ -170,7 +170,7 @@ pub(crate) fn extension_record(subnet_file: &Path) -> PathBuf {
 }
 
 fn host_gw(request: &BackendRequest<'_>) -> anyhow::Result<HostGw> {
-    let backend = HostGw::new(request.config, request.uplink.clone());
+    let backend = HostGw::new(request.config, request.uplink.clone())?;
     let backend = backend.with_paths(request.paths.clone());
     Ok(if request.blackhole { backend.with_blackholes() } else { backend })
 }

@@ -97,6 +97,8 @@ impl Outbound {
             let may_be_cut = matches!(ip, Ip::V4(v4) if !v4.dont_fragment());
             let socket = socket_for(context.sockets, to).ok_or(DropReason::SendFailed)?;
             let takes = socket.takes(to, context.now);
+            // No IPv6 sender goes below this. The kernel sends the datagram in fragments.
+            let takes = if matches!(ip, Ip::V6(_)) { takes.max(MIN_IPV6_MTU) } else { takes };
             if longest > takes && !may_be_cut {
                 send_icmp_error(&ip, Problem::TooBig(takes as u32), limiter, context);
                 return Err(DropReason::TooBig);
@@ -157,5 +159,7 @@ fn send_icmp_error(ip: &Ip<'_>, problem: Problem, limiter: &mut Limiter, context
 const MAX_PACKET: usize = 65_536;
 /// Packets from the device before it is the sockets' turn.
 pub(super) const BURST: usize = 64;
-/// What every path carries, bytes: the minimum IPv6 link MTU (RFC 8200) without the outer headers.
-const MIN_PATH_MTU: usize = 1280 - 48;
+/// The minimum IPv6 link MTU (RFC 8200), bytes.
+const MIN_IPV6_MTU: usize = 1280;
+/// What every path carries, bytes: that without the outer headers.
+const MIN_PATH_MTU: usize = MIN_IPV6_MTU - 48;

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use flannel_core::Backend;
+use flannel_core::{Backend, NetworkConfig};
 use flannel_netlink::{
     LinkChange, LinkSpec, LinkSpecKind, ensure_link,
     state::{Address, LinkKind, Route},
@@ -86,6 +86,26 @@ async fn the_device_follows_the_mtu_of_the_link() {
     }
     lab.sync(0).await.unwrap();
     assert_eq!(Kernel::of(lab.host(0)).link("flannel0").await.mtu, 1372);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn another_mtu_is_taken_up_without_a_lost_packet() {
+    let mut lab = Lab::new(&PAIR).await;
+    let stream = probe::stream(&lab.pods[0], lab.pod_ip(1).into(), 200).unwrap();
+    stream.flowing().await;
+    let options = |json: &str| {
+        let text = support::IPV4.replace(r#""Engine":"userspace""#, json);
+        text.parse::<NetworkConfig>().unwrap().backend().clone()
+    };
+    let network = &mut lab.node(0).network;
+    network.reconfigure(&options(r#""Engine":"userspace","MTU":1400"#)).unwrap();
+    assert_eq!(network.mtu(), 1372);
+    network.reconfigure(&options(r#""Engine":"userspace","Port":9"#)).unwrap_err();
+    lab.sync(0).await.unwrap();
+    assert_eq!(Kernel::of(lab.host(0)).link("flannel0").await.mtu, 1372);
+    let report = stream.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,15 @@ use std::{
 };
 
 use flannel_backend_udp::DropReason;
+use flannel_core::testing::network::Nodes;
 use flannel_testbed::{Pod, probe};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, sleep};
 
-use crate::lab::{Kind, Lab, PATIENCE};
+use crate::{
+    lab::{Kind, Lab, PATIENCE},
+    support::{self, Kernel},
+};
 
 const PAIRS: [[Kind; 2]; 4] = [
     [Kind::Ours, Kind::Ours],
@@ -219,4 +223,37 @@ async fn a_path_that_is_smaller_than_the_link_is_found() {
         .await
         .unwrap();
     assert!(tcp.bits_per_second() > 1e6, "{tcp}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn where_1280_bytes_do_not_fit_ipv6_goes_in_fragments() {
+    let world = support::world(support::DUAL).await.0;
+    let mut nodes = Nodes::start(&world).await;
+    let ips: Vec<_> = world.pod(1).endpoint().ips().collect();
+    let ping = |ip, size| {
+        let how = probe::Ping::default().size(size).unfragmented().timeout(Duration::from_secs(5));
+        world.pod(0).ping_with(ip, how)
+    };
+    // A path, as the kernel would have it after a router on the way said so.
+    let far = world.testbed().host(1);
+    for n in 0..2 {
+        let (here, there) = (world.testbed().host(n), world.testbed().host(1 - n));
+        let to = there.ipv6().unwrap().to_string();
+        let mut ip = std::process::Command::new("ip");
+        ip.args(["-6", "route", "replace", &to, "dev", "eth0", "mtu", "1300"]);
+        assert!(here.namespace().run(move || ip.status()).unwrap().unwrap().success());
+    }
+    far.set_path_mtu(1300).await.unwrap();
+    ping(ips[1], 1280).await.unwrap();
+    ping(ips[1], 1424).await.unwrap_err();
+    far.set_path_mtu(1500).await.unwrap();
+    // And an uplink.
+    for n in 0..2 {
+        world.testbed().host(n).set_mtu(1300).await.unwrap();
+    }
+    let mut kernel = Kernel::of(world.testbed().host(0));
+    assert!(nodes.repair(async || kernel.link("flannel0").await.mtu == 1280).await);
+    ping(ips[1], 1280).await.unwrap();
+    ping(ips[0], 1272).await.unwrap();
 }

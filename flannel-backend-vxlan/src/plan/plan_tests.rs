@@ -295,3 +295,17 @@ fn a_way_that_takes_less_makes_routes_that_say_so() {
     let other = Facts { limits: BTreeMap::from([([203, 0, 113, 7].into(), 1400)]), ..facts() };
     assert_eq!(plan(&other, &peer), plan(&facts(), &peer));
 }
+
+#[test]
+fn a_path_that_is_too_narrow_for_ipv6_gets_no_tunnel_of_it() {
+    let peer = peer("10.3.2.0-24&fd00:2::-64");
+    let ip6 = peer.attrs.public_ipv6.unwrap().into();
+    let plan = |limit| plan(&Facts { limits: BTreeMap::from([(ip6, limit)]), ..facts() }, &peer);
+    let narrow = plan(1349);
+    let (family, path_mtu, needed) = (flannel_core::Family::Ipv6, 1349, 1350);
+    assert_eq!(narrow.faults, [PeerFault::PathTooNarrow { family, path_mtu, needed }]);
+    let refusal = Route::new("fd00:2::/64".parse().unwrap(), 99).unreachable();
+    assert_eq!(narrow.objects.len(), 4, "the three of IPv4: {:?}", narrow.objects);
+    assert!(narrow.objects.contains(&refusal.into()));
+    assert_eq!(plan(1350).faults, []);
+}

@@ -32,7 +32,7 @@ async fn switched(world: &impl NetworkWorld, nodes: &Nodes, backend: Arc<dyn Bac
 }
 
 fn hostgw(host: &Host, config: &NetworkConfig) -> Arc<dyn Backend> {
-    Arc::new(HostGw::new(config, finder(host, config)))
+    Arc::new(HostGw::new(config, finder(host, config)).unwrap())
 }
 
 #[tokio::test]

@@ -2,10 +2,19 @@
 
 use std::time::Duration;
 
-use flannel_core::testing::network::{NetworkWorld, Nodes};
-use flannel_testbed::{Host, probe::Ping};
+use flannel_core::{
+    Activity, FaultKind,
+    testing::network::{NetworkWorld, Nodes},
+};
+use flannel_testbed::{
+    Host,
+    probe::{self, Ping},
+};
 
-use crate::support::{DUAL, IPV4, IPV6, Kernel, REPAIR, world};
+use crate::{
+    nodes::Cluster,
+    support::{DUAL, IPV4, IPV6, Kernel, REPAIR, world},
+};
 
 /// Packets that the host's kernel had to fragment, in both families.
 fn fragmented(host: &Host) -> u64 {
@@ -86,4 +95,44 @@ async fn the_limit_is_told_as_soon_as_it_is_another() {
     };
     tokio::time::timeout(REPAIR, noticed).await.expect("within a second");
     assert!(world.reaches(0, 1).await);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn options_that_are_changed_in_the_store_are_taken_up_without_a_lost_packet() {
+    let cluster = Cluster::start(DUAL).await;
+    let mut kernel = Kernel::of(cluster.testbed.host(0));
+    let subnet = cluster.status(1).lease.unwrap().subnet;
+    let blocks = [subnet.ipv4().unwrap().to_string(), subnet.ipv6().unwrap().to_string()];
+    let with = |options: &str| DUAL.replace(r#""vxlan""#, &format!(r#""vxlan",{options}"#));
+    let targets = cluster.pods[1].endpoint().ips();
+    let probes: Vec<_> =
+        targets.map(|ip| probe::stream(&cluster.pods[0], ip, 1000).unwrap()).collect();
+    for probe in &probes {
+        probe.flowing().await;
+    }
+    let adopted = r#""MTU":1400,"Learning":true,"DirectRouting":true"#;
+    cluster.store.set_config(Some(&with(adopted)));
+    cluster.wait_for(0, |status| status.mtu == Some(1330)).await;
+    for (name, mtu) in [("flannel.1", 1350), ("flannel-v6.1", 1330)] {
+        assert_eq!(kernel.link(name).await.mtu, mtu);
+        assert!(kernel.vxlan(name).await.learning);
+    }
+    let eth0 = kernel.link("eth0").await.index;
+    assert_eq!(kernel.way(&blocks[0]).await.1, eth0, "direct now");
+    assert_eq!(kernel.way(&blocks[1]).await.1, eth0);
+    // A device has its VNI for its life.
+    cluster.store.set_config(Some(&with(r#""VNI":7"#)));
+    let is_said = |kind| kind == FaultKind::ConfigChanged;
+    let status = cluster.wait_for(0, |it| it.faults.iter().any(|it| is_said(it.kind))).await;
+    let text = status.fault(Activity::Config).unwrap().to_string();
+    assert!(text.contains(r#""VNI":7"#) && text.contains(r#""MTU":1400"#), "{text}");
+    assert_eq!((status.mtu, status.is_ready()), (Some(1330), true));
+    cluster.store.set_config(Some(DUAL));
+    cluster.wait_for(0, |status| status.mtu == Some(1430) && status.faults.is_empty()).await;
+    assert_ne!(kernel.way(&blocks[0]).await.1, eth0, "encapsulated again");
+    for probe in probes {
+        let report = probe.stop().await;
+        assert_eq!(report.lost, 0, "{report}");
+    }
 }

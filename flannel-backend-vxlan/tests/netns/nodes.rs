@@ -24,6 +24,7 @@ pub(crate) struct Cluster {
     pub(crate) testbed: Testbed,
     pub(crate) pods: Vec<Pod>,
     pub(crate) handles: Vec<NodeHandle>,
+    pub(crate) store: MemoryCluster,
     stops: Vec<oneshot::Sender<()>>,
     nodes: JoinSet<Stopped>,
 }
@@ -39,6 +40,7 @@ impl Cluster {
         let config = config.parse().unwrap();
         let store = MemoryCluster::new(&config);
         let mut cluster = Self {
+            store: store.clone(),
             testbed,
             pods: Vec::new(),
             handles: Vec::new(),

@@ -1,15 +1,27 @@
 //! What is known of the ways to peers becomes routes and features, and stays so.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    net::{IpAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use flannel_backend::{PathFacts, Paths, testing::KernelWorld};
 use flannel_backend_vxlan::Vxlan;
 use flannel_core::{
-    Backend, NetworkConfig,
+    Backend, Family, NetworkConfig, PeerFault,
     testing::network::{NetworkWorld, Nodes},
 };
-use flannel_netlink::{Features, delete_link, state::IpFamily};
-use flannel_testbed::{Host, probe::Ping};
+use flannel_netlink::{
+    Features, delete_link,
+    state::{IpFamily, Route, RouteKind},
+};
+use flannel_testbed::{
+    Host,
+    probe::{self, Ping},
+};
 
 use crate::support::{DUAL, IPV4, Kernel, finder};
 
@@ -108,4 +120,59 @@ async fn checksums_that_get_damaged_are_computed_before_whatever_others_do() {
     paths.set(PathFacts::default());
     nodes.sync(0).await;
     assert_eq!(leaves(&mut kernel, "flannel.1").await, Some(false));
+}
+
+/// Leads what host 0 sends to host 1 through host 3, which takes packets of `mtu` bytes.
+async fn lead_through_a_router([from, to, router]: [&Host; 3], mtu: u32) {
+    for (to, through) in to.addresses().iter().zip(router.addresses()) {
+        let mut kernel = Kernel::of(from);
+        let link = kernel.link("eth0").await.index;
+        let single = Route::new(to.ip().into(), 4).via_gateway(through.ip(), link);
+        kernel.0.apply_one(single.replace()).await.unwrap();
+        let mut kernel = Kernel::of(router);
+        let mut narrow = Route::new(to.ip().into(), 4).direct(kernel.link("eth0").await.index);
+        narrow.mtu = Some(mtu);
+        kernel.0.apply_one(narrow.replace()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_path_that_is_too_narrow_for_ipv6_costs_that_family_alone_which_senders_learn_at_once() {
+    let paths = Paths::default();
+    let world = world(DUAL, &paths).await;
+    let mut nodes = Nodes::start(&world).await;
+    let hosts = [0, 1, 3].map(|n| world.testbed().host(n));
+    lead_through_a_router(hosts, 1340).await;
+    let ips: Vec<_> = world.pod(1).endpoint().ips().collect();
+    let ping = |ip, size, seconds| {
+        let how = Ping::default().size(size).unfragmented().timeout(Duration::from_secs(seconds));
+        world.pod(0).ping_with(ip, how)
+    };
+    // Over IPv4 the router makes fragments of outer packets.
+    ping(ips[0], 1450, 5).await.unwrap();
+    // IPv6 needs 1280 bytes, and nobody makes fragments.
+    ping(ips[1], 1200, 5).await.unwrap();
+    ping(ips[1], 1280, 1).await.unwrap_err();
+    paths.set(limits(hosts[1].ipv6().unwrap().into(), 1340));
+    let report = nodes.sync(0).await;
+    let (family, path_mtu, needed) = (Family::Ipv6, 1340, 1350);
+    let fault = PeerFault::PathTooNarrow { family, path_mtu, needed };
+    let found: Vec<_> = report.problems.iter().map(|it| (it.peer, it.fault.clone())).collect();
+    assert_eq!(found, [(world.subnet(1), fault)]);
+    let mut kernel = Kernel::of(hosts[0]);
+    assert_eq!(kernel.route("fd00:10:244:2::/64").await.unwrap().kind, RouteKind::Unreachable);
+    let told = world.pod(0).namespace().run(|| {
+        // The kernel would try for two minutes.
+        let connected = TcpStream::connect_timeout(&(ips[1], 9).into(), Duration::from_secs(60));
+        connected.unwrap_err().kind()
+    });
+    assert_eq!(told.unwrap(), ErrorKind::NetworkUnreachable);
+    ping(ips[0], 1450, 5).await.unwrap();
+    assert_eq!(nodes.sync(0).await.writes(), 0);
+    // As soon as the path takes more.
+    let stream = probe::stream(world.pod(0), ips[1], 100).unwrap();
+    paths.set(PathFacts::default());
+    assert_eq!(nodes.sync(0).await.problems, []);
+    tokio::time::timeout(Duration::from_secs(5), stream.flowing()).await.unwrap();
 }

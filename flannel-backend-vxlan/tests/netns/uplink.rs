@@ -34,7 +34,11 @@ impl Kernel {
 }
 
 impl Cluster {
-    async fn wait_for(&self, node: usize, condition: impl FnMut(&Status) -> bool) -> Status {
+    pub(crate) async fn wait_for(
+        &self,
+        node: usize,
+        condition: impl FnMut(&Status) -> bool,
+    ) -> Status {
         let mut handle = self.handles[node].clone();
         let status = timeout(LONG, handle.wait_for(condition)).await;
         status.unwrap_or_else(|_| panic!("in time: {:#?}", self.status(node))).expect("a node")

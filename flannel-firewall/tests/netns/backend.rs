@@ -19,7 +19,7 @@ const DUAL: &str =
 fn make(host: &Host, config: &NetworkConfig) -> Arc<dyn Backend> {
     let options = UplinkOptions { names: vec!["eth0".into()], ..UplinkOptions::default() };
     let finder = UplinkFinder::new(host.namespace(), config, &options).unwrap();
-    let inner = Arc::new(HostGw::new(config, finder));
+    let inner = Arc::new(HostGw::new(config, finder).unwrap());
     let options = FirewallOptions {
         mode: ModeChoice::Nftables,
         masquerade: Masquerade::RandomPorts,
