@@ -5,5 +5,6 @@ mod faults {
     mod etcd;
     mod etcd_accidents;
     mod folder_accidents;
+    mod soak;
     mod trial;
 }

@@ -8,4 +8,5 @@ mod flanneld {
     mod options;
     mod support;
     mod take_over;
+    mod way_back;
 }

@@ -10,18 +10,18 @@ use super::{
     trial::{Trial, dual, eventually},
 };
 
-const CONFIG: &str = "/coreos.com/network/config";
-const SUBNETS: &str = "/coreos.com/network/subnets/";
+pub(crate) const CONFIG: &str = "/coreos.com/network/config";
+pub(crate) const SUBNETS: &str = "/coreos.com/network/subnets/";
 
 /// Nodes on all hosts but the last, where etcd is.
-struct World {
-    trial: Trial,
-    network: String,
-    etcd: Etcd,
+pub(crate) struct World {
+    pub(crate) trial: Trial,
+    pub(crate) network: String,
+    pub(crate) etcd: Etcd,
 }
 
 impl World {
-    async fn new(nodes: u32, backend: &str) -> Self {
+    pub(crate) async fn new(nodes: u32, backend: &str) -> Self {
         let mut trial = Trial::new(nodes + 1).await;
         let etcd = Etcd::start(trial.host(nodes as usize), &trial.path("etcd")).await.unwrap();
         let network = dual(backend);
@@ -30,22 +30,22 @@ impl World {
         Self { trial, network, etcd }
     }
 
-    async fn kill_etcd(&mut self) {
+    pub(crate) async fn kill_etcd(&mut self) {
         self.etcd.process().kill().unwrap();
         self.etcd.process().wait().await.unwrap();
     }
 
-    async fn start_etcd(&mut self, data: &str) {
+    pub(crate) async fn start_etcd(&mut self, data: &str) {
         let host = self.trial.testbed.hosts().last().expect("there is one");
         self.etcd = Etcd::start(host, &self.trial.path(data)).await.unwrap();
     }
 
-    async fn put_config(&self) {
+    pub(crate) async fn put_config(&self) {
         self.etcd.ctl(&["put", CONFIG, &self.network]).await.unwrap();
     }
 
     /// Whether all nodes are as they were, with the leases they had, and pods heard nothing of it.
-    async fn recovers(&self) {
+    pub(crate) async fn recovers(&self) {
         let trial = &self.trial;
         let keys: Vec<_> = (0..trial.nodes.len()).map(|n| trial.key(n)).collect();
         let start = Instant::now();
