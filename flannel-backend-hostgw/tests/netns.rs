@@ -14,6 +14,9 @@ use flannel_netlink::{
 };
 use flannel_testbed::{Host, probe};
 
+#[path = "netns/log_volume.rs"]
+mod log_volume;
+
 const IPV4: &str = r#"{"Network":"10.244.0.0/16"}"#;
 const IPV6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48"}"#;
 const DUAL: &str =

@@ -11,8 +11,8 @@ use std::{
 
 use flannel_core::{BackendError, Lease, LeaseAttrs, NodeId};
 use flannel_netlink::{
-    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, Namespace, RateLimit, delete_link,
-    ensure_link,
+    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, LogLimit, Namespace, RateLimit,
+    delete_link, ensure_link,
     iface::Interface,
     link_by_name, list_links,
     state::{IpFamily, Link, LinkKind, MacAddress, Vxlan},
@@ -45,7 +45,7 @@ struct Device {
     /// Repairs against somebody who keeps altering it.
     repairs: RateLimit,
     /// How often it is said that it was put right.
-    log: RateLimit,
+    log: LogLimit,
     forwarding_error: Option<String>,
     checksums: Checksums,
 }
@@ -81,7 +81,7 @@ impl Devices {
             mac: None,
             last: None,
             repairs: RateLimit::REPAIRS,
-            log: flannel_backend::LOG_LINES,
+            log: LogLimit::default(),
             forwarding_error: None,
             checksums: Checksums::default(),
         };
@@ -371,10 +371,9 @@ impl Device {
     }
 
     fn log(&mut self, link: &Link, ensured: Ensured, wanted: Wanted, now: Instant) {
-        if self.log.due(now).is_some() {
+        if self.log.allows(now).is_none() {
             return;
         }
-        self.log.done(now);
         let how = match ensured {
             Ensured::Adopted => "device adopted",
             Ensured::Altered if self.last.is_none() => "device adopted and altered",

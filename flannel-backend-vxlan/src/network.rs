@@ -8,7 +8,7 @@ use flannel_core::{
     BackendConfig, BackendError, Fault, FaultKind, Lease, LeaseAttrs, Network, Peers, Subnet,
     SyncReport, Transport,
 };
-use flannel_netlink::{Monitor, Namespace, Notice, Subject, Topic, state::Link};
+use flannel_netlink::{LogLimit, Monitor, Namespace, Notice, Subject, Topic, state::Link};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -36,6 +36,7 @@ pub(crate) struct VxlanNetwork {
     paths: PathsWatch,
     /// Tells of changed settings, of which a device's attributes say nothing: forwarding, and features.
     settings: Option<(Monitor, &'static [Topic])>,
+    log: LogLimit,
     /// Whether plans may be others because of Ethernet addresses that several claim.
     contested: bool,
     /// What we should publish, if the lease says something else.
@@ -57,6 +58,7 @@ impl VxlanNetwork {
             namespace,
             paths,
             settings: None,
+            log: LogLimit::default(),
             contested: false,
             uplink,
             underlay: None,
@@ -140,12 +142,12 @@ impl VxlanNetwork {
         }
         self.table.want_own(facts.own_addresses());
         self.table.replan();
-        if facts.on_link.is_some() {
+        if facts.on_link.is_some() && self.log.allows(Instant::now()).is_some() {
             let publics = |peer: &Lease| Family::ALL.map(|family| family.public(&peer.attrs));
             let is_direct =
                 |peer: &&Lease| publics(peer).into_iter().flatten().any(|ip| facts.is_direct(ip));
             let direct = peers.iter().filter(is_direct).count();
-            info!(direct, encapsulated = peers.len() - direct, "ways to peers chosen");
+            info!(direct, encapsulated = peers.len() - direct, "routing modes of peers chosen");
         }
         self.facts = Some(facts);
     }

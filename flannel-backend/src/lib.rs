@@ -20,7 +20,6 @@ pub mod testing;
 mod uplink;
 
 pub use alloc::Alloc;
-pub use drift_log::LOG_LINES;
 pub use leftovers::{remove_leftovers, vxlan_device};
 pub use mark::{PROTOCOL, network_number, nexthop_ids};
 pub use paths::{PathFacts, Paths, PathsWatch, route_mtu, smallest_mtu};

@@ -10,14 +10,14 @@ use flannel_core::{
     RoutingMode, Subnet, SyncReport, Transport,
 };
 use flannel_netlink::{
-    Namespace, Table,
+    LogLimit, Namespace, Table,
     state::{Key, Nexthop, Object, Route, Via},
     table::{Drift, DriftChange, Failure, Mark, TableError, TableReport},
 };
 use ipnetwork::IpNetwork;
 
 use crate::{
-    drift_log::DriftLog,
+    drift_log,
     placement::{Holder, PeerPlan, Placement},
 };
 
@@ -33,7 +33,7 @@ pub struct PeerTable {
     planned: Option<Revision>,
     /// What others changed since the last sync.
     drifts: Repaired,
-    log: DriftLog,
+    log: LogLimit,
     /// What the node wants for itself.
     own: Vec<Object>,
     /// The routing table that our routes are in.
@@ -64,7 +64,7 @@ impl PeerTable {
             faults: BTreeMap::new(),
             planned: None,
             drifts: Repaired::default(),
-            log: DriftLog::default(),
+            log: LogLimit::default(),
             own: Vec::new(),
             number,
             drops_unused: false,
@@ -294,7 +294,7 @@ impl PeerTable {
 
     /// Logs what others changed, and remembers it for the next report.
     fn note(&mut self, drifts: &[Drift]) {
-        self.log.tell(drifts);
+        drift_log::log(&mut self.log, drifts);
         let is_undone = |change: &DriftChange| {
             !matches!(change, DriftChange::MayWorkNow | DriftChange::Overridden(_))
         };

@@ -4,7 +4,7 @@ mod reconcile;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use flannel_netlink::Namespace;
+use flannel_netlink::{LogLimit, Namespace};
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -63,6 +63,8 @@ pub struct Firewall {
     news: bool,
     /// Whether the rules were once as they should be, so that differences are the work of others.
     settled: bool,
+    /// What of others' changes is logged.
+    log: LogLimit,
     /// Whether what other modes left is gone.
     cleaned: bool,
     /// When to try again to remove what could not be removed.
@@ -138,6 +140,7 @@ impl Firewall {
             scope: Scope::default(),
             news: false,
             settled: false,
+            log: LogLimit::default(),
             cleaned: false,
             clean_at: None,
             guarded: BTreeSet::new(),
@@ -332,11 +335,9 @@ impl Firewall {
             }
         } else if wrote {
             self.repairs.push_back(Instant::now());
-            for difference in differences.iter().take(LOGGED_DIFFERENCES) {
-                warn!("firewall changed by others: {difference}");
-            }
-            if differences.len() > LOGGED_DIFFERENCES {
-                warn!("and {} more", differences.len() - LOGGED_DIFFERENCES);
+            for (difference, left_out) in self.log.choose(&differences, Instant::now()) {
+                let left_out = Some(left_out).filter(|left_out| *left_out > 0);
+                warn!(left_out, "firewall changed by others: {difference}");
             }
         }
         if report.is_exact() {
@@ -377,8 +378,6 @@ impl Firewall {
     }
 }
 
-/// How many differences are named at once: who flushes a table removes many.
-const LOGGED_DIFFERENCES: usize = 5;
 /// How many repairs there may be within [`REPAIR_WINDOW`]. Who reloads all rules needs one.
 const REPAIRS: usize = 10;
 const REPAIR_WINDOW: Duration = Duration::from_secs(10);

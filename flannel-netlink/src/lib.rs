@@ -64,7 +64,7 @@ pub use link::{
 };
 pub use list::{list_addresses, list_forwarding, list_neighbours, list_nexthops, list_routes};
 pub use namespace::{Namespace, NamespaceError};
-pub use rate_limit::RateLimit;
+pub use rate_limit::{LogLimit, RateLimit};
 pub use socket::Protocol;
 pub use subscription::Subscription;
 pub use table::Table;

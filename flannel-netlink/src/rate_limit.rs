@@ -40,9 +40,65 @@ impl RateLimit {
     }
 }
 
+/// Which lines of one kind are logged: 20 at once, then twelve a minute for as long as it goes on; and of many that come together five,
+/// such as when somebody flushes a whole table. That is enough to see what happens, and too little to fill a disk.
+#[derive(Clone, Debug)]
+pub struct LogLimit {
+    rate_limit: RateLimit,
+    left_out: u64,
+}
+
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self { rate_limit: RateLimit::new(20, Duration::from_secs(5)), left_out: 0 }
+    }
+}
+
+impl LogLimit {
+    /// How many were left out before this line, if it is to be logged.
+    pub fn allows(&mut self, now: Instant) -> Option<u64> {
+        if self.rate_limit.due(now).is_some() {
+            self.left_out += 1;
+            return None;
+        }
+        self.rate_limit.done(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
+
+    /// Which of these are to be logged, each with how many were left out before it.
+    pub fn choose<'a, T>(&mut self, lines: &'a [T], now: Instant) -> Vec<(&'a T, u64)> {
+        let mut chosen = Vec::new();
+        for line in lines {
+            if chosen.len() == MOST_AT_ONCE {
+                self.left_out += 1;
+            } else if let Some(left_out) = self.allows(now) {
+                chosen.push((line, left_out));
+            }
+        }
+        chosen
+    }
+}
+
+const MOST_AT_ONCE: usize = 5;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_lines_are_logged_and_then_a_few_with_the_number_of_the_others() {
+        let flush: Vec<_> = (0..100).collect();
+        let mut log = LogLimit::default();
+        assert_eq!(log.choose(&flush, Instant::now()).len(), MOST_AT_ONCE);
+        assert_eq!(log.choose(&flush[..1], Instant::now()), [(&0, 95)]);
+        let mut said = 0;
+        for _ in 0..6000 {
+            said += log.choose(&flush[..1], Instant::now()).len();
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert!((130..=140).contains(&said), "{said} lines in 10 minutes");
+        assert!(log.left_out > 0);
+    }
 
     /// How often it is done by somebody who tries every `interval` for 10 s.
     async fn done(interval: Duration) -> u32 {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use flannel_netlink::{Features, Namespace, RateLimit};
+use flannel_netlink::{Features, LogLimit, Namespace, RateLimit};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -13,6 +13,7 @@ pub(super) struct Checksums {
     /// The device that was made so.
     done: Option<u32>,
     repairs: RateLimit,
+    log: LogLimit,
     /// Why it could not be done, so that it is said once.
     refused: Option<String>,
 }
@@ -28,7 +29,13 @@ pub(super) enum Repaired {
 
 impl Default for Checksums {
     fn default() -> Self {
-        Self { features: None, done: None, repairs: RateLimit::REPAIRS, refused: None }
+        Self {
+            features: None,
+            done: None,
+            repairs: RateLimit::REPAIRS,
+            log: LogLimit::default(),
+            refused: None,
+        }
     }
 }
 
@@ -86,11 +93,13 @@ impl Checksums {
         }
         features.set(link, Features::TX_CHECKSUM, false).await?;
         self.repairs.done(now);
-        info!(
-            device,
-            "{} switched off: checksums of what enters it get damaged on the way unless they are computed before",
-            Features::TX_CHECKSUM
-        );
+        if self.log.allows(now).is_some() {
+            info!(
+                device,
+                "{} switched off: checksums of what enters it get damaged on the way unless they are computed before",
+                Features::TX_CHECKSUM
+            );
+        }
         let before = self.done.replace(link);
         Ok(match before == Some(link) {
             true => {

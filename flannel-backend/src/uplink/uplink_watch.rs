@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use flannel_core::{BackendError, Fault, FaultKind};
 use flannel_netlink::{
+    LogLimit,
     iface::{Interface, InterfaceChanges, InterfaceFault},
     state::IpFamily,
 };
@@ -20,13 +21,15 @@ pub struct UplinkWatch {
     look_at: Option<Instant>,
     /// Until when faults that are new may pass by themselves.
     tolerant_until: Option<Instant>,
+    log: LogLimit,
 }
 
 impl UplinkWatch {
     pub(super) fn new(finder: UplinkFinder, changes: InterfaceChanges, current: Interface) -> Self {
         // Something may have changed since `current` was found.
         let look_at = Some(Instant::now());
-        Self { finder, changes, current, look_at, tolerant_until: None }
+        let log = LogLimit::default();
+        Self { finder, changes, current, look_at, tolerant_until: None, log }
     }
 
     /// The last answer.
@@ -76,7 +79,7 @@ impl UplinkWatch {
                 }
             }
             self.tolerant_until = None;
-            if !is_same {
+            if !is_same && self.log.allows(Instant::now()).is_some() {
                 let Interface { name, mtu, v4, v6, .. } = &found;
                 info!(interface = name, mtu, ?v4, ?v6, "uplink changed");
             }
