@@ -1,27 +1,27 @@
 //! Our own devices, made and kept as they should be.
 
 mod checksums;
+mod sysctl;
+mod vtep_device;
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
 
 use flannel_core::{BackendError, Lease, LeaseAttrs, NodeId};
 use flannel_netlink::{
-    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, LogLimit, Namespace, RateLimit,
-    delete_link, ensure_link,
+    Connection, Ensured, KernelError, Namespace, delete_link,
     iface::Interface,
     link_by_name, list_links,
-    state::{IpFamily, Link, LinkKind, MacAddress, Vxlan},
+    state::{IpFamily, Link, LinkKind, MacAddress},
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::checksums::{Checksums, Repaired};
-use crate::{config::Settings, family::Family, lease_data, mac::derived, plan::Vtep};
+use self::{
+    checksums::Repaired,
+    sysctl::{forward, no_router_advertisements},
+    vtep_device::{Device, is_same, vxlan_port},
+};
+use crate::{config::Settings, family::Family, lease_data, plan::Vtep};
 
 /// The devices of one node, one for each family.
 #[derive(Debug)]
@@ -32,30 +32,6 @@ pub(crate) struct Devices {
     devices: Vec<Device>,
     /// The families whose checksums are computed before packets enter the device.
     software_checksums: BTreeSet<IpFamily>,
-}
-
-#[derive(Debug)]
-struct Device {
-    family: Family,
-    name: String,
-    /// What we publish, and put back; `None` before the first look at the kernel.
-    mac: Option<MacAddress>,
-    /// What it was last made to be, and what it was then.
-    last: Option<(Wanted, Link)>,
-    /// Repairs against somebody who keeps altering it.
-    repairs: RateLimit,
-    /// How often it is said that it was put right.
-    log: LogLimit,
-    forwarding_error: Option<String>,
-    checksums: Checksums,
-}
-
-/// What a device should be, apart from its Ethernet address.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Wanted {
-    local: IpAddr,
-    mtu: u32,
-    learning: bool,
 }
 
 /// What became of the devices.
@@ -75,16 +51,7 @@ pub(crate) struct DeviceState {
 
 impl Devices {
     pub(crate) fn new(namespace: &Namespace, settings: Settings) -> Self {
-        let device = |family: &Family| Device {
-            family: *family,
-            name: family.device(settings.vni),
-            mac: None,
-            last: None,
-            repairs: RateLimit::REPAIRS,
-            log: LogLimit::default(),
-            forwarding_error: None,
-            checksums: Checksums::default(),
-        };
+        let device = |family: &Family| Device::new(*family, family.device(settings.vni));
         let devices = settings.families.iter().map(device).collect();
         Self {
             namespace: namespace.clone(),
@@ -287,113 +254,6 @@ impl Devices {
     }
 }
 
-impl Device {
-    fn wanted(&self, settings: &Settings, uplink: &Interface) -> Result<Wanted, BackendError> {
-        let family = self.family;
-        let unusable = |reason: String| BackendError::Interface { source: reason.into() };
-        let local = family
-            .local(uplink)
-            .ok_or_else(|| unusable(format!("{} has no {family} address", uplink.name)))?;
-        let mtu = settings.device_mtu(family, uplink);
-        if mtu < family.smallest_mtu() {
-            return Err(unusable(format!(
-                "{} has an MTU of {} bytes, and {family} over vxlan needs {}",
-                uplink.name,
-                uplink.mtu,
-                family.smallest_mtu() + family.overhead()
-            )));
-        }
-        Ok(Wanted { local, mtu, learning: settings.learning })
-    }
-
-    /// Whose Ethernet address counts: at first that of a device which is there, which peers may know already; later ours, whatever
-    /// others set. Who follows somebody else's choice breaks the way of every peer here, and the next choice is as likely.
-    fn choose_mac(
-        &mut self,
-        actual: Option<&Link>,
-        previous: Option<&Lease>,
-        node: &NodeId,
-    ) -> MacAddress {
-        if let Some(mac) = self.mac {
-            return mac;
-        }
-        let actual = actual.filter(|link| matches!(link.kind, LinkKind::Vxlan(_)));
-        let actual = actual.and_then(|link| link.mac).filter(|mac| mac.is_unicast());
-        let published = previous.filter(|lease| lease.attrs.backend_type == crate::KIND);
-        let published = published.and_then(|lease| lease_data::parse(self.family.data(lease)).ok());
-        let mac = actual.or(published).unwrap_or_else(|| derived(node, &self.name));
-        self.mac = Some(mac);
-        mac
-    }
-
-    async fn make(
-        &mut self,
-        connection: &mut Connection,
-        settings: &Settings,
-        wanted: Wanted,
-        mac: MacAddress,
-        actual: Option<&Link>,
-    ) -> Result<(Link, Ensured), KernelError> {
-        let mut vxlan = Vxlan::new(settings.vni.number());
-        // Unset, it is the kernel's choice for a new device, and as with flannel whatever a device has that is there.
-        vxlan.port = settings.port;
-        vxlan.local = Some(wanted.local);
-        vxlan.learning = wanted.learning;
-        vxlan.gbp = settings.gbp;
-        // A new device is not bound to the uplink: it would vanish with it. What flanneld has bound stays so, and what somebody
-        // binds later does not.
-        let left = self.last.as_ref().map(|(_, left)| left);
-        let is_same = |left: &&Link| actual.is_some_and(|actual| actual.index == left.index);
-        if let Some(LinkKind::Vxlan(left)) = left.filter(is_same).map(|left| &left.kind) {
-            let nobody = match wanted.local {
-                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            };
-            vxlan.parent = left.parent.or(Some(0));
-            vxlan.group = left.group.or(Some(nobody));
-        }
-        let mut spec = LinkSpec::new(&self.name, LinkSpecKind::Vxlan(vxlan));
-        spec.mac = Some(mac);
-        spec.mtu = Some(wanted.mtu);
-        spec.no_link_local = true;
-        match ensure_link(connection, &spec).await {
-            Err(error) if actual.is_some_and(|actual| actual.mac != Some(mac)) => {
-                // It may be the Ethernet address that cannot be had. Peers must know the real one then.
-                spec.mac = None;
-                let (link, ensured) =
-                    ensure_link(connection, &spec).await.map_err(|_| error.clone())?;
-                warn!(device = self.name, wanted = %mac, %error, "cannot set the Ethernet address: publishing the one it has");
-                self.mac = link.mac.or(self.mac);
-                Ok((link, ensured))
-            }
-            result => result,
-        }
-    }
-
-    fn log(&mut self, link: &Link, ensured: Ensured, wanted: Wanted, now: Instant) {
-        if self.log.allows(now).is_none() {
-            return;
-        }
-        let how = match ensured {
-            Ensured::Adopted => "device adopted",
-            Ensured::Altered if self.last.is_none() => "device adopted and altered",
-            Ensured::Altered => "device put right",
-            Ensured::Created => "device created",
-            _ => "device of other kind or attributes replaced",
-        };
-        let mac = link.mac.map(tracing::field::display);
-        let port = vxlan_port(link);
-        info!(device = self.name, mac, mtu = link.mtu, local = %wanted.local, port, "{how}");
-    }
-
-    fn add_to(&self, state: &mut DeviceState, wanted: Wanted, link: &Link) {
-        let Some(mac) = self.mac else { return };
-        let Wanted { local, mtu, .. } = wanted;
-        state.vteps.push(Vtep { family: self.family, link: link.index, mac, local, mtu });
-        state.links.push(Link { mac: Some(mac), mtu, up: true, ..link.clone() });
-    }
-}
-
 fn opened<'a>(
     connection: &'a mut Option<Connection>,
     namespace: &Namespace,
@@ -406,19 +266,6 @@ fn opened<'a>(
         *connection = Some(opened);
     }
     Ok(connection.as_mut().expect("opened above"))
-}
-
-/// Whether a device is as it was left.
-fn is_same(actual: &Link, left: &Link) -> bool {
-    let compared = |link: &Link| (link.index, link.mac, link.mtu, link.up, link.link_local);
-    compared(actual) == compared(left) && actual.kind == left.kind
-}
-
-fn vxlan_port(link: &Link) -> Option<u16> {
-    match &link.kind {
-        LinkKind::Vxlan(vxlan) => vxlan.port,
-        _ => None,
-    }
 }
 
 /// The device that takes what is to come to ours, if that is why ours cannot be made.
@@ -441,49 +288,6 @@ async fn conflict(
 
 fn is_of(link: &Link, settings: &Settings) -> bool {
     matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni.number())
-}
-
-/// Keeps the kernel from configuring the device by router advertisements. As with flannel it is no failure if that cannot be done.
-fn no_router_advertisements(namespace: &Namespace, device: &str) {
-    if let Err(error) = set_sysctl(namespace, &setting("ipv6", device, "accept_ra"), "0") {
-        warn!(device, error, "cannot switch off router advertisements");
-    }
-}
-
-/// Lets the device forward if the host as a whole does; true if somebody had switched that off.
-fn forward(namespace: &Namespace, family: Family, device: &str) -> Result<bool, String> {
-    let protocol = match family {
-        Family::V4 => "ipv4",
-        Family::V6 => "ipv6",
-    };
-    let all = setting(protocol, "all", "forwarding");
-    let forwards = namespace.run(|| fs::read_to_string(&all).is_ok_and(|it| it.trim() == "1"));
-    match forwards {
-        Ok(true) => set_sysctl(namespace, &setting(protocol, device, "forwarding"), "1"),
-        Ok(false) => Ok(false),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn setting(protocol: &str, device: &str, name: &str) -> PathBuf {
-    ["/proc/sys/net", protocol, "conf", device, name].iter().collect()
-}
-
-/// Whether it was another value.
-fn set_sysctl(namespace: &Namespace, path: &Path, value: &str) -> Result<bool, String> {
-    let written = namespace.run(|| match fs::read_to_string(path) {
-        // Read first: /proc/sys may be read-only and right.
-        Ok(current) if current.trim() == value => Ok(false),
-        Ok(_) => fs::write(path, value).map(|()| true),
-        // A kernel without IPv6.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    });
-    match written {
-        Ok(Ok(was_other)) => Ok(was_other),
-        Ok(Err(error)) => Err(format!("cannot write {}: {error}", path.display())),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 /// What Linux takes if no port is given.

@@ -13,8 +13,8 @@ use flannel_netlink::{
 use flannel_testbed::{Host, Testbed};
 use tokio::time::timeout;
 
-#[path = "netns/alloc.rs"]
-mod alloc;
+#[path = "netns/alloc_backend.rs"]
+mod alloc_backend;
 
 const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
 

@@ -1,14 +1,17 @@
-use std::{fmt, io, time::Duration};
+mod answer;
+mod request;
 
-use netlink_packet_core::NetlinkSerializable;
-use netlink_packet_route::RouteNetlinkMessage;
+use std::{io, time::Duration};
+
 use nix::libc;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::request::Request;
+use self::{answer::Answer, request::pack};
 use crate::{
     KernelError, Message, Namespace, NamespaceError,
     socket::{KernelSocket, Protocol},
-    wire::{self, MESSAGE_HEADER, align, attributes, messages, netfilter_header, u32_at},
+    wire::{messages, netfilter_header},
 };
 
 /// One request socket to the kernel's routing netlink in one namespace.
@@ -333,55 +336,6 @@ impl Connection {
     }
 }
 
-/// One message to the kernel.
-#[derive(Clone, Eq, PartialEq)]
-pub struct Request {
-    /// A whole netlink message, padded, with the sequence number left open.
-    bytes: Vec<u8>,
-}
-
-impl Request {
-    /// A request of this type (`RTM_*`) with these extra flags (`NLM_F_CREATE`, ...); `body` is
-    /// what follows the netlink header.
-    pub fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(MESSAGE_HEADER + align(body.len()));
-        wire::start_message(&mut bytes, kind, flags | libc::NLM_F_REQUEST as u16);
-        bytes.extend_from_slice(body);
-        wire::finish_message(&mut bytes);
-        Self { bytes }
-    }
-
-    /// The whole message as the kernel would see it, for reading it back.
-    pub fn message(&self) -> Option<Message<'_>> {
-        messages(&self.bytes).next()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    pub(crate) fn from_message(message: RouteNetlinkMessage, flags: u16) -> Self {
-        let mut body = vec![0; message.buffer_len()];
-        message.serialize(&mut body);
-        Self::new(message.message_type(), flags, &body)
-    }
-
-    fn write(&self, out: &mut Vec<u8>, flags: u16, sequence: u32) {
-        let start = out.len();
-        out.extend_from_slice(&self.bytes);
-        let flags = wire::u16_at(&self.bytes, 6).unwrap_or(0) | flags;
-        out[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
-        out[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
-    }
-}
-
-impl fmt::Debug for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Request").field(&self.message()).finish()
-    }
-}
-
 /// Why a netlink socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -400,73 +354,6 @@ pub enum OpenError {
     },
 }
 
-/// Writes as many of `requests` as one datagram takes, but `most` at most, numbered on from
-/// `sequence`, and returns how many. The acknowledgement is asked on the last.
-fn pack(requests: &[Request], most: usize, sequence: &mut u32, out: &mut Vec<u8>) -> usize {
-    out.clear();
-    let mut count = 0;
-    for request in requests.iter().take(most) {
-        // One that is too large alone still goes, so that the kernel says what it thinks of it.
-        if count > 0 && out.len() + request.bytes.len() > DATAGRAM_BYTES {
-            break;
-        }
-        *sequence = sequence.wrapping_add(1);
-        request.write(out, 0, *sequence);
-        count += 1;
-    }
-    if let Some(last) = requests[..count].last() {
-        let start = out.len() - last.bytes.len();
-        out.truncate(start);
-        last.write(out, libc::NLM_F_ACK as u16, *sequence);
-    }
-    count
-}
-
-/// What a message from the kernel means for the request it answers.
-enum Answer {
-    Data,
-    Nothing,
-    Outcome(Result<(), KernelError>),
-}
-
-impl Answer {
-    fn of(message: &Message<'_>) -> Self {
-        // A dump that ends says its error, if any, in the same place as an error message.
-        match i32::from(message.kind) {
-            libc::NLMSG_NOOP | libc::NLMSG_OVERRUN => Self::Nothing,
-            libc::NLMSG_ERROR => Self::Outcome(outcome(message, refused_length(message))),
-            libc::NLMSG_DONE => Self::Outcome(outcome(message, 0)),
-            _ => Self::Data,
-        }
-    }
-}
-
-fn outcome(message: &Message<'_>, skip: usize) -> Result<(), KernelError> {
-    let code = u32_at(message.body, 0).map_or(0, |code| code as i32);
-    if code == 0 {
-        return Ok(());
-    }
-    let explained = message.flags & NLM_F_ACK_TLVS != 0;
-    let text = message
-        .body
-        .get(4 + skip..)
-        .filter(|_| explained)
-        .and_then(|rest| attributes(rest).find(|attribute| attribute.kind == NLMSGERR_ATTR_MSG))
-        .and_then(|attribute| attribute.text().map(str::to_owned));
-    Err(KernelError { errno: code.saturating_abs(), message: text })
-}
-
-/// How much of the refused request the kernel sent back in front of its explanation.
-fn refused_length(message: &Message<'_>) -> usize {
-    if message.flags & NLM_F_CAPPED != 0 {
-        return MESSAGE_HEADER;
-    }
-    u32_at(message.body, 4).map_or(MESSAGE_HEADER, |length| align(length as usize))
-}
-
-/// 32 KiB: larger datagrams are not faster, and the kernel refuses those above its send buffer of
-/// 208 KiB.
-const DATAGRAM_BYTES: usize = 32 << 10;
 /// What we ask as receive buffer: room for a datagram of failures.
 const ANSWER_BYTES: usize = 1 << 20;
 /// The same where one answer is waited for at a time: the largest datagram that the kernel sends.
@@ -482,49 +369,3 @@ const DUMP_ATTEMPTS: usize = 10;
 // linux/netfilter/nfnetlink.h
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
-
-// linux/netlink.h
-const NLM_F_CAPPED: u16 = 0x100;
-const NLM_F_ACK_TLVS: u16 = 0x200;
-const NLMSGERR_ATTR_MSG: u16 = 1;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ACK: u16 = libc::NLM_F_ACK as u16;
-
-    #[test]
-    fn a_datagram_is_numbered_and_asks_for_one_acknowledgement() {
-        let requests = vec![Request::new(24, 0, &[0; 20]); 5];
-        let (mut sequence, mut datagram) = (u32::MAX - 1, Vec::new());
-        assert_eq!(pack(&requests, 3, &mut sequence, &mut datagram), 3, "no more than asked");
-        let seen: Vec<_> =
-            messages(&datagram).map(|it| (it.sequence, it.flags & ACK != 0)).collect();
-        assert_eq!(seen, [(u32::MAX, false), (0, false), (1, true)]);
-    }
-
-    #[test]
-    fn a_datagram_stays_within_its_size() {
-        let requests = vec![Request::new(24, 0, &[0; 1000]); 100];
-        let (mut sequence, mut datagram) = (0, Vec::new());
-        let count = pack(&requests, 1000, &mut sequence, &mut datagram);
-        assert_eq!(count, DATAGRAM_BYTES / 1016);
-        assert!(datagram.len() <= DATAGRAM_BYTES);
-        let huge = [Request::new(24, 0, &vec![0; DATAGRAM_BYTES + 4]), Request::new(24, 0, &[])];
-        assert_eq!(pack(&huge, 10, &mut sequence, &mut datagram), 1);
-        assert_eq!(pack(&[], 10, &mut sequence, &mut datagram), 0);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_answer_is_read_without_panic(
-            kind in proptest::sample::select(&[1_u16, 2, 3, 4, 24]),
-            flags: u16,
-            body in proptest::collection::vec(proptest::num::u8::ANY, 0..120),
-        ) {
-            let request = Request::new(kind, flags, &body);
-            let _ = Answer::of(&request.message().expect("it was just built"));
-        }
-    }
-}

@@ -42,7 +42,7 @@ mod diff;
 mod error;
 mod ethtool;
 pub mod iface;
-mod link;
+mod link_setup;
 mod list;
 mod namespace;
 mod packed_map;
@@ -58,7 +58,7 @@ pub use connection::{Connection, OpenError, Request};
 pub use diff::{Op, diff};
 pub use error::KernelError;
 pub use ethtool::Features;
-pub use link::{
+pub use link_setup::{
     Ensured, LinkChange, LinkSpec, LinkSpecKind, alter_link, delete_link, ensure_link,
     link_by_index, link_by_name, list_links,
 };

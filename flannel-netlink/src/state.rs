@@ -2,6 +2,7 @@
 
 mod address;
 mod forwarding;
+mod ip_family;
 mod link;
 mod mac;
 mod neighbour;
@@ -13,6 +14,7 @@ pub(crate) mod testing;
 
 pub use address::{Address, AddressFilter};
 pub use forwarding::ForwardingEntry;
+pub use ip_family::IpFamily;
 pub use link::{Link, LinkKind, Vxlan};
 pub use mac::{MacAddress, ParseMacError};
 pub use neighbour::Neighbour;
@@ -21,8 +23,8 @@ pub use nexthop::Nexthop;
 pub(crate) use nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 pub(crate) use object::Kind;
 pub use object::{Key, Object};
-pub use route::{IpFamily, Route, RouteKind, Via};
 pub(crate) use route::{RTM_DELROUTE, RTM_NEWROUTE};
+pub use route::{Route, RouteKind, Via};
 
 /// `AF_INET`, `AF_INET6`: the family byte of an address or network.
 pub(crate) const fn family_of(address: &std::net::IpAddr) -> u8 {

@@ -1,20 +1,20 @@
 //! Against the real kernel, each test in namespaces of its own.
 
-#[path = "netns/connection.rs"]
-mod connection;
+#[path = "netns/batches.rs"]
+mod batches;
 #[path = "netns/features.rs"]
 mod features;
-#[path = "netns/iface.rs"]
-mod iface;
+#[path = "netns/interface_choice.rs"]
+mod interface_choice;
 #[path = "netns/links.rs"]
 mod links;
-#[path = "netns/namespace.rs"]
-mod namespace;
+#[path = "netns/monitors.rs"]
+mod monitors;
+#[path = "netns/namespaces.rs"]
+mod namespaces;
 #[path = "netns/objects.rs"]
 mod objects;
 #[path = "netns/support.rs"]
 mod support;
-#[path = "netns/table.rs"]
-mod table;
-#[path = "netns/watch.rs"]
-mod watch;
+#[path = "netns/table_sync.rs"]
+mod table_sync;

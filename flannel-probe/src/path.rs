@@ -1,5 +1,8 @@
 //! What is asked on one way to one peer, and what the answers mean. A plain state machine: time and randomness are elsewhere.
 
+mod round;
+
+use self::round::{Item, Phase, Role, Round};
 use crate::{
     findings::{Checksums, PathMtu},
     search::Search,
@@ -74,47 +77,6 @@ pub(crate) enum Then {
     Doubt,
     /// The round is over.
     Done,
-}
-
-#[derive(Clone, Debug)]
-struct Round {
-    phase: Phase,
-    attempts: u8,
-    items: Vec<Item>,
-    /// The numbers of what was sent, with the places of its items.
-    sent: Vec<(u64, usize)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    /// Whether what was known of the size still holds.
-    Glance,
-    /// Whether anybody answers.
-    Greet,
-    /// Whether what should pass does.
-    Check,
-    /// How much passes.
-    Search(Search),
-}
-
-/// One thing that is asked as often as needed.
-#[derive(Clone, Debug)]
-struct Item {
-    role: Role,
-    size: u32,
-    answers: u8,
-    /// The kernel does not even send it.
-    refused: bool,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Role {
-    /// Small, and its checksum computed: what passes if anything does.
-    Hello(Layer),
-    /// The same with its checksum left to others.
-    Left(Layer),
-    /// As large as something else.
-    Sized,
 }
 
 impl Path {
@@ -337,74 +299,10 @@ impl Path {
     }
 }
 
-impl Round {
-    fn new(phase: Phase, items: Vec<Item>) -> Self {
-        Self { phase, attempts: 0, items, sent: Vec::new() }
-    }
-
-    fn greet(small: u32, has_overlay: bool) -> Self {
-        let overlay = has_overlay.then_some(Layer::Overlay);
-        let layers = [Layer::Underlay].into_iter().chain(overlay);
-        Self::new(Phase::Greet, layers.map(|it| Item::new(Role::Hello(it), small)).collect())
-    }
-
-    /// Whether an item is asked in this attempt: if it is open, or if others on its layer are and it shows whether anything passes.
-    fn is_due(&self, at: usize) -> bool {
-        let item = &self.items[at];
-        let others = || self.items.iter().any(|it| it.layer() == item.layer() && it.is_open());
-        item.is_open() || matches!(item.role, Role::Hello(_)) && others()
-    }
-
-    /// How many greetings on a layer were answered.
-    fn hellos(&self, layer: Layer) -> u8 {
-        self.items.iter().filter(|it| it.role == Role::Hello(layer)).map(|it| it.answers).sum()
-    }
-}
-
-impl Phase {
-    /// How often an item is asked before its loss counts.
-    fn attempts(self) -> u8 {
-        match self {
-            Self::Glance => 1,
-            Self::Greet | Self::Check => 3,
-            Self::Search(_) => 2,
-        }
-    }
-}
-
-impl Item {
-    fn new(role: Role, size: u32) -> Self {
-        Self { role, size, answers: 0, refused: false }
-    }
-
-    fn is_open(&self) -> bool {
-        self.answers == 0 && !self.refused
-    }
-
-    fn is_sized(&self, size: u32) -> bool {
-        (self.role, self.size) == (Role::Sized, size)
-    }
-
-    fn layer(&self) -> Layer {
-        match self.role {
-            Role::Hello(layer) | Role::Left(layer) => layer,
-            Role::Sized => Layer::Underlay,
-        }
-    }
-
-    fn question(&self, nonce: u64) -> Question {
-        let checksum = match self.role {
-            Role::Left(_) => Checksum::Left,
-            Role::Hello(_) | Role::Sized => Checksum::Computed,
-        };
-        Question { layer: self.layer(), checksum, size: self.size, nonce }
-    }
-}
-
 /// How many greetings must be answered for the loss of something else to count: most of those that were sent with it.
 const SURE: u8 = 2;
 /// In how many rounds, one after the other, checksums must be found corrupted.
 const ROUNDS: u8 = 2;
 
 #[cfg(test)]
-mod tests;
+mod path_tests;

@@ -259,4 +259,4 @@ const MOST_ANSWERS: u32 = 256;
 const ANSWERS_PER_SECOND: u32 = 20;
 
 #[cfg(test)]
-mod tests;
+mod schedule_tests;

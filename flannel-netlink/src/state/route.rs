@@ -5,7 +5,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use super::{AF_INET, AF_INET6, CREATE_OR_REPLACE, family_of};
+use super::{AF_INET, AF_INET6, CREATE_OR_REPLACE, IpFamily, family_of};
 use crate::{
     Message, Request,
     wire::{NLA_F_NESTED, body, push_attribute, push_ip, u32_at},
@@ -315,35 +315,6 @@ impl RouteKind {
             Self::Other(number) => number,
             Self::Unicast => RTN_UNICAST,
             Self::Unreachable => RTN_UNREACHABLE,
-        }
-    }
-}
-
-/// IPv4 or IPv6.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum IpFamily {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl IpFamily {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The family of an address.
-    pub const fn of(address: &IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
-    const fn number(self) -> u8 {
-        match self {
-            Self::V4 => AF_INET,
-            Self::V6 => AF_INET6,
         }
     }
 }

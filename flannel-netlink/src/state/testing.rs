@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 
-use super::{Address, ForwardingEntry, MacAddress, Neighbour, Nexthop, Object, Route, Via};
+use super::{
+    Address, ForwardingEntry, Link, LinkKind, MacAddress, Neighbour, Nexthop, Object, Route, Via,
+};
 
 fn ip() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
@@ -84,4 +86,22 @@ pub(crate) fn object() -> impl Strategy<Value = Object> {
         ),
         route().prop_map(Object::Route),
     ]
+}
+
+/// A device that is up.
+pub(crate) fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.to_owned(),
+        kind: LinkKind::Veth,
+        mac: Some("0e:00:00:00:00:01".parse().unwrap()),
+        mtu: 1500,
+        queue: 0,
+        up: true,
+        running: true,
+        loopback: false,
+        controller: None,
+        parent: None,
+        link_local: true,
+    }
 }

@@ -134,24 +134,11 @@ fn write_difference(f: &mut fmt::Formatter<'_>, wanted: &Link, now: &Link) -> fm
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::LinkKind;
+    use crate::state::testing::link;
 
     #[test]
     fn a_drift_says_who_did_what() {
-        let wanted = Link {
-            index: 7,
-            name: "flannel.1".into(),
-            kind: LinkKind::Bridge,
-            mac: Some("0e:2a:11:22:33:44".parse().unwrap()),
-            mtu: 1450,
-            queue: 0,
-            up: true,
-            running: true,
-            loopback: false,
-            controller: None,
-            parent: None,
-            link_local: false,
-        };
+        let wanted = link(7, "flannel.1");
         let mac = Some("0e:66:66:66:66:66".parse().unwrap());
         let now = Link { mac, up: false, ..wanted.clone() };
         let drift = Drift {

@@ -1,14 +1,21 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Listing, Table, TableError, observed::Listed};
+use super::{Table, TableError, observed::Listed};
 use crate::{
     KernelError, Message, Request, list_links,
     state::{
         Address, AddressFilter, ForwardingEntry, IpFamily, Key, Neighbour, Nexthop, Object, Route,
     },
 };
+
+/// When the kernel was listed, and how long that took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listing {
+    pub(super) at: Instant,
+    pub(super) took: Duration,
+}
 
 /// What was read of a listing so far. It has few parts, and each is tried ten times at most.
 #[derive(Debug, Default)]

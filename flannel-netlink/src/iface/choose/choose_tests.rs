@@ -1,23 +1,9 @@
 use std::ops::RangeInclusive;
 
 use super::*;
-use crate::state::LinkKind;
 
 fn link(index: u32, name: &str) -> Link {
-    Link {
-        index,
-        name: name.to_owned(),
-        kind: LinkKind::Other(String::new()),
-        mac: None,
-        mtu: 1500,
-        queue: 0,
-        up: true,
-        running: true,
-        loopback: index == 1,
-        controller: None,
-        parent: None,
-        link_local: true,
-    }
+    Link { loopback: index == 1, ..crate::state::testing::link(index, name) }
 }
 
 fn address(link: u32, text: &str) -> Address {

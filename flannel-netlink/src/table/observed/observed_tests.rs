@@ -1,6 +1,9 @@
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 
+mod kernel_model;
+
+use self::kernel_model::Kernel;
 use super::*;
 use crate::{
     diff::Stage,
@@ -21,22 +24,7 @@ fn mark() -> Mark {
 }
 
 fn link(index: u32, name: &str, up: bool) -> Link {
-    let mac = Some("0e:00:00:00:00:01".parse().unwrap());
-    let kind = crate::state::LinkKind::Veth;
-    Link {
-        index,
-        name: name.to_owned(),
-        kind,
-        mac,
-        mtu: 1450,
-        queue: 0,
-        up,
-        running: up,
-        loopback: false,
-        controller: None,
-        parent: None,
-        link_local: true,
-    }
+    Link { mtu: 1450, up, running: up, ..crate::state::testing::link(index, name) }
 }
 
 fn route(number: u8, gateway: u8, protocol: u8) -> Object {
@@ -52,62 +40,6 @@ fn neighbour(number: u8, mac: u8) -> Object {
 fn nexthop(number: u8, gateway: u8) -> Object {
     let gateway = format!("192.0.2.{gateway}").parse().unwrap();
     Nexthop::new(u32::from(number) + 100, 2, gateway, PROTOCOL).into()
-}
-
-/// A kernel that tells of each change by others, and what it told.
-#[derive(Debug, Default)]
-struct Kernel {
-    objects: BTreeMap<Key, Vec<Object>>,
-    told: Vec<Notice>,
-}
-
-impl Kernel {
-    fn replace(&mut self, object: Object, port: u32) {
-        let place = self.objects.entry(object.key()).or_default();
-        let replaces = !place.is_empty();
-        match place.first().copied() {
-            // Writing what is there already is not told.
-            Some(first) if first == object => return,
-            // Refused with EEXIST.
-            Some(_) if place[1..].contains(&object) => return,
-            Some(_) => place[0] = object,
-            None => place.push(object),
-        }
-        self.tell(Notice::Added { subject: Subject::Object(object), replaces, port }, port);
-    }
-
-    fn append(&mut self, object: Object, port: u32) {
-        let place = self.objects.entry(object.key()).or_default();
-        if !matches!(object, Object::Route(_)) || place.contains(&object) {
-            return;
-        }
-        place.push(object);
-        self.tell(Notice::Added { subject: Subject::Object(object), replaces: false, port }, port);
-    }
-
-    fn delete(&mut self, object: &Object, port: u32) {
-        let Some(place) = self.objects.get_mut(&object.key()) else {
-            return;
-        };
-        let Some(at) = place.iter().position(|it| it == object) else {
-            return;
-        };
-        place.remove(at);
-        if place.is_empty() {
-            self.objects.remove(&object.key());
-        }
-        self.tell(Notice::Removed { subject: Subject::Object(*object), port }, port);
-    }
-
-    fn tell(&mut self, notice: Notice, port: u32) {
-        if port != OURS {
-            self.told.push(notice);
-        }
-    }
-
-    fn listing(&self) -> Vec<Object> {
-        self.objects.values().flatten().copied().collect()
-    }
 }
 
 #[derive(Clone, Debug)]
