@@ -1,0 +1,63 @@
+"""The networks that clusters are started with: flannel and this project's, each by the manifest that its users apply."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from kubernetes import Family
+from lab import CACHE, HERE, Cluster
+
+MANIFESTS = {
+    # From flannel's module, with the version of the flanneld that is built.
+    "flannel": CACHE / "kube-flannel.yml",
+    "flannel-node": HERE.parents[1] / "dist/kubernetes/kube-flannel.yml",
+}
+NAMESPACE, DAEMON_SET = "kube-flannel", "kube-flannel-ds"
+VXLAN = {"Type": "vxlan"}
+
+
+def objects(network: str, families: list[Family], backend: dict = VXLAN, **settings) -> list[dict]:
+    """The manifest's objects, with the network's configuration edited as an operator does."""
+    documents = list(yaml.safe_load_all(Path(MANIFESTS[network]).read_text()))
+    for document in documents:
+        if document["kind"] == "ConfigMap":
+            document["data"]["net-conf.json"] = json.dumps(net_conf(families, backend) | settings)
+        if document["kind"] == "DaemonSet" and backend["Type"] == "udp":
+            give_tun(document["spec"]["template"]["spec"])
+    return documents
+
+
+def net_conf(families: list[Family], backend: dict) -> dict:
+    pods = {family.version: family.pods for family in families}
+    conf: dict = {"Network": pods[4]} if 4 in pods else {"EnableIPv4": False}
+    if 6 in pods:
+        conf |= {"EnableIPv6": True, "IPv6Network": pods[6]}
+    return conf | {"Backend": backend}
+
+
+def give_tun(pod: dict) -> None:
+    """What the udp backend needs besides, as docs/kubernetes.md says."""
+    pod["volumes"].append({"name": "tun", "hostPath": {"path": "/dev/net/tun", "type": "CharDevice"}})
+    pod["containers"][0]["volumeMounts"].append({"name": "tun", "mountPath": "/dev/net/tun"})
+
+
+def apply(cluster: Cluster, network: str, *, restart: bool = False, **settings) -> None:
+    """Applies a network's manifest and waits until it runs on all nodes.
+
+    Pods read the configuration when they start: `restart` restarts those that run, if nothing but the configuration changed.
+    """
+    items = {"apiVersion": "v1", "kind": "List", "items": objects(network, cluster.families, **settings)}
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(items))
+    if restart:
+        cluster.kubectl("rollout", "restart", f"daemonset/{DAEMON_SET}", "-n", NAMESPACE)
+    wait(cluster)
+
+
+def wait(cluster: Cluster, seconds: int = 300) -> None:
+    cluster.kubectl("rollout", "status", f"daemonset/{DAEMON_SET}", "-n", NAMESPACE, f"--timeout={seconds}s")
+
+
+def pods(cluster: Cluster) -> dict[str, dict]:
+    """The network's pods by node."""
+    return {pod["spec"]["nodeName"]: pod for pod in cluster.objects("pods", "-n", NAMESPACE, "-l", "app=flannel")}

@@ -1,0 +1,203 @@
+"""What has to work on a cluster whose network is deployed by the shipped manifest. Each trial says in a sentence what holds."""
+
+import json
+import time
+from pathlib import Path
+
+import audit
+import networks
+import pings
+from cluster import add_node
+from lab import STATE, Cluster, Failure
+from networks import DAEMON_SET, NAMESPACE
+from workload import HOST_PORT, NODE_PORT, PORT, Workload, url
+
+OUR_AGENT = "flannel-kube"
+
+
+def check(condition: bool, what: str) -> None:
+    if not condition:
+        raise Failure(what)
+
+
+def none_lost(results: list[dict]) -> str:
+    text = pings.describe(results)
+    check(bool(results) and all(result["lost"] == 0 and result["sent"] > 0 for result in results), text)
+    return text
+
+
+def pods_reach_each_other_and_services(cluster: Cluster, workload: Workload) -> str:
+    large = "x" * 6000  # more than a packet, so that the MTU counts
+    expected: dict[str, str] = {}
+    for node, facts in cluster.nodes.items():
+        for address in workload.addresses(f"echo-{node}"):
+            expected[url(address, PORT)] = f"echo-{node}"
+            expected[url(address, PORT, f"echo?msg={large}")] = large
+        expected |= {url(address, HOST_PORT): node for address in facts["addresses"]}
+    node_ports = [url(address, NODE_PORT) for facts in cluster.nodes.values() for address in facts["addresses"]]
+    services = [url(address, 80) for address in workload.service_addresses()]
+    pods = {f"echo-{node}" for node in cluster.nodes}
+    sources = [f"{kind}-{node}" for node in cluster.nodes for kind in ("echo", "host")]
+    for source in sources:
+        for (asked, answer), got in zip(expected.items(), workload.ask(source, list(expected))):
+            check(got == answer, f"{source}: {asked[:60]} answers {got[:60]}")
+        for asked in services + node_ports:
+            answers = set(workload.ask(source, [asked] * 20))
+            check(answers <= pods and len(answers) > 1, f"{source}: the pods behind {asked} are {answers}")
+    return f"{len(sources) * (len(expected) + 20 * len(services + node_ports))} requests"
+
+
+def pods_see_each_others_addresses(cluster: Cluster, workload: Workload) -> str:
+    first, second = list(cluster.nodes)[:2]
+    for own, peer in zip(workload.addresses(f"echo-{first}"), workload.addresses(f"echo-{second}")):
+        [seen] = workload.ask(f"echo-{first}", [url(peer, PORT, "clientip")])
+        seen = seen.rpartition(":")[0].strip("[]")
+        check(seen == own, f"{second} sees {seen} in place of {own}")
+    return "no masquerading between pods"
+
+
+def a_node_joins_is_drained_and_deleted(cluster: Cluster, workload: Workload) -> str:
+    first = cluster.control_plane
+    with pings.running(workload.flows()) as lost:
+        begin = time.monotonic()
+        name = add_node(cluster)
+        cluster.until("the new node to be ready", 120, cluster.all_ready)
+        ready = time.monotonic() - begin
+        workload.add_to(name)
+        workload.wait()
+        answers = workload.ask(f"echo-{first}", [url(address, PORT) for address in workload.addresses(f"echo-{name}")])
+        check(set(answers) == {f"echo-{name}"}, f"the new node's pod answers {answers}")
+        subnets = json.loads(cluster.kubectl("get", "node", name, "-o", "json"))["spec"]["podCIDRs"]
+        for subnet in subnets:
+            check(bool(routes(cluster, first, subnet)), f"no route to {subnet}")
+        cluster.kubectl("drain", name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
+        cluster.remove_node(name)
+        cluster.kubectl("delete", "node", name)
+        begin = time.monotonic()
+        cluster.until("routes to be gone", 30, lambda: not any(routes(cluster, first, subnet) for subnet in subnets))
+        gone = time.monotonic() - begin
+    return f"ready {ready:.1f} s after it was turned on, routes gone {gone:.1f} s after it was deleted; {none_lost(lost)}"
+
+
+def routes(cluster: Cluster, node: str, subnet: str) -> str:
+    family = "-6" if ":" in subnet else "-4"
+    return cluster.run(node, "ip", family, "route", "show", "exact", subnet, text=True, capture_output=True).stdout
+
+
+def the_api_server_restarts(cluster: Cluster, workload: Workload) -> str:
+    with pings.running(workload.flows()) as lost:
+        for _ in range(3):
+            cluster.restart(cluster.control_plane, "kube-apiserver")
+            cluster.until("API server", 120, lambda: cluster.asks("get", "--raw", "/readyz"))
+        cluster.until("nodes that are ready", 120, cluster.all_ready)
+    check_ready(cluster)
+    return f"3 times; {none_lost(lost)}"
+
+
+def a_node_restarts_while_the_api_server_is_away(cluster: Cluster, workload: Workload) -> str:
+    node = list(cluster.nodes)[-1]
+    before = network_process(cluster, node)
+    with pings.running(workload.flows()) as lost:
+        cluster.stop(cluster.control_plane, "kube-apiserver")
+        cluster.run(node, "kill", "-KILL", str(before))
+        begin = time.monotonic()
+        # The kubelet starts the container again, without asking anybody.
+        wait_for("the node to be started again", 90, lambda: network_process(cluster, node) not in (None, before))
+        wait_for("the node to be ready without an API server", 60, lambda: ready(cluster, node))
+        took = time.monotonic() - begin
+        time.sleep(5)
+        cluster.start(cluster.control_plane, "kube-apiserver", cluster.daemons[cluster.control_plane]["kube-apiserver"]["command"])
+        cluster.until("API server", 120, lambda: cluster.asks("get", "--raw", "/readyz"))
+        cluster.until("nodes that are ready", 180, cluster.all_ready)
+    return f"ready {took:.1f} s after it was killed; {none_lost(lost)}"
+
+
+def wait_for(what: str, seconds: float, condition) -> None:
+    """As Cluster.until, where a daemon is stopped on purpose."""
+    end = time.monotonic() + seconds
+    while not condition():
+        check(time.monotonic() < end, f"not there after {seconds} s: {what}")
+        time.sleep(0.2)
+
+
+def network_process(cluster: Cluster, node: str) -> int | None:
+    """The process of the network under test, by its number in the node."""
+    found = cluster.run(node, "pgrep", "-x", "flannel-node|flanneld", text=True, capture_output=True, check=False).stdout.split()
+    return int(found[0]) if len(found) == 1 else None
+
+
+def ready(cluster: Cluster, node: str) -> bool:
+    command = ["curl", "-sf", "--max-time", "2", "-o", "/dev/null", "http://127.0.0.1:8081/readyz"]
+    return cluster.run(node, *command, check=False).returncode == 0
+
+
+def check_ready(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        wait_for(f"{node} to be ready", 60, lambda: ready(cluster, node))
+
+
+def an_update_rolls_without_a_lost_packet(cluster: Cluster, workload: Workload) -> str:
+    with pings.running(workload.flows()) as lost:
+        cluster.kubectl("rollout", "restart", f"daemonset/{DAEMON_SET}", "-n", NAMESPACE)
+        networks.wait(cluster)
+    return none_lost(lost)
+
+
+def nodes_migrate_from_flannel_and_back(cluster: Cluster, workload: Workload, **settings) -> str:
+    """One node after the other, as the DaemonSet's update does it, with pods that keep running."""
+    said = []
+    started = {pod["metadata"]["uid"] for pod in cluster.objects("pods", "-n", "default")}
+    before = published(cluster)
+    for network in ("flannel", "flannel-node"):
+        with pings.running(workload.flows()) as lost:
+            begin = time.monotonic()
+            networks.apply(cluster, network, **settings)
+            took = time.monotonic() - begin
+            # flannel repairs its rules every 5 s, and the last node has just begun.
+            time.sleep(6)
+        agents = {pod["spec"]["containers"][0]["image"].partition(":")[0] for pod in networks.pods(cluster).values()}
+        check(len(agents) == 1, f"images {agents}")
+        said.append(f"to {network} in {took:.0f} s: {pings.describe(lost)}")
+        pods_reach_each_other_and_services(cluster, workload)
+    check({pod["metadata"]["uid"] for pod in cluster.objects("pods", "-n", "default")} == started, "pods were replaced")
+    check(published(cluster) == before, f"annotations were {before} and are {published(cluster)}")
+    check(all(": 0 of" in line for line in said), "; ".join(said))
+    return "; ".join(said)
+
+
+def published(cluster: Cluster) -> dict:
+    """flannel's annotations of all nodes."""
+    return {
+        node["metadata"]["name"]: {key: value for key, value in node["metadata"]["annotations"].items() if key.startswith("flannel.")}
+        for node in cluster.objects("nodes")
+    }
+
+
+def the_backend_changes(cluster: Cluster, workload: Workload) -> str:
+    for backend in ({"Type": "host-gw"}, {"Type": "vxlan"}):
+        networks.apply(cluster, "flannel-node", backend=backend, restart=True)
+        check_ready(cluster)
+        pods_reach_each_other_and_services(cluster, workload)
+    return "vxlan to host-gw and back"
+
+
+def rights_are_those_that_are_used(cluster: Cluster, _workload: Workload) -> str:
+    role = json.loads(cluster.kubectl("get", "clusterrole", "flannel", "-o", "json"))
+    granted, used = audit.rights_granted(role), set(audit.rights_used(OUR_AGENT))
+    check(used == granted, f"granted and unused: {sorted(granted - used)}; used and not granted: {sorted(used - granted)}")
+    return f"{len(granted)} rights: " + ", ".join(f"{verb} {resource}" for verb, resource in sorted(granted))
+
+
+def the_node_condition_says_that_the_network_is_there(cluster: Cluster, _workload: Workload) -> str:
+    for node in cluster.objects("nodes"):
+        conditions = {condition["type"]: condition for condition in node["status"]["conditions"]}
+        check(conditions.get("NetworkUnavailable", {}).get("status") == "False", f"{node['metadata']['name']}: {conditions}")
+    return "NetworkUnavailable is False on all nodes"
+
+
+def logs(cluster: Cluster, destination: Path) -> None:
+    """Saves what the network's pods wrote."""
+    destination.mkdir(parents=True, exist_ok=True)
+    for node in cluster.nodes:
+        for log in (STATE / node / "var/log/pods").glob(f"{NAMESPACE}_*/kube-flannel/*.log"):
+            (destination / f"{node}-{log.parts[-3].split('_')[1]}-{log.name}").write_bytes(log.read_bytes())
