@@ -106,6 +106,10 @@ fn count(
     report.removed += before.keys().filter(|block| !after.contains_key(block)).count() as u64;
 }
 
+/// Behind the metric 0 of a route without one. The device and its routes outlive the process; a flanneld that is started then makes a
+/// device of its own, and takes a route to the network that has the same metric for its own.
+const METRIC: u32 = 100;
+
 impl Common {
     /// The MTU of the device, which has one for both families. IPv6 needs 1280 bytes, and where a datagram of that size does not fit
     /// it is sent in fragments.
@@ -152,6 +156,7 @@ impl Common {
     fn route(&self, block: IpNetwork, link: u32) -> Route {
         let mut route = Route::new(block, self.routes.protocol).direct(link);
         route.table = self.routes.table;
+        route.metric = route.metric.max(METRIC);
         route
     }
 
