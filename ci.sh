@@ -281,8 +281,8 @@ part_flanneld() {
     fi
     local log; log=$(mktemp)
     cargo test --workspace --all-features --test flanneld --no-run
-    # Every test starts several programs, and the udp backend needs a TUN device.
-    local tests=(cargo test --offline --workspace --all-features --test flanneld -- --ignored --test-threads 2)
+    # The programs wait more than they work. The udp backend needs a TUN device.
+    local tests=(cargo test --offline --workspace --all-features --test flanneld -- --ignored --test-threads 4)
     if [ "$(id -u)" != 0 ]; then
         skip "the udp backend beside flanneld needs root: run ./ci.sh flanneld as root"
         unshare -rn "${tests[@]:0:2}" --locked "${tests[@]:2}" --skip tun_ 2>&1 | tee "$log"

@@ -58,3 +58,33 @@ async fn nodes_of_both_that_start_at_once_have_subnets_of_their_own() {
     assert_eq!(subnets.len(), 6, "{subnets:?}");
     cluster.connected_pods().await;
 }
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn a_role_for_config_and_subnets_alone_suffices_for_both() {
+    let cluster = Cluster::new(2, &ipv4("host-gw")).await;
+    for line in [
+        "role add flanneld",
+        "role grant-permission flanneld read /coreos.com/network/config",
+        "role grant-permission flanneld --prefix=true readwrite /coreos.com/network/subnets",
+        "user add flanneld:secret",
+        "user grant-role flanneld flanneld",
+        "user add root:secret",
+        "user grant-role root root",
+        "auth enable",
+    ] {
+        cluster.etcd.ctl(&line.split(' ').collect::<Vec<_>>()).await.unwrap();
+    }
+    let user = ["-etcd-username=flanneld", "-etcd-password=secret"];
+    let (mut theirs, mut ours) = (cluster.theirs(0), cluster.ours(1));
+    theirs.args(user);
+    ours.args(user);
+    let file = cluster.subnet_file(0);
+    let _theirs = Flanneld::start(cluster.host(0), theirs, &file).await.unwrap();
+    let mut ours = cluster.host(1).spawn(ours).unwrap();
+    let limit = std::time::Duration::from_secs(60);
+    let goes_without = "this user may not read /coreos.com/network/subnet-owners/";
+    ours.line(limit, |line| line.contains(goes_without)).await.unwrap();
+    ours.line(limit, |line| line.contains(" ready subnet=")).await.unwrap();
+    cluster.connected_pods().await;
+}

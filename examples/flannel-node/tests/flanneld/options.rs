@@ -60,8 +60,10 @@ async fn what_flanneld_starts_with_starts_this_program() {
             command.envs(variables.iter().copied());
             command
         };
-        let theirs = does(&cluster, 0, with(cluster.theirs(0)), "Wrote subnet file to").await;
-        let ours = does(&cluster, 1, with(cluster.ours(1)), " ready subnet=").await;
+        let (theirs, ours) = tokio::join!(
+            does(&cluster, 0, with(cluster.theirs(0)), "Wrote subnet file to"),
+            does(&cluster, 1, with(cluster.ours(1)), " ready subnet="),
+        );
         if (theirs, ours) != (*starts, *starts) {
             different.push(format!("{arguments:?} {variables:?}: flanneld {theirs}, ours {ours}"));
         }
