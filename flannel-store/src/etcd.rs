@@ -1,12 +1,8 @@
 //! Leases in etcd, shared with flannel.
 
-use async_trait::async_trait;
-use flannel_core::{
-    Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, SubnetLease,
-};
-use futures::stream::BoxStream;
+use flannel_core::NodeId;
 
-use crate::registry_store::{LeaseOptions, RegistryStore, StoreStats};
+use crate::registry_store::{LeaseOptions, RegistryStore};
 
 mod client;
 mod config;
@@ -67,8 +63,7 @@ pub use etcd_registry::EtcdRegistry;
 /// # Runtime
 ///
 /// Calls and watches need a tokio runtime with time and I/O enabled, and panic without.
-#[derive(Debug)]
-pub struct EtcdStore(RegistryStore<EtcdRegistry>);
+pub type EtcdStore = RegistryStore<EtcdRegistry>;
 
 impl EtcdStore {
     /// The store that `config` describes, as `node` uses it. It reads the certificates and connects with the first call.
@@ -76,39 +71,11 @@ impl EtcdStore {
     /// # Errors
     ///
     /// [`EtcdConfigError`].
-    pub fn new(
+    pub fn open(
         config: &EtcdConfig,
         node: NodeId,
         options: LeaseOptions,
     ) -> Result<Self, EtcdConfigError> {
-        Ok(Self(RegistryStore::new(EtcdRegistry::new(config)?, node, options)))
-    }
-
-    /// What has been counted so far.
-    pub fn stats(&self) -> StoreStats {
-        self.0.stats()
-    }
-}
-
-#[async_trait]
-impl Store for EtcdStore {
-    async fn config(&self) -> Result<NetworkConfig, StoreError> {
-        self.0.config().await
-    }
-
-    async fn previous(&self) -> Result<Option<Lease>, StoreError> {
-        self.0.previous().await
-    }
-
-    async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
-        self.0.acquire(attrs).await
-    }
-
-    fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
-        self.0.watch()
-    }
-
-    fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
-        self.0.watch_config()
+        Ok(Self::new(EtcdRegistry::new(config)?, node, options))
     }
 }

@@ -2,16 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use async_trait::async_trait;
-use flannel_core::{
-    ConfigError, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError,
-    SubnetLease,
-};
-use futures::stream::BoxStream;
+use flannel_core::{ConfigError, NetworkConfig, NodeId, StoreError};
 
 use crate::{
     registry::RegistryError,
-    registry_store::{LeaseOptions, RegistryStore, StoreStats, store_error},
+    registry_store::{LeaseOptions, RegistryStore, store_error},
 };
 
 mod file_registry;
@@ -63,8 +58,7 @@ use folder::Folder;
 /// # Runtime
 ///
 /// Calls and watches need a tokio runtime with time and I/O enabled, and panic without.
-#[derive(Debug)]
-pub struct FileStore(RegistryStore<FileRegistry>);
+pub type FileStore = RegistryStore<FileRegistry>;
 
 /// Why a network cannot be set up in a folder.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +108,7 @@ impl FileStore {
         options: LeaseOptions,
     ) -> Result<Self, StoreError> {
         let registry = FileRegistry::open(path).await.map_err(store_error)?;
-        Ok(Self(RegistryStore::new(registry, node, options)))
+        Ok(Self::new(registry, node, options))
     }
 
     /// Sets up the network of `config` in the folder at `path`, making it if it is not there.
@@ -155,34 +149,6 @@ impl FileStore {
                 })
             }
         }
-    }
-
-    /// What has been counted so far.
-    pub fn stats(&self) -> StoreStats {
-        self.0.stats()
-    }
-}
-
-#[async_trait]
-impl Store for FileStore {
-    async fn config(&self) -> Result<NetworkConfig, StoreError> {
-        self.0.config().await
-    }
-
-    async fn previous(&self) -> Result<Option<Lease>, StoreError> {
-        self.0.previous().await
-    }
-
-    async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
-        self.0.acquire(attrs).await
-    }
-
-    fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
-        self.0.watch()
-    }
-
-    fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
-        self.0.watch_config()
     }
 }
 

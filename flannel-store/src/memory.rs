@@ -5,16 +5,12 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use flannel_core::{
-    Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, SubnetLease,
-};
-use futures::stream::BoxStream;
+use flannel_core::{NetworkConfig, NodeId};
 use tokio::sync::Notify;
 
 use crate::{
     registry::{NewRecord, Record},
-    registry_store::{LeaseOptions, RegistryStore, StoreStats},
+    registry_store::{LeaseOptions, RegistryStore},
 };
 
 mod cluster_state;
@@ -84,7 +80,7 @@ impl MemoryCluster {
 
     /// The store as `node` uses it.
     pub fn store_with(&self, node: NodeId, options: LeaseOptions) -> MemoryStore {
-        MemoryStore(RegistryStore::new(self.registry(node.clone()), node, options))
+        RegistryStore::new(self.registry(node.clone()), node, options)
     }
 
     /// The registry as `node` is connected to it.
@@ -164,35 +160,4 @@ impl Shared {
 }
 
 /// One node's store in a [`MemoryCluster`].
-#[derive(Debug)]
-pub struct MemoryStore(RegistryStore<MemoryRegistry>);
-
-impl MemoryStore {
-    /// What has been counted so far.
-    pub fn stats(&self) -> StoreStats {
-        self.0.stats()
-    }
-}
-
-#[async_trait]
-impl Store for MemoryStore {
-    async fn config(&self) -> Result<NetworkConfig, StoreError> {
-        self.0.config().await
-    }
-
-    async fn previous(&self) -> Result<Option<Lease>, StoreError> {
-        self.0.previous().await
-    }
-
-    async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Box<dyn SubnetLease>, StoreError> {
-        self.0.acquire(attrs).await
-    }
-
-    fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
-        self.0.watch()
-    }
-
-    fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
-        self.0.watch_config()
-    }
-}
+pub type MemoryStore = RegistryStore<MemoryRegistry>;

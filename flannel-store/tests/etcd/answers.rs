@@ -274,7 +274,7 @@ async fn ten_thousand_leases_are_listed_at_once() {
     assert!(snapshot.records.iter().all(|r| r.lease().is_ok() && r.lifetime == Lifetime::Bounded));
 
     let store =
-        EtcdStore::new(&cluster.config(), "n1".parse().unwrap(), LeaseOptions::default()).unwrap();
+        EtcdStore::open(&cluster.config(), "n1".parse().unwrap(), LeaseOptions::default()).unwrap();
     let acquiring = Instant::now();
     let lease = acquire(&store, 1).await;
     println!("a lease among them: {:?}", acquiring.elapsed());

@@ -184,7 +184,7 @@ impl Cluster {
     }
 
     pub(crate) fn store_with(&self, node: &str, options: LeaseOptions) -> EtcdStore {
-        EtcdStore::new(&self.config(), node.parse().unwrap(), options).unwrap()
+        EtcdStore::open(&self.config(), node.parse().unwrap(), options).unwrap()
     }
 
     /// Calls etcd's own client, as root.

@@ -15,7 +15,7 @@ use crate::{
 
 /// Tries the store, by everything that it does, and has the one error with its reasons.
 async fn error(config: &EtcdConfig) -> StoreError {
-    let store = EtcdStore::new(config, "n1".parse().unwrap(), LeaseOptions::default()).unwrap();
+    let store = EtcdStore::open(config, "n1".parse().unwrap(), LeaseOptions::default()).unwrap();
     let error = timeout(LIMIT, store.config()).await.expect("in time").unwrap_err();
     let again = timeout(LIMIT, store.acquire(&at(1))).await.expect("in time").unwrap_err();
     // But for what the kernel says of a line that was hung up.
@@ -114,7 +114,7 @@ async fn a_login_where_there_are_no_users_is_no_error() {
         username: Some("flannel".into()),
         ..cluster.config()
     };
-    let store = EtcdStore::new(&config, "n1".parse().unwrap(), LeaseOptions::default()).unwrap();
+    let store = EtcdStore::open(&config, "n1".parse().unwrap(), LeaseOptions::default()).unwrap();
     acquire(&store, 1).await;
     assert!(!format!("{store:?}").contains("hunter2"));
 }
@@ -179,7 +179,7 @@ async fn certificates() {
 async fn files_that_cannot_be_used() {
     let cluster = cluster(Security::Certificates).await;
     let error = |config: &EtcdConfig| {
-        let store = EtcdStore::new(config, "n1".parse().unwrap(), LeaseOptions::default());
+        let store = EtcdStore::open(config, "n1".parse().unwrap(), LeaseOptions::default());
         chain(&store.unwrap_err()).replace(&cluster.folder.path().display().to_string(), "FOLDER")
     };
     let missing: PathBuf = cluster.path("missing.pem");

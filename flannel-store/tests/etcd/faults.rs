@@ -262,7 +262,7 @@ async fn a_watch_that_was_away_during_a_compaction_misses_nothing() {
     // Each on one member.
     for endpoint in cluster.config().endpoints {
         let config = EtcdConfig { endpoints: vec![endpoint], ..cluster.config() };
-        let store = EtcdStore::new(&config, "watcher".parse().unwrap(), LeaseOptions::default());
+        let store = EtcdStore::open(&config, "watcher".parse().unwrap(), LeaseOptions::default());
         watchers.push(Watcher::follow(&store.unwrap(), &cluster).await);
     }
     for (member, watcher) in watchers.iter_mut().enumerate() {
@@ -404,7 +404,7 @@ async fn dead_and_mute_endpoints_are_passed_over() {
     let begin = Instant::now();
     let acquired = (0..8u8).map(|n| {
         let store =
-            EtcdStore::new(&config, format!("n{n}").parse().unwrap(), LeaseOptions::default());
+            EtcdStore::open(&config, format!("n{n}").parse().unwrap(), LeaseOptions::default());
         async move {
             acquire(&store.unwrap(), n).await;
             begin.elapsed()

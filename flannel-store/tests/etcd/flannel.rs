@@ -70,7 +70,7 @@ async fn prefixes_are_joined_as_flannel_joins_them() {
     cluster.put("/a/b/config", r#"{"Network":"10.3.0.0/16"}"#);
     let config = flannel_store::EtcdConfig { prefix: "/a//b/".into(), ..cluster.config() };
     let options = flannel_store::LeaseOptions::default();
-    let store = flannel_store::EtcdStore::new(&config, "n1".parse().unwrap(), options).unwrap();
+    let store = flannel_store::EtcdStore::open(&config, "n1".parse().unwrap(), options).unwrap();
     acquire(&store, 1).await;
     assert_eq!(cluster.kvs("/a/b/subnets/").len(), 1);
 }

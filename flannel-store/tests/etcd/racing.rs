@@ -42,7 +42,7 @@ async fn thirty_nodes_that_start_together_share_no_address() {
             let hint = n.is_multiple_of(3).then(|| hint.parse().unwrap());
             let options = LeaseOptions { hint, ..LeaseOptions::default() };
             let id = format!("n{n}").parse().unwrap();
-            flannel_store::EtcdStore::new(&config, id, options).unwrap()
+            flannel_store::EtcdStore::open(&config, id, options).unwrap()
         };
         let stores: Vec<_> = (0..30).map(start).collect();
         let nodes = stores.iter().zip(1..).map(|(store, n)| acquire(store, n));

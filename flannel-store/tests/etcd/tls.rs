@@ -20,7 +20,7 @@ async fn cluster() -> Cluster {
 /// Why a node has no lease.
 async fn refused(cluster: &Cluster) -> String {
     let options = LeaseOptions::default();
-    let store = EtcdStore::new(&cluster.config(), "n2".parse().unwrap(), options).unwrap();
+    let store = EtcdStore::open(&cluster.config(), "n2".parse().unwrap(), options).unwrap();
     match store.acquire(&at(2)).await.unwrap_err() {
         StoreError::Denied { source, .. } | StoreError::Unavailable { source, .. } => {
             source.to_string()
