@@ -27,7 +27,4 @@ pub use peer_table::{NEXT_HOPS, PeerTable};
 pub use placement::PeerPlan;
 pub use table_options::{TableOptions, read_mtu, warn_of_unknown_options};
 pub use teardown::{Removed, remove_all};
-pub use uplink::{
-    PublicAddressError, Uplink, UplinkFinder, UplinkOptions, UplinkOptionsError, UplinkWatch,
-    check_public_address,
-};
+pub use uplink::{Uplink, UplinkFinder, UplinkOptions, UplinkOptionsError, UplinkWatch};

@@ -1,23 +1,15 @@
 //! The interface and the addresses that peers are reached from.
 
 mod finder;
-mod public_address;
 mod uplink_watch;
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flannel_core::NetworkConfig;
+use flannel_core::{NetworkConfig, UnusableAddress};
 use flannel_netlink::iface::{Interface, PatternError, Selector};
 use ipnetwork::IpNetwork;
 
-pub use self::{
-    finder::UplinkFinder,
-    public_address::{PublicAddressError, check_public_address},
-    uplink_watch::UplinkWatch,
-};
+pub use self::{finder::UplinkFinder, uplink_watch::UplinkWatch};
 
 /// How a node comes to its uplink, as flannel's options have it.
 ///
@@ -46,7 +38,7 @@ pub enum UplinkOptionsError {
     Pattern(#[from] PatternError),
     /// Peers could not reach this node at the public address.
     #[error(transparent)]
-    PublicAddress(#[from] PublicAddressError),
+    PublicAddress(#[from] UnusableAddress),
 }
 
 /// What a node uses to reach its peers.
@@ -74,23 +66,8 @@ impl Uplink {
         let addresses = [v4.map(IpAddr::V4), self.public_ip.map(IpAddr::V4)]
             .into_iter()
             .chain([v6.map(IpAddr::V6), self.public_ipv6.map(IpAddr::V6)]);
-        let ranges = ranges(config);
-        addresses.flatten().find_map(|address| {
-            let (_, network) = ranges.iter().find(|(range, _)| range.contains(&address))?;
-            Some((address, *network))
-        })
+        addresses.flatten().find_map(|address| Some((address, config.pod_network(address)?)))
     }
-}
-
-/// Where pods have their addresses: all subnets that nodes may get, and the network that they are in.
-fn ranges(config: &NetworkConfig) -> Vec<(RangeInclusive<IpAddr>, IpNetwork)> {
-    let ipv4 = config.ipv4().map(|range| {
-        (range.subnet_min().into()..=range.last_address().into(), range.network().into())
-    });
-    let ipv6 = config.ipv6().map(|range| {
-        (range.subnet_min().into()..=range.last_address().into(), range.network().into())
-    });
-    ipv4.into_iter().chain(ipv6).collect()
 }
 
 fn selectors(options: &UplinkOptions) -> Result<Vec<Selector>, PatternError> {
@@ -147,23 +124,6 @@ mod tests {
         let public_ip = Some([203, 0, 113, 1].into());
         let options = UplinkOptions { public_ip, ..UplinkOptions::default() };
         assert_eq!(shown(&options), ["address 203.0.113.1", "default route"]);
-    }
-
-    #[test]
-    fn pods_are_in_subnets_that_nodes_may_get() {
-        let config = r#"{"Network":"10.0.0.0/8","SubnetMin":"10.244.0.0","SubnetMax":"10.244.255.0","EnableIPv6":true,
-            "IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
-        let config: NetworkConfig = config.parse().unwrap();
-        let ranges = ranges(&config);
-        let is_pods = |ip: &str| {
-            ranges.iter().any(|(range, _)| range.contains(&ip.parse::<IpAddr>().unwrap()))
-        };
-        for ip in ["10.244.0.0", "10.244.255.255", "fd00:10:244:1::", "fd00:10:244:ffff:ffff::"] {
-            assert!(is_pods(ip), "{ip}");
-        }
-        for ip in ["10.243.255.255", "10.245.0.0", "10.0.0.1", "fd00:10:245::", "::", "0.0.0.0"] {
-            assert!(!is_pods(ip), "{ip}");
-        }
     }
 
     #[test]

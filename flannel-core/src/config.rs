@@ -5,11 +5,12 @@ mod backend_config;
 mod builder;
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     str::FromStr,
 };
 
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde::{
     Deserialize, Serialize, Serializer,
     ser::{Error as _, SerializeMap},
@@ -96,6 +97,23 @@ impl NetworkConfig {
     /// Which backend to use, with its options.
     pub fn backend(&self) -> &BackendConfig {
         &self.backend
+    }
+
+    /// Where pods have their addresses: all subnets that nodes may get, and the network that they are in.
+    pub fn pod_ranges(&self) -> Vec<(RangeInclusive<IpAddr>, IpNetwork)> {
+        let ipv4 = self.ipv4.map(|range| {
+            (range.subnet_min().into()..=range.last_address().into(), range.network().into())
+        });
+        let ipv6 = self.ipv6.map(|range| {
+            (range.subnet_min().into()..=range.last_address().into(), range.network().into())
+        });
+        ipv4.into_iter().chain(ipv6).collect()
+    }
+
+    /// The network of the subnets that nodes may get, if `address` lies in one of them.
+    pub fn pod_network(&self, address: IpAddr) -> Option<IpNetwork> {
+        let mut ranges = self.pod_ranges().into_iter();
+        ranges.find_map(|(range, network)| range.contains(&address).then_some(network))
     }
 
     /// Whether `subnet` is one that a node may hold: its families are exactly the enabled ones, each in range and of the right size.

@@ -13,6 +13,7 @@ mod lease;
 mod node;
 mod peers;
 mod public_address;
+mod random;
 mod report;
 mod store;
 mod subnet;
@@ -34,7 +35,8 @@ pub use node::{
     Totals,
 };
 pub use peers::{FoldOutcome, Peers, Revision};
-pub use public_address::{UnusableAddress, check_public_address, check_published};
+pub use public_address::{UnusableAddress, check_chosen_address, check_published};
+pub use random::SplitMix64;
 pub use report::{
     Family, PeerFault, PeerProblem, Repaired, RoutingMode, SyncReport, Transport, Warning,
 };

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::lease::LeaseAttrs;
+use crate::{config::NetworkConfig, lease::LeaseAttrs};
 
 /// An address, or other attributes, that cannot be published.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -10,13 +10,13 @@ use crate::lease::LeaseAttrs;
 pub enum UnusableAddress {
     /// No peer could reach this node at it.
     #[error(
-        "{address} cannot be the public address of a node: it is {what}; use an address of the uplink that peers can reach"
+        "{address} cannot be this node's public address: it is {what}; use an address of the uplink that peers can reach"
     )]
     Address {
         /// The address.
         address: IpAddr,
         /// What kind of address it is.
-        what: &'static str,
+        what: String,
     },
     /// The attributes would be read back as others, so that publishing them would never end.
     #[error("{published} would be read back as {read}")]
@@ -29,14 +29,7 @@ pub enum UnusableAddress {
 }
 
 /// Whether peers can reach a node at `address`, as far as the address alone tells.
-///
-/// Link-local IPv4 addresses (169.254.0.0/16) pass: some clusters use them on purpose. Those of IPv6 do not, because they mean
-/// nothing without an interface.
-///
-/// # Errors
-///
-/// [`UnusableAddress::Address`], saying what kind of address it is.
-pub fn check_public_address(address: IpAddr) -> Result<(), UnusableAddress> {
+fn check_public_address(address: IpAddr) -> Result<(), UnusableAddress> {
     let what = match address {
         _ if address.is_unspecified() => "the unspecified address",
         _ if address.is_loopback() => "a loopback address",
@@ -47,11 +40,34 @@ pub fn check_public_address(address: IpAddr) -> Result<(), UnusableAddress> {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4-mapped address",
         _ => return Ok(()),
     };
-    Err(UnusableAddress::Address { address, what })
+    Err(UnusableAddress::Address { address, what: what.into() })
 }
 
-/// Whether `attrs` can be published: each address passes [`check_public_address`], and peers read what was
-/// written.
+/// Whether an operator can have a node of this network publish `address`: peers can reach a node at it, and it is not the
+/// address of a pod.
+///
+/// Link-local IPv4 addresses (169.254.0.0/16) pass: some clusters use them on purpose. Those of IPv6 do not, because they mean
+/// nothing without an interface.
+///
+/// # Errors
+///
+/// [`UnusableAddress::Address`], saying what kind of address it is.
+pub fn check_chosen_address(
+    address: IpAddr,
+    config: &NetworkConfig,
+) -> Result<(), UnusableAddress> {
+    check_public_address(address)?;
+    match config.pod_network(address) {
+        None => Ok(()),
+        Some(network) => {
+            let what = format!("an address of pods, in the network {network}");
+            Err(UnusableAddress::Address { address, what })
+        }
+    }
+}
+
+/// Whether `attrs` can be published: peers can reach a node at each address, and read what was written. An address of the pod
+/// network passes, because an uplink may have no other.
 ///
 /// # Errors
 ///
@@ -77,6 +93,21 @@ mod tests {
 
     use super::*;
 
+    fn config() -> NetworkConfig {
+        r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:4::/48"}"#
+            .parse()
+            .unwrap()
+    }
+
+    fn attrs(address: IpAddr) -> LeaseAttrs {
+        let (mut v4, mut v6) = (None, None);
+        match address {
+            IpAddr::V4(address) => v4 = Some(address),
+            IpAddr::V6(address) => v6 = Some(address),
+        }
+        LeaseAttrs { public_ip: v4, public_ipv6: v6, ..LeaseAttrs::default() }
+    }
+
     #[test]
     fn an_address_that_cannot_serve_is_refused_by_name() {
         for (address, what) in [
@@ -91,12 +122,21 @@ mod tests {
             ("0.1.2.3", "reserved"),
             ("fe80::1", "link-local"),
             ("::ffff:192.0.2.1", "IPv4-mapped"),
+            ("10.244.7.1", "pods"),
+            ("10.244.255.255", "pods"),
+            ("fd00:4:0:7::1", "pods"),
         ] {
-            let error = check_public_address(address.parse().unwrap()).unwrap_err();
+            let address = address.parse().unwrap();
+            let error = check_chosen_address(address, &config()).unwrap_err();
             assert!(error.to_string().contains(what), "{error}");
+            assert_eq!(check_published(&attrs(address)).is_ok(), what == "pods", "{address}");
         }
-        for address in ["192.0.2.1", "169.254.3.4", "10.4.0.1", "2001:db8::1", "fd00:4::1"] {
-            assert_eq!(check_public_address(address.parse().unwrap()), Ok(()));
+        for address in
+            ["192.0.2.1", "10.243.255.255", "10.245.0.0", "169.254.3.4", "2001:db8::1", "fd00:5::1"]
+        {
+            let address = address.parse().unwrap();
+            assert_eq!(check_chosen_address(address, &config()), Ok(()));
+            assert_eq!(check_published(&attrs(address)), Ok(()));
         }
     }
 

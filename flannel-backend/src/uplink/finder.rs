@@ -3,7 +3,7 @@ use std::{
     sync::Arc,
 };
 
-use flannel_core::{BackendError, Lease, NetworkConfig};
+use flannel_core::{BackendError, Lease, NetworkConfig, check_chosen_address};
 use flannel_netlink::{
     Connection, Namespace,
     iface::{Families, Interface, InterfaceChanges, Search, select_interface},
@@ -12,9 +12,7 @@ use flannel_netlink::{
 };
 use tokio::sync::Mutex;
 
-use super::{
-    Uplink, UplinkOptions, UplinkOptionsError, UplinkWatch, check_public_address, ranges, selectors,
-};
+use super::{Uplink, UplinkOptions, UplinkOptionsError, UplinkWatch, selectors};
 
 /// Finds the uplink, as often as it is asked, and keeps to it: an address that was found or published stays while it is usable, and
 /// the last one while none is. Clones share what they know.
@@ -59,10 +57,10 @@ impl UplinkFinder {
             .flatten()
             .collect();
         for address in &preferred {
-            check_public_address(*address, config)?;
+            check_chosen_address(*address, config)?;
         }
         let mut search = Search::new(families, selectors(options)?);
-        search.pods = ranges(config).into_iter().map(|(range, _)| range).collect();
+        search.pods = config.pod_ranges().into_iter().map(|(range, _)| range).collect();
         search.preferred = preferred;
         let shared = Shared { connection: None, search, knows_lease: false };
         let shared = Arc::new(Mutex::new(shared));

@@ -242,3 +242,17 @@ fn null_is_refused_where_flannel_refuses_it() {
     let nulls = r#"{"Network":"10.3.0.0/16","SubnetLen":null,"EnableIPv6":null,"IPv6SubnetMin":null,"IPv6SubnetMax":null,"IPv6SubnetLen":null}"#;
     assert_eq!(parse(nulls), parse(r#"{"Network":"10.3.0.0/16"}"#));
 }
+
+#[test]
+fn pods_are_in_subnets_that_nodes_may_get() {
+    let config = r#"{"Network":"10.0.0.0/8","SubnetMin":"10.244.0.0","SubnetMax":"10.244.255.0","EnableIPv6":true,
+        "IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
+    let config: NetworkConfig = config.parse().unwrap();
+    let is_pods = |ip: &str| config.pod_network(ip.parse().unwrap()).is_some();
+    for ip in ["10.244.0.0", "10.244.255.255", "fd00:10:244:1::", "fd00:10:244:ffff:ffff::"] {
+        assert!(is_pods(ip), "{ip}");
+    }
+    for ip in ["10.243.255.255", "10.245.0.0", "10.0.0.1", "fd00:10:245::", "::", "0.0.0.0"] {
+        assert!(!is_pods(ip), "{ip}");
+    }
+}

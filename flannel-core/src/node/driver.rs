@@ -30,7 +30,6 @@ use super::{
     operation::{Operation, Outcome, operate},
     outage_log::OutageLog,
     pings::Pings,
-    random::Random,
     removals::{Grace, PendingRemovals},
     session::{Session, next_event},
     status::log_problems,
@@ -43,6 +42,7 @@ use crate::{
     lease::{Lease, LeaseAttrs, LeaseEvent},
     peers::Peers,
     public_address::check_published,
+    random::SplitMix64,
     report::SyncReport,
     store::{Store, StoreError},
 };
@@ -54,7 +54,7 @@ pub(super) struct Driver {
     status: watch::Sender<Status>,
     requests: mpsc::Receiver<Request>,
     outages: Mutex<OutageLog>,
-    random: Random,
+    random: SplitMix64,
 }
 
 /// Why the loop turned.
@@ -85,7 +85,7 @@ impl Driver {
         status: watch::Sender<Status>,
         requests: mpsc::Receiver<Request>,
     ) -> Self {
-        let random = Random::new(options.seed);
+        let random = SplitMix64::new(options.seed);
         Self { store, backend, options, status, requests, outages: Mutex::default(), random }
     }
 
@@ -205,7 +205,7 @@ impl Driver {
                 let work = operate(backend.as_ref(), network.as_mut(), operation, deadline);
                 let mut work = pin!(work);
                 loop {
-                    let random = self.random.next();
+                    let random = self.random.next_u64();
                     let sync_at = session.sync_at.filter(|_| waiting && session.known);
                     let input = select! {
                         biased;
@@ -276,7 +276,7 @@ impl Driver {
             // What cannot be heard has to be looked for.
             Err(error) => {
                 self.fail(Activity::Sync, &error);
-                let retry = now + session.drift_backoff.after_failure(self.random.next());
+                let retry = now + session.drift_backoff.after_failure(self.random.next_u64());
                 session.sync_by(retry);
                 session.listen_from = retry + DRIFT_PAUSE;
             }
@@ -313,7 +313,7 @@ impl Driver {
             Err(_) => true,
         };
         if again {
-            let retry = Instant::now() + session.backoff.after_failure(self.random.next());
+            let retry = Instant::now() + session.backoff.after_failure(self.random.next_u64());
             session.sync_by(retry);
         } else {
             session.backoff.reset();
@@ -344,8 +344,8 @@ impl Driver {
     }
 
     /// Random numbers for something that goes on beside the loop.
-    fn fork(&mut self) -> Random {
-        Random::new(self.random.next())
+    fn fork(&mut self) -> SplitMix64 {
+        SplitMix64::new(self.random.next_u64())
     }
 
     fn backoff(&self) -> Backoff {

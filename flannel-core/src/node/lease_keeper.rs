@@ -8,11 +8,11 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::random::Random;
 use crate::{
     backoff::Backoff,
     fault::{FaultKind, Faulty},
     lease::{Lease, LeaseAttrs},
+    random::SplitMix64,
     store::{Store, StoreError, SubnetLease, trusted_for},
     subnet::Subnet,
 };
@@ -43,7 +43,7 @@ pub(super) struct LeaseKeeper {
     /// Between losses that follow each other.
     losses: Backoff,
     taken_anew: Option<Instant>,
-    random: Random,
+    random: SplitMix64,
     deadline: Duration,
     margin: Duration,
 }
@@ -118,7 +118,7 @@ impl LeaseKeeper {
         store: Arc<dyn Store>,
         (began, lease): (Instant, Box<dyn SubnetLease>),
         backoff: Backoff,
-        random: Random,
+        random: SplitMix64,
         Timing { deadline, margin }: Timing,
     ) -> Self {
         let current = lease.lease().clone();
@@ -293,7 +293,7 @@ impl LeaseKeeper {
             None => self.idle_backoff.limited_to(Duration::MAX),
         };
         // A tenth less or more keeps nodes that started together apart.
-        let spread = 0.9 + 0.2 * (self.random.next() as f64 / u64::MAX as f64);
+        let spread = 0.9 + 0.2 * (self.random.next_u64() as f64 / u64::MAX as f64);
         let now = Instant::now();
         self.due = lease.ttl().map(|ttl| now + renewed_after(ttl, self.margin).mul_f64(spread));
         if self.again || self.lease.attrs != self.attrs {
@@ -313,12 +313,12 @@ impl LeaseKeeper {
             self.losses.reset();
             self.due = Some(now);
         } else {
-            self.due = Some(now + self.losses.after_failure(self.random.next()));
+            self.due = Some(now + self.losses.after_failure(self.random.next_u64()));
         }
     }
 
     fn retry(&mut self) {
-        self.due = Some(Instant::now() + self.backoff.after_failure(self.random.next()));
+        self.due = Some(Instant::now() + self.backoff.after_failure(self.random.next_u64()));
     }
 }
 

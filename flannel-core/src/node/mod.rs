@@ -7,7 +7,6 @@ mod lease_keeper;
 mod operation;
 mod outage_log;
 mod pings;
-mod random;
 mod removals;
 mod session;
 mod status;

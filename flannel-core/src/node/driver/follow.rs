@@ -46,7 +46,7 @@ impl Driver {
         let event = match item {
             Some(Ok(event)) => event,
             Some(Err(error)) => {
-                let pause = session.watch_errors.after_failure(self.random.next());
+                let pause = session.watch_errors.after_failure(self.random.next_u64());
                 session.poll_from = Instant::now() + pause;
                 return self.fail(Activity::Watch, &error);
             }
@@ -125,7 +125,7 @@ impl Driver {
         if now.saturating_duration_since(session.watched_from) >= self.options.retry_longest {
             session.watches.reset();
         }
-        let wait = session.watches.after_failure(self.random.next());
+        let wait = session.watches.after_failure(self.random.next_u64());
         session.watched_from = now + wait;
         let store = Arc::clone(&self.store);
         let watch = async move {

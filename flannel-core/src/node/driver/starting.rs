@@ -14,10 +14,9 @@ use crate::{
     config::NetworkConfig,
     fault::Activity,
     lease::Lease,
-    node::{
-        NodeError, config_watch::ConfigWatch, failure::Failure, random::Random, session::Session,
-    },
+    node::{NodeError, config_watch::ConfigWatch, failure::Failure, session::Session},
     public_address::check_published,
+    random::SplitMix64,
     store::SubnetLease,
 };
 
@@ -82,7 +81,7 @@ impl Driver {
     /// The configuration as soon as there is one.
     pub(super) async fn first_config(
         &self,
-        random: &mut Random,
+        random: &mut SplitMix64,
     ) -> Result<NetworkConfig, NodeError> {
         let mut changes = None;
         let mut backoff = self.backoff();
@@ -97,7 +96,7 @@ impl Driver {
                 Err(elapsed) => Failure::late(Activity::Config.to_string(), elapsed),
             };
             self.fail(Activity::Config, &error);
-            let wait = sleep(backoff.after_failure(random.next()));
+            let wait = sleep(backoff.after_failure(random.next_u64()));
             let shortest = self.options.retry_shortest;
             let changes = changes.get_or_insert_with(|| ConfigWatch::new(&*self.store, shortest));
             let mut wait = pin!(wait);
@@ -105,7 +104,7 @@ impl Driver {
                 select! {
                     biased;
                     () = &mut wait => break,
-                    change = changes.next(random.next()) => if change.is_ok() { break },
+                    change = changes.next(random.next_u64()) => if change.is_ok() { break },
                 }
             }
         }
@@ -115,7 +114,7 @@ impl Driver {
     pub(super) async fn persist<T, E: Failure, F: Future<Output = Result<T, E>>>(
         &self,
         activity: Activity,
-        random: &mut Random,
+        random: &mut SplitMix64,
         call: impl Fn() -> F,
     ) -> Result<T, NodeError> {
         let mut backoff = self.backoff();
@@ -132,7 +131,7 @@ impl Driver {
                 return Err(error.into_final());
             }
             self.fail(activity, &error);
-            sleep(backoff.after_failure(random.next())).await;
+            sleep(backoff.after_failure(random.next_u64())).await;
         }
     }
 }
