@@ -97,7 +97,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///   after it, also if the configuration goes away ([`StoreError::ConfigMissing`]), cannot be used or comes back. Changes that follow
     ///   each other closely may be folded into the last one.
     /// * After an `Err` the stream goes on by itself; it never ends. Whoever polls it waits a little after other errors than those of
-    ///   the configuration itself.
+    ///   the configuration itself. The next item after such an error is what the configuration is then, changed or not.
     fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>>;
 }
 

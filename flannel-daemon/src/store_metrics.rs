@@ -107,7 +107,6 @@ impl Registry for TimedRegistry {
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::NodeId;
     use flannel_store::MemoryCluster;
 
     use super::*;
@@ -116,8 +115,7 @@ mod tests {
     async fn answers_are_timed_and_lost_races_are_no_failures() {
         let cluster = MemoryCluster::new(&r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap());
         let times = StoreTimes::default();
-        let registry =
-            TimedRegistry::new(Box::new(cluster.registry(NodeId::new("n1").unwrap())), &times);
+        let registry = TimedRegistry::new(Box::new(cluster.registry()), &times);
         let write = NewRecord { value: "{}".into(), owner: None, ttl: None };
         registry.create("10.3.7.0-24", &write).await.unwrap();
         registry.create("10.3.7.0-24", &write).await.unwrap_err();

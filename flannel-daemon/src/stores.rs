@@ -170,8 +170,8 @@ fn etcd(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptions> {
     let registry = EtcdRegistry::new(config).map_err(InvalidOptions::new)?;
     let open = async { anyhow::Ok(OpenStore::Registry(Box::new(registry))) };
     let identity = format!("{:?} {}", config.endpoints, config.prefix);
-    let files = [&config.ca_file, &config.cert_file, &config.key_file];
-    let folders = files.into_iter().flatten().filter_map(|file| parent_folder(file));
+    let files = [&config.ca, &config.cert, &config.key].into_iter().flatten();
+    let folders = files.filter_map(|file| file.path()).filter_map(parent_folder);
     Ok(folders.fold(StorePlan::new(open).with_identity(identity), StorePlan::reads))
 }
 
@@ -203,8 +203,7 @@ fn memory(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptions> {
         let reason = anyhow!("--store memory needs --network: it has none by itself");
         return Err(InvalidOptions::new(reason));
     };
-    let registry =
-        MemoryCluster::new(network).registry(NodeId::new("memory").expect("a word is a node id"));
+    let registry = MemoryCluster::new(network).registry();
     let open = async { anyhow::Ok(OpenStore::Registry(Box::new(registry))) };
     Ok(StorePlan::new(open))
 }

@@ -19,7 +19,7 @@ mod list;
 mod proto;
 mod verifier;
 
-pub use config::{EtcdConfig, EtcdConfigError, EtcdPassword};
+pub use config::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdPem};
 pub use etcd_registry::EtcdRegistry;
 
 /// One node's store in etcd, version 3.4 or later, that it may share with nodes of flannel.
@@ -51,7 +51,7 @@ pub use etcd_registry::EtcdRegistry;
 ///
 /// A node is connected to one of the endpoints, any of them at first, and takes the next one when that one cannot be
 /// connected to within two seconds, fails, has no leader, or leaves a call without answer for five seconds. A watch notices a
-/// member that hangs within ten. Certificates are read again for each connection. Where a password is used, the login is
+/// member that hangs within ten. Files of certificates are read again for each connection. Where a password is used, the login is
 /// renewed when etcd has forgotten it.
 ///
 /// # Permissions

@@ -19,7 +19,6 @@ mod inotify;
 mod lease_file;
 mod listing;
 mod lock;
-mod pile;
 
 pub use file_registry::FileRegistry;
 

@@ -17,16 +17,18 @@ mod registry_store;
 pub mod testing;
 
 #[cfg(feature = "etcd")]
-pub use etcd::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdRegistry, EtcdStore};
+pub use etcd::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdPem, EtcdRegistry, EtcdStore};
 #[cfg(feature = "file")]
 pub use file::{FileRegistry, FileStore, InitError};
-pub use registry_store::{LeaseOptions, RegistryStore, StoreStats, network_config};
+pub use registry_store::{
+    LeaseOptions, RegistryStore, StoreStats, network_config, watch_network_config,
+};
 /// Parsers of what is stored, for fuzzers.
 #[cfg(all(feature = "file", feature = "testing"))]
 pub mod fuzzing {
     pub use crate::file::fuzzing::reprint;
 }
-pub use memory::{Cut, MemoryCluster, MemoryRegistry, MemoryStore};
+pub use memory::{MemoryCluster, MemoryRegistry, MemoryStore};
 pub use registry::{
     Change, ConfigText, Lifetime, NewRecord, Record, RecordError, Registry, RegistryError, Snapshot,
 };

@@ -1,9 +1,6 @@
 //! A cluster's leases in this process's memory: for tests, simulations, and clusters of one process.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use flannel_core::{NetworkConfig, NodeId};
 use tokio::sync::Notify;
@@ -14,19 +11,15 @@ use crate::{
 };
 
 mod cluster_state;
-mod link;
 mod memory_registry;
 
-pub use link::Cut;
 pub use memory_registry::MemoryRegistry;
 
 use cluster_state::State;
-use link::Link;
 
 /// The leases of one network, shared by all that clone it.
 ///
-/// Time is tokio's, so that tests with paused time control expiry. The methods beside [`store`](Self::store) and
-/// [`registry`](Self::registry) do to the cluster what operators, networks and time do to a real one.
+/// Time is tokio's, so that tests with paused time control expiry.
 ///
 /// # Examples
 ///
@@ -80,12 +73,12 @@ impl MemoryCluster {
 
     /// The store as `node` uses it.
     pub fn store_with(&self, node: NodeId, options: LeaseOptions) -> MemoryStore {
-        RegistryStore::new(self.registry(node.clone()), node, options)
+        RegistryStore::new(self.registry(), node, options)
     }
 
-    /// The registry as `node` is connected to it.
-    pub fn registry(&self, node: NodeId) -> MemoryRegistry {
-        MemoryRegistry::new(Arc::clone(&self.shared), node)
+    /// The registry behind the stores.
+    pub fn registry(&self) -> MemoryRegistry {
+        MemoryRegistry::new(Arc::clone(&self.shared))
     }
 
     /// Everything that is stored now, in the order of keys.
@@ -105,35 +98,23 @@ impl MemoryCluster {
         self.shared.work(|state| state.remove(key))
     }
 
+    /// Replaces the network's configuration; `None` removes it. Any text is taken.
+    pub fn set_config(&self, text: Option<&str>) {
+        self.shared.work(|state| (state.config, state.changed) = (text.map(Into::into), true));
+    }
+}
+
+/// What time, accidents and readers that leave do to a cluster.
+#[cfg(feature = "testing")]
+impl MemoryCluster {
     /// Lets a record's time be over now; whether there was one that expires.
     pub fn expire(&self, key: &str) -> bool {
         self.shared.work(|state| state.expire(key))
     }
 
-    /// Replaces the network's configuration; `None` removes it. Any text is taken.
-    pub fn set_config(&self, text: Option<&str>) {
-        self.shared.work(|state| (state.config, state.changed) = (text.map(Into::into), true));
-    }
-
     /// Forgets all remembered changes, so that every watcher that has not seen them gets a reset.
     pub fn compact(&self) {
         self.shared.work(State::compact);
-    }
-
-    /// Cuts `node` off: its calls and watches fail or hang until [`heal`](Self::heal). What was on its way to the store may
-    /// have happened.
-    pub fn cut(&self, node: &NodeId, cut: Cut) {
-        self.shared.work(|state| state.link(node).cut = Some(cut));
-    }
-
-    /// Connects `node` again, without delay.
-    pub fn heal(&self, node: &NodeId) {
-        self.shared.work(|state| *state.link(node) = Link::default());
-    }
-
-    /// Makes every call and every watched change of `node` take `delay`.
-    pub fn delay(&self, node: &NodeId, delay: Duration) {
-        self.shared.work(|state| state.link(node).delay = delay);
     }
 
     /// How many watches are open now.

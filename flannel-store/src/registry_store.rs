@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backoff, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, Subnet,
-    SubnetLease,
+    Backoff, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, SplitMix64, Store, StoreError,
+    Subnet, SubnetLease,
 };
 use futures::{StreamExt, stream, stream::BoxStream};
 use tracing::{debug, info};
@@ -21,7 +21,6 @@ use crate::registry::{ConfigText, Record, Registry, RegistryError, Snapshot};
 
 mod challenge;
 mod held_lease;
-mod jitter;
 mod lease_events;
 #[cfg(test)]
 mod model;
@@ -34,7 +33,6 @@ mod record_errors;
 
 use challenge::{Challenged, challenge, is_doubtful};
 use held_lease::Held;
-use jitter::Jitter;
 use overlaps::Overlaps;
 use perform::perform;
 use protocol::{Acquiring, Answer, Candidate, Next, Request};
@@ -82,16 +80,24 @@ use record_errors::RecordErrors;
 /// not told apart, unless the id is the address. A holder that cannot reach the store cannot answer: do not give its address
 /// to another host.
 pub struct RegistryStore<R> {
-    registry: Arc<R>,
-    node: NodeId,
+    shared: Arc<Shared<R>>,
     options: LeaseOptions,
     /// The subnet that this handle acquired last.
     last: Mutex<Option<Subnet>>,
     recent: RecentList,
-    overlaps: Arc<Overlaps>,
-    counters: Arc<Counters>,
-    record_errors: Arc<RecordErrors>,
-    jitter: Arc<Jitter>,
+}
+
+/// What a store has in common with its watches and leases.
+#[derive(Debug)]
+struct Shared<R> {
+    registry: Arc<R>,
+    node: NodeId,
+    overlaps: Overlaps,
+    record_errors: RecordErrors,
+    races_lost: AtomicU64,
+    resets: AtomicU64,
+    /// Seeded by the node's name: nodes differ in their waits, and a simulation can be repeated.
+    random: Mutex<SplitMix64>,
 }
 
 /// What a node may choose about its lease.
@@ -121,44 +127,48 @@ pub struct StoreStats {
     pub skipped: u64,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    races_lost: AtomicU64,
-    resets: AtomicU64,
+impl<R> Shared<R> {
+    fn random(&self) -> u64 {
+        self.random.lock().expect("nothing panics while it is locked").next_u64()
+    }
 }
 
 impl<R: Registry> RegistryStore<R> {
     /// The store of `registry` as `node` uses it.
     pub fn new(registry: R, node: NodeId, options: LeaseOptions) -> Self {
-        Self {
+        let shared = Shared {
             registry: Arc::new(registry),
-            jitter: Arc::new(Jitter::new(&node)),
+            random: Mutex::new(SplitMix64::new(node.spread() as u64)),
             node,
+            overlaps: Overlaps::default(),
+            record_errors: RecordErrors::default(),
+            races_lost: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
             options,
             last: Mutex::default(),
             recent: RecentList::default(),
-            overlaps: Arc::default(),
-            counters: Arc::default(),
-            record_errors: Arc::default(),
         }
     }
 
     /// The registry behind the store.
     pub fn registry(&self) -> &R {
-        &self.registry
+        &self.shared.registry
     }
 
     /// The node whose store this is.
     pub fn node(&self) -> &NodeId {
-        &self.node
+        &self.shared.node
     }
 
     /// What has been counted so far.
     pub fn stats(&self) -> StoreStats {
         StoreStats {
-            races_lost: self.counters.races_lost.load(Ordering::Relaxed),
-            resets: self.counters.resets.load(Ordering::Relaxed),
-            skipped: self.record_errors.count(),
+            races_lost: self.shared.races_lost.load(Ordering::Relaxed),
+            resets: self.shared.resets.load(Ordering::Relaxed),
+            skipped: self.shared.record_errors.count(),
         }
     }
 
@@ -182,6 +192,26 @@ pub async fn network_config(
     parse_config(registry.config().await.map_err(store_error)?)
 }
 
+/// Follows the network's configuration in a registry, beginning with what it is now: for who needs it before there is a node.
+///
+/// As [`Store::watch_config`].
+pub fn watch_network_config<R: Registry + ?Sized>(
+    registry: Arc<R>,
+) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
+    let next = async |(registry, seen): (Arc<R>, Option<ConfigText>)| {
+        let text = match &seen {
+            None => registry.config().await,
+            Some(seen) => registry.config_changed(seen).await,
+        };
+        Some(match text {
+            Ok(text) => (parse_config(text.clone()), (registry, Some(text))),
+            // The first thing that is read after an outage is told, also if nothing has changed: it says that the outage is over.
+            Err(error) => (Err(store_error(error)), (registry, None)),
+        })
+    };
+    stream::unfold((registry, None), next).boxed()
+}
+
 fn parse_config(ConfigText { place, text }: ConfigText) -> Result<NetworkConfig, StoreError> {
     match text {
         None => Err(StoreError::ConfigMissing { place }),
@@ -192,13 +222,13 @@ fn parse_config(ConfigText { place, text }: ConfigText) -> Result<NetworkConfig,
 #[async_trait]
 impl<R: Registry> Store for RegistryStore<R> {
     async fn config(&self) -> Result<NetworkConfig, StoreError> {
-        network_config(self.registry.as_ref()).await
+        network_config(self.shared.registry.as_ref()).await
     }
 
     async fn previous(&self) -> Result<Option<Lease>, StoreError> {
-        let snapshot = self.registry.list().await.map_err(store_error)?;
+        let snapshot = self.shared.registry.list().await.map_err(store_error)?;
         let hint = self.hint();
-        let previous = plan::previous(&snapshot.records, &self.node, hint.as_ref());
+        let previous = plan::previous(&snapshot.records, &self.shared.node, hint.as_ref());
         self.recent.keep(snapshot);
         Ok(previous)
     }
@@ -208,7 +238,7 @@ impl<R: Registry> Store for RegistryStore<R> {
         let config = self.config().await?;
         let candidate = Candidate {
             config: &config,
-            node: &self.node,
+            node: &self.shared.node,
             attrs,
             value: &value,
             ttl: self.options.ttl,
@@ -234,18 +264,21 @@ impl<R: Registry> Store for RegistryStore<R> {
             }
             if let Request::Update { was, .. } = &mut request
                 && alone.as_ref() != Some(was)
-                && is_doubtful(was, &self.node, attrs, held_before(was))
+                && is_doubtful(was, &self.shared.node, attrs, held_before(was))
             {
-                match challenge(self.registry.as_ref(), was, self.options.ttl).await? {
+                match challenge(self.shared.registry.as_ref(), was, self.options.ttl).await? {
                     Challenged::Alone(now) => *was = alone.insert(now).clone(),
-                    Challenged::Answered(now) if now.owner.as_ref() != Some(&self.node) => {
+                    Challenged::Answered(now) if now.owner.as_ref() != Some(&self.shared.node) => {
                         acquiring.in_use.push(now.key);
                         request = Request::List;
                         continue;
                     }
                     Challenged::Answered(now) => {
                         let address = now.lease().ok().and_then(|lease| lease.attrs.address());
-                        return Err(StoreError::NodeIdInUse { node: self.node.clone(), address });
+                        return Err(StoreError::NodeIdInUse {
+                            node: self.shared.node.clone(),
+                            address,
+                        });
                     }
                     Challenged::Changed => {
                         request = Request::List;
@@ -256,7 +289,7 @@ impl<R: Registry> Store for RegistryStore<R> {
             if let Request::Create { key, .. } | Request::Update { was: Record { key, .. }, .. } =
                 &request
             {
-                self.overlaps.look_out_for(key.parse().ok());
+                self.shared.overlaps.look_out_for(key.parse().ok());
                 reason = plan::reason(&request, &candidate, &acquiring.records);
             }
             let was_recent = recent.is_some();
@@ -264,15 +297,15 @@ impl<R: Registry> Store for RegistryStore<R> {
                 (Request::List, known) => {
                     let snapshot = match known {
                         Some(snapshot) => snapshot,
-                        None => self.registry.list().await.map_err(store_error)?,
+                        None => self.shared.registry.list().await.map_err(store_error)?,
                     };
                     revision = snapshot.revision;
                     Answer::Listed(snapshot.records)
                 }
-                (request, _) => perform(self.registry.as_ref(), request).await?,
+                (request, _) => perform(self.shared.registry.as_ref(), request).await?,
             };
             if let Answer::Conflict(current) = &answer {
-                self.counters.races_lost.fetch_add(1, Ordering::Relaxed);
+                self.shared.races_lost.fetch_add(1, Ordering::Relaxed);
                 let subnet = current.as_ref().map(|record| &record.key);
                 debug!(subnet, "somebody else was faster, choosing again");
             }
@@ -286,21 +319,14 @@ impl<R: Registry> Store for RegistryStore<R> {
                     records.retain(|other| other.key != record.key);
                     records.push(record.clone());
                     self.recent.keep(Snapshot { records, revision });
-                    let (registry, node) = (Arc::clone(&self.registry), self.node.clone());
-                    let held = Held::new(
-                        registry,
-                        node,
-                        self.options.ttl,
-                        record,
-                        Arc::clone(&self.overlaps),
-                    )?;
+                    let held = Held::new(Arc::clone(&self.shared), self.options.ttl, record)?;
                     let subnet = held.lease().subnet;
                     info!(%subnet, reason, "subnet chosen");
                     *self.last.lock().expect("nothing panics while it is locked") = Some(subnet);
                     return Ok(Box::new(held));
                 }
                 Next::ListAnew => {
-                    tokio::time::sleep(backoff.after_failure(self.jitter.next())).await;
+                    tokio::time::sleep(backoff.after_failure(self.shared.random())).await;
                     Request::List
                 }
             };
@@ -308,35 +334,18 @@ impl<R: Registry> Store for RegistryStore<R> {
     }
 
     fn watch(&self) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
-        lease_events::stream(
-            self.recent.take_for_good(),
-            Arc::clone(&self.registry),
-            Arc::clone(&self.record_errors),
-            Arc::clone(&self.counters),
-            Arc::clone(&self.jitter),
-            (Arc::clone(&self.overlaps), self.node.clone()),
-        )
+        lease_events::stream(self.recent.take_for_good(), Arc::clone(&self.shared))
     }
 
     fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
-        let next = async |(registry, seen): (Arc<R>, Option<ConfigText>)| {
-            let text = match &seen {
-                None => registry.config().await,
-                Some(seen) => registry.config_changed(seen).await,
-            };
-            Some(match text {
-                Ok(text) => (parse_config(text.clone()), (registry, Some(text))),
-                Err(error) => (Err(store_error(error)), (registry, seen)),
-            })
-        };
-        stream::unfold((Arc::clone(&self.registry), None), next).boxed()
+        watch_network_config(Arc::clone(&self.shared.registry))
     }
 }
 
 impl<R> fmt::Debug for RegistryStore<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistryStore")
-            .field("node", &self.node)
+            .field("node", &self.shared.node)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! The contract of a [`Registry`] as tests that every engine runs.
+//! The contract of a [`Registry`] as tests that every engine runs, and a cluster with faults.
 
 use std::{
     collections::BTreeSet, future::Future, net::Ipv4Addr, pin::pin, task::Poll, time::Duration,
@@ -9,6 +9,10 @@ use futures::{StreamExt, future::join_all};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::registry::{Change, Lifetime, NewRecord, Record, Registry, RegistryError};
+
+mod faulty_cluster;
+
+pub use faulty_cluster::{Cut, FaultyCluster, FaultyRegistry};
 
 /// A fresh engine, and nodes that are connected to it.
 #[expect(async_fn_in_trait, reason = "each test drives it on its own thread")]

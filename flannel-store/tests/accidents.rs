@@ -1,25 +1,39 @@
 //! A store that forgets: what nodes that run through it do to the data path between each other.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use flannel_core::{
     Activity, FaultKind, Node, NodeHandle, NodeOptions, Status, Subnet, testing::FakeBackend,
 };
-use flannel_store::{LeaseOptions, MemoryCluster, NewRecord};
+use flannel_store::{
+    LeaseOptions, NewRecord,
+    testing::{Cut, FaultyCluster},
+};
 use tokio::time::{Instant, sleep};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
 
 const CONFIG: &str = r#"{"Network":"10.3.0.0/16"}"#;
 
 /// Nodes that run, each with its host.
 struct Nodes {
-    cluster: MemoryCluster,
+    cluster: FaultyCluster,
     nodes: Vec<(NodeHandle, FakeBackend, Subnet)>,
 }
 
 impl Nodes {
     /// Starts them, and waits until each serves all others.
     async fn start(count: u8, remembered: usize) -> Self {
-        let cluster = MemoryCluster::with_history(&CONFIG.parse().unwrap(), remembered);
+        let cluster = FaultyCluster::with_history(&CONFIG.parse().unwrap(), remembered);
         let mut world = Self { cluster, nodes: Vec::new() };
         for n in 1..=count {
             world.add(n).await;
@@ -107,7 +121,7 @@ async fn a_store_that_was_restored_from_an_old_snapshot_takes_no_route_away() {
         // Some are cut off and come back one after the other.
         for n in 1..=12_u8 {
             if n % 3 == 0 {
-                world.cluster.cut(&format!("n{n}").parse().unwrap(), flannel_store::Cut::Fail);
+                world.cluster.cut(&format!("n{n}").parse().unwrap(), Cut::Fail);
             }
         }
         world.wipe();
@@ -126,4 +140,70 @@ async fn a_store_that_was_restored_from_an_old_snapshot_takes_no_route_away() {
         world.stay_whole(200).await;
         assert!(world.nodes.iter().all(|(node, ..)| node.status().is_ready()));
     }
+}
+
+/// The lines that a node logs from `Level::INFO` up.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<(Level, String)>>>);
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        struct Message(String);
+        impl Visit for Message {
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        self.0.lock().unwrap().push((*event.metadata().level(), message.0));
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_a_line_when_it_begins_one_a_minute_and_one_when_it_ends() {
+    let lines = Lines::default();
+    let _logging = tracing::subscriber::set_default(lines.clone());
+    let world = Nodes::start(2, 1024).await;
+    let name = "n1".parse().unwrap();
+    lines.0.lock().unwrap().clear();
+    world.cluster.cut(&name, Cut::Fail);
+    sleep(Duration::from_secs(600)).await;
+    world.cluster.heal(&name);
+    sleep(Duration::from_secs(60)).await;
+    let (mut failed, mut over) = (BTreeMap::<String, usize>::new(), Vec::new());
+    for (level, line) in lines.0.lock().unwrap().iter() {
+        let line = line.strip_prefix("still ").unwrap_or(line);
+        if let Some(line) = line.strip_prefix("cannot ").filter(|_| *level == Level::WARN) {
+            let activity = line.split([',', ':']).next().unwrap();
+            *failed.entry(activity.into()).or_default() += 1;
+        }
+        let line = line.strip_prefix("can ").and_then(|line| line.strip_suffix(" again"));
+        over.extend(line.map(str::to_owned));
+    }
+    over.sort_unstable();
+    assert!(failed.keys().eq(&over), "each outage ends: {failed:?}, {over:?}");
+    assert!(failed.len() >= 3, "the lease, its peers, the config: {failed:?}");
+    for (activity, lines) in failed {
+        assert!((2..=11).contains(&lines), "{activity}: {lines} lines in ten minutes");
+    }
+    assert_eq!(world.nodes[0].0.status().faults, []);
 }

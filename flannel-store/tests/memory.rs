@@ -7,7 +7,9 @@ use flannel_core::{
     testing::{Entry, StoreFixture},
 };
 use flannel_store::{
-    Cut, LeaseOptions, Lifetime, MemoryCluster, NewRecord, Registry, testing::RegistryFixture,
+    LeaseOptions, Lifetime, MemoryCluster, NewRecord, Registry,
+    testing::{Cut, FaultyCluster, RegistryFixture},
+    watch_network_config,
 };
 use futures::{StreamExt, stream::BoxStream};
 
@@ -59,8 +61,8 @@ impl RegistryFixture for MemoryFixture {
         Self(MemoryCluster::new(&config.parse().unwrap()))
     }
 
-    async fn registry(&self, name: &str) -> impl Registry {
-        self.0.registry(node(name))
+    async fn registry(&self, _name: &str) -> impl Registry {
+        self.0.registry()
     }
 }
 
@@ -74,8 +76,8 @@ fn by_hand(value: &str) -> NewRecord {
     NewRecord { value: value.into(), owner: None, ttl: None }
 }
 
-fn cluster() -> MemoryCluster {
-    MemoryCluster::new(&r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap())
+fn cluster() -> FaultyCluster {
+    FaultyCluster::new(&r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap())
 }
 
 fn node(name: &str) -> NodeId {
@@ -98,26 +100,6 @@ const TTL: Duration = Duration::from_secs(60);
 
 fn short() -> LeaseOptions {
     LeaseOptions { ttl: TTL, ..LeaseOptions::default() }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lease_that_is_not_renewed_expires_on_time_and_watchers_see_it() {
-    let cluster = cluster();
-    let mut watch = cluster.store(node("watcher")).watch();
-    item(&mut watch).await.unwrap();
-    let mut lease = cluster.store_with(node("n1"), short()).acquire(&at(1)).await.unwrap();
-    item(&mut watch).await.unwrap();
-    assert_eq!(lease.ttl(), Some(TTL));
-    tokio::time::sleep(TTL - Duration::from_secs(1)).await;
-    lease.renew().await.unwrap();
-    let renewed = tokio::time::Instant::now();
-    let event = item(&mut watch).await.unwrap();
-    assert_eq!(event, LeaseEvent::Remove(lease.lease().subnet));
-    // Timers have a resolution of one millisecond.
-    let late = renewed.elapsed() - TTL;
-    assert!(late <= Duration::from_millis(1), "{late:?}");
-    let error = lease.renew().await.unwrap_err();
-    assert!(matches!(error, StoreError::Revoked { owner: None, .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,6 +156,20 @@ async fn a_node_that_is_cut_off_fails_or_hangs_and_goes_on_when_healed() {
     };
     assert!(leases.contains(other.lease()));
     assert_eq!(leases.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_config_is_followed_without_a_node_and_told_anew_after_an_outage() {
+    let cluster = cluster();
+    let mut configs = watch_network_config(Arc::new(cluster.registry(node("n1"))));
+    let config = configs.next().await.unwrap().unwrap();
+    assert_eq!(Ok(config.clone()), r#"{"Network":"10.3.0.0/16"}"#.parse());
+    cluster.cut(&node("n1"), Cut::Fail);
+    let error = configs.next().await.unwrap();
+    assert!(matches!(error, Err(StoreError::Unavailable { .. })), "{error:?}");
+    cluster.heal(&node("n1"));
+    let again = tokio::time::timeout(TTL, configs.next()).await.expect("the outage is over");
+    assert_eq!(again.unwrap().unwrap(), config);
 }
 
 #[tokio::test(start_paused = true)]

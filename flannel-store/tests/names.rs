@@ -6,7 +6,10 @@ use flannel_core::{
     Activity, LeaseAttrs, Node, NodeHandle, NodeOptions, Status, Store, StoreError, Subnet,
     testing::FakeBackend,
 };
-use flannel_store::{Cut, LeaseOptions, Lifetime, MemoryCluster, NewRecord};
+use flannel_store::{
+    LeaseOptions, Lifetime, NewRecord,
+    testing::{Cut, FaultyCluster},
+};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -14,12 +17,12 @@ use tokio::{
 
 const TTL: Duration = Duration::from_secs(300);
 
-fn cluster() -> MemoryCluster {
-    MemoryCluster::new(&r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap())
+fn cluster() -> FaultyCluster {
+    FaultyCluster::new(&r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap())
 }
 
 /// A node with a name at 192.0.2.`last`.
-fn start(cluster: &MemoryCluster, name: &str, last: u8) -> (JoinHandle<()>, NodeHandle) {
+fn start(cluster: &FaultyCluster, name: &str, last: u8) -> (JoinHandle<()>, NodeHandle) {
     let options = LeaseOptions { ttl: TTL, ..LeaseOptions::default() };
     let store = cluster.store_with(name.parse().unwrap(), options);
     let backend = FakeBackend::new([192, 0, 2, last].into());
@@ -121,7 +124,7 @@ async fn who_was_cut_off_while_its_name_was_used_does_not_fight_for_it() {
 
 /// A store without a node, whose holder does not answer.
 async fn acquired(
-    cluster: &MemoryCluster,
+    cluster: &FaultyCluster,
     name: &str,
     last: u8,
     hint: Option<Subnet>,

@@ -2,18 +2,20 @@
 //!
 //! `FLANNEL_RACE_ROUNDS=n` makes as many rounds as wanted.
 
-use std::time::Duration;
-
-use async_trait::async_trait;
-use flannel_core::{LeaseAttrs, NetworkConfig, Store, Subnet};
-use flannel_store::{
-    Change, ConfigText, LeaseOptions, MemoryCluster, NewRecord, Record, Registry, RegistryError,
-    RegistryStore, Snapshot, testing::RegistryFixture,
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
 };
-use futures::{future::join_all, stream::BoxStream};
+
+use flannel_core::{LeaseAttrs, NetworkConfig, SplitMix64, Store, Subnet};
+use flannel_store::{
+    LeaseOptions, Registry, RegistryStore,
+    testing::{FaultyCluster, RegistryFixture},
+};
+use futures::future::join_all;
 use tokio::time::sleep;
 
-use table::Table;
+use table::{Rows, Table};
 
 #[path = "support/table.rs"]
 mod table;
@@ -34,86 +36,22 @@ const CHANGED: [&str; 4] = [
     r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/57","IPv6SubnetLen":63}"#,
 ];
 
-/// `SplitMix64`.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
-
-    /// What a node may have had before.
-    fn hint(&mut self) -> Option<Subnet> {
-        let (v4, v6) = (self.below(32), 1 + self.below(127));
-        (self.below(3) == 0)
-            .then(|| format!("10.3.{v4}.0-24&fd00:0:0:{v6:x}::-64").parse().unwrap())
-    }
+/// What a node may have had before.
+fn hint(random: &mut SplitMix64) -> Option<Subnet> {
+    let (v4, v6) = (random.below(32), 1 + random.below(127));
+    (random.below(3) == 0).then(|| format!("10.3.{v4}.0-24&fd00:0:0:{v6:x}::-64").parse().unwrap())
 }
 
-/// An engine that compares one key and no addresses, as etcd and Consul do.
-#[derive(Clone, Debug)]
-struct Keyed(Table);
-
-#[async_trait]
-impl Registry for Keyed {
-    async fn config(&self) -> Result<ConfigText, RegistryError> {
-        self.0.config().await
-    }
-
-    async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
-        self.0.set_config(was, text).await
-    }
-
-    async fn list(&self) -> Result<Snapshot, RegistryError> {
-        self.0.list().await
-    }
-
-    async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
-        let record = {
-            sleep(Duration::from_millis(1)).await;
-            let mut rows = self.0.0.lock().unwrap();
-            rows.compare(key, None)?;
-            rows.put(key, write)
-        };
-        let others = self.0.list().await?.records;
-        let older = |other: &Record| other.overlaps(key) && other.created < record.created;
-        match others.into_iter().find(older) {
-            None => Ok(record),
-            Some(other) => {
-                self.0.delete(&record).await?;
-                Err(RegistryError::Conflict { current: Some(other.into()) })
-            }
-        }
-    }
-
-    async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
-        self.0.update(was, write).await
-    }
-
-    async fn touch(&self, was: &Record, ttl: Option<Duration>) -> Result<Record, RegistryError> {
-        self.0.touch(was, ttl).await
-    }
-
-    async fn delete(&self, was: &Record) -> Result<(), RegistryError> {
-        self.0.delete(was).await
-    }
-
-    fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
-        self.0.watch(since)
-    }
+fn table(config: &str, compares_keys: bool) -> Table {
+    let rows = Rows { config: Some(config.into()), compares_keys, ..Rows::default() };
+    Table(Arc::new(Mutex::new(rows)))
 }
 
-struct KeysAlone(Keyed);
+struct KeysAlone(Table);
 
 impl RegistryFixture for KeysAlone {
     async fn build(config: &str) -> Self {
-        let table = Table::default();
-        table.0.lock().unwrap().config = Some(config.into());
-        Self(Keyed(table))
+        Self(table(config, true))
     }
 
     async fn registry(&self, _node: &str) -> impl Registry {
@@ -134,10 +72,10 @@ fn rounds(default: u64) -> u64 {
 
 /// One round: all nodes start within some milliseconds, and in some rounds the configuration is changed meanwhile.
 async fn round<R: Registry>(seed: u64, of: impl Fn(&str) -> R) {
-    let mut random = Random(seed);
+    let mut random = SplitMix64::new(seed);
     let operator = of("operator");
-    let start = |n: u64, random: &mut Random| {
-        let (wait, hint) = (Duration::from_micros(random.below(5000)), random.hint());
+    let start = |n: u64, random: &mut SplitMix64| {
+        let (wait, hint) = (Duration::from_micros(random.below(5000)), hint(random));
         let name = format!("n{n}");
         let options = LeaseOptions { hint, ..LeaseOptions::default() };
         let store = RegistryStore::new(of(&name), name.parse().unwrap(), options);
@@ -175,8 +113,8 @@ fn dual() -> NetworkConfig {
 #[tokio::test(start_paused = true)]
 async fn nodes_that_start_together_share_no_address_in_memory() {
     for seed in 0..rounds(ROUNDS) {
-        let cluster = MemoryCluster::new(&dual());
-        let mut random = Random(!seed);
+        let cluster = FaultyCluster::new(&dual());
+        let mut random = SplitMix64::new(!seed);
         for n in 0..NODES {
             let delay = Duration::from_micros(random.below(5000));
             cluster.delay(&format!("n{n}").parse().unwrap(), delay);
@@ -188,8 +126,7 @@ async fn nodes_that_start_together_share_no_address_in_memory() {
 #[tokio::test(start_paused = true)]
 async fn nodes_that_start_together_share_no_address_in_a_table() {
     for seed in 0..rounds(ROUNDS) {
-        let table = Table::default();
-        table.0.lock().unwrap().config = Some(DUAL.into());
+        let table = table(DUAL, false);
         round(seed, |_| table.clone()).await;
     }
 }
@@ -197,9 +134,8 @@ async fn nodes_that_start_together_share_no_address_in_a_table() {
 #[tokio::test(start_paused = true)]
 async fn nodes_that_start_together_share_no_address_where_keys_are_compared() {
     for seed in 0..rounds(ROUNDS) {
-        let table = Table::default();
-        table.0.lock().unwrap().config = Some(DUAL.into());
-        round(seed, |_| Keyed(table.clone())).await;
+        let table = table(DUAL, true);
+        round(seed, |_| table.clone()).await;
     }
 }
 

@@ -19,7 +19,7 @@ async fn an_embedder_brings_its_own_store_and_backend() -> anyhow::Result<()> {
     let (host, folder) = (testbed.host(0), tempfile::tempdir()?);
     let cluster =
         MemoryCluster::new(&r#"{"Network":"10.3.0.0/16","Backend":{"Type":"fake"}}"#.parse()?);
-    let registry = cluster.registry("n1".parse()?);
+    let registry = cluster.registry();
     let attrs = LeaseAttrs {
         public_ip: Some([192, 0, 2, 9].into()),
         backend_type: "fake".into(),

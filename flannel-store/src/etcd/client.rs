@@ -18,7 +18,7 @@ use crate::{
     etcd::{
         config::{Endpoint, EtcdConfig, EtcdConfigError},
         connection::{Connection, Rpc, RpcError},
-        dial::TlsFiles,
+        dial::TlsSources,
         endpoint_error::{EndpointError, EndpointErrors},
         proto::AuthenticateRequest,
     },
@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Client {
     endpoints: Vec<Endpoint>,
-    files: TlsFiles,
+    files: TlsSources,
     login: Option<AuthenticateRequest>,
     prefix: String,
     current: tokio::sync::Mutex<Current>,
@@ -71,7 +71,7 @@ pub(super) enum CallError {
 impl Client {
     pub(super) fn new(config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
         let endpoints = config.parse_endpoints()?;
-        let files = TlsFiles::new(config);
+        let files = TlsSources::new(config);
         if endpoints.iter().any(|endpoint| endpoint.tls) {
             // Wrong files are better known now than when the first connection fails.
             files.load()?;

@@ -1,26 +1,39 @@
 //! How to reach etcd, as a user says it.
 
-use std::{fmt, net::Ipv6Addr, path::PathBuf};
+use std::{
+    fmt,
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+};
 
 /// How to reach a network's leases in etcd. The fields are flanneld's options of the same names, and so are their defaults.
 #[derive(Clone, Debug)]
 pub struct EtcdConfig {
-    /// The certificates that etcd's is to be signed by, as PEM; those that the machine trusts if there is no such file. It
-    /// works without a certificate of our own, where flannel would go on without TLS.
-    pub ca_file: Option<PathBuf>,
-    /// Our own certificate and those that signed it, as PEM, to show to etcd.
-    pub cert_file: Option<PathBuf>,
+    /// The certificates that etcd's is to be signed by; those that the machine trusts if there are none. It works without a
+    /// certificate of our own, where flannel would go on without TLS.
+    pub ca: Option<EtcdPem>,
+    /// Our own certificate and those that signed it, to show to etcd.
+    pub cert: Option<EtcdPem>,
     /// The members' client addresses, such as `https://192.0.2.1:2379`. The port is 2379 if none is given, and the scheme
-    /// `https` if any file is, else `http`. Each node begins with any of them and takes the next one if it fails.
+    /// `https` if any certificate is, else `http`. Each node begins with any of them and takes the next one if it fails.
     pub endpoints: Vec<String>,
-    /// The key of our own certificate, as PEM.
-    pub key_file: Option<PathBuf>,
+    /// The key of our own certificate.
+    pub key: Option<EtcdPem>,
     /// The user's password.
     pub password: Option<EtcdPassword>,
     /// What all keys of the network begin with.
     pub prefix: String,
     /// The user to log in as.
     pub username: Option<String>,
+}
+
+/// Certificates or a key in PEM.
+#[derive(Clone, Eq, PartialEq)]
+pub enum EtcdPem {
+    /// The text itself, which is never printed.
+    Bytes(Vec<u8>),
+    /// A file, which is read again for each connection, so that a renewed one is used from the next one on.
+    File(PathBuf),
 }
 
 /// A password, which is never printed.
@@ -31,11 +44,11 @@ pub struct EtcdPassword(String);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EtcdConfigError {
-    /// A file cannot be used for TLS.
-    #[error("cannot use {} for TLS", path.display())]
+    /// A certificate or a key cannot be used for TLS.
+    #[error("cannot use {place} for TLS")]
     Certificate {
-        /// The file.
-        path: PathBuf,
+        /// The file, or what was given in its place.
+        place: String,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -77,7 +90,7 @@ impl EtcdConfig {
     /// The endpoints, each once.
     pub(super) fn parse_endpoints(&self) -> Result<Vec<Endpoint>, EtcdConfigError> {
         for (given, missing) in [
-            (("cert_file", self.cert_file.is_some()), ("key_file", self.key_file.is_some())),
+            (("cert", self.cert.is_some()), ("key", self.key.is_some())),
             (("username", self.username.is_some()), ("password", self.password.is_some())),
         ] {
             match (given, missing) {
@@ -87,7 +100,7 @@ impl EtcdConfig {
                 _ => {}
             }
         }
-        let tls = self.ca_file.is_some() || self.cert_file.is_some();
+        let tls = self.ca.is_some() || self.cert.is_some();
         let mut endpoints: Vec<Endpoint> = Vec::new();
         for text in self.endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
             let endpoint = parse_endpoint(text, tls).map_err(|reason| {
@@ -109,13 +122,38 @@ impl EtcdConfig {
 impl Default for EtcdConfig {
     fn default() -> Self {
         Self {
-            ca_file: None,
-            cert_file: None,
+            ca: None,
+            cert: None,
             endpoints: vec!["http://127.0.0.1:4001".into(), "http://127.0.0.1:2379".into()],
-            key_file: None,
+            key: None,
             password: None,
             prefix: "/coreos.com/network".into(),
             username: None,
+        }
+    }
+}
+
+impl EtcdPem {
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}
+
+impl From<PathBuf> for EtcdPem {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl fmt::Debug for EtcdPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(_) => f.write_str("EtcdPem(..)"),
+            Self::File(path) => path.fmt(f),
         }
     }
 }
@@ -210,7 +248,7 @@ mod tests {
         let expected = "[http://etcd-1:2379, http://127.0.0.1:4001, https://[2001:db8::1]:2379]";
         assert_eq!(endpoints(&texts).as_deref(), Ok(expected));
         let config = EtcdConfig {
-            ca_file: Some("ca.pem".into()),
+            ca: Some(PathBuf::from("ca.pem").into()),
             endpoints: vec!["etcd-1".into()],
             ..EtcdConfig::default()
         };
@@ -253,11 +291,12 @@ mod tests {
     #[test]
     fn halves_and_contradictions_are_refused() {
         let message = |config: EtcdConfig| config.parse_endpoints().unwrap_err().to_string();
-        let key = EtcdConfig { key_file: Some("key.pem".into()), ..EtcdConfig::default() };
-        assert_eq!(message(key), "key_file is given without cert_file: give both or none");
+        let key =
+            EtcdConfig { key: Some(PathBuf::from("key.pem").into()), ..EtcdConfig::default() };
+        assert_eq!(message(key), "key is given without cert: give both or none");
         let user = EtcdConfig { username: Some("flannel".into()), ..EtcdConfig::default() };
         assert_eq!(message(user), "username is given without password: give both or none");
-        let ca = EtcdConfig { ca_file: Some("ca.pem".into()), ..EtcdConfig::default() };
+        let ca = EtcdConfig { ca: Some(PathBuf::from("ca.pem").into()), ..EtcdConfig::default() };
         assert_eq!(
             message(ca),
             "certificates are given and all etcd endpoints are http: write https://, or give none"
@@ -265,10 +304,15 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_not_printed() {
-        let config = EtcdConfig { password: Some("hunter2".into()), ..EtcdConfig::default() };
+    fn secrets_are_not_printed() {
+        let config = EtcdConfig {
+            key: Some(EtcdPem::Bytes(b"hunter2".into())),
+            password: Some("hunter2".into()),
+            ..EtcdConfig::default()
+        };
         let printed = format!("{config:?}");
         assert!(printed.contains("password: Some(EtcdPassword(..))"), "{printed}");
+        assert!(printed.contains("key: Some(EtcdPem(..))"), "{printed}");
     }
 
     proptest! {

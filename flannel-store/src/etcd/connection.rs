@@ -23,7 +23,7 @@ use tower::service_fn;
 
 use crate::etcd::{
     config::Endpoint,
-    dial::{CONNECT_TIMEOUT, FirstError, TlsFiles, dial, step},
+    dial::{CONNECT_TIMEOUT, FirstError, TlsSources, dial, step},
     endpoint_error::EndpointError,
     proto::{
         AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseGrantResponse,
@@ -54,7 +54,10 @@ pub(super) enum RpcError {
 }
 
 impl Connection {
-    pub(super) async fn open(endpoint: &Endpoint, files: &TlsFiles) -> Result<Self, EndpointError> {
+    pub(super) async fn open(
+        endpoint: &Endpoint,
+        files: &TlsSources,
+    ) -> Result<Self, EndpointError> {
         let mut line = dial(endpoint, files).await?;
         let (first_byte, first_error) = (line.first_byte(), line.first_error());
         let mut line = Some(line);

@@ -1,9 +1,9 @@
-//! A connection to one member: TCP, and TLS with files that are read for each connection.
+//! A connection to one member: TCP, and TLS with certificates that are read for each connection.
 
 use std::{
+    borrow::Cow,
     fs, io,
     net::SocketAddr,
-    path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
@@ -28,17 +28,24 @@ use tokio_rustls::{
 };
 
 use crate::etcd::{
-    config::{Endpoint, EtcdConfig, EtcdConfigError},
+    config::{Endpoint, EtcdConfig, EtcdConfigError, EtcdPem},
     endpoint_error::EndpointError,
     verifier::Verifier,
 };
 
-/// The files of TLS. They are read again for each connection, so that renewed ones are used from the next one on.
+/// What TLS needs. Files are read again for each connection, so that renewed ones are used from the next one on.
 #[derive(Clone, Debug)]
-pub(super) struct TlsFiles {
-    ca: Option<PathBuf>,
+pub(super) struct TlsSources {
+    ca: Option<Source>,
     /// Certificate and key.
-    own: Option<(PathBuf, PathBuf)>,
+    own: Option<(Source, Source)>,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    pem: EtcdPem,
+    /// What it is called where it is no file.
+    name: &'static str,
 }
 
 /// A connection. It tells of its first byte, and remembers what TLS had against it, because HTTP/2 passes that on as text at
@@ -59,23 +66,24 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-impl TlsFiles {
+impl TlsSources {
     pub(super) fn new(config: &EtcdConfig) -> Self {
+        let source = |pem: &Option<EtcdPem>, name| pem.clone().map(|pem| Source { pem, name });
         Self {
-            ca: config.ca_file.clone(),
-            own: config.cert_file.clone().zip(config.key_file.clone()),
+            ca: source(&config.ca, "the certificate of the CA"),
+            own: source(&config.cert, "the certificate").zip(source(&config.key, "the key")),
         }
     }
 
-    /// Reads the files.
+    /// Reads them.
     pub(super) fn load(&self) -> Result<ClientConfig, EtcdConfigError> {
         let mut roots = RootCertStore::empty();
         let mut pinned = Vec::new();
         match &self.ca {
-            Some(path) => {
-                for certificate in certificates(path)? {
+            Some(ca) => {
+                for certificate in ca.certificates()? {
                     pinned.push(certificate.clone());
-                    roots.add(certificate).map_err(|error| unusable(path, error))?;
+                    roots.add(certificate).map_err(|error| ca.unusable(error))?;
                 }
             }
             // What cannot be read of the machine's own is no more than one signer less.
@@ -86,8 +94,8 @@ impl TlsFiles {
         let provider = Arc::new(ring::default_provider());
         let roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
         let roots = roots.build().map_err(|error| match &self.ca {
-            Some(path) => unusable(path, error),
-            None => unusable(Path::new("the machine's certificates"), error),
+            Some(ca) => ca.unusable(error),
+            None => unusable("the machine's certificates", error),
         })?;
         let verifier = Arc::new(Verifier { roots, pinned });
         let builder = ClientConfig::builder_with_provider(provider)
@@ -98,18 +106,15 @@ impl TlsFiles {
         let mut config = match &self.own {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let chain = certificates(certificate)?;
-                let secret = PrivateKeyDer::from_pem_slice(&read(key)?)
-                    .map_err(|error| unusable(key, format!("it holds no private key: {error}")))?;
+                let chain = certificate.certificates()?;
+                let secret = PrivateKeyDer::from_pem_slice(&key.read()?)
+                    .map_err(|error| key.unusable(format!("it holds no private key: {error}")))?;
                 let builder = builder.with_client_auth_cert(chain, secret);
                 builder.map_err(|error| match error {
-                    rustls::Error::InconsistentKeys(_) => unusable(certificate, error),
-                    error => unusable(
-                        key,
-                        format!(
-                            "{error}; it may be of RSA, P-256, P-384 or Ed25519, and not of P-521"
-                        ),
-                    ),
+                    rustls::Error::InconsistentKeys(_) => certificate.unusable(error),
+                    error => key.unusable(format!(
+                        "{error}; it may be of RSA, P-256, P-384 or Ed25519, and not of P-521"
+                    )),
                 })?
             }
         };
@@ -121,7 +126,7 @@ impl TlsFiles {
 /// Connects to `endpoint`, with `files` if it wants TLS. Each step has a limit of its own.
 pub(super) async fn dial(
     endpoint: &Endpoint,
-    files: &TlsFiles,
+    files: &TlsSources,
 ) -> Result<MemberStream, EndpointError> {
     let unreachable = |reason| EndpointError::Unreachable { endpoint: endpoint.clone(), reason };
     let host = (&*endpoint.host, endpoint.port);
@@ -309,24 +314,39 @@ impl AsyncWrite for MemberStream {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, EtcdConfigError> {
-    fs::read(path).map_err(|error| unusable(path, error))
-}
+impl Source {
+    fn read(&self) -> Result<Cow<'_, [u8]>, EtcdConfigError> {
+        match &self.pem {
+            EtcdPem::Bytes(bytes) => Ok(bytes.into()),
+            EtcdPem::File(path) => fs::read(path).map(Into::into).map_err(|it| self.unusable(it)),
+        }
+    }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, EtcdConfigError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(unusable(path, "it holds no certificate")),
-        Ok(all) => Ok(all),
-        Err(error) => Err(unusable(path, error)),
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, EtcdConfigError> {
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.read()?).collect();
+        match all {
+            Ok(all) if all.is_empty() => Err(self.unusable("it holds no certificate")),
+            Ok(all) => Ok(all),
+            Err(error) => Err(self.unusable(error)),
+        }
+    }
+
+    fn unusable(
+        &self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> EtcdConfigError {
+        match self.pem.path() {
+            Some(path) => unusable(path.display(), source),
+            None => unusable(format!("{} that was given", self.name), source),
+        }
     }
 }
 
 fn unusable(
-    path: &Path,
+    place: impl ToString,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> EtcdConfigError {
-    EtcdConfigError::Certificate { path: path.into(), source: source.into() }
+    EtcdConfigError::Certificate { place: place.to_string(), source: source.into() }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub(super) enum EndpointError {
     #[error("the connection to {endpoint} broke ({reason})")]
     Broken { endpoint: Endpoint, reason: String },
     #[error(
-        "{endpoint} refuses our certificate, or that there is none ({reason}): give cert_file and key_file that its CA has signed"
+        "{endpoint} refuses our certificate, or that there is none ({reason}): give a certificate and a key that its CA has signed"
     )]
     ClientCertificate { endpoint: Endpoint, reason: rustls::Error },
     #[error("{endpoint} refuses the user {user} with this password: correct username or password")]
@@ -216,7 +216,7 @@ fn cure(error: &rustls::Error) -> &'static str {
     match error {
         error if is_a_matter_of_time(error) => "renew it there, or set the clock here",
         error if is_about_the_name(error) => "use an address that is in it, or add this one to it",
-        _ => "give the CA that has signed it as ca_file",
+        _ => "give the certificate of the CA that has signed it",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +16,7 @@ use crate::{
         folder::Folder,
         folder_watch,
         lease_file::{Entry, expiry},
-        listing::{self, Listing},
+        listing::{self, Listing, Seen},
         lock,
     },
     registry::{
@@ -32,12 +32,14 @@ pub struct FileRegistry {
     start: Arc<Mutex<Start>>,
 }
 
-/// What a node that starts reads several times, and then follows: the files are read once for all of that.
+/// What the first watch begins with, so that it need not read all files again.
 #[derive(Debug, Default)]
-struct Start {
-    listing: Option<Listing>,
-    /// A watch has begun: from now on every list is a list, and nothing stays open behind it.
-    over: bool,
+enum Start {
+    /// A watch has begun: from now on nothing stays open behind a list.
+    Followed,
+    Listed(Listing),
+    #[default]
+    Unlisted,
 }
 
 impl FileRegistry {
@@ -53,26 +55,8 @@ impl FileRegistry {
         Ok(Self { folder, start: Arc::default() })
     }
 
-    /// What was listed before, brought up to date, or else read now; `None` if that cannot be kept up to date.
-    async fn listing(&self) -> Result<Option<Listing>, RegistryError> {
-        let (kept, over) = self.start(|start| (start.listing.take(), start.over));
-        if let Some(kept) = kept
-            && let Some(listing) = kept.caught_up(&self.folder).await
-        {
-            return Ok(Some(listing));
-        }
-        if over {
-            return Ok(None);
-        }
-        match listing::open(&self.folder) {
-            Ok(notices) => Listing::read(&self.folder, notices).await.map(Some),
-            // Reading goes on without; who follows is told why that is not possible.
-            Err(_) => Ok(None),
-        }
-    }
-
-    fn start<T>(&self, change: impl FnOnce(&mut Start) -> T) -> T {
-        change(&mut self.start.lock().unwrap_or_else(PoisonError::into_inner))
+    fn start(&self) -> MutexGuard<'_, Start> {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Works on the file at `key` while nobody else writes.
@@ -110,13 +94,20 @@ impl Registry for FileRegistry {
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
-        let Some(listing) = self.listing().await? else {
-            let found = listing::read_all(&self.folder).await?;
-            return Ok(listing::snapshot(&found, SystemTime::now()));
+        let notices = match *self.start() {
+            Start::Followed => None,
+            // Before anything is read: what happens meanwhile is in both. Reading goes on without; who follows is told why that
+            // is not possible.
+            Start::Listed(_) | Start::Unlisted => listing::open(&self.folder).ok(),
         };
-        let snapshot = listing.snapshot(SystemTime::now());
-        self.start(|start| start.listing = Some(listing).filter(|_| !start.over));
-        Ok(snapshot)
+        let found = listing::read_all(&self.folder).await?;
+        if let (Some(notices), start @ (Start::Listed(_) | Start::Unlisted)) =
+            (notices, &mut *self.start())
+        {
+            let seen = found.iter().map(|found| (found.key.as_str().into(), Seen::of(found)));
+            *start = Start::Listed(Listing { notices, seen: seen.collect() });
+        }
+        Ok(listing::snapshot(found, SystemTime::now()))
     }
 
     async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
@@ -181,10 +172,10 @@ impl Registry for FileRegistry {
     }
 
     fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
-        let listing = self.start(|start| {
-            start.over = true;
-            start.listing.take()
-        });
+        let listing = match std::mem::replace(&mut *self.start(), Start::Followed) {
+            Start::Listed(listing) => Some(listing),
+            Start::Followed | Start::Unlisted => None,
+        };
         folder_watch::stream(Arc::clone(&self.folder), since, listing)
     }
 }

@@ -15,7 +15,6 @@ use crate::{
     file::{
         files::{Files, Found, found},
         lease_file::Entry,
-        pile::Pile,
     },
     registry::{Lifetime, Record, RegistryError},
 };
@@ -110,8 +109,9 @@ impl Folder {
     }
 
     /// All lease files of these names that still exist.
-    pub(super) fn read_all(&self, names: &[OsString]) -> Result<Pile, RegistryError> {
-        Ok(Pile::read(&mut self.files()?, names))
+    pub(super) fn read_all(&self, names: &[OsString]) -> Result<Vec<Found>, RegistryError> {
+        let mut files = self.files()?;
+        Ok(names.iter().filter_map(|name| files.read(name)).collect())
     }
 
     /// A record that shares an address with `key` at `now`. Those whose time is over are removed, because they have lost the

@@ -1,15 +1,12 @@
 //! Changes of a folder, found by comparing what is there with what was there.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ffi::OsString,
-    fmt,
-    hash::{BuildHasher, RandomState},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
-use flannel_core::{NodeId, Subnet};
 use futures::{StreamExt, stream, stream::BoxStream};
 use tracing::warn;
 
@@ -18,9 +15,8 @@ use crate::{
         files::Found,
         folder::{Folder, failed},
         inotify::{Following, Notices},
-        listing::{self, Listing},
+        listing::{self, Listing, Seen, fingerprint},
         lock,
-        pile::Pile,
     },
     registry::{Change, Lifetime, RegistryError, Snapshot},
 };
@@ -31,33 +27,46 @@ pub(super) fn stream(
     since: Snapshot,
     listing: Option<Listing>,
 ) -> BoxStream<'static, Result<Change, RegistryError>> {
-    let mut watch = Watch {
-        folder,
-        notices: listing.map_or(State::Closed, State::Listed),
-        seen: BTreeMap::new(),
-        earliest: None,
-        stopped: None,
-        hasher: RandomState::new(),
-        changes: VecDeque::new(),
-    };
     let live = since.records.into_iter().filter(|record| record.lifetime != Lifetime::Lapsed);
-    let seen = live.map(|record| {
-        let print = watch.print(&record.value, record.owner.as_ref(), record.revision);
-        (Name::of(&record.key), Seen { print, expires: Expiry::NEVER })
-    });
-    watch.seen = seen.collect();
+    let mut seen: BTreeMap<Box<str>, Seen> = live
+        .map(|record| {
+            let fingerprint = fingerprint(&record.value, record.owner.as_ref(), record.revision);
+            (record.key.into(), Seen { fingerprint, expires: None })
+        })
+        .collect();
+    let notices = match listing {
+        None => State::Closed,
+        Some(mut listing) => {
+            let mut differ = Vec::new();
+            for (key, seen) in &mut seen {
+                match listing
+                    .seen
+                    .remove(key)
+                    .filter(|listed| listed.fingerprint == seen.fingerprint)
+                {
+                    Some(listed) => *seen = listed,
+                    None => differ.push(OsString::from(&**key)),
+                }
+            }
+            differ.extend(listing.seen.into_keys().map(|key| OsString::from(&*key)));
+            State::Open(listing.notices, differ)
+        }
+    };
+    let earliest = seen.values().filter_map(|seen| seen.expires).min();
+    let changes = VecDeque::new();
+    let watch = Watch { folder, notices, seen, earliest, stopped: None, changes };
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
 }
 
 struct Watch {
     folder: Arc<Folder>,
     notices: State,
-    seen: BTreeMap<Name, Seen>,
+    /// The files that hold records whose time is not over.
+    seen: BTreeMap<Box<str>, Seen>,
     /// Nothing that was seen expires before.
     earliest: Option<SystemTime>,
     /// Since when no lease could be renewed, because the disk is full: no lease expires meanwhile.
     stopped: Option<Stopped>,
-    hasher: RandomState,
     changes: VecDeque<Change>,
 }
 
@@ -71,59 +80,9 @@ struct Stopped {
 
 enum State {
     Closed,
-    /// What happened since the listing has to be taken in first.
-    Listed(Listing),
     Followed(Following),
-    /// Not known to the runtime yet.
-    Open(Notices),
-}
-
-/// The name of a file. Nearly all are those of leases, which need no memory of their own.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Name {
-    Lease(Subnet),
-    Stray(Box<str>),
-}
-
-/// What is known of a file that holds a record whose time is not over.
-struct Seen {
-    /// A number that differs when a watcher would see a difference.
-    print: u64,
-    expires: Expiry,
-}
-
-/// When a record goes away, if ever: milliseconds since 1970, rounded up, in half the memory of a time.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Expiry(u64);
-
-impl Expiry {
-    const NEVER: Self = Self(u64::MAX);
-
-    fn of(time: Option<SystemTime>) -> Self {
-        let Some(time) = time else { return Self::NEVER };
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
-    }
-
-    fn time(self) -> Option<SystemTime> {
-        let at = UNIX_EPOCH.checked_add(Duration::from_millis(self.0));
-        at.filter(|_| self != Self::NEVER)
-    }
-}
-
-impl Name {
-    fn of(key: &str) -> Self {
-        key.parse().map_or_else(|_| Self::Stray(key.into()), Self::Lease)
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Lease(subnet) => subnet.fmt(f),
-            Self::Stray(key) => key.fmt(f),
-        }
-    }
+    /// Not known to the runtime yet; these files have to be looked at.
+    Open(Notices, Vec<OsString>),
 }
 
 impl Watch {
@@ -135,24 +94,21 @@ impl Watch {
             }
             let notices = match &mut self.notices {
                 State::Followed(notices) => notices,
-                state => {
-                    match std::mem::replace(state, State::Closed) {
-                        State::Open(notices) => {
-                            let followed = notices.follow().map_err(failed("follow", &path))?;
-                            *state = State::Followed(followed);
-                        }
-                        State::Listed(listing) => {
-                            if let Some(listing) = listing.caught_up(&self.folder).await {
-                                self.compare_all(&listing.found);
-                                self.notices = State::Open(listing.notices);
-                            }
-                        }
-                        State::Closed | State::Followed(_) => {
-                            // First the notices, then the list: what happens in between is in both.
-                            *state = State::Open(listing::open(&self.folder)?);
-                            self.rescan().await?;
-                        }
-                    }
+                State::Open(..) => {
+                    let State::Open(notices, names) =
+                        std::mem::replace(&mut self.notices, State::Closed)
+                    else {
+                        continue;
+                    };
+                    let followed = notices.follow().map_err(failed("follow", &path))?;
+                    self.notices = State::Followed(followed);
+                    self.look_at(names).await?;
+                    continue;
+                }
+                State::Closed => {
+                    // First the notices, then the list: what happens in between is in both.
+                    self.notices = State::Open(listing::open(&self.folder)?, Vec::new());
+                    self.rescan().await?;
                     continue;
                 }
             };
@@ -215,8 +171,15 @@ impl Watch {
 
     /// Compares the whole folder.
     async fn rescan(&mut self) -> Result<(), RegistryError> {
-        let found = listing::read_all(&self.folder).await?;
-        self.compare_all(&found);
+        let (found, now) = (listing::read_all(&self.folder).await?, self.now());
+        let mut gone: BTreeSet<Box<str>> = self.seen.keys().cloned().collect();
+        for found in found {
+            gone.remove(found.key.as_str());
+            self.compare(found.key.as_str().into(), Some(found), now);
+        }
+        for key in gone {
+            self.compare(key, None, now);
+        }
         Ok(())
     }
 
@@ -227,44 +190,26 @@ impl Watch {
         }
         let read = move |folder: &Folder| {
             let mut files = folder.files()?;
-            let read = |name: OsString| (Name::of(&name.to_string_lossy()), files.read(&name));
+            let read = |name: OsString| (name.to_string_lossy().into(), files.read(&name));
             Ok(names.into_iter().map(read).collect::<Vec<_>>())
         };
         let now = self.now();
-        for (name, found) in lock::blocking(&self.folder, read).await? {
-            self.compare(name, found, now);
+        for (key, found) in lock::blocking(&self.folder, read).await? {
+            self.compare(key, found, now);
         }
         Ok(())
     }
 
-    /// Takes in that the folder holds these files and no others.
-    fn compare_all(&mut self, found: &Pile) {
-        let now = self.now();
-        let mut there: Vec<Name> = Vec::with_capacity(found.len());
-        for found in found.iter() {
-            let name = Name::of(&found.key);
-            there.push(name.clone());
-            self.compare(name, Some(found), now);
-        }
-        there.sort_unstable();
-        let is_gone = |name: &&Name| there.binary_search(name).is_err();
-        let gone: Vec<Name> = self.seen.keys().filter(is_gone).cloned().collect();
-        for name in gone {
-            self.compare(name, None, now);
-        }
-    }
-
-    fn compare(&mut self, name: Name, found: Option<Found>, now: SystemTime) {
+    fn compare(&mut self, key: Box<str>, found: Option<Found>, now: SystemTime) {
         let Some(found) = found.filter(|found| !found.has_lapsed(now)) else {
-            if self.seen.remove(&name).is_some() {
-                self.changes.push_back(Change::Delete(name.to_string()));
+            if self.seen.remove(&key).is_some() {
+                self.changes.push_back(Change::Delete(key.into()));
             }
             return;
         };
-        let print = self.print(&found.value, found.owner.as_ref(), found.revision);
+        let seen = Seen::of(&found);
         self.earliest = self.earliest.into_iter().chain(found.expires).min();
-        let seen = Seen { print, expires: Expiry::of(found.expires) };
-        if self.seen.insert(name, seen).is_none_or(|before| before.print != print) {
+        if self.seen.insert(key, seen).is_none_or(|before| before.fingerprint != seen.fingerprint) {
             self.changes.push_back(Change::Put(found.record(now)));
         }
     }
@@ -274,15 +219,11 @@ impl Watch {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return Vec::new();
         }
-        let expiries = self.seen.values().filter_map(|seen| seen.expires.time());
+        let expiries = self.seen.values().filter_map(|seen| seen.expires);
         self.earliest = expiries.filter(|expires| *expires > now).min();
-        let is_over = |seen: &Seen| seen.expires.time().is_some_and(|at| at <= now);
+        let is_over = |seen: &Seen| seen.expires.is_some_and(|at| at <= now);
         let lapsed = self.seen.iter().filter(|(_, seen)| is_over(seen));
-        lapsed.map(|(name, _)| OsString::from(name.to_string())).collect()
-    }
-
-    fn print(&self, value: &Result<String, String>, owner: Option<&NodeId>, revision: u64) -> u64 {
-        self.hasher.hash_one((value, owner, revision))
+        lapsed.map(|(key, _)| OsString::from(&**key)).collect()
     }
 }
 
@@ -294,32 +235,3 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// How soon a step of the wall clock is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_name_is_the_same_when_it_is_printed(
-            key in "(10\\.3\\.[0-9]{1,3}\\.[0-9]{1,2}-2[0-9]|fd00::[0-9a-f]{1,4}-64|\\PC{0,20})",
-        ) {
-            prop_assert_eq!(Name::of(&key).to_string(), key);
-        }
-
-        #[test]
-        fn an_expiry_is_never_before_its_time(nanos in 0..u64::MAX) {
-            let time = UNIX_EPOCH + Duration::from_nanos(nanos);
-            let kept = Expiry::of(Some(time)).time().unwrap();
-            prop_assert!(kept >= time && kept < time + Duration::from_millis(1));
-        }
-    }
-
-    #[test]
-    fn what_never_expires_has_no_time() {
-        assert_eq!(Expiry::of(None).time(), None);
-        assert_eq!(size_of::<(Name, Seen)>(), 40);
-    }
-}

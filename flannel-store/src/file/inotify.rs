@@ -55,14 +55,6 @@ impl Notices {
         Ok(Self { fd })
     }
 
-    /// Takes all notices that are there.
-    pub(super) fn waiting(&self) -> io::Result<Noticed> {
-        match read(&self.fd) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Noticed::default()),
-            result => result,
-        }
-    }
-
     /// The same notices on this runtime.
     pub(super) fn follow(self) -> io::Result<Following> {
         #[expect(

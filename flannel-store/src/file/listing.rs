@@ -1,87 +1,75 @@
-//! All lease files as they were read once, kept true by the kernel's notices.
+//! Reading all lease files.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use tokio::time::Instant;
+use flannel_core::NodeId;
 
 use crate::{
     file::{
+        files::Found,
         folder::{Folder, failed},
         inotify::Notices,
         lock,
-        pile::Pile,
     },
     registry::{RegistryError, Snapshot},
 };
 
-/// What is in the folder, and what tells of changes from then on.
+/// What was in the folder when it was listed last, and the notices of all that has happened since: they were opened before.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) notices: Notices,
-    pub(super) found: Pile,
-    read: Instant,
+    pub(super) seen: BTreeMap<Box<str>, Seen>,
 }
 
-impl Listing {
-    /// Reads all files. The notices were opened before: what happens in between is in both.
-    pub(super) async fn read(
-        folder: &Arc<Folder>,
-        notices: Notices,
-    ) -> Result<Self, RegistryError> {
-        let read = Instant::now();
-        Ok(Self { notices, found: read_all(folder).await?, read })
-    }
+/// What is known of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// A number that differs when a watcher would see a difference.
+    pub(super) fingerprint: u64,
+    pub(super) expires: Option<SystemTime>,
+}
 
-    /// Takes in what happened meanwhile, and returns the listing; `None` if all has to be read again.
-    ///
-    /// A change is in the notices as soon as whoever made it goes on.
-    pub(super) async fn caught_up(mut self, folder: &Arc<Folder>) -> Option<Self> {
-        let noticed = self.notices.waiting().ok()?;
-        if noticed.gone || noticed.overflow || self.read.elapsed() > LONGEST_KEPT {
-            return None;
-        }
-        if !noticed.names.is_empty() {
-            let changed: Vec<OsString> = noticed.names.into_iter().collect();
-            let keys: Vec<_> =
-                changed.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-            self.found.remove(&keys);
-            let read = move |folder: &Folder| folder.read_all(&changed);
-            for found in lock::blocking(folder, read).await.ok()?.iter() {
-                self.found.push(&found);
-            }
-        }
-        Some(self)
+impl Seen {
+    pub(super) fn of(found: &Found) -> Self {
+        let fingerprint = fingerprint(&found.value, found.owner.as_ref(), found.revision);
+        Self { fingerprint, expires: found.expires }
     }
+}
 
-    /// The leases as they are at `now`.
-    pub(super) fn snapshot(&self, now: SystemTime) -> Snapshot {
-        snapshot(&self.found, now)
-    }
+/// A number for what watchers see of a record.
+pub(super) fn fingerprint(
+    value: &Result<String, String>,
+    owner: Option<&NodeId>,
+    revision: u64,
+) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (value, owner, revision).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The leases of these files as they are at `now`.
-pub(super) fn snapshot(found: &Pile, now: SystemTime) -> Snapshot {
-    let mut records = Vec::with_capacity(found.len());
-    records.extend(found.iter().map(|found| found.record(now)));
+pub(super) fn snapshot(found: Vec<Found>, now: SystemTime) -> Snapshot {
+    let records: Vec<_> = found.into_iter().map(|found| found.record(now)).collect();
     let revision = records.iter().map(|record| record.revision).max();
     Snapshot { records, revision: revision.unwrap_or(0) }
 }
 
 /// Reads all files.
-pub(super) async fn read_all(folder: &Arc<Folder>) -> Result<Pile, RegistryError> {
+pub(super) async fn read_all(folder: &Arc<Folder>) -> Result<Vec<Found>, RegistryError> {
     let mut names = lock::shared(folder, "list the leases", Folder::names).await?;
     let half = if names.len() < MANY { names.len() } else { names.len() / 2 };
     let rest = names.split_off(half);
     let read = |names: Vec<OsString>| lock::blocking(folder, move |it| it.read_all(&names));
-    if rest.is_empty() {
-        return read(names).await;
-    }
-    let (mut found, rest) = futures::try_join!(read(names), read(rest))?;
-    found.append(rest);
+    let (mut found, rest) = futures::try_join!(read(names), async {
+        if rest.is_empty() { Ok(Vec::new()) } else { read(rest).await }
+    })?;
+    found.extend(rest);
     Ok(found)
 }
 
@@ -95,10 +83,6 @@ pub(super) fn open(folder: &Folder) -> Result<Notices, RegistryError> {
         _ => failed("follow", &path)(error),
     })
 }
-
-/// A listing that nobody follows is read anew after a minute: a node that starts needs it within seconds, and a program that only lists
-/// now and then should not rely on notices.
-const LONGEST_KEPT: Duration = Duration::from_secs(60);
 
 /// So many files are read by two threads at once, since opening them takes longer than all else of a listing; for fewer, a second
 /// thread is not worth its memory.

@@ -2,13 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use flannel_core::NodeId;
 use tokio::time::Instant;
 
-use crate::{
-    memory::link::Link,
-    registry::{Change, Lifetime, NewRecord, Record, RegistryError},
-};
+use crate::registry::{Change, Lifetime, NewRecord, Record, RegistryError};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -19,7 +15,6 @@ pub(super) struct State {
     /// The last changes with their revisions, oldest first.
     history: VecDeque<(u64, Change)>,
     remembered: usize,
-    links: BTreeMap<NodeId, Link>,
     pub(super) watches: usize,
     /// Whether somebody who waits may want to look.
     pub(super) changed: bool,
@@ -40,7 +35,6 @@ impl State {
             revision: 0,
             history: VecDeque::new(),
             remembered,
-            links: BTreeMap::new(),
             watches: 0,
             changed: false,
         }
@@ -128,6 +122,7 @@ impl State {
         removed
     }
 
+    #[cfg(feature = "testing")]
     pub(super) fn expire(&mut self, key: &str) -> bool {
         let expires = self.entries.get(key).is_some_and(|entry| entry.expires.is_some());
         expires && self.remove(key)
@@ -144,17 +139,9 @@ impl State {
         }
     }
 
+    #[cfg(feature = "testing")]
     pub(super) fn compact(&mut self) {
         self.history.clear();
-    }
-
-    pub(super) fn link(&mut self, node: &NodeId) -> &mut Link {
-        self.changed = true;
-        self.links.entry(node.clone()).or_default()
-    }
-
-    pub(super) fn link_of(&self, node: &NodeId) -> Link {
-        self.links.get(node).copied().unwrap_or_default()
     }
 
     fn remember(&mut self, change: Change) {

@@ -1,62 +1,34 @@
-//! One node's connection to a cluster in memory.
+//! A cluster in memory as a key-value engine.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use flannel_core::NodeId;
 use futures::{StreamExt, stream, stream::BoxStream};
 use tokio::time::Instant;
 
 use crate::{
-    memory::{
-        Shared,
-        cluster_state::State,
-        link::{Cut, CutOff},
-    },
+    memory::{Shared, cluster_state::State},
     registry::{Change, ConfigText, NewRecord, Record, Registry, RegistryError, Snapshot},
 };
 
-/// One node's connection to a [`MemoryCluster`](crate::MemoryCluster).
+/// The registry of a [`MemoryCluster`](crate::MemoryCluster).
 #[derive(Clone, Debug)]
 pub struct MemoryRegistry {
     shared: Arc<Shared>,
-    node: NodeId,
 }
 
 impl MemoryRegistry {
-    pub(super) fn new(shared: Arc<Shared>, node: NodeId) -> Self {
-        Self { shared, node }
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
-    /// Does `work` on the cluster's side of the link.
     async fn call<T>(
         &self,
-        operation: &str,
         work: impl FnOnce(&mut State) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         // No real store answers at once, and code that relies on it would only pass here.
         tokio::task::yield_now().await;
-        self.pass(operation).await?;
-        let result = self.shared.work(work);
-        self.pass(operation).await?;
-        result
-    }
-
-    /// Waits until a message has gone one way over the link.
-    async fn pass(&self, operation: &str) -> Result<(), RegistryError> {
-        let delay = self.shared.lock().link_of(&self.node).delay;
-        if !delay.is_zero() {
-            tokio::time::sleep(delay / 2).await;
-        }
-        loop {
-            let ring = self.shared.bell.notified();
-            match self.shared.lock().link_of(&self.node).cut {
-                None => return Ok(()),
-                Some(Cut::Fail) => return Err(cut_off(&self.node, operation)),
-                Some(Cut::Hang) => {}
-            }
-            ring.await;
-        }
+        self.shared.work(work)
     }
 }
 
@@ -66,7 +38,7 @@ impl Registry for MemoryRegistry {
         let read = |state: &mut State| {
             Ok(ConfigText { place: "memory".into(), text: state.config.clone() })
         };
-        self.call("read the network config", read).await
+        self.call(read).await
     }
 
     async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
@@ -89,13 +61,13 @@ impl Registry for MemoryRegistry {
             state.changed = true;
             Ok(())
         };
-        self.call("write the network config", set).await
+        self.call(set).await
     }
 
     async fn list(&self) -> Result<Snapshot, RegistryError> {
         let read =
             |state: &mut State| Ok(Snapshot { records: state.records(), revision: state.revision });
-        self.call("list the leases", read).await
+        self.call(read).await
     }
 
     async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
@@ -104,7 +76,7 @@ impl Registry for MemoryRegistry {
             state.is_free(key)?;
             Ok(state.write(key, write))
         };
-        self.call(&format!("create {key}"), create).await
+        self.call(create).await
     }
 
     async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {
@@ -112,7 +84,7 @@ impl Registry for MemoryRegistry {
             state.compare(&was.key, Some(was))?;
             Ok(state.write(&was.key, write))
         };
-        self.call(&format!("update {}", was.key), update).await
+        self.call(update).await
     }
 
     async fn touch(&self, was: &Record, ttl: Option<Duration>) -> Result<Record, RegistryError> {
@@ -123,7 +95,7 @@ impl Registry for MemoryRegistry {
             }
             Ok(was.clone())
         };
-        self.call(&format!("renew {}", was.key), touch).await
+        self.call(touch).await
     }
 
     async fn delete(&self, was: &Record) -> Result<(), RegistryError> {
@@ -132,16 +104,12 @@ impl Registry for MemoryRegistry {
             state.remove(&was.key);
             Ok(())
         };
-        self.call(&format!("delete {}", was.key), delete).await
+        self.call(delete).await
     }
 
     fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
         self.shared.lock().watches += 1;
-        let follower = Follower {
-            shared: Arc::clone(&self.shared),
-            node: self.node.clone(),
-            seen: since.revision,
-        };
+        let follower = Follower { shared: Arc::clone(&self.shared), seen: since.revision };
         stream::unfold(follower, async |mut follower| Some((follower.next().await, follower)))
             .boxed()
     }
@@ -149,7 +117,6 @@ impl Registry for MemoryRegistry {
 
 struct Follower {
     shared: Arc<Shared>,
-    node: NodeId,
     seen: u64,
 }
 
@@ -157,34 +124,22 @@ impl Follower {
     async fn next(&mut self) -> Result<Change, RegistryError> {
         loop {
             let ring = self.shared.bell.notified();
-            let (link, change, deadline) = self.shared.work(|state| {
-                let change = state.change_after(self.seen);
-                (state.link_of(&self.node), change, state.next_deadline())
-            });
-            match (link.cut, change) {
-                (Some(Cut::Fail), _) => return Err(cut_off(&self.node, "follow the leases")),
-                (Some(Cut::Hang), _) => ring.await,
-                (None, Err(error)) => return Err(error),
-                (None, Ok(Some((revision, change)))) => {
-                    if !link.delay.is_zero() {
-                        tokio::time::sleep(link.delay).await;
-                    }
-                    self.seen = revision;
-                    return Ok(change);
+            let (change, deadline) =
+                self.shared.work(|state| (state.change_after(self.seen), state.next_deadline()));
+            if let Some((revision, change)) = change? {
+                self.seen = revision;
+                return Ok(change);
+            }
+            let expiry = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
                 }
-                (None, Ok(None)) => {
-                    let expiry = async {
-                        match deadline {
-                            Some(deadline) => tokio::time::sleep_until(deadline).await,
-                            None => std::future::pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        biased;
-                        () = expiry => {}
-                        () = ring => {}
-                    }
-                }
+            };
+            tokio::select! {
+                biased;
+                () = expiry => {}
+                () = ring => {}
             }
         }
     }
@@ -194,8 +149,4 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.shared.lock().watches -= 1;
     }
-}
-
-fn cut_off(node: &NodeId, operation: &str) -> RegistryError {
-    RegistryError::Unavailable { operation: operation.into(), source: CutOff(node.clone()).into() }
 }

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use flannel_core::{Lease, LeaseAttrs, NodeId, StoreError, SubnetLease};
+use flannel_core::{Lease, LeaseAttrs, StoreError, SubnetLease};
 use tracing::warn;
 
 use crate::{
     registry::{Record, Registry},
     registry_store::{
-        overlaps::Overlaps,
+        Shared,
         perform::perform,
         plan,
         protocol::{Answer, Holding, LeaseOp},
@@ -20,31 +20,29 @@ use crate::{
 /// A lease as this node last wrote it.
 #[derive(Debug)]
 pub(crate) struct Held<R> {
-    registry: Arc<R>,
+    shared: Arc<Shared<R>>,
     holding: Holding,
-    overlaps: Arc<Overlaps>,
 }
 
 impl<R: Registry> Held<R> {
     pub(crate) fn new(
-        registry: Arc<R>,
-        node: NodeId,
+        shared: Arc<Shared<R>>,
         ttl: Duration,
         record: Record,
-        overlaps: Arc<Overlaps>,
     ) -> Result<Self, StoreError> {
-        Ok(Self { registry, holding: Holding::new(node, ttl, record)?, overlaps })
+        let holding = Holding::new(shared.node.clone(), ttl, record)?;
+        Ok(Self { shared, holding })
     }
 
     async fn run(&mut self, op: LeaseOp) -> Result<(), StoreError> {
-        if self.overlaps.any() {
+        if self.shared.overlaps.any() {
             self.holding.overlapped = true;
             // A node of ours that came second goes by itself.
             tokio::time::sleep(SETTLING).await;
         }
         loop {
             let request = self.holding.ask(&op);
-            let answer = perform(self.registry.as_ref(), &request).await?;
+            let answer = perform(self.shared.registry.as_ref(), &request).await?;
             if let Answer::Listed(records) = &answer {
                 self.report(records);
             }
@@ -64,7 +62,7 @@ impl<R: Registry> Held<R> {
             warn!(%subnet, other = winner.key, holder, "another lease has addresses of our subnet and stays: moving to another");
             return;
         }
-        for other in self.overlaps.news() {
+        for other in self.shared.overlaps.news() {
             warn!(%subnet, other, "another lease has addresses of our subnet: ours was there first, and its node has to move");
         }
     }

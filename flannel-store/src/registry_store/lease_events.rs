@@ -5,34 +5,23 @@ use std::{
     time::Duration,
 };
 
-use flannel_core::{Backoff, Lease, LeaseEvent, NodeId, StoreError};
+use flannel_core::{Backoff, Lease, LeaseEvent, StoreError};
 use futures::{StreamExt, stream, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
     registry::{Change, Lifetime, Record, Registry, RegistryError, Snapshot},
-    registry_store::{
-        Counters, jitter::Jitter, overlaps::Overlaps, record_errors::RecordErrors, store_error,
-    },
+    registry_store::{Shared, store_error},
 };
 
-/// The lease events of `registry`, for one watcher, from what is `known` of it if anything is.
+/// The lease events of a store's registry, for one watcher, from what is `known` of it if anything is.
 pub(crate) fn stream<R: Registry>(
     known: Option<Snapshot>,
-    registry: Arc<R>,
-    record_errors: Arc<RecordErrors>,
-    counters: Arc<Counters>,
-    jitter: Arc<Jitter>,
-    (overlaps, node): (Arc<Overlaps>, NodeId),
+    shared: Arc<Shared<R>>,
 ) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
     let watch = Watch {
-        registry,
-        record_errors,
-        counters,
-        jitter,
-        overlaps,
-        node,
+        shared,
         backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
         state: known.map_or(State::Listing(Duration::ZERO), State::Listed),
     };
@@ -40,12 +29,7 @@ pub(crate) fn stream<R: Registry>(
 }
 
 struct Watch<R> {
-    registry: Arc<R>,
-    record_errors: Arc<RecordErrors>,
-    counters: Arc<Counters>,
-    jitter: Arc<Jitter>,
-    overlaps: Arc<Overlaps>,
-    node: NodeId,
+    shared: Arc<Shared<R>>,
     backoff: Backoff,
     state: State,
 }
@@ -67,17 +51,17 @@ impl<R: Registry> Watch<R> {
             match &mut self.state {
                 State::Listed(snapshot) => {
                     let snapshot = std::mem::take(snapshot);
-                    self.overlaps.listed(&snapshot, &self.node);
+                    self.shared.overlaps.listed(&snapshot, &self.shared.node);
                     let leases = self.reset(&snapshot.records);
                     self.state = State::Following {
-                        changes: self.registry.watch(snapshot),
+                        changes: self.shared.registry.watch(snapshot),
                         since: Instant::now(),
                     };
                     return Ok(LeaseEvent::Reset(leases));
                 }
                 State::Listing(wait) => {
                     tokio::time::sleep(*wait).await;
-                    match self.registry.list().await {
+                    match self.shared.registry.list().await {
                         Ok(snapshot) => self.state = State::Listed(snapshot),
                         Err(error) => {
                             self.retry();
@@ -89,7 +73,7 @@ impl<R: Registry> Watch<R> {
                     let since = *since;
                     match changes.next().await {
                         Some(Ok(change)) => {
-                            self.overlaps.changed(&change, &self.node);
+                            self.shared.overlaps.changed(&change, &self.shared.node);
                             if let Some(event) = self.event(change) {
                                 return Ok(event);
                             }
@@ -117,11 +101,11 @@ impl<R: Registry> Watch<R> {
     }
 
     fn retry(&mut self) {
-        self.state = State::Listing(self.backoff.after_failure(self.jitter.next()));
+        self.state = State::Listing(self.backoff.after_failure(self.shared.random()));
     }
 
     fn reset(&self, records: &[Record]) -> Vec<Lease> {
-        self.counters.resets.fetch_add(1, Ordering::Relaxed);
+        self.shared.resets.fetch_add(1, Ordering::Relaxed);
         records.iter().filter_map(|record| self.lease(record)).collect()
     }
 
@@ -141,7 +125,7 @@ impl<R: Registry> Watch<R> {
         if record.lifetime == Lifetime::Lapsed {
             return None;
         }
-        record.lease().inspect_err(|reason| self.record_errors.note(record, reason)).ok()
+        record.lease().inspect_err(|reason| self.shared.record_errors.note(record, reason)).ok()
     }
 }
 

@@ -1,90 +1,19 @@
 //! Answers that are lost, late, or very long.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use flannel_core::{LeaseEvent, Store};
 use flannel_store::{
-    Change, EtcdConfig, EtcdRegistry, EtcdStore, LeaseOptions, Lifetime, NewRecord, Record,
-    Registry, RegistryError,
+    Change, EtcdConfig, EtcdRegistry, Lifetime, NewRecord, Record, Registry, RegistryError,
 };
 use futures::StreamExt;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     cluster::{Cluster, PREFIX},
     flannel::{LIMIT, acquire, at, item, network},
+    proxy::Proxy,
 };
-
-/// A line to etcd that breaks when it is told to.
-struct Proxy {
-    endpoint: String,
-    /// How many chunks of answers pass before one is lost with its line; nothing is lost if it is negative.
-    left: Arc<AtomicI64>,
-    _lines: JoinSet<()>,
-}
-
-impl Proxy {
-    async fn start(target: &str) -> Self {
-        let target = target.strip_prefix("http://").unwrap().to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let left = Arc::new(AtomicI64::new(-1));
-        let (mut lines, shared) = (JoinSet::new(), Arc::clone(&left));
-        lines.spawn(async move {
-            let mut lines = JoinSet::new();
-            loop {
-                let (client, _) = listener.accept().await.unwrap();
-                let server = TcpStream::connect(&target).await.unwrap();
-                lines.spawn(pass(client, server, Arc::clone(&shared)));
-            }
-        });
-        Self { endpoint, left, _lines: lines }
-    }
-
-    fn lose_after(&self, chunks: i64) {
-        self.left.store(chunks, Ordering::Relaxed);
-    }
-
-    /// Whether what was to be lost has been.
-    fn has_lost(&self) -> bool {
-        self.left.swap(-1, Ordering::Relaxed) < 0
-    }
-}
-
-async fn pass(client: TcpStream, server: TcpStream, left: Arc<AtomicI64>) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let requests = async {
-        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
-    };
-    let answers = async {
-        let mut chunk = vec![0; 1 << 16];
-        while let Ok(length @ 1..) = from_server.read(&mut chunk).await {
-            // Only while something is to be lost, it is counted.
-            if left.load(Ordering::Relaxed) >= 0 && left.fetch_sub(1, Ordering::Relaxed) == 0 {
-                return;
-            }
-            if to_client.write_all(&chunk[..length]).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = requests => {}
-        () = answers => {}
-    }
-}
 
 fn write(owner: Option<&str>, last: u8, ttl: Option<u64>) -> NewRecord {
     NewRecord {
@@ -161,7 +90,7 @@ async fn a_lost_answer_is_not_a_lost_lease() {
 
 #[tokio::test]
 #[ignore = "needs etcd: run ./ci.sh etcd"]
-async fn who_compares_with_something_else_is_told_what_is_there() {
+async fn the_owner_is_a_part_of_a_record() {
     let cluster = network(1).await;
     let registry = EtcdRegistry::new(&cluster.config()).unwrap();
     let key = "10.3.7.0-24";
@@ -170,17 +99,7 @@ async fn who_compares_with_something_else_is_told_what_is_there() {
         RegistryError::Conflict { current } => current.map(|record| *record),
         error => panic!("{error:?}"),
     };
-    let first = registry.create(key, &write(1)).await.unwrap();
-    let again = registry.create(key, &write(1)).await.unwrap_err();
-    assert_eq!(current(again), Some(first.clone()));
-    let second = registry.update(&first, &write(2)).await.unwrap();
-    assert!(second.revision > first.revision);
-    assert_eq!(
-        current(registry.update(&first, &write(3)).await.unwrap_err()),
-        Some(second.clone())
-    );
-    assert_eq!(current(registry.touch(&first, None).await.unwrap_err()), Some(second.clone()));
-    assert_eq!(current(registry.delete(&first).await.unwrap_err()), Some(second.clone()));
+    let second = registry.create(key, &write(2)).await.unwrap();
     // Its owner is part of a record.
     cluster.put(&format!("{PREFIX}/subnet-owners/{key}"), "n2");
     let orphan = Record { owner: None, ..second.clone() };
@@ -191,9 +110,6 @@ async fn who_compares_with_something_else_is_told_what_is_there() {
     assert_eq!(current(registry.delete(&second).await.unwrap_err()), Some(orphan.clone()));
     let third = registry.update(&orphan, &write(3)).await.unwrap();
     registry.delete(&third).await.unwrap();
-    assert_eq!(current(registry.delete(&third).await.unwrap_err()), None);
-    assert_eq!(current(registry.update(&third, &write(4)).await.unwrap_err()), None);
-    assert_eq!(current(registry.touch(&third, Some(LIMIT)).await.unwrap_err()), None);
     assert_eq!(cluster.kvs(&format!("{PREFIX}/s")), []);
 }
 
@@ -236,16 +152,14 @@ async fn values_of_megabytes_cost_only_themselves() {
     }
 }
 
-#[tokio::test]
-#[ignore = "needs etcd: run ./ci.sh etcd"]
-async fn ten_thousand_leases_are_listed_at_once() {
-    let cluster = network(1).await;
+/// Writes `count` leases of vxlan, as flannel does.
+fn write_leases(cluster: &Cluster, count: u32) {
     cluster.put(&format!("{PREFIX}/config"), r#"{"Network":"10.0.0.0/8"}"#);
     let value = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
     let said = cluster.ctl(&["lease", "grant", "86400"]);
     let id = said.split(' ').nth(1).unwrap().to_owned();
     let quoted = value.replace('"', "\\\"");
-    for batch in 0..100 {
+    for batch in 0..count / 100 {
         let put = |n: u32| {
             format!(
                 "put --lease={id} {PREFIX}/subnets/10.{}.{}.0-24 \"{quoted}\"\n",
@@ -256,55 +170,21 @@ async fn ten_thousand_leases_are_listed_at_once() {
         let puts: String = (batch * 100..batch * 100 + 100).map(put).collect();
         cluster.ctl_with(&["txn"], &format!("\n{puts}\n\n"));
     }
-    let plain = Instant::now();
-    let bytes = cluster.ctl(&["get", "--prefix", &format!("{PREFIX}/subnets/"), "-w", "json"]);
-    let plain = plain.elapsed();
-    let registry = EtcdRegistry::new(&cluster.config()).unwrap();
-    registry.config().await.unwrap();
-    let listing = Instant::now();
-    let snapshot = registry.list().await.unwrap();
-    println!(
-        "10,000 leases: {:?}; with etcdctl {plain:?} and {} bytes",
-        listing.elapsed(),
-        bytes.len()
-    );
-    assert_eq!(snapshot.records.len(), 10_000);
-    let all: std::collections::BTreeSet<_> = snapshot.records.iter().map(|r| &r.key).collect();
-    assert_eq!(all.len(), 10_000);
-    assert!(snapshot.records.iter().all(|r| r.lease().is_ok() && r.lifetime == Lifetime::Bounded));
-
-    let store =
-        EtcdStore::open(&cluster.config(), "n1".parse().unwrap(), LeaseOptions::default()).unwrap();
-    let acquiring = Instant::now();
-    let lease = acquire(&store, 1).await;
-    println!("a lease among them: {:?}", acquiring.elapsed());
-    assert!(!all.contains(&lease.lease().subnet.to_string()));
-    assert!(acquiring.elapsed() < Duration::from_secs(5));
-    let watching = Instant::now();
-    let LeaseEvent::Reset(leases) = item(&mut store.watch()).await.unwrap() else {
-        panic!("expected a reset");
-    };
-    println!("a watch's first list: {:?}", watching.elapsed());
-    assert_eq!(leases.len(), 10_001);
 }
 
+/// 8,000 leases at 2 Mbit/s, or a quarter of both: a list takes longer than any one answer may, and gets there.
 #[tokio::test]
 #[ignore = "needs etcd: run ./ci.sh etcd"]
-async fn fifty_nodes_that_start_at_once_have_their_leases_soon() {
-    let cluster = network(3).await;
-    // As many nodes as subnets, so that many choose the same one.
-    let config = r#"{"Network":"10.3.0.0/24","SubnetLen":30,"SubnetMin":"10.3.0.4","SubnetMax":"10.3.0.200"}"#;
-    cluster.put(&format!("{PREFIX}/config"), config);
-    let stores: Vec<_> = (0..50).map(|n| cluster.store(&format!("n{n}"))).collect();
-    let begin = Instant::now();
-    let leases = stores.iter().zip(0..).map(|(store, n)| acquire(store, n));
-    let leases = futures::future::join_all(leases).await;
-    let lost: u64 = stores.iter().map(|store| store.stats().races_lost).sum();
-    println!("50 nodes on 3 members: {:?}, {lost} races lost", begin.elapsed());
-    assert!(lost > 0, "nobody was too late");
-    let subnets: std::collections::BTreeSet<_> = leases.iter().map(|l| l.lease().subnet).collect();
-    assert_eq!(subnets.len(), 50);
-    let granted = cluster.ctl(&["lease", "list"]).lines().count() - 1;
-    assert_eq!(granted, 50, "who was too late gives the etcd lease back that it had for it");
-    assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
+async fn a_long_list_comes_in_over_a_slow_line() {
+    let cluster = network(1).await;
+    write_leases(&cluster, 2000);
+    let proxy = Proxy::start(&cluster.endpoint(0)).await;
+    proxy.slow_down_to(500_000 / 8);
+    let config = EtcdConfig { endpoints: vec![proxy.endpoint.clone()], ..cluster.config() };
+    let registry = EtcdRegistry::new(&config).unwrap();
+    let listing = Instant::now();
+    let listed = timeout(4 * LIMIT, registry.list()).await.expect("in time").unwrap();
+    println!("2,000 leases at 0.5 Mbit/s: {:?}", listing.elapsed());
+    assert_eq!(listed.records.len(), 2000);
+    assert!(listing.elapsed() > Duration::from_secs(5), "the line is not slow");
 }

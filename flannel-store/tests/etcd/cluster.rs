@@ -165,14 +165,14 @@ impl Cluster {
 
     /// How a node reaches all members.
     pub(crate) fn config(&self) -> EtcdConfig {
-        let file = |name: &str, wanted: bool| wanted.then(|| self.path(name));
+        let file = |name: &str, wanted: bool| wanted.then(|| self.path(name).into());
         let certificates = self.security == Security::Certificates;
         let passwords = self.security == Security::Passwords;
         EtcdConfig {
-            ca_file: file("ca.pem", self.security != Security::None),
-            cert_file: file("client.pem", certificates),
+            ca: file("ca.pem", self.security != Security::None),
+            cert: file("client.pem", certificates),
             endpoints: (0..self.members.len()).map(|member| self.endpoint(member)).collect(),
-            key_file: file("client.key", certificates),
+            key: file("client.key", certificates),
             password: passwords.then(|| "hunter2".into()),
             username: passwords.then(|| "flannel".into()),
             ..EtcdConfig::default()

@@ -128,17 +128,17 @@ async fn certificates() {
     authority.write(&other("ca.pem"));
     authority.sign("other", &[]).write(&other("client.pem"), &other("client.key"));
 
-    let config = EtcdConfig { ca_file: Some(other("ca.pem")), ..cluster.config() };
+    let config = EtcdConfig { ca: Some(other("ca.pem").into()), ..cluster.config() };
     assert_eq!(
         denied(&cluster, &config).await,
-        "the store refuses to read etcd key /coreos.com/network/config: ENDPOINT has a certificate that is not to be trusted (invalid peer certificate: UnknownIssuer): give the CA that has signed it as ca_file"
+        "the store refuses to read etcd key /coreos.com/network/config: ENDPOINT has a certificate that is not to be trusted (invalid peer certificate: UnknownIssuer): give the certificate of the CA that has signed it"
     );
-    let config = EtcdConfig { ca_file: None, ..cluster.config() };
+    let config = EtcdConfig { ca: None, ..cluster.config() };
     assert!(denied(&cluster, &config).await.contains("UnknownIssuer"));
-    let none = EtcdConfig { cert_file: None, key_file: None, ..cluster.config() };
+    let none = EtcdConfig { cert: None, key: None, ..cluster.config() };
     let untrusted = EtcdConfig {
-        cert_file: Some(other("client.pem")),
-        key_file: Some(other("client.key")),
+        cert: Some(other("client.pem").into()),
+        key: Some(other("client.key").into()),
         ..cluster.config()
     };
     for config in [none, untrusted] {
@@ -149,7 +149,7 @@ async fn certificates() {
             before,
             "the store refuses to read etcd key /coreos.com/network/config: ENDPOINT refuses our certificate, or that there is none ("
         );
-        assert!(rest.ends_with("): give cert_file and key_file that its CA has signed"), "{said}");
+        assert!(rest.ends_with("): give a certificate and a key that its CA has signed"), "{said}");
     }
 
     // etcd reads its certificate for each connection.
@@ -183,19 +183,19 @@ async fn files_that_cannot_be_used() {
         chain(&store.unwrap_err()).replace(&cluster.folder.path().display().to_string(), "FOLDER")
     };
     let missing: PathBuf = cluster.path("missing.pem");
-    let config = EtcdConfig { ca_file: Some(missing), ..cluster.config() };
+    let config = EtcdConfig { ca: Some(missing.into()), ..cluster.config() };
     assert_eq!(
         error(&config),
         "cannot use FOLDER/missing.pem for TLS: No such file or directory (os error 2)"
     );
-    let config = EtcdConfig { ca_file: Some(cluster.path("client.key")), ..cluster.config() };
+    let config = EtcdConfig { ca: Some(cluster.path("client.key").into()), ..cluster.config() };
     assert_eq!(error(&config), "cannot use FOLDER/client.key for TLS: it holds no certificate");
-    let config = EtcdConfig { key_file: Some(cluster.path("client.pem")), ..cluster.config() };
+    let config = EtcdConfig { key: Some(cluster.path("client.pem").into()), ..cluster.config() };
     assert_eq!(
         error(&config),
         "cannot use FOLDER/client.pem for TLS: it holds no private key: no items found"
     );
-    let config = EtcdConfig { key_file: Some(cluster.path("server.key")), ..cluster.config() };
+    let config = EtcdConfig { key: Some(cluster.path("server.key").into()), ..cluster.config() };
     assert_eq!(
         error(&config),
         "cannot use FOLDER/client.pem for TLS: keys may not be consistent: KeyMismatch"

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flannel_core::{Lease, LeaseAttrs, LeaseEvent, Store, StoreError, Subnet};
+use flannel_core::{LeaseEvent, Store, StoreError};
 use flannel_store::{EtcdConfig, EtcdRegistry, EtcdStore, LeaseOptions, Registry, RegistryError};
-use futures::{StreamExt, future::join_all, stream::BoxStream};
+use futures::{StreamExt, future::join_all};
 use tokio::{
     net::TcpListener,
     time::{Instant, sleep, timeout},
@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     cluster::{Cluster, PREFIX, Security},
     flannel::{LIMIT, acquire, at, item, network},
+    watcher::{Watcher, until_known},
 };
 
 /// The shortest TTL that these members grant.
@@ -20,84 +21,6 @@ const TTL: Duration = Duration::from_secs(1);
 
 fn short() -> LeaseOptions {
     LeaseOptions { ttl: TTL, ..LeaseOptions::default() }
-}
-
-type Watch = BoxStream<'static, Result<LeaseEvent, StoreError>>;
-
-/// Follows until `lease` is known as it is, through errors and resets; what the events were.
-async fn until_known(watch: &mut Watch, lease: &Lease) -> Vec<Result<LeaseEvent, StoreError>> {
-    let mut events = Vec::new();
-    loop {
-        let event = item(watch).await;
-        let known = match &event {
-            Ok(LeaseEvent::Reset(leases)) => leases.contains(lease),
-            Ok(LeaseEvent::Upsert(upsert)) => upsert == lease,
-            _ => false,
-        };
-        events.push(event);
-        if known {
-            return events;
-        }
-    }
-}
-
-/// What one watcher knows.
-struct Watcher {
-    watch: Watch,
-    known: BTreeMap<Subnet, LeaseAttrs>,
-    errors: Vec<String>,
-}
-
-impl Watcher {
-    /// One that has its first list, and follows.
-    async fn follow(store: &EtcdStore, cluster: &Cluster) -> Self {
-        let before = cluster.open_watches();
-        let mut watcher = Self { watch: store.watch(), known: BTreeMap::new(), errors: Vec::new() };
-        watcher.until_true(cluster).await;
-        // Nothing happens, so that this only lets it begin.
-        let begun = timeout(LIMIT, async {
-            while cluster.open_watches() == before {
-                let event = timeout(Duration::from_millis(5), watcher.watch.next()).await;
-                assert!(event.is_err(), "{event:?}");
-            }
-        });
-        begun.await.expect("it begins to follow");
-        watcher
-    }
-
-    /// Follows until it knows what is stored, and nothing else.
-    async fn until_true(&mut self, cluster: &Cluster) {
-        let prefix = Cluster::lease_key("");
-        let stored = cluster.kvs(&prefix).into_iter().filter_map(|kv| {
-            let subnet = kv.key.strip_prefix(&prefix)?.parse().ok()?;
-            Some((subnet, kv.value.parse().ok()?))
-        });
-        let truth: BTreeMap<Subnet, LeaseAttrs> = stored.collect();
-        if truth.is_empty() {
-            // So that it has its first list.
-            self.next().await;
-        }
-        self.until(|known| *known == truth).await;
-    }
-
-    /// Follows until what it knows is as wanted.
-    async fn until(&mut self, is_wanted: impl Fn(&BTreeMap<Subnet, LeaseAttrs>) -> bool) {
-        while !is_wanted(&self.known) {
-            self.next().await;
-        }
-    }
-
-    async fn next(&mut self) {
-        match item(&mut self.watch).await {
-            Err(error) => self.errors.push(chain(&error)),
-            Ok(LeaseEvent::Remove(subnet)) => drop(self.known.remove(&subnet)),
-            Ok(LeaseEvent::Reset(leases)) => {
-                let leases = leases.into_iter().map(|lease| (lease.subnet, lease.attrs));
-                self.known = leases.collect();
-            }
-            Ok(LeaseEvent::Upsert(lease)) => drop(self.known.insert(lease.subnet, lease.attrs)),
-        }
-    }
 }
 
 #[tokio::test]

@@ -10,5 +10,7 @@ mod errors;
 mod faults;
 mod flannel;
 mod permissions;
+mod proxy;
 mod racing;
 mod tls;
+mod watcher;

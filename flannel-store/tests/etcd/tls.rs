@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use flannel_core::{Store, StoreError};
-use flannel_store::{EtcdStore, LeaseOptions};
+use flannel_store::{EtcdConfig, EtcdPem, EtcdStore, LeaseOptions};
 
 use crate::{
     certificates::Authority,
@@ -15,6 +15,37 @@ async fn cluster() -> Cluster {
     let cluster = Cluster::start(1, Security::Passwords).await;
     cluster.put(&format!("{PREFIX}/config"), r#"{"Network":"10.3.0.0/16"}"#);
     cluster
+}
+
+#[tokio::test]
+#[ignore = "needs etcd: run ./ci.sh etcd"]
+async fn certificates_may_be_given_as_text() {
+    let cluster = Cluster::start(1, Security::Certificates).await;
+    cluster.put(&format!("{PREFIX}/config"), r#"{"Network":"10.3.0.0/16"}"#);
+    let text = |pem: Option<EtcdPem>| {
+        let path = pem.unwrap().path().unwrap().to_owned();
+        Some(EtcdPem::Bytes(std::fs::read(path).unwrap()))
+    };
+    let EtcdConfig { ca, cert, key, .. } = cluster.config();
+    let config = EtcdConfig { ca: text(ca), cert: text(cert), key: text(key), ..cluster.config() };
+    let open = |config: &EtcdConfig| {
+        EtcdStore::open(config, "n1".parse().unwrap(), LeaseOptions::default())
+    };
+    std::fs::remove_file(cluster.path("client.key")).unwrap();
+    acquire(&open(&config).unwrap(), 1).await;
+
+    for (config, said) in [
+        (
+            EtcdConfig { key: config.cert.clone(), ..config.clone() },
+            "cannot use the key that was given for TLS",
+        ),
+        (
+            EtcdConfig { ca: config.key.clone(), ..config.clone() },
+            "cannot use the certificate of the CA that was given for TLS",
+        ),
+    ] {
+        assert_eq!(open(&config).unwrap_err().to_string(), said);
+    }
 }
 
 /// Why a node has no lease.

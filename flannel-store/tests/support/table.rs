@@ -22,10 +22,12 @@ pub(crate) struct Rows {
     pub(crate) records: BTreeMap<String, Record>,
     pub(crate) revision: u64,
     /// When records go away.
-    deadlines: BTreeMap<String, Instant>,
+    pub(crate) deadlines: BTreeMap<String, Instant>,
     pub(crate) watches: Arc<()>,
     /// How often all of it was asked for.
     pub(crate) lists: u32,
+    /// It compares one key and no addresses when it creates, as etcd and Consul do.
+    pub(crate) compares_keys: bool,
 }
 
 impl Rows {
@@ -112,14 +114,28 @@ impl Registry for Table {
     }
 
     async fn create(&self, key: &str, write: &NewRecord) -> Result<Record, RegistryError> {
+        let conflict =
+            |other: &Record| RegistryError::Conflict { current: Some(other.clone().into()) };
         let create = |rows: &mut Rows| {
             rows.compare(key, None)?;
-            match rows.records.values().find(|record| record.overlaps(key)) {
-                None => Ok(rows.put(key, write)),
-                Some(other) => Err(RegistryError::Conflict { current: Some(other.clone().into()) }),
+            let other = rows.records.values().find(|record| record.overlaps(key));
+            match other.filter(|_| !rows.compares_keys) {
+                None => Ok((rows.put(key, write), rows.compares_keys)),
+                Some(other) => Err(conflict(other)),
             }
         };
-        self.query(create).await
+        let (record, compares_keys) = self.query(create).await?;
+        if !compares_keys {
+            return Ok(record);
+        }
+        let older = |other: &&Record| other.overlaps(key) && other.created < record.created;
+        match self.query(|rows| rows.records.values().find(older).cloned()).await {
+            None => Ok(record),
+            Some(other) => {
+                self.delete(&record).await?;
+                Err(conflict(&other))
+            }
+        }
     }
 
     async fn update(&self, was: &Record, write: &NewRecord) -> Result<Record, RegistryError> {

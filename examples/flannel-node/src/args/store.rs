@@ -67,12 +67,13 @@ impl StoreArgs {
 
     /// How to reach etcd.
     pub(crate) fn etcd(&self) -> EtcdConfig {
-        let file = |file: &Option<PathBuf>| file.clone().filter(|_| !self.tls_is_off());
+        let file =
+            |file: &Option<PathBuf>| file.clone().filter(|_| !self.tls_is_off()).map(Into::into);
         EtcdConfig {
-            ca_file: file(&self.etcd_cafile),
-            cert_file: file(&self.etcd_certfile),
+            ca: file(&self.etcd_cafile),
+            cert: file(&self.etcd_certfile),
             endpoints: self.etcd_endpoints.clone(),
-            key_file: file(&self.etcd_keyfile),
+            key: file(&self.etcd_keyfile),
             password: self.etcd_password.clone(),
             prefix: self.etcd_prefix.clone(),
             username: self.etcd_username.clone(),

@@ -117,13 +117,13 @@ fn what_flanneld_ignores_is_ignored_with_a_word() {
     let args = node(&["--version=false", "-healthz-ip=", "-subnet-file", ""], &[]);
     assert_eq!(args.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
     let args = node(&["-etcd-cafile=/ca.pem", "-iptables-resync=0", "-healthz-port=-1"], &[]);
-    assert_eq!((args.store.etcd().ca_file, args.health.address()), (None, None));
+    assert_eq!((args.store.etcd().ca, args.health.address()), (None, None));
     let said = args.without_effect().join("\n");
     for flag in ["--etcd-cafile: ", "--iptables-resync: ", "--healthz-port: "] {
         assert!(said.contains(flag), "{said}");
     }
     let encrypted = ["-etcd-cafile=/ca.pem", "-etcd-endpoints=https://192.0.2.1:2379"];
-    assert!(node(&encrypted, &[]).store.etcd().ca_file.is_some());
+    assert!(node(&encrypted, &[]).store.etcd().ca.is_some());
     let args = node(&[], &[("FLANNELD_IP_MASQ", "maybe"), ("FLANNELD_HEALTHZ_PORT", "x")]);
     assert!(!args.traffic.ip_masq);
     let said = args.without_effect().join("\n");

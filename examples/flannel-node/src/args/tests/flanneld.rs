@@ -111,7 +111,7 @@ fn an_empty_text_is_no_text() {
     for args in [&["-public-ip="][..], &["--public-ip", ""], &["--etcd-cafile=", "-iface="]] {
         let args = node(args, &[]);
         assert_eq!((args.public_ip, args.iface.len()), (None, 0));
-        assert_eq!(args.store.etcd().ca_file, None);
+        assert_eq!(args.store.etcd().ca, None);
     }
     assert!(read(&["-healthz-port="], &[]).is_err(), "no number");
 }
