@@ -1,4 +1,4 @@
-//! A folder shared by real processes: races, kills, and how soon one learns what another did.
+//! A folder shared by real processes: races and kills.
 //!
 //! The children are this test program again, running the one ignored test.
 
@@ -10,12 +10,11 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use flannel_core::{LeaseAttrs, LeaseEvent, NetworkConfig, RawJson, Store, SubnetLease};
+use flannel_core::{LeaseAttrs, NetworkConfig, Store, SubnetLease};
 use flannel_store::{FileStore, LeaseOptions};
-use futures::StreamExt;
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
@@ -103,17 +102,6 @@ fn a_child() {
                 say(n);
             }
         }),
-        "write when told" => {
-            say("ready");
-            while let Some(key) = heard() {
-                let folder = Path::new(&folder);
-                let temporary = folder.join(".stamp");
-                let stamp =
-                    LeaseAttrs { backend_data: RawJson::new(&now().to_string()).ok(), ..at(1) };
-                fs::write(&temporary, stamp.to_string()).unwrap();
-                fs::rename(&temporary, folder.join("subnets").join(key)).unwrap();
-            }
-        }
         other => panic!("unknown role {other}"),
     }
 }
@@ -127,11 +115,6 @@ fn heard() -> Option<String> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     (!line.is_empty()).then(|| line.trim().into())
-}
-
-/// Nanoseconds of the wall clock, which all processes share.
-fn now() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
 }
 
 fn at(last: u8) -> LeaseAttrs {
@@ -153,9 +136,9 @@ async fn acquire(folder: &Path, node: &str) -> Box<dyn SubnetLease> {
     timeout(Duration::from_secs(20), store.acquire(&at(number(node)))).await.unwrap().unwrap()
 }
 
-/// The number in a node's name.
+/// The last byte of a node's address: each has another, because an address belongs to one node.
 fn number(node: &str) -> u8 {
-    node[1..].parse().unwrap()
+    node[1..].parse::<u8>().unwrap() + 1
 }
 
 #[tokio::test]
@@ -225,28 +208,4 @@ async fn a_process_killed_at_any_time_leaves_a_whole_store() {
         let files = fs::read_dir(folder.path().join("subnets")).unwrap().count();
         assert_eq!((files, store.stats().skipped), (1, 0), "round {round}");
     }
-}
-
-#[tokio::test]
-async fn a_change_is_seen_by_other_processes_within_ten_milliseconds() {
-    let folder = folder(r#"{"Network":"10.0.0.0/8"}"#).await;
-    let mut watch = open(folder.path(), "watcher").await.watch();
-    assert_eq!(watch.next().await.unwrap().unwrap(), LeaseEvent::Reset(vec![]));
-    let mut process = Process::start("write when told", folder.path(), "writer");
-    assert_eq!(process.says().as_deref(), Some("ready"));
-    let mut latencies = Vec::new();
-    for n in 0..100 {
-        process.tell(&format!("10.1.{n}.0-24"));
-        let event = timeout(Duration::from_secs(20), watch.next()).await.unwrap();
-        let LeaseEvent::Upsert(lease) = event.unwrap().unwrap() else {
-            panic!("expected an upsert");
-        };
-        let seen = now();
-        let written: u128 = lease.attrs.backend_data.unwrap().as_str().parse().unwrap();
-        latencies.push(Duration::from_nanos(u64::try_from(seen - written).unwrap()));
-    }
-    latencies.sort();
-    println!("seen after: median {:?}, 99th of 100 {:?}", latencies[50], latencies[98]);
-    // The median, because other tests keep this machine busy.
-    assert!(latencies[50] < Duration::from_millis(10), "{latencies:?}");
 }

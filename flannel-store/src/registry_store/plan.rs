@@ -128,16 +128,19 @@ fn live<'a>(entries: &'a [(Subnet, &Record)]) -> impl Iterator<Item = &'a Subnet
 /// The lease that overlaps `record` and keeps its addresses, so that the holder of `record` has to take others.
 ///
 /// Whoever wrote a lease without an owner, as flannel does, does not know of this rule, and is left alone. Else a reservation
-/// stays, and then the older lease. What is no lease has no holder, and takes nothing from anybody.
+/// stays, and then the older lease. What is no lease has no holder, and takes nothing from anybody. A lease that has lapsed gives
+/// way to all others, but for a lease of its own node, which that one gives up for it; a reservation it cannot give up.
 pub(crate) fn winner<'a>(record: &Record, records: &'a [Record]) -> Option<&'a Record> {
     let rank = |it: &Record| {
         let is_reserved = it.lifetime == Lifetime::Unbounded;
         (it.owner.is_some(), !is_reserved, it.created, it.key.clone())
     };
+    let has_lapsed = record.lifetime == Lifetime::Lapsed;
     records.iter().find(|other| {
+        let is_reserved = has_lapsed && other.lifetime == Lifetime::Unbounded;
         other.overlaps(&record.key)
-            && (other.owner.is_none() || other.owner != record.owner)
-            && (record.lifetime == Lifetime::Lapsed
+            && (other.owner.is_none() || other.owner != record.owner || is_reserved)
+            && (has_lapsed
                 || other.lease().is_ok() && (other.owner.is_none() || rank(other) < rank(record)))
     })
 }
