@@ -6,8 +6,8 @@ pub fn probe(bytes: &[u8]) {
         let Some(read) = Datagram::parse(bytes, bytes.len(), headers) else { continue };
         assert_eq!(bytes[..HEADER], read.header());
         match read.kind {
-            Kind::Answer => assert_eq!(bytes.len(), HEADER),
-            Kind::Question => assert_eq!(bytes.len() + headers, usize::from(read.size)),
+            Kind::Reply => assert_eq!(bytes.len(), HEADER),
+            Kind::Request => assert_eq!(bytes.len() + headers, usize::from(read.size)),
         }
         // A socket reads the header alone, and hears how long the rest is.
         assert_eq!(Datagram::parse(&bytes[..HEADER], bytes.len(), headers), Some(read));

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use flannel_core::Subnet;
 use flannel_netlink::state::IpFamily;
 
-/// All that is known of the ways to peers.
+/// All that is known of the paths to peers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Findings {
-    /// The ways, by peer and family.
+    /// The paths, by peer and family.
     pub paths: BTreeMap<(Subnet, IpFamily), PathFinding>,
     /// What keeps us from asking or answering at one of our own addresses: a sentence each.
     pub faults: Vec<String>,
@@ -17,11 +17,11 @@ pub struct Findings {
     pub traffic: Traffic,
 }
 
-/// What is known of one way to one peer.
+/// What is known of one path to one peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct PathFinding {
-    /// Where the peer is asked.
+    /// Where the peer is probed.
     pub address: IpAddr,
     /// The size of IP packets between the hosts that should pass, bytes.
     pub needed: u32,
@@ -33,7 +33,7 @@ pub struct PathFinding {
     pub overlay: Checksums,
 }
 
-/// How large packets may be on the way to a peer.
+/// How large packets may be on the path to a peer.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum PathMtu {
@@ -43,7 +43,7 @@ pub enum PathMtu {
     Less(u32),
     /// The peer does not answer: nobody does there, or something is in between.
     NoAnswer,
-    /// It was not asked yet.
+    /// It was not probed yet.
     #[default]
     Unknown,
 }
@@ -65,18 +65,18 @@ pub enum Checksums {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Questions that we sent.
-    pub asked: u64,
+    /// Requests that we sent.
+    pub requests_sent: u64,
     /// Answers to them.
-    pub answered: u64,
-    /// Questions of peers that we answered.
-    pub answers: u64,
+    pub replies_received: u64,
+    /// Requests of peers that we answered.
+    pub replies_sent: u64,
     /// Datagrams that were none of these, came from nobody we know, or were too many.
     pub ignored: u64,
 }
 
 impl PathFinding {
-    /// A way of which only this is known.
+    /// A path of which only this is known.
     pub fn new(address: IpAddr, needed: u32, mtu: PathMtu) -> Self {
         let (underlay, overlay) = Default::default();
         Self { address, needed, mtu, underlay, overlay }
@@ -90,7 +90,7 @@ impl PathFinding {
 }
 
 impl Findings {
-    /// Whether checksums inside of the tunnel of a family are corrupted on the way to any peer.
+    /// Whether checksums inside of the tunnel of a family are corrupted on the path to any peer.
     pub fn corrupts_overlay(&self, family: IpFamily) -> bool {
         self.of(family).any(|finding| finding.overlay == Checksums::Corrupted)
     }

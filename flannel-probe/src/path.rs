@@ -1,4 +1,4 @@
-//! What is asked on one way to one peer, and what the answers mean. A plain state machine: time and randomness are elsewhere.
+//! Which probes are sent on one path to one peer, and what the replies mean. A plain state machine: time and randomness are elsewhere.
 
 mod round;
 
@@ -9,7 +9,7 @@ use crate::{
     wire::HEADER,
 };
 
-/// One way to one peer: what is known of it, and the round of questions under way.
+/// One path to one peer: what is known of it, and the round of probes in progress.
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
     /// IP and UDP in front of what is sent, bytes.
@@ -18,12 +18,12 @@ pub(crate) struct Path {
     needed: u32,
     has_overlay: bool,
     known: Known,
-    underlay_doubts: u8,
-    overlay_doubts: u8,
+    underlay_losses: u8,
+    overlay_losses: u8,
     round: Option<Box<Round>>,
 }
 
-/// What is known of a way.
+/// What is known of a path.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Known {
     pub(crate) mtu: PathMtu,
@@ -33,7 +33,7 @@ pub(crate) struct Known {
 
 /// A datagram to send.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Question {
+pub(crate) struct Probe {
     pub(crate) layer: Layer,
     pub(crate) checksum: Checksum,
     /// As an IP packet, bytes.
@@ -54,27 +54,27 @@ pub(crate) enum Layer {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Checksum {
     /// Whoever sends it last, which may be the network card.
-    Left,
+    Offloaded,
     /// The kernel, before anything else happens to it.
     Computed,
 }
 
-/// How closely a way is looked at.
+/// How closely a path is probed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Look {
-    /// Whether what is known of its size still holds. If not, it is looked at whole, but for checksums.
-    Glance,
+pub(crate) enum RoundKind {
+    /// Whether what is known of its size still holds. If not, it is probed in full, but for checksums.
+    Confirm,
     /// Whether anybody answers, what size passes, and whether checksums do.
-    Whole,
+    Full,
 }
 
 /// What comes after an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Then {
+pub(crate) enum Step {
     /// Another attempt.
-    Again,
+    Continue,
     /// The round is over, and there should be another one soon to be sure.
-    Doubt,
+    Recheck,
     /// The round is over.
     Done,
 }
@@ -82,8 +82,8 @@ pub(crate) enum Then {
 impl Path {
     pub(crate) fn new(headers: u32, needed: u32, has_overlay: bool) -> Self {
         let known = Known::default();
-        let (underlay_doubts, overlay_doubts) = (0, 0);
-        Self { headers, needed, has_overlay, known, underlay_doubts, overlay_doubts, round: None }
+        let (underlay_losses, overlay_losses) = (0, 0);
+        Self { headers, needed, has_overlay, known, underlay_losses, overlay_losses, round: None }
     }
 
     pub(crate) fn known(&self) -> Known {
@@ -94,28 +94,32 @@ impl Path {
         self.needed
     }
 
-    /// Whether a round is under way.
-    pub(crate) fn is_asking(&self) -> bool {
+    /// Whether a round is in progress.
+    pub(crate) fn is_probing(&self) -> bool {
         self.round.is_some()
     }
 
-    /// Whether there is something to [glance](Look::Glance) at: the size that passes is known.
+    /// Whether there is something to [confirm](RoundKind::Confirm): the size that passes is known.
     pub(crate) fn has_size(&self) -> bool {
         matches!(self.known.mtu, PathMtu::Enough | PathMtu::Less(_))
     }
 
-    /// The questions of the next attempt, of a new round of this kind if none is under way. `nonce` makes their numbers.
-    pub(crate) fn ask(&mut self, look: Look, mut nonce: impl FnMut() -> u64) -> Vec<Question> {
-        let round = self.round.take().unwrap_or_else(|| Box::new(self.begin(look)));
+    /// The probes of the next attempt, of a new round of this kind if none is in progress. `nonce` makes their numbers.
+    pub(crate) fn next_probes(
+        &mut self,
+        kind: RoundKind,
+        mut nonce: impl FnMut() -> u64,
+    ) -> Vec<Probe> {
+        let round = self.round.take().unwrap_or_else(|| Box::new(self.begin(kind)));
         let round = self.round.insert(round);
         round.attempts += 1;
         let places = (0..round.items.len()).filter(|at| round.is_due(*at));
-        let questions: Vec<_> = places.map(|at| (at, nonce())).collect();
-        round.sent.extend(questions.iter().map(|(at, nonce)| (*nonce, *at)));
-        questions.into_iter().map(|(at, nonce)| round.items[at].question(nonce)).collect()
+        let probes: Vec<_> = places.map(|at| (at, nonce())).collect();
+        round.sent.extend(probes.iter().map(|(at, nonce)| (*nonce, *at)));
+        probes.into_iter().map(|(at, nonce)| round.items[at].probe(nonce)).collect()
     }
 
-    /// Takes an answer; false if nobody asked.
+    /// Takes an answer; false if it answers no probe.
     pub(crate) fn answered(&mut self, nonce: u64, layer: Layer, size: u32) -> bool {
         let Some(round) = &mut self.round else { return false };
         let found = round.sent.iter().position(|(sent, at)| {
@@ -128,7 +132,7 @@ impl Path {
         true
     }
 
-    /// The kernel says that the question is larger than what it may send.
+    /// The kernel says that the probe is larger than what it may send.
     pub(crate) fn refused(&mut self, nonce: u64) {
         if let Some(round) = &mut self.round
             && let Some((_, at)) = round.sent.iter().find(|(sent, _)| *sent == nonce)
@@ -143,16 +147,16 @@ impl Path {
     }
 
     /// The attempt is over: everything has come, or nothing more will.
-    pub(crate) fn conclude(&mut self) -> Then {
-        let Some(round) = self.round.take() else { return Then::Done };
+    pub(crate) fn conclude(&mut self) -> Step {
+        let Some(round) = self.round.take() else { return Step::Done };
         let open = round.items.iter().any(Item::is_open);
         if open && round.attempts < round.phase.attempts() {
             self.round = Some(round);
-            return Then::Again;
+            return Step::Continue;
         }
         match round.phase {
-            Phase::Glance => self.glanced(&round),
-            Phase::Greet => self.greeted(&round),
+            Phase::Confirm => self.confirmed(&round),
+            Phase::Reach => self.reached(&round),
             Phase::Check => self.checked(&round),
             Phase::Search(search) => self.searched(&round, search),
         }
@@ -163,11 +167,13 @@ impl Path {
         (self.needed, self.known.mtu, self.round) = (needed, PathMtu::Unknown, None);
     }
 
-    fn begin(&self, look: Look) -> Round {
+    fn begin(&self, kind: RoundKind) -> Round {
         let sizes = self.sizes();
-        match look {
-            Look::Glance if !sizes.is_empty() => Round::new(Phase::Glance, sizes),
-            Look::Glance | Look::Whole => Round::greet(self.small(), self.has_overlay),
+        match kind {
+            RoundKind::Confirm if !sizes.is_empty() => Round::new(Phase::Confirm, sizes),
+            RoundKind::Confirm | RoundKind::Full => {
+                Round::reach(self.baseline_size(), self.has_overlay)
+            }
         }
     }
 
@@ -181,12 +187,12 @@ impl Path {
         sizes.into_iter().map(|size| Item::new(Role::Sized, size)).collect()
     }
 
-    /// The smallest question as an IP packet, bytes.
-    fn small(&self) -> u32 {
+    /// The smallest probe as an IP packet, bytes.
+    fn baseline_size(&self) -> u32 {
         self.headers + HEADER as u32
     }
 
-    fn glanced(&mut self, round: &Round) -> Then {
+    fn confirmed(&mut self, round: &Round) -> Step {
         let holds = match self.known.mtu {
             PathMtu::Less(limit) => {
                 round.items.iter().all(|it| (it.size <= limit) == (it.answers > 0))
@@ -194,28 +200,29 @@ impl Path {
             _ => round.items.iter().all(|it| it.answers > 0),
         };
         if holds {
-            return Then::Done;
+            return Step::Done;
         }
-        let hello = Item::new(Role::Hello(Layer::Underlay), self.small());
-        let items = [hello].into_iter().chain(self.sizes()).collect();
+        let baseline = Item::new(Role::Baseline(Layer::Underlay), self.baseline_size());
+        let items = [baseline].into_iter().chain(self.sizes()).collect();
         self.round = Some(Box::new(Round::new(Phase::Check, items)));
-        Then::Again
+        Step::Continue
     }
 
-    fn greeted(&mut self, round: &Round) -> Then {
-        let [underlay, overlay] = [Layer::Underlay, Layer::Overlay].map(|it| round.hellos(it) > 0);
+    fn reached(&mut self, round: &Round) -> Step {
+        let [underlay, overlay] =
+            [Layer::Underlay, Layer::Overlay].map(|it| round.baseline_replies(it) > 0);
         if !underlay {
             self.known.mtu = PathMtu::NoAnswer;
         }
         if !underlay && !overlay {
-            return Then::Done;
+            return Step::Done;
         }
         let mut items = Vec::new();
-        let small = self.small();
+        let small = self.baseline_size();
         for layer in [Layer::Underlay, Layer::Overlay] {
-            if round.hellos(layer) > 0 {
-                items.push(Item::new(Role::Hello(layer), small));
-                items.push(Item::new(Role::Left(layer), small));
+            if round.baseline_replies(layer) > 0 {
+                items.push(Item::new(Role::Baseline(layer), small));
+                items.push(Item::new(Role::Offloaded(layer), small));
             }
         }
         if underlay {
@@ -224,40 +231,40 @@ impl Path {
             items.extend(sizes.into_iter().chain(unknown));
         }
         self.round = Some(Box::new(Round::new(Phase::Check, items)));
-        Then::Again
+        Step::Continue
     }
 
-    fn checked(&mut self, round: &Round) -> Then {
-        let mut doubt = false;
-        let mut judge = |layer, doubts: &mut u8, known: &mut Checksums| {
-            let Some(left) = round.items.iter().find(|it| it.role == Role::Left(layer)) else {
+    fn checked(&mut self, round: &Round) -> Step {
+        let mut recheck = false;
+        let mut judge = |layer, losses: &mut u8, known: &mut Checksums| {
+            let Some(left) = round.items.iter().find(|it| it.role == Role::Offloaded(layer)) else {
                 return;
             };
             if left.answers > 0 {
-                (*doubts, *known) = (0, Checksums::Intact);
-            } else if round.hellos(layer) >= SURE {
-                *doubts = doubts.saturating_add(1);
+                (*losses, *known) = (0, Checksums::Intact);
+            } else if round.baseline_replies(layer) >= MIN_BASELINE_REPLIES {
+                *losses = losses.saturating_add(1);
                 // And once more after that, to see whether something was done about it.
-                doubt |= *doubts <= ROUNDS;
-                if *doubts >= ROUNDS {
+                recheck |= *losses <= ROUNDS;
+                if *losses >= ROUNDS {
                     *known = Checksums::Corrupted;
                 }
             }
         };
-        judge(Layer::Underlay, &mut self.underlay_doubts, &mut self.known.underlay);
-        judge(Layer::Overlay, &mut self.overlay_doubts, &mut self.known.overlay);
-        let after = if doubt { Then::Doubt } else { Then::Done };
+        judge(Layer::Underlay, &mut self.underlay_losses, &mut self.known.underlay);
+        judge(Layer::Overlay, &mut self.overlay_losses, &mut self.known.overlay);
+        let after = if recheck { Step::Recheck } else { Step::Done };
         let passed = |size: u32| round.items.iter().any(|it| it.is_sized(size) && it.answers > 0);
         let refused = round.items.iter().any(|it| it.is_sized(self.needed) && it.refused);
-        let hellos = round.hellos(Layer::Underlay);
-        if hellos == 0 {
+        let baseline_replies = round.baseline_replies(Layer::Underlay);
+        if baseline_replies == 0 {
             return after;
         }
         if passed(self.needed) {
             self.known.mtu = PathMtu::Enough;
             return after;
         }
-        if hellos < SURE && !refused {
+        if baseline_replies < MIN_BASELINE_REPLIES && !refused {
             return after;
         }
         if let PathMtu::Less(limit) = self.known.mtu
@@ -266,41 +273,41 @@ impl Path {
         {
             return after;
         }
-        self.search(Search { low: self.small(), high: self.needed })
+        self.search(Search { low: self.baseline_size(), high: self.needed })
     }
 
-    fn searched(&mut self, round: &Round, search: Search) -> Then {
-        if round.hellos(Layer::Underlay) == 0 {
+    fn searched(&mut self, round: &Round, search: Search) -> Step {
+        if round.baseline_replies(Layer::Underlay) == 0 {
             // The peer has gone meanwhile, and what did not come says nothing.
-            return Then::Done;
+            return Step::Done;
         }
         if round.items.iter().any(|it| it.is_sized(self.needed) && it.answers > 0) {
             // It was lost by chance.
             self.known.mtu = PathMtu::Enough;
-            return Then::Done;
+            return Step::Done;
         }
         let sized = round.items.iter().filter(|it| it.role == Role::Sized);
         let outcomes: Vec<_> = sized.map(|it| (it.size, it.answers > 0)).collect();
         self.search(search.learn(&outcomes))
     }
 
-    fn search(&mut self, search: Search) -> Then {
+    fn search(&mut self, search: Search) -> Step {
         let sizes = search.sizes();
         if sizes.is_empty() {
             self.known.mtu = PathMtu::Less(search.low);
-            return Then::Done;
+            return Step::Done;
         }
-        let hello = Item::new(Role::Hello(Layer::Underlay), self.small());
+        let baseline = Item::new(Role::Baseline(Layer::Underlay), self.baseline_size());
         let sizes = sizes.into_iter().chain([self.needed]);
         let sized = sizes.map(|size| Item::new(Role::Sized, size));
-        let items = [hello].into_iter().chain(sized).collect();
+        let items = [baseline].into_iter().chain(sized).collect();
         self.round = Some(Box::new(Round::new(Phase::Search(search), items)));
-        Then::Again
+        Step::Continue
     }
 }
 
-/// How many greetings must be answered for the loss of something else to count: most of those that were sent with it.
-const SURE: u8 = 2;
+/// How many baseline probes must be answered for the loss of something else to count: most of those that were sent with it.
+const MIN_BASELINE_REPLIES: u8 = 2;
 /// In how many rounds, one after the other, checksums must be found corrupted.
 const ROUNDS: u8 = 2;
 

@@ -1,4 +1,4 @@
-//! Asks and answers.
+//! Sends probes and replies.
 
 use std::{
     convert::Infallible,
@@ -18,13 +18,13 @@ use crate::{
     findings::{Findings, Traffic},
     options::Options,
     path::Layer,
-    schedule::{Schedule, Send},
-    sockets::{Came, NotSent, Sockets},
+    schedule::{Batch, Schedule},
+    sockets::{NotSent, Received, Sockets},
     targets::Targets,
     wire::{Datagram, Kind},
 };
 
-/// Asks peers and answers those that ask. Does nothing until [`run`](Self::run) is polled.
+/// Probes peers and replies to those that probe. Does nothing until [`run`](Self::run) is polled.
 #[derive(Debug)]
 pub struct Prober {
     sockets: Sockets,
@@ -65,7 +65,7 @@ impl Prober {
         (prober, ProberHandle { targets, findings: findings.subscribe() })
     }
 
-    /// Asks and answers for ever. Needs a tokio runtime with I/O.
+    /// Sends probes and replies until it is dropped. Needs a tokio runtime with I/O.
     ///
     /// # Cancel safety
     ///
@@ -83,27 +83,27 @@ impl Prober {
                     None => std::future::pending().await,
                 }
             };
-            let turn = tokio::select! {
+            let event = tokio::select! {
                 changed = self.targets.changed(), if has_handle => match changed {
-                    Ok(()) => Turn::Follow,
-                    Err(_) => Turn::Alone,
+                    Ok(()) => Event::TargetsChanged,
+                    Err(_) => Event::HandlesDropped,
                 },
-                came = self.sockets.next() => Turn::Take(came),
-                () = timer => Turn::Ask,
+                received = self.sockets.next() => Event::Received(received),
+                () = timer => Event::Timer,
             };
             let now = Instant::now();
-            match turn {
-                Turn::Alone => has_handle = false,
-                Turn::Follow => {
+            match event {
+                Event::HandlesDropped => has_handle = false,
+                Event::TargetsChanged => {
                     retry = self.follow(now);
                     publish = Some(now);
                 }
-                Turn::Take(came) => self.take(&came, now),
-                Turn::Ask => {
+                Event::Received(received) => self.receive(&received, now),
+                Event::Timer => {
                     if retry.is_some_and(|at| at <= now) {
                         retry = self.follow(now);
                     }
-                    if self.ask(now) {
+                    if self.send_due(now) {
                         publish = publish.into_iter().chain([now + GATHER]).min();
                     }
                 }
@@ -128,8 +128,8 @@ impl Prober {
         is_failing.then_some(now + RETRY)
     }
 
-    /// Sends what is due, and says whether something was learnt.
-    fn ask(&mut self, now: Instant) -> bool {
+    /// Sends what is due, and says whether anything new is known.
+    fn send_due(&mut self, now: Instant) -> bool {
         let mut all = false;
         // A few at a time, so that answers are taken in between.
         for _ in 0..AT_ONCE {
@@ -146,40 +146,40 @@ impl Prober {
         all
     }
 
-    fn send(&mut self, Send { key, target, questions }: &Send, now: Instant) {
+    fn send(&mut self, Batch { key, target, probes }: &Batch, now: Instant) {
         let targets = Arc::clone(&self.targets.borrow());
         let Some(end) = targets.end(target.family()) else { return };
-        for question in questions {
-            let (local, to) = match question.layer {
+        for probe in probes {
+            let (local, to) = match probe.layer {
                 Layer::Underlay => (Some(end.local), Some(target.address)),
                 Layer::Overlay => (end.overlay, target.overlay),
             };
             let (Some(local), Some(to)) = (local, to) else { continue };
-            let size = u16::try_from(question.size).unwrap_or(u16::MAX);
-            let datagram = Datagram::new(Kind::Question, size, question.nonce);
-            let sent = self.sockets.ask(question.layer, local, to, &datagram, question.checksum);
-            trace!(peer = %key.0, %to, size, checksum = ?question.checksum, ?sent, "asked");
-            self.traffic.asked += 1;
+            let size = u16::try_from(probe.size).unwrap_or(u16::MAX);
+            let datagram = Datagram::new(Kind::Request, size, probe.nonce);
+            let sent = self.sockets.send_request(probe.layer, local, to, &datagram, probe.checksum);
+            trace!(peer = %key.0, %to, size, checksum = ?probe.checksum, ?sent, "probed");
+            self.traffic.requests_sent += 1;
             if sent == Err(NotSent::TooLarge) {
-                self.schedule.refused(*key, question.nonce, now);
+                self.schedule.refused(*key, probe.nonce, now);
             }
         }
     }
 
-    fn take(&mut self, came: &Came, now: Instant) {
-        let (from, layer) = (came.from.ip(), came.layer);
+    fn receive(&mut self, received: &Received, now: Instant) {
+        let (from, layer) = (received.from.ip(), received.layer);
         let share = self.random.share();
-        let counted = match &came.datagram {
-            Some(question) if question.kind == Kind::Question => {
-                let may = self.schedule.may_answer(from, layer, now, || share);
-                if may && self.sockets.answer(came, question) {
-                    self.traffic.answers += 1;
+        let counted = match &received.datagram {
+            Some(probe) if probe.kind == Kind::Request => {
+                let may = self.schedule.may_reply(from, layer, now, || share);
+                if may && self.sockets.send_reply(received, probe) {
+                    self.traffic.replies_sent += 1;
                 }
                 may
             }
             Some(Datagram { size, nonce, .. }) => {
                 let is_ours = self.schedule.answered(from, layer, *nonce, u32::from(*size), now);
-                self.traffic.answered += u64::from(is_ours);
+                self.traffic.replies_received += u64::from(is_ours);
                 is_ours
             }
             None => false,
@@ -199,7 +199,7 @@ impl Prober {
 }
 
 impl ProberHandle {
-    /// Asks and answers these from now on, and nobody else.
+    /// Probes and answers these from now on, and nobody else.
     pub fn set_targets(&self, targets: Targets) {
         self.targets.send_if_modified(|current| {
             let is_other = **current != targets;
@@ -239,11 +239,11 @@ impl Random {
 }
 
 /// What happened.
-enum Turn {
-    Alone,
-    Ask,
-    Follow,
-    Take(Came),
+enum Event {
+    HandlesDropped,
+    Timer,
+    TargetsChanged,
+    Received(Received),
 }
 
 /// Between attempts to open a socket, whose address may come later.
@@ -252,5 +252,5 @@ const RETRY: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(100);
 /// After anything at all was sent or came, numbers are told within this.
 const LATER: Duration = Duration::from_secs(10);
-/// How many ways are looked at before what came is taken.
+/// How many paths are probed before what came is taken.
 const AT_ONCE: usize = 16;

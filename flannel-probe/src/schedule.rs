@@ -1,4 +1,4 @@
-//! When which way is looked at: all ways, in turn, within the budget. Time and randomness are arguments.
+//! When which path is probed: all paths, in turn, within the budget. Time and randomness are arguments.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,14 +14,14 @@ use crate::{
     bucket::Bucket,
     findings::{PathFinding, PathMtu},
     options::Options,
-    path::{Layer, Look, Path, Question, Then},
+    path::{Layer, Path, Probe, RoundKind, Step},
     targets::{Target, Targets},
 };
 
-/// A way, by peer and family.
+/// A path, by peer and family.
 pub(crate) type Key = (Subnet, IpFamily);
 
-/// All ways.
+/// All paths.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     options: Options,
@@ -36,23 +36,23 @@ struct Entry {
     target: Target,
     path: Path,
     due: Instant,
-    /// When it is looked at whole.
-    whole: Instant,
+    /// When it is probed in full.
+    full_at: Instant,
     /// What we answer it.
     answers: Bucket,
 }
 
-/// Questions to send on one way.
+/// Requests to send on one path.
 #[derive(Debug)]
-pub(crate) struct Send {
+pub(crate) struct Batch {
     pub(crate) key: Key,
     pub(crate) target: Target,
-    pub(crate) questions: Vec<Question>,
+    pub(crate) probes: Vec<Probe>,
 }
 
 impl Schedule {
     pub(crate) fn new(options: Options, now: Instant) -> Self {
-        // A small cluster is looked at without delay.
+        // A small cluster is probed without delay.
         let budget = Bucket::new(BURST.max(options.per_second), options.per_second, now);
         Self {
             options,
@@ -83,7 +83,7 @@ impl Schedule {
                 path: Path::new(headers(&target.address), end.needed, target.overlay.is_some()),
                 // Nodes start together, and so do their peers.
                 due: now + SOON.mul_f64(share()),
-                whole: now,
+                full_at: now,
                 answers: Bucket::new(MOST_ANSWERS, ANSWERS_PER_SECOND, now),
             });
             if entry.path.needed() != end.needed {
@@ -104,57 +104,57 @@ impl Schedule {
         self.due.first().map(|(due, _)| (*due).max(self.budget.ready()))
     }
 
-    /// The way that is due, after what it waited for; `None` if none is, or too much was sent. Whether something was learnt is
+    /// The path that is due, after what it waited for; `None` if none is, or too much was sent. Whether anything new is known is
     /// told with it.
     pub(crate) fn poll(
         &mut self,
         now: Instant,
         nonce: impl FnMut() -> u64,
         share: impl FnOnce() -> f64,
-    ) -> Option<(Option<Send>, bool)> {
+    ) -> Option<(Option<Batch>, bool)> {
         let (due, key) = *self.due.first()?;
         if due > now || !self.budget.take(0, now) {
             return None;
         }
         let interval = self.options.interval_of(self.entries.len());
-        let glance = self.options.glance_of(self.entries.len());
-        let patience = self.options.patience;
+        let confirm_interval = self.options.confirm_interval_of(self.entries.len());
+        let timeout = self.options.timeout;
         let share = share();
         let entry = self.entries.get_mut(&key)?;
         let known = entry.path.known();
-        let is_new = !entry.path.is_asking();
-        let then = if is_new { Then::Again } else { entry.path.conclude() };
-        let look = match entry.path.has_size() && now < entry.whole {
-            true => Look::Glance,
-            false => Look::Whole,
+        let is_new = !entry.path.is_probing();
+        let step = if is_new { Step::Continue } else { entry.path.conclude() };
+        let kind = match entry.path.has_size() && now < entry.full_at {
+            true => RoundKind::Confirm,
+            false => RoundKind::Full,
         };
-        if is_new && look == Look::Whole {
+        if is_new && kind == RoundKind::Full {
             // Half as long to half as long again, so that nodes do not keep step.
-            entry.whole = now + interval.mul_f64(0.5 + share);
+            entry.full_at = now + interval.mul_f64(0.5 + share);
         }
-        let due = match then {
-            Then::Again => now + patience,
-            Then::Doubt => {
-                entry.whole = now + SOON.min(interval);
-                entry.whole
+        let due = match step {
+            Step::Continue => now + timeout,
+            Step::Recheck => {
+                entry.full_at = now + SOON.min(interval);
+                entry.full_at
             }
-            Then::Done if entry.path.has_size() => {
-                entry.whole.min(now + glance.mul_f64(0.75 + share / 2.0))
+            Step::Done if entry.path.has_size() => {
+                entry.full_at.min(now + confirm_interval.mul_f64(0.75 + share / 2.0))
             }
-            Then::Done => entry.whole,
+            Step::Done => entry.full_at,
         };
         let mut send = None;
-        if then == Then::Again {
-            let questions = entry.path.ask(look, nonce);
-            self.budget.take(questions.len(), now);
-            send = Some(Send { key, target: entry.target, questions });
+        if step == Step::Continue {
+            let probes = entry.path.next_probes(kind, nonce);
+            self.budget.take(probes.len(), now);
+            send = Some(Batch { key, target: entry.target, probes });
         }
         let learnt = entry.path.known() != known;
         self.set_due(key, due);
         Some((send, learnt))
     }
 
-    /// Takes an answer; false if nobody asked.
+    /// Takes an answer; false if it answers no probe.
     pub(crate) fn answered(
         &mut self,
         from: IpAddr,
@@ -175,7 +175,7 @@ impl Schedule {
         is_ours
     }
 
-    /// The kernel says that a question is larger than what it may send.
+    /// The kernel says that a probe is larger than what it may send.
     pub(crate) fn refused(&mut self, key: Key, nonce: u64, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.path.refused(nonce);
@@ -183,8 +183,8 @@ impl Schedule {
         }
     }
 
-    /// Whether to answer a question from this address. A peer that asks can answer too, so one that was silent is looked at soon.
-    pub(crate) fn may_answer(
+    /// Whether to answer a probe from this address. A peer that asks can answer too, so one that was silent is probed soon.
+    pub(crate) fn may_reply(
         &mut self,
         from: IpAddr,
         layer: Layer,
@@ -194,7 +194,7 @@ impl Schedule {
         let Some(key) = self.by_address.get(&(layer, from)).copied() else { return false };
         let Some(entry) = self.entries.get_mut(&key) else { return false };
         let may = entry.answers.take(1, now);
-        let was_silent = entry.path.known().mtu == PathMtu::NoAnswer && !entry.path.is_asking();
+        let was_silent = entry.path.known().mtu == PathMtu::NoAnswer && !entry.path.is_probing();
         let soon = now + SOON.mul_f64(share());
         if was_silent && entry.due > soon {
             self.set_due(key, soon);
@@ -202,12 +202,12 @@ impl Schedule {
         may
     }
 
-    /// How many ways there are.
+    /// How many paths there are.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// What is known of all ways.
+    /// What is known of all paths.
     pub(crate) fn findings(&self) -> BTreeMap<Key, PathFinding> {
         let finding = |entry: &Entry| {
             let known = entry.path.known();
@@ -222,7 +222,7 @@ impl Schedule {
         self.entries.iter().map(|(key, entry)| (*key, finding(entry))).collect()
     }
 
-    /// Looks at a way now if it has nothing to wait for any more.
+    /// Probes a path now if it has nothing to wait for any more.
     fn go_on(&mut self, key: Key, now: Instant) {
         if self.entries.get(&key).is_some_and(|entry| entry.path.is_settled()) {
             self.set_due(key, now);
@@ -246,12 +246,12 @@ pub(crate) fn headers(address: &IpAddr) -> u32 {
     }
 }
 
-/// A new way is looked at within this, and one that there is doubt about again after it.
+/// A new path is probed within this, and one that is to be rechecked again after it.
 const SOON: Duration = Duration::from_secs(1);
-/// Of questions that are asked together, the last is answered so much later than the first, at most: eight packets of 1500 bytes take
+/// Of probes that are sent together, the last is answered so much later than the first, at most: eight packets of 1500 bytes take
 /// this long on a link of 1 Mbit/s.
 const TOGETHER: Duration = Duration::from_millis(100);
-/// What may be sent at once: a look at 30 ways.
+/// What may be sent at once: full rounds on 30 paths.
 const BURST: u32 = 200;
 /// How much a peer is answered at once: twice what a search asks.
 const MOST_ANSWERS: u32 = 256;

@@ -24,7 +24,7 @@ impl Search {
     }
 }
 
-/// How many sizes are asked for at once: four steps then find any size up to 6,500 bytes, and five all others.
+/// How many sizes are tried at once: four steps then find any size up to 6,500 bytes, and five all others.
 const AT_ONCE: u32 = 8;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The sockets: one for each of our own addresses that peers are asked from.
+//! The sockets: one for each of our own addresses that peers are probed from.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,7 @@ pub(crate) struct Sockets {
 
 /// What came.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Came {
+pub(crate) struct Received {
     pub(crate) layer: Layer,
     /// At which of our addresses.
     pub(crate) at: IpAddr,
@@ -47,7 +47,7 @@ pub(crate) struct Came {
     pub(crate) datagram: Option<Datagram>,
 }
 
-/// Why a question was not sent.
+/// Why a probe was not sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum NotSent {
     /// It is larger than what the device takes.
@@ -91,18 +91,18 @@ impl Sockets {
         })
     }
 
-    /// Sends a question from `local`.
-    pub(crate) fn ask(
+    /// Sends a probe from `local`.
+    pub(crate) fn send_request(
         &self,
         layer: Layer,
         local: IpAddr,
         to: IpAddr,
-        question: &Datagram,
+        probe: &Datagram,
         checksum: Checksum,
     ) -> Result<(), NotSent> {
         let socket = self.open.get(&(layer, local)).ok_or(NotSent::Failed)?;
-        let mut bytes = question.header().to_vec();
-        let length = usize::from(question.size).saturating_sub(headers(&to) as usize);
+        let mut bytes = probe.header().to_vec();
+        let length = usize::from(probe.size).saturating_sub(headers(&to) as usize);
         bytes.resize(length.max(HEADER), 0);
         match send(socket, &bytes, SocketAddr::new(to, self.port), checksum) {
             Ok(()) => Ok(()),
@@ -111,11 +111,11 @@ impl Sockets {
         }
     }
 
-    /// Sends the answer to a question. Its checksum is computed: our own hardware is not what the peer wants to know about.
-    pub(crate) fn answer(&self, came: &Came, question: &Datagram) -> bool {
-        let Some(socket) = self.open.get(&(came.layer, came.at)) else { return false };
-        let answer = Datagram { kind: Kind::Answer, ..*question };
-        send(socket, &answer.header(), came.from, Checksum::Computed).is_ok()
+    /// Sends the answer to a probe. Its checksum is computed: our own hardware is not what the peer wants to know about.
+    pub(crate) fn send_reply(&self, received: &Received, probe: &Datagram) -> bool {
+        let Some(socket) = self.open.get(&(received.layer, received.at)) else { return false };
+        let reply = Datagram { kind: Kind::Reply, ..*probe };
+        send(socket, &reply.header(), received.from, Checksum::Computed).is_ok()
     }
 
     /// Waits for the next datagram.
@@ -123,11 +123,11 @@ impl Sockets {
     /// # Cancel safety
     ///
     /// Dropping it loses nothing.
-    pub(crate) async fn next(&self) -> Came {
+    pub(crate) async fn next(&self) -> Received {
         std::future::poll_fn(|context| self.poll(context)).await
     }
 
-    fn poll(&self, context: &mut Context<'_>) -> Poll<Came> {
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Received> {
         for ((layer, at), socket) in &self.open {
             while socket.poll_recv_ready(context).is_ready() {
                 let mut bytes = [0; HEADER];
@@ -139,7 +139,7 @@ impl Sockets {
                 let Ok((read, length, Some(from))) = received else { continue };
                 let Ok(from) = SocketAddr::try_from(from) else { continue };
                 let datagram = Datagram::parse(&bytes[..read], length, headers(at) as usize);
-                return Poll::Ready(Came { layer: *layer, at: *at, from, datagram });
+                return Poll::Ready(Received { layer: *layer, at: *at, from, datagram });
             }
         }
         Poll::Pending
@@ -152,7 +152,7 @@ impl Sockets {
             Ok(socket)
         };
         let socket = self.namespace.run(bind).map_err(io::Error::other)??;
-        // Nobody on the way may cut it, and what the kernel believes to know of the way does not count.
+        // Nobody on the path may cut it, and what the kernel believes to know of the path does not count.
         match local {
             SocketAddr::V4(_) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?,
             SocketAddr::V6(_) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE)?,
@@ -168,7 +168,7 @@ impl Sockets {
 fn send(socket: &UdpSocket, bytes: &[u8], to: SocketAddr, checksum: Checksum) -> Result<(), Errno> {
     let now = SendFlags::DONTWAIT;
     match checksum {
-        Checksum::Left => sendto(socket, bytes, now, &to)?,
+        Checksum::Offloaded => sendto(socket, bytes, now, &to)?,
         Checksum::Computed => {
             let (first, rest) = bytes.split_at(bytes.len() / 2);
             sendto(socket, first, now | SendFlags::MORE, &to)?;

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use flannel_core::Subnet;
 use flannel_netlink::state::IpFamily;
 
-/// All that is asked and answered.
+/// All that is probed and answered.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Targets {
-    /// Our own ends, one for each family at most. Without one of its family a peer is not asked.
+    /// Our own ends, one for each family at most. Without one of its family a peer is not probed.
     pub ends: Vec<End>,
     /// The peers. Nobody else is answered.
     pub peers: Vec<Target>,
@@ -26,7 +26,7 @@ pub struct End {
     pub needed: u32,
 }
 
-/// One way to one peer.
+/// One path to one peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Target {
     /// The peer.
@@ -38,7 +38,7 @@ pub struct Target {
 }
 
 impl Targets {
-    /// These peers, asked from these ends.
+    /// These peers, probed from these ends.
     pub fn new(ends: Vec<End>, peers: Vec<Target>) -> Self {
         Self { ends, peers }
     }

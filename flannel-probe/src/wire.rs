@@ -1,12 +1,12 @@
-//! The datagrams: a header of 24 bytes, and zeros behind it in questions that are to be large.
+//! The datagrams: a header of 24 bytes, and zeros behind it in probes that are to be large.
 
-/// A question, or the answer to one.
+/// A request, or the answer to one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Datagram {
     /// Which of the two.
     pub kind: Kind,
-    /// How large the question is as an IP packet, bytes.
+    /// How large the probe is as an IP packet, bytes.
     pub size: u16,
     /// A number that nobody guesses, by which an answer is known to be one.
     pub nonce: u64,
@@ -15,10 +15,10 @@ pub struct Datagram {
 /// What a datagram is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// Whoever gets it sends it back as an answer, without what is behind the header.
-    Question,
+    /// Whoever gets it sends it back as a reply, without what is behind the header.
+    Request,
     /// What comes back.
-    Answer,
+    Reply,
 }
 
 impl Datagram {
@@ -28,7 +28,7 @@ impl Datagram {
     }
 
     /// Reads a datagram of `length` bytes that begins with `bytes`; `None` for anything else. An answer has nothing behind the
-    /// header, and a question has what its size says, for `headers` bytes of IP and UDP in front of it.
+    /// header, and a probe has what its size says, for `headers` bytes of IP and UDP in front of it.
     pub fn parse(bytes: &[u8], length: usize, headers: usize) -> Option<Self> {
         let header: &[u8; HEADER] = bytes.first_chunk()?;
         let (magic, rest) = header.split_at(MAGIC.len());
@@ -39,8 +39,8 @@ impl Datagram {
         let size = u16::from_be_bytes([*large, *small]);
         let nonce = u64::from_be_bytes(nonce.try_into().ok()?);
         let (kind, expected) = match *kind {
-            QUESTION => (Kind::Question, usize::from(size).checked_sub(headers)?),
-            ANSWER => (Kind::Answer, HEADER),
+            REQUEST => (Kind::Request, usize::from(size).checked_sub(headers)?),
+            REPLY => (Kind::Reply, HEADER),
             _ => return None,
         };
         (length == expected).then_some(Self { kind, size, nonce })
@@ -52,8 +52,8 @@ impl Datagram {
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8] = VERSION;
         bytes[9] = match self.kind {
-            Kind::Answer => ANSWER,
-            Kind::Question => QUESTION,
+            Kind::Reply => REPLY,
+            Kind::Request => REQUEST,
         };
         bytes[10..12].copy_from_slice(&self.size.to_be_bytes());
         bytes[16..].copy_from_slice(&self.nonce.to_be_bytes());
@@ -61,13 +61,13 @@ impl Datagram {
     }
 }
 
-/// The size of the header, bytes: the smallest question, and every answer, so that nobody gets more than was sent.
+/// The size of the header, bytes: the smallest probe, and every answer, so that nobody gets more than was sent.
 pub const HEADER: usize = 24;
 
 const MAGIC: &[u8; 8] = b"fl-probe";
 const VERSION: u8 = 1;
-const QUESTION: u8 = 1;
-const ANSWER: u8 = 2;
+const REQUEST: u8 = 1;
+const REPLY: u8 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_these() {
-        let datagram = Datagram::new(Kind::Question, 0x05dc, 0x0102_0304_0506_0708);
+        let datagram = Datagram::new(Kind::Request, 0x05dc, 0x0102_0304_0506_0708);
         let bytes = datagram.header();
         assert_eq!(bytes, *b"fl-probe\x01\x01\x05\xdc\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08");
         assert_eq!(Datagram::parse(&bytes, 1500 - 28, 28), Some(datagram));
@@ -89,7 +89,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_written_is_read(answer: bool, size in 52_u16.., nonce: u64) {
-            let kind = if answer { Kind::Answer } else { Kind::Question };
+            let kind = if answer { Kind::Reply } else { Kind::Request };
             let datagram = Datagram::new(kind, size, nonce);
             let length = if answer { HEADER } else { usize::from(size) - 28 };
             prop_assert_eq!(Datagram::parse(&datagram.header(), length, 28), Some(datagram));
@@ -105,14 +105,14 @@ mod tests {
         ) {
             prop_assert_eq!(Datagram::parse(&bytes, length, 28), None);
             if begins_well && bytes.len() >= HEADER {
-                let header = Datagram::new(Kind::Answer, 60, 7).header();
+                let header = Datagram::new(Kind::Reply, 60, 7).header();
                 bytes[..HEADER].copy_from_slice(&header);
                 let read = Datagram::parse(&bytes, length, 28);
                 prop_assert_eq!(read.is_some(), length == HEADER);
                 // Every byte in front of the nonce counts, but for those of the size.
                 bytes[at] ^= other;
                 let read = Datagram::parse(&bytes, HEADER, 28);
-                prop_assert_eq!(read.is_some_and(|it| it.kind == Kind::Answer), matches!(at, 10 | 11));
+                prop_assert_eq!(read.is_some_and(|it| it.kind == Kind::Reply), matches!(at, 10 | 11));
             }
         }
     }

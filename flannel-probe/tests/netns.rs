@@ -63,9 +63,9 @@ impl World {
 }
 
 fn options() -> Options {
-    let patience = Duration::from_millis(200);
+    let timeout = Duration::from_millis(200);
     Options {
-        patience,
+        timeout,
         interval: Duration::from_millis(500),
         per_second: 1000,
         ..Options::default()
@@ -123,7 +123,7 @@ async fn strangers_and_garbage_get_nothing() {
     let mut probers = JoinSet::new();
     let handle = start(&testbed, 0, options(), &mut probers);
     let to = SocketAddr::new(testbed.host(0).ip(), options().port);
-    let question = Datagram::new(Kind::Question, 52, 7).header();
+    let probe = Datagram::new(Kind::Request, 52, 7).header();
     let socket = |n: usize| {
         let host = testbed.host(n);
         let bind = || {
@@ -135,28 +135,28 @@ async fn strangers_and_garbage_get_nothing() {
     };
     let (known, stranger) = (socket(1), socket(2));
     for _ in 0..10 {
-        stranger.send_to(&question, to).await.unwrap();
-        for garbage in [&b"fl-probe"[..], &[], &[0; 24], &question[..23], &[0xff; 1400]] {
+        stranger.send_to(&probe, to).await.unwrap();
+        for garbage in [&b"fl-probe"[..], &[], &[0; 24], &probe[..23], &[0xff; 1400]] {
             known.send_to(garbage, to).await.unwrap();
         }
         // An answer that nobody waits for.
-        known.send_to(&Datagram::new(Kind::Answer, 52, 7).header(), to).await.unwrap();
+        known.send_to(&Datagram::new(Kind::Reply, 52, 7).header(), to).await.unwrap();
     }
     // What came before it was handled before it.
     let mut answer = [0; 100];
     let answered = async {
         loop {
-            known.send_to(&question, to).await.unwrap();
+            known.send_to(&probe, to).await.unwrap();
             let wait = timeout(Duration::from_millis(50), known.recv_from(&mut answer));
-            if let Ok(came) = wait.await {
-                return came.unwrap();
+            if let Ok(received) = wait.await {
+                return received.unwrap();
             }
         }
     };
     let (length, from) = timeout(Duration::from_secs(10), answered).await.expect("an answer");
-    assert_eq!((length, from), (question.len(), to));
+    assert_eq!((length, from), (probe.len(), to));
     let read = Datagram::parse(&answer[..24], length, 28).expect("an answer");
-    assert_eq!((read.kind, read.nonce), (Kind::Answer, 7));
+    assert_eq!((read.kind, read.nonce), (Kind::Reply, 7));
     assert!(stranger.try_recv_from(&mut [0; 100]).is_err(), "a stranger got an answer");
     let mut handle = handle;
     let counted = async {

@@ -65,9 +65,9 @@ pub(super) const METRICS: &[Metric] = &[
         samples: |it| {
             let Some(Findings { traffic, .. }) = findings(it) else { return Vec::new() };
             let kinds = [
-                ("answered", traffic.answered),
-                ("answers", traffic.answers),
-                ("asked", traffic.asked),
+                ("answered", traffic.replies_received),
+                ("answers", traffic.replies_sent),
+                ("asked", traffic.requests_sent),
                 ("ignored", traffic.ignored),
             ];
             by_kind(&kinds)
@@ -89,7 +89,7 @@ pub(super) mod tests {
         let path = PathFinding::new(address, 1500, PathMtu::Less(1400));
         let path = path.with_checksums(Checksums::Intact, Checksums::Corrupted);
         findings.paths.insert(("10.3.2.0-24".parse().unwrap(), IpFamily::V4), path);
-        findings.traffic.asked = 9;
+        findings.traffic.requests_sent = 9;
         Probed { findings: findings.into(), ..Probed::default() }
     }
 

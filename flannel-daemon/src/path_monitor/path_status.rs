@@ -56,9 +56,9 @@ pub(crate) fn whole(probed: &Probed) -> ProbeStatus {
         paths,
         faults: findings.faults.iter().map(ToString::to_string).collect(),
         software_checksums: software_checksums.iter().map(|it| family(it).to_owned()).collect(),
-        asked: findings.traffic.asked,
-        answered: findings.traffic.answered,
-        answers: findings.traffic.answers,
+        asked: findings.traffic.requests_sent,
+        answered: findings.traffic.replies_received,
+        answers: findings.traffic.replies_sent,
         ignored: findings.traffic.ignored,
     }
 }

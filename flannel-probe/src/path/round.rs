@@ -1,6 +1,6 @@
-//! One round of questions: what is asked, and what came.
+//! One round of probes: which probes are sent, and what came back.
 
-use super::{Checksum, Layer, Question};
+use super::{Checksum, Layer, Probe};
 use crate::search::Search;
 
 #[derive(Clone, Debug)]
@@ -15,16 +15,16 @@ pub(super) struct Round {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
     /// Whether what was known of the size still holds.
-    Glance,
+    Confirm,
     /// Whether anybody answers.
-    Greet,
+    Reach,
     /// Whether what should pass does.
     Check,
     /// How much passes.
     Search(Search),
 }
 
-/// One thing that is asked as often as needed.
+/// One probe that is sent as often as needed.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) role: Role,
@@ -37,9 +37,9 @@ pub(super) struct Item {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Role {
     /// Small, and its checksum computed: what passes if anything does.
-    Hello(Layer),
+    Baseline(Layer),
     /// The same with its checksum left to others.
-    Left(Layer),
+    Offloaded(Layer),
     /// As large as something else.
     Sized,
 }
@@ -49,31 +49,31 @@ impl Round {
         Self { phase, attempts: 0, items, sent: Vec::new() }
     }
 
-    pub(super) fn greet(small: u32, has_overlay: bool) -> Self {
+    pub(super) fn reach(small: u32, has_overlay: bool) -> Self {
         let overlay = has_overlay.then_some(Layer::Overlay);
         let layers = [Layer::Underlay].into_iter().chain(overlay);
-        Self::new(Phase::Greet, layers.map(|it| Item::new(Role::Hello(it), small)).collect())
+        Self::new(Phase::Reach, layers.map(|it| Item::new(Role::Baseline(it), small)).collect())
     }
 
-    /// Whether an item is asked in this attempt: if it is open, or if others on its layer are and it shows whether anything passes.
+    /// Whether an item is probed in this attempt: if it is open, or if others on its layer are and it shows whether anything passes.
     pub(super) fn is_due(&self, at: usize) -> bool {
         let item = &self.items[at];
         let others = || self.items.iter().any(|it| it.layer() == item.layer() && it.is_open());
-        item.is_open() || matches!(item.role, Role::Hello(_)) && others()
+        item.is_open() || matches!(item.role, Role::Baseline(_)) && others()
     }
 
-    /// How many greetings on a layer were answered.
-    pub(super) fn hellos(&self, layer: Layer) -> u8 {
-        self.items.iter().filter(|it| it.role == Role::Hello(layer)).map(|it| it.answers).sum()
+    /// How many baseline probes on a layer were answered.
+    pub(super) fn baseline_replies(&self, layer: Layer) -> u8 {
+        self.items.iter().filter(|it| it.role == Role::Baseline(layer)).map(|it| it.answers).sum()
     }
 }
 
 impl Phase {
-    /// How often an item is asked before its loss counts.
+    /// How often an item is probed before its loss counts.
     pub(super) fn attempts(self) -> u8 {
         match self {
-            Self::Glance => 1,
-            Self::Greet | Self::Check => 3,
+            Self::Confirm => 1,
+            Self::Reach | Self::Check => 3,
             Self::Search(_) => 2,
         }
     }
@@ -94,16 +94,16 @@ impl Item {
 
     pub(super) fn layer(&self) -> Layer {
         match self.role {
-            Role::Hello(layer) | Role::Left(layer) => layer,
+            Role::Baseline(layer) | Role::Offloaded(layer) => layer,
             Role::Sized => Layer::Underlay,
         }
     }
 
-    pub(super) fn question(&self, nonce: u64) -> Question {
+    pub(super) fn probe(&self, nonce: u64) -> Probe {
         let checksum = match self.role {
-            Role::Left(_) => Checksum::Left,
-            Role::Hello(_) | Role::Sized => Checksum::Computed,
+            Role::Offloaded(_) => Checksum::Offloaded,
+            Role::Baseline(_) | Role::Sized => Checksum::Computed,
         };
-        Question { layer: self.layer(), checksum, size: self.size, nonce }
+        Probe { layer: self.layer(), checksum, size: self.size, nonce }
     }
 }

@@ -9,7 +9,7 @@ struct World {
     targets: Targets,
     now: Instant,
     nonce: u64,
-    sent: Vec<(Instant, Key, Question)>,
+    sent: Vec<(Instant, Key, Probe)>,
 }
 
 impl World {
@@ -31,22 +31,22 @@ impl World {
     }
 
     /// Lets time pass, with answers to what passes.
-    fn run(&mut self, time: Duration, passes: impl Fn(&Key, &Question) -> bool) {
+    fn run(&mut self, time: Duration, passes: impl Fn(&Key, &Probe) -> bool) {
         let end = self.now + time;
         while let Some(next) = self.schedule.next().filter(|next| *next <= end) {
             self.now = self.now.max(next);
             // All that may be sent at once, as a prober does.
             while let Some(send) = self.poll() {
                 let Some(send) = send else { continue };
-                for question in &send.questions {
-                    self.ask(&send, question, &passes);
+                for probe in &send.probes {
+                    self.ask(&send, probe, &passes);
                 }
             }
         }
         self.now = end;
     }
 
-    fn poll(&mut self) -> Option<Option<Send>> {
+    fn poll(&mut self) -> Option<Option<Batch>> {
         let nonce = &mut self.nonce;
         let count = || {
             *nonce += 1;
@@ -55,10 +55,10 @@ impl World {
         self.schedule.poll(self.now, count, || 0.5).map(|(send, _)| send)
     }
 
-    fn ask(&mut self, send: &Send, question: &Question, passes: impl Fn(&Key, &Question) -> bool) {
-        let Question { layer, nonce, size, .. } = *question;
-        self.sent.push((self.now, send.key, *question));
-        if passes(&send.key, question) {
+    fn ask(&mut self, send: &Batch, probe: &Probe, passes: impl Fn(&Key, &Probe) -> bool) {
+        let Probe { layer, nonce, size, .. } = *probe;
+        self.sent.push((self.now, send.key, *probe));
+        if passes(&send.key, probe) {
             let from = match layer {
                 Layer::Underlay => send.target.address,
                 Layer::Overlay => send.target.overlay.unwrap(),
@@ -98,8 +98,8 @@ async fn ten_thousand_peers_are_all_looked_at_within_the_budget() {
     // Half of them answer to nothing, and a tenth loses what is large.
     let mut world = World::new(10_000, Options::default());
     let block = |key: &Key| u32::from(key.0.ipv4().unwrap().network()) >> 8 & 0xffff;
-    let passes = |key: &Key, question: &Question| match block(key) % 20 {
-        0 | 2 => question.size <= 1400,
+    let passes = |key: &Key, probe: &Probe| match block(key) % 20 {
+        0 | 2 => probe.size <= 1400,
         n => n % 2 == 0,
     };
     world.run(2 * HOUR, passes);
@@ -156,7 +156,7 @@ async fn a_silent_peer_that_asks_is_looked_at_soon() {
     world.run(Duration::from_secs(10), |_, _| false);
     assert_eq!(world.mtu(0), PathMtu::NoAnswer);
     let from = target(0).address;
-    assert!(world.schedule.may_answer(from, Layer::Underlay, world.now, || 0.9));
+    assert!(world.schedule.may_reply(from, Layer::Underlay, world.now, || 0.9));
     world.run(Duration::from_secs(3), |_, _| true);
     assert_eq!(world.mtu(0), PathMtu::Enough);
 }
@@ -166,14 +166,14 @@ async fn strangers_are_not_answered_and_peers_not_without_end() {
     let mut world = World::new(1, Options::default());
     let now = world.now;
     let stranger: IpAddr = [203, 0, 113, 1].into();
-    assert!(!world.schedule.may_answer(stranger, Layer::Underlay, now, || 0.5));
+    assert!(!world.schedule.may_reply(stranger, Layer::Underlay, now, || 0.5));
     let target = target(0);
-    assert!(!world.schedule.may_answer(target.address, Layer::Overlay, now, || 0.5), "crossed");
+    assert!(!world.schedule.may_reply(target.address, Layer::Overlay, now, || 0.5), "crossed");
     let mut answers = 0;
     for n in 0..100_000 {
         let now = now + Duration::from_micros(100 * n);
         answers +=
-            u32::from(world.schedule.may_answer(target.address, Layer::Underlay, now, || 0.5));
+            u32::from(world.schedule.may_reply(target.address, Layer::Underlay, now, || 0.5));
     }
     let most = MOST_ANSWERS + 10 * ANSWERS_PER_SECOND;
     assert!((most - 2..=most + 2).contains(&answers), "{answers} in ten seconds");
@@ -191,7 +191,7 @@ async fn what_is_known_outlives_changes_of_other_peers() {
     assert_eq!(world.mtu(1), PathMtu::Unknown, "another address is another way");
     assert!(!world.schedule.findings().contains_key(&key(2)));
     let old = target(1).address;
-    assert!(!world.schedule.may_answer(old, Layer::Underlay, world.now, || 0.5));
+    assert!(!world.schedule.may_reply(old, Layer::Underlay, world.now, || 0.5));
     world.run(Duration::from_secs(10), |_, _| true);
     assert!(world.sent[asked..].iter().all(|(_, at, _)| *at != key(2)));
     world.targets.ends[0].needed = 1400;
