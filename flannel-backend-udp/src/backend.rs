@@ -4,7 +4,9 @@ use std::{num::NonZeroUsize, sync::Arc, thread};
 
 use async_trait::async_trait;
 use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown_options};
-use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig};
+use flannel_core::{
+    Backend, BackendError, BackendReport, Lease, LeaseAttrs, Network, NetworkConfig,
+};
 
 use crate::{
     KIND,
@@ -15,7 +17,7 @@ use crate::{
     engine::{EngineStats, Userspace},
     network::{Common, Engines, UdpNetwork},
     plan,
-    stats::{Meter, Stats},
+    stats::Stats,
 };
 
 /// Carries packets in UDP, each as it is.
@@ -107,11 +109,6 @@ impl Udp {
     pub fn stats(&self) -> Stats {
         self.engine_stats.stats()
     }
-
-    /// Where the same can be read when a node has the backend.
-    pub fn meter(&self) -> Meter {
-        Meter::new(&self.engine_stats)
-    }
 }
 
 #[async_trait]
@@ -125,6 +122,10 @@ impl Backend for Udp {
             plan::backend_data(self.port, self.settings.engine == EngineChoice::Ebpf);
         // No type, as with flannel.
         Ok(LeaseAttrs { public_ip, public_ipv6, backend_data, ..LeaseAttrs::default() })
+    }
+
+    fn report(&self) -> BackendReport {
+        self.stats().report()
     }
 
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {

@@ -98,7 +98,7 @@ mod verdict;
 mod wire;
 
 pub use backend::Udp;
-pub use stats::{Engine, Features, Meter, Stats, Traffic};
+pub use stats::{Engine, Features, Stats, Traffic};
 pub use verdict::DropReason;
 
 /// The backend's name in the network's configuration. Leases carry none, as flannel's do not.

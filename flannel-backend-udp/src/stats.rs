@@ -1,26 +1,10 @@
 //! What an embedder can read about the data path.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{bpf::Counts, engine::EngineStats, verdict::DropReason};
+use flannel_core::BackendReport;
 
-/// Where [`Stats`] can be read as long as it lives, also while a node has the backend. Clones read the same.
-#[derive(Clone, Debug)]
-pub struct Meter(Arc<EngineStats>);
-
-impl Meter {
-    pub(crate) fn new(engine_stats: &Arc<EngineStats>) -> Self {
-        Self(Arc::clone(engine_stats))
-    }
-
-    /// What carries packets now, and what became of them until now.
-    pub fn stats(&self) -> Stats {
-        self.0.stats()
-    }
-}
+use crate::{bpf::Counts, verdict::DropReason};
 
 /// What carries packets, how, and what became of them since the backend was made.
 #[derive(Clone, Debug, Default)]
@@ -135,6 +119,37 @@ impl Stats {
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
         DropReason::ALL.into_iter().zip(self.drops)
     }
+
+    /// The same by name.
+    pub(crate) fn report(&self) -> BackendReport {
+        let mut report = BackendReport::default();
+        if let Some(engine) = &self.engine {
+            let features = engine.features();
+            report.properties.insert("engine".into(), engine.name().into());
+            report.properties.insert("workers".into(), features.workers.to_string().into());
+            for (name, used) in features.named() {
+                report.properties.insert(name.into(), if used { "used" } else { "unused" }.into());
+            }
+            if !features.missing.is_empty() {
+                report.properties.insert("missing".into(), features.missing.join("; ").into());
+            }
+        }
+        if let Some(reason) = &self.ebpf_refused {
+            report.properties.insert("ebpf_refused".into(), reason.clone().into());
+        }
+        let mut count = |name: &str, count| report.counters.insert(name.to_owned().into(), count);
+        for (direction, traffic) in [("received", self.received), ("sent", self.sent)] {
+            count(&format!("packets_{direction}"), traffic.packets);
+            count(&format!("bytes_{direction}"), traffic.bytes);
+            count(&format!("calls_{direction}"), traffic.calls);
+        }
+        count("packets_by_ebpf", self.by_ebpf);
+        count("icmp_errors_sent", self.answered);
+        for (reason, drops) in self.drops() {
+            count(&format!("dropped_{}", reason.name()), drops);
+        }
+        report
+    }
 }
 
 /// The counters of one worker, who alone writes them.
@@ -220,5 +235,21 @@ mod tests {
         assert_eq!(stats.received, Traffic::default());
         assert_eq!(stats.drops().map(|(_, n)| n).sum::<u64>(), 4);
         assert_eq!(stats.dropped(DropReason::SendFailed), 3);
+    }
+
+    #[test]
+    fn everything_is_reported_by_name() {
+        let mut features = Features::default();
+        (features.workers, features.udp_gro) = (2, true);
+        let mut stats = Stats::default();
+        assert!(stats.report().properties.is_empty());
+        stats.engine = Some(Engine::Userspace(features));
+        (stats.sent.packets, stats.answered) = (44, 3);
+        let report = stats.report();
+        let property = |name: &str| report.properties[name].as_ref();
+        assert_eq!([property("engine"), property("workers")], ["userspace", "2"]);
+        assert_eq!([property("udp_gro"), property("tun_udp")], ["used", "unused"]);
+        let counters = ["packets_sent", "icmp_errors_sent", "dropped_spoofed_source"];
+        assert_eq!(counters.map(|name| report.counters[name]), [44, 3, 0]);
     }
 }

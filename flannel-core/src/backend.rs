@@ -10,7 +10,7 @@ use crate::{
     lease::{Lease, LeaseAttrs},
     peers::Peers,
     public_address::UnusableAddress,
-    report::{SyncReport, Transport},
+    report::{BackendReport, SyncReport, Transport},
     subnet::Subnet,
 };
 
@@ -41,6 +41,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// If dropped, our end may be half made; calling it again completes it.
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError>;
+
+    /// What the backend says of itself now. Most have nothing to say that is not in the report of a sync.
+    fn report(&self) -> BackendReport {
+        BackendReport::default()
+    }
 }
 
 /// A running data path. Dropping it leaves the data path up.

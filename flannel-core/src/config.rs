@@ -59,10 +59,16 @@ pub struct NetworkConfig {
 pub enum ConfigError {
     /// A member is missing, malformed, or does not fit the others.
     #[error("network config: {0}")]
-    Field(#[from] FieldError),
+    Field(FieldError),
     /// Both families are switched off.
     #[error("network config: EnableIPv4 and EnableIPv6 are both false, expected at least one true")]
     NoFamily,
+}
+
+impl From<FieldError> for ConfigError {
+    fn from(error: FieldError) -> Self {
+        Self::Field(error)
+    }
 }
 
 impl NetworkConfig {

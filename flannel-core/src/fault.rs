@@ -251,12 +251,12 @@ pub fn error_chain(error: &dyn Error) -> String {
     text
 }
 
-mod unix_millis {
+pub(crate) mod unix_millis {
     use std::time::{Duration, SystemTime};
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         at: &SystemTime,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -264,7 +264,7 @@ mod unix_millis {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
         let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(u64::deserialize(from)?));
         at.ok_or_else(|| serde::de::Error::custom("a moment later than this system can represent"))
     }

@@ -38,7 +38,8 @@ pub use peers::{FoldOutcome, Peers, Revision};
 pub use public_address::{UnusableAddress, check_chosen_address, check_published};
 pub use random::SplitMix64;
 pub use report::{
-    Family, PeerFault, PeerProblem, Repaired, RoutingMode, SyncReport, Transport, Warning,
+    BackendReport, Family, PeerFault, PeerProblem, Repaired, RoutingMode, SyncReport, Transport,
+    Warning,
 };
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};

@@ -5,12 +5,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fault::{Fault, FaultKind},
+    fault::{Fault, FaultKind, unix_millis},
     subnet::Subnet,
 };
 
@@ -75,6 +76,17 @@ impl SyncReport {
     pub fn peers_with_problems(&self) -> usize {
         self.problems.iter().map(|problem| problem.peer).collect::<BTreeSet<_>>().len()
     }
+}
+
+/// What a backend says of itself at any moment, in its own words.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+#[serde(default)]
+pub struct BackendReport {
+    /// What it is like, by name: `engine` is `userspace`.
+    pub properties: BTreeMap<Cow<'static, str>, Cow<'static, str>>,
+    /// What it has counted since it was made, by name: `packets_sent`.
+    pub counters: BTreeMap<Cow<'static, str>, u64>,
 }
 
 /// Something that works and may not do what is expected of it.
@@ -165,12 +177,39 @@ pub struct PeerProblem {
     pub address: Option<IpAddr>,
     /// What is wrong.
     pub fault: PeerFault,
+    /// What somebody can do about it, if that is known.
+    pub remedy: Option<Cow<'static, str>>,
+    /// Since when. Serialized as milliseconds since the Unix epoch.
+    #[serde(with = "unix_millis")]
+    pub since: SystemTime,
 }
 
 impl PeerProblem {
     /// A problem with the peer that holds `peer` and is reached at `address`.
+    ///
+    /// The node sets [`since`](Self::since) when it first sees the problem.
     pub fn new(peer: Subnet, address: Option<IpAddr>, fault: PeerFault) -> Self {
-        Self { peer, address, fault }
+        let remedy = fault.remedy().map(Cow::Borrowed);
+        Self { peer, address, fault, remedy, since: SystemTime::UNIX_EPOCH }
+    }
+
+    /// Whether both are the same problem, perhaps seen at different times.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.peer, self.address, &self.fault) == (other.peer, other.address, &other.fault)
+    }
+
+    /// Makes each of `problems` as old as it was `before`, or new now.
+    pub(crate) fn keep_since(problems: &mut [Self], before: &[Self]) {
+        let now = SystemTime::now();
+        let known: BTreeMap<_, Vec<_>> = before.iter().fold(BTreeMap::new(), |mut known, it| {
+            known.entry(it.peer).or_insert_with(Vec::new).push(it);
+            known
+        });
+        for problem in problems {
+            let same = known.get(&problem.peer).into_iter().flatten();
+            problem.since =
+                same.filter(|it| it.is_same(problem)).map(|it| it.since).next().unwrap_or(now);
+        }
     }
 }
 
@@ -256,6 +295,26 @@ impl PeerFault {
         }
     }
 
+    /// What somebody can do about it, if that is known.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::BadData { .. } => {
+                Some("start the node there again, so that it publishes its lease anew")
+            }
+            Self::NoAddress { .. } => Some(
+                "give the node there an address of that family, or --public-ip or --public-ipv6",
+            ),
+            Self::OtherBackend { .. } => {
+                Some("start the node there again, so that it reads the network's configuration")
+            }
+            Self::Overridden { .. } => Some("remove that route, or give it a higher metric"),
+            Self::PathTooNarrow { .. } => Some("raise the MTU between the hosts"),
+            Self::Refused { .. } => Some("release the lease if no node holds it"),
+            Self::Unreachable { .. } => Some("give this host a route to the peer's address"),
+            Self::Kernel { .. } => None,
+        }
+    }
+
     /// Whether a later sync may succeed although the peer's lease is the same.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Kernel { .. } | Self::Unreachable { .. })
@@ -311,6 +370,22 @@ mod tests {
         assert!(report.wants_retry() && report.is_exact(), "the other family is served");
         report.faults.push(Fault::new(FaultKind::KernelRefused, "firewall", "add a rule", "no"));
         assert!(!report.is_exact());
+    }
+
+    #[test]
+    fn a_problem_is_as_old_as_it_was_and_says_what_to_do() {
+        let problem = |n: u8, family| {
+            let peer = format!("10.3.{n}.0-24").parse().unwrap();
+            PeerProblem::new(peer, None, PeerFault::NoAddress { family })
+        };
+        let early = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(9);
+        let mut before = [problem(1, Family::Ipv4), problem(1, Family::Ipv6)];
+        before.iter_mut().for_each(|it| it.since = early);
+        let mut now = [problem(1, Family::Ipv6), problem(2, Family::Ipv6)];
+        PeerProblem::keep_since(&mut now, &before);
+        assert_eq!(now[0], before[1]);
+        assert!(now[1].since > early);
+        assert!(now[1].remedy.as_deref().is_some_and(|it| it.contains("--public-ipv6")));
     }
 
     #[test]

@@ -1,36 +1,40 @@
 //! The backends that a daemon can carry packets with, by name.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::anyhow;
 use flannel_backend::{Alloc, Paths, UplinkFinder, UplinkOptions};
 use flannel_backend_extension::Extension;
 use flannel_backend_hostgw::HostGw;
-use flannel_backend_udp::{Meter, Udp};
+use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
-use flannel_core::{Backend, NetworkConfig, NodeId};
+use flannel_core::{Backend, BackendError, NetworkConfig, NodeId};
 use flannel_netlink::Namespace;
 
 use crate::InvalidOptions;
 
 /// Constructors of backends by the name that a network's configuration has in `Backend.Type`. An embedder [adds](Self::add) its own.
 #[derive(Clone)]
-pub struct Backends(BTreeMap<String, Arc<dyn Construct>>);
+pub struct Backends {
+    constructors: BTreeMap<String, Arc<dyn Construct>>,
+    /// Those that load BPF programs.
+    with_bpf: BTreeSet<String>,
+}
 
 trait Construct: Send + Sync {
-    fn construct(&self, request: &BackendRequest<'_>) -> anyhow::Result<BuiltBackend>;
+    fn construct(&self, request: &BackendRequest<'_>) -> Result<Arc<dyn Backend>, InvalidOptions>;
 }
 
 impl<F> Construct for F
 where
-    F: Fn(&BackendRequest<'_>) -> anyhow::Result<BuiltBackend> + Send + Sync,
+    F: Fn(&BackendRequest<'_>) -> Result<Arc<dyn Backend>, InvalidOptions> + Send + Sync,
 {
-    fn construct(&self, request: &BackendRequest<'_>) -> anyhow::Result<BuiltBackend> {
+    fn construct(&self, request: &BackendRequest<'_>) -> Result<Arc<dyn Backend>, InvalidOptions> {
         self(request)
     }
 }
@@ -55,45 +59,39 @@ pub struct BackendRequest<'a> {
     pub subnet_file: &'a Path,
 }
 
-/// A backend, and what it says of itself.
-#[derive(Debug)]
-pub struct BuiltBackend {
-    pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) udp: Option<Meter>,
-}
-
-impl<B: Backend> From<B> for BuiltBackend {
-    fn from(backend: B) -> Self {
-        Self { backend: Arc::new(backend), udp: None }
-    }
-}
-
 impl Backends {
     /// No backends at all.
     pub const fn empty() -> Self {
-        Self(BTreeMap::new())
+        Self { constructors: BTreeMap::new(), with_bpf: BTreeSet::new() }
     }
 
     /// Adds a backend under a name; replaces the one that had it.
     ///
     /// The constructor says whether the network's configuration is valid for the backend, and touches nothing.
     #[must_use]
-    pub fn add<B: Into<BuiltBackend>, E: Into<anyhow::Error>>(
+    pub fn add<B: Backend, E: Into<Box<dyn Error + Send + Sync>>>(
         mut self,
         name: &str,
         constructor: impl Fn(&BackendRequest<'_>) -> Result<B, E> + Send + Sync + 'static,
     ) -> Self {
-        let constructor = move |request: &BackendRequest<'_>| match constructor(request) {
-            Ok(backend) => Ok(backend.into()),
-            Err(error) => Err(error.into()),
-        };
-        self.0.insert(name.into(), Arc::new(constructor));
+        let constructor =
+            move |request: &BackendRequest<'_>| -> Result<Arc<dyn Backend>, InvalidOptions> {
+                Ok(Arc::new(constructor(request).map_err(InvalidOptions::new)?))
+            };
+        self.constructors.insert(name.into(), Arc::new(constructor));
+        self
+    }
+
+    /// Lets the backend of this name load BPF programs in a sandbox.
+    #[must_use]
+    pub fn with_bpf(mut self, name: &str) -> Self {
+        self.with_bpf.insert(name.into());
         self
     }
 
     /// The names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.constructors.keys().map(String::as_str)
     }
 
     /// Refuses a network whose backend is not here, or whose options the backend cannot use. Touches nothing.
@@ -102,39 +100,45 @@ impl Backends {
     ///
     /// [`InvalidOptions`] that names the key, and what would be valid.
     pub fn check(&self, config: &NetworkConfig) -> Result<(), InvalidOptions> {
-        let check = || {
-            self.constructor(config)?;
-            let namespace = Namespace::current()?;
-            let uplink = UplinkFinder::new(&namespace, config, &UplinkOptions::default())?;
-            let (node, paths, blackhole) = (None, &Paths::default(), false);
-            let (namespace, uplink, subnet_file) = (&namespace, &uplink, Path::new(""));
-            self.build(&BackendRequest {
-                config,
-                namespace,
-                uplink,
-                node,
-                paths,
-                blackhole,
-                subnet_file,
-            })
-        };
-        check().map(drop).map_err(InvalidOptions::new)
+        self.constructor(config)?;
+        let namespace = &Namespace::current().map_err(InvalidOptions::new)?;
+        let uplink = UplinkFinder::new(namespace, config, &UplinkOptions::default());
+        let uplink = &uplink.map_err(InvalidOptions::new)?;
+        let (node, paths, blackhole, subnet_file) = (None, &Paths::default(), false, Path::new(""));
+        self.build(&BackendRequest {
+            config,
+            namespace,
+            uplink,
+            node,
+            paths,
+            blackhole,
+            subnet_file,
+        })
+        .map(drop)
     }
 
-    pub(crate) fn build(&self, request: &BackendRequest<'_>) -> anyhow::Result<BuiltBackend> {
+    pub(crate) fn build(
+        &self,
+        request: &BackendRequest<'_>,
+    ) -> Result<Arc<dyn Backend>, InvalidOptions> {
         self.constructor(request.config)?.construct(request)
     }
 
-    fn constructor(&self, config: &NetworkConfig) -> anyhow::Result<&dyn Construct> {
+    /// Whether the network's backend loads BPF programs.
+    pub(crate) fn loads_bpf(&self, config: &NetworkConfig) -> bool {
+        self.with_bpf.contains(config.backend().kind())
+    }
+
+    fn constructor(&self, config: &NetworkConfig) -> Result<&dyn Construct, InvalidOptions> {
         let kind = config.backend().kind();
-        self.0.get(kind).map(AsRef::as_ref).ok_or_else(|| {
+        self.constructors.get(kind).map(AsRef::as_ref).ok_or_else(|| {
             let known = self.names().collect::<Vec<_>>().join(", ");
-            match kind {
-                "" => anyhow!("network config: Backend has no Type, expected one of: {known}"),
+            InvalidOptions::new(match kind {
+                "" => format!("network config: Backend has no Type, expected one of: {known}"),
                 other => {
-                    anyhow!("network config: Backend.Type is {other:?}, expected one of: {known}")
+                    format!("network config: Backend.Type is {other:?}, expected one of: {known}")
                 }
-            }
+            })
         })
     }
 }
@@ -142,18 +146,12 @@ impl Backends {
 impl Default for Backends {
     /// Those of this project.
     fn default() -> Self {
-        let alloc = |request: &BackendRequest<'_>| -> anyhow::Result<_> {
-            Ok(Alloc::new(request.uplink.clone()))
-        };
-        let extension = |request: &BackendRequest<'_>| {
-            let record = extension_record(request.subnet_file);
-            Extension::new(request.config, request.uplink.clone(), record)
-        };
         Self::empty()
-            .add("alloc", alloc)
+            .add("alloc", |request| Ok::<_, BackendError>(Alloc::new(request.uplink.clone())))
             .add("extension", extension)
             .add("host-gw", host_gw)
             .add("udp", udp)
+            .with_bpf("udp")
             .add("vxlan", vxlan)
     }
 }
@@ -169,21 +167,24 @@ pub(crate) fn extension_record(subnet_file: &Path) -> PathBuf {
     subnet_file.with_extension("extension.json")
 }
 
-fn host_gw(request: &BackendRequest<'_>) -> anyhow::Result<HostGw> {
+fn extension(request: &BackendRequest<'_>) -> Result<Extension, BackendError> {
+    let record = extension_record(request.subnet_file);
+    Extension::new(request.config, request.uplink.clone(), record)
+}
+
+fn host_gw(request: &BackendRequest<'_>) -> Result<HostGw, BackendError> {
     let backend = HostGw::new(request.config, request.uplink.clone())?;
     let backend = backend.with_paths(request.paths.clone());
     Ok(if request.blackhole { backend.with_blackholes() } else { backend })
 }
 
-fn udp(request: &BackendRequest<'_>) -> anyhow::Result<BuiltBackend> {
+fn udp(request: &BackendRequest<'_>) -> Result<Udp, BackendError> {
     let backend = Udp::new(request.config, request.uplink.clone())?;
     let backend = backend.with_paths(request.paths.clone());
-    let backend = if request.blackhole { backend.with_blackholes() } else { backend };
-    let meter = backend.meter();
-    Ok(BuiltBackend { backend: Arc::new(backend), udp: Some(meter) })
+    Ok(if request.blackhole { backend.with_blackholes() } else { backend })
 }
 
-fn vxlan(request: &BackendRequest<'_>) -> anyhow::Result<Vxlan> {
+fn vxlan(request: &BackendRequest<'_>) -> Result<Vxlan, BackendError> {
     let backend = Vxlan::new(request.config, request.uplink.clone())?;
     let mut backend = backend.with_paths(request.paths.clone());
     if let Some(node) = request.node {

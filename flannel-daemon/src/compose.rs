@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
 use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
 use flannel_core::{
-    BackendError, NetworkConfig, Node, NodeId, NodeOptions, Store, StoreError, Subnet,
+    Backend, BackendError, NetworkConfig, Node, NodeId, NodeOptions, Store, StoreError, Subnet,
 };
 use flannel_firewall::{FirewallOptions, Firewalled, ModeChoice};
 use flannel_netlink::{Namespace, iface::InterfaceChanges};
@@ -16,8 +15,9 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
-    Backends, DaemonOptions,
-    backends::{BackendRequest, BuiltBackend},
+    Backends, DaemonError, DaemonOptions, InvalidOptions,
+    backends::BackendRequest,
+    error::chain,
     handle::{DaemonHandle, Facts},
     host_lock::{self, HostLock},
     journal::{FIND_UPLINK, READ_CONFIG, SET_UP_NETWORK},
@@ -25,7 +25,7 @@ use crate::{
     path_monitor::PathMonitor,
     previous_lease::previous_lease,
     retry::{PAUSE, Retry},
-    sandbox,
+    sandbox::{self, Allowed},
     store_metrics::TimedRegistry,
     stores::{OpenStore, StorePlan},
     subnet_file,
@@ -38,6 +38,7 @@ pub(crate) struct Parts {
     pub(crate) backends: Backends,
     pub(crate) namespace: Option<Namespace>,
     pub(crate) sandboxed: bool,
+    pub(crate) allowed: Allowed,
 }
 
 /// A node that is about to run, with its name.
@@ -48,7 +49,7 @@ pub(crate) struct Composed {
     /// No other process of this machine may use the name meanwhile.
     _kept: Option<KeptId>,
     /// Nor may another node of the network run on this host.
-    _host_lock: HostLock,
+    pub(crate) host_lock: HostLock,
 }
 
 /// A store that answers, and what it says of the network.
@@ -60,26 +61,28 @@ enum Connected {
 /// Opens the store and makes a node on it.
 ///
 /// The network says which families an uplink needs, and the uplink names the node: so they come in this order.
-pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Composed> {
-    let Parts { options, plan, backends, namespace, sandboxed } = parts;
-    let StorePlan { open, identity, .. } = plan;
-    let own = Namespace::current().context("cannot open our own network namespace");
-    let namespace = namespace.map_or(own, Ok)?;
-    let host_lock = host_lock::lock(identity.as_deref(), &options.store, &namespace).await?;
+pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Composed, DaemonError> {
+    let Parts { options, plan, backends, namespace, sandboxed, allowed } = parts;
+    let namespace = match namespace {
+        Some(namespace) => namespace,
+        None => Namespace::current().map_err(DaemonError::Namespace)?,
+    };
+    let host_lock = host_lock::lock(plan.identity.as_deref(), &options.store, &namespace).await?;
     if let Some(network) = &options.network {
         // Before the network is stored.
-        UplinkFinder::new(&namespace, network, &options.uplink)?;
+        uplink_finder(&namespace, network, &options)?;
     }
-    let (store, config) = connect(open.await?, options.network.as_ref(), daemon).await?;
+    let (store, config) =
+        connect(plan.open().await?, options.network.as_ref(), daemon, allowed).await?;
     backends.check(&config)?;
     without_effect(&options, &config);
-    if sandboxed {
-        sandbox::settle(config.backend().kind());
+    if sandboxed && !backends.loads_bpf(&config) {
+        sandbox::give_up_bpf();
     }
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
     }
-    let finder = UplinkFinder::new(&namespace, &config, &options.uplink)?;
+    let finder = uplink_finder(&namespace, &config, &options)?;
     let kept = match &store {
         Connected::Registry(_) => kept_id(&options),
         Connected::Store(..) => None,
@@ -91,7 +94,7 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
         }
     };
     let paths = Paths::default();
-    let BuiltBackend { backend, udp } = backends.build(&BackendRequest {
+    let backend = backends.build(&BackendRequest {
         config: &config,
         namespace: &namespace,
         uplink: &finder,
@@ -101,7 +104,7 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
         subnet_file: &options.subnet_file,
     })?;
     let firewall = firewall_options(&options, &config);
-    let backend = Arc::new(Firewalled::new(backend, &namespace, firewall));
+    let backend: Arc<dyn Backend> = Arc::new(Firewalled::new(backend, &namespace, firewall));
     let held = subnet_file::read(&options.subnet_file).held();
     if let (Connected::Registry(registry), Some(held)) = (&store, &held) {
         keep_address(registry, held, &finder).await;
@@ -109,7 +112,7 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
     let address = uplink_address(&finder, &config, daemon).await?;
     let id = match named {
         Some(id) => id,
-        None => address.context("the uplink has no address")?.into(),
+        None => address.ok_or(DaemonError::NoAddress)?.into(),
     };
     let network = [
         config.ipv4().map(|it| it.network().to_string()),
@@ -133,13 +136,23 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
     };
     let (on_lease_loss, renew_margin) = (options.on_lease_loss, options.renew_margin);
     let node_options = NodeOptions { on_lease_loss, renew_margin, ..NodeOptions::default() };
-    let node = Node::from_parts(store, backend, node_options);
+    let node = Node::from_parts(store, Arc::clone(&backend), node_options);
     let path_monitor = options.probe.map(|options| {
         let (prober, handle) = Prober::new(&namespace, options);
-        PathMonitor { prober, handle, finder, config: config.clone(), paths }
+        PathMonitor { prober, handle, finder, config, paths }
     });
-    daemon.runs(Facts { id, config, store: options.store.to_string(), udp }, node.handle());
-    Ok(Composed { node, path_monitor, _kept: kept, _host_lock: host_lock })
+    let facts = Facts { id, store: options.store.to_string(), backend };
+    daemon.runs(facts, node.handle());
+    Ok(Composed { node, path_monitor, _kept: kept, host_lock })
+}
+
+/// Finds the interface that the options ask for, in this network.
+fn uplink_finder(
+    namespace: &Namespace,
+    config: &NetworkConfig,
+    options: &DaemonOptions,
+) -> Result<UplinkFinder, InvalidOptions> {
+    UplinkFinder::new(namespace, config, &options.uplink).map_err(InvalidOptions::new)
 }
 
 /// Stores the network that is asked for if there is none, and reads the one that there is.
@@ -147,13 +160,18 @@ async fn connect(
     store: OpenStore,
     network: Option<&NetworkConfig>,
     daemon: &DaemonHandle,
-) -> Result<(Connected, NetworkConfig)> {
+    allowed: Allowed,
+) -> Result<(Connected, NetworkConfig), DaemonError> {
     match store {
         OpenStore::Registry(registry) => {
-            let registry = TimedRegistry::new(registry, daemon.store_metrics());
+            let registry = TimedRegistry::new(registry, daemon.store_metrics(), allowed);
             if let Some(network) = network {
                 let mut retry = Retry::new(SET_UP_NETWORK, daemon);
-                while retry.outcome(init(&registry, network).await, is_retryable)?.is_none() {
+                while retry
+                    .outcome(init(&registry, network).await, is_retryable)
+                    .map_err(DaemonError::Config)?
+                    .is_none()
+                {
                     sleep(PAUSE).await;
                 }
             }
@@ -219,7 +237,7 @@ async fn uplink_address(
     finder: &UplinkFinder,
     config: &NetworkConfig,
     daemon: &DaemonHandle,
-) -> Result<Option<std::net::IpAddr>> {
+) -> Result<Option<std::net::IpAddr>, DaemonError> {
     let mut changes = None;
     let mut retry = Retry::new(FIND_UPLINK, daemon);
     let uplink = loop {
@@ -258,9 +276,9 @@ fn kept_id(options: &DaemonOptions) -> Option<KeptId> {
     match node_id::keep(options.state_dir.as_deref()) {
         Ok(kept) => Some(kept),
         Err(error) => {
-            let error = format!("{:#}", anyhow::Error::from(error));
             warn!(
-                "{error}; until then this node's address is its name, and its lease is lost with it"
+                "{}; until then this node's address is its name, and its lease is lost with it",
+                chain(&error)
             );
             None
         }

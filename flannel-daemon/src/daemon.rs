@@ -2,16 +2,15 @@
 
 use std::{fmt, pin::pin};
 
-use anyhow::Result;
 use flannel_firewall::Masquerade;
 use flannel_netlink::Namespace;
 use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::{
-    Backends, DaemonHandle, DaemonOptions, InvalidOptions, Stores,
+    Backends, DaemonError, DaemonHandle, DaemonOptions, InvalidOptions, Stores,
     compose::{self, Parts},
-    health_server, path_monitor,
+    health_server, other_daemon, path_monitor,
     sandbox::{self, Rights},
     status_socket,
     stores::{StorePlan, StoreRequest},
@@ -80,14 +79,16 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// What somebody has to correct first. What a retry can fix is retried.
+    /// [`DaemonError`]: what somebody has to correct first. What a retry can fix is retried.
     ///
     /// # Cancel safety
     ///
     /// Dropping it stops the daemon at once; lease and data path stay.
-    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let Self { options, plan, backends, namespace, handle, rights } = self;
         sandbox::log(rights.as_ref());
+        let sandboxed = rights.is_some();
+        let allowed = rights.map(|rights| rights.allowed).unwrap_or_default();
         let mut stop = pin!(async {
             stop.await;
             supervisor::stopping();
@@ -98,9 +99,10 @@ impl Daemon {
             tasks.spawn(health_server::serve(listener, handle.clone()));
         }
         let socket = status_socket::beside(&options.subnet_file);
-        tasks.spawn(status_socket::serve(socket, handle.clone()));
+        tasks.spawn(status_socket::serve(socket, handle.clone(), allowed.clone()));
         tasks.spawn(supervisor::watchdog(handle.clone()));
-        let parts = Parts { options, plan, backends, namespace, sandboxed: rights.is_some() };
+        let parts =
+            Parts { options, plan, backends, namespace, sandboxed, allowed: allowed.clone() };
         let composed = tokio::select! {
             biased;
             () = &mut stop => None,
@@ -108,7 +110,10 @@ impl Daemon {
         };
         if let Some(composed) = composed {
             let node = composed.node;
-            tasks.spawn(subnet_publisher::publish(node.handle(), handle.clone()));
+            if let Some(socket) = composed.host_lock.name() {
+                tasks.spawn(other_daemon::watch(socket.to_owned()));
+            }
+            tasks.spawn(subnet_publisher::publish(node.handle(), handle.clone(), allowed));
             if let Some(monitor) = composed.path_monitor {
                 tasks.spawn(path_monitor::run(monitor, node.handle(), handle.clone()));
             }

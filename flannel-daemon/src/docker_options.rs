@@ -2,19 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
 use flannel_core::SubnetEnv;
 use flannel_netlink::{
-    Connection, Namespace, list_routes,
+    Connection, KernelError, Namespace, NamespaceError, OpenError, list_routes,
     state::{IpFamily, Route, Via},
 };
 
-use crate::atomic_file;
+use crate::{atomic_file, error::FileError};
 
 /// What Docker's daemon is told, in the terms of flannel's mk-docker-opts.sh.
 #[derive(Clone, Debug)]
@@ -33,23 +31,58 @@ pub struct DockerOptions {
     pub key: String,
 }
 
+/// Why Docker's options cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DockerOptionsError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A variable has a value that means nothing.
+    #[error("Invalid value of {variable}: {value}, expected {expected}")]
+    Invalid {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+        /// What would be valid.
+        expected: &'static str,
+    },
+    /// Our network namespace cannot be opened.
+    #[error("cannot open our own network namespace")]
+    Namespace(#[from] NamespaceError),
+    /// The kernel cannot be asked.
+    #[error("cannot ask the kernel for its routes")]
+    Netlink(#[from] OpenError),
+    /// The kernel does not list its routes.
+    #[error("cannot list routes")]
+    Routes(#[from] KernelError),
+    /// The subnet is routed elsewhere.
+    #[error("Your routing table already contains the subnet: {route}")]
+    Taken {
+        /// The route.
+        route: Box<Route>,
+    },
+}
+
 /// Writes Docker's options, and says so if packets of the subnet would be routed elsewhere.
 /// `environment` is what the subnet file's variables are added to.
 ///
 /// # Errors
 ///
-/// If a file cannot be read or written, a variable has no valid value, or a route to the subnet leads to another node.
+/// [`DockerOptionsError`]; [`Taken`](DockerOptionsError::Taken) after the file was written.
 pub async fn write(
     environment: impl IntoIterator<Item = (String, String)>,
     docker: &DockerOptions,
-) -> Result<()> {
+) -> Result<(), DockerOptionsError> {
     let mut variables: Variables = environment.into_iter().collect();
     match fs::read_to_string(&docker.subnet_file) {
         Ok(text) => variables.extend(assignments(&text)),
         // The variables may be set without it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            return Err(error).context(format!("cannot read {}", docker.subnet_file.display()));
+        Err(source) => {
+            let path = docker.subnet_file.clone();
+            return Err(FileError { operation: "read", path, source }.into());
         }
     }
     let text = options(&variables, docker)?;
@@ -65,7 +98,7 @@ pub async fn write(
 type Variables = BTreeMap<String, String>;
 
 /// The text of Docker's file.
-fn options(variables: &Variables, docker: &DockerOptions) -> Result<String> {
+fn options(variables: &Variables, docker: &DockerOptions) -> Result<String, DockerOptionsError> {
     let mut options: Variables = variables
         .iter()
         .filter(|(name, _)| name.starts_with("DOCKER_OPT_"))
@@ -84,7 +117,13 @@ fn options(variables: &Variables, docker: &DockerOptions) -> Result<String> {
         match masquerades.as_str() {
             "true" => set("IPMASQ", "--ip-masq=false".into()),
             "false" => set("IPMASQ", "--ip-masq=true".into()),
-            other => bail!("Invalid value of FLANNEL_IPMASQ: {other}, expected true or false"),
+            other => {
+                return Err(DockerOptionsError::Invalid {
+                    variable: "FLANNEL_IPMASQ",
+                    value: other.into(),
+                    expected: "true or false",
+                });
+            }
         };
     }
     let both = !docker.individual && !docker.combined;
@@ -92,12 +131,12 @@ fn options(variables: &Variables, docker: &DockerOptions) -> Result<String> {
     let mut all = given(&docker.key).map_or_else(String::new, |before| format!("{before} "));
     for (name, value) in &options {
         if docker.individual || both {
-            writeln!(text, "{name}=\"{value}\"")?;
+            text += &format!("{name}=\"{value}\"\n");
         }
-        write!(all, " {value}")?;
+        all += &format!(" {value}");
     }
     if docker.combined || both {
-        writeln!(text, "{}=\"{all}\"", docker.key)?;
+        text += &format!("{}=\"{all}\"\n", docker.key);
     }
     Ok(text)
 }
@@ -118,25 +157,26 @@ fn assignments(text: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-fn write_to(path: &Path, text: &str) -> Result<()> {
+fn write_to(path: &Path, text: &str) -> Result<(), FileError> {
     // Such as /dev/stdout.
     if path.metadata().is_ok_and(|there| !there.is_file()) {
-        return fs::write(path, text).with_context(|| format!("cannot write {}", path.display()));
+        let failed = |source| FileError { operation: "write", path: path.to_owned(), source };
+        return fs::write(path, text).map_err(failed);
     }
     atomic_file::write(path, text)
 }
 
 /// Refuses a route to exactly our subnet through a gateway: the subnet is another node's then.
-async fn refuse_rival(subnet: ipnetwork::IpNetwork) -> Result<()> {
-    let namespace = Namespace::current().context("cannot open our own network namespace")?;
+async fn refuse_rival(subnet: ipnetwork::IpNetwork) -> Result<(), DockerOptionsError> {
+    let namespace = Namespace::current()?;
     let mut connection = Connection::open(&namespace)?;
     let family = IpFamily::of(&subnet.ip());
     let routes = list_routes(&mut connection, Route::MAIN, family).await?;
-    let rival = |route: &&Route| {
+    let rival = |route: &Route| {
         route.destination == subnet && matches!(route.via, Via::Gateway(_) | Via::Nexthop(_))
     };
-    match routes.iter().find(rival) {
-        Some(route) => bail!("Your routing table already contains the subnet: {route}"),
+    match routes.into_iter().find(rival) {
+        Some(route) => Err(DockerOptionsError::Taken { route: Box::new(route) }),
         None => Ok(()),
     }
 }
@@ -148,7 +188,11 @@ mod tests {
     /// dist/sample_subnet.env at cdf76059, as far as it is read.
     const SAMPLE: &str = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n";
 
-    fn made(env: &str, before: &[(&str, &str)], flags: &[&str]) -> Result<String> {
+    fn made(
+        env: &str,
+        before: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<String, DockerOptionsError> {
         let has = |flag: char| {
             flags.iter().any(|it| it.starts_with('-') && it.contains(flag) && it.len() < 4)
         };

@@ -7,8 +7,7 @@ mod walk;
 
 use std::{net::IpAddr, path::PathBuf};
 
-use anyhow::{Context, Result, anyhow};
-use flannel_netlink::Namespace;
+use flannel_netlink::{KernelError, Namespace, NamespaceError, OpenError};
 
 use crate::{InvalidOptions, StoreOptions, Stores};
 
@@ -30,17 +29,43 @@ pub struct ExplainOptions {
     pub namespace: Option<Namespace>,
 }
 
+/// Why a path cannot be explained.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExplainError {
+    /// The addresses cannot be the ends of one path.
+    #[error(transparent)]
+    InvalidOptions(#[from] InvalidOptions),
+    /// The kernel does not list something.
+    #[error("cannot list {what}")]
+    List {
+        /// Objects of the kernel.
+        what: &'static str,
+        /// The kernel's reason.
+        #[source]
+        source: KernelError,
+    },
+    /// Our network namespace cannot be opened.
+    #[error("cannot open our own network namespace")]
+    Namespace(#[from] NamespaceError),
+    /// The kernel cannot be asked.
+    #[error("cannot ask the kernel of this host")]
+    Netlink(#[from] OpenError),
+}
+
 /// Explains the path between two pods. Writes nothing; sends some datagrams to the other side if nothing here is broken.
 ///
 /// # Errors
 ///
-/// If this host cannot be looked at. A store that does not answer is a part of the explanation.
-pub async fn explain(options: &ExplainOptions, stores: &Stores) -> Result<Explanation> {
+/// [`ExplainError`] if this host cannot be looked at. A store that does not answer is a part of the explanation.
+pub async fn explain(
+    options: &ExplainOptions,
+    stores: &Stores,
+) -> Result<Explanation, ExplainError> {
     if options.source.is_ipv4() != options.destination.is_ipv4() {
-        let reason = anyhow!(
+        let reason = format!(
             "{} and {} are of two address families: give both addresses of one",
-            options.source,
-            options.destination
+            options.source, options.destination
         );
         return Err(InvalidOptions::new(reason).into());
     }
@@ -58,8 +83,7 @@ pub async fn explain(options: &ExplainOptions, stores: &Stores) -> Result<Explan
 }
 
 impl ExplainOptions {
-    fn namespace(&self) -> Result<Namespace> {
-        let own = || Namespace::current().context("cannot open our own network namespace");
-        self.namespace.clone().map_or_else(own, Ok)
+    fn namespace(&self) -> Result<Namespace, NamespaceError> {
+        self.namespace.clone().map_or_else(Namespace::current, Ok)
     }
 }

@@ -7,8 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use flannel_backend_udp::Meter;
-use flannel_core::{NetworkConfig, NodeHandle, NodeId, Status, SubnetEnv};
+use flannel_core::{Backend, NodeHandle, NodeId, Status, SubnetEnv};
 use tokio::{
     sync::Notify,
     time::{Instant, timeout},
@@ -53,11 +52,9 @@ struct State {
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) id: NodeId,
-    pub(crate) config: NetworkConfig,
     /// The store, for people.
     pub(crate) store: String,
-    /// What carries packets and what became of them, with the udp backend.
-    pub(crate) udp: Option<Meter>,
+    pub(crate) backend: Arc<dyn Backend>,
 }
 
 /// Why a node does not count as alive.
@@ -161,8 +158,8 @@ impl DaemonHandle {
     /// What the host should be told, if the node can serve pods with that.
     pub(crate) fn env(&self, status: &Status) -> Option<SubnetEnv> {
         let lease = status.lease.as_ref().filter(|_| status.is_ready())?;
-        let config = self.facts()?.config;
-        Some(SubnetEnv::new(&config, &lease.subnet, status.mtu?, self.0.ip_masq))
+        let config = status.config.as_ref()?;
+        Some(SubnetEnv::new(config, &lease.subnet, status.mtu?, self.0.ip_masq))
     }
 
     pub(crate) fn subnet_file(&self) -> &Path {

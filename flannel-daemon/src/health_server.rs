@@ -2,7 +2,6 @@
 
 use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result};
 use hyper::{
     Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
 };
@@ -11,11 +10,15 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
-use crate::handle::{DaemonHandle, Dead, PATIENCE};
+use crate::{
+    DaemonError,
+    handle::{DaemonHandle, Dead, PATIENCE},
+    retry::Outage,
+};
 
 /// Where questions come from.
 pub(crate) enum Listener {
@@ -26,10 +29,9 @@ pub(crate) enum Listener {
 }
 
 /// Listens at `address`.
-pub(crate) async fn listen(address: SocketAddr) -> Result<Listener> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address} for health checks: give a free --healthz-port or another --healthz-ip")
-    })?;
+pub(crate) async fn listen(address: SocketAddr) -> Result<Listener, DaemonError> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| DaemonError::HealthServer { address, source })?;
     info!(%address, "answering /healthz, /readyz and /metrics");
     Ok(Listener::Network(listener))
 }
@@ -38,16 +40,19 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<Listener> {
 /// else from an answer.
 pub(crate) async fn serve(listener: Listener, daemon: DaemonHandle) {
     let mut connections = JoinSet::new();
-    let mut oldest_first = VecDeque::new();
+    let (mut oldest_first, mut outage) = (VecDeque::new(), Outage::default());
     loop {
         let (stream, local) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a health check's connection, retrying");
+                if outage.failed(Instant::now()) {
+                    warn!(%error, "cannot accept a health check's connection, retrying");
+                }
                 sleep(RETRY).await;
                 continue;
             }
         };
+        outage.end(Instant::now());
         while connections.try_join_next().is_some() {}
         oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
         if oldest_first.len() >= CONNECTIONS

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::StoreOptions;
+use crate::{DaemonError, StoreOptions};
 
 /// The right to be the node of a network on this host. It ends with the process, however that ends.
 ///
@@ -31,23 +31,21 @@ use crate::StoreOptions;
 /// is needed. Anybody on the host can have such a name, so that only root and this user keep others from it.
 #[derive(Debug)]
 pub(crate) struct HostLock {
-    /// Has the name, and lets others see whose it is. Empty where there is nothing to share.
+    /// The name; `None` where there is nothing to share.
+    name: Option<String>,
+    /// Has the name, and lets others see whose it is.
     _answering: JoinSet<()>,
 }
 
-/// Why a process may not be the node.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HostLockError {
-    #[error(
-        "another node of this network ({store}) runs on this host: stop it; two nodes on one host need network namespaces of \
-         their own"
-    )]
-    InUse { store: String },
-    #[error("cannot find out whether another node of this network runs on this host")]
-    Io {
-        #[source]
-        source: io::Error,
-    },
+impl HostLock {
+    /// The name of a socket that is in the node's network namespace, if it has one.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    fn nothing() -> Self {
+        Self { name: None, _answering: JoinSet::new() }
+    }
 }
 
 /// Waits until no other node of the network with this identity runs on this host: one that was told to stop takes its moment.
@@ -56,15 +54,15 @@ pub(crate) async fn lock(
     identity: Option<&str>,
     store: &StoreOptions,
     namespace: &Namespace,
-) -> Result<HostLock, HostLockError> {
-    let Some(identity) = identity else { return Ok(HostLock { _answering: JoinSet::new() }) };
+) -> Result<HostLock, DaemonError> {
+    let Some(identity) = identity else { return Ok(HostLock::nothing()) };
     let name = name(identity);
     let until = Instant::now() + PATIENCE;
     loop {
         match hold(&name, namespace) {
-            Ok(_answering) => return Ok(HostLock { _answering }),
+            Ok(_answering) => return Ok(HostLock { name: Some(name), _answering }),
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                return Err(HostLockError::Io { source: error });
+                return Err(DaemonError::HostLock(error));
             }
             Err(_) if Instant::now() < until => sleep(PAUSE).await,
             Err(_)
@@ -73,11 +71,11 @@ pub(crate) async fn lock(
                     geteuid(),
                 ) =>
             {
-                return Err(HostLockError::InUse { store: store.to_string() });
+                return Err(DaemonError::AnotherNode { store: store.to_string() });
             }
             Err(_) => {
                 warn!(name, "another user has the name by which nodes of one host see each other");
-                return Ok(HostLock { _answering: JoinSet::new() });
+                return Ok(HostLock::nothing());
             }
         }
     }
@@ -150,7 +148,7 @@ mod tests {
         let _taken = taken.unwrap();
         let began = Instant::now();
         let error = lock(Some(&identity), &store, &here).await.unwrap_err();
-        assert!(matches!(error, HostLockError::InUse { .. }), "{error:?}");
+        assert!(matches!(error, DaemonError::AnotherNode { .. }), "{error:?}");
         assert!(error.to_string().contains("stop it"), "{error}");
         assert!(began.elapsed() >= PATIENCE);
         lock(Some("another network"), &store, &here).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
     time::{Duration, SystemTime},
 };
 
@@ -47,6 +48,17 @@ pub enum Kind {
     Recovery,
     /// Somebody else's change was undone.
     Repair,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fault => "fault",
+            Self::Lease => "lease",
+            Self::Recovery => "recovery",
+            Self::Repair => "repair",
+        })
+    }
 }
 
 impl Journal {

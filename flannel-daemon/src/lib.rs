@@ -40,6 +40,7 @@ mod metrics;
 mod node_id;
 pub mod operate;
 mod options;
+mod other_daemon;
 mod path_monitor;
 mod previous_lease;
 mod readiness;
@@ -53,13 +54,12 @@ mod subnet_file;
 mod subnet_publisher;
 mod supervisor;
 pub mod teardown;
-mod udp_status;
 
 use std::path::{Path, PathBuf};
 
-pub use backends::{BackendRequest, Backends, BuiltBackend};
+pub use backends::{BackendRequest, Backends};
 pub use daemon::Daemon;
-pub use error::InvalidOptions;
+pub use error::{DaemonError, FileError, InvalidOptions, OpenStoreError};
 pub use flannel_backend::UplinkOptions;
 pub use flannel_firewall::{FirewallOptions, Masquerade};
 pub use flannel_store::EtcdConfig;

@@ -1,25 +1,100 @@
 //! What operators do with a network's store: change leases and configuration.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use flannel_core::{LeaseAttrs, NetworkConfig, Subnet};
+use std::fmt;
+
+use flannel_core::{LeaseAttrs, NetworkConfig, NodeId, StoreError, Subnet};
 use flannel_store::{
     ConfigText, Lifetime, NewRecord, Record, Registry, RegistryError, Snapshot, network_config,
 };
 
 use crate::{Backends, InvalidOptions};
 
+/// Why something was not done in a store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperateError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    InvalidOptions(#[from] InvalidOptions),
+    /// A node holds the lease.
+    #[error("{subnet} is leased to {}: release it first", shown(holder.as_ref()))]
+    Leased {
+        /// The lease.
+        subnet: Subnet,
+        /// The node, if it is known by name.
+        holder: Option<NodeId>,
+    },
+    /// There is no such lease.
+    #[error("there is no lease {subnet}")]
+    NoLease {
+        /// What was looked for.
+        subnet: Subnet,
+    },
+    /// The network does not hand out that subnet.
+    #[error("{subnet} is not a subnet that this network hands out: {config}")]
+    NotHandedOut {
+        /// The subnet.
+        subnet: Subnet,
+        /// The network's configuration, as JSON.
+        config: String,
+    },
+    /// Leases would be outside of the network.
+    #[error(
+        "{} leases do not fit this configuration ({}): release them first, or use --force",
+        leases.len(),
+        FirstFew(leases)
+    )]
+    Orphans {
+        /// These.
+        leases: Vec<Subnet>,
+    },
+    /// The store does not do it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The lease is not deleted.
+    #[error("cannot release {subnet}")]
+    Release {
+        /// The lease.
+        subnet: Subnet,
+        /// The store's reason.
+        #[source]
+        source: RegistryError,
+    },
+    /// The network's configuration cannot be had.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Some leases, and that there are more.
+struct FirstFew<'a>(&'a [Subnet]);
+
+impl fmt::Display for FirstFew<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<_> = self.0.iter().take(5).map(ToString::to_string).collect();
+        let more = if self.0.len() > named.len() { ", ..." } else { "" };
+        write!(f, "{}{more}", named.join(", "))
+    }
+}
+
+pub(crate) fn shown(holder: Option<&NodeId>) -> String {
+    holder.map_or_else(|| "a node without a name".into(), ToString::to_string)
+}
+
 /// Keeps a subnet for the node with the public addresses in `attrs`.
 ///
 /// # Errors
 ///
-/// If the network does not hand out that subnet, or a node has it.
-pub async fn reserve(registry: &dyn Registry, key: &Subnet, attrs: &LeaseAttrs) -> Result<()> {
+/// [`OperateError`] if the network does not hand out that subnet, or a node has it.
+pub async fn reserve(
+    registry: &dyn Registry,
+    key: &Subnet,
+    attrs: &LeaseAttrs,
+) -> Result<(), OperateError> {
     let config = network_config(registry).await?;
-    ensure!(
-        config.admits(key),
-        "{key} is not a subnet that this network hands out: {}",
-        serde_json::to_string(&config)?
-    );
+    if !config.admits(key) {
+        let config = serde_json::to_string(&config).expect("a network config is valid JSON");
+        return Err(OperateError::NotHandedOut { subnet: *key, config });
+    }
     write_reservation(
         registry,
         key,
@@ -28,25 +103,39 @@ pub async fn reserve(registry: &dyn Registry, key: &Subnet, attrs: &LeaseAttrs) 
     .await
 }
 
-/// Gives a subnet back.
+/// Gives a subnet back. [`consequence`] says what that does to who has it.
 ///
 /// # Errors
 ///
-/// If there is no such lease, or the store does not delete it.
-pub async fn release(registry: &dyn Registry, key: &Subnet) -> Result<()> {
-    let record = find(registry, key).await?;
-    registry.delete(&record).await.with_context(|| format!("cannot release {key}"))
+/// [`OperateError`] if there is no such lease, or the store does not delete it.
+pub async fn release(registry: &dyn Registry, subnet: &Subnet) -> Result<(), OperateError> {
+    let record = find(registry, subnet).await?;
+    let deleted = registry.delete(&record).await;
+    deleted.map_err(|source| OperateError::Release { subnet: *subnet, source })
+}
+
+/// What releasing a lease does to another program that holds it, which an operator should agree to; `None` if it harms nobody.
+pub fn consequence(record: &Record) -> Option<String> {
+    if record.owner.is_some() || matches!(record.lifetime, Lifetime::Lapsed | Lifetime::Unbounded) {
+        return None;
+    }
+    let address = record.lease().ok().and_then(|lease| lease.attrs.address());
+    let host = address.map_or_else(String::new, |address| format!(" at {address}"));
+    Some(format!(
+        "{} is held by another program such as flanneld{host}, which ends when its lease is released; its pods lose their network",
+        record.key
+    ))
 }
 
 /// The record of a lease.
 ///
 /// # Errors
 ///
-/// If there is none.
-pub async fn find(registry: &dyn Registry, key: &Subnet) -> Result<Record> {
-    let key = key.to_string();
+/// [`OperateError::NoLease`] if there is none.
+pub async fn find(registry: &dyn Registry, subnet: &Subnet) -> Result<Record, OperateError> {
+    let key = subnet.to_string();
     let found = registry.list().await?.records.into_iter().find(|record| record.key == key);
-    found.with_context(|| format!("there is no lease {key}"))
+    found.ok_or(OperateError::NoLease { subnet: *subnet })
 }
 
 /// Reads a configuration and says whether nodes with these backends can use it.
@@ -64,30 +153,24 @@ pub fn check_config(json: &str, backends: &Backends) -> Result<NetworkConfig, In
 ///
 /// # Errors
 ///
-/// [`InvalidOptions`] in it if the configuration cannot be used. Nothing is written then.
+/// [`OperateError`] if the configuration cannot be used. Nothing is written then.
 pub async fn set_config(
     registry: &dyn Registry,
     json: &str,
     force: bool,
     backends: &Backends,
-) -> Result<ConfigText> {
+) -> Result<ConfigText, OperateError> {
     let config: NetworkConfig = json.parse().map_err(InvalidOptions::new)?;
     if let Err(error) = backends.check(&config)
         && !force
     {
-        let reason = anyhow!("{error}; use --force to store it for other programs");
+        let reason = format!("{error}; use --force to store it for other programs");
         return Err(InvalidOptions::new(reason).into());
     }
     let was = registry.config().await?;
-    let orphans = orphans(&config, &registry.list().await?);
-    if !orphans.is_empty() && !force {
-        let named: Vec<_> = orphans.iter().take(5).map(ToString::to_string).collect();
-        bail!(
-            "{} leases do not fit this configuration ({}{}): release them first, or use --force",
-            orphans.len(),
-            named.join(", "),
-            if orphans.len() > named.len() { ", ..." } else { "" }
-        );
+    let leases = orphans(&config, &registry.list().await?);
+    if !leases.is_empty() && !force {
+        return Err(OperateError::Orphans { leases });
     }
     registry.set_config(&was, json).await?;
     Ok(was)
@@ -101,7 +184,11 @@ fn orphans(config: &NetworkConfig, snapshot: &Snapshot) -> Vec<Subnet> {
 }
 
 /// Writes a reservation where there is nothing, or in the place of one.
-async fn write_reservation(registry: &dyn Registry, key: &Subnet, write: &NewRecord) -> Result<()> {
+async fn write_reservation(
+    registry: &dyn Registry,
+    key: &Subnet,
+    write: &NewRecord,
+) -> Result<(), OperateError> {
     match registry.create(&key.to_string(), write).await {
         Ok(_) => Ok(()),
         Err(RegistryError::Conflict { current: Some(record) })
@@ -110,10 +197,9 @@ async fn write_reservation(registry: &dyn Registry, key: &Subnet, write: &NewRec
             registry.update(&record, write).await?;
             Ok(())
         }
-        Err(RegistryError::Conflict { current: Some(record) }) => bail!(
-            "{key} is leased to {}: release it first",
-            record.owner.map_or_else(|| "a node without a name".into(), |owner| owner.to_string())
-        ),
+        Err(RegistryError::Conflict { current: Some(record) }) => {
+            Err(OperateError::Leased { subnet: *key, holder: record.owner })
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -84,7 +84,7 @@ async fn act(
     daemon: &DaemonHandle,
 ) {
     let mut probed = Probed::default();
-    let reporter = Reporter::new(config);
+    let mut reporter = Reporter::new(config);
     while let Some(findings) = prober.changed().await {
         for family in IpFamily::ALL {
             // It stays so: that packets arrive now does not say that they would arrive otherwise.

@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::handle::DaemonHandle;
+use crate::{error::chain, handle::DaemonHandle};
 
 /// Attempts at one thing. The log gets a line when they begin to fail, one a minute meanwhile, and one when they succeed.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Retry<'a> {
 
 /// A time without success.
 #[derive(Debug, Default)]
-struct Outage {
+pub(crate) struct Outage {
     began: Option<Instant>,
     logged: Option<Instant>,
 }
@@ -37,7 +37,7 @@ impl<'a> Retry<'a> {
         &mut self,
         result: Result<T, E>,
         is_retryable: impl FnOnce(&E) -> bool,
-    ) -> anyhow::Result<Option<T>> {
+    ) -> Result<Option<T>, E> {
         let (what, now) = (self.what, Instant::now());
         match result {
             Ok(value) => {
@@ -47,9 +47,9 @@ impl<'a> Retry<'a> {
                 self.daemon.lack(what, None);
                 Ok(Some(value))
             }
-            Err(error) if !is_retryable(&error) => Err(error.into()),
+            Err(error) if !is_retryable(&error) => Err(error),
             Err(error) => {
-                let text = format!("{:#}", anyhow::Error::from(error));
+                let text = chain(&error);
                 if self.outage.failed(now) {
                     warn!("cannot {what}, retrying: {text}");
                 }
@@ -62,7 +62,7 @@ impl<'a> Retry<'a> {
 
 impl Outage {
     /// Whether a failure now is logged.
-    fn failed(&mut self, now: Instant) -> bool {
+    pub(crate) fn failed(&mut self, now: Instant) -> bool {
         self.began.get_or_insert(now);
         let is_due = self.logged.is_none_or(|last| now.saturating_duration_since(last) >= REPEAT);
         if is_due {
@@ -72,7 +72,7 @@ impl Outage {
     }
 
     /// How long it lasted, if there was one.
-    fn end(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn end(&mut self, now: Instant) -> Option<Duration> {
         self.logged = None;
         self.began.take().map(|began| now.saturating_duration_since(began))
     }

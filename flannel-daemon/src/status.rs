@@ -1,21 +1,24 @@
 //! What a node that runs says of itself.
 
+mod page;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
-    io::{Read, Write as _},
+    io::{self, Read, Write as _},
     net::IpAddr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
 use flannel_core::{
-    Fault, Lease, NetworkConfig, NodeId, PeerProblem, Status, Subnet, SyncReport, Totals, Transport,
+    BackendReport, Fault, Lease, NetworkConfig, NodeId, PeerProblem, Status, Subnet, SyncReport,
+    Totals, Transport,
 };
 use flannel_firewall::FIREWALL;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use crate::{
@@ -23,10 +26,9 @@ use crate::{
     journal::Entry,
     path_monitor::path_status::{self, PathStatus, ProbeStatus},
     readiness::Readiness,
-    udp_status,
 };
 
-/// All that operators may want to know of a node.
+/// All that operators may want to know of a node. [`fmt::Display`](std::fmt::Display) prints it as a page for people.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct StatusDocument {
@@ -77,8 +79,8 @@ pub struct StatusDocument {
     pub last_sync: Option<SyncReport>,
     /// Who keeps the rules, and what is wrong with them; `None` if the node keeps none.
     pub firewall: Option<FirewallStatus>,
-    /// What the udp backend says of its packets.
-    pub udp: Option<Value>,
+    /// What the backend says of itself now, in its own words.
+    pub backend_report: BackendReport,
     /// The last things that happened, oldest first.
     pub journal: Vec<Entry>,
 }
@@ -129,17 +131,18 @@ pub(crate) async fn document(daemon: &DaemonHandle) -> StatusDocument {
     let remaining =
         status.trusted_until.map(|until| until.saturating_duration_since(Instant::now()));
     let peers = peers(daemon, &status).await;
-    let udp = facts.as_ref().and_then(|facts| facts.udp.as_ref());
+    let backend_report = facts.as_ref().map(|facts| facts.backend.report());
+    let backend = status.config.as_ref().map(|config| config.backend().kind().to_owned());
     let repaired = status.repaired.iter().map(|(kind, count)| (kind.to_string(), *count));
     StatusDocument {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         started: humantime::format_rfc3339_seconds(daemon.started()).to_string(),
-        udp: udp.map(|udp| udp_status::document(&udp.stats())),
+        backend_report: backend_report.unwrap_or_default(),
         node: facts.as_ref().map(|facts| facts.id.clone()),
         store: facts.as_ref().map(|facts| facts.store.clone()),
-        backend: facts.as_ref().map(|facts| facts.config.backend().kind().to_owned()),
-        network: facts.map(|facts| facts.config),
+        backend,
+        network: status.config,
         subnet_file: daemon.subnet_file().to_owned(),
         ready: readiness.is_ready(),
         readiness,
@@ -206,20 +209,51 @@ impl FirewallStatus {
 ///
 /// # Errors
 ///
-/// If no node answers there, or one of another version that says something else.
-pub fn ask(path: &Path) -> Result<StatusDocument> {
+/// [`StatusError`] if no node answers there, or one of another version that says something else.
+pub fn ask(path: &Path) -> Result<StatusDocument, StatusError> {
+    let answer = exchange(path)
+        .map_err(|source| StatusError::NoAnswer { socket: path.to_owned(), source })?;
+    let unlike = |source| StatusError::Unlike { socket: path.to_owned(), source };
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => {
+            serde_json::from_str(body).map_err(|error| unlike(Some(error)))
+        }
+        _ => Err(unlike(None)),
+    }
+}
+
+/// Why a node's status cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StatusError {
+    /// Nobody is there.
+    #[error("no node answers on {}: is one running with that subnet file?", socket.display())]
+    NoAnswer {
+        /// Where it was asked.
+        socket: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// Who is there says something else.
+    #[error("the answer on {} is no status document: ask with the version of the node", socket.display())]
+    Unlike {
+        /// Where it was asked.
+        socket: PathBuf,
+        /// What cannot be read, if it is JSON at all.
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+}
+
+fn exchange(path: &Path) -> io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(3 * DEADLINE))?;
     // HTTP 1.0 ends with the connection.
     stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.contains(" 200 ") => {
-            serde_json::from_str(body).context("the node's answer is no status document")
-        }
-        _ => bail!("it answers something else"),
-    }
+    Ok(answer)
 }
 
 /// How long the node's loop may take to tell its peers.

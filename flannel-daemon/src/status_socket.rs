@@ -10,14 +10,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
 use tokio::{net::UnixListener, time::sleep};
 use tracing::{info, warn};
 
 use crate::{
     atomic_file,
+    error::{FileError, chain},
     handle::DaemonHandle,
     health_server::{self, Listener},
+    sandbox::Allowed,
 };
 
 /// A socket that is removed with this value, unless another process has put its own there by then.
@@ -28,7 +29,7 @@ struct SocketFile {
 }
 
 /// Serves operators at `path` until it is dropped. A socket that was removed, or could not be made, is made again.
-pub(crate) async fn serve(path: PathBuf, daemon: DaemonHandle) {
+pub(crate) async fn serve(path: PathBuf, daemon: DaemonHandle, allowed: Allowed) {
     let mut last = String::new();
     loop {
         match listen(&path) {
@@ -41,7 +42,7 @@ pub(crate) async fn serve(path: PathBuf, daemon: DaemonHandle) {
                 }
             }
             Err(error) => {
-                let text = format!("{error:#}");
+                let text = chain(&allowed.explain_file(error));
                 if text != last {
                     warn!("flannel-node status will not work, retrying: {text}");
                     last = text;
@@ -56,21 +57,22 @@ pub(crate) async fn serve(path: PathBuf, daemon: DaemonHandle) {
 ///
 /// The socket of a node that was killed is replaced. So is that of one that runs, which is said: two nodes of one subnet file
 /// are a mistake, except while one takes over from the other.
-fn listen(path: &Path) -> Result<(UnixListener, SocketFile)> {
-    let context = || format!("cannot listen on {}", path.display());
-    let folder = atomic_file::make_folder(path).with_context(context)?;
-    if UnixStream::connect(path).is_ok() {
-        warn!(socket = %path.display(), "another node runs with this subnet file; its socket is taken over");
-    }
-    // A folder that nobody else may enter, so that nobody connects before the permissions are right.
-    let hidden = tempfile::Builder::new().prefix(".s").rand_bytes(4).tempdir_in(folder);
-    let hidden = hidden.with_context(context)?;
-    let made = hidden.path().join("s");
-    let listener = UnixListener::bind(&made).with_context(context)?;
-    fs::set_permissions(&made, fs::Permissions::from_mode(0o600)).with_context(context)?;
-    let inode = fs::symlink_metadata(&made).with_context(context)?.ino();
-    fs::rename(&made, path).with_context(context)?;
-    Ok((listener, SocketFile { path: path.to_owned(), inode }))
+fn listen(path: &Path) -> Result<(UnixListener, SocketFile), FileError> {
+    let make = || {
+        let folder = atomic_file::make_folder(path)?;
+        if UnixStream::connect(path).is_ok() {
+            warn!(socket = %path.display(), "another node runs with this subnet file; its socket is taken over");
+        }
+        // A folder that nobody else may enter, so that nobody connects before the permissions are right.
+        let hidden = tempfile::Builder::new().prefix(".s").rand_bytes(4).tempdir_in(folder)?;
+        let made = hidden.path().join("s");
+        let listener = UnixListener::bind(&made)?;
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o600))?;
+        let inode = fs::symlink_metadata(&made)?.ino();
+        fs::rename(&made, path)?;
+        Ok((listener, SocketFile { path: path.to_owned(), inode }))
+    };
+    make().map_err(|source| FileError { operation: "listen on", path: path.to_owned(), source })
 }
 
 /// The socket of the node that writes `subnet_file`.
@@ -108,7 +110,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = beside(&folder.path().join("run/subnet.env"));
         let daemon = DaemonHandle::new(&folder.path().join("run/subnet.env"), false);
-        let server = tokio::spawn(serve(path.clone(), daemon));
+        let server = tokio::spawn(serve(path.clone(), daemon, Allowed::default()));
         let answers = async || {
             let answered = async || {
                 while UnixStream::connect(&path).is_err() {

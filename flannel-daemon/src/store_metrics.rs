@@ -1,4 +1,4 @@
-//! How long the store takes to answer.
+//! How long the store takes to answer, and whether the sandbox is why it does not.
 
 use std::{
     collections::BTreeMap,
@@ -8,8 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use flannel_store::{Change, ConfigText, NewRecord, Record, Registry, RegistryError, Snapshot};
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream::BoxStream};
 use tokio::time::Instant;
+
+use crate::sandbox::Allowed;
 
 /// The calls of a store, by operation. Clones share their numbers.
 #[derive(Clone, Debug, Default)]
@@ -39,16 +41,17 @@ impl StoreTimes {
     }
 }
 
-/// A registry whose calls are timed.
+/// A registry whose calls are timed, and whose errors name the sandbox if that is their reason.
 #[derive(Debug)]
 pub(crate) struct TimedRegistry {
     registry: Box<dyn Registry>,
     times: StoreTimes,
+    allowed: Allowed,
 }
 
 impl TimedRegistry {
-    pub(crate) fn new(registry: Box<dyn Registry>, times: &StoreTimes) -> Self {
-        Self { registry, times: times.clone() }
+    pub(crate) fn new(registry: Box<dyn Registry>, times: &StoreTimes, allowed: Allowed) -> Self {
+        Self { registry, times: times.clone(), allowed }
     }
 
     async fn time<T>(
@@ -62,7 +65,7 @@ impl TimedRegistry {
         let failed =
             matches!(result, Err(RegistryError::Denied { .. } | RegistryError::Unavailable { .. }));
         self.times.add(operation, began.elapsed(), failed);
-        result
+        result.map_err(|error| self.allowed.explain_store(error))
     }
 }
 
@@ -73,7 +76,8 @@ impl Registry for TimedRegistry {
     }
 
     async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
-        self.registry.config_changed(seen).await
+        let changed = self.registry.config_changed(seen).await;
+        changed.map_err(|error| self.allowed.explain_store(error))
     }
 
     async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
@@ -101,7 +105,9 @@ impl Registry for TimedRegistry {
     }
 
     fn watch(&self, since: Snapshot) -> BoxStream<'static, Result<Change, RegistryError>> {
-        self.registry.watch(since)
+        let allowed = self.allowed.clone();
+        let changes = self.registry.watch(since);
+        changes.map(move |it| it.map_err(|error| allowed.explain_store(error))).boxed()
     }
 }
 
@@ -115,7 +121,8 @@ mod tests {
     async fn answers_are_timed_and_lost_races_are_no_failures() {
         let cluster = MemoryCluster::new(&r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap());
         let times = StoreTimes::default();
-        let registry = TimedRegistry::new(Box::new(cluster.registry()), &times);
+        let registry = Box::new(cluster.registry());
+        let registry = TimedRegistry::new(registry, &times, Allowed::default());
         let write = NewRecord { value: "{}".into(), owner: None, ttl: None };
         registry.create("10.3.7.0-24", &write).await.unwrap();
         registry.create("10.3.7.0-24", &write).await.unwrap_err();

@@ -1,13 +1,14 @@
 //! The stores that a daemon can keep its lease in, by name.
 
-use std::{collections::BTreeMap, fmt, future::Future, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, error::Error, fmt, future::Future, path::PathBuf, sync::Arc};
 
-use anyhow::{anyhow, ensure};
 use flannel_core::{NetworkConfig, NodeId, Store};
-use flannel_store::{EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Registry};
+use flannel_store::{
+    EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Registry, RegistryError,
+};
 use futures::future::{BoxFuture, FutureExt};
 
-use crate::{InvalidOptions, StoreOptions, parent_folder};
+use crate::{InvalidOptions, StoreOptions, error::OpenStoreError};
 
 /// Constructors of stores by name. An embedder [adds](Self::add) its own.
 #[derive(Clone)]
@@ -40,7 +41,9 @@ pub struct StoreRequest<'a> {
 
 /// A store that can be opened: its options are valid, and nothing was touched.
 pub struct StorePlan {
-    pub(crate) open: BoxFuture<'static, anyhow::Result<OpenStore>>,
+    open: BoxFuture<'static, Result<OpenStore, Box<dyn Error + Send + Sync>>>,
+    /// For people.
+    store: String,
     pub(crate) identity: Option<String>,
     pub(crate) reads: Vec<PathBuf>,
     pub(crate) writes: Vec<PathBuf>,
@@ -87,14 +90,12 @@ impl Stores {
     ///
     /// # Errors
     ///
-    /// [`InvalidOptions`] in it, or why the store cannot be opened.
-    pub async fn open(&self, options: &StoreOptions) -> anyhow::Result<Box<dyn Registry>> {
+    /// [`OpenStoreError`] that names the store.
+    pub async fn open(&self, options: &StoreOptions) -> Result<Box<dyn Registry>, OpenStoreError> {
         let plan = self.plan(&StoreRequest { options, network: None, create: false })?;
-        match plan.open.await? {
+        match plan.open().await? {
             OpenStore::Registry(registry) => Ok(registry),
-            OpenStore::Store(..) => {
-                Err(anyhow!("the store {:?} keeps no leases that can be listed", options.name))
-            }
+            OpenStore::Store(..) => Err(OpenStoreError::NoRegistry { store: options.to_string() }),
         }
     }
 
@@ -107,11 +108,12 @@ impl Stores {
         let name = &request.options.name;
         let Some(constructor) = self.0.get(name) else {
             let known: Vec<_> = self.names().collect();
-            let reason =
-                anyhow!("there is no store {name:?}, expected one of: {}", known.join(", "));
+            let known = known.join(", ");
+            let reason = format!("there is no store {name:?}, expected one of: {known}");
             return Err(InvalidOptions::new(reason));
         };
-        constructor.construct(request)
+        let plan = constructor.construct(request)?;
+        Ok(StorePlan { store: request.options.to_string(), ..plan })
     }
 }
 
@@ -130,11 +132,12 @@ impl fmt::Debug for Stores {
 
 impl StorePlan {
     /// A store that this future opens.
-    pub fn new<E: Into<anyhow::Error>>(
+    pub fn new<E: Into<Box<dyn Error + Send + Sync>>>(
         open: impl Future<Output = Result<OpenStore, E>> + Send + 'static,
     ) -> Self {
         let open = async { open.await.map_err(Into::into) }.boxed();
-        Self { open, identity: None, reads: Vec::new(), writes: Vec::new() }
+        let (store, identity) = (String::new(), None);
+        Self { open, store, identity, reads: Vec::new(), writes: Vec::new() }
     }
 
     /// What tells this network from others on the host: two nodes with the same do not run on one host. Without it, nobody looks.
@@ -144,10 +147,10 @@ impl StorePlan {
         self
     }
 
-    /// A folder that the store reads, for the sandbox.
+    /// A file that the store reads, for the sandbox. It may be replaced while the node runs.
     #[must_use]
-    pub fn reads(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.reads.push(folder.into());
+    pub fn reads(mut self, file: impl Into<PathBuf>) -> Self {
+        self.reads.push(file.into());
         self
     }
 
@@ -156,6 +159,13 @@ impl StorePlan {
     pub fn writes(mut self, folder: impl Into<PathBuf>) -> Self {
         self.writes.push(folder.into());
         self
+    }
+}
+
+impl StorePlan {
+    pub(crate) async fn open(self) -> Result<OpenStore, OpenStoreError> {
+        let Self { open, store, .. } = self;
+        open.await.map_err(|source| OpenStoreError::Open { store, source })
     }
 }
 
@@ -168,42 +178,44 @@ impl fmt::Debug for StorePlan {
 fn etcd(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptions> {
     let config = &request.options.etcd;
     let registry = EtcdRegistry::new(config).map_err(InvalidOptions::new)?;
-    let open = async { anyhow::Ok(OpenStore::Registry(Box::new(registry))) };
+    let open = async { Ok::<_, RegistryError>(OpenStore::Registry(Box::new(registry))) };
     let identity = format!("{:?} {}", config.endpoints, config.prefix);
     let files = [&config.ca, &config.cert, &config.key].into_iter().flatten();
-    let folders = files.filter_map(|file| file.path()).filter_map(parent_folder);
-    Ok(folders.fold(StorePlan::new(open).with_identity(identity), StorePlan::reads))
+    let plan = StorePlan::new(open).with_identity(identity);
+    Ok(files.filter_map(|file| file.path()).fold(plan, StorePlan::reads))
 }
 
 fn file(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptions> {
     let folder = PathBuf::from(&request.options.location);
     if folder.as_os_str().is_empty() {
-        return Err(InvalidOptions::new(anyhow!(
-            "the store file needs a folder, as in file:/var/lib/leases"
-        )));
+        let reason = "the store file needs a folder, as in file:/var/lib/leases";
+        return Err(InvalidOptions::new(reason));
     }
     let identity = folder.canonicalize().unwrap_or_else(|_| folder.clone());
     let (path, network, create) = (folder.clone(), request.network.cloned(), request.create);
     let open = async move {
-        ensure!(create || path.is_dir(), "there is no folder {}", path.display());
+        if !create && !path.is_dir() {
+            return Err(format!("there is no folder {}", path.display()).into());
+        }
         if let Some(network) = &network {
             FileStore::init(&path, network).await?;
         }
-        anyhow::Ok(OpenStore::Registry(Box::new(FileRegistry::open(&path).await?)))
+        let registry = FileRegistry::open(&path).await?;
+        Ok::<_, Box<dyn Error + Send + Sync>>(OpenStore::Registry(Box::new(registry)))
     };
     Ok(StorePlan::new(open).with_identity(identity.display()).writes(folder))
 }
 
 fn memory(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptions> {
     if !request.create {
-        let reason = anyhow!("a store in memory has no leases outside of its node");
+        let reason = "a store in memory has no leases outside of its node";
         return Err(InvalidOptions::new(reason));
     }
     let Some(network) = request.network else {
-        let reason = anyhow!("--store memory needs --network: it has none by itself");
+        let reason = "--store memory needs --network: it has none by itself";
         return Err(InvalidOptions::new(reason));
     };
     let registry = MemoryCluster::new(network).registry();
-    let open = async { anyhow::Ok(OpenStore::Registry(Box::new(registry))) };
+    let open = async { Ok::<_, RegistryError>(OpenStore::Registry(Box::new(registry))) };
     Ok(StorePlan::new(open))
 }

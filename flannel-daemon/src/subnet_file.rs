@@ -2,10 +2,9 @@
 
 use std::{fs, path::Path};
 
-use anyhow::Result;
 use flannel_core::SubnetEnv;
 
-use crate::atomic_file;
+use crate::{atomic_file, error::FileError};
 
 /// What the last writer left at `path`; empty if there is no such file.
 pub fn read(path: &Path) -> SubnetEnv {
@@ -18,7 +17,7 @@ pub(crate) fn text(path: &Path) -> Option<String> {
 }
 
 /// Puts `env` at `path` in one step.
-pub(crate) fn write(path: &Path, env: &SubnetEnv) -> Result<()> {
+pub(crate) fn write(path: &Path, env: &SubnetEnv) -> Result<(), FileError> {
     atomic_file::write(path, &env.to_string())
 }
 

@@ -3,14 +3,19 @@
 use std::time::Duration;
 
 use flannel_core::{NodeHandle, Status, SubnetEnv};
-use tokio::time::{sleep, timeout};
+use flannel_netlink::LogLimit;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::{handle::DaemonHandle, readiness::File, subnet_file, supervisor};
+use crate::{
+    error::chain, handle::DaemonHandle, readiness::File, retry::Outage, sandbox::Allowed,
+    subnet_file, supervisor,
+};
 
 /// Keeps `subnet.env` equal to what the node holds, whenever it can serve pods with that. Ends with the node.
-pub(crate) async fn publish(mut handle: NodeHandle, daemon: DaemonHandle) {
-    let mut told = None;
+pub(crate) async fn publish(mut handle: NodeHandle, daemon: DaemonHandle, allowed: Allowed) {
+    let (mut told, mut outage) = (None, Outage::default());
+    let mut limit = LogLimit::default();
     loop {
         let news =
             |status: &Status| daemon.env(status).is_some_and(|env| told.as_ref() != Some(&env));
@@ -19,7 +24,9 @@ pub(crate) async fn publish(mut handle: NodeHandle, daemon: DaemonHandle) {
             Ok(None) => return,
             Err(_) => {
                 if is_spoilt(&daemon, told.as_ref()) {
-                    warn!(file = %daemon.subnet_file().display(), "removed or changed by somebody else, writing it again");
+                    if limit.allows(Instant::now()).is_some() {
+                        warn!(file = %daemon.subnet_file().display(), "removed or changed by somebody else, writing it again");
+                    }
                     told = None;
                 }
                 continue;
@@ -28,10 +35,13 @@ pub(crate) async fn publish(mut handle: NodeHandle, daemon: DaemonHandle) {
         let (Some(env), Some(lease)) = (daemon.env(&status), &status.lease) else { continue };
         let path = daemon.subnet_file();
         if let Err(error) = subnet_file::write(path, &env) {
-            warn!("{error:#}; trying again");
+            if outage.failed(Instant::now()) {
+                warn!("{}; retrying", chain(&allowed.explain_file(error)));
+            }
             sleep(RETRY).await;
             continue;
         }
+        outage.end(Instant::now());
         info!(subnet = %lease.subnet, mtu = env.mtu, file = %path.display(), "ready");
         let line = format!("holds {}, MTU {}", lease.subnet, env.mtu.unwrap_or_default());
         match told {
@@ -55,6 +65,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use flannel_core::{LeaseAttrs, NetworkConfig, Node, testing::FakeBackend};
     use flannel_store::{MemoryCluster, NewRecord};
 
@@ -71,9 +83,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let daemon = DaemonHandle::new(&folder.path().join("subnet.env"), false);
         let id = "n1".parse().unwrap();
-        daemon.runs(Facts { id, config, store: "memory".into(), udp: None }, handle.clone());
+        let facts = Facts { id, store: "memory".into(), backend: Arc::new(backend.clone()) };
+        daemon.runs(facts, handle.clone());
         tokio::spawn(node.run());
-        tokio::spawn(publish(handle.clone(), daemon.clone()));
+        tokio::spawn(publish(handle.clone(), daemon.clone(), Allowed::default()));
         handle.wait_for(Status::is_ready).await.unwrap();
         while !daemon.readiness().is_ready() {
             sleep(RETRY).await;

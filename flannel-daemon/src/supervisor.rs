@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::handle::{DaemonHandle, Dead};
+use crate::{
+    handle::{DaemonHandle, Dead},
+    retry::Outage,
+};
 
 /// Pods can be served.
 pub(crate) fn ready(status: &str) {
@@ -26,11 +29,18 @@ pub(crate) fn stopping() {
 /// Pings the watchdog as often as asked for, as long as the node's loop answers. Ends at once if nobody asks.
 pub(crate) async fn watchdog(daemon: DaemonHandle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut outage = Outage::default();
     loop {
         let answer = timeout(limit / PINGS, daemon.alive()).await.unwrap_or(Err(Dead::Hanging));
         match &answer {
-            Ok(()) => notify(&[NotifyState::Watchdog]),
-            Err(dead) => warn!(?dead, "the node's loop does not answer the watchdog"),
+            Ok(()) => {
+                outage.end(Instant::now());
+                notify(&[NotifyState::Watchdog]);
+            }
+            Err(dead) if outage.failed(Instant::now()) => {
+                warn!(?dead, "the node's loop does not answer the watchdog");
+            }
+            Err(_) => {}
         }
         sleep(pause(limit, answer.is_ok())).await;
     }

@@ -1,5 +1,6 @@
 //! Takes down what a node has left, and nothing else.
 
+mod error;
 mod hand_over;
 
 use std::{
@@ -9,15 +10,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
 use flannel_core::{LeaseAttrs, NodeId, SubnetEnv};
 use flannel_firewall::{Firewall, FirewallOptions};
 use flannel_netlink::{Connection, Namespace, list_addresses, state::AddressFilter};
 use flannel_store::{Record, network_config};
 use ipnetwork::IpNetwork;
 
+pub use error::TeardownError;
+
 use crate::{
-    StoreOptions, Stores, backends::extension_record, node_id, status_socket, subnet_file,
+    FileError, StoreOptions, Stores, backends::extension_record, node_id, status_socket,
+    subnet_file,
 };
 
 /// What to take down.
@@ -47,20 +50,18 @@ pub struct TeardownOptions {
 ///
 /// # Errors
 ///
-/// If a node runs, or something cannot be removed. Another attempt goes on where this one ended.
+/// [`TeardownError`] if a node runs, or something cannot be removed. Another attempt goes on where this one ended.
 pub async fn teardown(
     options: &TeardownOptions,
     stores: &Stores,
     mut report: impl FnMut(String),
-) -> Result<()> {
+) -> Result<(), TeardownError> {
     let socket = status_socket::beside(&options.subnet_file);
-    ensure!(
-        UnixStream::connect(&socket).is_err(),
-        "a node runs with {} and would build all of it again: stop it first",
-        options.subnet_file.display()
-    );
+    if UnixStream::connect(&socket).is_ok() {
+        return Err(TeardownError::NodeRuns { subnet_file: options.subnet_file.clone() });
+    }
     let env = subnet_file::read(&options.subnet_file);
-    let namespace = Namespace::current().context("cannot open our own network namespace")?;
+    let namespace = Namespace::current()?;
     if options.keep_traffic {
         hand_over::hand_over(options, stores, &env, &namespace, &mut report).await?;
         remove(&socket)?;
@@ -94,7 +95,7 @@ async fn networks(
     options: &TeardownOptions,
     stores: &Stores,
     env: &SubnetEnv,
-) -> Result<Vec<IpNetwork>> {
+) -> Result<Vec<IpNetwork>, TeardownError> {
     if !options.network.is_empty() {
         return Ok(options.network.clone());
     }
@@ -105,12 +106,9 @@ async fn networks(
         return Ok(told);
     }
     let registry = stores.open(&options.store).await?;
-    let config = network_config(registry.as_ref()).await.with_context(|| {
-        format!(
-            "{} names no network, and the store does not either: give --network",
-            options.subnet_file.display()
-        )
-    })?;
+    let config = network_config(registry.as_ref()).await;
+    let subnet_file = options.subnet_file.clone();
+    let config = config.map_err(|source| TeardownError::NoNetwork { subnet_file, source })?;
     let v4 = config.ipv4().map(|range| range.network().into());
     let v6 = config.ipv6().map(|range| range.network().into());
     Ok(v4.into_iter().chain(v6).collect())
@@ -123,13 +121,9 @@ async fn release(
     env: &SubnetEnv,
     namespace: &Namespace,
     report: &mut impl FnMut(String),
-) -> Result<()> {
-    let held = env.held().with_context(|| {
-        format!(
-            "{} names no subnet to release: use flannel-node leases release",
-            options.subnet_file.display()
-        )
-    })?;
+) -> Result<(), TeardownError> {
+    let no_subnet = || TeardownError::NoSubnet { subnet_file: options.subnet_file.clone() };
+    let held = env.held().ok_or_else(no_subnet)?;
     let registry = stores.open(&options.store).await?;
     let key = held.to_string();
     let Some(record) = registry.list().await?.records.into_iter().find(|record| record.key == key)
@@ -142,12 +136,10 @@ async fn release(
     let addresses = list_addresses(&mut connection, AddressFilter::default()).await?;
     let addresses: Vec<_> = addresses.iter().map(|address| address.address.ip()).collect();
     if !is_ours(&record, id.as_ref(), &addresses) {
-        bail!(
-            "{held} is leased to {}, which does not look like this node: use flannel-node leases release {held}",
-            record.owner.map_or_else(|| "a node without a name".into(), |owner| owner.to_string())
-        );
+        return Err(TeardownError::OtherNode { subnet: held, holder: record.owner });
     }
-    registry.delete(&record).await.with_context(|| format!("cannot release {held}"))?;
+    let deleted = registry.delete(&record).await;
+    deleted.map_err(|source| TeardownError::Release { subnet: held, source })?;
     report(format!("released {held}"));
     Ok(())
 }
@@ -165,10 +157,10 @@ fn is_ours(record: &Record, id: Option<&NodeId>, addresses: &[IpAddr]) -> bool {
 }
 
 /// Removes a file; false if there is none.
-fn remove(path: &Path) -> Result<bool> {
+fn remove(path: &Path) -> Result<bool, FileError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).context(format!("cannot remove {}", path.display())),
+        Err(source) => Err(FileError { operation: "remove", path: path.to_owned(), source }),
     }
 }

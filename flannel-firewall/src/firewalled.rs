@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendConfig, BackendError, Lease, LeaseAttrs, Network, Peers, Subnet, SyncReport,
-    Transport,
+    Backend, BackendConfig, BackendError, BackendReport, Lease, LeaseAttrs, Network, Peers, Subnet,
+    SyncReport, Transport,
 };
 use flannel_netlink::Namespace;
 
@@ -59,6 +59,10 @@ impl Backend for Firewalled {
         let firewall = Firewall::open(&self.namespace, self.options.clone()).await?;
         let inner = self.inner.start(lease).await?;
         Ok(Box::new(FirewalledNetwork { inner, firewall, scope: Scope::default() }))
+    }
+
+    fn report(&self) -> BackendReport {
+        self.inner.report()
     }
 }
 

@@ -14,8 +14,6 @@ mod sandbox;
 mod spelling;
 mod store;
 mod teardown;
-#[cfg(test)]
-mod tests;
 mod traffic;
 mod values;
 mod verbosity;
@@ -30,8 +28,6 @@ pub(crate) use explain::ExplainArgs;
 pub(crate) use health::HealthArgs;
 pub(crate) use kubernetes::KubernetesArgs;
 pub(crate) use logs::{LogArgs, LogFormat};
-#[cfg(test)]
-pub(crate) use node::NetworkArg;
 pub(crate) use node::NodeArgs;
 pub(crate) use operate::{ConfigCommand, LeasesCommand};
 pub(crate) use probe::ProbeArgs;

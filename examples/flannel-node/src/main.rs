@@ -3,8 +3,6 @@
 
 mod args;
 mod demo;
-#[cfg(test)]
-mod documents;
 mod logging;
 mod manual;
 mod operate;
@@ -16,7 +14,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use args::{Cli, Command, ExplainArgs};
-use flannel_daemon::{InvalidOptions, Stores, docker_options, explain, teardown};
+use flannel_daemon::{
+    DaemonError, InvalidOptions, OpenStoreError, Stores, docker_options,
+    explain::{self, ExplainError},
+    operate::OperateError,
+    teardown::{self, TeardownError},
+};
 use output::say;
 
 fn main() -> ExitCode {
@@ -31,12 +34,16 @@ fn main() -> ExitCode {
         Some(Command::Explain(args)) => explain(&args),
         Some(Command::Config(command)) => block_on(operate::config(command)).map(fine),
         Some(Command::DockerOpts(args)) => {
-            block_on(docker_options::write(environment(), &args.options())).map(fine)
+            let written =
+                async { Ok(docker_options::write(environment(), &args.options()).await?) };
+            block_on(written).map(fine)
         }
         Some(Command::Status(args)) => status::show(&args),
         Some(Command::Teardown(args)) => {
             let (options, report) = (args.options(), |line| say!("{line}"));
-            block_on(teardown::teardown(&options, &Stores::default(), report)).map(fine)
+            let done =
+                async { Ok(teardown::teardown(&options, &Stores::default(), report).await?) };
+            block_on(done).map(fine)
         }
         Some(Command::Completions { shell }) => manual::completions(shell).map(fine),
         Some(Command::Man) => manual::page().map(fine),
@@ -47,14 +54,37 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("flannel-node: {error:#}");
-            if error.is::<InvalidOptions>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if is_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
 
+/// Whether the command line, the environment or the network's configuration has to be corrected.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<InvalidOptions>()
+        || matches!(
+            error.downcast_ref(),
+            Some(
+                DaemonError::InvalidOptions(_)
+                    | DaemonError::OpenStore(OpenStoreError::InvalidOptions(_))
+            )
+        )
+        || matches!(error.downcast_ref(), Some(ExplainError::InvalidOptions(_)))
+        || matches!(error.downcast_ref(), Some(OpenStoreError::InvalidOptions(_)))
+        || matches!(error.downcast_ref(), Some(OperateError::InvalidOptions(_)))
+        || matches!(
+            error.downcast_ref(),
+            Some(
+                TeardownError::InvalidOptions(_)
+                    | TeardownError::OpenStore(OpenStoreError::InvalidOptions(_))
+            )
+        )
+}
+
 /// Explains. Fine is a path on which nothing is broken.
 fn explain(args: &ExplainArgs) -> Result<bool> {
-    let explanation = block_on(explain::explain(&args.options(), &Stores::default()))?;
+    let explained = async { Ok(explain::explain(&args.options(), &Stores::default()).await?) };
+    let explanation = block_on(explained)?;
     match args.json {
         true => say!("{}", serde_json::to_string(&explanation)?),
         false => output::print(format_args!("{explanation}")),

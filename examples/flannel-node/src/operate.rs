@@ -1,11 +1,11 @@
 //! `flannel-node leases` and `flannel-node config`.
 
 use std::{
-    io::{IsTerminal, stderr},
+    io::{IsTerminal, stderr, stdin},
     net::IpAddr,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use flannel_core::{LeaseAttrs, NetworkConfig};
 use flannel_daemon::{Backends, Stores, operate};
 use flannel_store::{Lifetime, Record, Registry};
@@ -35,8 +35,15 @@ pub(crate) async fn leases(command: LeasesCommand) -> Result<()> {
             operate::reserve(open(&store).await?.as_ref(), &key, &attrs).await?;
             say!("{key} is reserved for {}", attrs.address().context("no address is given")?);
         }
-        LeasesCommand::Release { key, store } => {
-            operate::release(open(&store).await?.as_ref(), &key).await?;
+        LeasesCommand::Release { key, yes, store } => {
+            let registry = open(&store).await?;
+            let record = operate::find(registry.as_ref(), &key).await?;
+            if let Some(consequence) = operate::consequence(&record)
+                && !yes
+            {
+                agree(&consequence)?;
+            }
+            operate::release(registry.as_ref(), &key).await?;
             say!("{key} is released");
         }
     }
@@ -61,7 +68,10 @@ pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
             let registry = open(&store).await?;
             let backends = Backends::default();
             let was = operate::set_config(registry.as_ref(), &json, force, &backends).await?;
-            say!("stored in {}; running nodes take it up when they are started again", was.place);
+            say!(
+                "stored in {}; running nodes adopt what they can, and their status says what has to wait",
+                was.place
+            );
         }
     }
     Ok(())
@@ -80,7 +90,17 @@ fn with_warnings<T>(json: &str, check: impl FnOnce() -> T) -> T {
 }
 
 async fn open(args: &StoreArgs) -> Result<Box<dyn Registry>> {
-    Stores::default().open(&args.options()).await
+    Ok(Stores::default().open(&args.options()).await?)
+}
+
+/// Asks a person, if there is one.
+fn agree(consequence: &str) -> Result<()> {
+    ensure!(stdin().is_terminal(), "{consequence}; give --yes to do it all the same");
+    eprint!("{consequence}. Release it? [y/N] ");
+    let mut answer = String::new();
+    stdin().read_line(&mut answer)?;
+    ensure!(matches!(answer.trim(), "y" | "yes"), "it stays");
+    Ok(())
 }
 
 fn line(record: &Record) -> String {

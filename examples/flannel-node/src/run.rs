@@ -23,6 +23,6 @@ pub(crate) fn run(args: &NodeArgs) -> Result<()> {
                 _ = terminate.recv() => {}
             }
         };
-        daemon.run_until(stop).await
+        Ok(daemon.run_until(stop).await?)
     })
 }

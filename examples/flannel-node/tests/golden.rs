@@ -59,12 +59,16 @@ fn help_is_a_command_too() {
 
 #[test]
 fn mistakes_are_explained() {
-    let mistakes: [&[&str]; 12] = [
+    let mistakes: [&[&str]; 16] = [
         &["--no-such-flag"],
         &["--subnetfile=/x"],
         &["surplus"],
         &["--public-ip=10.0.0"],
         &["--ip-masq=perhaps"],
+        &["-ip-masq", "true"],
+        &["--subnet-lease-ttl=5"],
+        &["--networks=10.3.0.0/16"],
+        &["--network={\"Network\":\"10.3.0.0/33\"}", "--store=memory"],
         &["--healthz-port=http"],
         &["--subnet-lease-renew-margin=0"],
         &["--vmodule=node"],

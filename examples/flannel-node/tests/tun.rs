@@ -75,17 +75,21 @@ async fn shown(network: &'static str, engine: &str) {
     socket.send_to(&forged, (node.ip(), 8285)).unwrap();
 
     let status = || -> Value { serde_json::from_str(&status(&cluster, &["--json"])).unwrap() };
-    eventually(async || status()["udp"]["dropped"]["spoofed_source"] == 1).await;
+    eventually(async || status()["backend_report"]["counters"]["dropped_spoofed_source"] == 1)
+        .await;
     let status = status();
-    let udp = &status["udp"];
-    assert_eq!((udp["engine"].as_str(), &udp["ebpf_refused"]), (Some(engine), &Value::Null));
+    let udp = &status["backend_report"];
+    let (properties, counters) = (&udp["properties"], &udp["counters"]);
+    let refused = &properties["ebpf_refused"];
+    assert_eq!((properties["engine"].as_str(), refused), (Some(engine), &Value::Null));
     for direction in ["sent", "received"] {
-        assert!(udp[direction]["packets"].as_u64() >= Some(5), "{udp:#}");
-        assert!(udp[direction]["bytes"].as_u64() >= Some(5 * 28), "{udp:#}");
+        let counter = |what: &str| counters[format!("{what}_{direction}")].as_u64();
+        assert!(counter("packets") >= Some(5), "{udp:#}");
+        assert!(counter("bytes") >= Some(5 * 28), "{udp:#}");
     }
-    assert_eq!(udp["by_ebpf"].as_u64() >= Some(10), engine == "ebpf", "{udp:#}");
+    assert_eq!(counters["packets_by_ebpf"].as_u64() >= Some(10), engine == "ebpf", "{udp:#}");
     // It keeps the kernel from joining what its programs look at.
-    assert_eq!(udp["features"]["udp_gro"], engine == "userspace", "{udp:#}");
+    assert_eq!(properties["udp_gro"] == "used", engine == "userspace", "{udp:#}");
     let transport = &status["peers"][0]["transport"];
     assert_eq!(
         (&transport["ipv4"], &transport["carrier"]),
@@ -94,16 +98,16 @@ async fn shown(network: &'static str, engine: &str) {
 
     let metrics = metrics(&cluster.subnet_file(0).with_extension("sock"));
     for line in [
-        format!("flannel_udp_engine{{engine=\"{engine}\"}} 1"),
-        "flannel_udp_dropped_total{reason=\"spoofed_source\"} 1".into(),
-        "flannel_udp_dropped_total{reason=\"unknown_peer\"} 0".into(),
+        format!("flannel_backend_info{{property=\"engine\",value=\"{engine}\"}} 1"),
+        "flannel_backend_events_total{event=\"dropped_spoofed_source\"} 1".into(),
+        "flannel_backend_events_total{event=\"dropped_unknown_peer\"} 0".into(),
     ] {
         assert!(metrics.lines().any(|it| it == line), "no line {line:?} in:\n{metrics}");
     }
     let page = self::status(&cluster, &[]);
     for words in [
         &format!("\nengine       {engine}\n"),
-        "spoofed_source 1\n",
+        "dropped_spoofed_source 1",
         &format!("encapsulated by {engine}\n"),
     ] {
         assert!(page.contains(words), "no {words:?} in:\n{page}");

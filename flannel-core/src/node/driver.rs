@@ -43,7 +43,7 @@ use crate::{
     peers::Peers,
     public_address::check_published,
     random::SplitMix64,
-    report::SyncReport,
+    report::{PeerProblem, SyncReport},
     store::{Store, StoreError},
 };
 
@@ -319,7 +319,7 @@ impl Driver {
             session.backoff.reset();
         }
         match result {
-            Ok(report) => {
+            Ok(mut report) => {
                 self.succeed(Activity::Sync);
                 if report.writes() > 0 {
                     let SyncReport { added, replaced, removed, .. } = report;
@@ -327,6 +327,8 @@ impl Driver {
                 }
                 self.status.send_modify(|status| {
                     status.count(&report);
+                    let before = status.last_sync.as_ref().map_or(&[][..], |it| &it.problems);
+                    PeerProblem::keep_since(&mut report.problems, before);
                     log_problems(status.last_sync.as_ref(), &report);
                     status.set_faults(Activity::Sync, report.faults.clone());
                     status.syncs += 1;

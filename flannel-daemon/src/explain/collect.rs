@@ -1,11 +1,10 @@
 //! Reads the store, the kernel and the files of this host. Writes nothing.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, error::Error, fs, net::IpAddr, path::Path};
 
-use anyhow::{Context, Result};
 use flannel_firewall::{Direction, Flow, PacketPath, inspect};
 use flannel_netlink::{
-    Connection, Namespace,
+    Connection, KernelError, Namespace,
     iface::lookup_route,
     list_addresses, list_forwarding, list_links, list_neighbours, list_nexthops, list_routes,
     state::{AddressFilter, IpFamily, Link, Route},
@@ -13,24 +12,24 @@ use flannel_netlink::{
 use flannel_store::{Registry, network_config};
 
 use super::{
-    ExplainOptions,
+    ExplainError, ExplainOptions,
     ask::{OF_A_POD, PORT, Question},
     facts::{Answers, Facts, Hop, Host, InTheWay, Running, Stored, Tunnel},
     walk::Broken,
 };
-use crate::{Stores, status, status_socket, subnet_file};
+use crate::{Stores, error::chain, status, status_socket, subnet_file};
 
 /// Collects what there is. The inner error says that the store is what is broken.
 pub(crate) async fn collect(
     options: &ExplainOptions,
     stores: &Stores,
-) -> Result<Result<Facts, Broken>> {
+) -> Result<Result<Facts, Broken>, ExplainError> {
     let stored = match stored(options, stores).await {
         Ok(stored) => stored,
         Err(error) => {
             return Ok(Err(Broken {
                 link: "store".into(),
-                says: format!("{error:#}"),
+                says: chain(&*error),
                 remedy: "give the options with which flannel-node is started on this host".into(),
             }));
         }
@@ -49,13 +48,20 @@ pub(crate) async fn collect(
     read_neighbours(connection, &stored, &mut host, options).await?;
     host.settings = settings(&host);
     let node = status::ask(&status_socket::beside(&options.subnet_file)).ok();
-    let node = node.and_then(|status| Some(Running::read(&serde_json::to_value(status).ok()?)));
+    let node = node.and_then(|status| {
+        let refused = status.refused.iter().map(|it| (it.peer.to_string(), it.fault.to_string()));
+        let refused = refused.collect();
+        Some(Running { refused, ..Running::read(&serde_json::to_value(&status).ok()?) })
+    });
     let findings = findings(&namespace, &stored, &host, options).await;
     Ok(Ok(Facts { source, destination, stored, host, findings, node, answers: None }))
 }
 
 /// Asks the other side, which takes up to some seconds, and sees whether the kernel found its neighbours by that.
-pub(crate) async fn ask_peer(facts: &mut Facts, options: &ExplainOptions) -> Result<()> {
+pub(crate) async fn ask_peer(
+    facts: &mut Facts,
+    options: &ExplainOptions,
+) -> Result<(), ExplainError> {
     facts.answers = Some(answers(&facts.stored, &facts.host, options).await);
     let namespace = options.namespace()?;
     let connection = &mut Connection::open(&namespace)?;
@@ -92,7 +98,7 @@ async fn findings(
     let mut found = Vec::new();
     for (from, to, port, path) in paths {
         let findings = inspect(namespace, &path, &[]).await;
-        let findings = findings.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        let findings = findings.map_err(|error| chain(&error))?;
         found.extend(findings.into_iter().map(|finding| InTheWay { from, to, port, finding }));
     }
     Ok(found)
@@ -115,7 +121,10 @@ const UDP: u8 = 17;
 /// What the udp backend uses unless told otherwise, as flannel's.
 const UDP_BACKENDS_PORT: u16 = 8285;
 
-async fn stored(options: &ExplainOptions, stores: &Stores) -> Result<Stored> {
+async fn stored(
+    options: &ExplainOptions,
+    stores: &Stores,
+) -> Result<Stored, Box<dyn Error + Send + Sync>> {
     let registry: Box<dyn Registry> = stores.open(&options.store).await?;
     let place = registry.config().await?.place;
     let config = network_config(registry.as_ref()).await?;
@@ -142,16 +151,16 @@ async fn read_kernel(
     connection: &mut Connection,
     host: &mut Host,
     ways_to: &[IpAddr],
-) -> Result<()> {
-    host.links = list_links(connection).await.context("cannot list devices")?;
+) -> Result<(), ExplainError> {
+    host.links = list_links(connection).await.map_err(cannot_list("devices"))?;
     host.addresses = list_addresses(connection, AddressFilter::default())
         .await
-        .context("cannot list addresses")?;
-    host.nexthops = list_nexthops(connection).await.context("cannot list nexthop objects")?;
+        .map_err(cannot_list("addresses"))?;
+    host.nexthops = list_nexthops(connection).await.map_err(cannot_list("nexthop objects"))?;
     if let Some(first) = ways_to.first() {
         host.routes = list_routes(connection, Route::MAIN, IpFamily::of(first))
             .await
-            .context("cannot list routes")?;
+            .map_err(cannot_list("routes"))?;
     }
     for address in ways_to {
         let hop = match lookup_route(connection, *address).await {
@@ -168,7 +177,7 @@ async fn read_neighbours(
     stored: &Stored,
     host: &mut Host,
     options: &ExplainOptions,
-) -> Result<()> {
+) -> Result<(), ExplainError> {
     let tunnel = Tunnel::of(&stored.config, options.source.is_ipv4());
     let tunnel = tunnel.and_then(|tunnel| Some(host.device_named(&tunnel.device)?.index));
     let uplink =
@@ -177,13 +186,17 @@ async fn read_neighbours(
     host.neighbours.clear();
     for link in tunnel.into_iter().chain(uplink) {
         host.neighbours
-            .extend(list_neighbours(connection, link).await.context("cannot list neighbours")?);
+            .extend(list_neighbours(connection, link).await.map_err(cannot_list("neighbours"))?);
     }
     if let Some(link) = tunnel {
         host.forwarding =
-            list_forwarding(connection, link).await.context("cannot list forwarding entries")?;
+            list_forwarding(connection, link).await.map_err(cannot_list("forwarding entries"))?;
     }
     Ok(())
+}
+
+fn cannot_list(what: &'static str) -> impl FnOnce(KernelError) -> ExplainError {
+    move |source| ExplainError::List { what, source }
 }
 
 /// Asks all at the same time, because the one that does not answer takes its time.

@@ -68,6 +68,8 @@ pub(crate) struct Host {
 pub(crate) struct Running {
     /// What it lacks to serve pods.
     pub(crate) missing: Vec<String>,
+    /// Leases that it does not follow, by subnet, with the reason.
+    pub(crate) refused: BTreeMap<String, String>,
     pub(crate) firewall: Option<Firewall>,
     /// What it has found on the ways to peers, by subnet and family, as it shows it.
     pub(crate) paths: BTreeMap<(String, bool), Path>,
@@ -116,6 +118,7 @@ impl Running {
         Self {
             paths: paths.collect(),
             missing: texts(&status["missing"]),
+            refused: BTreeMap::new(),
             firewall: firewall.is_object().then(|| Firewall {
                 mode: firewall["mode"].as_str().unwrap_or("nobody").to_owned(),
                 faults: texts(&firewall["faults"]),

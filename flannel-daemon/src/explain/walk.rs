@@ -120,7 +120,7 @@ fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
         pass("neighbour", overlay::neighbour(facts, &peer, device, mac)?);
         pass("forwarding entry", overlay::forwarding_entry(facts, &peer, device, mac)?);
     }
-    pass("settings", settings::settings(facts, &ends, &way)?);
+    pass("settings", settings::settings(facts, &ends, &way, tunnel)?);
     pass("firewall", settings::firewall(facts)?);
     if let Some(says) = path_mtu::path(facts, &peer, tunnel, &way)? {
         pass("path", says);

@@ -1,8 +1,9 @@
 //! What operators are told when something else is found than before.
 
 use flannel_core::NetworkConfig;
-use flannel_netlink::{Features, state::IpFamily};
+use flannel_netlink::{Features, LogLimit, state::IpFamily};
 use flannel_probe::{Checksums, Findings, PathFinding, PathMtu};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::explain::Tunnel;
@@ -12,6 +13,7 @@ use crate::explain::Tunnel;
 pub(super) struct Reporter {
     /// The names of the devices that encapsulate, IPv4 and IPv6.
     devices: [Option<String>; 2],
+    limit: LogLimit,
 }
 
 /// One thing to tell.
@@ -24,11 +26,11 @@ enum News {
 impl Reporter {
     pub(super) fn new(config: &NetworkConfig) -> Self {
         let device = |is_ipv4| Tunnel::of(config, is_ipv4).map(|tunnel| tunnel.device);
-        Self { devices: [true, false].map(device) }
+        Self { devices: [true, false].map(device), limit: LogLimit::default() }
     }
 
     /// Tells what is in `after` and was not in `before`. `uplink` is the name of the network card.
-    pub(super) fn report(&self, before: &Findings, after: &Findings, uplink: &str) {
+    pub(super) fn report(&mut self, before: &Findings, after: &Findings, uplink: &str) {
         for fault in after.faults.iter().filter(|fault| !before.faults.contains(fault)) {
             warn!("peers are not asked: {fault}");
         }
@@ -39,15 +41,13 @@ impl Reporter {
                 all.push((peer, now.address, news));
             }
         }
-        // One broken link may be on the way to thousands.
-        for (peer, address, news) in all.iter().take(MOST) {
+        // One broken link may be on the way to thousands, and it may break again and again.
+        for ((peer, address, news), left_out) in self.limit.choose(&all, Instant::now()) {
+            let left_out = Some(left_out).filter(|left_out| *left_out > 0);
             match news {
-                News::Bad(text) => warn!(%peer, %address, "{text}"),
-                News::Good(text) => info!(%peer, %address, "{text}"),
+                News::Bad(text) => warn!(%peer, %address, left_out, "{text}"),
+                News::Good(text) => info!(%peer, %address, left_out, "{text}"),
             }
-        }
-        if all.len() > MOST {
-            warn!("the like about {} more ways to peers: flannel-node status", all.len() - MOST);
         }
     }
 
@@ -117,9 +117,6 @@ pub(crate) fn remedy(encapsulates: bool, uplink: &str, size: u64) -> String {
         false => format!("set the MTU of {uplink} to {size}, or find the link that takes less"),
     }
 }
-
-/// How many ways are named in the log at a time.
-const MOST: usize = 20;
 
 #[cfg(test)]
 mod tests {

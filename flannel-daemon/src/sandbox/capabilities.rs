@@ -11,13 +11,13 @@ pub(super) fn may_configure() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
-/// Keeps what is [`needed`], and `CAP_BPF` until [`settle`], and gives up all other capabilities and the ways to get new ones. Says
+/// Keeps what is [`needed`], and `CAP_BPF` until [`give_up_bpf`], and gives up all other capabilities and the ways to get new ones. Says
 /// what is left.
 pub(super) fn reduce() -> String {
     let Ok(before) = capabilities(None) else { return "unknown".into() };
     let needed = needed();
     let kept = before.permitted & needed;
-    let until_settled = kept | before.permitted & CapabilitySet::BPF;
+    let with_bpf = kept | before.permitted & CapabilitySet::BPF;
     // What cannot be given up shows in what is left.
     if before.effective.contains(CapabilitySet::SETPCAP) {
         for bit in 0..u64::BITS {
@@ -28,8 +28,7 @@ pub(super) fn reduce() -> String {
         }
     }
     let _ = clear_ambient_capability_set();
-    let sets =
-        CapabilitySets { effective: until_settled, permitted: until_settled, inheritable: kept };
+    let sets = CapabilitySets { effective: with_bpf, permitted: with_bpf, inheritable: kept };
     let _ = set_capabilities(None, sets);
     // So that programs which we run may configure the network too when we are not root.
     for capability in kept.iter() {
@@ -37,13 +36,16 @@ pub(super) fn reduce() -> String {
     }
     let _ = set_no_new_privs(true);
     let Ok(after) = capabilities(None) else { return "unknown".into() };
-    let and_bpf =
-        if after.permitted.contains(CapabilitySet::BPF) { " (and bpf for udp)" } else { "" };
+    let and_bpf = if after.permitted.contains(CapabilitySet::BPF) {
+        " (and bpf until the backend is known)"
+    } else {
+        ""
+    };
     names(after.permitted & !CapabilitySet::BPF) + and_bpf
 }
 
-/// Gives up `CAP_BPF`, which only the udp backend needs: which backend a network has, the store says.
-pub(super) fn settle() {
+/// Gives up `CAP_BPF`, before the node does anything with the network: the store says whether its backend loads BPF programs.
+pub(crate) fn give_up_bpf() {
     let Ok(mut sets) = capabilities(None) else { return };
     sets.effective.remove(CapabilitySet::BPF);
     sets.permitted.remove(CapabilitySet::BPF);
@@ -91,9 +93,9 @@ mod tests {
     fn nothing_but_what_is_needed_is_left() {
         // Capabilities belong to a thread, so only this test's own loses them.
         let left = reduce();
-        let left = left.strip_suffix(" (and bpf for udp)").unwrap_or(&left);
+        let left = left.split(" (and bpf").next().unwrap();
         assert!(matches!(left, "net_admin" | "net_admin,net_raw" | "none"), "{left}");
-        settle();
+        give_up_bpf();
         let sets = capabilities(None).unwrap();
         for set in [sets.effective, sets.permitted, sets.inheritable] {
             assert!(needed().contains(set), "{set:?}");

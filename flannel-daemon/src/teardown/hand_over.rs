@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
 use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
 use flannel_core::{
     Backend, BackendError, LeaseAttrs, LeaseEvent, NodeId, Peers, Store, Subnet, SubnetEnv,
@@ -13,11 +12,9 @@ use flannel_store::{LeaseOptions, RegistryStore};
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use super::TeardownOptions;
+use super::{TeardownError, TeardownOptions};
 use crate::{
-    Backends, OpenStore, Stores,
-    backends::{BackendRequest, BuiltBackend},
-    stores::StoreRequest,
+    Backends, InvalidOptions, OpenStore, Stores, backends::BackendRequest, stores::StoreRequest,
 };
 
 /// Starts the network of the node that wrote the subnet file once more, with the leases that the store has, and ends it in flanneld's
@@ -28,13 +25,11 @@ pub(super) async fn hand_over(
     env: &SubnetEnv,
     namespace: &Namespace,
     report: &mut impl FnMut(String),
-) -> Result<()> {
-    let held = env.held().with_context(|| {
-        let file = options.subnet_file.display();
-        format!("{file} names no subnet whose traffic could be kept: leave out --keep-traffic")
-    })?;
+) -> Result<(), TeardownError> {
+    let no_subnet = || TeardownError::NoSubnet { subnet_file: options.subnet_file.clone() };
+    let held = env.held().ok_or_else(no_subnet)?;
     let request = StoreRequest { options: &options.store, network: None, create: false };
-    let store: Arc<dyn Store> = match stores.plan(&request)?.open.await? {
+    let store: Arc<dyn Store> = match stores.plan(&request)?.open().await? {
         OpenStore::Registry(registry) => {
             // It only reads, under whatever name.
             let node = NodeId::new("teardown").expect("a word is a node id");
@@ -42,18 +37,14 @@ pub(super) async fn hand_over(
         }
         OpenStore::Store(store, _) => store,
     };
-    let config = store.config().await.context("cannot read the network config")?;
+    let config = store.config().await?;
     let peers = {
-        let leases = timeout(DEADLINE, store.watch().next()).await;
-        let Some(LeaseEvent::Reset(leases)) =
-            leases.context("the store does not answer")?.transpose()?
-        else {
-            bail!("the store does not say which leases there are");
+        let first = timeout(DEADLINE, store.watch().next()).await.ok().flatten();
+        let Some(LeaseEvent::Reset(leases)) = first.transpose()? else {
+            return Err(TeardownError::StoreSilent);
         };
         let own = leases.iter().find(|lease| lease.subnet == held).cloned();
-        let own = own.with_context(|| {
-            format!("the store has no lease {held}, so flanneld would take another subnet: leave out --keep-traffic")
-        })?;
+        let own = own.ok_or(TeardownError::NoLease { subnet: held })?;
         let mut peers = Peers::new(config.clone(), own);
         peers.fold(LeaseEvent::Reset(leases));
         peers
@@ -61,8 +52,8 @@ pub(super) async fn hand_over(
     // The interface that has the published address, wherever the default route leads.
     let LeaseAttrs { public_ip, public_ipv6, .. } = peers.own().attrs;
     let uplink = UplinkOptions { public_ip, public_ipv6, ..UplinkOptions::default() };
-    let finder = UplinkFinder::new(namespace, &config, &uplink)?;
-    let BuiltBackend { backend, .. } = Backends::default().build(&BackendRequest {
+    let finder = UplinkFinder::new(namespace, &config, &uplink).map_err(InvalidOptions::new)?;
+    let backend = Backends::default().build(&BackendRequest {
         config: &config,
         namespace,
         uplink: &finder,
@@ -87,10 +78,10 @@ pub(super) async fn hand_over(
         report(format!("not as it should be: peer {}: {}", problem.peer, problem.fault));
     }
     match network.hand_over().await {
-        Err(BackendError::Unsupported { .. }) => bail!(
-            "the {} backend leaves nothing that carries packets without its process: leave out --keep-traffic",
-            config.backend().kind()
-        ),
+        Err(BackendError::Unsupported { .. }) => {
+            let backend = config.backend().kind().into();
+            return Err(TeardownError::KeepsNothing { backend });
+        }
         handed_over => handed_over?,
     }
     report(told(&held, peers.len()));

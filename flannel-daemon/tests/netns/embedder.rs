@@ -1,16 +1,14 @@
 //! A program of an embedder, on a real kernel: a store and a backend of its own, added by name.
 
-use std::net::IpAddr;
+use std::{future::pending, net::IpAddr};
 
-use flannel_backend::UplinkOptions;
-use flannel_core::{LeaseAttrs, testing::FakeBackend};
+use flannel_core::{BackendError, LeaseAttrs, StoreError, testing::FakeBackend};
 use flannel_daemon::{
-    Backends, BuiltBackend, Daemon, DaemonOptions, InvalidOptions, OpenStore, StoreOptions,
-    StorePlan, Stores,
+    Backends, Daemon, DaemonOptions, OpenStore, StoreOptions, StorePlan, Stores, UplinkOptions,
     explain::{ExplainOptions, explain},
 };
 use flannel_store::{MemoryCluster, NewRecord, Registry};
-use flannel_testbed::Testbed;
+use flannel_testbed::{Blocks, Testbed};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
@@ -20,21 +18,16 @@ async fn an_embedder_brings_its_own_store_and_backend() -> anyhow::Result<()> {
     let cluster =
         MemoryCluster::new(&r#"{"Network":"10.3.0.0/16","Backend":{"Type":"fake"}}"#.parse()?);
     let registry = cluster.registry();
-    let attrs = LeaseAttrs {
-        public_ip: Some([192, 0, 2, 9].into()),
-        backend_type: "fake".into(),
-        ..LeaseAttrs::default()
-    };
+    let mut attrs = LeaseAttrs { backend_type: "fake".into(), ..LeaseAttrs::default() };
+    attrs.public_ip = Some([192, 0, 2, 9].into());
     let peer = NewRecord { value: attrs.to_string(), owner: None, ttl: None };
     registry.create("10.3.9.0-24", &peer).await?;
 
-    // From here on it is what an embedder writes.
     let backend = FakeBackend::new(host.ipv4().expect("hosts have IPv4"));
-    let backends = Backends::empty()
-        .add("fake", move |_| Ok::<BuiltBackend, InvalidOptions>(backend.clone().into()));
+    let backends = Backends::empty().add("fake", move |_| Ok::<_, BackendError>(backend.clone()));
     let stores = Stores::empty().add("table", move |_| {
-        let registry = Box::new(registry.clone());
-        Ok(StorePlan::new(async { Ok::<_, InvalidOptions>(OpenStore::Registry(registry)) }))
+        let registry = OpenStore::Registry(Box::new(registry.clone()));
+        Ok(StorePlan::new(async { Ok::<_, StoreError>(registry) }))
     });
     let store = StoreOptions { name: "table".into(), ..StoreOptions::default() };
     let subnet_file = folder.path().join("subnet.env");
@@ -47,16 +40,14 @@ async fn an_embedder_brings_its_own_store_and_backend() -> anyhow::Result<()> {
     };
     let daemon = Daemon::with(options, &stores, backends)?.in_namespace(host.namespace().clone());
     let handle = daemon.handle();
-    let node = tokio::spawn(daemon.run_until(std::future::pending()));
+    let node = tokio::spawn(daemon.run_until(pending()));
     super::eventually(async || handle.readiness().is_ready()).await;
 
     let status = handle.status_document().await;
-    let subnet = status.lease.expect("a node that is ready has a lease").subnet;
+    let block = status.lease.expect("a ready node has a lease").subnet.ipv4();
     assert_eq!((status.backend.as_deref(), status.peers.unwrap().len()), (Some("fake"), 1));
     assert!(handle.metrics().to_string().contains("\nflannel_peers 1\n"));
-
-    let block = subnet.ipv4().expect("the network has IPv4");
-    let pod = host.add_pod(flannel_testbed::Blocks::new(Some(block), None).unwrap()).await?;
+    let pod = host.add_pod(Blocks::new(block, None).unwrap()).await?;
     let (source, destination) = (pod.ip(), IpAddr::from([10, 3, 9, 7]));
     let namespace = Some(host.namespace().clone());
     let path = ExplainOptions { source, destination, subnet_file, store, namespace };

@@ -36,6 +36,9 @@ pub(crate) enum LeasesCommand {
     Release {
         /// The lease, such as 10.244.7.0-24.
         key: Subnet,
+        /// Do not ask, even if that ends another program that holds the lease.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         store: StoreArgs,
     },

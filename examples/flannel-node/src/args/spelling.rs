@@ -50,6 +50,9 @@ impl Cli {
             arg.push(value);
             all.push(arg);
         }
+        if let Some(reason) = misspelt(&all) {
+            return Err(root.clone().error(ErrorKind::UnknownArgument, reason));
+        }
         let matches = root.try_get_matches_from(all)?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.node.given = Given::of(&matches);
@@ -76,6 +79,27 @@ fn with_two_dashes(arg: OsString) -> OsString {
         }
         _ => arg,
     }
+}
+
+/// What is meant by options that clap would take for others.
+fn misspelt(args: &[OsString]) -> Option<String> {
+    let texts: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
+    let apart = texts.windows(2).find(|pair| {
+        let is_switch = pair[0].strip_prefix("--").is_some_and(|name| SWITCHES.contains(&name));
+        is_switch && values::switch(pair[1]).is_ok()
+    });
+    if let Some([flag, value]) = apart {
+        return Some(format!("{flag} takes its value behind an equals sign: {flag}={value}"));
+    }
+    let of_leases = |text: &&&str| {
+        let name = text.split('=').next().unwrap_or_default();
+        name.starts_with("--subnet-lease-") && !"--subnet-lease-renew-margin".starts_with(name)
+    };
+    texts.iter().find(of_leases).map(|text| {
+        format!(
+            "unexpected argument '{text}': --lease-ttl says how long a lease lasts, and --subnet-lease-renew-margin when it is renewed"
+        )
+    })
 }
 
 /// What flanneld expects of a variable whose value it cannot read: it logs an error then and goes on without.

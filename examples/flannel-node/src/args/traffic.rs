@@ -69,8 +69,8 @@ const RESYNC_SECONDS: i32 = 5;
 
 #[cfg(test)]
 mod tests {
+    use super::super::Cli;
     use super::*;
-    use crate::args::Cli;
 
     #[test]
     fn the_flags_say_which_firewall() {

@@ -326,14 +326,15 @@ async fn until_held_again(world: &mut World, args: &[&str]) -> Duration {
     let taken = Instant::now();
     world.etcdctl(args).await;
     world.says(0, "lease lost").await;
-    loop {
-        if let Some((now, new)) = world.stored(&key).await
-            && new != lease
-        {
-            assert_eq!((now, world.subnet(0)), (value, subnet));
-            return taken.elapsed();
-        }
-    }
+    let mut held = None;
+    let this = &*world;
+    eventually(async || {
+        held = this.stored(&key).await.filter(|(_, new)| *new != lease);
+        held.is_some()
+    })
+    .await;
+    assert_eq!((held.unwrap().0, world.subnet(0)), (value, subnet));
+    taken.elapsed()
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::{
         operation::yield_once,
         session::{Session, next_event},
     },
+    report::PeerProblem,
     store::StoreError,
     subnet::Subnet,
 };
@@ -93,8 +94,10 @@ impl Driver {
 
     pub(super) fn show_peers(&self, session: &Session) {
         if session.known {
-            let (count, refused) = (session.peers.len(), session.peers.refused().collect());
+            let count = session.peers.len();
+            let mut refused: Vec<_> = session.peers.refused().collect();
             self.status.send_if_modified(|status| {
+                PeerProblem::keep_since(&mut refused, &status.refused);
                 let changed = (status.peers, &status.refused) != (Some(count), &refused);
                 (status.peers, status.refused) = (Some(count), refused);
                 changed

@@ -139,6 +139,14 @@ pub(super) fn peer(facts: &Facts, ends: &Ends, far: IpAddr) -> Result<Peer, Brok
             "start the node there again, so that it takes up the network's configuration",
         ));
     }
+    if let Some(reason) = facts.node.as_ref().and_then(|node| node.refused.get(&record.key)) {
+        let says = format!("flannel-node does not follow the lease {}: {reason}", record.key);
+        let remedy = format!(
+            "if no node holds it, release it: flannel-node leases release '{}'; else start the node there again",
+            record.key
+        );
+        return Err(broken(LINK, says, remedy));
+    }
     let public = address(&lease, far.is_ipv4()).ok_or_else(|| {
         let says = format!("the lease {} says no address at which its node is reached", record.key);
         broken(LINK, says, "start the node there again with the right --iface or --public-ip")

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use flannel_backend::PROTOCOL;
 use flannel_core::Fields;
 use flannel_netlink::state::{Link, LinkKind, MacAddress, Route, RouteKind, Via};
 use ipnetwork::IpNetwork;
@@ -99,6 +100,17 @@ pub(super) fn route(
         Ok(led) => led,
         Err(says) => return Err(broken(LINK, says, NODE_REPAIRS)),
     };
+    let by_others = route.protocol != PROTOCOL;
+    let mut same = host.routes.iter().filter(|it| it.destination == block);
+    if led != expected && by_others && same.any(|it| lead(facts, it) == Ok(expected)) {
+        let says = format!(
+            "a route of others to {block} with the metric {} leads {}, and goes before that of flannel-node",
+            route.metric,
+            host.shown(led)
+        );
+        let remedy = format!("remove it: ip route del {block} metric {}", route.metric);
+        return Err(broken(LINK, says, remedy));
+    }
     if led != expected {
         let says = format!(
             "the route to {block} leads {}, expected {}",

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use flannel_firewall::Effect;
+use flannel_netlink::state::Link;
 
 use super::{
     Broken, broken,
@@ -11,7 +12,12 @@ use super::{
 };
 use crate::explain::facts::{Facts, Firewall, InTheWay};
 
-pub(super) fn settings(facts: &Facts, ends: &Ends, way: &Way<'_>) -> Result<String, Broken> {
+pub(super) fn settings(
+    facts: &Facts,
+    ends: &Ends,
+    way: &Way<'_>,
+    tunnel: Option<&Link>,
+) -> Result<String, Broken> {
     let near = hop(facts, ends.near).ok().and_then(|hop| facts.host.device(hop.link));
     let setting = |path: &str| facts.host.settings.get(path).map(String::as_str);
     let forwards = match ends.near {
@@ -20,9 +26,12 @@ pub(super) fn settings(facts: &Facts, ends: &Ends, way: &Way<'_>) -> Result<Stri
     };
     must_be_on(forwards, setting(forwards))?;
     if ends.near.is_ipv6() {
+        // The kernel asks no single device.
         return Ok("this host forwards".into());
     }
-    for device in near.filter(|device| !device.loopback).into_iter().chain([way.device]) {
+    // Where packets are encapsulated, the uplink forwards none of them.
+    let out = tunnel.unwrap_or(way.device);
+    for device in near.filter(|device| !device.loopback).into_iter().chain([out]) {
         let path = format!("net/ipv4/conf/{}/forwarding", device.name);
         must_be_on(&path, setting(&path))?;
     }

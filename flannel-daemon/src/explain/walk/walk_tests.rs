@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::explain::facts::{Answer, Answers, Hop, Host, InTheWay, Running, Stored};
 
+mod host_tests;
 mod sample;
 
 use sample::{ETH0, ETH1, FLANNEL, MAC, facts, ip, lease, record};
@@ -205,8 +206,8 @@ fn a_broken_link_is_named_with_what_is_wrong_there() {
         ("vxlan", "settings", "net.ipv4.ip_forward is 0", |f| {
             f.host.settings.insert("net/ipv4/ip_forward".into(), "0".into());
         }),
-        ("vxlan", "settings", "net.ipv4.conf.eth0.forwarding is 0", |f| {
-            f.host.settings.insert("net/ipv4/conf/eth0/forwarding".into(), "0".into());
+        ("vxlan", "settings", "net.ipv4.conf.flannel/1.forwarding is 0", |f| {
+            f.host.settings.insert("net/ipv4/conf/flannel.1/forwarding".into(), "0".into());
         }),
     ];
     for (kind, link, words, breaks) in cases {
@@ -286,22 +287,6 @@ fn rules_that_are_in_the_way_are_a_broken_link_and_those_that_may_be_are_told() 
         unread,
         "the rules of this host were not looked at: cannot list the rules: Operation not permitted"
     );
-}
-
-#[test]
-fn a_strict_path_filter_is_broken_only_where_the_ways_differ() {
-    let strict = |facts: &mut Facts| {
-        facts.host.settings.insert("net/ipv4/conf/all/rp_filter".into(), "1".into());
-    };
-    let mut same = facts("vxlan");
-    strict(&mut same);
-    assert_eq!(walk(&same).broken, None);
-    let (link, says) = first_broken("vxlan", |facts| {
-        strict(facts);
-        facts.host.addresses[0].link = ETH1;
-    });
-    assert_eq!(link, "settings");
-    assert!(says.contains("come in on eth1, those to it leave on eth0"), "{says}");
 }
 
 #[test]
@@ -399,35 +384,4 @@ proptest! {
             prop_assert!(!broken.says.is_empty() && !broken.remedy.is_empty());
         }
     }
-}
-
-#[test]
-fn what_the_node_found_on_the_way_is_named() {
-    let walked = |path: &str| {
-        let status =
-            format!(r#"{{"peers":[{{"subnet":"10.244.2.0-24","path":{{"ipv4":{path}}}}}]}}"#);
-        let node = Some(Running::read(&serde_json::from_str(&status).unwrap()));
-        walk(&Facts { node, ..facts("vxlan") })
-    };
-    let whole = walked(r#"{"state":"enough","mtu":null,"needed":1500}"#);
-    assert_eq!(whole.broken, None);
-    assert!(whole.passed.iter().any(|it| it.link == "path" && it.says.contains("1500 bytes")));
-    let silent = walked(r#"{"state":"no_answer","mtu":null,"needed":1500}"#);
-    assert!(silent.broken.is_none() && silent.passed.iter().all(|it| it.link != "path"));
-    let less = walked(r#"{"state":"less","mtu":1400,"needed":1500}"#).broken.unwrap();
-    assert_eq!(less.link, "path MTU");
-    assert!(less.says.contains("is 1400, and 1500 are needed"), "{less:?}");
-    assert!(less.remedy.contains("set MTU in the backend's configuration to 1400"), "{less:?}");
-    let inside = r#"{"state":"enough","needed":1500,"overlay_checksums":"corrupted"}"#;
-    let inside = walked(inside).broken.unwrap();
-    assert_eq!(
-        (&*inside.link, &*inside.remedy),
-        ("checksums", "ethtool -K flannel.1 tx-checksum-ip-generic off")
-    );
-    let outside = r#"{"state":"enough","needed":1500,"underlay_checksums":"corrupted"}"#;
-    let outside = walked(outside).broken.unwrap();
-    assert_eq!(
-        (&*outside.link, &*outside.remedy),
-        ("checksums", "ethtool -K eth0 tx-checksum-ip-generic off")
-    );
 }

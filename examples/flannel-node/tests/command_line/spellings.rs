@@ -1,21 +1,19 @@
 //! What is made of command lines and environments.
 
-mod flanneld;
-
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::CommandFactory;
 
-use super::*;
+use crate::args::*;
 
-fn read(args: &[&str], environment: &[(&str, &str)]) -> Result<Cli, clap::Error> {
+pub(crate) fn read(args: &[&str], environment: &[(&str, &str)]) -> Result<Cli, clap::Error> {
     let args = ["flannel-node"].iter().chain(args).map(OsString::from);
     Cli::read(args, |name| {
         environment.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value))
     })
 }
 
-fn node(args: &[&str], environment: &[(&str, &str)]) -> NodeArgs {
+pub(crate) fn node(args: &[&str], environment: &[(&str, &str)]) -> NodeArgs {
     read(args, environment).unwrap().node
 }
 
@@ -135,13 +133,12 @@ fn what_flanneld_ignores_is_ignored_with_a_word() {
 fn stores_and_networks_are_read() {
     let args = node(&["-store", "file:/var/lib/x", "-network", "10.3.0.0/16"], &[]);
     assert_eq!(args.store.options().to_string(), "file:/var/lib/x");
-    assert_eq!(args.network, Some(NetworkArg::Block("10.3.0.0/16".parse().unwrap())));
+    let network = args.options().unwrap().network.unwrap();
+    assert_eq!(network.backend().kind(), "vxlan");
     let json = r#"{"Network":"10.3.0.0/16"}"#;
     let args = node(&["-store=memory", "-network", json], &[]);
-    assert_eq!(
-        (args.store.options().name.as_str(), args.network),
-        ("memory", Some(NetworkArg::Json(json.into())))
-    );
+    assert_eq!(args.store.options().name, "memory");
+    assert_eq!(args.options().unwrap().network, Some(json.parse().unwrap()));
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! The flags of flanneld, one by one.
 
-use std::ffi::OsStr;
+use std::{ffi::OsStr, path::PathBuf};
 
-use clap::{Arg, ArgAction};
+use clap::{Arg, ArgAction, CommandFactory};
 
-use super::{super::spelling::variable, *};
+use crate::{
+    args::*,
+    spellings::{node, read},
+};
 
 /// One line of the committed list.
 struct Flag {
@@ -14,8 +17,12 @@ struct Flag {
     kind: &'static str,
 }
 
+fn variable(flag: &str) -> String {
+    format!("FLANNELD_{}", flag.to_uppercase().replace('-', "_"))
+}
+
 fn flags() -> Vec<Flag> {
-    let list = include_str!("../../../tests/fixtures/flanneld-flags.tsv");
+    let list = include_str!("../fixtures/flanneld-flags.tsv");
     let lines = list.lines().filter(|line| !line.starts_with('#'));
     let fields =
         lines.map(|line| <[&str; 4]>::try_from(line.split('\t').collect::<Vec<_>>()).unwrap());
@@ -150,7 +157,7 @@ fn what_has_no_effect_is_said_once_with_what_to_do() {
         "-state-dir=/s",
     ];
     let all = said(&[&of_kubernetes[..], &of_others].concat(), &[]);
-    let golden = include_str!("../../../tests/golden/without-effect.txt");
+    let golden = include_str!("../golden/without-effect.txt");
     assert_eq!(all.iter().map(|line| format!("{line}\n")).collect::<String>(), golden);
 
     let environment = [("FLANNELD_KUBE_ANNOTATION_PREFIX", "a"), ("FLANNELD_ETCD_PREFIX", "/x")];
