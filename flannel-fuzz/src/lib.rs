@@ -9,6 +9,7 @@
 mod config;
 mod file_entry;
 mod key;
+mod kube;
 mod lease;
 mod probe;
 mod subnet_env;
@@ -17,6 +18,7 @@ pub use config::config;
 pub use file_entry::file_entry;
 pub use flannel_backend_udp::fuzzing::{from_device, from_peers};
 pub use key::key;
+pub use kube::kube;
 pub use lease::lease;
 pub use probe::probe;
 pub use subnet_env::subnet_env;
@@ -31,12 +33,13 @@ pub struct Target {
 }
 
 /// All there are.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "config", check: config },
     Target { name: "file_entry", check: file_entry },
     Target { name: "from_device", check: from_device },
     Target { name: "from_peers", check: from_peers },
     Target { name: "key", check: key },
+    Target { name: "kube", check: kube },
     Target { name: "lease", check: lease },
     Target { name: "probe", check: probe },
     Target { name: "subnet_env", check: subnet_env },

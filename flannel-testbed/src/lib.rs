@@ -51,6 +51,8 @@ mod etcd;
 mod flanneld;
 mod host;
 mod kernel;
+#[cfg(feature = "kube")]
+pub mod kube;
 mod loss;
 mod meddler;
 mod pod;

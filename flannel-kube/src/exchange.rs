@@ -1,0 +1,110 @@
+//! HTTP over one connection, driven by whoever waits for the answer: there is no task behind it.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::Poll,
+};
+
+use http_body_util::Full;
+use hyper::{
+    Request, Response,
+    body::{Body, Bytes, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
+
+use crate::dial::Io;
+
+/// A connection over which one request at a time goes. Dropping it closes it.
+pub(crate) struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// What reads and writes; `None` once it has ended.
+    driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+}
+
+impl Connection {
+    pub(crate) async fn new(io: Box<dyn Io>) -> Result<Self, hyper::Error> {
+        let mut builder = http1::Builder::new();
+        // Enough for what the kernel gives at once.
+        builder.max_buf_size(BUFFER);
+        let (sender, driver) = builder.handshake(TokioIo::new(io)).await?;
+        Ok(Self { sender, driver: Some(Box::pin(driver)) })
+    }
+
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        self.driven(|sender, cx| sender.poll_ready(cx)).await?;
+        let mut answer = pin!(self.sender.send_request(request));
+        let driver = &mut self.driver;
+        poll_fn(|cx| {
+            // What is there is taken even if the connection has ended meanwhile.
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answer);
+            }
+            drive(driver, cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// The next bytes of an answer.
+    pub(crate) async fn chunk(
+        &mut self,
+        body: &mut Incoming,
+    ) -> Option<Result<Bytes, hyper::Error>> {
+        loop {
+            let frame = poll_fn(|cx| {
+                if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+                    return Poll::Ready(frame);
+                }
+                drive(&mut self.driver, cx);
+                Pin::new(&mut *body).poll_frame(cx)
+            });
+            match frame.await? {
+                Ok(frame) => match frame.into_data() {
+                    Ok(bytes) => return Some(Ok(bytes)),
+                    // Trailers.
+                    Err(_) => continue,
+                },
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Whether another request may go over it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.driver.is_some() && !self.sender.is_closed()
+    }
+
+    async fn driven<T>(
+        &mut self,
+        mut poll: impl FnMut(
+            &mut http1::SendRequest<Full<Bytes>>,
+            &mut std::task::Context<'_>,
+        ) -> Poll<T>,
+    ) -> T {
+        poll_fn(|cx| {
+            drive(&mut self.driver, cx);
+            poll(&mut self.sender, cx)
+        })
+        .await
+    }
+}
+
+/// Reads and writes what can be.
+fn drive(
+    driver: &mut Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+    cx: &mut std::task::Context<'_>,
+) {
+    if let Some(running) = driver
+        // Its error is the answer's too.
+        && running.as_mut().poll(cx).is_ready()
+    {
+        *driver = None;
+    }
+}
+
+const BUFFER: usize = 64 * 1024;

@@ -1,0 +1,405 @@
+//! Follows all objects of one kind, and keeps a part of each.
+
+mod snapshot;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+use flannel_core::Backoff;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+use crate::{
+    Client, RequestError, Resource, Verb,
+    client::Call,
+    error::Reason,
+    objects::MetadataOf,
+    watch::{WatchEvent, WatchStream},
+};
+
+/// What is kept of each object.
+pub trait Projection: Send + Sync + 'static {
+    /// What is kept of one.
+    type Kept: PartialEq + Send + Sync;
+
+    /// What is to be kept of this object, as JSON.
+    ///
+    /// # Errors
+    ///
+    /// If it is no object of this kind; then it counts as not there.
+    fn project(&self, object: &str) -> Result<Self::Kept, serde_json::Error>;
+
+    /// The same if only its metadata is given, and what was kept before. Only called with
+    /// [`metadata_only`](ReflectorOptions::metadata_only).
+    ///
+    /// # Errors
+    ///
+    /// As [`project`](Self::project).
+    fn merge(
+        &self,
+        _metadata: &str,
+        _known: Option<&Self::Kept>,
+    ) -> Result<Merged<Self::Kept>, serde_json::Error> {
+        Ok(Merged::Incomplete)
+    }
+}
+
+/// What metadata and what was known before make together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Merged<K> {
+    /// All that is to be kept.
+    Complete(K),
+    /// Too little: the object is read whole.
+    Incomplete,
+}
+
+/// How a reflector works.
+#[derive(Clone, Debug)]
+pub struct ReflectorOptions {
+    /// Follow metadata only after the first snapshot: much less of what changes all the time is sent then.
+    pub metadata_only: bool,
+    /// The longest time without a line before a stream counts as dead: servers send a bookmark about every minute.
+    pub quiet_limit: Duration,
+    /// How many objects a page has, from servers that do not stream lists.
+    pub page: u32,
+    /// Waits between failures.
+    pub backoff: Backoff,
+}
+
+/// Follows all objects of one kind. It begins with a complete snapshot, and goes on for ever: after an error it waits, and resumes
+/// where it was if the server still can, else with another snapshot.
+pub struct Reflector<P: Projection> {
+    client: Client,
+    resource: Resource,
+    projection: P,
+    options: ReflectorOptions,
+    objects: BTreeMap<Box<str>, P::Kept>,
+    phase: Phase,
+    /// Whether the server streams lists, as far as is known.
+    streams_lists: bool,
+    /// Objects of which only the metadata came, and that is not enough.
+    incomplete: BTreeSet<Box<str>>,
+    /// Whether an error was told, and not yet that it is over.
+    failed: bool,
+    backoff: Backoff,
+    from: Instant,
+    malformed: u64,
+}
+
+/// What changed. What it is now, [`Reflector::objects`] says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Reflection<K> {
+    /// The object with this name has gone; it was this.
+    Deleted(Box<str>, K),
+    /// Anything may have changed.
+    Reset,
+    /// The object with this name is new, or was this.
+    Upserted(Box<str>, Option<K>),
+}
+
+type Name = Box<str>;
+
+enum Phase {
+    Snapshot,
+    Watch { version: String, stream: Option<Box<WatchStream>>, since: Instant },
+}
+
+/// What a turn of the loop came to.
+enum Turn<K> {
+    Again,
+    Changed(Reflection<K>),
+}
+
+impl Default for ReflectorOptions {
+    fn default() -> Self {
+        Self {
+            metadata_only: false,
+            quiet_limit: Duration::from_secs(90),
+            page: 500,
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(15)),
+        }
+    }
+}
+
+impl<P: Projection> Reflector<P> {
+    /// A reflector of the objects of `resource`. Nothing is asked for before [`next`](Self::next).
+    pub fn new(
+        client: Client,
+        resource: Resource,
+        projection: P,
+        options: ReflectorOptions,
+    ) -> Self {
+        Self {
+            client,
+            resource,
+            projection,
+            backoff: options.backoff.clone(),
+            options,
+            objects: BTreeMap::new(),
+            phase: Phase::Snapshot,
+            streams_lists: true,
+            incomplete: BTreeSet::new(),
+            failed: false,
+            from: Instant::now(),
+            malformed: 0,
+        }
+    }
+
+    /// What is kept of each object, by name. Empty before the first [`Reflection::Reset`].
+    pub fn objects(&self) -> &BTreeMap<Box<str>, P::Kept> {
+        &self.objects
+    }
+
+    /// How many times an object was not what it should be.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// Waits for the next change. The first one is a [`Reflection::Reset`]; there is one too when the server answers again after an
+    /// error.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the server from answering. The next call goes on, after a pause.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it; a snapshot that is not complete yet begins anew.
+    pub async fn next(&mut self) -> Result<Reflection<P::Kept>, RequestError> {
+        loop {
+            if self.from > Instant::now() {
+                sleep_until(self.from).await;
+            }
+            match self.turn().await {
+                Ok(Turn::Again) => {}
+                Ok(Turn::Changed(change)) => return Ok(change),
+                Err(error) => {
+                    self.pause(error.retry_after());
+                    self.failed = true;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> Result<Turn<P::Kept>, RequestError> {
+        if let Phase::Snapshot = self.phase {
+            let snapshot = self.snapshot().await?;
+            self.objects = snapshot.objects;
+            self.incomplete.clear();
+            self.phase = Phase::Watch {
+                version: snapshot.version,
+                stream: snapshot.stream.map(Box::new),
+                since: Instant::now(),
+            };
+            self.failed = false;
+            return Ok(Turn::Changed(Reflection::Reset));
+        }
+        if let Some(name) = self.incomplete.first().cloned() {
+            return self.complete(name).await;
+        }
+        let Phase::Watch { version, stream, since } = &mut self.phase else {
+            return Ok(Turn::Again);
+        };
+        let Some(open) = stream else {
+            let version = version.clone();
+            return self.resume(version).await;
+        };
+        let Some(event) = open.event() else {
+            match open.receive(self.options.quiet_limit).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    // Servers end watches after some minutes. One that does at once should not be asked all the time.
+                    let is_short = since.elapsed() < Duration::from_secs(1);
+                    *stream = None;
+                    if is_short {
+                        self.pause(None);
+                    }
+                }
+                // A server that restarts breaks all streams. If it is there again soon, there is nothing to tell.
+                Err(RequestError { reason: Reason::Broken(_), .. }) => {
+                    *stream = None;
+                    self.pause(None);
+                }
+                Err(error) => {
+                    *stream = None;
+                    return Err(error);
+                }
+            }
+            return Ok(Turn::Again);
+        };
+        let (is_deleted, object) = match event {
+            Err(error) => {
+                let error = open.failed(Reason::Decode(error));
+                *stream = None;
+                return Err(error);
+            }
+            Ok(WatchEvent::Error(status)) => {
+                let begins_anew = status.is_expired() || status.is_from_the_future;
+                let error = open.failed(Reason::Status(status));
+                *stream = None;
+                if !begins_anew {
+                    return Err(error);
+                }
+                debug!(%error, "the watch cannot go on, reading all objects again");
+                self.phase = Phase::Snapshot;
+                self.pause(error.retry_after());
+                return Ok(Turn::Again);
+            }
+            Ok(WatchEvent::Bookmark { version: now, .. }) => {
+                if !now.is_empty() {
+                    *version = now;
+                }
+                self.backoff.reset();
+                return Ok(Turn::Again);
+            }
+            Ok(WatchEvent::Deleted(object)) => (true, object),
+            Ok(WatchEvent::Upserted(object)) => (false, object),
+        };
+        self.backoff.reset();
+        let view: Result<MetadataOf<'_>, _> = serde_json::from_str(object);
+        let Ok(MetadataOf { metadata }) = view else {
+            self.malformed += 1;
+            return Ok(Turn::Again);
+        };
+        *version = metadata.resource_version.into_owned();
+        let name: Name = metadata.name.into();
+        if is_deleted {
+            self.incomplete.remove(&name);
+            let before = self.objects.remove(&name);
+            return Ok(before
+                .map_or(Turn::Again, |before| Turn::Changed(Reflection::Deleted(name, before))));
+        }
+        let kept = match self.options.metadata_only {
+            true => self.projection.merge(object, self.objects.get(&name)),
+            false => self.projection.project(object).map(Merged::Complete),
+        };
+        match kept {
+            Ok(Merged::Complete(kept)) => Ok(self.upsert(name, kept)),
+            Ok(Merged::Incomplete) => {
+                self.incomplete.insert(name);
+                Ok(Turn::Again)
+            }
+            Err(error) => Ok(self.malformed_object(name, &error)),
+        }
+    }
+
+    /// Reads an object whole.
+    async fn complete(&mut self, name: Name) -> Result<Turn<P::Kept>, RequestError> {
+        let object = match self.client.get(&self.resource.clone().of_all(), &name).await {
+            Ok(object) => object,
+            // That it has gone, the watch says.
+            Err(error) if error.is_not_found() => {
+                self.incomplete.remove(&name);
+                return Ok(Turn::Again);
+            }
+            Err(error) => return Err(error),
+        };
+        self.incomplete.remove(&name);
+        let projected = str::from_utf8(&object)
+            .map_err(serde::de::Error::custom)
+            .and_then(|object| self.projection.project(object));
+        match projected {
+            Ok(kept) => Ok(self.upsert(name, kept)),
+            Err(error) => Ok(self.malformed_object(name, &error)),
+        }
+    }
+
+    /// Follows what happens after `version`.
+    async fn resume(&mut self, version: String) -> Result<Turn<P::Kept>, RequestError> {
+        let seconds = (LONGEST_WATCH + self.random_number() % LONGEST_WATCH).to_string();
+        let query = [
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", &version),
+            ("timeoutSeconds", &seconds),
+        ];
+        let mut call = Call::all(&self.resource, Verb::Watch, &query);
+        if self.options.metadata_only {
+            call.accept = METADATA;
+        }
+        match WatchStream::open(&self.client, call).await {
+            Ok(stream) => {
+                let since = Instant::now();
+                self.phase = Phase::Watch { version, stream: Some(Box::new(stream)), since };
+                if std::mem::take(&mut self.failed) {
+                    return Ok(Turn::Changed(Reflection::Reset));
+                }
+                Ok(Turn::Again)
+            }
+            Err(error) => {
+                let Some(status) = error.status() else { return Err(error) };
+                if status.code == 406 && self.options.metadata_only {
+                    self.options.metadata_only = false;
+                    return Ok(Turn::Again);
+                }
+                let begins_anew = status.is_expired()
+                    || status.is_from_the_future
+                    || matches!(status.code, 400 | 404 | 422);
+                if !begins_anew {
+                    return Err(error);
+                }
+                debug!(%error, "the watch cannot go on, reading all objects again");
+                self.phase = Phase::Snapshot;
+                self.pause(error.retry_after());
+                Ok(Turn::Again)
+            }
+        }
+    }
+
+    fn upsert(&mut self, name: Name, kept: P::Kept) -> Turn<P::Kept> {
+        match self.objects.get_mut(&name) {
+            Some(known) if *known == kept => Turn::Again,
+            Some(known) => {
+                let before = std::mem::replace(known, kept);
+                Turn::Changed(Reflection::Upserted(name, Some(before)))
+            }
+            None => {
+                self.objects.insert(name.clone(), kept);
+                Turn::Changed(Reflection::Upserted(name, None))
+            }
+        }
+    }
+
+    fn malformed_object(&mut self, name: Name, error: &serde_json::Error) -> Turn<P::Kept> {
+        self.note_malformed(&name, error);
+        let before = self.objects.remove(&name);
+        before.map_or(Turn::Again, |before| Turn::Changed(Reflection::Deleted(name, before)))
+    }
+
+    fn note_malformed(&mut self, name: &str, error: &serde_json::Error) {
+        self.malformed += 1;
+        // One that changes all the time should not fill the log.
+        if self.malformed.is_power_of_two() {
+            warn!(count = self.malformed, "{} {name} is ignored: {error}", self.resource);
+        }
+    }
+
+    fn pause(&mut self, at_least: Option<Duration>) {
+        let random = self.random_number();
+        let pause = self.backoff.after_failure(random);
+        self.from = Instant::now() + pause.max(at_least.unwrap_or_default());
+    }
+
+    fn random_number(&self) -> u64 {
+        RandomState::new().hash_one(())
+    }
+}
+
+impl<P: Projection> fmt::Debug for Reflector<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reflector")
+            .field("resource", &self.resource)
+            .field("objects", &self.objects.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a watch of metadata accepts.
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// Half of the longest time that a watch is asked for, in seconds.
+const LONGEST_WATCH: u64 = 300;

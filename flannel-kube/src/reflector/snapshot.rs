@@ -1,0 +1,160 @@
+//! The first look at all objects: all of them or none.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Projection, Reflector};
+use crate::{
+    RequestError, Verb,
+    client::{Call, LONGEST_OBJECT, QUIET_LIMIT},
+    error::Reason,
+    list_splitter::{ListSplitter, Piece, SplitError},
+    objects::MetadataOf,
+    watch::{WatchEvent, WatchStream},
+};
+
+/// All objects at one moment.
+pub(super) struct Snapshot<K> {
+    pub(super) objects: BTreeMap<Box<str>, K>,
+    /// That moment.
+    pub(super) version: String,
+    /// What follows, if it is on the way already.
+    pub(super) stream: Option<WatchStream>,
+}
+
+/// `metav1.ListMeta`.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ListMeta {
+    resource_version: String,
+    #[serde(rename = "continue")]
+    next: String,
+}
+
+impl<P: Projection> Reflector<P> {
+    pub(super) async fn snapshot(&mut self) -> Result<Snapshot<P::Kept>, RequestError> {
+        if self.streams_lists {
+            match self.streamed().await {
+                Err(error) if is_refusal(&error) => {
+                    tracing::debug!(%error, "the API server does not stream lists, reading pages");
+                    self.streams_lists = false;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.paged().await
+    }
+
+    /// By a watch that begins with all objects.
+    async fn streamed(&mut self) -> Result<Snapshot<P::Kept>, RequestError> {
+        let seconds = super::LONGEST_WATCH.to_string();
+        let query = [
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("sendInitialEvents", "true"),
+            ("resourceVersionMatch", "NotOlderThan"),
+            ("timeoutSeconds", &seconds),
+        ];
+        let call = Call::all(&self.resource, Verb::Watch, &query);
+        let mut stream = WatchStream::open(&self.client, call).await?;
+        let mut objects = BTreeMap::new();
+        loop {
+            let Some(event) = stream.event() else {
+                if stream.receive(QUIET_LIMIT).await? {
+                    continue;
+                }
+                let early = serde::de::Error::custom("the stream ended before the objects did");
+                return Err(stream.failed(Reason::Decode(early)));
+            };
+            match event {
+                Err(error) => return Err(stream.failed(Reason::Decode(error))),
+                Ok(WatchEvent::Upserted(object)) => self.keep(&mut objects, object),
+                Ok(WatchEvent::Deleted(object)) => {
+                    if let Ok(MetadataOf { metadata }) = serde_json::from_str(object) {
+                        objects.remove(&*metadata.name);
+                    }
+                }
+                Ok(WatchEvent::Bookmark { ends_initial: false, .. }) => {}
+                Ok(WatchEvent::Bookmark { version, ends_initial: true }) => {
+                    let stream = (!self.options.metadata_only).then_some(stream);
+                    return Ok(Snapshot { objects, version, stream });
+                }
+                Ok(WatchEvent::Error(status)) => {
+                    return Err(stream.failed(Reason::Status(status)));
+                }
+            }
+        }
+    }
+
+    /// By pages.
+    async fn paged(&mut self) -> Result<Snapshot<P::Kept>, RequestError> {
+        let (mut objects, mut meta) = (BTreeMap::new(), ListMeta::default());
+        let page = self.options.page.to_string();
+        loop {
+            let mut query = vec![("limit", page.as_str())];
+            if !meta.next.is_empty() {
+                query.push(("continue", &meta.next));
+            }
+            let mut answer =
+                self.client.open(Call::all(&self.resource, Verb::List, &query)).await?;
+            meta = ListMeta::default();
+            let mut splitter = ListSplitter::new(LONGEST_OBJECT);
+            while let Some(bytes) = answer.chunk(QUIET_LIMIT).await? {
+                let pushed = splitter.push(&bytes, |piece| {
+                    match piece {
+                        Piece::Item(item) => match str::from_utf8(item) {
+                            Ok(item) => self.keep(&mut objects, item),
+                            Err(error) => {
+                                return Err(Reason::Decode(serde::de::Error::custom(error)));
+                            }
+                        },
+                        Piece::Member(br#""metadata""#, value) => {
+                            meta = serde_json::from_slice(value).map_err(Reason::Decode)?;
+                        }
+                        Piece::Member(..) => {}
+                    }
+                    Ok(())
+                });
+                pushed.map_err(|reason| answer.failed(reason))?;
+            }
+            if !splitter.is_complete() || meta.resource_version.is_empty() {
+                let early = serde::de::Error::custom("it is no list, or not a whole one");
+                return Err(answer.failed(Reason::Decode(early)));
+            }
+            answer.finish();
+            if meta.next.is_empty() {
+                return Ok(Snapshot { objects, version: meta.resource_version, stream: None });
+            }
+        }
+    }
+
+    fn keep(&mut self, objects: &mut BTreeMap<Box<str>, P::Kept>, object: &str) {
+        let name = match serde_json::from_str::<MetadataOf<'_>>(object) {
+            Ok(MetadataOf { metadata }) => Box::from(metadata.name),
+            Err(error) => return self.note_malformed("of an unknown name", &error),
+        };
+        match self.projection.project(object) {
+            Ok(kept) => drop(objects.insert(name, kept)),
+            Err(error) => self.note_malformed(&name, &error),
+        }
+    }
+}
+
+/// Whether the server cannot stream lists: it says so, or it never ends the initial objects.
+fn is_refusal(error: &RequestError) -> bool {
+    match &error.reason {
+        Reason::Status(status) => matches!(status.code, 400 | 422),
+        Reason::Silent { .. } => true,
+        _ => false,
+    }
+}
+
+impl From<SplitError> for Reason {
+    fn from(error: SplitError) -> Self {
+        match error {
+            SplitError::Malformed => Self::Decode(serde::de::Error::custom("it is no JSON list")),
+            SplitError::Oversized => Self::Oversized { limit: LONGEST_OBJECT },
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! A Kubernetes API server for tests: nodes, pods and ConfigMaps in memory, served over real connections, with faults on demand.
+
+mod http;
+mod merge;
+mod objects;
+mod serve;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+
+use objects::Objects;
+
+/// An API server in this process, with a thread of its own. It ends when the value is dropped.
+///
+/// It has list with pages, watch with bookmarks and resumption, WatchList, metadata-only watches, field selectors for names, and
+/// strategic merge patches of objects and their status. It decides nothing: no node gets a block of addresses unless a test says so.
+#[derive(Debug)]
+pub struct FakeApiServer {
+    shared: Arc<Shared>,
+    bind: Bind,
+    address: SocketAddr,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+/// How the server behaves.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    /// Whether it streams lists.
+    pub watch_list: bool,
+    /// How often a watch gets a bookmark.
+    pub bookmark_every: Duration,
+    /// The token that it accepts; any if none.
+    pub token: Option<String>,
+    /// What it answers instead, to so many requests.
+    pub refusal: Option<(Refusal, usize)>,
+    /// How many of the next watches are told at once that what they go on from is gone.
+    pub expired_watches: usize,
+    /// How long it thinks before each answer.
+    pub delay: Duration,
+}
+
+/// An answer instead of what was asked for.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub code: u16,
+    /// One word.
+    pub reason: String,
+    /// Words.
+    pub message: String,
+    /// What `Retry-After` says, in seconds.
+    pub retry_after: Option<u64>,
+}
+
+/// A request that the server got.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Request {
+    /// `GET` or `PATCH`.
+    pub method: String,
+    /// The path, without the query.
+    pub path: String,
+    /// The query, as it was sent.
+    pub query: String,
+    /// What is accepted.
+    pub accept: String,
+    /// The body.
+    pub body: String,
+}
+
+struct Bind(Box<dyn Fn() -> io::Result<TcpListener> + Send + Sync>);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Counts what happens, for watches to wait for.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    objects: Objects,
+    behaviour: Behaviour,
+    requests: Vec<Request>,
+    /// Watches of before are cut or silent.
+    cut_before: u64,
+    silent_before: u64,
+    next_stream: u64,
+    open_streams: usize,
+    bytes_sent: u64,
+}
+
+impl FakeApiServer {
+    /// Starts one on a port of the loopback device.
+    ///
+    /// # Panics
+    ///
+    /// If there is no port.
+    pub fn on_loopback() -> Self {
+        Self::start(|| TcpListener::bind("127.0.0.1:0")).expect("a port on the loopback device")
+    }
+
+    /// Starts one on what `bind` makes: in the namespace of a host, perhaps. It is called again after a [`stop`](Self::stop).
+    ///
+    /// # Errors
+    ///
+    /// Why there is no socket.
+    pub fn start(
+        bind: impl Fn() -> io::Result<TcpListener> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let listener = bind()?;
+        let state = State {
+            objects: Objects::default(),
+            behaviour: Behaviour::default(),
+            requests: Vec::new(),
+            cut_before: 0,
+            silent_before: 0,
+            next_stream: 1,
+            open_streams: 0,
+            bytes_sent: 0,
+        };
+        let shared = Shared { state: Mutex::new(state), changed: watch::Sender::new(0) };
+        let address = listener.local_addr()?;
+        let mut server =
+            Self { shared: Arc::new(shared), bind: Bind(Box::new(bind)), address, running: None };
+        server.run(listener)?;
+        Ok(server)
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends all connections and takes no more. The objects stay.
+    pub fn stop(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            // It may have ended by itself.
+            stop.send(()).ok();
+            thread.join().ok();
+        }
+    }
+
+    /// Serves again after a [`stop`](Self::stop), at the same address if that was bound by name.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no socket.
+    pub fn resume(&mut self) -> io::Result<()> {
+        let listener = if self.address.ip().is_loopback() {
+            TcpListener::bind(self.address)?
+        } else {
+            (self.bind.0)()?
+        };
+        self.run(listener)
+    }
+
+    /// Creates or replaces a node with this `podCIDRs`, with annotations if given. It has a condition and 13 kB of images, as real
+    /// ones do, if `real_size`.
+    pub fn add_node(&self, name: &str, pod_cidrs: &[&str], real_size: bool) {
+        self.put("nodes", name, node(name, pod_cidrs, real_size));
+    }
+
+    /// Creates or replaces an object; a new one gets a new uid.
+    pub fn put(&self, plural: &str, key: &str, object: Value) {
+        self.change(|state| state.objects.put(plural, key, object));
+    }
+
+    /// Merges `patch` into an object, as an operator does with kubectl.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such object.
+    pub fn patch(&self, plural: &str, key: &str, patch: &Value) {
+        let patched = self.change(|state| state.objects.patch(plural, key, patch, None));
+        assert!(patched.is_some(), "no {plural} {key}");
+    }
+
+    /// Deletes an object, if it is there.
+    pub fn delete(&self, plural: &str, key: &str) {
+        self.change(|state| state.objects.delete(plural, key));
+    }
+
+    /// An object as it is.
+    pub fn get(&self, plural: &str, key: &str) -> Option<Value> {
+        let text = self.shared.state().objects.get(plural, key)?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// The keys of all objects of a kind.
+    pub fn names(&self, plural: &str) -> Vec<String> {
+        let state = self.shared.state();
+        let (all, _) = state.objects.page(plural, None, usize::MAX);
+        all.into_iter().map(|(key, _)| key.to_owned()).collect()
+    }
+
+    /// An annotation of a node.
+    pub fn annotation(&self, node: &str, name: &str) -> Option<String> {
+        let node = self.get("nodes", node)?;
+        Some(node["metadata"]["annotations"].get(name)?.as_str()?.to_owned())
+    }
+
+    /// Changes how it behaves from now on.
+    pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+        self.change(|state| change(&mut state.behaviour));
+    }
+
+    /// Ends all watches.
+    pub fn cut_streams(&self) {
+        self.change(|state| state.cut_before = state.next_stream);
+    }
+
+    /// Lets all watches that are open say nothing any more, without ending them.
+    pub fn silence_streams(&self) {
+        self.change(|state| state.silent_before = state.next_stream);
+    }
+
+    /// Forgets what happened: whoever wants to go on from before has to list again.
+    pub fn compact(&self) {
+        self.change(|state| state.objects.compact());
+    }
+
+    /// The requests so far; they are forgotten with this.
+    pub fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.shared.state().requests)
+    }
+
+    /// How many watches are open.
+    pub fn open_streams(&self) -> usize {
+        self.shared.state().open_streams
+    }
+
+    /// How many bytes of bodies were sent so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.shared.state().bytes_sent
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.shared.state());
+        self.shared.changed.send_modify(|count| *count += 1);
+        changed
+    }
+
+    fn run(&mut self, listener: TcpListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let (stop, stopped) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread =
+            std::thread::Builder::new().name("fake-api-server".into()).spawn(move || {
+                runtime.block_on(serve::serve(listener, shared, stopped));
+            })?;
+        self.running = Some((stop, thread));
+        Ok(())
+    }
+}
+
+impl Drop for FakeApiServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            watch_list: true,
+            bookmark_every: Duration::from_secs(60),
+            token: None,
+            refusal: None,
+            expired_watches: 0,
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Bind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bind")
+    }
+}
+
+/// A node as a kubelet registers it and the controller-manager completes it.
+fn node(name: &str, pod_cidrs: &[&str], real_size: bool) -> Value {
+    let mut node = json!({
+        "kind": "Node",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": name,
+            "labels": { "kubernetes.io/hostname": name, "kubernetes.io/os": "linux" },
+            "annotations": { "volumes.kubernetes.io/controller-managed-attach-detach": "true" },
+        },
+        "spec": {},
+        "status": {
+            "capacity": { "cpu": "8", "memory": "32Gi", "pods": "110" },
+            "conditions": [{
+                "type": "Ready",
+                "status": "True",
+                "lastHeartbeatTime": "2026-01-01T00:00:00Z",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+                "reason": "KubeletReady",
+                "message": "kubelet is posting ready status",
+            }],
+        },
+    });
+    if let Some(first) = pod_cidrs.first() {
+        node["spec"] = json!({ "podCIDR": first, "podCIDRs": pod_cidrs });
+    }
+    if real_size {
+        // The 50 images that a kubelet reports at most.
+        let images = (0..50).map(|n| {
+            let digest = format!("{n:064x}");
+            json!({
+                "names": [
+                    format!("registry.example/team-{n}/service@sha256:{digest}"),
+                    format!("registry.example/team-{n}/service:v1.{n}.0"),
+                ],
+                "sizeBytes": 100_000_000 + n,
+            })
+        });
+        node["status"]["images"] = Value::Array(images.collect());
+        let fields: serde_json::Map<String, Value> =
+            (0..40).map(|n| (format!("f:field{n}"), json!({ "f:value": {} }))).collect();
+        node["metadata"]["managedFields"] = json!([{
+            "manager": "kubelet",
+            "operation": "Update",
+            "apiVersion": "v1",
+            "time": "2026-01-01T00:00:00Z",
+            "fieldsType": "FieldsV1",
+            "fieldsV1": fields,
+        }]);
+    }
+    node
+}

@@ -1,0 +1,386 @@
+//! What the API server does with requests.
+
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    Refusal, Request, Shared,
+    http::{Connection, parameter},
+    objects::{Change, Expired},
+};
+
+/// Serves until it is told to stop, which ends all connections.
+pub(super) async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = &mut stopped => return,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { continue };
+                stream.set_nodelay(true).ok();
+                let shared = Arc::clone(&shared);
+                // A connection that breaks is its client's concern.
+                connections.spawn(async move { connection(Connection::new(stream), &shared).await.ok() });
+            }
+        }
+    }
+}
+
+async fn connection(mut connection: Connection, shared: &Shared) -> io::Result<()> {
+    while let Some((request, token)) = connection.request().await? {
+        let delay = shared.state().behaviour.delay;
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        match admit(shared, &request, token) {
+            Err(refusal) => {
+                let body = status(&refusal).to_string();
+                connection.answer(refusal.code, refusal.retry_after, &body).await?;
+            }
+            Ok(target) => answer(&mut connection, shared, &request, &target).await?,
+        }
+    }
+    Ok(())
+}
+
+/// What a path is about.
+struct Target {
+    plural: String,
+    /// The object's key, which has its namespace in front.
+    key: Option<String>,
+    namespace: Option<String>,
+    part: Option<String>,
+}
+
+/// Whether the request is served, and what it is about.
+fn admit(shared: &Shared, request: &Request, token: Option<String>) -> Result<Target, Refusal> {
+    let mut state = shared.state();
+    state.requests.push(request.clone());
+    let behaviour = &mut state.behaviour;
+    if let Some((refusal, left)) = &mut behaviour.refusal {
+        let refusal = refusal.clone();
+        *left -= 1;
+        if *left == 0 {
+            behaviour.refusal = None;
+        }
+        return Err(refusal);
+    }
+    if behaviour.token.is_some() && behaviour.token != token {
+        return Err(Refusal::new(401, "Unauthorized", "Unauthorized"));
+    }
+    let not_found =
+        || Refusal::new(404, "NotFound", "the server could not find the requested resource");
+    let rest = request.path.strip_prefix("/api/v1/").ok_or_else(not_found)?;
+    let mut parts = rest.split('/');
+    let mut plural = parts.next().unwrap_or_default();
+    let mut namespace = None;
+    if plural == "namespaces" {
+        namespace = parts.next().map(str::to_owned);
+        plural = parts.next().ok_or_else(not_found)?;
+    }
+    let name = parts.next();
+    let key = name.map(|name| match &namespace {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.into(),
+    });
+    let part = parts.next().map(str::to_owned);
+    Ok(Target { plural: plural.into(), key, namespace, part })
+}
+
+async fn answer(
+    connection: &mut Connection,
+    shared: &Shared,
+    request: &Request,
+    target: &Target,
+) -> io::Result<()> {
+    let is_watch = parameter(&request.query, "watch").is_some_and(|it| it == "true" || it == "1");
+    let Some(key) = &target.key else {
+        return match is_watch {
+            true => watch(connection, shared, request, target).await,
+            false => list(connection, shared, request, target).await,
+        };
+    };
+    let found = match request.method.as_str() {
+        "PATCH" => {
+            let patch: Value = serde_json::from_str(&request.body).unwrap_or_default();
+            let part = target.part.as_deref();
+            let patched = shared.state().objects.patch(&target.plural, key, &patch, part);
+            shared.changed.send_modify(|count| *count += 1);
+            patched
+        }
+        _ => shared.state().objects.get(&target.plural, key),
+    };
+    match found {
+        Some(object) => connection.answer(200, None, &object).await,
+        None => {
+            let message = format!("{} {key:?} not found", target.plural);
+            let body = status(&Refusal::new(404, "NotFound", &message)).to_string();
+            connection.answer(404, None, &body).await
+        }
+    }
+}
+
+async fn list(
+    connection: &mut Connection,
+    shared: &Shared,
+    request: &Request,
+    target: &Target,
+) -> io::Result<()> {
+    let limit = parameter(&request.query, "limit").and_then(|it| it.parse().ok());
+    let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+    let after = parameter(&request.query, "continue");
+    // A token has the version of its first page in it, which may be gone.
+    let token = after.as_deref().and_then(|it| it.split_once(':'));
+    let of_first: Option<u64> = token.and_then(|(version, _)| version.parse().ok());
+    if of_first.is_some_and(|version| shared.state().objects.since(version).is_err()) {
+        let refusal = Refusal::new(410, "Expired", "The provided continue parameter is too old");
+        return connection.answer(410, None, &status(&refusal).to_string()).await;
+    }
+    let (items, version, next) = {
+        let state = shared.state();
+        let version = of_first.unwrap_or_else(|| state.objects.version());
+        let (page, more) = state.objects.page(&target.plural, token.map(|(_, key)| key), limit);
+        let next = page.last().filter(|_| more).map(|(key, _)| format!("{version}:{key}"));
+        let selected = page.into_iter().filter(|(key, _)| selects(request, target, key));
+        (selected.map(|(_, object)| object).collect::<Vec<_>>(), version, next)
+    };
+    let meta =
+        json!({ "resourceVersion": version.to_string(), "continue": next.unwrap_or_default() });
+    let kind = kind(&target.plural);
+    let head = format!(r#"{{"kind":"{kind}List","apiVersion":"v1","metadata":{meta},"items":["#);
+    connection.begin().await?;
+    connection.chunk(head.as_bytes()).await?;
+    let mut separator = "";
+    for item in items {
+        let text = format!("{separator}{item}");
+        shared.state().bytes_sent += text.len() as u64;
+        connection.chunk(text.as_bytes()).await?;
+        separator = ",";
+    }
+    connection.chunk(b"]}\n").await?;
+    connection.end().await
+}
+
+async fn watch(
+    connection: &mut Connection,
+    shared: &Shared,
+    request: &Request,
+    target: &Target,
+) -> io::Result<()> {
+    let query = |name: &str| parameter(&request.query, name);
+    let is_initial = query("sendInitialEvents").is_some_and(|it| it == "true");
+    if is_initial && !shared.state().behaviour.watch_list {
+        let refusal = Refusal::new(
+            422,
+            "Invalid",
+            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+        );
+        return connection.answer(422, None, &status(&refusal).to_string()).await;
+    }
+    let stream = {
+        let mut state = shared.state();
+        state.open_streams += 1;
+        state.next_stream += 1;
+        state.next_stream - 1
+    };
+    let _open = Open(shared);
+    connection.begin().await?;
+    let mut changed = shared.changed.subscribe();
+    let mut version = match query("resourceVersion").and_then(|it| it.parse::<u64>().ok()) {
+        Some(version) if version > 0 && !is_initial => version,
+        _ => {
+            let (objects, version) = {
+                let state = shared.state();
+                (
+                    state
+                        .objects
+                        .page(&target.plural, None, usize::MAX)
+                        .0
+                        .into_iter()
+                        .map(|(key, object)| (key.to_owned(), object))
+                        .collect::<Vec<_>>(),
+                    state.objects.version(),
+                )
+            };
+            for (key, object) in objects {
+                let change =
+                    Change { version, plural: target.plural.clone(), key, kind: "ADDED", object };
+                send(connection, shared, request, target, &change).await?;
+            }
+            if is_initial {
+                let end = json!({"k8s.io/initial-events-end": "true"});
+                bookmark(connection, target, version, &end).await?;
+            }
+            version
+        }
+    };
+    let (is_expired, is_from_the_future) = {
+        let mut state = shared.state();
+        let is_expired = !is_initial && state.behaviour.expired_watches > 0;
+        state.behaviour.expired_watches -= usize::from(is_expired);
+        (is_expired, version > state.objects.version())
+    };
+    if is_expired {
+        return expired(connection, version).await;
+    }
+    if is_from_the_future {
+        let refusal = Refusal::new(504, "Timeout", "Timeout: Too large resource version");
+        return error(connection, &refusal).await;
+    }
+    let until = query("timeoutSeconds").and_then(|it| it.parse().ok()).unwrap_or(1800);
+    let until = Instant::now() + Duration::from_secs(until);
+    let mut next_bookmark = Instant::now() + shared.state().behaviour.bookmark_every;
+    loop {
+        changed.borrow_and_update();
+        let (news, is_cut, is_silent) = {
+            let state = shared.state();
+            let is_cut = stream < state.cut_before;
+            (state.objects.since(version), is_cut, stream < state.silent_before)
+        };
+        if is_cut {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if !is_silent {
+            match news {
+                Err(Expired) => return expired(connection, version).await,
+                Ok(news) => {
+                    for change in news {
+                        version = change.version;
+                        send(connection, shared, request, target, &change).await?;
+                    }
+                }
+            }
+            if next_bookmark <= Instant::now() {
+                let now = shared.state().objects.version();
+                version = version.max(now);
+                bookmark(connection, target, version, &json!({})).await?;
+                next_bookmark = Instant::now() + shared.state().behaviour.bookmark_every;
+            }
+        }
+        let at = if is_silent { until } else { next_bookmark.min(until) };
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = sleep_until(at) => if until <= Instant::now() {
+                return connection.end().await;
+            },
+            // The client has gone.
+            more = connection.more() => if !more? { return Ok(()) },
+        }
+    }
+}
+
+async fn send(
+    connection: &mut Connection,
+    shared: &Shared,
+    request: &Request,
+    target: &Target,
+    change: &Change,
+) -> io::Result<()> {
+    if change.plural != target.plural || !selects(request, target, &change.key) {
+        return Ok(());
+    }
+    let Change { kind, object, .. } = change;
+    let line = if request.accept.contains("as=PartialObjectMetadata") {
+        let view: View<'_> = serde_json::from_str(object)?;
+        format!(
+            "{{\"type\":\"{kind}\",\"object\":{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{}}}}}\n",
+            view.metadata
+        )
+    } else {
+        format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+    };
+    shared.state().bytes_sent += line.len() as u64;
+    connection.chunk(line.as_bytes()).await
+}
+
+#[derive(Deserialize)]
+struct View<'a> {
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
+async fn bookmark(
+    connection: &mut Connection,
+    target: &Target,
+    version: u64,
+    annotations: &Value,
+) -> io::Result<()> {
+    let kind = kind(&target.plural);
+    let meta = json!({
+        "resourceVersion": version.to_string(), "creationTimestamp": null, "annotations": annotations,
+    });
+    let object = json!({ "kind": kind, "apiVersion": "v1", "metadata": meta });
+    let line = format!("{}\n", json!({ "type": "BOOKMARK", "object": object }));
+    connection.chunk(line.as_bytes()).await
+}
+
+/// What an object of a kind says that it is.
+fn kind(plural: &str) -> &'static str {
+    match plural {
+        "configmaps" => "ConfigMap",
+        "pods" => "Pod",
+        _ => "Node",
+    }
+}
+
+async fn expired(connection: &mut Connection, version: u64) -> io::Result<()> {
+    let message = format!("too old resource version: {version}");
+    error(connection, &Refusal::new(410, "Expired", &message)).await
+}
+
+async fn error(connection: &mut Connection, refusal: &Refusal) -> io::Result<()> {
+    let line = format!("{}\n", json!({ "type": "ERROR", "object": status(refusal) }));
+    connection.chunk(line.as_bytes()).await?;
+    connection.end().await
+}
+
+/// Whether an object is among those that are asked for.
+fn selects(request: &Request, target: &Target, key: &str) -> bool {
+    let name = match &target.namespace {
+        Some(namespace) => {
+            let name = key.strip_prefix(namespace.as_str()).and_then(|rest| rest.strip_prefix('/'));
+            let Some(name) = name else { return false };
+            name
+        }
+        None => key,
+    };
+    let selector = parameter(&request.query, "fieldSelector");
+    selector
+        .is_none_or(|selector| selector.strip_prefix("metadata.name=").is_none_or(|it| it == name))
+}
+
+fn status(refusal: &Refusal) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": refusal.message, "reason": refusal.reason, "code": refusal.code,
+    })
+}
+
+impl Refusal {
+    /// An answer with this status.
+    pub fn new(code: u16, reason: &str, message: &str) -> Self {
+        Self { code, reason: reason.into(), message: message.into(), retry_after: None }
+    }
+}
+
+/// Counts a watch for as long as it is open.
+struct Open<'a>(&'a Shared);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.state().open_streams -= 1;
+    }
+}
