@@ -2,6 +2,7 @@
 //!
 //! * `EtcdStore` is for clusters with etcd, also those of flannel (feature `etcd`).
 //! * [`FileStore`] is for many processes on one machine (feature `file`).
+//! * `KubernetesStore` is for nodes of a Kubernetes cluster, also beside flannel's (feature `kubernetes`).
 //! * [`MemoryStore`] is for tests and for clusters inside of one process.
 //! * [`RegistryStore`] makes a [`Store`](flannel_core::Store) of anything that implements the small trait [`Registry`].
 #![forbid(unsafe_code)]
@@ -10,6 +11,8 @@
 mod etcd;
 #[cfg(feature = "file")]
 mod file;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod memory;
 mod registry;
 mod registry_store;
@@ -20,6 +23,11 @@ pub mod testing;
 pub use etcd::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdPem, EtcdRegistry, EtcdStore};
 #[cfg(feature = "file")]
 pub use file::{FileRegistry, FileStore, InitError};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{
+    InvalidAnnotationPrefix, KubernetesOptions, KubernetesStore, NetworkCondition, NetworkSource,
+    NodeName, NodeNameError,
+};
 pub use registry_store::{
     LeaseOptions, RegistryStore, StoreStats, network_config, watch_network_config,
 };

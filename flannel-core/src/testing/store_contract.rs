@@ -54,11 +54,15 @@ pub struct Entry {
 /// For stores in memory time is paused. A store that does real I/O says `real_time`: with paused time the runtime would look
 /// idle while it waits, and every timeout would fire. Attributes before the fixture go to every test.
 ///
+/// A store in which somebody else chooses the subnets, as a cluster's controllers do, says `@publish_and_watch`: it has the clauses
+/// about publishing, losing and following leases, and none about how subnets are taken.
+///
 /// The crate that expands it needs `tokio` with the features `macros`, `rt` and `test-util`.
 ///
 /// ```text
 /// flannel_core::store_conformance!(Memory);
 /// flannel_core::store_conformance!(#[ignore = "needs etcd: run ./ci.sh etcd"] Etcd, real_time);
+/// flannel_core::store_conformance!(@publish_and_watch Cluster, real_time);
 /// ```
 #[macro_export]
 macro_rules! store_conformance {
@@ -67,6 +71,26 @@ macro_rules! store_conformance {
     };
     ($(#[$attribute:meta])* $fixture:ty, real_time) => {
         $crate::store_conformance!(@all [$(#[$attribute])* #[tokio::test]] $fixture);
+    };
+    (@publish_and_watch $fixture:ty, real_time) => {
+        $crate::store_conformance!(@publish_and_watch_with [#[tokio::test]] $fixture);
+    };
+    (@publish_and_watch_with $attributes:tt $fixture:ty) => {
+        $crate::store_conformance!(@each $attributes $fixture, acquiring:
+            a_network_without_a_usable_config_says_so
+            a_node_keeps_its_subnet
+            a_release_gives_the_subnet_back
+            previous_is_what_the_node_holds
+        );
+        $crate::store_conformance!(@each $attributes $fixture, watching:
+            a_renewal_disturbs_nobody
+            a_watcher_sees_leases_come_change_and_go
+            a_watcher_that_falls_behind_misses_nothing
+            dropping_a_watch_ends_its_work
+            the_config_is_watched
+            the_first_item_is_a_reset
+            two_watchers_agree
+        );
     };
     (@all $attributes:tt $fixture:ty) => {
         $crate::store_conformance!(@each $attributes $fixture, acquiring:

@@ -1,0 +1,452 @@
+//! Leases in Kubernetes, against an API server with faults on demand.
+
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+
+use flannel_core::{
+    Lease, LeaseAttrs, LeaseEvent, Store, StoreError, Subnet, SubnetLease,
+    testing::{Entry, StoreFixture},
+};
+use flannel_kube::{Client, ClientConfig};
+use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource};
+use flannel_testbed::kube::{FakeApiServer, Refusal};
+use futures::{StreamExt, stream::BoxStream};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+/// An API server, and a folder for each node's state.
+struct Cluster {
+    server: FakeApiServer,
+    folder: TempDir,
+}
+
+const NETWORK: &str = r#"{"Network":"10.3.0.0/16"}"#;
+const PREFIX: &str = "flannel.alpha.coreos.com";
+
+impl Cluster {
+    fn new(config: &str) -> Self {
+        let cluster =
+            Self { server: FakeApiServer::on_loopback(), folder: TempDir::new().unwrap() };
+        fs::write(cluster.folder.path().join("net-conf.json"), config).unwrap();
+        cluster
+    }
+
+    /// With nodes called `n1`, `n2` and so on, whose blocks have these numbers.
+    fn of_nodes(count: u8) -> Self {
+        let cluster = Self::new(NETWORK);
+        for n in 1..=count {
+            cluster.server.add_node(&format!("n{n}"), &[&format!("10.3.{n}.0/24")], true);
+        }
+        cluster
+    }
+
+    fn options(&self, node: &str) -> KubernetesOptions {
+        KubernetesOptions {
+            node: node.parse().unwrap(),
+            annotation_prefix: PREFIX.into(),
+            network: NetworkSource::File(self.folder.path().join("net-conf.json")),
+            state_file: Some(self.folder.path().join(format!("{node}.json"))),
+        }
+    }
+
+    fn store_with(&self, options: KubernetesOptions) -> KubernetesStore {
+        let config = ClientConfig::anonymous(self.server.url().parse().unwrap());
+        KubernetesStore::new(Client::new(config), options).unwrap()
+    }
+
+    fn store(&self, node: &str) -> KubernetesStore {
+        self.store_with(self.options(node))
+    }
+
+    fn annotate(&self, node: &str, annotations: &Value) {
+        let annotations: BTreeMap<String, &Value> = annotations
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, value)| (format!("{PREFIX}/{name}"), value))
+            .collect();
+        self.server.patch("nodes", node, &json!({"metadata": {"annotations": annotations}}));
+    }
+
+    fn annotation(&self, node: &str, name: &str) -> Option<String> {
+        self.server.annotation(node, &format!("{PREFIX}/{name}"))
+    }
+}
+
+fn at(last: u8) -> LeaseAttrs {
+    LeaseAttrs {
+        public_ip: Some([192, 0, 2, last].into()),
+        backend_type: "host-gw".into(),
+        ..LeaseAttrs::default()
+    }
+}
+
+fn lease(n: u8, last: u8) -> Lease {
+    let subnet: Subnet = format!("10.3.{n}.0-24").parse().unwrap();
+    Lease::new(subnet, at(last)).held_by(format!("n{n}").parse().unwrap())
+}
+
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(40), work).await.expect("soon")
+}
+
+async fn acquire(store: &KubernetesStore, last: u8) -> Box<dyn SubnetLease> {
+    soon(store.acquire(&at(last))).await.unwrap()
+}
+
+type Watch = BoxStream<'static, Result<LeaseEvent, StoreError>>;
+
+async fn next(watch: &mut Watch) -> LeaseEvent {
+    let item = async {
+        loop {
+            // While the API server is away, that is told too.
+            if let Ok(event) = watch.next().await.expect("a watch never ends") {
+                return event;
+            }
+        }
+    };
+    soon(item).await
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(40), wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+impl StoreFixture for Cluster {
+    async fn build(config: &str) -> Self {
+        Self::new(config)
+    }
+
+    /// The cluster gives every node that comes a block: the free one with the lowest number.
+    async fn store(&self, node: &str) -> Arc<dyn Store> {
+        if self.server.get("nodes", node).is_none() {
+            let taken: Vec<String> = self.entries().await.into_keys().collect();
+            let blocks = (1..=255_u8).map(|n| format!("10.3.{n}.0/24"));
+            let names: Vec<_> = self.server.names("nodes");
+            let used = |block: &String| {
+                names.iter().any(|name| {
+                    self.server
+                        .get("nodes", name)
+                        .is_some_and(|node| node["spec"]["podCIDR"] == **block)
+                }) || taken.contains(&block.replace('/', "-"))
+            };
+            let block = blocks.into_iter().find(|block| !used(block)).unwrap();
+            self.server.add_node(node, &[&block], false);
+        }
+        Arc::new(Self::store(self, node))
+    }
+
+    async fn put(&self, key: &str, value: &str) {
+        let block = key.replace('-', "/");
+        let name = format!("by-hand-{}", key.replace(|c: char| !c.is_ascii_alphanumeric(), "."));
+        self.server.add_node(&name, &[&block], false);
+        self.annotate(&name, &json!({"kube-subnet-manager": value, "public-ip": value}));
+    }
+
+    async fn remove(&self, key: &str) {
+        for name in self.server.names("nodes") {
+            let node = self.server.get("nodes", &name).unwrap();
+            if node["spec"]["podCIDR"] == key.replace('-', "/") {
+                self.server.delete("nodes", &name);
+            }
+        }
+    }
+
+    async fn entries(&self) -> BTreeMap<String, Entry> {
+        let mut entries = BTreeMap::new();
+        for name in self.server.names("nodes") {
+            if self.annotation(&name, "kube-subnet-manager").as_deref() != Some("true") {
+                continue;
+            }
+            let node = self.server.get("nodes", &name).unwrap();
+            let key = node["spec"]["podCIDR"].as_str().unwrap().replace('/', "-");
+            let attrs = LeaseAttrs {
+                public_ip: self.annotation(&name, "public-ip").and_then(|it| it.parse().ok()),
+                backend_type: self.annotation(&name, "backend-type").unwrap_or_default().into(),
+                ..LeaseAttrs::default()
+            };
+            entries.insert(key, Entry { value: attrs.to_string(), expires: false });
+        }
+        entries
+    }
+
+    async fn set_config(&self, config: Option<&str>) {
+        let path = self.folder.path().join("net-conf.json");
+        match config {
+            Some(text) => fs::write(path, text).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+    }
+
+    async fn outrun(&self) {
+        self.server.cut_streams();
+        self.server.compact();
+    }
+
+    async fn open_watches(&self) -> usize {
+        self.server.open_streams()
+    }
+}
+
+mod contract {
+    use super::Cluster;
+
+    flannel_core::store_conformance!(@publish_and_watch Cluster, real_time);
+}
+
+#[tokio::test]
+async fn what_is_written_is_flannels_and_nothing_else_changes() {
+    let cluster = Cluster::of_nodes(1);
+    let before = cluster.server.get("nodes", "n1").unwrap();
+    let text = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
+    let attrs: LeaseAttrs = text.parse().unwrap();
+    let store = cluster.store("n1");
+    let lease = soon(store.acquire(&attrs)).await.unwrap();
+    assert_eq!((lease.lease().subnet.to_string().as_str(), lease.ttl()), ("10.3.1.0-24", None));
+    let written = [
+        ("backend-data", r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}"#),
+        ("backend-type", "vxlan"),
+        ("kube-subnet-manager", "true"),
+        ("public-ip", "192.0.2.1"),
+    ];
+    let mut after = cluster.server.get("nodes", "n1").unwrap();
+    let annotations = after["metadata"]["annotations"].as_object_mut().unwrap();
+    for (name, value) in written {
+        assert_eq!(annotations.remove(&format!("{PREFIX}/{name}")), Some(json!(value)));
+    }
+    after["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"].clone();
+    assert_eq!(after, before);
+    // A restart finds it, and writes nothing.
+    cluster.server.take_requests();
+    let again = cluster.store("n1");
+    assert_eq!(again.previous().await.unwrap().unwrap().attrs, attrs);
+    soon(again.acquire(&attrs)).await.unwrap();
+    let asked = cluster.server.take_requests();
+    assert!(asked.iter().all(|it| it.method == "GET"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_node_waits_for_its_block_and_says_so() {
+    let cluster = Cluster::new(NETWORK);
+    cluster.server.add_node("n1", &[], true);
+    let store = cluster.store("n1");
+    let error = soon(store.acquire(&at(1))).await.unwrap_err();
+    let text = std::error::Error::source(&error).unwrap().to_string();
+    assert!(error.is_retryable() && text.contains("n1 has no spec.podCIDR yet"), "{error}: {text}");
+    let attrs = at(1);
+    let acquiring = store.acquire(&attrs);
+    let late = async {
+        sleep(Duration::from_secs(1)).await;
+        let spec = json!({"podCIDR": "10.3.7.0/24", "podCIDRs": ["10.3.7.0/24"]});
+        cluster.server.patch("nodes", "n1", &json!({ "spec": spec }));
+    };
+    let (acquired, ()) = soon(async { tokio::join!(acquiring, late) }).await;
+    assert_eq!(acquired.unwrap().lease().subnet.to_string(), "10.3.7.0-24");
+    cluster.server.add_node("n2", &["172.16.0.0/24"], true);
+    let error = soon(cluster.store("n2").acquire(&at(2))).await.unwrap_err();
+    let text = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        text.contains("172.16.0.0/24 of the node n2 is outside of the network 10.3.0.0/16"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn peers_come_change_lose_what_makes_them_peers_and_come_anew() {
+    let cluster = Cluster::of_nodes(3);
+    let mut watch = cluster.store("n1").watch();
+    assert_eq!(next(&mut watch).await, LeaseEvent::Reset(Vec::new()));
+    let flannels = json!({
+        "kube-subnet-manager": "true", "backend-type": "host-gw", "backend-data": "null", "public-ip": "192.0.2.2",
+    });
+    cluster.annotate("n2", &flannels);
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(2, 2)));
+    cluster.annotate("n2", &json!({"public-ip": "192.0.2.22"}));
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(2, 22)));
+    let gone = LeaseEvent::Remove(lease(2, 2).subnet);
+    cluster.annotate("n2", &json!({"kube-subnet-manager": null}));
+    assert_eq!(next(&mut watch).await, gone);
+    cluster.annotate("n2", &flannels);
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(2, 2)));
+    // Another node of the same name, with another block.
+    cluster.server.delete("nodes", "n2");
+    assert_eq!(next(&mut watch).await, gone);
+    cluster.server.add_node("n2", &["10.3.9.0/24"], true);
+    cluster.annotate("n2", &flannels);
+    let mut moved = lease(2, 2);
+    moved.subnet = "10.3.9.0-24".parse().unwrap();
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(moved));
+}
+
+#[tokio::test]
+async fn a_peer_that_gets_another_family_is_not_there_twice() {
+    let cluster =
+        Cluster::new(r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:3::/48"}"#);
+    cluster.server.add_node("n1", &["10.3.1.0/24"], false);
+    cluster.server.add_node("n2", &["10.3.2.0/24", "fd00:3:0:2::/64"], false);
+    let mut watch = cluster.store("n1").watch();
+    next(&mut watch).await;
+    let flannels = json!({
+        "kube-subnet-manager": "true", "backend-type": "host-gw", "backend-data": "null", "public-ip": "192.0.2.2",
+    });
+    cluster.annotate("n2", &flannels);
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(2, 2)));
+    cluster.annotate("n2", &json!({"backend-v6-data": "null", "public-ipv6": "2001:db8::2"}));
+    assert_eq!(next(&mut watch).await, LeaseEvent::Remove(lease(2, 2).subnet));
+    let LeaseEvent::Upsert(dual) = next(&mut watch).await else { panic!() };
+    assert_eq!(dual.subnet.to_string(), "10.3.2.0-24&fd00:3:0:2::-64");
+}
+
+#[tokio::test]
+async fn an_operators_addresses_are_published_and_seen_as_ours() {
+    let cluster = Cluster::of_nodes(1);
+    cluster.annotate(
+        "n1",
+        &json!({"public-ip-overwrite": "198.51.100.7", "node-public-ip": "192.0.2.77"}),
+    );
+    let store = cluster.store("n1");
+    assert_eq!(store.node_addresses().await.unwrap().0, Some([192, 0, 2, 77].into()));
+    let mut held = acquire(&store, 1).await;
+    assert_eq!(cluster.annotation("n1", "public-ip").as_deref(), Some("198.51.100.7"));
+    let mut watch = store.watch();
+    assert_eq!(next(&mut watch).await, LeaseEvent::Reset(vec![lease(1, 1)]), "as published");
+    // It goes away: what peers read has to be written again.
+    cluster.annotate("n1", &json!({"public-ip-overwrite": null}));
+    let LeaseEvent::Upsert(seen) = next(&mut watch).await else { panic!() };
+    assert_ne!(seen, lease(1, 1));
+    soon(held.renew()).await.unwrap();
+    assert_eq!(cluster.annotation("n1", "public-ip").as_deref(), Some("192.0.2.1"));
+    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(1, 1)));
+}
+
+#[tokio::test]
+async fn a_lease_is_lost_with_its_node_and_renewing_repairs_what_is_written() {
+    let cluster = Cluster::of_nodes(1);
+    let store = cluster.store("n1");
+    let mut held = acquire(&store, 1).await;
+    cluster.annotate("n1", &json!({"backend-type": "vxlan", "kube-subnet-manager": null}));
+    soon(held.renew()).await.unwrap();
+    assert_eq!(cluster.annotation("n1", "backend-type").as_deref(), Some("host-gw"));
+    cluster.server.delete("nodes", "n1");
+    assert!(matches!(soon(held.renew()).await, Err(StoreError::Revoked { .. })));
+    cluster.server.add_node("n1", &["10.3.8.0/24"], true);
+    assert!(matches!(soon(held.renew()).await, Err(StoreError::Revoked { .. })));
+    assert_eq!(cluster.annotation("n1", "backend-type"), None, "nothing was written");
+    assert_eq!(acquire(&store, 1).await.lease().subnet.to_string(), "10.3.8.0-24");
+}
+
+#[tokio::test]
+async fn a_restart_while_the_api_server_is_away_goes_on_with_the_last_state() {
+    let mut cluster = Cluster::of_nodes(3);
+    let store = cluster.store("n1");
+    let before = acquire(&store, 1).await.lease().clone();
+    acquire(&cluster.store("n2"), 2).await;
+    let mut watch = store.watch();
+    let LeaseEvent::Reset(known) = next(&mut watch).await else { panic!() };
+    assert_eq!(known.len(), 2);
+    let file = cluster.folder.path().join("n1.json");
+    let saving = async {
+        tokio::select! {
+            _ = async { loop { watch.next().await; } } => {}
+            () = until("the state is written", || file.exists()) => {}
+        }
+    };
+    soon(saving).await;
+    drop((watch, store));
+    cluster.server.stop();
+    let store = cluster.store("n1");
+    assert_eq!(store.previous().await.unwrap(), Some(before.clone()));
+    let held = acquire(&store, 1).await;
+    assert_eq!(*held.lease(), before);
+    let mut watch = store.watch();
+    assert_eq!(next(&mut watch).await, LeaseEvent::Reset(known));
+    assert!(soon(watch.next()).await.unwrap().is_err(), "and it is said");
+    cluster.server.resume().unwrap();
+    cluster.server.delete("nodes", "n2");
+    let gone = async {
+        loop {
+            match next(&mut watch).await {
+                LeaseEvent::Reset(leases) if leases == [before.clone()] => break,
+                LeaseEvent::Remove(subnet) if subnet == lease(2, 2).subnet => break,
+                _ => {}
+            }
+        }
+    };
+    soon(gone).await;
+    // Another node has no use for it.
+    cluster.server.stop();
+    let mut options = cluster.options("n3");
+    options.state_file = Some(file);
+    let error = soon(cluster.store_with(options).acquire(&at(3))).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn a_refusal_after_a_restart_of_the_api_server_is_retried() {
+    let cluster = Cluster::of_nodes(1);
+    let store = cluster.store("n1");
+    let words = "nodes \"n1\" is forbidden: User \"system:serviceaccount:kube-flannel:flannel\" cannot get resource";
+    let refusal = Refusal::new(403, "Forbidden", words);
+    cluster.server.behave(|it| it.refusal = Some((refusal, 1)));
+    let error = soon(store.acquire(&at(1))).await.unwrap_err();
+    assert!(error.is_retryable());
+    acquire(&store, 1).await;
+}
+
+#[tokio::test]
+async fn the_condition_is_told_once_and_kept() {
+    let cluster = Cluster::of_nodes(1);
+    let (ready, is_ready) = tokio::sync::watch::channel(false);
+    let condition = cluster.store("n1").condition();
+    let keeping = tokio::spawn(condition.keep(is_ready));
+    let status = || {
+        let node = cluster.server.get("nodes", "n1").unwrap();
+        let conditions = node["status"]["conditions"].as_array().unwrap().clone();
+        assert_eq!(conditions[0]["type"], "Ready", "others' conditions stay");
+        conditions.into_iter().find(|it| it["type"] == "NetworkUnavailable")
+    };
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(status(), None);
+    ready.send(true).unwrap();
+    until("the condition is told", || status().is_some_and(|it| it["status"] == "False")).await;
+    assert_eq!(status().unwrap()["reason"], "FlannelIsUp");
+    let patches = || {
+        let asked = cluster.server.take_requests();
+        asked.iter().filter(|it| it.method == "PATCH").count()
+    };
+    patches();
+    // A cloud's controller says otherwise.
+    let other = json!({"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"});
+    cluster.server.patch("nodes", "n1", &json!({"status": {"conditions": [other]}}));
+    until("it is put right", || status().is_some_and(|it| it["status"] == "False")).await;
+    assert_eq!(patches(), 1);
+    drop(ready);
+    soon(keeping).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_config_is_read_from_a_config_map_and_followed() {
+    let cluster = Cluster::of_nodes(1);
+    let map = |network: &str| json!({"metadata": {"name": "kube-flannel-cfg"}, "data": {"net-conf.json": network}});
+    let key = "kube-flannel/kube-flannel-cfg";
+    let mut options = cluster.options("n1");
+    let (namespace, name) = ("kube-flannel".into(), "kube-flannel-cfg".into());
+    options.network = NetworkSource::ConfigMap { namespace, name };
+    let store = cluster.store_with(options);
+    let missing = soon(store.config()).await.unwrap_err();
+    assert!(matches!(missing, StoreError::ConfigMissing { .. }), "{missing:?}");
+    cluster.server.put("configmaps", key, map(NETWORK));
+    assert_eq!(soon(store.config()).await.unwrap(), NETWORK.parse().unwrap());
+    let mut configs = store.watch_config();
+    assert_eq!(soon(configs.next()).await.unwrap().unwrap(), NETWORK.parse().unwrap());
+    let enlarged = r#"{"Network":"10.0.0.0/12"}"#;
+    cluster.server.put("configmaps", key, map(enlarged));
+    assert_eq!(soon(configs.next()).await.unwrap().unwrap(), enlarged.parse().unwrap());
+    cluster.server.delete("configmaps", key);
+    assert!(matches!(soon(configs.next()).await.unwrap(), Err(StoreError::ConfigMissing { .. })));
+}
