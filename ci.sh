@@ -308,6 +308,24 @@ part_etcd() {
     [ "$ran" -gt 0 ]
 }
 
+# Leases in Kubernetes, with an API server of the tests' own; beside the real flanneld where it can be built.
+part_kube() {
+    local log; log=$(mktemp)
+    local flanneld=(); build_flanneld || { lacks "the real flanneld could not be built"; flanneld=(--skip both_programs); }
+    cargo test --workspace --all-features --test fake --test kubernetes 2>&1 | tee "$log"
+    cargo test --workspace --all-features --test kube --no-run
+    local tests=(cargo test --offline --workspace --all-features --test kube -- --ignored --test-threads 2 "${flanneld[@]}")
+    if [ "$(id -u)" = 0 ]; then
+        "${tests[@]}" 2>&1 | tee -a "$log"
+    else
+        unshare -rn "${tests[@]:0:2}" --locked "${tests[@]:2}" 2>&1 | tee -a "$log"
+    fi
+    local ran; ran=$(tests_passed "$log")
+    rm -f "$log"
+    echo "kube tests that ran: $ran"
+    [ "$ran" -gt 0 ]
+}
+
 # Release without what makes only the result small: these tests are built to be run once.
 optimised() {
     local verb=$1; shift
@@ -441,7 +459,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld manifests demo)
+all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld kube manifests demo)
 everything=false
 [ $# -gt 0 ] || { everything=true; set -- "${all[@]}"; }
 [ "$*" = quick ] && set -- fmt clippy unit

@@ -9,7 +9,10 @@ use flannel_core::{
 use flannel_firewall::{FirewallOptions, Firewalled, ModeChoice};
 use flannel_netlink::{Namespace, iface::InterfaceChanges};
 use flannel_probe::Prober;
-use flannel_store::{LeaseOptions, Registry, RegistryError, RegistryStore, network_config};
+use flannel_store::{
+    KubernetesStore, LeaseOptions, NetworkCondition, Registry, RegistryError, RegistryStore,
+    network_config,
+};
 use ipnetwork::IpNetwork;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -20,7 +23,7 @@ use crate::{
     error::chain,
     handle::{DaemonHandle, Facts},
     host_lock::{self, HostLock},
-    journal::{FIND_UPLINK, READ_CONFIG, SET_UP_NETWORK},
+    journal::{FIND_UPLINK, READ_CONFIG, READ_NODE, SET_UP_NETWORK},
     node_id::{self, KeptId},
     path_monitor::PathMonitor,
     previous_lease::previous_lease,
@@ -46,6 +49,8 @@ pub(crate) struct Composed {
     pub(crate) node: Node,
     /// What looks at the paths to peers, if that is asked for.
     pub(crate) path_monitor: Option<PathMonitor>,
+    /// What tells the cluster whether the node has a network, if it is of one.
+    pub(crate) condition: Option<NetworkCondition>,
     /// No other process of this machine may use the name meanwhile.
     _kept: Option<KeptId>,
     /// Nor may another node of the network run on this host.
@@ -62,7 +67,7 @@ enum Connected {
 ///
 /// The network says which families an uplink needs, and the uplink names the node: so they come in this order.
 pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Composed, DaemonError> {
-    let Parts { options, plan, backends, namespace, sandboxed, allowed } = parts;
+    let Parts { mut options, plan, backends, namespace, sandboxed, allowed } = parts;
     let namespace = match namespace {
         Some(namespace) => namespace,
         None => Namespace::current().map_err(DaemonError::Namespace)?,
@@ -72,8 +77,15 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
         // Before the network is stored.
         uplink_finder(&namespace, network, &options)?;
     }
-    let (store, config) =
-        connect(plan.open().await?, options.network.as_ref(), daemon, allowed).await?;
+    let store = plan.open().await?;
+    let condition = match &store {
+        OpenStore::Kubernetes(store, keeps_condition) => {
+            addresses_of_the_cluster(store, &mut options.uplink, daemon).await?;
+            keeps_condition.then(|| store.condition())
+        }
+        OpenStore::Registry(_) | OpenStore::Store(..) => None,
+    };
+    let (store, config) = connect(store, options.network.as_ref(), daemon, allowed).await?;
     backends.check(&config)?;
     without_effect(&options, &config);
     if sandboxed && !backends.loads_bpf(&config) {
@@ -143,7 +155,7 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
     });
     let facts = Facts { id, store: options.store.to_string(), backend };
     daemon.runs(facts, node.handle());
-    Ok(Composed { node, path_monitor, _kept: kept, host_lock })
+    Ok(Composed { node, path_monitor, condition, _kept: kept, host_lock })
 }
 
 /// Finds the interface that the options ask for, in this network.
@@ -184,17 +196,44 @@ async fn connect(
                 sleep(PAUSE).await;
             }
         }
-        OpenStore::Store(store, id) => {
-            let mut retry = Retry::new(READ_CONFIG, daemon);
-            loop {
-                if let Some(config) =
-                    retry.outcome(store.config().await, StoreError::is_retryable)?
-                {
-                    return Ok((Connected::Store(store, id), config));
-                }
-                sleep(PAUSE).await;
-            }
+        OpenStore::Kubernetes(store, _) => {
+            let id = store.node().clone();
+            read_config(Arc::new(store), id, daemon).await
         }
+        OpenStore::Store(store, id) => read_config(store, id, daemon).await,
+    }
+}
+
+/// Reads the network of a store that knows which node this is.
+async fn read_config(
+    store: Arc<dyn Store>,
+    id: NodeId,
+    daemon: &DaemonHandle,
+) -> Result<(Connected, NetworkConfig), DaemonError> {
+    let mut retry = Retry::new(READ_CONFIG, daemon);
+    loop {
+        if let Some(config) = retry.outcome(store.config().await, StoreError::is_retryable)? {
+            return Ok((Connected::Store(store, id), config));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Takes the addresses that an operator has annotated the node with, in the place of those of the options, as flanneld does.
+async fn addresses_of_the_cluster(
+    store: &KubernetesStore,
+    uplink: &mut UplinkOptions,
+    daemon: &DaemonHandle,
+) -> Result<(), DaemonError> {
+    let mut retry = Retry::new(READ_NODE, daemon);
+    loop {
+        let read = store.node_addresses().await;
+        if let Some((ipv4, ipv6)) = retry.outcome(read, StoreError::is_retryable)? {
+            uplink.public_ip = ipv4.or(uplink.public_ip);
+            uplink.public_ipv6 = ipv6.or(uplink.public_ipv6);
+            return Ok(());
+        }
+        sleep(PAUSE).await;
     }
 }
 

@@ -117,6 +117,11 @@ impl Daemon {
             if let Some(monitor) = composed.path_monitor {
                 tasks.spawn(path_monitor::run(monitor, node.handle(), handle.clone()));
             }
+            if let Some(condition) = composed.condition {
+                let (ready, is_ready) = tokio::sync::watch::channel(false);
+                tasks.spawn(condition.keep(is_ready));
+                tasks.spawn(handle.clone().watch_readiness(ready));
+            }
             tasks.spawn(handle.follow());
             node.run_until(stop).await?;
         }

@@ -9,8 +9,8 @@ use std::{
 
 use flannel_core::{Backend, NodeHandle, NodeId, Status, SubnetEnv};
 use tokio::{
-    sync::Notify,
-    time::{Instant, timeout},
+    sync::{Notify, watch},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -198,6 +198,15 @@ impl DaemonHandle {
         judge(&View { lacking: &self.state().lacking, status: status.as_ref(), file })
     }
 
+    /// Tells whether pods can be served, for as long as somebody wants to know.
+    pub(crate) async fn watch_readiness(self, ready: watch::Sender<bool>) {
+        while !ready.is_closed() {
+            let is_ready = self.readiness().is_ready();
+            ready.send_if_modified(|known| std::mem::replace(known, is_ready) != is_ready);
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Whether the node's loop turns. Before there is a node, answering at all is the proof.
     pub(crate) async fn alive(&self) -> Result<(), Dead> {
         let Some(handle) = self.node() else { return Ok(()) };
@@ -215,3 +224,6 @@ impl DaemonHandle {
 
 /// How long a loop may take to answer. It does so within a millisecond even with thousands of peers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks at whether the node is ready.
+const LOOK_EVERY: Duration = Duration::from_secs(1);

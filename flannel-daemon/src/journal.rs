@@ -167,11 +167,12 @@ const STORE: [Activity; 4] =
     [Activity::Acquire, Activity::Config, Activity::Renew, Activity::Watch];
 
 /// The same before there is a node.
-const STORE_AT_START: [&str; 2] = [READ_CONFIG, SET_UP_NETWORK];
+const STORE_AT_START: [&str; 3] = [READ_CONFIG, READ_NODE, SET_UP_NETWORK];
 
 /// What is done before there is a node.
 pub(crate) const FIND_UPLINK: &str = "find the uplink";
 pub(crate) const READ_CONFIG: &str = "read the network config";
+pub(crate) const READ_NODE: &str = "read the node";
 pub(crate) const SET_UP_NETWORK: &str = "set up the network";
 
 /// How many entries are kept: a page.

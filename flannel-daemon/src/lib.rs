@@ -66,7 +66,7 @@ pub use flannel_store::EtcdConfig;
 pub use handle::DaemonHandle;
 pub use journal::{Entry, Kind};
 pub use metrics::{MetricFamily, Metrics};
-pub use options::{DaemonOptions, StoreOptions};
+pub use options::{DaemonOptions, KubernetesConfig, StoreOptions};
 pub use path_monitor::path_status::{PathStatus, ProbeStatus};
 pub use readiness::Readiness;
 pub use status_socket::beside as status_socket_path;

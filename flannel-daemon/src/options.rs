@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use flannel_backend::UplinkOptions;
 use flannel_core::{NetworkConfig, NodeId, OnLeaseLoss};
 use flannel_firewall::FirewallOptions;
-use flannel_store::EtcdConfig;
+use flannel_store::{EtcdConfig, NetworkSource, NodeName};
 
 /// What a daemon is to do. The defaults are flanneld's.
 #[derive(Clone, Debug)]
@@ -62,12 +62,47 @@ impl Default for DaemonOptions {
 /// Where leases live.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// The kind of store: `etcd`, `file`, `memory`, or an embedder's own.
+    /// The kind of store: `etcd`, `file`, `kubernetes`, `memory`, or an embedder's own.
     pub name: String,
     /// What the store is opened with, such as a folder; empty where the name says all.
     pub location: String,
     /// How to reach etcd.
     pub etcd: EtcdConfig,
+    /// How to use Kubernetes.
+    pub kubernetes: KubernetesConfig,
+}
+
+/// How to use Kubernetes as a store. The defaults are flanneld's.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    /// The API server, if it is not the one of the kubeconfig or of the cluster that this pod is in.
+    pub api_url: Option<String>,
+    /// A kubeconfig; without it and the URL, what every pod has is used.
+    pub kubeconfig: Option<PathBuf>,
+    /// What the annotations of nodes begin with.
+    pub annotation_prefix: String,
+    /// Where the network's configuration is.
+    pub network: NetworkSource,
+    /// The Node that this process runs on; without it, the variables NODE_NAME, POD_NAME and POD_NAMESPACE say it.
+    pub node: Option<NodeName>,
+    /// Where the last state is kept, for a start while the API server is away.
+    pub state_file: Option<PathBuf>,
+    /// Whether the node's condition NetworkUnavailable is kept.
+    pub keep_condition: bool,
+}
+
+impl Default for KubernetesConfig {
+    fn default() -> Self {
+        Self {
+            api_url: None,
+            kubeconfig: None,
+            annotation_prefix: "flannel.alpha.coreos.com".into(),
+            network: NetworkSource::File("/etc/kube-flannel/net-conf.json".into()),
+            node: None,
+            state_file: Some("/run/flannel/kubernetes.json".into()),
+            keep_condition: true,
+        }
+    }
 }
 
 impl StoreOptions {
@@ -82,6 +117,11 @@ impl StoreOptions {
         Self { name: "memory".into(), ..Self::default() }
     }
 
+    /// The Kubernetes cluster that this node is of.
+    pub fn kubernetes(kubernetes: KubernetesConfig) -> Self {
+        Self { name: "kubernetes".into(), kubernetes, ..Self::default() }
+    }
+
     /// An etcd cluster.
     pub fn etcd(etcd: EtcdConfig) -> Self {
         Self { etcd, ..Self::default() }
@@ -91,7 +131,12 @@ impl StoreOptions {
 impl Default for StoreOptions {
     /// etcd where flanneld looks for it.
     fn default() -> Self {
-        Self { name: "etcd".into(), location: String::new(), etcd: EtcdConfig::default() }
+        Self {
+            name: "etcd".into(),
+            location: String::new(),
+            etcd: EtcdConfig::default(),
+            kubernetes: KubernetesConfig::default(),
+        }
     }
 }
 

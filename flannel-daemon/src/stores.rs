@@ -1,10 +1,12 @@
 //! The stores that a daemon can keep its lease in, by name.
 
+mod kubernetes;
+
 use std::{collections::BTreeMap, error::Error, fmt, future::Future, path::PathBuf, sync::Arc};
 
 use flannel_core::{NetworkConfig, NodeId, Store};
 use flannel_store::{
-    EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Registry, RegistryError,
+    EtcdRegistry, FileRegistry, FileStore, KubernetesStore, MemoryCluster, Registry, RegistryError,
 };
 use futures::future::{BoxFuture, FutureExt};
 
@@ -53,6 +55,8 @@ pub struct StorePlan {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenStore {
+    /// Nodes of a Kubernetes cluster: the cluster chooses subnets. With whether the node's condition is kept.
+    Kubernetes(KubernetesStore, bool),
     /// A key-value engine: the daemon allocates, fences and retries.
     Registry(Box<dyn Registry>),
     /// A store that chooses subnets itself, and knows which node this is.
@@ -95,7 +99,9 @@ impl Stores {
         let plan = self.plan(&StoreRequest { options, network: None, create: false })?;
         match plan.open().await? {
             OpenStore::Registry(registry) => Ok(registry),
-            OpenStore::Store(..) => Err(OpenStoreError::NoRegistry { store: options.to_string() }),
+            OpenStore::Kubernetes(..) | OpenStore::Store(..) => {
+                Err(OpenStoreError::NoRegistry { store: options.to_string() })
+            }
         }
     }
 
@@ -120,7 +126,11 @@ impl Stores {
 impl Default for Stores {
     /// Those of this project.
     fn default() -> Self {
-        Self::empty().add("etcd", etcd).add("file", file).add("memory", memory)
+        Self::empty()
+            .add("etcd", etcd)
+            .add("file", file)
+            .add("kubernetes", kubernetes::plan)
+            .add("memory", memory)
     }
 }
 

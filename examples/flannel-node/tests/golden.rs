@@ -59,7 +59,7 @@ fn help_is_a_command_too() {
 
 #[test]
 fn mistakes_are_explained() {
-    let mistakes: [&[&str]; 16] = [
+    let mistakes: [&[&str]; 18] = [
         &["--no-such-flag"],
         &["--subnetfile=/x"],
         &["surplus"],
@@ -73,6 +73,8 @@ fn mistakes_are_explained() {
         &["--subnet-lease-renew-margin=0"],
         &["--vmodule=node"],
         &["--iface-regex=("],
+        &["--kube-subnet-mgr", "--store=memory"],
+        &["--kube-subnet-mgr", "--kube-api-url=ftp://x"],
         &["--kube-subnet-mgr"],
         &["--store=redis:x"],
         &["--etcd-endpoints=ftp://192.0.2.1:2379"],

@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use flannel_backend::UplinkOptions;
 use flannel_core::{ConfigError, NetworkConfig, NodeId, OnLeaseLoss};
-use flannel_daemon::{DaemonOptions, InvalidOptions};
+use flannel_daemon::{DaemonOptions, InvalidOptions, StoreOptions};
 use flannel_netlink::iface::Selector;
 use ipnetwork::Ipv4Network;
 
@@ -115,8 +115,12 @@ impl NodeArgs {
     /// [`InvalidOptions`] if the network to create is none.
     pub(crate) fn options(&self) -> Result<DaemonOptions, InvalidOptions> {
         let network = self.network.as_ref().map(|network| network.config(&self.backend));
+        let store = match self.kubernetes.kube_subnet_mgr {
+            true => StoreOptions::kubernetes(self.kubernetes.config(&self.subnet_file)),
+            false => self.store.options(),
+        };
         Ok(DaemonOptions {
-            store: self.store.options(),
+            store,
             network: network.transpose().map_err(InvalidOptions::new)?,
             node_id: self.node_id.clone(),
             state_dir: self.state_dir.clone(),

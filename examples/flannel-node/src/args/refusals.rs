@@ -9,11 +9,26 @@ use super::{Cli, NodeArgs};
 impl NodeArgs {
     /// Refuses what would be promised and not done.
     pub(super) fn refuse(&self) -> Result<(), clap::Error> {
-        let refusals = [(
-            self.kubernetes.kube_subnet_mgr,
-            "--kube-subnet-mgr: this program keeps no leases in Kubernetes yet; leave it out to use etcd (--etcd-endpoints), \
-                 or give --store",
-        )];
+        let kubernetes = self.kubernetes.kube_subnet_mgr;
+        let refusals = [
+            (
+                !kubernetes
+                    && self.store.store.as_ref().is_some_and(|store| store.name == "kubernetes"),
+                "--store kubernetes: leases in Kubernetes have flags of their own, give --kube-subnet-mgr instead",
+            ),
+            (
+                kubernetes && self.store.store.is_some(),
+                "--kube-subnet-mgr and --store: leases are in one place, leave one of the two out",
+            ),
+            (
+                kubernetes && self.network.is_some(),
+                "--kube-subnet-mgr and --network: the network's configuration is the file of --net-config-path, write it there",
+            ),
+            (
+                kubernetes && self.node_id.is_some(),
+                "--kube-subnet-mgr and --node-id: the node goes by the name of its Node, which NODE_NAME says",
+            ),
+        ];
         match refusals.iter().find(|(refused, _)| *refused) {
             None => Ok(()),
             Some((_, reason)) => Err(Cli::command().error(ErrorKind::ValueValidation, reason)),
@@ -25,21 +40,29 @@ impl NodeArgs {
         let etcd = ["endpoints", "prefix", "keyfile", "certfile", "cafile", "username", "password"];
         let etcd = etcd.map(|name| format!("etcd_{name}"));
         let etcd: Vec<_> = etcd.iter().map(String::as_str).collect();
+        let kubernetes = self.kubernetes.kube_subnet_mgr;
         let reasons: &[(bool, &[&str], &str)] = &[
             (
-                true,
+                !kubernetes,
                 &[
                     "kube_api_url",
                     "kube_annotation_prefix",
                     "kubeconfig_file",
+                    "net_config_map",
                     "set_node_network_unavailable",
                 ],
-                "leases are not kept in Kubernetes; leave it out",
+                "leases are not kept in Kubernetes; leave it out, or give --kube-subnet-mgr too",
             ),
             (
-                true,
+                !kubernetes,
                 &["net_config_path"],
                 "the network's configuration is in the store; leave it out, and write it there with flannel-node config set",
+            ),
+            (kubernetes, &etcd, "leases are in Kubernetes; leave it out"),
+            (
+                kubernetes,
+                &["state_dir", "subnet_lease_renew_margin", "lease_ttl"],
+                "the cluster keeps this node's subnet under the name of its Node, and it does not expire; leave it out",
             ),
             (
                 true,
@@ -52,7 +75,7 @@ impl NodeArgs {
                 "leases are where --store says; leave it out, or leave out --store to keep them in etcd",
             ),
             (
-                self.store.store.is_none() && self.store.tls_is_off(),
+                !kubernetes && self.store.store.is_none() && self.store.tls_is_off(),
                 &["etcd_cafile", "etcd_certfile", "etcd_keyfile"],
                 "all endpoints are http://, so nothing is encrypted; use https://, or leave it out",
             ),

@@ -53,7 +53,7 @@ impl StoreArgs {
             None => StoreOptions::etcd(self.etcd()),
             Some(StoreArg { name, location }) => {
                 let (name, location) = (name.clone(), location.clone());
-                StoreOptions { name, location, etcd: self.etcd() }
+                StoreOptions { name, location, ..StoreOptions::etcd(self.etcd()) }
             }
         }
     }

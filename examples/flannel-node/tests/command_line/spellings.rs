@@ -93,7 +93,10 @@ fn mistakes_name_the_flag_and_end_with_2() {
         (&["-iptables-forward-rules=perhaps"], "expected true or false"),
         (&["-subnet-lease-renew-margin", "1440"], "expected a number from 1 to 1439"),
         (&["-vmodule", "node"], "expected patterns with levels"),
-        (&["-kube-subnet-mgr"], "leave it out to use etcd (--etcd-endpoints), or give --store"),
+        (&["-kube-subnet-mgr", "-store=memory"], "leave one of the two out"),
+        (&["-kube-subnet-mgr", "-network=10.3.0.0/16"], "is the file of --net-config-path"),
+        (&["-kube-subnet-mgr", "-node-id=a"], "which NODE_NAME says"),
+        (&["-net-config-map=x"], "expected a namespace and a name such as"),
     ] {
         let error = read(args, &[]).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{args:?}");

@@ -1,0 +1,388 @@
+//! Leases in Kubernetes: this program alone and beside the real flanneld, on hosts with an API server that has faults on demand.
+#![expect(clippy::disallowed_methods, reason = "these tests are about the programs themselves")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use flannel_testbed::{Flanneld, Host, Pod, Process, Testbed, kube::FakeApiServer, probe, subnet};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+/// Hosts, each with a Node called `node0` and so on, and an API server on host 0.
+struct Cluster {
+    server: FakeApiServer,
+    testbed: Testbed,
+    folder: TempDir,
+}
+
+impl Cluster {
+    async fn new(hosts: u32, network: &str) -> Self {
+        let testbed = Testbed::builder(hosts).default_route().build().await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("net-conf.json"), network).unwrap();
+        let (namespace, ip) = (testbed.host(0).namespace().clone(), testbed.host(0).ip());
+        let address = SocketAddr::new(ip, 8080);
+        let bind =
+            move || namespace.run(|| TcpListener::bind(address)).map_err(std::io::Error::other)?;
+        let server = FakeApiServer::start(bind).unwrap();
+        let cluster = Self { server, testbed, folder };
+        for n in 0..hosts {
+            let blocks = [format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")];
+            let count = if network.contains("IPv6Network") { 2 } else { 1 };
+            let blocks: Vec<_> = blocks.iter().map(String::as_str).take(count).collect();
+            cluster.server.add_node(&format!("node{n}"), &blocks, true);
+        }
+        cluster
+    }
+
+    fn host(&self, n: usize) -> &Host {
+        self.testbed.host(n)
+    }
+
+    fn subnet_file(&self, n: usize) -> PathBuf {
+        self.folder.path().join(format!("run{n}/subnet.env"))
+    }
+
+    fn ours(&self, n: usize) -> Command {
+        self.with_options(Command::new(env!("CARGO_BIN_EXE_flannel-node")), n)
+    }
+
+    fn theirs(&self, n: usize) -> Command {
+        self.with_options(Command::new(Flanneld::path().unwrap()), n)
+    }
+
+    /// The options are the same for both.
+    fn with_options(&self, mut command: Command, n: usize) -> Command {
+        command.args(["-kube-subnet-mgr", "-iface=eth0"]);
+        command.arg(format!("-kube-api-url={}", self.server.url()));
+        command.arg("-net-config-path").arg(self.folder.path().join("net-conf.json"));
+        command.arg("-subnet-file").arg(self.subnet_file(n));
+        command.env("NODE_NAME", format!("node{n}"));
+        command
+    }
+
+    async fn start_ours(&self, n: usize) -> Process {
+        let mut process = self.host(n).spawn(self.ours(n)).unwrap();
+        let ready = |line: &str| line.contains(" ready subnet=");
+        process.line(Duration::from_secs(60), ready).await.unwrap();
+        process
+    }
+
+    async fn start_theirs(&self, n: usize) -> Flanneld {
+        Flanneld::start(self.host(n), self.theirs(n), &self.subnet_file(n)).await.unwrap()
+    }
+
+    /// A pod behind each host, all of which reach each other.
+    async fn connected_pods(&self) -> Vec<Pod> {
+        let mut pods = Vec::new();
+        for n in 0..self.testbed.hosts().len() {
+            pods.push(self.host(n).add_pod(subnet(&self.subnet_file(n))).await.unwrap());
+        }
+        eventually("pods reach each other", async || probe::reachability(&pods).await.complete())
+            .await;
+        pods
+    }
+
+    async fn shell(&self, n: usize, line: &str) -> String {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        self.host(n).run(command).await.unwrap()
+    }
+
+    /// What flannel's annotations of a node say.
+    fn annotations(&self, n: usize) -> BTreeMap<String, String> {
+        let node = self.server.get("nodes", &format!("node{n}")).unwrap();
+        let all = node["metadata"]["annotations"].as_object().unwrap().clone();
+        all.into_iter()
+            .filter(|(name, _)| name.starts_with("flannel."))
+            .map(|(name, value)| (name, value.as_str().unwrap().to_owned()))
+            .collect()
+    }
+
+    /// The condition NetworkUnavailable of a node.
+    fn condition(&self, n: usize) -> Option<Value> {
+        let node = self.server.get("nodes", &format!("node{n}"))?;
+        let all = node["status"]["conditions"].as_array()?.clone();
+        all.into_iter().find(|it| it["type"] == "NetworkUnavailable")
+    }
+
+    /// The writes since the last call.
+    fn writes(&self) -> Vec<String> {
+        let asked = self.server.take_requests().into_iter();
+        asked.filter(|it| it.method != "GET").map(|it| it.body).collect()
+    }
+}
+
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !condition().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(90), wait).await.unwrap_or_else(|_| panic!("{what}: not in time"));
+}
+
+fn ipv4(backend: &str) -> String {
+    format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"{backend}"}}}}"#)
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh kube"]
+async fn both_programs_share_a_cluster_and_follow_each_other_by_vxlan() {
+    beside_flanneld(&ipv4("vxlan"), 1).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh kube"]
+async fn both_programs_share_a_cluster_and_follow_each_other_by_dual_stack_vxlan() {
+    let network = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
+    beside_flanneld(network, 2).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh kube"]
+async fn both_programs_share_a_cluster_and_follow_each_other_by_host_gw() {
+    beside_flanneld(&ipv4("host-gw"), 1).await;
+}
+
+/// Ours on host 0 and flanneld on host 1; then each takes the other's host over. Whoever comes finds nothing to write.
+async fn beside_flanneld(network: &str, families: usize) {
+    let cluster = Cluster::new(2, network).await;
+    let mut ours = cluster.start_ours(0).await;
+    let mut theirs = cluster.start_theirs(1).await;
+    let pods = cluster.connected_pods().await;
+    eventually("both tell their condition", async || {
+        cluster.condition(0).is_some() && cluster.condition(1).is_some()
+    })
+    .await;
+    let without_times = |n| {
+        let mut condition = cluster.condition(n).unwrap();
+        let times = ["lastHeartbeatTime", "lastTransitionTime"].map(|it| condition[it].take());
+        assert!(times.iter().all(|it| it.as_str().unwrap().ends_with('Z')), "{times:?}");
+        condition
+    };
+    assert_eq!(without_times(0), without_times(1));
+    let names = |n| cluster.annotations(n).into_keys().collect::<Vec<_>>();
+    assert_eq!((names(0), names(0).len()), (names(1), 2 + 2 * families));
+    let written = [cluster.annotations(0), cluster.annotations(1)];
+    // By all families that there are, in both directions.
+    let mut streams = Vec::new();
+    for (from, to) in [(0, 1), (1, 0)] {
+        for ip in pods[to].endpoint().ips() {
+            streams.push((ip.is_ipv6(), probe::stream(&pods[from], ip, 50).unwrap()));
+        }
+    }
+    theirs.process().terminate().unwrap();
+    theirs.process().wait().await.unwrap();
+    cluster.writes();
+    let _ours = cluster.start_ours(1).await;
+    // Long enough for a condition to be told.
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(cluster.writes(), [""; 0], "what flanneld wrote is what we would have written");
+    ours.terminate().unwrap();
+    ours.wait().await.unwrap();
+    let _theirs = cluster.start_theirs(0).await;
+    sleep(Duration::from_secs(2)).await;
+    // flanneld tells its condition at each start.
+    let writes = cluster.writes();
+    assert!(writes.iter().all(|body| !body.contains("annotations")), "{writes:?}");
+    assert_eq!([cluster.annotations(0), cluster.annotations(1)], written);
+    for (is_ipv6, stream) in streams {
+        timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
+        let report = stream.stop().await;
+        // An IPv6 route that flanneld made is replaced by deleting it first.
+        assert!(is_ipv6 || report.lost == 0, "{report}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh kube"]
+async fn an_api_server_that_comes_and_goes_costs_no_packet() {
+    let mut cluster = Cluster::new(2, &ipv4("vxlan")).await;
+    let _nodes = [cluster.start_ours(0).await, cluster.start_ours(1).await];
+    let pods = cluster.connected_pods().await;
+    let stream = probe::stream(&pods[0], pods[1].ip(), 100).unwrap();
+    for round in 0..8_u8 {
+        // Something changes while nobody listens.
+        let name = format!("extra{round}");
+        cluster.server.stop();
+        let block = format!("10.244.{}.0/24", 100 + round);
+        cluster.server.add_node(&name, &[&block], true);
+        let address = format!("192.0.2.{}", 100 + round);
+        let mac = format!("02:00:00:00:00:{round:02x}");
+        let data = format!(r#"{{"VNI":1,"VtepMAC":"{mac}"}}"#);
+        cluster.server.patch(
+            "nodes",
+            &name,
+            &json!({"metadata": {"annotations": {
+                "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+                "flannel.alpha.coreos.com/backend-type": "vxlan",
+                "flannel.alpha.coreos.com/backend-data": data,
+                "flannel.alpha.coreos.com/public-ip": address,
+            }}}),
+        );
+        if round > 0 {
+            cluster.server.delete("nodes", &format!("extra{}", round - 1));
+        }
+        match round % 4 {
+            1 => cluster.server.compact(),
+            2 => cluster.server.behave(|it| it.expired_watches = 3),
+            3 => cluster.server.behave(|it| it.watch_list = round % 8 == 7),
+            _ => {}
+        }
+        cluster.server.resume().unwrap();
+        let (there, gone) = (block, format!("10.244.{}.0/24", 99 + round));
+        for n in [0, 1] {
+            eventually("the new node is a peer, and the old one is not", async || {
+                let routes = cluster.shell(n, "ip route").await;
+                routes.contains(&there) && (round == 0 || !routes.contains(&gone))
+            })
+            .await;
+        }
+    }
+    let report = stream.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh kube"]
+async fn a_node_object_that_is_made_anew_has_its_peers_again() {
+    let cluster = Cluster::new(2, &ipv4("host-gw")).await;
+    let _nodes = [cluster.start_ours(0).await, cluster.start_ours(1).await];
+    let pods = cluster.connected_pods().await;
+    for _ in 0..2 {
+        cluster.server.delete("nodes", "node1");
+        sleep(Duration::from_secs(2)).await;
+        cluster.server.add_node("node1", &["10.244.1.0/24"], true);
+        eventually("it says again who it is", async || cluster.annotations(1).len() == 4).await;
+        eventually("pods reach each other", async || probe::reachability(&pods).await.complete())
+            .await;
+    }
+    // What somebody removes of it comes back.
+    let none = json!({"flannel.alpha.coreos.com/public-ip": null});
+    cluster.server.patch("nodes", "node1", &json!({"metadata": {"annotations": none}}));
+    eventually("it says again where it is", async || cluster.annotations(1).len() == 4).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh kube"]
+async fn a_restart_without_the_api_server_repairs_the_data_path() {
+    let mut cluster = Cluster::new(2, &ipv4("vxlan")).await;
+    let mut first = cluster.start_ours(0).await;
+    let _second = cluster.start_ours(1).await;
+    let pods = cluster.connected_pods().await;
+    let state = cluster.subnet_file(0).with_file_name("kubernetes.json");
+    eventually("the last state is kept", async || {
+        fs::read_to_string(&state).is_ok_and(|it| it.contains("10.244.1.0-24"))
+    })
+    .await;
+    let stream = probe::stream(&pods[0], pods[1].ip(), 100).unwrap();
+    cluster.server.stop();
+    first.kill().unwrap();
+    first.wait().await.unwrap();
+    // Meanwhile somebody breaks it.
+    cluster.shell(0, "ip route del 10.244.1.0/24").await;
+    let _again = cluster.start_ours(0).await;
+    timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
+    cluster.server.resume().unwrap();
+    cluster.server.add_node("node7", &["10.244.7.0/24"], false);
+    let annotations = json!({
+        "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+        "flannel.alpha.coreos.com/backend-type": "vxlan",
+        "flannel.alpha.coreos.com/backend-data": r#"{"VNI":1,"VtepMAC":"02:00:00:00:00:07"}"#,
+        "flannel.alpha.coreos.com/public-ip": "192.0.2.7",
+    });
+    cluster.server.patch("nodes", "node7", &json!({"metadata": {"annotations": annotations}}));
+    eventually("it follows the API server again", async || {
+        cluster.shell(0, "ip route").await.contains("10.244.7.0/24")
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh kube"]
+async fn a_node_without_a_block_waits_and_says_what_for() {
+    let cluster = Cluster::new(1, &ipv4("host-gw")).await;
+    cluster.server.delete("nodes", "node0");
+    cluster.server.add_node("node0", &[], true);
+    let mut process = cluster.host(0).spawn(cluster.ours(0)).unwrap();
+    let waits = |line: &str| line.contains("node0 has no spec.podCIDR yet");
+    process.line(Duration::from_secs(60), waits).await.unwrap();
+    let spec = json!({"podCIDR": "10.244.9.0/24", "podCIDRs": ["10.244.9.0/24"]});
+    cluster.server.patch("nodes", "node0", &json!({ "spec": spec }));
+    let ready = |line: &str| line.contains(" ready subnet=");
+    process.line(Duration::from_secs(60), ready).await.unwrap();
+    assert_eq!(subnet(&cluster.subnet_file(0)).to_string(), "10.244.9.0/24");
+}
+
+/// Prints what a node of a large cluster costs; `FLANNEL_KUBE_NODES` says how large.
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN, prints figures"]
+async fn figures_of_many_nodes() {
+    let count: u32 =
+        std::env::var("FLANNEL_KUBE_NODES").ok().and_then(|it| it.parse().ok()).unwrap_or(1000);
+    let network = r#"{"Network":"10.128.0.0/9","Backend":{"Type":"vxlan"}}"#;
+    let cluster = Cluster::new(1, network).await;
+    cluster.server.delete("nodes", "node0");
+    for n in 0..count {
+        let [a, b] = [(n >> 8) as u8, n as u8];
+        let name = format!("node{n}");
+        cluster.server.add_node(&name, &[&format!("10.{}.{b}.0/24", 128 + a)], true);
+        if n > 0 {
+            let data = format!(r#"{{"VNI":1,"VtepMAC":"02:00:00:00:{a:02x}:{b:02x}"}}"#);
+            let annotations = json!({
+                "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+                "flannel.alpha.coreos.com/backend-type": "vxlan",
+                "flannel.alpha.coreos.com/backend-data": data,
+                "flannel.alpha.coreos.com/public-ip": format!("198.18.{a}.{b}"),
+            });
+            cluster.server.patch(
+                "nodes",
+                &name,
+                &json!({"metadata": {"annotations": annotations}}),
+            );
+        }
+    }
+    let began = std::time::Instant::now();
+    let process = cluster.start_ours(0).await;
+    let ready = began.elapsed();
+    let pid = process.pid().unwrap();
+    let read = |name: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
+    };
+    let cpu = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().unwrap().split(' ').filter_map(|it| it.parse().ok()).collect();
+        10 * (fields[10] + fields[11])
+    };
+    println!(
+        "{count} nodes: ready after {ready:?}, {} ms of CPU, {}, {}",
+        cpu(),
+        read("VmRSS"),
+        read("VmHWM")
+    );
+    println!("bytes from the server: {}", cluster.server.bytes_sent());
+    sleep(Duration::from_secs(7)).await;
+    let (bytes, busy) = (cluster.server.bytes_sent(), cpu());
+    let beats = 2000;
+    for n in 0..beats {
+        let status = json!({"status": {"conditions": [{"type": "Ready", "lastHeartbeatTime": format!("2026-01-01T00:{:02}:{:02}Z", n / 60 % 60, n % 60)}]}});
+        cluster.server.patch("nodes", &format!("node{}", n % count), &status);
+    }
+    sleep(Duration::from_secs(3)).await;
+    println!(
+        "each of {beats} heartbeats: {} bytes, {} us of CPU; {}",
+        (cluster.server.bytes_sent() - bytes) / u64::from(beats),
+        (cpu() - busy) * 1000 / u64::from(beats),
+        read("VmRSS")
+    );
+}

@@ -1,0 +1,70 @@
+//! The store of a Kubernetes cluster.
+
+use std::{error::Error, time::Duration};
+
+use flannel_kube::{Client, ClientConfig};
+use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource, NodeName, NodeNameError};
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::{OpenStore, StorePlan, StoreRequest};
+use crate::{InvalidOptions, KubernetesConfig, error::chain, parent_folder};
+
+pub(super) fn plan(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptions> {
+    if request.network.is_some() {
+        return Err(InvalidOptions::new(
+            "with leases in Kubernetes, --network has no place: the network's configuration is the file of --net-config-path",
+        ));
+    }
+    let config = request.options.kubernetes.clone();
+    KubernetesStore::check_prefix(&config.annotation_prefix).map_err(InvalidOptions::new)?;
+    let client = ClientConfig::find(config.api_url.as_deref(), config.kubeconfig.as_deref())
+        .map_err(InvalidOptions::new)?;
+    let node = match &config.node {
+        Some(node) => node.clone(),
+        None => NodeName::of_environment(|name| std::env::var(name).ok())
+            .map_err(InvalidOptions::new)?,
+    };
+    let identity = format!("{} {}", client.server, config.annotation_prefix);
+    let mut files = client.files();
+    if let NetworkSource::File(path) = &config.network {
+        files.push(path.clone());
+    }
+    let written = config.state_file.as_deref().and_then(parent_folder);
+    let open = open(Client::new(client), node, config);
+    let plan =
+        files.into_iter().fold(StorePlan::new(open).with_identity(identity), StorePlan::reads);
+    Ok(written.into_iter().fold(plan, StorePlan::writes))
+}
+
+/// Finds out which Node this is, for as long as that takes.
+async fn open(
+    client: Client,
+    node: NodeName,
+    config: KubernetesConfig,
+) -> Result<OpenStore, Box<dyn Error + Send + Sync>> {
+    let mut said = None;
+    let node = loop {
+        match node.find(&client).await {
+            Ok(node) => break node,
+            Err(error @ NodeNameError::Request(_)) => {
+                let text = chain(&error);
+                if said.as_ref() != Some(&text) {
+                    warn!("{text}; retrying, NODE_NAME makes it unnecessary");
+                    said = Some(text);
+                }
+                sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let options = KubernetesOptions {
+        node,
+        annotation_prefix: config.annotation_prefix,
+        network: config.network,
+        state_file: config.state_file,
+    };
+    Ok(OpenStore::Kubernetes(KubernetesStore::new(client, options)?, config.keep_condition))
+}
+
+const PAUSE: Duration = Duration::from_secs(2);
