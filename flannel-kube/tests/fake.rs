@@ -257,7 +257,7 @@ async fn refusals_have_the_servers_words_and_busy_servers_are_asked_again() {
     assert_eq!(error.reason.to_string(), words);
     let busy = Refusal { retry_after: Some(1), ..Refusal::new(429, "TooManyRequests", "busy") };
     refuse(busy.clone(), 2);
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     soon(client.get(&nodes, "n1")).await.unwrap();
     assert!(began.elapsed() >= Duration::from_secs(2));
     let patient = Refusal { retry_after: Some(60), ..busy };

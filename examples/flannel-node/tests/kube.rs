@@ -350,7 +350,7 @@ async fn figures_of_many_nodes() {
             );
         }
     }
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let process = cluster.start_ours(0).await;
     let ready = began.elapsed();
     let pid = process.pid().unwrap();
