@@ -4,6 +4,7 @@
 mod faults {
     mod etcd;
     mod etcd_accidents;
+    mod etcd_members;
     mod folder_accidents;
     mod soak;
     mod trial;

@@ -6,7 +6,7 @@ use flannel_testbed::Etcd;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    etcd::ip,
+    etcd_members::ip,
     trial::{Trial, dual, eventually},
 };
 
