@@ -162,7 +162,10 @@ async fn a_node_that_cannot_keep_an_id_says_so_and_goes_by_its_address() {
         let address = cluster.host(n).ip().to_string();
         let node_is = format!(" node={address} ");
         let named = |line: &str| line.contains("starting the node") && line.contains(&node_is);
-        node.line(Duration::from_secs(20), named).await.unwrap();
+        let start = node.line(Duration::from_secs(20), named).await.unwrap();
+        for key in ["version", "store", "backend", "network", "kernel"] {
+            assert!(start.contains(&format!(" {key}=")), "{start}");
+        }
         node.line(Duration::from_secs(20), |line| line.contains(" ready subnet=")).await.unwrap();
     }
 }

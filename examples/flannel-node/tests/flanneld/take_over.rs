@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flannel_testbed::{Process, probe};
+use flannel_testbed::{Flanneld, Process, probe};
 use tokio::time::timeout;
 
 use super::support::{Cluster, dual, ipv4};
@@ -16,30 +16,41 @@ enum End {
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
 async fn a_terminated_flanneld_is_followed_without_loss_by_vxlan() {
-    take_over(&ipv4("vxlan"), End::Terminate).await;
+    take_over(&ipv4("vxlan"), End::Terminate, &[]).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
 async fn a_killed_flanneld_is_followed_without_loss_by_dual_stack_vxlan() {
-    take_over(&dual("vxlan"), End::Kill).await;
+    take_over(&dual("vxlan"), End::Kill, &[]).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
 async fn a_killed_flanneld_is_followed_without_loss_by_host_gw() {
-    take_over(&ipv4("host-gw"), End::Kill).await;
+    take_over(&ipv4("host-gw"), End::Kill, &[]).await;
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
 async fn a_terminated_flanneld_is_followed_without_loss_by_dual_stack_host_gw() {
-    take_over(&dual("host-gw"), End::Terminate).await;
+    take_over(&dual("host-gw"), End::Terminate, &[]).await;
 }
 
-async fn take_over(network: &str, end: End) {
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn an_address_that_keepalived_brought_and_flanneld_chose_costs_no_subnet() {
+    take_over(&ipv4("vxlan"), End::Terminate, &["-public-ip=192.0.2.50"]).await;
+}
+
+async fn take_over(network: &str, end: End, flannelds: &[&str]) {
     let cluster = Cluster::new(2, network).await;
-    let mut theirs = cluster.start_theirs(0).await;
+    let another = "192.0.2.50/32".parse().unwrap();
+    cluster.host(0).add_addresses([another]).await.unwrap();
+    let mut theirs = cluster.theirs(0);
+    theirs.args(flannelds);
+    let mut theirs =
+        Flanneld::start(cluster.host(0), theirs, &cluster.subnet_file(0)).await.unwrap();
     let _peer = cluster.start_theirs(1).await;
     let pods = cluster.connected_pods().await;
     let subnet = cluster.subnet(0).to_string();
@@ -54,6 +65,11 @@ async fn take_over(network: &str, end: End) {
     stop(theirs.process(), end).await;
     let _ours = cluster.start_ours(0).await;
     assert_eq!(cluster.subnet(0).to_string(), subnet);
+    // The address that peers know stays, as long as the host has it.
+    let leases = ["get", "--prefix", "--print-value-only", "/coreos.com/network/subnets/"];
+    let leases = cluster.etcd.ctl(&leases).await.unwrap();
+    assert_eq!(leases.contains("192.0.2.50"), !flannelds.is_empty(), "{leases}");
+    assert_eq!(leases.matches("PublicIP\"").count(), 2, "{leases}");
     assert_eq!(self::mac(&cluster).await, mac);
     for stream in streams {
         timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
