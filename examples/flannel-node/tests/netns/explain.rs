@@ -253,13 +253,19 @@ async fn what_is_wrong_with_a_next_hop_is_named() {
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_is_wrong_with_this_host_is_named() {
     let mut broken = Broken::new(VXLAN).await;
-    for setting in ["net/ipv4/ip_forward", "net/ipv4/conf/eth0/forwarding"] {
+    for (setting, name) in [
+        ("net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+        ("net/ipv4/conf/flannel.1/forwarding", "net.ipv4.conf.flannel/1.forwarding"),
+    ] {
         broken.set(setting, "0");
-        let name = setting.replace('/', ".");
         broken.is_broken_at("settings", &format!("{name} is 0")).await;
         broken.set("net/ipv4/ip_forward", "1");
         broken.set(setting, "1");
     }
+    // Encapsulated packets end on the uplink.
+    broken.set("net/ipv4/conf/eth0/forwarding", "0");
+    broken.is_whole().await;
+    broken.set("net/ipv4/conf/eth0/forwarding", "1");
     broken.alter("cni0", LinkChange { up: Some(false), ..LinkChange::default() }).await;
     broken.is_broken_at("pod", "to the pod").await;
     broken.alter("cni0", LinkChange { up: Some(true), ..LinkChange::default() }).await;
