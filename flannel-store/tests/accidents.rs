@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::Ipv4Addr,
     sync::{Arc, Mutex},
+    thread::{self, ThreadId},
     time::Duration,
 };
 
@@ -142,9 +143,10 @@ async fn a_store_that_was_restored_from_an_old_snapshot_takes_no_route_away() {
     }
 }
 
-/// The lines that a node logs from `Level::INFO` up.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<(Level, String)>>>);
+/// The lines of one thread from `Level::INFO` up. It has to be everybody's subscriber: one that is a thread's own hears nothing
+/// from where another thread has been first.
+#[derive(Clone)]
+struct Lines(ThreadId, Arc<Mutex<Vec<(Level, String)>>>);
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -160,6 +162,9 @@ impl Subscriber for Lines {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        if thread::current().id() != self.0 {
+            return;
+        }
         struct Message(String);
         impl Visit for Message {
             fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -170,7 +175,7 @@ impl Subscriber for Lines {
         }
         let mut message = Message(String::new());
         event.record(&mut message);
-        self.0.lock().unwrap().push((*event.metadata().level(), message.0));
+        self.1.lock().unwrap().push((*event.metadata().level(), message.0));
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -180,17 +185,17 @@ impl Subscriber for Lines {
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_a_line_when_it_begins_one_a_minute_and_one_when_it_ends() {
-    let lines = Lines::default();
-    let _logging = tracing::subscriber::set_default(lines.clone());
+    let lines = Lines(thread::current().id(), Arc::default());
+    tracing::subscriber::set_global_default(lines.clone()).unwrap();
     let world = Nodes::start(2, 1024).await;
     let name = "n1".parse().unwrap();
-    lines.0.lock().unwrap().clear();
+    lines.1.lock().unwrap().clear();
     world.cluster.cut(&name, Cut::Fail);
     sleep(Duration::from_secs(600)).await;
     world.cluster.heal(&name);
     sleep(Duration::from_secs(60)).await;
     let (mut failed, mut over) = (BTreeMap::<String, usize>::new(), Vec::new());
-    for (level, line) in lines.0.lock().unwrap().iter() {
+    for (level, line) in lines.1.lock().unwrap().iter() {
         let line = line.strip_prefix("still ").unwrap_or(line);
         if let Some(line) = line.strip_prefix("cannot ").filter(|_| *level == Level::WARN) {
             let activity = line.split([',', ':']).next().unwrap();

@@ -214,7 +214,7 @@ async fn a_watch_that_was_away_during_a_compaction_misses_nothing() {
 async fn a_leader_that_moves_costs_nothing() {
     let cluster = network(3).await;
     let mut lease =
-        acquire(&cluster.store_with("n1", LeaseOptions { ttl: 3 * TTL, ..short() }), 1).await;
+        acquire(&cluster.store_with("n1", LeaseOptions { ttl: 20 * TTL, ..short() }), 1).await;
     let mut watch = cluster.store("n2").watch();
     item(&mut watch).await.unwrap();
     for n in 0..3 {
