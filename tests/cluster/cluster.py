@@ -33,12 +33,11 @@ def up(count: int, families: str, proxy: str, network: str, archives: list[Path]
     with step(f"{count} nodes"):
         cluster = Cluster.create(families, proxy, count)
     with step("control plane and images"):
-        cluster.start_control_plane()
+        cluster.start_api_server()
         cluster.start_runtimes(list(cluster.nodes))
         if archives:
             cluster.load_images(*archives)
-        cluster.until("API server", 120, lambda: cluster.asks("get", "--raw", "/readyz"))
-        cluster.until("service accounts", 60, lambda: cluster.asks("get", "serviceaccount", "default"))
+        cluster.start_controllers()
     with step("kubelets"):
         cluster.start_kubelets(list(cluster.nodes))
     manifest = (HERE / "manifests/coredns.yaml").read_text().replace("IMAGE", k8s.COREDNS)

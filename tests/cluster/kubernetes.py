@@ -82,6 +82,9 @@ class Pki:
 
     def _certificate(self, name: str, subject: str, *extensions: str, signed: bool = False) -> None:
         signer = ["-CA", self.path("ca.crt"), "-CAkey", self.path("ca.key")] if signed else []
+        if signed:
+            # openssl's default is an authority, and not every client takes one for a server.
+            extensions += ("basicConstraints=critical,CA:FALSE",)
         added = [part for extension in extensions for part in ("-addext", extension)]
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "365",

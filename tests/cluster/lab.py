@@ -177,7 +177,7 @@ class Cluster:
                     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
                     raise Failure(f"{node}: {name} ended, see {log}:\n{tail}")
 
-    def start_control_plane(self) -> None:
+    def start_api_server(self) -> None:
         node = self.control_plane
         addresses = self.nodes[node]["addresses"]
         pki = k8s.Pki(STATE / "pki")
@@ -190,9 +190,15 @@ class Cluster:
         self.start(node, "etcd", k8s.etcd(STATE / "etcd"))
         self.start(node, "kube-apiserver", k8s.apiserver(
             pki, addresses[0], self.families, HERE / "manifests/audit-policy.yaml", STATE / "audit.log"))
+
+    def start_controllers(self) -> None:
+        """Waits for the API server first: the controller manager ends after 10 s without it."""
+        self.until("API server", 300, lambda: self.asks("get", "--raw", "/readyz"))
+        node = self.control_plane
         self.start(node, "kube-controller-manager", k8s.controller_manager(
-            pki, STATE / "kube-controller-manager.conf", self.families))
+            k8s.Pki(STATE / "pki"), STATE / "kube-controller-manager.conf", self.families))
         self.start(node, "kube-scheduler", k8s.scheduler(STATE / "kube-scheduler.conf"))
+        self.until("service accounts", 60, lambda: self.asks("get", "serviceaccount", "default"))
 
     def start_runtimes(self, names: list[str]) -> None:
         """containerd on these nodes, with CNI plugins and images."""
