@@ -27,6 +27,7 @@
 
 mod atomic_file;
 mod backends;
+pub mod cni_conf;
 mod compose;
 mod daemon;
 pub mod docker_options;

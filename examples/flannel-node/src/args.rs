@@ -83,6 +83,9 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Write options for Docker's daemon that fit this node's subnet, as mk-docker-opts.sh does.
     DockerOpts(DockerOptsArgs),
+    /// Install a CNI configuration for the container runtime, as flannel's install-conf does.
+    #[command(hide = true)]
+    InstallConf(InstallConfArgs),
     /// Print what the node on this host says of itself.
     Status(StatusArgs),
     /// Remove the routes and devices that a node has left on this host, and its subnet file.
@@ -108,6 +111,16 @@ pub(crate) struct StatusArgs {
     /// Print all of it, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Which file to install, and where.
+#[derive(Args, Debug)]
+pub(crate) struct InstallConfArgs {
+    /// The file to copy.
+    pub(crate) source: PathBuf,
+
+    /// Where the container runtime reads it, such as /etc/cni/net.d/10-flannel.conflist.
+    pub(crate) destination: PathBuf,
 }
 
 /// How to run the demo.

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use args::{Cli, Command, ExplainArgs};
 use flannel_daemon::{
-    DaemonError, InvalidOptions, OpenStoreError, Stores, docker_options,
+    DaemonError, InvalidOptions, OpenStoreError, Stores, cni_conf, docker_options,
     explain::{self, ExplainError},
     operate::OperateError,
     teardown::{self, TeardownError},
@@ -37,6 +37,9 @@ fn main() -> ExitCode {
             let written =
                 async { Ok(docker_options::write(environment(), &args.options()).await?) };
             block_on(written).map(fine)
+        }
+        Some(Command::InstallConf(args)) => {
+            cni_conf::install(&args.source, &args.destination).map(|_| true).map_err(Into::into)
         }
         Some(Command::Status(args)) => status::show(&args),
         Some(Command::Teardown(args)) => {

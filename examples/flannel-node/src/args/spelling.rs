@@ -1,6 +1,9 @@
 //! flanneld's spellings of flags, and the environment.
 
-use std::ffi::{OsStr, OsString};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+};
 
 use clap::{Command, CommandFactory, FromArgMatches, error::ErrorKind};
 
@@ -18,6 +21,10 @@ impl Cli {
     ) -> Result<Self, clap::Error> {
         let root = Self::command();
         let mut args: Vec<_> = args.into_iter().collect();
+        // flannel's image has a program of this name.
+        if args.first().is_some_and(|program| Path::new(program).ends_with("install-conf")) {
+            args.insert(1, "install-conf".into());
+        }
         let file = EnvFile::take(&mut args, environment("FLANNELD_ENV_FILE"));
         let file = file.map_err(|reason| root.clone().error(ErrorKind::Io, reason))?;
         // The options of the command that is meant are those that the environment may give.

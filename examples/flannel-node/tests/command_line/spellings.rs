@@ -171,3 +171,16 @@ fn a_file_speaks_where_neither_command_line_nor_environment_do() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("cannot read /no/such/file"), "{error}");
 }
+
+#[test]
+fn install_conf_is_a_name_of_the_program() {
+    for args in
+        [&["/opt/bin/install-conf", "a", "b"][..], &["flannel-node", "install-conf", "a", "b"]]
+    {
+        let cli = Cli::read(args.iter().map(OsString::from), |_| None).unwrap();
+        let Some(Command::InstallConf(args)) = cli.command else { panic!("{args:?}") };
+        assert_eq!([args.source, args.destination], ["a", "b"].map(PathBuf::from));
+    }
+    let error = Cli::read(["install-conf", "a"].map(OsString::from), |_| None).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+}
