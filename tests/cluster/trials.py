@@ -97,16 +97,19 @@ def the_api_server_restarts(cluster: Cluster, workload: Workload) -> str:
 def a_node_restarts_while_the_api_server_is_away(cluster: Cluster, workload: Workload) -> str:
     node = list(cluster.nodes)[-1]
     before = network_process(cluster, node)
+    check(before is not None, f"{node} has no process of the network")
     with pings.running(workload.flows()) as lost:
         cluster.stop(cluster.control_plane, "kube-apiserver")
-        cluster.run(node, "kill", "-KILL", str(before))
-        begin = time.monotonic()
-        # The kubelet starts the container again, without asking anybody.
-        wait_for("the node to be started again", 90, lambda: network_process(cluster, node) not in (None, before))
-        wait_for("the node to be ready without an API server", 60, lambda: ready(cluster, node))
-        took = time.monotonic() - begin
-        time.sleep(5)
-        cluster.start(cluster.control_plane, "kube-apiserver", cluster.daemons[cluster.control_plane]["kube-apiserver"]["command"])
+        try:
+            cluster.run(node, "kill", "-KILL", str(before))
+            begin = time.monotonic()
+            # The kubelet starts the container again, without asking anybody.
+            wait_for("the node to be started again", 90, lambda: network_process(cluster, node) not in (None, before))
+            wait_for("the node to be ready without an API server", 60, lambda: ready(cluster, node))
+            took = time.monotonic() - begin
+            time.sleep(5)
+        finally:
+            cluster.restart(cluster.control_plane, "kube-apiserver")
         cluster.until("API server", 120, lambda: cluster.asks("get", "--raw", "/readyz"))
         cluster.until("nodes that are ready", 180, cluster.all_ready)
     return f"ready {took:.1f} s after it was killed; {none_lost(lost)}"
