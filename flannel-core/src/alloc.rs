@@ -4,7 +4,7 @@ use crate::{
     cidr::{Cidr, SubnetRange},
     config::NetworkConfig,
     identity::NodeId,
-    report::Family,
+    peer_fault::Family,
     subnet::Subnet,
 };
 

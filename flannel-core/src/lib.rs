@@ -11,6 +11,7 @@ mod fields;
 mod identity;
 mod lease;
 mod node;
+mod peer_fault;
 mod peers;
 mod public_address;
 mod random;
@@ -34,13 +35,11 @@ pub use node::{
     Liveness, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped,
     Totals,
 };
+pub use peer_fault::{Family, PeerFault, PeerProblem};
 pub use peers::{FoldOutcome, Peers, Revision};
 pub use public_address::{UnusableAddress, check_chosen_address, check_published};
 pub use random::SplitMix64;
-pub use report::{
-    BackendReport, Family, PeerFault, PeerProblem, Repaired, RoutingMode, SyncReport, Transport,
-    Warning,
-};
+pub use report::{BackendReport, Repaired, RoutingMode, SyncReport, Transport, Warning};
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};
 pub use subnet_env::SubnetEnv;

@@ -10,7 +10,7 @@ use crate::{
     cidr::Cidr,
     config::NetworkConfig,
     lease::{Lease, LeaseAttrs, LeaseEvent},
-    report::{PeerFault, PeerProblem},
+    peer_fault::{PeerFault, PeerProblem},
     subnet::Subnet,
 };
 

@@ -6,7 +6,7 @@ use super::NetworkConfig;
 use crate::{
     cidr::{Cidr, SubnetRange},
     fault::{Activity, Fault, FaultKind},
-    report::Family,
+    peer_fault::Family,
 };
 
 /// A configuration that a running node goes on with, and what it cannot adopt.

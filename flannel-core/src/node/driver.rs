@@ -40,10 +40,11 @@ use crate::{
     config::NetworkConfig,
     fault::Activity,
     lease::{Lease, LeaseAttrs, LeaseEvent},
+    peer_fault::PeerProblem,
     peers::Peers,
     public_address::check_published,
     random::SplitMix64,
-    report::{PeerProblem, SyncReport},
+    report::SyncReport,
     store::{Store, StoreError},
 };
 

@@ -14,7 +14,8 @@ use crate::{
     config::NetworkConfig,
     fault::{Activity, Fault},
     lease::Lease,
-    report::{PeerProblem, SyncReport},
+    peer_fault::PeerProblem,
+    report::SyncReport,
 };
 
 /// A node at one moment.

@@ -14,8 +14,9 @@ use tokio::{sync::Notify, time::sleep};
 use crate::{
     backend::{Backend, BackendError, Network},
     lease::{Lease, LeaseAttrs},
+    peer_fault::{Family, PeerFault, PeerProblem},
     peers::Peers,
-    report::{Family, PeerFault, PeerProblem, RoutingMode, SyncReport, Transport},
+    report::{RoutingMode, SyncReport, Transport},
     subnet::Subnet,
 };
 

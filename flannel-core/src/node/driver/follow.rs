@@ -14,7 +14,7 @@ use crate::{
         operation::yield_once,
         session::{Session, next_event},
     },
-    report::PeerProblem,
+    peer_fault::PeerProblem,
     store::StoreError,
     subnet::Subnet,
 };
