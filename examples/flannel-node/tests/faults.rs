@@ -6,6 +6,7 @@ mod faults {
     mod etcd_accidents;
     mod etcd_members;
     mod folder_accidents;
+    mod slow_resolver;
     mod soak;
     mod trial;
 }

@@ -1,6 +1,7 @@
 //! Clusters of both kinds of nodes.
+#![expect(clippy::disallowed_methods, reason = "these tests are about the programs themselves")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::unix::fs::symlink, process::Command, time::Duration};
 
 use flannel_testbed::Flanneld;
 use tokio::task::JoinSet;
@@ -82,9 +83,24 @@ async fn a_role_for_config_and_subnets_alone_suffices_for_both() {
     let file = cluster.subnet_file(0);
     let _theirs = Flanneld::start(cluster.host(0), theirs, &file).await.unwrap();
     let mut ours = cluster.host(1).spawn(ours).unwrap();
-    let limit = std::time::Duration::from_secs(60);
+    let limit = Duration::from_secs(60);
     let goes_without = "this user may not read /coreos.com/network/subnet-owners/";
     ours.line(limit, |line| line.contains(goes_without)).await.unwrap();
     ours.line(limit, |line| line.contains(" ready subnet=")).await.unwrap();
     cluster.connected_pods().await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN and the real flanneld: run ./ci.sh flanneld"]
+async fn a_flanneld_on_the_same_host_is_named() {
+    let cluster = Cluster::new(1, &ipv4("host-gw")).await;
+    // The name of a process is that of its program.
+    let program = cluster.folder.path().join("flanneld");
+    symlink(Flanneld::path().unwrap(), &program).unwrap();
+    let mut theirs = Command::new(program);
+    theirs.args(cluster.theirs(0).get_args());
+    let _theirs = Flanneld::start(cluster.host(0), theirs, &cluster.subnet_file(0)).await.unwrap();
+    let mut ours = cluster.host(0).spawn(cluster.ours(0)).unwrap();
+    let named = |line: &str| line.contains("flanneld runs on this host too");
+    ours.line(Duration::from_secs(60), named).await.unwrap();
 }
