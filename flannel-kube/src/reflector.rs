@@ -311,7 +311,7 @@ impl<P: Projection> Reflector<P> {
 
     /// Follows what happens after `version`.
     async fn resume(&mut self, version: String) -> Result<Turn<P::Kept>, RequestError> {
-        let seconds = (LONGEST_WATCH + self.random_number() % LONGEST_WATCH).to_string();
+        let seconds = (LONGEST_WATCH + RandomState::new().hash_one(()) % LONGEST_WATCH).to_string();
         let query = [
             ("watch", "true"),
             ("allowWatchBookmarks", "true"),
@@ -380,13 +380,8 @@ impl<P: Projection> Reflector<P> {
     }
 
     fn pause(&mut self, at_least: Option<Duration>) {
-        let random = self.random_number();
-        let pause = self.backoff.after_failure(random);
+        let pause = self.backoff.after_failure(RandomState::new().hash_one(()));
         self.from = Instant::now() + pause.max(at_least.unwrap_or_default());
-    }
-
-    fn random_number(&self) -> u64 {
-        RandomState::new().hash_one(())
     }
 }
 
