@@ -155,7 +155,7 @@ part_static() {
     local out=${CARGO_TARGET_DIR:-target}/$target/dist/flannel-node
     # Rust brings lld for this target, which keeps one of functions that are the same, and packs the list of addresses to set.
     local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C "link-arg=-Wl,--icf=all,-z,pack-relative-relocs")
-    cargo rustc --profile dist --locked -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static "${link[@]}"
+    cargo rustc --profile dist -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static "${link[@]}"
     { ldd "$out" 2>&1 || true; } | grep -E 'statically linked|not a dynamic executable'
     mkdir -p target/static
     cp "$out" target/static/flannel-node
