@@ -1,4 +1,4 @@
-//! The contract of [`Backend`] and [`Network`] as tests that every backend runs, usually on a real kernel.
+//! The contract of [`Backend`] and [`Network`](crate::Network) as tests that every backend runs, usually on a real kernel.
 
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
