@@ -1,13 +1,16 @@
 //! A name server takes seconds to answer.
 
+#![expect(clippy::disallowed_methods, reason = "the name server has threads of its own")]
+
 use std::{
     fs,
     net::{Ipv4Addr, UdpSocket},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use flannel_testbed::Etcd;
+use tokio::time::Instant;
 
 use super::trial::{Trial, dual};
 
