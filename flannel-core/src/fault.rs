@@ -277,6 +277,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fault_of_the_store_says_what_to_do_unless_waiting_is_all() {
+        let missing = StoreError::ConfigMissing { place: "/etc/net".into() };
+        let remedy = Fault::of(Activity::Watch, &missing).remedy;
+        assert!(remedy.is_some_and(|it| it.contains(r#"{"Network":"10.244.0.0/16"}"#)));
+        let source = "timed out".into();
+        let away = StoreError::Unavailable { operation: "read".into(), source };
+        assert_eq!(Fault::of(Activity::Watch, &away).remedy, None);
+    }
+
+    #[test]
     fn a_fault_reads_as_one_line_and_survives_its_json() {
         let source = "timed out".into();
         let away = StoreError::Unavailable { operation: "read the leases".into(), source };

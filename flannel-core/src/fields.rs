@@ -173,6 +173,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_no_object_is_refused_with_what_is_expected() {
+        let error = Fields::parse("[1]").unwrap_err().to_string();
+        assert!(error.contains("expected an object"), "{error}");
+    }
+
+    #[test]
     fn keys_match_in_any_case_and_the_last_wins() {
         let fields = Fields::parse(r#"{"vni":1,"VNI":7,"other":null}"#).unwrap();
         assert_eq!(fields.integer("Vni", 0..=9), Ok(Some(7)));

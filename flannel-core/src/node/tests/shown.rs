@@ -1,7 +1,10 @@
 //! What a node shows of itself to those who watch over it.
 
 use super::*;
-use crate::{RoutingMode, SyncReport, Transport, testing::MockNetwork};
+use crate::{
+    Family, PeerFault, PeerProblem, RoutingMode, Status, SyncReport, Transport,
+    testing::MockNetwork,
+};
 
 #[tokio::test(start_paused = true)]
 async fn the_loop_answers_wherever_it_waits() {
@@ -133,4 +136,24 @@ async fn how_packets_reach_peers_is_told_when_asked() {
     let transports = handle.transports().await.unwrap();
     let peers: Vec<_> = transports.into_iter().map(|(peer, _)| peer).collect();
     assert_eq!(peers, [peer.subnet, other.subnet]);
+}
+
+#[test]
+fn a_node_serves_somebody_while_one_peer_has_no_problem() {
+    let with = |peers, problems: &[&str]| {
+        let problem = |key: &&str| {
+            let fault = PeerFault::NoAddress { family: Family::Ipv4 };
+            PeerProblem::new(key.parse().unwrap(), None, fault)
+        };
+        let report = SyncReport {
+            problems: problems.iter().map(problem).collect(),
+            ..SyncReport::default()
+        };
+        let status = Status { peers, last_sync: Some(report), ..Status::default() };
+        status.serves_any_peer()
+    };
+    assert!(with(Some(2), &["10.3.2.0-24"]));
+    assert!(!with(Some(2), &["10.3.2.0-24", "10.3.3.0-24"]));
+    assert!(!with(Some(0), &[]));
+    assert!(!with(None, &[]));
 }
