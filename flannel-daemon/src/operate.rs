@@ -203,3 +203,30 @@ async fn write_reservation(
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_live_lease_of_another_program_has_a_consequence() {
+        let record = |owner: Option<&str>, lifetime| Record {
+            key: "10.3.2.0-24".into(),
+            value: Ok(r#"{"PublicIP":"192.0.2.7"}"#.into()),
+            owner: owner.map(|id| id.parse().unwrap()),
+            revision: 1,
+            created: 1,
+            lifetime,
+            token: 0,
+        };
+        let said = consequence(&record(None, Lifetime::Bounded)).expect("flanneld ends");
+        assert!(said.contains("10.3.2.0-24") && said.contains("at 192.0.2.7"), "{said}");
+        assert_eq!(
+            consequence(&record(Some("node-1"), Lifetime::Bounded)),
+            None,
+            "it takes another"
+        );
+        assert_eq!(consequence(&record(None, Lifetime::Lapsed)), None);
+        assert_eq!(consequence(&record(None, Lifetime::Unbounded)), None);
+    }
+}
