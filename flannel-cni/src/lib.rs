@@ -1,0 +1,39 @@
+//! CNI plugins: what a container runtime runs to connect a container to the node's network.
+//!
+//! The program `flannel-cni` holds them all; a runtime finds each under its own name. A runtime, or a host of microVMs, can call them
+//! in process as well: make a [`Call`] and [`execute`] it.
+//!
+//! * [`protocol`]: the configuration, the environment, results and errors of every version of the specification. Pure.
+//! * [`Plugin`]: which plugins there are, and what each does for a verb.
+//! * `loopback`, ...: a module for each plugin.
+//! * `sandbox`: a container's network namespace.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use flannel_cni::{
+//!     Call, Plugin, execute,
+//!     protocol::{Config, Environment, Verb},
+//! };
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let environment = Environment {
+//!     verb: Verb::Add,
+//!     container_id: "vm-1".into(),
+//!     netns: Some("/run/netns/vm-1".into()),
+//!     interface: "lo".into(),
+//!     ..Environment::default()
+//! };
+//! let config = Config::parse(br#"{"cniVersion": "1.1.0", "name": "lo", "type": "loopback"}"#)?;
+//! let result = execute(Plugin::Loopback, &Call::new(environment, config)?).await?;
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod loopback;
+mod plugin;
+pub mod protocol;
+mod sandbox;
+
+pub use plugin::{Call, Plugin, execute};
