@@ -31,9 +31,16 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bridge;
+mod delegate;
+mod flannel;
+mod host_local;
+mod kernel;
 mod loopback;
 mod plugin;
 pub mod protocol;
 mod sandbox;
 
+pub use flannel::SubnetEnv;
+pub use host_local::{Entry, Owner, Range, RangeSet, Store, StoreError};
 pub use plugin::{Call, Plugin, execute};

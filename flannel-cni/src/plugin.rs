@@ -1,7 +1,7 @@
 use flannel_netlink::Namespace;
 
 use crate::{
-    loopback,
+    bridge, flannel, host_local, loopback,
     protocol::{AddResult, Code, Config, Environment, Error, Verb, Version},
     sandbox::Sandbox,
 };
@@ -11,16 +11,22 @@ use crate::{
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the names are those of the plugins")]
 pub enum Plugin {
+    Bridge,
+    Flannel,
+    HostLocal,
     Loopback,
 }
 
 impl Plugin {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Loopback];
+    pub const ALL: [Self; 4] = [Self::Bridge, Self::Flannel, Self::HostLocal, Self::Loopback];
 
     /// What configurations call it, and what its program is called.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Bridge => "bridge",
+            Self::Flannel => "flannel",
+            Self::HostLocal => "host-local",
             Self::Loopback => "loopback",
         }
     }
@@ -95,6 +101,9 @@ pub async fn execute(plugin: Plugin, call: &Call) -> Result<Option<AddResult>, E
             .with_details(format!("{} is there since CNI {since}", verb.text())));
     }
     match plugin {
+        Plugin::Bridge => bridge::execute(call).await,
+        Plugin::Flannel => flannel::execute(call).await,
+        Plugin::HostLocal => host_local::execute(call),
         Plugin::Loopback => loopback::execute(call).await,
     }
 }

@@ -13,6 +13,7 @@ mod version;
 pub use arguments::Arguments;
 pub use attachment::Attachment;
 pub use config::Config;
+pub(crate) use config::or_default;
 pub use environment::{Environment, Verb};
 pub use error::{Code, Error};
 pub use result::{AddResult, Dns, Interface, Ip, Route};

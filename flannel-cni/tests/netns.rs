@@ -1,5 +1,9 @@
 //! On the real kernel, each test in namespaces of its own.
 
+#[path = "netns/bridge.rs"]
+mod bridge;
+#[path = "netns/flannel.rs"]
+mod flannel;
 #[path = "netns/loopback.rs"]
 mod loopback;
 #[path = "netns/support.rs"]

@@ -1,0 +1,37 @@
+//! Connects containers to a bridge of the node, as containernetworking's `bridge` does.
+//!
+//! Addresses come before devices, so that a node without a free one is left as it was. The pair is made in one message from the
+//! node's side, as a port of the bridge and up; another batch inside of the container does the rest. Nothing waits for a fixed
+//! time: the kernel tells when the port is up.
+
+mod add;
+mod check;
+mod config;
+mod del;
+mod ensure;
+mod gateways;
+mod pod;
+
+use self::config::Bridge;
+use crate::{
+    delegate,
+    plugin::Call,
+    protocol::{AddResult, Error, Verb},
+};
+
+pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
+    let bridge = Bridge::read(&call.config, &call.environment.arguments)?;
+    match call.environment.verb {
+        Verb::Add => add::add(call, &bridge).await.map(Some),
+        Verb::Check => check::check(call, &bridge).await.map(|()| None),
+        Verb::Del => del::del(call, &bridge).await.map(|()| None),
+        verb @ (Verb::Gc | Verb::Status) => ask_ipam(call, &bridge, verb).await.map(|()| None),
+        Verb::Version => Ok(None),
+    }
+}
+
+/// Passes a verb on to whoever gives addresses.
+async fn ask_ipam(call: &Call, bridge: &Bridge, verb: Verb) -> Result<(), Error> {
+    let Some(plugin) = &bridge.ipam else { return Ok(()) };
+    delegate::run(call, verb, plugin, call.config.object.clone()).await.map(drop)
+}

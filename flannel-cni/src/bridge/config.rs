@@ -1,0 +1,183 @@
+use flannel_netlink::state::MacAddress;
+use serde::{Deserialize, de::IgnoredAny};
+
+use crate::protocol::{Arguments, Code, Config, Dns, Error, or_default};
+
+/// The configuration as far as it concerns the bridge.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Bridge {
+    pub(super) name: String,
+    pub(super) is_gateway: bool,
+    pub(super) is_default_gateway: bool,
+    pub(super) force_address: bool,
+    pub(super) mtu: u32,
+    pub(super) hairpin: bool,
+    pub(super) promiscuous: bool,
+    pub(super) detect_duplicates: bool,
+    pub(super) container_interface: bool,
+    pub(super) isolated: bool,
+    pub(super) mac: Option<MacAddress>,
+    /// The plugin that gives addresses.
+    pub(super) ipam: Option<String>,
+    pub(super) dns: Dns,
+}
+
+impl Bridge {
+    pub(super) fn read(config: &Config, arguments: &Arguments) -> Result<Self, Error> {
+        let invalid = |what: String| Error::new(Code::InvalidConfig, what);
+        let keys: Keys = config.keys()?;
+        let mac = arguments.mac.clone();
+        let mac = keys.args.and_then(|args| args.cni?.mac).filter(|mac| !mac.is_empty()).or(mac);
+        let mac = keys.runtime_config.mac.filter(|mac| !mac.is_empty()).or(mac);
+        let mac = mac.map(|text| text.parse::<MacAddress>());
+        let mac = mac.transpose().map_err(|error| invalid(error.to_string()))?;
+        if let Some(mac) = mac.filter(|mac| !mac.is_unicast()) {
+            return Err(invalid(format!("the requested MAC {mac} is not that of one station")));
+        }
+        let ipam = keys.ipam.and_then(|ipam| ipam.kind).filter(|kind| !kind.is_empty());
+        if ipam.is_some() && keys.disable_container_interface {
+            let message = "cannot use IPAM when DisableContainerInterface flag is set";
+            return Err(invalid(message.to_owned()));
+        }
+        if keys.hairpin_mode && keys.promisc_mode {
+            let message = "cannot set hairpin mode and promiscuous mode at the same time";
+            return Err(invalid(message.to_owned()));
+        }
+        let name = if keys.bridge.is_empty() { DEFAULT_NAME.to_owned() } else { keys.bridge };
+        if name.len() > 15 || name.contains(|it: char| it == '/' || it.is_whitespace()) {
+            return Err(invalid(format!("{name:?} cannot be the name of a bridge")));
+        }
+        let unsupported = [
+            ("ipMasq", keys.ip_masq),
+            ("macspoofchk", keys.macspoofchk),
+            ("vlan", keys.vlan != 0),
+            ("vlanTrunk", keys.vlan_trunk.is_some()),
+        ];
+        if let Some((key, _)) = unsupported.into_iter().find(|(_, given)| *given) {
+            return Err(Error::new(Code::UnsupportedField, format!("{key} is not supported"))
+                .with_details("the bridge plugin of containernetworking has it"));
+        }
+        Ok(Self {
+            name,
+            is_gateway: keys.is_gateway || keys.is_default_gateway,
+            is_default_gateway: keys.is_default_gateway,
+            force_address: keys.force_address,
+            mtu: keys.mtu,
+            hairpin: keys.hairpin_mode,
+            promiscuous: keys.promisc_mode,
+            detect_duplicates: keys.enable_dad,
+            container_interface: !keys.disable_container_interface,
+            isolated: keys.port_isolation,
+            mac,
+            ipam,
+            dns: keys.dns,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Keys {
+    #[serde(default, deserialize_with = "or_default")]
+    bridge: String,
+    #[serde(default, deserialize_with = "or_default")]
+    is_gateway: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    is_default_gateway: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    force_address: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    mtu: u32,
+    #[serde(default, deserialize_with = "or_default")]
+    hairpin_mode: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    promisc_mode: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    vlan: i64,
+    vlan_trunk: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "or_default")]
+    ip_masq: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    macspoofchk: bool,
+    #[serde(rename = "enabledad", default, deserialize_with = "or_default")]
+    enable_dad: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    disable_container_interface: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    port_isolation: bool,
+    ipam: Option<IpamKeys>,
+    #[serde(default, deserialize_with = "or_default")]
+    dns: Dns,
+    args: Option<ArgsKeys>,
+    #[serde(default, deserialize_with = "or_default")]
+    runtime_config: MacKeys,
+}
+
+#[derive(Deserialize)]
+struct IpamKeys {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ArgsKeys {
+    cni: Option<MacKeys>,
+}
+
+#[derive(Default, Deserialize)]
+struct MacKeys {
+    mac: Option<String>,
+}
+
+/// As in containernetworking's plugin.
+const DEFAULT_NAME: &str = "cni0";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(keys: Value) -> Result<Bridge, Error> {
+        let mut config = json!({"name": "n", "cniVersion": "1.0.0", "type": "bridge"});
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let arguments = Arguments { mac: Some("c2:00:00:00:00:01".into()), ..Arguments::default() };
+        Bridge::read(&Config::parse(config.to_string().as_bytes()).unwrap(), &arguments)
+    }
+
+    #[test]
+    fn defaults_are_those_of_upstream() {
+        let bridge = read(json!({"ipam": {}, "mtu": null})).unwrap();
+        assert_eq!((&*bridge.name, bridge.mtu, &bridge.ipam), ("cni0", 0, &None));
+        assert!(!bridge.is_gateway && !bridge.hairpin && bridge.container_interface);
+        let bridge = read(json!({"isDefaultGateway": true, "ipam": {"type": "x"}})).unwrap();
+        assert!(bridge.is_gateway && bridge.ipam.is_some());
+    }
+
+    #[test]
+    fn the_runtimes_mac_is_before_that_of_args_and_of_the_environment() {
+        let mac = |keys| read(keys).unwrap().mac.unwrap().to_string();
+        assert_eq!(mac(json!({})), "c2:00:00:00:00:01");
+        let args = json!({"cni": {"mac": "c2:00:00:00:00:02"}});
+        assert_eq!(mac(json!({"args": args})), "c2:00:00:00:00:02");
+        let runtime = json!({"mac": "c2:00:00:00:00:03"});
+        assert_eq!(mac(json!({"args": args, "runtimeConfig": runtime})), "c2:00:00:00:00:03");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (keys, expected) in [
+            (json!({"vlan": 7}), "vlan is not supported"),
+            (json!({"vlanTrunk": []}), "vlanTrunk is not supported"),
+            (json!({"hairpinMode": true, "promiscMode": true}), "same time"),
+            (json!({"disableContainerInterface": true, "ipam": {"type": "x"}}), "cannot use IPAM"),
+            (json!({"runtimeConfig": {"mac": "x"}}), "not an Ethernet address"),
+            (json!({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}), "not that of one station"),
+            (json!({"macspoofchk": true}), "macspoofchk"),
+            (json!({"bridge": "a/b"}), "cannot be the name"),
+        ] {
+            let error = read(keys).unwrap_err();
+            assert!(error.message.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+use flannel_netlink::{delete_link, link_by_name};
+
+use super::{ask_ipam, config::Bridge};
+use crate::{
+    kernel::refused,
+    plugin::Call,
+    protocol::{Error, Verb},
+};
+
+/// Removes the interface, and then gives its addresses back. What is gone already is fine.
+pub(super) async fn del(call: &Call, bridge: &Bridge) -> Result<(), Error> {
+    if let Some(sandbox) = call.sandbox()? {
+        let name = &*call.environment.interface;
+        let ((), mut connection) = sandbox.connect(|| ())?;
+        let found = link_by_name(&mut connection, name).await;
+        let what = |verb| format!("failed to {verb} {name:?}");
+        if let Some(link) = found.map_err(|error| refused(what("lookup"), &error))? {
+            // The other end goes with it.
+            delete_link(&mut connection, link.index)
+                .await
+                .map_err(|error| refused(what("delete"), &error))?;
+        }
+    }
+    ask_ipam(call, bridge, Verb::Del).await
+}

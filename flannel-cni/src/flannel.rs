@@ -1,0 +1,123 @@
+//! Connects containers to flannel's network, as flannel's own plugin does: the node's subnet becomes the configuration of another
+//! plugin, which does the work. One of this crate does it in process.
+//!
+//! What that plugin was told for a container is kept in a file of `dataDir`, with the name and content that flannel's plugin gives
+//! it, so that either one's `DEL` ends the other's `ADD`, whatever the subnet is by then.
+
+mod config;
+mod records;
+mod render;
+mod subnet_env;
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value, json};
+use tokio::time::{Duration, Instant, sleep};
+
+pub use self::subnet_env::SubnetEnv;
+use self::{config::Flannel, records::Records};
+use crate::{
+    delegate,
+    plugin::Call,
+    protocol::{AddResult, Code, Error, Verb},
+};
+
+pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
+    let config = Flannel::read(&call.config)?;
+    match call.environment.verb {
+        Verb::Add => add(call, &config).await.map(Some),
+        Verb::Check => check(call, &config).await.map(|()| None),
+        Verb::Del => del(call, &config).await.map(|()| None),
+        Verb::Gc => gc(call, &config).await.map(|()| None),
+        Verb::Status => status(call, &config).await.map(|()| None),
+        Verb::Version => Ok(None),
+    }
+}
+
+async fn add(call: &Call, config: &Flannel) -> Result<AddResult, Error> {
+    let subnet = wait_for_subnet(config).await?;
+    let delegated = render::delegate(&call.config, config, &subnet)?;
+    // Before anything is made, so that whatever comes of it can be undone.
+    Records::new(&config.data_dir).write(&call.environment.container_id, &delegated)?;
+    delegate::add(call, &kind(&delegated)?, delegated).await
+}
+
+async fn check(call: &Call, config: &Flannel) -> Result<(), Error> {
+    let id = &call.environment.container_id;
+    let Some(mut delegated) = Records::new(&config.data_dir).read(id)? else {
+        let folder = config.data_dir.display();
+        return Err(Error::new(Code::NotAsExpected, format!("no record of {id} in {folder}")));
+    };
+    // What the runtime knows of this attachment.
+    for key in ["cniVersion", "prevResult"] {
+        if let Some(value) = call.config.object.get(key) {
+            delegated.insert(key.to_owned(), value.clone());
+        }
+    }
+    delegate::run(call, Verb::Check, &kind(&delegated)?, delegated).await.map(drop)
+}
+
+async fn del(call: &Call, config: &Flannel) -> Result<(), Error> {
+    let records = Records::new(&config.data_dir);
+    let id = &call.environment.container_id;
+    match records.read(id) {
+        Ok(Some(delegated)) => {
+            delegate::run(call, Verb::Del, &kind(&delegated)?, delegated).await?;
+        }
+        // It was done already, or ADD never came so far.
+        Ok(None) => return Ok(()),
+        // Nobody will ever know what it said.
+        Err(error) if error.code == Code::Decoding => eprintln!("{error}"),
+        Err(error) => return Err(error),
+    }
+    // Only now: a DEL that failed is repeated.
+    records.remove(id)
+}
+
+async fn gc(call: &Call, config: &Flannel) -> Result<(), Error> {
+    let subnet = subnet_env::read(&config.subnet_file)?;
+    let mut delegated = render::delegate(&call.config, config, &subnet)?;
+    let attachments = call.config.valid_attachments.iter();
+    let listed = attachments
+        .clone()
+        .map(|it| json!({"containerID": it.container_id, "ifname": it.interface}));
+    delegated.insert("cni.dev/valid-attachments".to_owned(), listed.collect());
+    let done = delegate::run(call, Verb::Gc, &kind(&delegated)?, delegated).await;
+    let valid: HashSet<&str> = attachments.map(|it| &*it.container_id).collect();
+    Records::new(&config.data_dir).retain(&call.config.name, &valid)?;
+    done.map(drop)
+}
+
+async fn status(call: &Call, config: &Flannel) -> Result<(), Error> {
+    let subnet = subnet_env::read(&config.subnet_file)
+        .map_err(|error| Error { code: Code::NotAvailable, ..error })?;
+    let delegated = render::delegate(&call.config, config, &subnet)?;
+    delegate::run(call, Verb::Status, &kind(&delegated)?, delegated).await.map(drop)
+}
+
+/// The node's subnet. At the start of a node pods may come before flannel has it.
+async fn wait_for_subnet(config: &Flannel) -> Result<SubnetEnv, Error> {
+    let deadline = Instant::now() + config.wait;
+    loop {
+        match subnet_env::read(&config.subnet_file) {
+            Err(error) if error.code == Code::TryAgainLater && Instant::now() < deadline => {
+                sleep(LOOK).await;
+            }
+            read => return read,
+        }
+    }
+}
+
+/// The plugin that a rendered configuration is for.
+fn kind(delegated: &Map<String, Value>) -> Result<String, Error> {
+    let kind = delegated.get("type").and_then(Value::as_str).unwrap_or_default();
+    match kind {
+        "" => Err(Error::new(Code::InvalidConfig, "the delegate's configuration has no type")),
+        // It would call itself for ever.
+        "flannel" => Err(Error::new(Code::InvalidConfig, "flannel cannot be its own delegate")),
+        _ => Ok(kind.to_owned()),
+    }
+}
+
+/// How often the file is looked for.
+const LOOK: Duration = Duration::from_millis(20);

@@ -1,0 +1,164 @@
+//! Gives containers addresses of this node, with the files of containernetworking's `host-local`.
+//!
+//! Both can serve one folder at once, under its lock: see [`store`]. Unlike that plugin this one does not read all files for each
+//! container, frees what a restart of the machine left behind, and gives what all ranges have or nothing.
+
+mod config;
+mod index;
+mod range;
+mod resolv_conf;
+mod store;
+
+use std::{io, path::Path};
+
+use self::config::HostLocal;
+pub use self::{
+    range::{Range, RangeSet},
+    store::{Entry, Owner, Store, StoreError},
+};
+use crate::{
+    plugin::Call,
+    protocol::{AddResult, Code, Error, Ip, Verb},
+};
+
+pub(crate) fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
+    let config = HostLocal::read(&call.config, &call.environment.arguments)?;
+    match call.environment.verb {
+        Verb::Add => add(call, &config).map(Some),
+        Verb::Check => check(call, &config).map(|()| None),
+        Verb::Del => del(call, &config).map(|()| None),
+        Verb::Gc => {
+            open(call, &config)?.retain(&call.config.valid_attachments).map_err(failed)?;
+            Ok(None)
+        }
+        Verb::Status => status(call, &config).map(|()| None),
+        Verb::Version => Ok(None),
+    }
+}
+
+fn add(call: &Call, config: &HostLocal) -> Result<AddResult, Error> {
+    let mut result = AddResult { routes: config.routes.clone(), ..AddResult::default() };
+    if let Some(path) = &config.resolv_conf {
+        result.dns = resolv_conf::read(path).map_err(|error| {
+            Error::new(Code::Io, format!("cannot read {}: {error}", path.display()))
+        })?;
+    }
+    let owner = owner(call);
+    let mut store = open(call, config)?;
+    for address in store.addresses(&owner).map_err(failed)? {
+        if config.ranges.iter().any(|set| set.range_of(address).is_some()) {
+            let message = format!(
+                "{address} has been allocated to {}, duplicate allocation is not allowed",
+                owner.container_id
+            );
+            return Err(Error::new(Code::NoAddress, message)
+                .with_details("the runtime calls DEL before it calls ADD again"));
+        }
+    }
+    match reserve(&mut store, &owner, config) {
+        Ok(ips) => result.ips = ips,
+        Err(error) => {
+            // All or nothing; what cannot be taken back now goes with DEL.
+            let _ = store.release(&owner);
+            let _ = store.commit();
+            return Err(error);
+        }
+    }
+    store.commit().map_err(failed)?;
+    Ok(result)
+}
+
+/// One address of each set.
+fn reserve(store: &mut Store, owner: &Owner, config: &HostLocal) -> Result<Vec<Ip>, Error> {
+    let mut requested = config.requested.clone();
+    let mut ips = Vec::new();
+    for (number, set) in config.ranges.iter().enumerate() {
+        let wanted = requested.iter().position(|address| set.range_of(*address).is_some());
+        let address = match wanted.map(|position| requested.swap_remove(position)) {
+            Some(address) => {
+                if set.range_of(address).is_some_and(|range| range.gateway == address) {
+                    let message = format!("requested ip {address} is subnet's gateway");
+                    return Err(Error::new(Code::InvalidConfig, message));
+                }
+                if !store.reserve(owner, address, number).map_err(failed)? {
+                    let message = format!(
+                        "requested IP address {address} is not available in range set {set}"
+                    );
+                    return Err(Error::new(Code::NoAddress, message));
+                }
+                address
+            }
+            None => store.reserve_next(owner, set, number).map_err(failed)?.ok_or_else(|| {
+                let message = format!("no IP addresses available in range set: {set}");
+                Error::new(Code::NoAddress, message).with_details(
+                    "pods of this node hold them all, or pods that are gone: flannel-cni list shows which",
+                )
+            })?,
+        };
+        let Some(range) = set.range_of(address) else { continue };
+        ips.push(Ip {
+            interface: None,
+            address: range.with_prefix(address),
+            gateway: Some(range.gateway),
+        });
+    }
+    if !requested.is_empty() {
+        let list: Vec<String> = requested.iter().map(ToString::to_string).collect();
+        let message = format!("failed to allocate all requested IPs: {}", list.join(" "));
+        return Err(Error::new(Code::NoAddress, message)
+            .with_details("they are in no range of this network"));
+    }
+    Ok(ips)
+}
+
+fn check(call: &Call, config: &HostLocal) -> Result<(), Error> {
+    let owner = owner(call);
+    if open(call, config)?.addresses(&owner).map_err(failed)?.is_empty() {
+        let message =
+            format!("host-local: Failed to find address added by container {}", owner.container_id);
+        return Err(Error::new(Code::NotAsExpected, message));
+    }
+    Ok(())
+}
+
+fn del(call: &Call, config: &HostLocal) -> Result<(), Error> {
+    let mut store = open(call, config)?;
+    store.release(&owner(call)).map_err(failed)?;
+    store.commit().map_err(failed)
+}
+
+/// Whether there is an address left in each set.
+fn status(call: &Call, config: &HostLocal) -> Result<(), Error> {
+    let store = open(call, config).map_err(|error| Error { code: Code::NotAvailable, ..error })?;
+    for (number, set) in config.ranges.iter().enumerate() {
+        if store.next_free(set, number).map_err(failed)?.is_none() {
+            let message = format!("no IP addresses available in range set: {set}");
+            return Err(Error::new(Code::NotAvailable, message));
+        }
+    }
+    Ok(())
+}
+
+fn owner(call: &Call) -> Owner {
+    Owner {
+        container_id: call.environment.container_id.clone(),
+        interface: call.environment.interface.clone(),
+    }
+}
+
+fn open(call: &Call, config: &HostLocal) -> Result<Store, Error> {
+    let boot_id = boot_id()
+        .map_err(|error| Error::new(Code::Io, format!("cannot read {BOOT_ID}: {error}")))?;
+    Store::open(&config.data_dir, &call.config.name, &boot_id).map_err(failed)
+}
+
+/// A number that the kernel chose when the machine started.
+fn boot_id() -> io::Result<String> {
+    std::fs::read_to_string(Path::new(BOOT_ID)).map(|text| text.trim().to_owned())
+}
+
+fn failed(error: StoreError) -> Error {
+    Error::new(Code::Io, crate::sandbox::chain(&error))
+}
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";

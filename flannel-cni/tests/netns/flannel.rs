@@ -1,0 +1,169 @@
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::support::{Node, Pod, ip, program};
+
+const ENV: &str = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.2.1/24\n\
+    FLANNEL_IPV6_NETWORK=fd00:1::/48\nFLANNEL_IPV6_SUBNET=fd00:1:0:2::1/64\n\
+    FLANNEL_MTU=1410\nFLANNEL_IPMASQ=true\n";
+
+fn config(node: &Node, keys: Value) -> Value {
+    let folder = node.folder.path();
+    let mut config = json!({
+        "cniVersion": "1.1.0", "name": "cbr0", "type": "flannel",
+        "subnetFile": folder.join("subnet.env"), "dataDir": folder.join("flannel"),
+        "delegate": {"hairpinMode": true, "isDefaultGateway": true},
+        "ipam": {"dataDir": folder.join("networks")},
+    });
+    for (key, value) in keys.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn write_env(node: &Node, text: &str) {
+    fs::write(node.folder.path().join("subnet.env"), text).unwrap();
+}
+
+fn record(node: &Node, id: &str) -> Option<Value> {
+    let text = fs::read(node.folder.path().join("flannel").join(id)).ok()?;
+    Some(serde_json::from_slice(&text).unwrap())
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn a_pod_gets_an_address_of_each_family_and_the_mtu() {
+    let (node, one, two) = (Node::new(), Pod::new("c1"), Pod::new("c2"));
+    write_env(&node, ENV);
+    let mut config = config(&node, json!({}));
+    let result = node.run("flannel", "ADD", &one, &config).ok();
+    node.run("flannel", "ADD", &two, &config).ok();
+    assert_eq!(result["ips"][0]["address"], "10.1.2.2/24");
+    assert_eq!(result["ips"][1]["address"], "fd00:1:0:2::2/64");
+    assert_eq!(ip(&one.namespace, "link show eth0")[0]["mtu"], 1410);
+    for address in ["10.1.2.3", "fd00:1:0:2::3"] {
+        program(&one.namespace, Path::new("ping"), &["-c1", "-W2", address]);
+    }
+    let kept = record(&node, "c1").unwrap();
+    assert_eq!(
+        (&kept["type"], &kept["name"], &kept["mtu"]),
+        (&json!("bridge"), &json!("cbr0"), &json!(1410))
+    );
+    config["prevResult"] = result;
+    node.run("flannel", "CHECK", &one, &config).ok();
+    program(&one.namespace, Path::new("ip"), &["link", "set", "eth0", "down"]);
+    assert_eq!(node.run("flannel", "CHECK", &one, &config).refused().0, 102);
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn del_needs_no_subnet_file_and_knows_the_old_subnet() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    write_env(&node, ENV);
+    let config = config(&node, json!({}));
+    node.run("flannel", "ADD", &pod, &config).ok();
+    fs::remove_file(node.folder.path().join("subnet.env")).unwrap();
+    let file = node.folder.path().join("networks/cbr0/10.1.2.2");
+    assert!(file.exists());
+    for _ in 0..2 {
+        node.run("flannel", "DEL", &pod, &config).ok();
+        assert!(!file.exists() && record(&node, "c1").is_none());
+    }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn without_a_subnet_file_pods_are_asked_to_come_again() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    let config = config(&node, json!({"subnetFileWait": 0}));
+    let (code, message) = node.run("flannel", "ADD", &pod, &config).refused();
+    assert_eq!(code, 11);
+    assert!(message.starts_with("failed to load flannel 'subnet.env' file"), "{message}");
+    let (code, message) = node.run("flannel", "STATUS", &pod, &config).refused();
+    assert_eq!(code, 50, "{message}");
+    write_env(&node, ENV);
+    node.run("flannel", "STATUS", &pod, &config).ok();
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn add_waits_a_moment_for_the_subnet_file() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    let config = config(&node, json!({"subnetFileWait": 30}));
+    std::thread::scope(|scope| {
+        let add = scope.spawn(|| node.run("flannel", "ADD", &pod, &config));
+        // It is there in one step, as flannel writes it.
+        let unfinished = node.folder.path().join("subnet.env.new");
+        fs::write(&unfinished, ENV).unwrap();
+        fs::rename(unfinished, node.folder.path().join("subnet.env")).unwrap();
+        add.join().unwrap().ok();
+    });
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn a_del_that_fails_is_remembered() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    write_env(&node, ENV);
+    let config = config(&node, json!({}));
+    node.run("flannel", "ADD", &pod, &config).ok();
+    // The record's network cannot be locked: its folder is a file.
+    let networks = node.folder.path().join("networks");
+    fs::rename(networks.join("cbr0"), networks.join("away")).unwrap();
+    fs::write(networks.join("cbr0"), "").unwrap();
+    let (code, message) = node.run("flannel", "DEL", &pod, &config).refused();
+    assert_eq!(code, 5, "{message}");
+    assert!(record(&node, "c1").is_some());
+    fs::remove_file(networks.join("cbr0")).unwrap();
+    fs::rename(networks.join("away"), networks.join("cbr0")).unwrap();
+    node.run("flannel", "DEL", &pod, &config).ok();
+    assert!(record(&node, "c1").is_none() && !networks.join("cbr0/10.1.2.2").exists());
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn gc_forgets_who_is_gone_and_no_other_network() {
+    let (node, one, two) = (Node::new(), Pod::new("c1"), Pod::new("c2"));
+    write_env(&node, ENV);
+    let mut config = config(&node, json!({}));
+    node.run("flannel", "ADD", &one, &config).ok();
+    node.run("flannel", "ADD", &two, &config).ok();
+    fs::write(node.folder.path().join("flannel/c3"), r#"{"name": "other"}"#).unwrap();
+    fs::write(node.folder.path().join("flannel/c4"), "garbage").unwrap();
+    config["cni.dev/valid-attachments"] = json!([{"containerID": "c2", "ifname": "eth0"}]);
+    node.run("flannel", "GC", &one, &config).ok();
+    assert!(record(&node, "c1").is_none() && record(&node, "c2").is_some());
+    assert!(record(&node, "c3").is_some());
+    let networks = node.folder.path().join("networks/cbr0");
+    assert!(!networks.join("10.1.2.2").exists() && networks.join("10.1.2.3").exists());
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn a_delegate_of_others_is_run_as_a_program() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    write_env(&node, ENV);
+    let bin = node.folder.path().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let seen = node.folder.path().join("seen");
+    let script = format!(
+        "#!/bin/sh\ncat >{0}\nif [ $CNI_COMMAND = DEL ]; then echo '{{\"code\": 42, \"msg\": \"no\", \"details\": \"why\"}}'; exit 1; fi\n\
+         echo '{{\"cniVersion\": \"1.1.0\", \"ips\": [{{\"address\": \"10.1.2.9/24\"}}]}}'\n",
+        seen.display()
+    );
+    let plugin = bin.join("vendor");
+    fs::write(&plugin, script).unwrap();
+    fs::set_permissions(&plugin, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let config = config(&node, json!({"delegate": {"type": "vendor", "master": "eth7"}}));
+    let result = node.run("flannel", "ADD", &pod, &config).ok();
+    assert_eq!(result["ips"][0]["address"], "10.1.2.9/24");
+    let told: Value = serde_json::from_slice(&fs::read(&seen).unwrap()).unwrap();
+    assert_eq!(Some(told), record(&node, "c1"));
+    // Its errors are passed on as they are.
+    assert_eq!(node.run("flannel", "DEL", &pod, &config).refused(), (42, "no".to_owned()));
+    let missing = super::flannel::config(&node, json!({"delegate": {"type": "missing"}}));
+    let (code, message) = node.run("flannel", "ADD", &pod, &missing).refused();
+    assert_eq!(code, 103);
+    assert!(message.starts_with("failed to find plugin \"missing\""), "{message}");
+}
