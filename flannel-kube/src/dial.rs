@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use flannel_tls::{Part, Pem, PemError};
 use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -10,11 +11,7 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        ClientConfig as TlsConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    },
+    rustls::{self, ClientConfig as TlsConfig, pki_types::ServerName},
 };
 
 use crate::{ClientConfig, config::Source, error::Reason};
@@ -41,8 +38,8 @@ pub(crate) async fn dial(config: &ClientConfig) -> Result<Box<dyn Io>, Reason> {
         step: "agree on TLS",
         source: io::Error::other(error),
     })?;
-    let io = step("agree on TLS", TlsConnector::from(tls).connect(name, tcp)).await?;
-    Ok(Box::new(io))
+    let io = step("agree on TLS", TlsConnector::from(tls).connect(name, tcp)).await;
+    Ok(Box::new(io.map_err(of_tls)?))
 }
 
 async fn step<T>(
@@ -66,47 +63,33 @@ fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
 }
 
 fn tls_config(config: &ClientConfig) -> Result<TlsConfig, Reason> {
-    let mut roots = RootCertStore::empty();
-    match &config.certificate_authority {
-        Some(source) => {
-            for certificate in certificates(source)? {
-                roots.add(certificate).map_err(|error| unusable(source, error))?;
-            }
-        }
-        None => {
-            let native = rustls_native_certs::load_native_certs().certs;
-            roots.add_parsable_certificates(native);
-        }
-    }
-    let builder = TlsConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring has the cipher suites of TLS 1.2 and 1.3")
-        .with_root_certificates(roots);
-    let mut tls = match &config.client_certificate {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let chain = certificates(certificate)?;
-            let secret = PrivateKeyDer::from_pem_slice(&key.read()?)
-                .map_err(|error| unusable(key, format!("no private key: {error}")))?;
-            let builder = builder.with_client_auth_cert(chain, secret);
-            builder.map_err(|error| unusable(certificate, error))?
-        }
+    let authority = config.certificate_authority.as_ref().map(Source::read).transpose()?;
+    let own = match &config.client_certificate {
+        Some((certificate, key)) => Some((certificate.read()?, key.read()?)),
+        None => None,
     };
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(tls)
+    let own = own.as_ref().map(|(certificate, key)| (&**certificate, &**key));
+    let made = Pem { authority: authority.as_deref(), own }.client_config("http/1.1");
+    made.map_err(|PemError { part, source }| {
+        let own = config.client_certificate.as_ref();
+        let place = match part {
+            Part::Authority => config.certificate_authority.as_ref(),
+            Part::Certificate => own.map(|(certificate, _)| certificate),
+            Part::Key => own.map(|(_, key)| key),
+        };
+        let place = place.map_or_else(|| "the machine's store".to_owned(), Source::place);
+        Reason::Certificate { place: format!("{part} in {place}"), source }
+    })
 }
 
-fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, Reason> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&source.read()?).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(unusable(source, "no certificate in it")),
-        Ok(all) => Ok(all),
-        Err(error) => Err(unusable(source, error)),
+/// Why a handshake failed: for its certificate, perhaps.
+fn of_tls(reason: Reason) -> Reason {
+    let Reason::Connect { source, .. } = &reason else { return reason };
+    let tls = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls.and_then(|error| Some((flannel_tls::flaw(error)?, error))) {
+        Some((flaw, error)) => Reason::ServerCertificate { flaw, source: error.clone() },
+        None => reason,
     }
-}
-
-fn unusable(source: &Source, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Reason {
-    Reason::Certificate { place: source.place(), source: error.into() }
 }
 
 /// How long each step to a connection may take.

@@ -2,7 +2,9 @@
 
 use std::{fmt, io, time::Duration};
 
+use flannel_tls::Flaw;
 use serde::Deserialize;
+use tokio_rustls::rustls;
 
 use crate::{ConfigError, Verb};
 
@@ -69,6 +71,15 @@ pub enum Reason {
         /// The most that is taken.
         limit: usize,
     },
+    /// The API server's certificate is not good.
+    #[error("the API server has a certificate that {}: {}", flaw.says(), flaw.remedy())]
+    ServerCertificate {
+        /// What is wrong with it.
+        flaw: Flaw,
+        /// The same in the library's words.
+        #[source]
+        source: rustls::Error,
+    },
     /// A stream that should have said something did not.
     #[error("nothing came for {} s, not even a bookmark", after.as_secs())]
     Silent {
@@ -111,6 +122,16 @@ impl RequestError {
         self.status().is_some_and(|status| status.code == 404)
     }
 
+    /// Whether there is an object of that name already.
+    pub fn is_conflict(&self) -> bool {
+        self.status().is_some_and(|status| status.code == 409)
+    }
+
+    /// Whether the account lacks a right.
+    pub fn is_forbidden(&self) -> bool {
+        self.status().is_some_and(|status| status.code == 403)
+    }
+
     /// How long the API server wants to be left alone, if it said so.
     pub fn retry_after(&self) -> Option<Duration> {
         self.status().and_then(|status| status.retry_after)
@@ -122,6 +143,7 @@ impl RequestError {
             Reason::Broken(_)
             | Reason::Connect { .. }
             | Reason::Late { .. }
+            | Reason::ServerCertificate { .. }
             | Reason::Silent { .. } => true,
             Reason::Status(status) => status.code >= 500,
             _ => false,

@@ -17,7 +17,6 @@ mod keys;
 mod lease_txn;
 mod list;
 mod proto;
-mod verifier;
 
 pub use config::{EtcdConfig, EtcdConfigError, EtcdPassword, EtcdPem};
 pub use etcd_registry::EtcdRegistry;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use flannel_tls::{Part, Pem, PemError};
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -19,18 +20,12 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        self, ClientConfig, RootCertStore,
-        client::WebPkiServerVerifier,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    },
+    rustls::{self, ClientConfig, pki_types::ServerName},
 };
 
 use crate::etcd::{
     config::{Endpoint, EtcdConfig, EtcdConfigError, EtcdPem},
     endpoint_error::EndpointError,
-    verifier::Verifier,
 };
 
 /// What TLS needs. Files are read again for each connection, so that renewed ones are used from the next one on.
@@ -77,49 +72,25 @@ impl TlsSources {
 
     /// Reads them.
     pub(super) fn load(&self) -> Result<ClientConfig, EtcdConfigError> {
-        let mut roots = RootCertStore::empty();
-        let mut pinned = Vec::new();
-        match &self.ca {
-            Some(ca) => {
-                for certificate in ca.certificates()? {
-                    pinned.push(certificate.clone());
-                    roots.add(certificate).map_err(|error| ca.unusable(error))?;
-                }
-            }
-            // What cannot be read of the machine's own is no more than one signer less.
-            None => drop(
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
-            ),
-        }
-        let provider = Arc::new(ring::default_provider());
-        let roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
-        let roots = roots.build().map_err(|error| match &self.ca {
-            Some(ca) => ca.unusable(error),
-            None => unusable("the machine's certificates", error),
-        })?;
-        let verifier = Arc::new(Verifier { roots, pinned });
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring has the cipher suites of TLS 1.2 and 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        let mut config = match &self.own {
-            None => builder.with_no_client_auth(),
-            Some((certificate, key)) => {
-                let chain = certificate.certificates()?;
-                let secret = PrivateKeyDer::from_pem_slice(&key.read()?)
-                    .map_err(|error| key.unusable(format!("it holds no private key: {error}")))?;
-                let builder = builder.with_client_auth_cert(chain, secret);
-                builder.map_err(|error| match error {
-                    rustls::Error::InconsistentKeys(_) => certificate.unusable(error),
-                    error => key.unusable(format!(
-                        "{error}; it may be of RSA, P-256, P-384 or Ed25519, and not of P-521"
-                    )),
-                })?
-            }
+        let ca = self.ca.as_ref().map(Source::read).transpose()?;
+        let own = match &self.own {
+            Some((certificate, key)) => Some((certificate.read()?, key.read()?)),
+            None => None,
         };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(config)
+        let own = own.as_ref().map(|(certificate, key)| (&**certificate, &**key));
+        let made = Pem { authority: ca.as_deref(), own }.client_config("h2");
+        made.map_err(|PemError { part, source }| {
+            let own = self.own.as_ref();
+            let place = match part {
+                Part::Authority => self.ca.as_ref(),
+                Part::Certificate => own.map(|(certificate, _)| certificate),
+                Part::Key => own.map(|(_, key)| key),
+            };
+            match place {
+                Some(place) => place.unusable(source),
+                None => unusable("the machine's certificates", source),
+            }
+        })
     }
 }
 
@@ -319,15 +290,6 @@ impl Source {
         match &self.pem {
             EtcdPem::Bytes(bytes) => Ok(bytes.into()),
             EtcdPem::File(path) => fs::read(path).map(Into::into).map_err(|it| self.unusable(it)),
-        }
-    }
-
-    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, EtcdConfigError> {
-        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.read()?).collect();
-        match all {
-            Ok(all) if all.is_empty() => Err(self.unusable("it holds no certificate")),
-            Ok(all) => Ok(all),
-            Err(error) => Err(self.unusable(error)),
         }
     }
 

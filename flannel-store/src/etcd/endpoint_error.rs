@@ -2,7 +2,8 @@
 
 use std::{fmt, io, time::Duration};
 
-use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
+use flannel_tls::{Flaw, flaw};
+use tokio_rustls::rustls::{self, AlertDescription};
 
 use crate::{
     etcd::config::{Endpoint, EtcdConfigError},
@@ -45,7 +46,7 @@ pub(super) enum EndpointError {
     Permission { endpoint: Endpoint, user: String, reason: String, prefix: String },
     #[error("{endpoint} answers: {reason}")]
     Refused { endpoint: Endpoint, reason: String },
-    #[error("{endpoint} has a certificate that {} ({reason}): {}", flaw(reason), cure(reason))]
+    #[error("{endpoint} has a certificate that {} ({reason}): {}", certificate_flaw(reason).says(), certificate_flaw(reason).remedy())]
     ServerCertificate { endpoint: Endpoint, reason: rustls::Error },
     #[error("{endpoint} did not answer within {patience:?}: check whether etcd is healthy there")]
     Silent { endpoint: Endpoint, patience: Duration },
@@ -110,7 +111,7 @@ impl EndpointError {
             | Self::Credentials { .. }
             | Self::Permission { .. } => true,
             // A certificate that is out of date is replaced over there.
-            Self::ServerCertificate { reason, .. } => !is_a_matter_of_time(reason),
+            Self::ServerCertificate { reason, .. } => flaw(reason) != Some(Flaw::Dates),
             _ => false,
         }
     }
@@ -188,36 +189,9 @@ fn is_about_us(alert: AlertDescription) -> bool {
     )
 }
 
-fn is_a_matter_of_time(error: &rustls::Error) -> bool {
-    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-    let rustls::Error::InvalidCertificate(error) = error else {
-        return false;
-    };
-    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
-}
-
-fn is_about_the_name(error: &rustls::Error) -> bool {
-    use CertificateError::{NotValidForName, NotValidForNameContext};
-    let rustls::Error::InvalidCertificate(error) = error else {
-        return false;
-    };
-    matches!(error, NotValidForName | NotValidForNameContext { .. })
-}
-
-fn flaw(error: &rustls::Error) -> &'static str {
-    match error {
-        error if is_a_matter_of_time(error) => "is out of date",
-        error if is_about_the_name(error) => "is for another name",
-        _ => "is not to be trusted",
-    }
-}
-
-fn cure(error: &rustls::Error) -> &'static str {
-    match error {
-        error if is_a_matter_of_time(error) => "renew it there, or set the clock here",
-        error if is_about_the_name(error) => "use an address that is in it, or add this one to it",
-        _ => "give the certificate of the CA that has signed it",
-    }
+/// A certificate that is refused for a reason of its own is as good as one of an unknown signer.
+fn certificate_flaw(error: &rustls::Error) -> Flaw {
+    flaw(error).unwrap_or(Flaw::Unknown)
 }
 
 fn source_of(error: &EtcdConfigError) -> String {

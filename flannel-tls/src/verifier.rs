@@ -1,4 +1,4 @@
-//! Which certificates of etcd are good: as usual, and those that were given themselves.
+//! Which certificates of servers are good: as usual, and those that were given themselves.
 
 use std::sync::Arc;
 
@@ -13,12 +13,18 @@ use tokio_rustls::rustls::{
     server::ParsedCertificate,
 };
 
-/// Takes what `roots` takes. A certificate that signs itself and others (`CA:TRUE`), as `etcd --auto-tls` and many guides
-/// make, is one of the `pinned` or is refused, as with Go.
+/// Takes what `roots` takes. The library refuses each certificate of an authority (`CA:TRUE`) that a server shows as its own. Go takes
+/// them, and `etcd --auto-tls` and many guides make such: here it has to be one of the `pinned`, which were given as authorities.
 #[derive(Debug)]
-pub(super) struct Verifier {
-    pub(super) roots: Arc<WebPkiServerVerifier>,
-    pub(super) pinned: Vec<CertificateDer<'static>>,
+pub(crate) struct Verifier {
+    pub(crate) roots: Arc<WebPkiServerVerifier>,
+    pub(crate) pinned: Vec<CertificateDer<'static>>,
+}
+
+/// Whether a certificate is refused only because it is one of an authority.
+pub(crate) fn is_authority(reason: &CertificateError) -> bool {
+    // The library has no variant of its own for it.
+    matches!(reason, CertificateError::Other(reason) if reason.to_string().contains("CaUsedAsEndEntity"))
 }
 
 impl ServerCertVerifier for Verifier {
@@ -39,9 +45,8 @@ impl ServerCertVerifier for Verifier {
         );
         match verified {
             // Its dates were looked at before.
-            Err(Error::InvalidCertificate(CertificateError::Other(reason)))
-                if reason.to_string().contains("CaUsedAsEndEntity")
-                    && self.pinned.contains(end_entity) =>
+            Err(Error::InvalidCertificate(reason))
+                if is_authority(&reason) && self.pinned.contains(end_entity) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
