@@ -80,6 +80,66 @@ impl Client {
         self.short(call).await
     }
 
+    /// What is at `path` below the object called `name`, such as a pod's log, in whatever form that is.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`].
+    pub async fn get_part(
+        &self,
+        resource: &Resource,
+        name: &str,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<Vec<u8>, RequestError> {
+        let below = path.iter().map(|part| format!("/{part}")).collect::<String>();
+        let call = Call {
+            verb: Verb::Get,
+            object: format!("{resource}/{name}{below}"),
+            path: with_query(&resource.below(name, path), query),
+            accept: "*/*",
+            body: None,
+        };
+        self.short(call).await
+    }
+
+    /// Deletes the object called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`].
+    pub async fn delete(&self, resource: &Resource, name: &str) -> Result<(), RequestError> {
+        let call = Call {
+            verb: Verb::Delete,
+            object: format!("{resource}/{name}"),
+            path: resource.path(Some(name), None),
+            accept: JSON,
+            // At once: what we delete has nothing to say goodbye to.
+            body: Some((JSON, r#"{"gracePeriodSeconds":0}"#.into())),
+        };
+        self.short(call).await.map(drop)
+    }
+
+    /// Creates an object, and returns it as the API server has it.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`].
+    pub async fn create(
+        &self,
+        resource: &Resource,
+        object: String,
+    ) -> Result<Vec<u8>, RequestError> {
+        let call = Call {
+            verb: Verb::Create,
+            object: resource.to_string(),
+            path: resource.path(None, None),
+            accept: JSON,
+            body: Some((JSON, object)),
+        };
+        self.short(call).await
+    }
+
     /// Changes what a strategic merge patch names in a part of the object called `name`, such as its `status`, and returns the
     /// object.
     ///
@@ -176,12 +236,11 @@ impl Client {
         let config = &self.shared.config;
         let prefix = config.server.path().trim_end_matches('/');
         let authority = config.server.authority().map_or("", |authority| authority.as_str());
-        let verb = if call.verb == Verb::Patch { "PATCH" } else { "GET" };
         let mut request: Builder = Request::builder()
-            .method(verb)
+            .method(call.verb.method())
             .uri(format!("{prefix}{}", call.path))
             .header(HOST, authority)
-            .header(USER_AGENT, AGENT)
+            .header(USER_AGENT, &config.user_agent)
             .header(ACCEPT, call.accept);
         if let Some(token) = config.credentials.token()? {
             let mut value =
@@ -248,9 +307,9 @@ impl Answer {
 impl Call {
     /// A request that reads all objects, or follows them.
     pub(crate) fn all(resource: &Resource, verb: Verb, query: &[(&str, &str)]) -> Self {
-        let selector = resource.selector();
+        let selectors = resource.selectors();
         let mut query = query.to_vec();
-        query.extend(selector.as_deref().map(|selector| ("fieldSelector", selector)));
+        query.extend(selectors.iter().map(|(key, value)| (*key, value.as_str())));
         Self {
             verb,
             object: resource.to_string(),
@@ -282,4 +341,3 @@ const ATTEMPTS: u32 = 4;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const JSON: &str = "application/json";
 const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
-const AGENT: &str = concat!("flannel-kube/", env!("CARGO_PKG_VERSION"));

@@ -3,7 +3,10 @@
 mod kubeconfig;
 mod yaml;
 
-use std::{env, fmt, fs, io, path::PathBuf};
+use std::{
+    env, fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
 use hyper::http::Uri;
 
@@ -23,6 +26,10 @@ pub struct ClientConfig {
     pub credentials: Credentials,
     /// Who the kubeconfig says that we are, for messages.
     pub user: Option<String>,
+    /// The namespace that the kubeconfig says is meant where none is named.
+    pub namespace: Option<String>,
+    /// What program we say that we are, in the API server's audit log.
+    pub user_agent: String,
 }
 
 /// Something that is given, or is in a file.
@@ -92,7 +99,7 @@ impl ClientConfig {
     /// # Errors
     ///
     /// [`ConfigError`] that says what is missing.
-    pub fn find(url: Option<&str>, file: Option<&std::path::Path>) -> Result<Self, ConfigError> {
+    pub fn find(url: Option<&str>, file: Option<&Path>) -> Result<Self, ConfigError> {
         let server = url.map(parse_server).transpose()?;
         let config = match (server, file) {
             (None, None) => Self::in_cluster(|name| env::var(name).ok())?,
@@ -100,7 +107,7 @@ impl ClientConfig {
             (server, Some(path)) => {
                 let text = fs::read_to_string(path)
                     .map_err(|source| ConfigError::File { path: path.into(), source })?;
-                let mut config = kubeconfig::parse(&text, path)?;
+                let mut config = kubeconfig::parse(&text, path, None)?;
                 config.server = server.unwrap_or(config.server);
                 config
             }
@@ -109,6 +116,39 @@ impl ClientConfig {
             tracing::warn!("HTTPS_PROXY has no effect: the API server is connected to directly");
         }
         Ok(config)
+    }
+
+    /// As kubectl finds its API server: in the kubeconfig `file`, or the one that `KUBECONFIG` names, or `~/.kube/config`, by the
+    /// context called `context` or the current one; without a file, the one of the cluster that this pod is in.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] that says what is missing.
+    pub fn as_kubectl(
+        file: Option<&Path>,
+        context: Option<&str>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        let path = match (file, set("KUBECONFIG"), set("HOME")) {
+            (Some(file), ..) => file.to_owned(),
+            (None, Some(files), _) if files.contains(':') => {
+                let reason =
+                    "KUBECONFIG names several files, which are not merged: name one".into();
+                return Err(ConfigError::Kubeconfig { place: files, reason });
+            }
+            (None, Some(file), _) => file.into(),
+            (None, None, home) => {
+                let usual = home.map(|home| Path::new(&home).join(".kube/config"));
+                match usual.filter(|path| path.exists()) {
+                    Some(path) => path,
+                    None => return Self::in_cluster(variable),
+                }
+            }
+        };
+        let text = fs::read_to_string(&path)
+            .map_err(|source| ConfigError::File { path: path.clone(), source })?;
+        kubeconfig::parse(&text, &path, context)
     }
 
     /// The API server of the cluster that this pod is in, according to these variables and to the files that every pod has.
@@ -141,6 +181,8 @@ impl ClientConfig {
             client_certificate: None,
             credentials: Credentials::None,
             user: None,
+            namespace: None,
+            user_agent: concat!("flannel-kube/", env!("CARGO_PKG_VERSION")).into(),
         }
     }
 
@@ -265,6 +307,42 @@ mod tests {
         }
         let nowhere = ClientConfig::in_cluster(variables("")).unwrap_err();
         assert!(matches!(nowhere, ConfigError::NotInCluster));
+    }
+
+    #[test]
+    fn kubeconfigs_are_found_as_kubectl_finds_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, host: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let text = format!(
+                "current-context: c\ncontexts: [{{name: c, context: {{cluster: k}}}}]\nclusters: [{{name: k, cluster: \
+                 {{server: 'https://{host}'}}}}]"
+            );
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let named = write("named", "named");
+        let listed = write("listed", "listed").display().to_string();
+        let home = folder.path().display().to_string();
+        let find = |file: Option<&Path>, kubeconfig: Option<&str>| {
+            let variable = |name: &str| match name {
+                "HOME" => Some(home.clone()),
+                "KUBECONFIG" => kubeconfig.map(str::to_owned),
+                "KUBERNETES_SERVICE_HOST" => Some("pod".into()),
+                "KUBERNETES_SERVICE_PORT" => Some("1".into()),
+                _ => None,
+            };
+            let found = ClientConfig::as_kubectl(file, None, variable);
+            found.map(|config| config.server.host().unwrap().to_owned())
+        };
+        assert_eq!(find(None, None).unwrap(), "pod");
+        write(".kube/config", "usual");
+        assert_eq!(find(None, None).unwrap(), "usual");
+        assert_eq!(find(None, Some(&listed)).unwrap(), "listed");
+        assert_eq!(find(Some(&named), Some(&listed)).unwrap(), "named");
+        let two = find(None, Some("/a:/b")).unwrap_err().to_string();
+        assert!(two.contains("/a:/b") && two.contains("name one"), "{two}");
     }
 
     #[test]

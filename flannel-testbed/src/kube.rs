@@ -4,6 +4,7 @@ mod http;
 mod merge;
 mod objects;
 mod serve;
+mod write;
 
 use std::{
     io,
@@ -20,7 +21,7 @@ use objects::Objects;
 
 /// An API server in this process, with a thread of its own. It ends when the value is dropped.
 ///
-/// It has list with pages, watch with bookmarks and resumption, WatchList, metadata-only watches, field selectors for names, and
+/// It creates objects, and has list with pages, watch with bookmarks and resumption, WatchList, metadata-only watches, field selectors for names, and
 /// strategic merge patches of objects and their status. It decides nothing: no node gets a block of addresses unless a test says so.
 #[derive(Debug)]
 pub struct FakeApiServer {
@@ -41,6 +42,8 @@ pub struct Behaviour {
     pub token: Option<String>,
     /// What it answers instead, to so many requests.
     pub refusal: Option<(Refusal, usize)>,
+    /// Which methods of which kinds nobody has the right to, such as `POST` of `events`.
+    pub forbidden: Vec<(String, String)>,
     /// How many of the next watches are told at once that what they go on from is gone.
     pub expired_watches: usize,
     /// How long it thinks before each answer.
@@ -63,7 +66,7 @@ pub struct Refusal {
 /// A request that the server got.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Request {
-    /// `GET` or `PATCH`.
+    /// Such as `GET`.
     pub method: String,
     /// The path, without the query.
     pub path: String,
@@ -77,13 +80,20 @@ pub struct Request {
 
 struct Bind(Box<dyn Fn() -> io::Result<TcpListener> + Send + Sync>);
 
+/// What is asked before anything else.
+type Answers = Box<dyn Fn(&Request) -> Option<(u16, String)> + Send + Sync>;
+
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
+    answers: Special,
     /// Counts what happens, for watches to wait for.
     changed: watch::Sender<u64>,
 }
+
+#[derive(Default)]
+struct Special(Mutex<Option<Answers>>);
 
 #[derive(Debug)]
 struct State {
@@ -127,7 +137,8 @@ impl FakeApiServer {
             open_streams: 0,
             bytes_sent: 0,
         };
-        let shared = Shared { state: Mutex::new(state), changed: watch::Sender::new(0) };
+        let (state, answers) = (Mutex::new(state), Special::default());
+        let shared = Shared { state, answers, changed: watch::Sender::new(0) };
         let address = listener.local_addr()?;
         let mut server =
             Self { shared: Arc::new(shared), bind: Bind(Box::new(bind)), address, running: None };
@@ -213,6 +224,15 @@ impl FakeApiServer {
         self.change(|state| change(&mut state.behaviour));
     }
 
+    /// Answers requests as `answers` says, with an HTTP status and a body, where that says anything: for what is behind pods.
+    pub fn answer_with(
+        &self,
+        answers: impl Fn(&Request) -> Option<(u16, String)> + Send + Sync + 'static,
+    ) {
+        *self.shared.answers.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Box::new(answers));
+    }
+
     /// Ends all watches.
     pub fn cut_streams(&self) {
         self.change(|state| state.cut_before = state.next_stream);
@@ -276,6 +296,7 @@ impl Default for Behaviour {
             bookmark_every: Duration::from_secs(60),
             token: None,
             refusal: None,
+            forbidden: Vec::new(),
             expired_watches: 0,
             delay: Duration::ZERO,
         }
@@ -285,6 +306,19 @@ impl Default for Behaviour {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Special {
+    fn answer(&self, request: &Request) -> Option<(u16, String)> {
+        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.as_ref().and_then(|answers| answers(request))
+    }
+}
+
+impl std::fmt::Debug for Special {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Special")
     }
 }
 

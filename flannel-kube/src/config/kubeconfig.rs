@@ -7,15 +7,20 @@ use serde_json::Value;
 
 use super::{ClientConfig, ConfigError, Credentials, Secret, Source, parse_server, yaml};
 
-/// What the current context of the kubeconfig in `text` says. Relative files are beside `path`.
-pub(super) fn parse(text: &str, path: &Path) -> Result<ClientConfig, ConfigError> {
-    read(text, path)
+/// What the current context of the kubeconfig in `text` says, or the one called `context`. Relative files are beside `path`.
+pub(super) fn parse(
+    text: &str,
+    path: &Path,
+    context: Option<&str>,
+) -> Result<ClientConfig, ConfigError> {
+    read(text, path, context)
         .map_err(|reason| ConfigError::Kubeconfig { place: path.display().to_string(), reason })
 }
 
-fn read(text: &str, path: &Path) -> Result<ClientConfig, String> {
+fn read(text: &str, path: &Path, context: Option<&str>) -> Result<ClientConfig, String> {
     let document = yaml::parse(text)?;
-    let current = text_of(&document, "current-context")
+    let current = context
+        .or_else(|| text_of(&document, "current-context"))
         .ok_or("it has no current-context: kubectl config use-context NAME sets it")?;
     let context = named(&document, "contexts", "context", current)?;
     let cluster_name = text_of(context, "cluster")
@@ -39,6 +44,7 @@ fn read(text: &str, path: &Path) -> Result<ClientConfig, String> {
     let mut config = ClientConfig {
         tls_server_name: text_of(cluster, "tls-server-name").map(str::to_owned),
         certificate_authority: source(cluster, "certificate-authority")?,
+        namespace: text_of(context, "namespace").map(str::to_owned),
         ..ClientConfig::anonymous(server)
     };
     let Some(user_name) = text_of(context, "user") else { return Ok(config) };
@@ -84,9 +90,9 @@ fn named<'a>(
 ) -> Result<&'a Value, String> {
     let entries = document.get(list).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let found = entries.iter().find(|entry| text_of(entry, "name") == Some(name));
-    found.and_then(|entry| entry.get(member)).ok_or_else(|| {
-        format!("there is no {member} {name:?} in {list}, which the current context needs")
-    })
+    found
+        .and_then(|entry| entry.get(member))
+        .ok_or_else(|| format!("there is no {member} {name:?} in {list}"))
 }
 
 fn text_of<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
@@ -137,7 +143,7 @@ users:
 ";
 
     fn parsed(text: &str) -> Result<ClientConfig, ConfigError> {
-        parse(text, Path::new("/etc/kubernetes/flannel.conf"))
+        parse(text, Path::new("/etc/kubernetes/flannel.conf"), None)
     }
 
     #[test]
@@ -157,6 +163,17 @@ users:
         let with_file = WHOLE.replace("    token:", "    tokenFile: t\n    token:");
         let config = parsed(&with_file).unwrap();
         assert_eq!(config.files()[2], PathBuf::from("/etc/kubernetes/t"));
+    }
+
+    #[test]
+    fn another_context_can_be_named() {
+        let path = Path::new("/x");
+        let text =
+            WHOLE.replace("- name: other", "- name: other\n  context: {cluster: k, namespace: n}");
+        let config = parse(&text, path, Some("other")).unwrap();
+        assert_eq!((config.user, config.namespace.as_deref()), (None, Some("n")));
+        let error = parse(&text, path, Some("third")).unwrap_err().to_string();
+        assert!(error.contains("no context \"third\" in contexts"), "{error}");
     }
 
     #[test]

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use super::{Projection, Reflector};
 use crate::{
     RequestError, Verb,
-    client::{Call, LONGEST_OBJECT, QUIET_LIMIT},
+    client::{Call, QUIET_LIMIT},
     error::Reason,
-    list_splitter::{ListSplitter, Piece, SplitError},
     objects::MetadataOf,
     watch::{WatchEvent, WatchStream},
 };
@@ -21,15 +18,6 @@ pub(super) struct Snapshot<K> {
     pub(super) version: String,
     /// What follows, if it is on the way already.
     pub(super) stream: Option<WatchStream>,
-}
-
-/// `metav1.ListMeta`.
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ListMeta {
-    resource_version: String,
-    #[serde(rename = "continue")]
-    next: String,
 }
 
 impl<P: Projection> Reflector<P> {
@@ -89,44 +77,11 @@ impl<P: Projection> Reflector<P> {
 
     /// By pages.
     async fn paged(&mut self) -> Result<Snapshot<P::Kept>, RequestError> {
-        let (mut objects, mut meta) = (BTreeMap::new(), ListMeta::default());
-        let page = self.options.page.to_string();
-        loop {
-            let mut query = vec![("limit", page.as_str())];
-            if !meta.next.is_empty() {
-                query.push(("continue", &meta.next));
-            }
-            let mut answer =
-                self.client.open(Call::all(&self.resource, Verb::List, &query)).await?;
-            meta = ListMeta::default();
-            let mut splitter = ListSplitter::new(LONGEST_OBJECT);
-            while let Some(bytes) = answer.chunk(QUIET_LIMIT).await? {
-                let pushed = splitter.push(&bytes, |piece| {
-                    match piece {
-                        Piece::Item(item) => match str::from_utf8(item) {
-                            Ok(item) => self.keep(&mut objects, item),
-                            Err(error) => {
-                                return Err(Reason::Decode(serde::de::Error::custom(error)));
-                            }
-                        },
-                        Piece::Member(br#""metadata""#, value) => {
-                            meta = serde_json::from_slice(value).map_err(Reason::Decode)?;
-                        }
-                        Piece::Member(..) => {}
-                    }
-                    Ok(())
-                });
-                pushed.map_err(|reason| answer.failed(reason))?;
-            }
-            if !splitter.is_complete() || meta.resource_version.is_empty() {
-                let early = serde::de::Error::custom("it is no list, or not a whole one");
-                return Err(answer.failed(Reason::Decode(early)));
-            }
-            answer.finish();
-            if meta.next.is_empty() {
-                return Ok(Snapshot { objects, version: meta.resource_version, stream: None });
-            }
-        }
+        let mut objects = BTreeMap::new();
+        let (client, resource) = (self.client.clone(), self.resource.clone());
+        let page = self.options.page;
+        let version = client.list(&resource, page, |item| self.keep(&mut objects, item)).await?;
+        Ok(Snapshot { objects, version, stream: None })
     }
 
     fn keep(&mut self, objects: &mut BTreeMap<Box<str>, P::Kept>, object: &str) {
@@ -147,14 +102,5 @@ fn is_refusal(error: &RequestError) -> bool {
         Reason::Status(status) => matches!(status.code, 400 | 422),
         Reason::Silent { .. } => true,
         _ => false,
-    }
-}
-
-impl From<SplitError> for Reason {
-    fn from(error: SplitError) -> Self {
-        match error {
-            SplitError::Malformed => Self::Decode(serde::de::Error::custom("it is no JSON list")),
-            SplitError::Oversized => Self::Oversized { limit: LONGEST_OBJECT },
-        }
     }
 }

@@ -14,6 +14,7 @@ use super::{
     Refusal, Request, Shared,
     http::{Connection, parameter},
     objects::{Change, Expired},
+    write,
 };
 
 /// Serves until it is told to stop, which ends all connections.
@@ -50,19 +51,22 @@ async fn connection(mut connection: Connection, shared: &Shared) -> io::Result<(
                 let body = status(&refusal).to_string();
                 connection.answer(refusal.code, refusal.retry_after, &body).await?;
             }
-            Ok(target) => answer(&mut connection, shared, &request, &target).await?,
+            Ok(target) => match shared.answers.answer(&request) {
+                Some((code, body)) => connection.answer(code, None, &body).await?,
+                None => answer(&mut connection, shared, &request, &target).await?,
+            },
         }
     }
     Ok(())
 }
 
 /// What a path is about.
-struct Target {
-    plural: String,
+pub(super) struct Target {
+    pub(super) plural: String,
     /// The object's key, which has its namespace in front.
-    key: Option<String>,
-    namespace: Option<String>,
-    part: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) part: Option<String>,
 }
 
 /// Whether the request is served, and what it is about.
@@ -97,7 +101,12 @@ fn admit(shared: &Shared, request: &Request, token: Option<String>) -> Result<Ta
         None => name.into(),
     });
     let part = parts.next().map(str::to_owned);
-    Ok(Target { plural: plural.into(), key, namespace, part })
+    let (method, plural) = (&request.method, plural.to_owned());
+    if state.behaviour.forbidden.iter().any(|it| *it == (method.clone(), plural.clone())) {
+        let message = format!("{plural} is forbidden: User cannot {method} resource {plural:?}");
+        return Err(Refusal::new(403, "Forbidden", &message));
+    }
+    Ok(Target { plural, key, namespace, part })
 }
 
 async fn answer(
@@ -107,28 +116,17 @@ async fn answer(
     target: &Target,
 ) -> io::Result<()> {
     let is_watch = parameter(&request.query, "watch").is_some_and(|it| it == "true" || it == "1");
-    let Some(key) = &target.key else {
-        return match is_watch {
-            true => watch(connection, shared, request, target).await,
-            false => list(connection, shared, request, target).await,
-        };
+    let answered = match (&target.key, request.method.as_str()) {
+        (None, "GET") if is_watch => return watch(connection, shared, request, target).await,
+        (None, "GET") => return list(connection, shared, request, target).await,
+        (Some(key), "GET") => write::existing(shared, target, key),
+        _ => write::write(shared, request, target),
     };
-    let found = match request.method.as_str() {
-        "PATCH" => {
-            let patch: Value = serde_json::from_str(&request.body).unwrap_or_default();
-            let part = target.part.as_deref();
-            let patched = shared.state().objects.patch(&target.plural, key, &patch, part);
-            shared.changed.send_modify(|count| *count += 1);
-            patched
-        }
-        _ => shared.state().objects.get(&target.plural, key),
-    };
-    match found {
-        Some(object) => connection.answer(200, None, &object).await,
-        None => {
-            let message = format!("{} {key:?} not found", target.plural);
-            let body = status(&Refusal::new(404, "NotFound", &message)).to_string();
-            connection.answer(404, None, &body).await
+    match answered {
+        Ok((code, object)) => connection.answer(code, None, &object).await,
+        Err(refusal) => {
+            let body = status(&refusal).to_string();
+            connection.answer(refusal.code, None, &body).await
         }
     }
 }
@@ -155,6 +153,7 @@ async fn list(
         let (page, more) = state.objects.page(&target.plural, token.map(|(_, key)| key), limit);
         let next = page.last().filter(|_| more).map(|(key, _)| format!("{version}:{key}"));
         let selected = page.into_iter().filter(|(key, _)| selects(request, target, key));
+        let selected = selected.filter(|(_, object)| has_labels(request, object));
         (selected.map(|(_, object)| object).collect::<Vec<_>>(), version, next)
     };
     let meta =
@@ -331,6 +330,7 @@ async fn bookmark(
 fn kind(plural: &str) -> &'static str {
     match plural {
         "configmaps" => "ConfigMap",
+        "events" => "Event",
         "pods" => "Pod",
         _ => "Node",
     }
@@ -360,6 +360,14 @@ fn selects(request: &Request, target: &Target, key: &str) -> bool {
     let selector = parameter(&request.query, "fieldSelector");
     selector
         .is_none_or(|selector| selector.strip_prefix("metadata.name=").is_none_or(|it| it == name))
+}
+
+/// Whether an object has the labels that are asked for.
+fn has_labels(request: &Request, object: &str) -> bool {
+    let Some(selector) = parameter(&request.query, "labelSelector") else { return true };
+    let object: Value = serde_json::from_str(object).unwrap_or_default();
+    let mut pairs = selector.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.all(|(name, value)| object["metadata"]["labels"][name] == value)
 }
 
 fn status(refusal: &Refusal) -> Value {
