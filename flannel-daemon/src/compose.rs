@@ -14,7 +14,11 @@ use flannel_store::{
     network_config,
 };
 use ipnetwork::IpNetwork;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -66,7 +70,13 @@ enum Connected {
 /// Opens the store and makes a node on it.
 ///
 /// The network says which families an uplink needs, and the uplink names the node: so they come in this order.
-pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Composed, DaemonError> {
+///
+/// In a Kubernetes cluster, a task of `tasks` tells the node's events from then on.
+pub(crate) async fn compose(
+    parts: Parts,
+    daemon: &DaemonHandle,
+    tasks: &mut JoinSet<()>,
+) -> Result<Composed, DaemonError> {
     let Parts { mut options, plan, backends, namespace, sandboxed, allowed } = parts;
     let namespace = match namespace {
         Some(namespace) => namespace,
@@ -80,6 +90,9 @@ pub(crate) async fn compose(parts: Parts, daemon: &DaemonHandle) -> Result<Compo
     let store = plan.open().await?;
     let condition = match &store {
         OpenStore::Kubernetes(store, keeps_condition) => {
+            let (notices, present) = watch::channel(Vec::new());
+            tasks.spawn(store.events().keep(present));
+            tasks.spawn(daemon.clone().watch_notices(notices));
             addresses_of_the_cluster(store, &mut options.uplink, daemon).await?;
             keeps_condition.then(|| store.condition())
         }

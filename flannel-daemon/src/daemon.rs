@@ -106,7 +106,7 @@ impl Daemon {
         let composed = tokio::select! {
             biased;
             () = &mut stop => None,
-            composed = compose::compose(parts, &handle) => Some(composed?),
+            composed = compose::compose(parts, &handle, &mut tasks) => Some(composed?),
         };
         if let Some(composed) = composed {
             let node = composed.node;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use flannel_core::{Backend, NodeHandle, NodeId, Status, SubnetEnv};
+use flannel_store::Notice;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
@@ -16,6 +17,7 @@ use tokio::{
 use crate::{
     journal::Journal,
     metrics::{self, Metrics},
+    notices,
     path_monitor::Probed,
     readiness::{File, Readiness, View, judge},
     status::{self, StatusDocument},
@@ -203,6 +205,20 @@ impl DaemonHandle {
         while !ready.is_closed() {
             let is_ready = self.readiness().is_ready();
             ready.send_if_modified(|known| std::mem::replace(known, is_ready) != is_ready);
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Tells what the cluster's operators should see of the node, for as long as somebody wants to know.
+    pub(crate) async fn watch_notices(self, notices: watch::Sender<Vec<Notice>>) {
+        while !notices.is_closed() {
+            let present = notices::of(&self.readiness(), self.status().as_ref());
+            notices.send_if_modified(|known| {
+                *known != present && {
+                    *known = present;
+                    true
+                }
+            });
             sleep(LOOK_EVERY).await;
         }
     }

@@ -39,6 +39,7 @@ mod host_lock;
 mod journal;
 mod metrics;
 mod node_id;
+mod notices;
 pub mod operate;
 mod options;
 mod other_daemon;

@@ -2,6 +2,7 @@
 
 mod annotations;
 mod condition;
+mod events;
 mod held_node;
 mod network_source;
 mod node_leases;
@@ -33,6 +34,7 @@ use state_file::{LastState, StateFile};
 
 pub use annotations::InvalidAnnotationPrefix;
 pub use condition::NetworkCondition;
+pub use events::{NodeEvents, Notice};
 pub use network_source::NetworkSource;
 pub use node_name::{NodeName, NodeNameError};
 
@@ -146,6 +148,12 @@ impl KubernetesStore {
     pub fn condition(&self) -> NetworkCondition {
         let Shared { client, node, .. } = &*self.shared;
         NetworkCondition { client: client.clone(), node: node.to_string() }
+    }
+
+    /// What keeps the node's events. It needs the rights to `create` and `patch` events; without them it says so once.
+    pub fn events(&self) -> NodeEvents {
+        let Shared { client, node, .. } = &*self.shared;
+        NodeEvents { client: client.clone(), node: node.to_string() }
     }
 }
 

@@ -7,12 +7,15 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use flannel_core::{Lease, LeaseAttrs, LeaseEvent, Store, StoreError, Subnet, SubnetLease};
 use flannel_kube::{Client, ClientConfig};
-use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource};
+use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource, Notice};
 use flannel_testbed::kube::{FakeApiServer, Refusal};
 use futures::{StreamExt, stream::BoxStream};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 /// An API server, and a folder for each node's state.
 struct Cluster {
@@ -367,4 +370,52 @@ async fn the_config_is_read_from_a_config_map_and_followed() {
     assert_eq!(soon(configs.next()).await.unwrap().unwrap(), enlarged.parse().unwrap());
     cluster.server.delete("configmaps", key);
     assert!(matches!(soon(configs.next()).await.unwrap(), Err(StoreError::ConfigMissing { .. })));
+}
+
+/// The node's events: reason, message, how often, and whether it is a warning.
+fn told(server: &FakeApiServer) -> Vec<(String, String, u64, String)> {
+    let events = server.names("events").into_iter().map(|key| server.get("events", &key).unwrap());
+    let events = events.map(|event| {
+        let text = |name: &str| event[name].as_str().unwrap().to_owned();
+        assert_eq!(event["involvedObject"]["name"], "n1");
+        assert!(event["lastTimestamp"].as_str().unwrap().ends_with('Z'));
+        (text("reason"), text("message"), event["count"].as_u64().unwrap(), text("type"))
+    });
+    events.collect()
+}
+
+fn warning(reason: &'static str, message: &str) -> Notice {
+    Notice { reason, message: message.into(), ends: None }
+}
+
+#[tokio::test]
+async fn what_is_the_case_for_long_is_an_event_of_the_node() {
+    let cluster = Cluster::of_nodes(1);
+    let (notices, present) = watch::channel(vec![warning("PeerUnusable", "peer 10.3.2.0/24")]);
+    let keeping = tokio::spawn(cluster.store("n1").events().keep(present));
+    until("it is told", || !told(&cluster.server).is_empty()).await;
+    let expected = ("PeerUnusable".into(), "peer 10.3.2.0/24".into(), 1, "Warning".into());
+    assert_eq!(told(&cluster.server), [expected]);
+    assert_eq!(cluster.server.names("events")[0].split('.').next(), Some("default/n1"));
+    drop(notices);
+    soon(keeping).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_the_right_to_events_none_are_asked_for_all_the_time() {
+    let cluster = Cluster::of_nodes(1);
+    cluster.server.behave(|it| it.forbidden = vec![("POST".into(), "events".into())]);
+    let (_notices, present) = watch::channel(vec![warning("A", "x"), warning("B", "y")]);
+    let _keeping = tokio::spawn(cluster.store("n1").events().keep(present));
+    let mut attempts = 0;
+    until("it is refused", || {
+        attempts += cluster.server.take_requests().len();
+        attempts > 0
+    })
+    .await;
+    sleep(Duration::from_secs(2)).await;
+    // One, and more only if this machine stood still.
+    attempts += cluster.server.take_requests().len();
+    assert!(attempts < 5, "{attempts} requests");
+    assert_eq!(told(&cluster.server), []);
 }

@@ -47,6 +47,7 @@ TRIALS = (
     trials.a_node_restarts_while_the_api_server_is_away,
     trials.nodes_migrate_from_flannel_and_back,
     trials.the_backend_changes,
+    trials.what_is_wrong_with_a_peer_is_an_event,
     trials.rights_are_those_that_are_used,
 )
 FEW = TRIALS[:3]

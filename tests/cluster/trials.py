@@ -184,6 +184,29 @@ def the_backend_changes(cluster: Cluster, workload: Workload) -> str:
     return "vxlan to host-gw and back"
 
 
+def what_is_wrong_with_a_peer_is_an_event(cluster: Cluster, _workload: Workload) -> str:
+    """Two Nodes without a machine that say they use another backend: the second is counted in the event of the first."""
+    def told() -> list[dict]:
+        events = cluster.objects("events", "-n", "default", "--field-selector", "reason=PeerOtherBackend,source=flannel")
+        return [event for event in events if event["involvedObject"]["name"] == cluster.control_plane]
+
+    names = ["ghost1", "ghost2"]
+    try:
+        for number, name in enumerate(names, 1):
+            annotations = {f"flannel.alpha.coreos.com/{key}": value for key, value in {
+                "kube-subnet-manager": "true", "backend-type": "ipip", "backend-data": "null", "public-ip": f"192.0.2.{number}",
+            }.items()}
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "annotations": annotations}}
+            cluster.kubectl("create", "-f", "-", input=json.dumps(node))
+            cluster.until("the event", 120, lambda: any(event["count"] >= number for event in told()))
+        [event] = told()
+        described = cluster.kubectl("describe", "node", cluster.control_plane)
+        check("PeerOtherBackend" in described, "kubectl describe node shows no event")
+    finally:
+        cluster.kubectl("delete", "node", *names, "--ignore-not-found")
+    return event["message"]
+
+
 def rights_are_those_that_are_used(cluster: Cluster, _workload: Workload) -> str:
     role = json.loads(cluster.kubectl("get", "clusterrole", "flannel", "-o", "json"))
     granted, used = audit.rights_granted(role), set(audit.rights_used(OUR_AGENT))

@@ -324,6 +324,31 @@ async fn a_node_without_a_block_waits_and_says_what_for() {
     assert_eq!(subnet(&cluster.subnet_file(0)).to_string(), "10.244.9.0/24");
 }
 
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh kube"]
+async fn what_is_wrong_with_a_peer_is_an_event_of_the_node() {
+    let cluster = Cluster::new(1, &ipv4("host-gw")).await;
+    let _node = cluster.start_ours(0).await;
+    cluster.server.add_node("node7", &["10.244.7.0/24"], false);
+    let annotations = json!({
+        "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+        "flannel.alpha.coreos.com/backend-type": "vxlan",
+        "flannel.alpha.coreos.com/backend-data": "null",
+        "flannel.alpha.coreos.com/public-ip": "192.0.2.7",
+    });
+    cluster.server.patch("nodes", "node7", &json!({"metadata": {"annotations": annotations}}));
+    let events = || {
+        let keys = cluster.server.names("events").into_iter();
+        keys.map(|key| cluster.server.get("events", &key).unwrap()).collect::<Vec<_>>()
+    };
+    eventually("it is told", async || !events().is_empty()).await;
+    let [event] = &events()[..] else { panic!("{:?}", events()) };
+    assert_eq!((&event["reason"], &event["type"]), (&json!("PeerOtherBackend"), &json!("Warning")));
+    let message = event["message"].as_str().unwrap();
+    assert!(message.starts_with("peer 10.244.7.0-24 at 192.0.2.7: it uses"), "{message}");
+    assert_eq!(event["involvedObject"]["name"], "node0");
+}
+
 /// Prints what a node of a large cluster costs; `FLANNEL_KUBE_NODES` says how large.
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN, prints figures"]
