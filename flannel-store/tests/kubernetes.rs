@@ -322,7 +322,7 @@ async fn a_refusal_after_a_restart_of_the_api_server_is_retried() {
 #[tokio::test]
 async fn the_condition_is_told_once_and_kept() {
     let cluster = Cluster::of_nodes(1);
-    let (ready, is_ready) = tokio::sync::watch::channel(false);
+    let (ready, is_ready) = watch::channel(false);
     let condition = cluster.store("n1").condition();
     let keeping = tokio::spawn(condition.keep(is_ready));
     let status = || {

@@ -310,6 +310,32 @@ async fn a_restart_without_the_api_server_repairs_the_data_path() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh kube"]
+async fn a_node_object_that_was_made_anew_meanwhile_puts_the_last_state_right() {
+    let mut cluster = Cluster::new(1, &ipv4("host-gw")).await;
+    let mut first = cluster.start_ours(0).await;
+    let state = cluster.subnet_file(0).with_file_name("kubernetes.json");
+    eventually("the last state is kept", async || {
+        fs::read_to_string(&state).is_ok_and(|it| it.contains("10.244.0.0-24"))
+    })
+    .await;
+    cluster.server.stop();
+    first.kill().unwrap();
+    first.wait().await.unwrap();
+    let _again = cluster.start_ours(0).await;
+    assert_eq!(subnet(&cluster.subnet_file(0)).to_string(), "10.244.0.0/24");
+    // Another Node of that name, with another block.
+    cluster.server.delete("nodes", "node0");
+    cluster.server.add_node("node0", &["10.244.9.0/24"], true);
+    cluster.server.resume().unwrap();
+    eventually("it has the block of the new Node", async || {
+        subnet(&cluster.subnet_file(0)).to_string() == "10.244.9.0/24"
+    })
+    .await;
+    eventually("it says who it is", async || cluster.annotations(0).len() == 4).await;
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh kube"]
 async fn a_node_without_a_block_waits_and_says_what_for() {
     let cluster = Cluster::new(1, &ipv4("host-gw")).await;
     cluster.server.delete("nodes", "node0");
