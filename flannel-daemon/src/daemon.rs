@@ -94,6 +94,7 @@ impl Daemon {
             supervisor::stopping();
         });
         let mut tasks = JoinSet::new();
+        handle.explains(options.health_explain, namespace.clone());
         if let Some(address) = options.health {
             let listener = health_server::listen(address).await?;
             tasks.spawn(health_server::serve(listener, handle.clone()));

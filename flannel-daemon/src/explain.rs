@@ -9,7 +9,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use flannel_netlink::{KernelError, Namespace, NamespaceError, OpenError};
 
-use crate::{InvalidOptions, StoreOptions, Stores};
+use crate::{DaemonHandle, InvalidOptions, StoreOptions, Stores};
 
 pub(crate) use facts::Tunnel;
 pub use walk::{Broken, Explanation, Passed};
@@ -23,10 +23,19 @@ pub struct ExplainOptions {
     pub destination: IpAddr,
     /// The file in which this host's node says which subnet it has.
     pub subnet_file: PathBuf,
-    /// Where the leases live.
-    pub store: StoreOptions,
+    /// Where the leases are known.
+    pub leases: LeaseSource,
     /// The network namespace of the host; `None` for the one that this process is in.
     pub namespace: Option<Namespace>,
+}
+
+/// Where the leases are known.
+#[derive(Clone, Debug)]
+pub enum LeaseSource {
+    /// By the node that runs in this process.
+    Node(DaemonHandle),
+    /// In this store.
+    Store(Box<StoreOptions>),
 }
 
 /// Why a path cannot be explained.

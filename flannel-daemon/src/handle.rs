@@ -8,9 +8,10 @@ use std::{
 };
 
 use flannel_core::{Backend, NodeHandle, NodeId, Status, SubnetEnv};
+use flannel_netlink::Namespace;
 use flannel_store::Notice;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OwnedMutexGuard, watch},
     time::{Instant, sleep, timeout},
 };
 
@@ -38,6 +39,8 @@ struct Shared {
     state: Mutex<State>,
     /// There is a node now.
     appeared: Notify,
+    /// Whoever explains a path, and when the last one was.
+    explaining: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +51,19 @@ struct State {
     journal: Journal,
     /// What is known of the ways to peers, if they are asked.
     probed: Option<Probed>,
+    /// Whether whoever reaches the health port may ask for explanations.
+    explains_to_network: bool,
+    /// The host's network namespace, if it is not that of the process.
+    namespace: Option<Namespace>,
+}
+
+/// The right to explain a path. The next one is given some time after it was dropped.
+pub(crate) struct Turn(OwnedMutexGuard<Option<Instant>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0 = Some(Instant::now());
+    }
 }
 
 /// What does not change while a node runs.
@@ -75,7 +91,29 @@ impl DaemonHandle {
             times: StoreTimes::default(),
             state: Mutex::default(),
             appeared: Notify::new(),
+            explaining: Arc::default(),
         }))
+    }
+
+    /// How paths are explained, and to whom.
+    pub(crate) fn explains(&self, to_network: bool, namespace: Option<Namespace>) {
+        let mut state = self.state();
+        (state.explains_to_network, state.namespace) = (to_network, namespace);
+    }
+
+    pub(crate) fn explains_to_network(&self) -> bool {
+        self.state().explains_to_network
+    }
+
+    pub(crate) fn namespace(&self) -> Option<Namespace> {
+        self.state().namespace.clone()
+    }
+
+    /// The right to explain a path, which one at a time has; `None` to whoever comes too soon.
+    pub(crate) fn turn_to_explain(&self) -> Option<Turn> {
+        let last = Arc::clone(&self.0.explaining).try_lock_owned().ok()?;
+        let is_soon = last.is_some_and(|last| last.elapsed() < EXPLAIN_PAUSE);
+        (!is_soon).then(|| Turn(last))
     }
 
     /// When this process began to work.
@@ -240,6 +278,9 @@ impl DaemonHandle {
 
 /// How long a loop may take to answer. It does so within a millisecond even with thousands of peers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two explanations.
+const EXPLAIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Between two looks at whether the node is ready.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

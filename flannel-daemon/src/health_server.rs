@@ -1,9 +1,12 @@
 //! Answers questions about the node over HTTP, on a TCP port for probes and on a local socket for operators.
 
+mod explain_request;
+
 use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use hyper::{
-    Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
+    Request, Response, StatusCode, Uri, body::Incoming, header, server::conn::http1,
+    service::service_fn,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -63,8 +66,8 @@ pub(crate) async fn serve(listener: Listener, daemon: DaemonHandle) {
         let daemon = daemon.clone();
         oldest_first.push_back(connections.spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let (path, daemon) = (request.uri().path().to_owned(), daemon.clone());
-                async move { Ok::<_, Infallible>(answer(&path, local, &daemon).await) }
+                let (uri, daemon) = (request.uri().clone(), daemon.clone());
+                async move { Ok::<_, Infallible>(answer(&uri, local, &daemon).await) }
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             match timeout(LONGEST, connection).await {
@@ -77,8 +80,8 @@ pub(crate) async fn serve(listener: Listener, daemon: DaemonHandle) {
 }
 
 /// The answer to a question. Methods do not matter, as with flannel.
-async fn answer(path: &str, local: bool, daemon: &DaemonHandle) -> Response<String> {
-    match path {
+async fn answer(uri: &Uri, local: bool, daemon: &DaemonHandle) -> Response<String> {
+    match uri.path() {
         "/healthz" => match daemon.alive().await {
             Ok(()) => text(StatusCode::OK, "flannel-node is running\n".into()),
             Err(Dead::Ended) => {
@@ -104,6 +107,9 @@ async fn answer(path: &str, local: bool, daemon: &DaemonHandle) -> Response<Stri
             let body = serde_json::to_string(&daemon.status_document().await);
             let body = body.expect("a status document is valid JSON");
             typed(StatusCode::OK, "application/json", body)
+        }
+        "/explain" if local || daemon.explains_to_network() => {
+            explain_request::answer(uri.query().unwrap_or_default(), daemon).await
         }
         _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n".into()),
     }
@@ -158,7 +164,7 @@ mod tests {
     async fn what_is_asked_is_answered_and_peers_are_told_to_operators_only() {
         let daemon = DaemonHandle::new(Path::new("/no/such/subnet.env"), false);
         let ask = async |path: &str, local| {
-            let response = answer(path, local, &daemon).await;
+            let response = answer(&path.parse().unwrap(), local, &daemon).await;
             (response.status().as_u16(), response.into_body())
         };
         assert_eq!(ask("/healthz", false).await, (200, "flannel-node is running\n".into()));
@@ -170,6 +176,9 @@ mod tests {
         assert!(ask("/metrics", false).await.1.contains("\nflannel_ready 0\n"));
         assert_eq!(ask("/status", false).await.0, 404);
         assert_eq!(ask("/status", true).await.0, 200);
+        let path = "/explain?source=10.3.1.2&destination=10.3.2.2";
+        assert_eq!(ask(path, false).await.0, 404, "unless an operator wants it");
+        assert_eq!(ask(path, true).await.0, 503, "nothing is known yet");
         assert_eq!(ask("/", true).await.0, 404);
     }
     #[tokio::test]

@@ -37,6 +37,7 @@ mod handle;
 mod health_server;
 mod host_lock;
 mod journal;
+pub mod kubectl;
 mod metrics;
 mod node_id;
 mod notices;

@@ -37,6 +37,8 @@ pub struct DaemonOptions {
     pub probe: Option<flannel_probe::Options>,
     /// Where `/healthz`, `/readyz` and `/metrics` are served; `None` for nowhere.
     pub health: Option<SocketAddr>,
+    /// Whether `/explain` is served there too, to whoever reaches it: it tells of this host's routes and rules.
+    pub health_explain: bool,
 }
 
 impl Default for DaemonOptions {
@@ -55,6 +57,7 @@ impl Default for DaemonOptions {
             blackhole: false,
             probe: None,
             health: None,
+            health_explain: false,
         }
     }
 }

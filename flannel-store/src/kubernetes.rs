@@ -119,6 +119,15 @@ impl KubernetesStore {
         AnnotationNames::new(prefix).map(drop)
     }
 
+    /// The whole name of an annotation, such as `public-ip`, of those that begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAnnotationPrefix`].
+    pub fn annotation(prefix: &str, suffix: &str) -> Result<String, InvalidAnnotationPrefix> {
+        AnnotationNames::new(prefix).map(|names| names.name(suffix))
+    }
+
     /// The Node that this store is of.
     pub fn node(&self) -> &NodeId {
         &self.shared.node

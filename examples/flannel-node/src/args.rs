@@ -4,6 +4,7 @@ mod docker_opts;
 mod env_file;
 mod explain;
 mod health;
+mod kubectl;
 mod kubernetes;
 mod logs;
 mod node;
@@ -26,6 +27,7 @@ use clap_complete::Shell;
 pub(crate) use docker_opts::DockerOptsArgs;
 pub(crate) use explain::ExplainArgs;
 pub(crate) use health::HealthArgs;
+pub(crate) use kubectl::{BenchPeerArgs, KubectlCommand};
 pub(crate) use kubernetes::KubernetesArgs;
 pub(crate) use logs::{LogArgs, LogFormat};
 pub(crate) use node::NodeArgs;
@@ -86,6 +88,12 @@ pub(crate) enum Command {
     /// Install a CNI configuration for the container runtime, as flannel's install-conf does.
     #[command(hide = true)]
     InstallConf(InstallConfArgs),
+    /// Look at the nodes of a Kubernetes cluster: kubectl flannel, when this program is called kubectl-flannel.
+    #[command(subcommand)]
+    Kubectl(KubectlCommand),
+    /// Be one end of a measurement.
+    #[command(hide = true)]
+    BenchPeer(BenchPeerArgs),
     /// Print what the node on this host says of itself.
     Status(StatusArgs),
     /// Remove the routes and devices that a node has left on this host, and its subnet file.

@@ -3,6 +3,7 @@
 
 mod args;
 mod demo;
+mod kubectl;
 mod logging;
 mod manual;
 mod operate;
@@ -20,6 +21,7 @@ use flannel_daemon::{
     operate::OperateError,
     teardown::{self, TeardownError},
 };
+use flannel_kube::ConfigError;
 use output::say;
 
 fn main() -> ExitCode {
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         Some(Command::InstallConf(args)) => {
             cni_conf::install(&args.source, &args.destination).map(|_| true).map_err(Into::into)
         }
+        Some(Command::Kubectl(command)) => block_on(kubectl::run(command)),
+        Some(Command::BenchPeer(args)) => block_on(kubectl::bench_peer(&args)).map(fine),
         Some(Command::Status(args)) => status::show(&args),
         Some(Command::Teardown(args)) => {
             let (options, report) = (args.options(), |line| say!("{line}"));
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
 /// Whether the command line, the environment or the network's configuration has to be corrected.
 fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<InvalidOptions>()
+        || error.is::<ConfigError>()
         || matches!(
             error.downcast_ref(),
             Some(

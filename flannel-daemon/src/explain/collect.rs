@@ -9,15 +9,15 @@ use flannel_netlink::{
     list_addresses, list_forwarding, list_links, list_neighbours, list_nexthops, list_routes,
     state::{AddressFilter, IpFamily, Link, Route},
 };
-use flannel_store::{Registry, network_config};
+use flannel_store::{Lifetime, Record, Registry, network_config};
 
 use super::{
-    ExplainError, ExplainOptions,
+    ExplainError, ExplainOptions, LeaseSource,
     ask::{OF_A_POD, PORT, Question},
     facts::{Answers, Facts, Hop, Host, InTheWay, Running, Stored, Tunnel},
     walk::Broken,
 };
-use crate::{Stores, error::chain, status, status_socket, subnet_file};
+use crate::{DaemonHandle, Stores, error::chain, status, status_socket, subnet_file};
 
 /// Collects what there is. The inner error says that the store is what is broken.
 pub(crate) async fn collect(
@@ -47,7 +47,10 @@ pub(crate) async fn collect(
     read_kernel(connection, &mut host, &ways_to).await?;
     read_neighbours(connection, &stored, &mut host, options).await?;
     host.settings = settings(&host);
-    let node = status::ask(&status_socket::beside(&options.subnet_file)).ok();
+    let node = match &options.leases {
+        LeaseSource::Node(daemon) => Some(daemon.status_document().await),
+        LeaseSource::Store(_) => status::ask(&status_socket::beside(&options.subnet_file)).ok(),
+    };
     let node = node.and_then(|status| {
         let refused = status.refused.iter().map(|it| (it.peer.to_string(), it.fault.to_string()));
         let refused = refused.collect();
@@ -125,11 +128,38 @@ async fn stored(
     options: &ExplainOptions,
     stores: &Stores,
 ) -> Result<Stored, Box<dyn Error + Send + Sync>> {
-    let registry: Box<dyn Registry> = stores.open(&options.store).await?;
+    let store = match &options.leases {
+        LeaseSource::Node(daemon) => return of_node(daemon).await,
+        LeaseSource::Store(store) => store,
+    };
+    let registry: Box<dyn Registry> = stores.open(store).await?;
     let place = registry.config().await?.place;
     let config = network_config(registry.as_ref()).await?;
     let records = registry.list().await?.records;
     Ok(Stored { place, config, records })
+}
+
+/// What a node that runs knows of its store.
+async fn of_node(daemon: &DaemonHandle) -> Result<Stored, Box<dyn Error + Send + Sync>> {
+    let nothing = "the node does not know the network and its leases yet";
+    let (status, facts) = daemon.status().zip(daemon.facts()).ok_or(nothing)?;
+    let config = status.config.ok_or(nothing)?;
+    let node = daemon.node().filter(|_| status.peers.is_some()).ok_or(nothing)?;
+    let peers = node.peers().await.ok_or("the node has ended")?;
+    let own = status.lease.map(|mut lease| {
+        lease.node.get_or_insert(facts.id);
+        lease
+    });
+    let records = peers.iter().cloned().chain(own).map(|lease| Record {
+        key: lease.subnet.to_string(),
+        value: serde_json::to_string(&lease.attrs).map_err(|error| error.to_string()),
+        owner: lease.node,
+        revision: 0,
+        created: 0,
+        lifetime: Lifetime::Bounded,
+        token: 0,
+    });
+    Ok(Stored { place: facts.store, config, records: records.collect() })
 }
 
 /// The two ends, ours first: `None` if neither or both are in this host's subnet.

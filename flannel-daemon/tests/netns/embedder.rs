@@ -5,7 +5,7 @@ use std::{future::pending, net::IpAddr};
 use flannel_core::{BackendError, LeaseAttrs, StoreError, testing::FakeBackend};
 use flannel_daemon::{
     Backends, Daemon, DaemonOptions, OpenStore, StoreOptions, StorePlan, Stores, UplinkOptions,
-    explain::{ExplainOptions, explain},
+    explain::{ExplainOptions, LeaseSource, explain},
 };
 use flannel_store::{MemoryCluster, NewRecord, Registry};
 use flannel_testbed::{Blocks, Testbed};
@@ -50,7 +50,8 @@ async fn an_embedder_brings_its_own_store_and_backend() -> anyhow::Result<()> {
     let pod = host.add_pod(Blocks::new(block, None).unwrap()).await?;
     let (source, destination) = (pod.ip(), IpAddr::from([10, 3, 9, 7]));
     let namespace = Some(host.namespace().clone());
-    let path = ExplainOptions { source, destination, subnet_file, store, namespace };
+    let leases = LeaseSource::Store(store.into());
+    let path = ExplainOptions { source, destination, subnet_file, leases, namespace };
     let explanation = explain(&path, &stores).await?;
     assert_eq!(explanation.broken.expect("nothing routes there").link, "route");
     node.abort();

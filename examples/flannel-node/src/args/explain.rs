@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
-use flannel_daemon::explain::ExplainOptions;
+use flannel_daemon::explain::{ExplainOptions, LeaseSource};
 
 use super::StoreArgs;
 
@@ -34,7 +34,7 @@ impl ExplainArgs {
             source: self.source,
             destination: self.destination,
             subnet_file: self.subnet_file.clone(),
-            store: self.store.options(),
+            leases: LeaseSource::Store(self.store.options().into()),
             namespace: None,
         }
     }

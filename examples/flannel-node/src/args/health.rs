@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::values;
 
@@ -17,6 +17,11 @@ pub(crate) struct HealthArgs {
     #[arg(long, value_name = "PORT", default_value_t = 0, allow_negative_numbers = true,
         value_parser = values::number_or_less(0..=i32::from(u16::MAX)))]
     pub(crate) healthz_port: i32,
+
+    /// Answer /explain there too, which kubectl flannel explain needs: whoever reaches the port learns of this host's routes and rules.
+    #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) healthz_explain: bool,
 }
 
 impl HealthArgs {

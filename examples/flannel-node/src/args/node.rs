@@ -142,6 +142,7 @@ impl NodeArgs {
             blackhole: self.traffic.ip_blackhole_route,
             probe: self.probe.options(),
             health: self.health.address(),
+            health_explain: self.health.healthz_explain,
         })
     }
 }

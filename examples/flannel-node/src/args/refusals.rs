@@ -91,7 +91,7 @@ impl NodeArgs {
             ),
             (
                 self.health.healthz_port <= 0,
-                &["healthz_ip"],
+                &["healthz_ip", "healthz_explain"],
                 "nothing listens without a port; give --healthz-port too",
             ),
             (

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    path::Path,
+    path::PathBuf,
 };
 
 use clap::{Command, CommandFactory, FromArgMatches, error::ErrorKind};
@@ -21,9 +21,12 @@ impl Cli {
     ) -> Result<Self, clap::Error> {
         let root = Self::command();
         let mut args: Vec<_> = args.into_iter().collect();
-        // flannel's image has a program of this name.
-        if args.first().is_some_and(|program| Path::new(program).ends_with("install-conf")) {
-            args.insert(1, "install-conf".into());
+        let program = args.first().map(PathBuf::from).unwrap_or_default();
+        // flannel's image has a program of the first name, and kubectl runs the second.
+        for (name, command) in [("install-conf", "install-conf"), ("kubectl-flannel", "kubectl")] {
+            if program.ends_with(name) {
+                args.insert(1, command.into());
+            }
         }
         let file = EnvFile::take(&mut args, environment("FLANNELD_ENV_FILE"));
         let file = file.map_err(|reason| root.clone().error(ErrorKind::Io, reason))?;

@@ -184,3 +184,17 @@ fn install_conf_is_a_name_of_the_program() {
     let error = Cli::read(["install-conf", "a"].map(OsString::from), |_| None).unwrap_err();
     assert_eq!(error.exit_code(), 2);
 }
+
+#[test]
+fn kubectl_runs_the_program_by_a_name_of_its_own() {
+    for args in [
+        &["/usr/bin/kubectl-flannel", "bench", "a", "b", "-n", "x"][..],
+        &["flannel-node", "kubectl", "bench", "a", "b", "--namespace=x"],
+    ] {
+        let cli = Cli::read(args.iter().map(OsString::from), |_| None).unwrap();
+        let Some(Command::Kubectl(KubectlCommand::Bench(args))) = cli.command else {
+            panic!("{args:?}")
+        };
+        assert_eq!([args.options().from, args.options().to], ["a", "b"]);
+    }
+}
