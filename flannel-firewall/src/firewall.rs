@@ -114,9 +114,8 @@ impl Firewall {
             ModeChoice::Auto | ModeChoice::Iptables if !iptables.is_empty() => {
                 Some(FirewallMode::Iptables)
             }
-            ModeChoice::Auto | ModeChoice::Nftables if client.is_some() => {
-                Some(FirewallMode::Nftables)
-            }
+            // Also for who asks for iptables and has none: the same rules, and no program is there whose rules could matter more.
+            _ if client.is_some() => Some(FirewallMode::Nftables),
             // Rules that accept do nothing where nothing refuses; without the others pods cannot talk to the outside.
             _ if options.masquerade == Masquerade::Off => None,
             choice => {

@@ -57,7 +57,8 @@ pub enum ModeChoice {
     /// nftables where it does not, as for tables with rules that only `nft` can read.
     #[default]
     Auto,
-    /// iptables and ip6tables, be they legacy or a face of nftables.
+    /// iptables and ip6tables, be they legacy or a face of nftables. Where they are not installed, as in a container image without
+    /// them, tables of nftables, and the report says so.
     Iptables,
     /// Tables of nftables. Needs no program.
     Nftables,
@@ -80,7 +81,7 @@ impl ModeChoice {
                 "iptables is not installed and the kernel has no nf_tables; install iptables or load nf_tables"
             }
             Self::Iptables => {
-                "iptables, iptables-save and iptables-restore are not installed; install them, or set EnableNFTables to true"
+                "iptables, iptables-save and iptables-restore are not installed; install them, or remove EnableNFTables from the configuration"
             }
             Self::Nftables => {
                 "the kernel has no nf_tables, or does not let us use it; load nf_tables, or set EnableNFTables to false"

@@ -73,7 +73,7 @@ pub use flanneld::{Flanneld, subnet};
 pub use host::Host;
 pub use meddler::Meddler;
 pub use pod::Pod;
-pub use privileges::{PrivilegeError, capable, enter_user_namespace};
+pub use privileges::{Powerless, PrivilegeError, capable, enter_user_namespace};
 pub use process::{Process, ProcessError};
 pub use snapshot::Snapshot;
 pub use testbed::{Builder, Testbed};

@@ -4,6 +4,7 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::{getgid, getuid},
 };
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 /// Whether this process may make and configure network namespaces: `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` are effective.
 pub fn capable() -> bool {
@@ -48,6 +49,30 @@ pub fn enter_user_namespace() -> Result<(), PrivilegeError> {
         return Err(refused(io::ErrorKind::PermissionDenied.into()));
     }
     Ok(())
+}
+
+/// This thread may change nothing of any network, until it is dropped.
+pub struct Powerless(CapabilitySets);
+
+impl Powerless {
+    /// Takes `CAP_NET_ADMIN` from the thread.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses, which it does not.
+    #[must_use]
+    pub fn enter() -> Self {
+        let before = capabilities(None).unwrap();
+        let effective = before.effective - CapabilitySet::NET_ADMIN;
+        set_capabilities(None, CapabilitySets { effective, ..before }).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for Powerless {
+    fn drop(&mut self) {
+        set_capabilities(None, self.0).unwrap();
+    }
 }
 
 /// Why the process could not get the rights to build a testbed.

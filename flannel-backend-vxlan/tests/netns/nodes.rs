@@ -8,9 +8,8 @@ use flannel_core::{
 };
 use flannel_netlink::{LinkChange, Monitor, Notice, Subject, alter_link, link_by_name};
 use flannel_store::MemoryCluster;
-use flannel_testbed::{Blocks, Pod, Testbed, probe};
+use flannel_testbed::{Blocks, Pod, Powerless, Testbed, probe};
 use futures::FutureExt;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use tokio::{
     sync::oneshot,
     task::JoinSet,
@@ -128,7 +127,7 @@ async fn a_mac_that_cannot_be_put_back_is_published_as_the_real_one() {
     let meddled = LinkChange { mac: Some(theirs), ..LinkChange::default() };
     kernel.alter("flannel.1", meddled).await;
     // The kernel answers at once, so that no node had a turn yet.
-    let powerless = Powerless::new();
+    let powerless = Powerless::enter();
     let is_theirs =
         |status: &Status| status.lease.as_ref().is_some_and(|lease| mac_of(&lease.attrs) == theirs);
     let mut handle = cluster.handles[0].clone();
@@ -137,24 +136,6 @@ async fn a_mac_that_cannot_be_put_back_is_published_as_the_real_one() {
     published.expect("published in time").expect("a node");
     assert!(cluster.flows(PATIENCE).await);
     assert_eq!(kernel.link("flannel.1").await.mac, Some(theirs), "peers know it by now");
-}
-
-/// This thread, on which all nodes run, may change nothing in the kernel until it is dropped.
-struct Powerless(CapabilitySets);
-
-impl Powerless {
-    fn new() -> Self {
-        let before = capabilities(None).unwrap();
-        let effective = before.effective - CapabilitySet::NET_ADMIN;
-        set_capabilities(None, CapabilitySets { effective, ..before }).unwrap();
-        Self(before)
-    }
-}
-
-impl Drop for Powerless {
-    fn drop(&mut self) {
-        set_capabilities(None, self.0).unwrap();
-    }
 }
 
 #[tokio::test]

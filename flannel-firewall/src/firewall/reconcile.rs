@@ -63,6 +63,10 @@ impl Firewall {
                 outcome.report.notes.dedup();
             }
             Some(_) => {
+                if self.options.mode == ModeChoice::Iptables {
+                    let remedy = self.options.mode.remedy();
+                    outcome.report.notes.push(format!("rules are kept in nftables: {remedy}"));
+                }
                 if let Some(client) = &mut self.client {
                     let exact = self.in_flannels_words;
                     let wanted = wanted.map(|(family, rules)| match exact {

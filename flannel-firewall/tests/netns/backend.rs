@@ -8,7 +8,7 @@ use flannel_core::{
     Backend, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Peers, SyncReport, testing::FakeBackend,
 };
 use flannel_firewall::{FIREWALL, FirewallOptions, Firewalled, Masquerade, ModeChoice};
-use flannel_testbed::Host;
+use flannel_testbed::{Host, Powerless};
 use tokio::time::timeout;
 
 use crate::world::{Mode, World, config};
@@ -97,7 +97,9 @@ async fn the_impossible_is_refused_before_anything_is_touched() {
     let backend = Firewalled::new(Arc::new(fake.clone()), world.node().namespace(), options);
     let attrs = backend.advertise(None).await.unwrap();
     let own = Lease::new("10.244.1.0-24".parse().unwrap(), attrs);
+    let powerless = Powerless::enter();
     let error = backend.start(&own).await.unwrap_err();
+    drop(powerless);
     assert!(!error.is_retryable());
     assert!(error.to_string().contains("iptables-restore are not installed"), "{error}");
     assert!(fake.started().is_empty());

@@ -5,6 +5,7 @@ use std::fs;
 use flannel_firewall::{
     Firewall, FirewallError, FirewallMode, FirewallOptions, Masquerade, ModeChoice, Scope,
 };
+use flannel_testbed::Powerless;
 
 use crate::world::{Mode, World, config, quiet, scope};
 
@@ -225,25 +226,50 @@ async fn the_machine_decides_if_nobody_else_does() {
     assert_eq!(auto.await.unwrap().mode(), Some(FirewallMode::Iptables));
     let without = open(ModeChoice::Auto, "/nonexistent").await.unwrap();
     assert_eq!(without.mode(), Some(FirewallMode::Nftables));
-    let error = open(ModeChoice::Iptables, "/nonexistent").await.unwrap_err();
-    assert!(matches!(error, FirewallError::Unsupported { .. }) && !error.is_retryable());
-    assert!(error.to_string().contains("EnableNFTables to true"), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn who_asks_for_iptables_and_has_none_gets_the_same_rules_in_nftables() {
+    let world = World::new(Mode::IptablesNft).await;
+    drop(world.start().await);
+    let mut firewall =
+        Firewall::open(world.node().namespace(), without_iptables(&world)).await.unwrap();
+    let report = firewall.sync(&scope()).await;
+    assert!(report.is_exact(), "{report:?}");
+    assert_eq!(report.mode, Some(FirewallMode::Nftables));
+    assert!(report.notes.iter().any(|note| note.contains("remove EnableNFTables")), "{report:?}");
+    assert!(world.masquerades().await);
+    assert!(
+        !world.everything().await.contains("FLANNEL-"),
+        "what a flanneld with iptables left is gone"
+    );
 }
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn forward_rules_that_nobody_can_keep_are_no_reason_to_stop() {
     let world = World::new(Mode::IptablesNft).await;
-    let options = FirewallOptions {
-        masquerade: Masquerade::Off,
-        tool_folders: vec!["/nonexistent".into()],
-        ..world.options()
+    let open = async |options| {
+        let _powerless = Powerless::enter();
+        Firewall::open(world.node().namespace(), options).await
     };
-    let mut firewall = Firewall::open(world.node().namespace(), options).await.unwrap();
+    let error = open(without_iptables(&world)).await.unwrap_err();
+    assert!(matches!(error, FirewallError::Unsupported { .. }) && !error.is_retryable());
+    assert!(error.to_string().contains("remove EnableNFTables"), "{error}");
+
+    let options = FirewallOptions { masquerade: Masquerade::Off, ..without_iptables(&world) };
+    let mut firewall = open(options).await.unwrap();
     assert_eq!(firewall.mode(), None);
     let report = firewall.sync(&scope()).await;
     assert!(report.is_exact() && report.writes() == 0);
     assert!(report.notes[0].contains("iptables-restore are not installed"), "{:?}", report.notes);
+}
+
+/// Somebody asks for iptables where none is installed.
+fn without_iptables(world: &World) -> FirewallOptions {
+    let tool_folders = vec!["/nonexistent".into()];
+    FirewallOptions { mode: ModeChoice::Iptables, tool_folders, ..world.options() }
 }
 
 #[tokio::test]
