@@ -1,10 +1,8 @@
 //! The contract of a [`Registry`] as tests that every engine runs, and a cluster with faults.
 
-use std::{
-    collections::BTreeSet, future::Future, net::Ipv4Addr, pin::pin, task::Poll, time::Duration,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
-use flannel_core::LeaseAttrs;
+use flannel_core::{LeaseAttrs, testing::polled};
 use futures::{StreamExt, future::join_all};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -200,19 +198,6 @@ fn conflict<T: std::fmt::Debug>(result: Result<T, RegistryError>) -> Option<Reco
         Err(RegistryError::Conflict { current }) => current.map(|current| *current),
         result => panic!("expected a conflict, got {result:?}"),
     }
-}
-
-/// The output of `future` if it is ready after being polled `times` times, and then it is dropped.
-async fn polled<F: Future>(future: F, times: usize) -> Option<F::Output> {
-    let (mut future, mut left) = (pin!(future), times);
-    let bounded = std::future::poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        future.as_mut().poll(cx).map(Some)
-    });
-    bounded.await
 }
 
 fn new(last: u8, ttl: Option<Duration>) -> NewRecord {

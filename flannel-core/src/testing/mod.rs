@@ -3,6 +3,7 @@
 
 mod fake;
 pub mod network;
+mod polled;
 pub mod store_contract;
 
 pub use crate::{
@@ -10,4 +11,5 @@ pub use crate::{
     store::{MockStore, MockSubnetLease},
 };
 pub use fake::{FakeBackend, FakeNetwork};
+pub use polled::polled;
 pub use store_contract::{Entry, StoreFixture};

@@ -1,9 +1,6 @@
 //! The contract of [`Store`] as tests that every implementation runs.
 
-use std::{
-    collections::BTreeMap, future::Future, net::Ipv4Addr, pin::pin, sync::Arc, task::Poll,
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::Future, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use crate::{lease::LeaseAttrs, store::Store};
 
@@ -93,29 +90,19 @@ macro_rules! store_conformance {
         );
     };
     (@all $attributes:tt $fixture:ty) => {
+        $crate::store_conformance!(@publish_and_watch_with $attributes $fixture);
         $crate::store_conformance!(@each $attributes $fixture, acquiring:
             a_full_network_says_so
-            a_network_without_a_usable_config_says_so
-            a_node_keeps_its_subnet
-            a_release_gives_the_subnet_back
             a_renewal_of_a_lost_lease_is_revoked
             a_reservation_is_honoured_and_never_expires
             a_subnet_fits_the_network
             dropping_a_lease_keeps_it
             dropping_acquire_midway_leaves_at_most_our_lease
             ipv6_and_dual_stack_networks_are_served
-            previous_is_what_the_node_holds
             two_nodes_never_share_a_subnet
         );
         $crate::store_conformance!(@each $attributes $fixture, watching:
-            a_renewal_disturbs_nobody
-            a_watcher_sees_leases_come_change_and_go
-            a_watcher_that_falls_behind_misses_nothing
             an_entry_that_is_no_lease_costs_only_itself
-            dropping_a_watch_ends_its_work
-            the_config_is_watched
-            the_first_item_is_a_reset
-            two_watchers_agree
         );
     };
     (@each $attributes:tt $fixture:ty, $group:ident: $($clause:ident)+) => {
@@ -149,17 +136,4 @@ async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     let deadline = Duration::from_secs(20);
     let output = tokio::time::timeout(deadline, future).await;
     output.unwrap_or_else(|_| panic!("{what}: not within {deadline:?}"))
-}
-
-/// The output of `future` if it is ready after being polled `times` times, and then it is dropped.
-async fn polled<F: Future>(future: F, times: usize) -> Option<F::Output> {
-    let (mut future, mut left) = (pin!(future), times);
-    let bounded = std::future::poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        future.as_mut().poll(cx).map(Some)
-    });
-    bounded.await
 }

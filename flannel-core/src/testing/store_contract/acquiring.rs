@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use futures::future::join_all;
 
-use super::{ROOMY, StoreFixture, TINY, at, polled, soon};
+use super::{ROOMY, StoreFixture, TINY, at, soon};
 use crate::{
     config::NetworkConfig,
     identity::NodeId,
     store::{Store, StoreError, SubnetLease},
     subnet::Subnet,
+    testing::polled,
 };
 
 /// When every subnet is taken, acquiring fails and names the network; when one comes free, it succeeds.
