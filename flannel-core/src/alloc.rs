@@ -146,6 +146,7 @@ mod tests {
             let chosen = choose(&config, &subnets(&[taken]), &node("n"), Some(&previous)).unwrap();
             assert_ne!(chosen, previous);
             assert!(config.admits(&chosen));
+            assert_eq!(Ok(chosen), choose(&config, &subnets(&[taken]), &node("n"), None));
         }
     }
 

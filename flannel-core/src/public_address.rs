@@ -92,6 +92,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lease::{MAX_LEASE_BYTES, RawJson};
 
     fn config() -> NetworkConfig {
         r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:4::/48"}"#
@@ -137,6 +138,21 @@ mod tests {
             let address = address.parse().unwrap();
             assert_eq!(check_chosen_address(address, &config()), Ok(()));
             assert_eq!(check_published(&attrs(address)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_peers_would_read_otherwise_is_refused() {
+        let with = |data: &str| LeaseAttrs {
+            backend_data: Some(RawJson::new(data).unwrap()),
+            ..attrs(Ipv4Addr::new(192, 0, 2, 1).into())
+        };
+        assert_eq!(check_published(&with(r#"{"VNI":1}"#)), Ok(()));
+        let long = format!(r#""{}""#, "x".repeat(MAX_LEASE_BYTES));
+        for (data, read) in [("null", r#""PublicIP":"192.0.2.1""#), (&long, "expected at most")] {
+            let error = check_published(&with(data)).unwrap_err();
+            let UnusableAddress::RoundTrip { read: actual, .. } = &error else { panic!("{error}") };
+            assert!(actual.contains(read), "{actual}");
         }
     }
 

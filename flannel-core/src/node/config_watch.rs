@@ -49,3 +49,34 @@ impl ConfigWatch {
 
 /// The longest time between two looks at a watch that fails: a configuration that comes back is seen within that.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+    use crate::testing::MockStore;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_pauses_longer_after_each_error_and_not_after_an_answer() {
+        let away = || StoreError::Unavailable { operation: "read".into(), source: "down".into() };
+        let missing = || StoreError::ConfigMissing { place: "/net/config".into() };
+        let config = || r#"{"Network":"10.3.0.0/16"}"#.parse::<NetworkConfig>().unwrap();
+        let mut store = MockStore::new();
+        store.expect_watch_config().returning(move || {
+            let away = || Err(away());
+            let items = [away(), away(), away(), away(), Ok(config()), Ok(config()), away()];
+            stream::iter(items.into_iter().chain([Err(missing()), away(), away()])).boxed()
+        });
+        let mut watch = ConfigWatch::new(&store, Duration::from_millis(200));
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            let asked = Instant::now();
+            // The largest number leaves waits as long as they may be.
+            let _ = watch.next(u64::MAX).await;
+            waits.push(asked.elapsed().as_millis());
+        }
+        let [after_errors, after_answers] = [[0, 200, 400, 800, 1000], [0, 0, 200, 0, 200]];
+        assert_eq!(waits, [after_errors, after_answers].concat());
+    }
+}

@@ -41,6 +41,21 @@ fn an_own_lease_that_differs_is_told() {
 }
 
 #[test]
+fn a_lease_over_our_subnet_is_told_once_however_it_comes() {
+    let own = lease("10.3.1.0-24", "192.0.2.1");
+    let over = lease("10.3.0.0-23", "192.0.2.2");
+    let events: [fn(Lease, Lease) -> LeaseEvent; 2] =
+        [|_, over| LeaseEvent::Upsert(over), |own, over| LeaseEvent::Reset(vec![own, over])];
+    for event in events {
+        let mut peers = peers();
+        let event = || event(own.clone(), over.clone());
+        assert!(peers.fold(event()).own_differs, "{:?}", event());
+        assert!(!peers.fold(event()).own_differs, "it is known: {:?}", event());
+        assert!(!peers.fold(LeaseEvent::Upsert(lease("10.3.4.0-23", "192.0.2.3"))).own_differs);
+    }
+}
+
+#[test]
 fn an_event_that_repeats_what_is_known_changes_nothing() {
     let mut peers = peers();
     let event = LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2"));

@@ -67,9 +67,6 @@ impl Driver {
         let now = Instant::now();
         let events =
             if own { vec![event] } else { session.removals.admit(event, &session.peers, now) };
-        if !session.config_known {
-            session.removals.all_in_bulk(now);
-        }
         for event in events {
             self.fold(session, event);
         }

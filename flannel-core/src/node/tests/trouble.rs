@@ -143,6 +143,22 @@ async fn a_watch_that_fails_at_once_is_asked_at_a_bounded_pace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_has_worked_again_is_asked_soon_after_an_error() {
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    let _handle = serving((store, &events), backend.clone(), vec![]).await;
+    // The first errors in a row make the pauses as long as they get.
+    (0..9).for_each(|_| events.send(Err(unavailable())).unwrap());
+    sleep(Duration::from_secs(10)).await;
+    for n in [2, 3] {
+        events.send(Ok(LeaseEvent::Upsert(lease(&format!("10.3.{n}.0-24"), n)))).unwrap();
+        events.send(Err(unavailable())).unwrap();
+    }
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(backend.routes().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
     let mut store = empty_store();
     let opened = Arc::new(Mutex::new(Vec::new()));
