@@ -42,16 +42,28 @@ impl PeerProblem {
 
     /// Makes each of `problems` as old as it was `before`, or new now.
     pub(crate) fn keep_since(problems: &mut [Self], before: &[Self]) {
-        let now = SystemTime::now();
-        let known: BTreeMap<_, Vec<_>> = before.iter().fold(BTreeMap::new(), |mut known, it| {
-            known.entry(it.peer).or_insert_with(Vec::new).push(it);
-            known
-        });
+        let (now, before) = (SystemTime::now(), KnownProblems::new(before));
         for problem in problems {
-            let same = known.get(&problem.peer).into_iter().flatten();
-            problem.since =
-                same.filter(|it| it.is_same(problem)).map(|it| it.since).next().unwrap_or(now);
+            problem.since = before.find(problem).map_or(now, |known| known.since);
         }
+    }
+}
+
+/// The problems of one moment, to find them again in another: a partition makes as many problems as there are peers.
+pub(crate) struct KnownProblems<'a>(BTreeMap<Subnet, Vec<&'a PeerProblem>>);
+
+impl<'a> KnownProblems<'a> {
+    pub(crate) fn new(problems: &'a [PeerProblem]) -> Self {
+        let mut known = BTreeMap::<_, Vec<_>>::new();
+        for problem in problems {
+            known.entry(problem.peer).or_default().push(problem);
+        }
+        Self(known)
+    }
+
+    /// The same problem as `problem`, whenever it began.
+    pub(crate) fn find(&self, problem: &PeerProblem) -> Option<&'a PeerProblem> {
+        self.0.get(&problem.peer)?.iter().copied().find(|known| known.is_same(problem))
     }
 }
 

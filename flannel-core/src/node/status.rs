@@ -14,8 +14,9 @@ use crate::{
     config::NetworkConfig,
     fault::{Activity, Fault},
     lease::Lease,
-    peer_fault::PeerProblem,
+    peer_fault::{KnownProblems, PeerProblem},
     report::SyncReport,
+    subnet::Subnet,
 };
 
 /// A node at one moment.
@@ -169,21 +170,39 @@ pub(super) fn log_problems(before: Option<&SyncReport>, now: &SyncReport) {
     if now.faults.is_empty() && !before.faults.is_empty() {
         info!("the data path is as it should be again");
     }
-    let news = now.problems.iter().filter(|problem| !before.problems.contains(problem));
-    for (n, problem) in news.clone().enumerate().take(LOGGED_PEERS + 1) {
-        match n {
-            LOGGED_PEERS => warn!("and problems of {} more peers", news.clone().count() - n),
-            _ => warn!(peer = %problem.peer, "peer not served: {}", problem.fault),
-        }
+    let (begun, over) = compare(&before.problems, &now.problems);
+    let (named, more) = first_few(&begun);
+    for problem in named {
+        warn!(peer = %problem.peer, "peer not served: {}", problem.fault);
     }
-    let troubled: BTreeSet<_> = now.problems.iter().map(|problem| problem.peer).collect();
-    let over: BTreeSet<_> = before.problems.iter().map(|problem| problem.peer).collect();
-    for (n, peer) in over.difference(&troubled).enumerate().take(LOGGED_PEERS + 1) {
-        match n {
-            LOGGED_PEERS => info!("and {} more peers", over.difference(&troubled).count() - n),
-            _ => info!(%peer, "peer served again, or gone"),
-        }
+    if more > 0 {
+        warn!("and {more} more problems of peers");
     }
+    let (named, more) = first_few(&over);
+    for peer in named {
+        info!(%peer, "peer served again, or gone");
+    }
+    if more > 0 {
+        info!("and {more} more peers");
+    }
+}
+
+/// The problems that have begun, and the peers that have none any more.
+fn compare<'a>(
+    before: &'a [PeerProblem],
+    now: &'a [PeerProblem],
+) -> (Vec<&'a PeerProblem>, Vec<Subnet>) {
+    let known = KnownProblems::new(before);
+    let begun = now.iter().filter(|problem| known.find(problem).is_none()).collect();
+    let still: BTreeSet<_> = now.iter().map(|problem| problem.peer).collect();
+    let before: BTreeSet<_> = before.iter().map(|problem| problem.peer).collect();
+    (begun, before.difference(&still).copied().collect())
+}
+
+/// Those that are named in the log for one sync, and how many more there are.
+fn first_few<T>(all: &[T]) -> (&[T], usize) {
+    let (named, more) = all.split_at(all.len().min(LOGGED_PEERS));
+    (named, more.len())
 }
 
 /// How many peers are named in the log for one sync.
@@ -191,3 +210,29 @@ const LOGGED_PEERS: usize = 8;
 
 /// How many repairs are remembered: enough to see a pattern, few enough to copy with each look at the status.
 const KEPT_REPAIRS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PeerFault;
+
+    #[test]
+    fn a_problem_is_news_when_it_begins_and_its_peer_when_it_is_served_again() {
+        let problem = |n: u8, detail: &str, since| {
+            let peer = format!("10.3.{n}.0-24").parse().unwrap();
+            let fault = PeerFault::BadData { detail: detail.into() };
+            PeerProblem { since, ..PeerProblem::new(peer, None, fault) }
+        };
+        let (early, late) = (SystemTime::UNIX_EPOCH, SystemTime::now());
+        let before = [problem(1, "x", early), problem(2, "x", early), problem(3, "x", early)];
+        let now = [problem(2, "x", late), problem(3, "x", late), problem(3, "y", late)];
+        assert_eq!(compare(&before, &now), (vec![&now[2]], vec![before[0].peer]));
+    }
+
+    #[test]
+    fn the_rest_of_many_is_counted() {
+        assert_eq!(first_few(&[7]), (&[7][..], 0));
+        assert_eq!(first_few(&[7; LOGGED_PEERS]), (&[7; LOGGED_PEERS][..], 0));
+        assert_eq!(first_few(&[7; LOGGED_PEERS + 3]), (&[7; LOGGED_PEERS][..], 3));
+    }
+}
