@@ -138,12 +138,12 @@ fn some(value: Option<f64>) -> Vec<Sample> {
     value.map_or_else(Vec::new, one)
 }
 
-fn labelled(label: &str, name: &str, value: f64) -> Sample {
-    Sample(format!("{{{label}=\"{}\"}}", escaped(name)), value)
-}
-
-fn by_kind(kinds: &[(&str, u64)]) -> Vec<Sample> {
-    kinds.iter().map(|(kind, count)| labelled("kind", kind, *count as f64)).collect()
+/// A sample for each of `counts`, which are those of something by name.
+fn each<N: AsRef<str>>(label: &str, counts: impl IntoIterator<Item = (N, u64)>) -> Vec<Sample> {
+    let sample = |(name, count): (N, u64)| {
+        Sample(format!("{{{label}=\"{}\"}}", escaped(name.as_ref())), count as f64)
+    };
+    counts.into_iter().map(sample).collect()
 }
 
 /// What the report of a data path with a firewall says; nothing if the node keeps none.

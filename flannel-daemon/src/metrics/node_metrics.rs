@@ -5,9 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet, time::SystemTime};
 use flannel_core::{NetworkConfig, SyncReport, Totals};
 use flannel_firewall::FIREWALL;
 
-use super::{
-    Metric, Sample, by_kind, count, counter, escaped, labelled, of_firewall, one, some, switch,
-};
+use super::{Metric, Sample, count, counter, each, escaped, of_firewall, one, some, switch};
 
 pub(super) const METRICS: &[Metric] = &[
     Metric {
@@ -97,10 +95,7 @@ pub(super) const METRICS: &[Metric] = &[
         name: "flannel_backend_events_total",
         kind: "counter",
         help: "What the backend has counted, by its own names.",
-        samples: |it| {
-            let counters = it.backend.counters.iter();
-            counters.map(|(name, count)| labelled("event", name, *count as f64)).collect()
-        },
+        samples: |it| each("event", it.backend.counters.iter().map(|(name, count)| (name, *count))),
     },
     Metric {
         name: "flannel_firewall_exact",
@@ -117,7 +112,7 @@ pub(super) const METRICS: &[Metric] = &[
         samples: |it| {
             of_firewall(it, |it| match &*it.properties[FIREWALL] {
                 "none" => Vec::new(),
-                mode => vec![labelled("mode", mode, 1.0)],
+                mode => each("mode", [(mode, 1)]),
             })
         },
     },
@@ -138,7 +133,7 @@ pub(super) const METRICS: &[Metric] = &[
         help: "Rules of the firewall that were written, by kind of write.",
         samples: |it| {
             let rules = |what| counter(it, &format!("firewall_rules_{what}"));
-            by_kind(&[("added", rules("added")), ("removed", rules("removed"))])
+            each("kind", [("added", rules("added")), ("removed", rules("removed"))])
         },
     },
     Metric {
@@ -156,7 +151,7 @@ pub(super) const METRICS: &[Metric] = &[
                 it.status.faults.iter().map(|fault| fault.activity).collect();
             let words = activities.into_iter().filter_map(|it| serde_json::to_value(it).ok());
             let words: Vec<_> = words.filter_map(|word| word.as_str().map(str::to_owned)).collect();
-            words.iter().map(|word| labelled("activity", word, 1.0)).collect()
+            each("activity", words.iter().map(|word| (word, 1)))
         },
     },
     Metric {
@@ -177,17 +172,14 @@ pub(super) const METRICS: &[Metric] = &[
         help: "Kernel objects that were written, by kind of write.",
         samples: |it| {
             let &Totals { added, replaced, removed, .. } = &it.status.totals;
-            by_kind(&[("added", added), ("removed", removed), ("replaced", replaced)])
+            each("kind", [("added", added), ("removed", removed), ("replaced", replaced)])
         },
     },
     Metric {
         name: "flannel_drift_repaired_total",
         kind: "counter",
         help: "Changes by others that were undone, by kind of kernel object.",
-        samples: |it| {
-            let kinds = it.status.repaired.iter();
-            kinds.map(|(kind, count)| labelled("kind", kind, *count as f64)).collect()
-        },
+        samples: |it| each("kind", it.status.repaired.iter().map(|(kind, count)| (kind, *count))),
     },
     Metric {
         name: "flannel_store_request_duration_seconds",
@@ -209,10 +201,7 @@ pub(super) const METRICS: &[Metric] = &[
         kind: "counter",
         help: "Requests that the store did not answer, or refused, by operation.",
         samples: |it| {
-            let operations = it.store.iter();
-            operations
-                .map(|(name, times)| labelled("operation", name, times.failures as f64))
-                .collect()
+            each("operation", it.store.iter().map(|(name, times)| (name, times.failures)))
         },
     },
     Metric {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flannel_probe::{Checksums, Findings, PathFinding};
 
-use super::{Metric, Snapshot, by_kind, labelled, some, switch};
+use super::{Metric, Snapshot, each, some, switch};
 use crate::path_monitor::state;
 
 fn findings(it: &Snapshot) -> Option<&Findings> {
@@ -19,9 +19,9 @@ pub(super) const METRICS: &[Metric] = &[
         samples: |it| {
             let mut states = BTreeMap::new();
             for finding in findings(it).into_iter().flat_map(|findings| findings.paths.values()) {
-                *states.entry(state(finding.mtu)).or_insert(0.0) += 1.0;
+                *states.entry(state(finding.mtu)).or_insert(0) += 1;
             }
-            states.into_iter().map(|(state, count)| labelled("state", state, count)).collect()
+            each("state", states)
         },
     },
     Metric {
@@ -42,12 +42,13 @@ pub(super) const METRICS: &[Metric] = &[
             let Some(findings) = findings(it) else { return Vec::new() };
             let corrupted = |layer: fn(&PathFinding) -> Checksums| {
                 let all = findings.paths.values().map(layer);
-                all.filter(|checksums| *checksums == Checksums::Corrupted).count() as f64
+                all.filter(|checksums| *checksums == Checksums::Corrupted).count() as u64
             };
-            vec![
-                labelled("layer", "overlay", corrupted(|it| it.overlay)),
-                labelled("layer", "underlay", corrupted(|it| it.underlay)),
-            ]
+            let layers = [
+                ("overlay", corrupted(|it| it.overlay)),
+                ("underlay", corrupted(|it| it.underlay)),
+            ];
+            each("layer", layers)
         },
     },
     Metric {
@@ -70,7 +71,7 @@ pub(super) const METRICS: &[Metric] = &[
                 ("asked", traffic.requests_sent),
                 ("ignored", traffic.ignored),
             ];
-            by_kind(&kinds)
+            each("kind", kinds)
         },
     },
 ];
