@@ -110,7 +110,16 @@ pub async fn reserve(
 /// [`OperateError`] if there is no such lease, or the store does not delete it.
 pub async fn release(registry: &dyn Registry, subnet: &Subnet) -> Result<(), OperateError> {
     let record = find(registry, subnet).await?;
-    let deleted = registry.delete(&record).await;
+    delete(registry, subnet, &record).await
+}
+
+/// Deletes the lease that `record` is.
+pub(crate) async fn delete(
+    registry: &dyn Registry,
+    subnet: &Subnet,
+    record: &Record,
+) -> Result<(), OperateError> {
+    let deleted = registry.delete(record).await;
     deleted.map_err(|source| OperateError::Release { subnet: *subnet, source })
 }
 

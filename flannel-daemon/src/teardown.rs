@@ -19,8 +19,11 @@ use ipnetwork::IpNetwork;
 pub use error::TeardownError;
 
 use crate::{
-    FileError, StoreOptions, Stores, backends::extension_record, node_id, status_socket,
-    subnet_file,
+    FileError, StoreOptions, Stores,
+    backends::extension_record,
+    node_id,
+    operate::{self, OperateError},
+    status_socket, subnet_file,
 };
 
 /// What to take down.
@@ -125,11 +128,12 @@ async fn release(
     let no_subnet = || TeardownError::NoSubnet { subnet_file: options.subnet_file.clone() };
     let held = env.held().ok_or_else(no_subnet)?;
     let registry = stores.open(&options.store).await?;
-    let key = held.to_string();
-    let Some(record) = registry.list().await?.records.into_iter().find(|record| record.key == key)
-    else {
-        report(format!("there is no lease {key}"));
-        return Ok(());
+    let record = match operate::find(registry.as_ref(), &held).await {
+        Err(OperateError::NoLease { .. }) => {
+            report(format!("there is no lease {held}"));
+            return Ok(());
+        }
+        found => found?,
     };
     let id = options.node_id.clone().or_else(|| node_id::known(options.state_dir.as_deref()));
     let mut connection = Connection::open(namespace)?;
@@ -138,8 +142,7 @@ async fn release(
     if !is_ours(&record, id.as_ref(), &addresses) {
         return Err(TeardownError::OtherNode { subnet: held, holder: record.owner });
     }
-    let deleted = registry.delete(&record).await;
-    deleted.map_err(|source| TeardownError::Release { subnet: held, source })?;
+    operate::delete(registry.as_ref(), &held, &record).await?;
     report(format!("released {held}"));
     Ok(())
 }

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use flannel_core::{BackendError, NodeId, StoreError, Subnet};
 use flannel_firewall::FirewallError;
 use flannel_netlink::{KernelError, NamespaceError, OpenError};
-use flannel_store::RegistryError;
 
-use crate::{FileError, InvalidOptions, OpenStoreError, operate::shown};
+use crate::{
+    FileError, InvalidOptions, OpenStoreError,
+    operate::{OperateError, shown},
+};
 
 /// Why something was not taken down. Another attempt goes on where this one ended.
 #[derive(Debug, thiserror::Error)]
@@ -87,18 +89,9 @@ pub enum TeardownError {
         /// The node, if it is known by name.
         holder: Option<NodeId>,
     },
-    /// The store does not answer.
+    /// The lease is not given back.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The lease is not deleted.
-    #[error("cannot release {subnet}")]
-    Release {
-        /// The lease.
-        subnet: Subnet,
-        /// The store's reason.
-        #[source]
-        source: RegistryError,
-    },
+    Release(#[from] OperateError),
     /// The network or its leases cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
