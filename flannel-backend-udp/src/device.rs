@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use flannel_backend::opened;
 use flannel_core::BackendError;
 use flannel_netlink::{
     Connection, KernelError, LinkChange, Namespace, alter_link, delete_link, link_by_name,
@@ -228,20 +229,6 @@ fn is_same(left: &Link, actual: &Link) -> bool {
 
 fn refused(name: &str, error: KernelError) -> BackendError {
     BackendError::Kernel { operation: format!("set up device {name}"), source: error.into() }
-}
-
-fn opened<'a>(
-    connection: &'a mut Option<Connection>,
-    namespace: &Namespace,
-) -> Result<&'a mut Connection, BackendError> {
-    if connection.is_none() {
-        let opened = Connection::open(namespace).map_err(|error| BackendError::Kernel {
-            operation: "look at devices".into(),
-            source: error.into(),
-        })?;
-        *connection = Some(opened);
-    }
-    Ok(connection.as_mut().expect("opened above"))
 }
 
 /// Packets that wait in each queue of the device while its worker has no processor. A worker is a thread like others, and on a busy

@@ -6,6 +6,7 @@ mod vtep_device;
 
 use std::collections::BTreeSet;
 
+use flannel_backend::opened;
 use flannel_core::{BackendError, Lease, LeaseAttrs, NodeId};
 use flannel_netlink::{
     Connection, Ensured, KernelError, Namespace, delete_link,
@@ -252,20 +253,6 @@ impl Devices {
         device.last = Some((wanted, Link { mac: device.mac, mtu: wanted.mtu, up: true, ..link }));
         Ok(())
     }
-}
-
-fn opened<'a>(
-    connection: &'a mut Option<Connection>,
-    namespace: &Namespace,
-) -> Result<&'a mut Connection, BackendError> {
-    if connection.is_none() {
-        let opened = Connection::open(namespace).map_err(|error| BackendError::Kernel {
-            operation: "look at devices".into(),
-            source: error.into(),
-        })?;
-        *connection = Some(opened);
-    }
-    Ok(connection.as_mut().expect("opened above"))
 }
 
 /// The device that takes what is to come to ours, if that is why ours cannot be made.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod alloc;
+mod connection;
 mod drift_log;
 pub mod filter;
 mod leftovers;
@@ -20,6 +21,7 @@ pub mod testing;
 mod uplink;
 
 pub use alloc::Alloc;
+pub use connection::opened;
 pub use leftovers::{remove_leftovers, vxlan_device};
 pub use mark::{PROTOCOL, network_number, nexthop_ids};
 pub use paths::{PathFacts, Paths, PathsWatch, route_mtu, smallest_mtu};
