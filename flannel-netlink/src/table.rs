@@ -59,7 +59,6 @@ pub struct Table {
     nexthops_supported: bool,
     left_alone: usize,
     last_listing: Option<Listing>,
-    check_every: Duration,
     changes_since: Option<Instant>,
     /// Routes that are there for as long as others need them to be taken.
     gateway_routes: Vec<Route>,
@@ -93,17 +92,11 @@ impl Table {
             nexthops_supported: true,
             left_alone: 0,
             last_listing: None,
-            check_every: CHECK_EVERY,
             changes_since: None,
             gateway_routes: Vec::new(),
         };
         table.read_nexthops().await?;
         Ok(table)
-    }
-
-    /// How often the kernel is listed as a check while nothing seems wrong. 5 min by default.
-    pub const fn set_check_interval(&mut self, interval: Duration) {
-        self.check_every = interval;
     }
 
     /// The socket that this table writes through. What else is changed through it counts as the
@@ -351,7 +344,7 @@ impl Table {
         match self.last_listing {
             None => now,
             Some(last) if self.observed.stale() => last.at + last.took * LISTING_SHARE,
-            Some(last) => last.at + self.check_every,
+            Some(last) => last.at + CHECK_EVERY,
         }
     }
 }
