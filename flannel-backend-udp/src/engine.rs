@@ -7,7 +7,6 @@ use std::{
 
 use flannel_core::BackendError;
 use flannel_netlink::{Namespace, state::Link};
-use ipnetwork::IpNetwork;
 use tracing::{info, warn};
 
 use crate::{
@@ -143,11 +142,7 @@ impl Userspace {
         let setup = Setup {
             device: link.name.clone(),
             index: link.index,
-            own: [plan.own.ipv4().map(IpNetwork::V4), plan.own.ipv6().map(IpNetwork::V6)]
-                .into_iter()
-                .flatten()
-                .map(|block| block.network())
-                .collect(),
+            own: plan.own.blocks().map(|block| block.network()).collect(),
             local: plan.local.iter().map(|ip| SocketAddr::new(*ip, plan.port)).collect(),
             workers: self.workers,
             joins,

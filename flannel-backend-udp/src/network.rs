@@ -124,13 +124,12 @@ impl Common {
 
     /// As with flannel: the subnet's own address, alone, and the network behind the device.
     fn own_objects(&self, link: &Link, own: &Subnet) -> Vec<Object> {
-        let blocks = [own.ipv4().map(IpNetwork::V4), own.ipv6().map(IpNetwork::V6)];
         let address = |block: IpNetwork| {
             let mut address = Address::new(link.index, IpNetwork::from(block.network()));
             address.no_duplicate_detection = true;
             Object::from(address)
         };
-        let addresses = blocks.into_iter().flatten().map(address);
+        let addresses = own.blocks().map(address);
         let route = |network: &IpNetwork| self.route(*network, link.index).into();
         addresses.chain(self.routes.networks.iter().map(route)).collect()
     }

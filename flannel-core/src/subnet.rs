@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -46,6 +46,12 @@ impl Subnet {
     /// The IPv6 block.
     pub fn ipv6(&self) -> Option<Ipv6Network> {
         self.ipv6
+    }
+
+    /// The one or two blocks, IPv4 first.
+    pub fn blocks(&self) -> impl Iterator<Item = IpNetwork> + use<> {
+        let ipv4 = self.ipv4.map(IpNetwork::V4);
+        ipv4.into_iter().chain(self.ipv6.map(IpNetwork::V6))
     }
 
     /// Whether the two share an address in either family.

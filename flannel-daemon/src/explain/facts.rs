@@ -226,12 +226,8 @@ impl Stored {
 
     /// The record under whose key `address` is, and that block.
     pub(crate) fn record_with(&self, address: IpAddr) -> Option<(&Record, IpNetwork)> {
-        let block = |record: &Record| {
-            let subnet = record.subnet()?;
-            let ipv4 = subnet.ipv4().map(IpNetwork::V4);
-            let mut blocks = ipv4.into_iter().chain(subnet.ipv6().map(IpNetwork::V6));
-            blocks.find(|block| block.contains(address))
-        };
+        let block =
+            |record: &Record| record.subnet()?.blocks().find(|block| block.contains(address));
         self.records.iter().find_map(|record| Some((record, block(record)?)))
     }
 
@@ -248,11 +244,7 @@ impl Stored {
 impl Host {
     /// This host's own block of a family, according to its subnet file.
     pub(crate) fn block(&self, is_ipv4: bool) -> Option<IpNetwork> {
-        let subnet = self.env.held()?;
-        match is_ipv4 {
-            true => subnet.ipv4().map(IpNetwork::V4),
-            false => subnet.ipv6().map(IpNetwork::V6),
-        }
+        self.env.held()?.blocks().find(|block| block.is_ipv4() == is_ipv4)
     }
 
     /// An address of this host's subnet on one of its devices, to send from.
