@@ -40,8 +40,8 @@ pub struct PeerTable {
     number: u32,
     /// Whether there are to be routes that drop what no pod has.
     drops_unused: bool,
-    /// For which subnet there are such routes.
-    dropped: Option<Subnet>,
+    /// The node's own subnet as of the last sync.
+    local: Option<Subnet>,
 }
 
 impl PeerTable {
@@ -68,7 +68,7 @@ impl PeerTable {
             own: Vec::new(),
             number,
             drops_unused: false,
-            dropped: None,
+            local: None,
         })
     }
 
@@ -92,11 +92,8 @@ impl PeerTable {
     }
 
     fn place_own(&mut self) {
-        let blocks = self.dropped.iter().flat_map(|own| {
-            let ipv4 = own.ipv4().map(IpNetwork::V4);
-            ipv4.into_iter().chain(own.ipv6().map(IpNetwork::V6))
-        });
-        let blackholes = blocks.map(|block| {
+        let local = self.local.filter(|_| self.drops_unused);
+        let blackholes = local.iter().flat_map(Subnet::blocks).map(|block| {
             let mut route = Route::new(block, self.protocol).blackhole();
             (route.table, route.metric) = (self.number, LAST);
             Object::from(route)
@@ -125,9 +122,9 @@ impl PeerTable {
         peers: &Peers,
         plan: impl Fn(&Lease) -> PeerPlan,
     ) -> Result<SyncReport, BackendError> {
-        let own = self.drops_unused.then_some(peers.own().subnet);
-        if self.dropped != own {
-            self.dropped = own;
+        let own = peers.own().subnet;
+        if self.local.replace(own) != Some(own) {
+            self.table.set_local(own.blocks().collect());
             self.place_own();
         }
         match self.planned.as_ref().and_then(|planned| peers.changed_since(planned)) {
@@ -339,11 +336,9 @@ impl PeerTable {
                 faults.entry(subnet).or_default().push(fault.clone());
             }
         }
-        for (key, route) in table.overridden {
-            for subnet in self.blamed(&key) {
-                let route = route.to_string();
-                faults.entry(subnet).or_default().push(PeerFault::Overridden { route });
-            }
+        for (subnet, route) in self.overridden(peers, table.overridden) {
+            let route = route.to_string();
+            faults.entry(subnet).or_default().push(PeerFault::Overridden { route });
         }
         report.repaired = mem::take(&mut self.drifts);
         for (subnet, faults) in faults {
@@ -359,11 +354,43 @@ impl PeerTable {
         report
     }
 
+    /// The peers that packets do not take our route to, with the routes that they take: to what is wanted for a peer alone, or to a
+    /// part of a network that one route of the node's own leads to.
+    fn overridden(&self, peers: &Peers, overridden: Vec<(Key, Route)>) -> Vec<(Subnet, Route)> {
+        let (mut found, mut wide) = (Vec::new(), BTreeMap::new());
+        for (key, route) in overridden {
+            let subnets = self.blamed(&key);
+            if subnets.is_empty() {
+                wide.insert(route.destination, (key, route));
+            }
+            found.extend(subnets.into_iter().map(|subnet| (subnet, route)));
+        }
+        if wide.is_empty() {
+            return found;
+        }
+        let taken = |block: IpNetwork| {
+            let around = (0..=block.prefix()).rev().filter_map(|len| enclosing(block, len));
+            let (key, route) = around.filter_map(|it| wide.get(&it)).next()?;
+            (self.table.route_to(block) == Some(*key)).then_some(*route)
+        };
+        for peer in peers.iter() {
+            let routes = peer.subnet.blocks().filter_map(taken);
+            found.extend(routes.map(|route| (peer.subnet, route)));
+        }
+        found
+    }
+
     /// The peers that want what is at `key`; none if it is the node's own or nobody's.
     fn blamed(&self, key: &Key) -> Vec<Subnet> {
         let winner = self.table.wanted_tagged(key).map(|(number, _)| number);
         self.placement.holders_of(key, winner).filter_map(Holder::subnet).collect()
     }
+}
+
+/// The block of `len` leading bits that `block` is in.
+fn enclosing(block: IpNetwork, len: u8) -> Option<IpNetwork> {
+    let around = IpNetwork::new(block.ip(), len).ok()?;
+    IpNetwork::new(around.network(), len).ok()
 }
 
 fn has_gateway(object: &Object) -> bool {

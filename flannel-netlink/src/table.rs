@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use ipnetwork::IpNetwork;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::{
@@ -176,6 +177,16 @@ impl Table {
     /// What is wanted under this key, and its tag; 0 for [`want`](Self::want).
     pub fn wanted_tagged(&self, key: &Key) -> Option<(u32, Object)> {
         self.observed.wanted_tagged(key)
+    }
+
+    /// The wanted route that leads to all of `block`: to that alone, or else to the whole network.
+    pub fn route_to(&self, block: IpNetwork) -> Option<Key> {
+        self.observed.route_to(block)
+    }
+
+    /// Takes these blocks for those of this host's own pods: routes of others there are no matter of the owner's.
+    pub fn set_local(&mut self, blocks: Vec<IpNetwork>) {
+        self.observed.set_local(blocks);
     }
 
     /// Lets [`drifted`](Self::drifted) say when this device is altered (Ethernet address, MTU, up)

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use flannel_core::{Backend, NetworkConfig};
+use flannel_core::{Backend, NetworkConfig, PeerFault};
 use flannel_netlink::{
     LinkChange, LinkSpec, LinkSpecKind, ensure_link,
     state::{Address, LinkKind, Route},
@@ -214,3 +214,27 @@ async fn a_restart_beside_the_old_one_leaves_a_short_gap() {
 
 /// What a restart may take.
 const GAP: Duration = Duration::from_millis(100);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_route_of_somebody_else_to_a_peer_is_a_fault_of_that_peer() {
+    let mut lab = Lab::new(&[Kind::Ours, Kind::Ours, Kind::Ours]).await;
+    let mut kernel = Kernel::of(lab.host(0));
+    let eth0 = kernel.link("eth0").await.index;
+    let nowhere = [192, 0, 2, 99].into();
+    for (block, peers) in [("10.244.2.0/24", &[1][..]), ("10.244.0.0/16", &[1, 2])] {
+        let theirs = Route::new(block.parse().unwrap(), Route::BOOT).via_gateway(nowhere, eth0);
+        kernel.0.apply_one(theirs.replace()).await.unwrap();
+        timeout(PATIENCE, lab.node(0).network.drifted()).await.expect("it is noticed").unwrap();
+        let report = lab.sync(0).await.unwrap();
+        let route = format!("route {block} via 192.0.2.99 on device {eth0}");
+        let fault = PeerFault::Overridden { route };
+        let found: Vec<_> = report.problems.iter().map(|it| (it.peer, &it.fault)).collect();
+        let expected: Vec<_> = peers.iter().map(|n| (lab.leases[*n].subnet, &fault)).collect();
+        assert_eq!((found, report.writes()), (expected, 0), "{block}");
+        assert!(!lab.reaches(0, 1).await, "it is as bad as the report says");
+        kernel.0.apply_one(theirs.delete()).await.unwrap();
+        assert!(lab.repair(0, 1).await);
+        assert_eq!(lab.sync(0).await.unwrap().problems, []);
+    }
+}

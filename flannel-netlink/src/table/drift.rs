@@ -55,7 +55,7 @@ pub enum DriftChange {
     AlteredLink(Link),
     /// It could not be written before, and since then a device came up or an address came.
     MayWorkNow,
-    /// The kernel takes another route to the same destination, which has a lower metric: this.
+    /// The kernel takes another route to the same destination, or to a part of it: this.
     Overridden(Object),
     /// It is gone.
     Removed,

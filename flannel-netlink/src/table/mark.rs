@@ -62,11 +62,16 @@ impl Mark {
 
     /// Whether `network` is inside of ours.
     pub(crate) fn contains(&self, network: IpNetwork) -> bool {
-        self.networks.iter().any(|outer| match (outer, network) {
-            (IpNetwork::V4(outer), IpNetwork::V4(network)) => network.is_subnet_of(*outer),
-            (IpNetwork::V6(outer), IpNetwork::V6(network)) => network.is_subnet_of(*outer),
-            _ => false,
-        })
+        self.networks.iter().any(|outer| encloses(outer, &network))
+    }
+}
+
+/// Whether all of `inner` is in `outer`.
+pub(crate) fn encloses(outer: &IpNetwork, inner: &IpNetwork) -> bool {
+    match (outer, inner) {
+        (IpNetwork::V4(outer), IpNetwork::V4(inner)) => inner.is_subnet_of(*outer),
+        (IpNetwork::V6(outer), IpNetwork::V6(inner)) => inner.is_subnet_of(*outer),
+        _ => false,
     }
 }
 

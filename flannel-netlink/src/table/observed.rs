@@ -6,6 +6,8 @@ mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnetwork::IpNetwork;
+
 use self::{changes::WatchedLink, entries::Entries, overrides::Overrides};
 pub(crate) use self::{cursor::Cursor, entries::Listed};
 use super::{drift::ChangedBy, mark::Mark};
@@ -81,6 +83,11 @@ impl ObservedTable {
 
     pub(crate) fn wanted_tagged(&self, key: &Key) -> Option<(u32, Object)> {
         self.entries.wanted_tagged(key)
+    }
+
+    /// Routes of others inside of these blocks are left out of account: they lead to this host's own pods.
+    pub(crate) fn set_local(&mut self, blocks: Vec<IpNetwork>) {
+        self.overrides.local = blocks;
     }
 
     pub(crate) fn wanted_keys(&self) -> impl Iterator<Item = Key> {

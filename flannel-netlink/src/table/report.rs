@@ -26,8 +26,8 @@ pub struct TableReport {
     pub drifts: Vec<Drift>,
     /// What could not be done.
     pub failures: Vec<Failure>,
-    /// Routes that are there and that the kernel does not take, each with the route of somebody else that it takes instead: to the
-    /// same destination, with a lower metric.
+    /// Routes that are there and that the kernel does not take, each with the route of somebody else that it takes instead: one with
+    /// a lower metric to the same destination, or one to a part of the network that ours leads to.
     pub overridden: Vec<(Key, Route)>,
 }
 

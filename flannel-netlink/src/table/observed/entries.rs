@@ -1,5 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnetwork::IpNetwork;
+
 use super::value::Value;
 use crate::{
     diff::Stage,
@@ -95,6 +97,15 @@ impl Entries {
     pub(super) fn wanted_tagged(&self, key: &Key) -> Option<(u32, Object)> {
         let entry = self.entries.get(key).filter(|entry| entry.wanted)?;
         Some((entry.tag, self.object(key, entry)?))
+    }
+
+    /// The wanted route to just `destination` with the lowest metric.
+    pub(super) fn wanted_route(&self, destination: IpNetwork, table: u32) -> Option<Key> {
+        let is_there =
+            |key: &Key| matches!(key, Key::Route(to, at, _) if (*to, *at) == (destination, table));
+        let from = self.entries.iter_from(Key::Route(destination, table, 0));
+        let mut there = from.take_while(|(key, _)| is_there(key));
+        there.find(|(_, entry)| entry.wanted).map(|(key, _)| *key)
     }
 
     pub(super) fn wanted_keys(&self) -> impl Iterator<Item = Key> {

@@ -1,31 +1,41 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnetwork::IpNetwork;
+
 use super::{
-    super::drift::{ChangedBy, Drift, DriftChange, DriftSubject},
+    super::{
+        drift::{ChangedBy, Drift, DriftChange, DriftSubject},
+        mark::encloses,
+    },
     ObservedTable,
 };
 use crate::state::{Key, Object, Route};
 
-/// Routes of others that the kernel takes instead of routes that may be wanted: to the same destination, with a lower metric.
+/// Routes of others that the kernel may take instead of ours: those with a lower metric to the same destination, and those to a part
+/// of a network that one route of ours leads to.
 #[derive(Debug, Default)]
 pub(super) struct Overrides {
     routes: BTreeMap<Key, Route>,
+    /// The destinations whose routes have changed since it was last told what is taken, and who did that.
+    changed: BTreeMap<IpNetwork, ChangedBy>,
+    /// What was told of each destination.
+    told: BTreeMap<IpNetwork, Route>,
     /// Those that were known before the listing that goes on.
     before: BTreeMap<Key, Route>,
-    /// The keys of the other routes, for which that has changed since it was last told.
-    changed: BTreeMap<Key, ChangedBy>,
+    /// The blocks of this host's own pods: routes there are not ours to judge.
+    pub(super) local: Vec<IpNetwork>,
 }
 
 impl Overrides {
     pub(super) fn added(&mut self, route: Route, by: ChangedBy) {
         if self.routes.insert(route_key(&route), route) != Some(route) {
-            self.changed.insert(usual_key(&route), by);
+            self.changed.insert(route.destination, by);
         }
     }
 
     pub(super) fn removed(&mut self, route: &Route, by: ChangedBy) {
         if self.routes.remove(&route_key(route)).is_some() {
-            self.changed.insert(usual_key(route), by);
+            self.changed.insert(route.destination, by);
         }
     }
 
@@ -39,60 +49,86 @@ impl Overrides {
 
     pub(super) fn end_listing(&mut self) {
         let before = std::mem::take(&mut self.before);
-        let keys: BTreeSet<_> = before.keys().chain(self.routes.keys()).collect();
-        for key in keys.into_iter().filter(|key| before.get(key) != self.routes.get(key)) {
-            let route = before.get(key).or_else(|| self.routes.get(key));
-            self.changed.extend(route.map(|route| (usual_key(route), ChangedBy::Unknown)));
-        }
+        let differs = |key: &Key| before.get(key) != self.routes.get(key);
+        let known = before.iter().chain(&self.routes).filter(|(key, _)| differs(key));
+        self.changed.extend(known.map(|(_, route)| (route.destination, ChangedBy::Unknown)));
     }
 
-    /// The route that is taken instead of the one at `key`: of several the one with the lowest metric.
-    fn of(&self, key: &Key) -> Option<&Route> {
-        let Key::Route(destination, table, metric) = *key else { return None };
-        let lower = Key::Route(destination, table, 0)..Key::Route(destination, table, metric);
-        self.routes.range(lower).next().map(|(_, route)| route)
+    /// The route to `destination` with the lowest metric.
+    fn first(&self, destination: IpNetwork, table: u32) -> Option<&Route> {
+        let metrics = Key::Route(destination, table, 0)..=Key::Route(destination, table, u32::MAX);
+        self.routes.range(metrics).next().map(|(_, route)| route)
     }
 }
 
 impl ObservedTable {
-    /// The routes that are wanted and that the kernel does not take, with those that it takes instead.
+    /// The routes that are wanted and that the kernel does not take, or not for all of their destinations, with those that it takes
+    /// instead.
     pub(crate) fn overridden(&self) -> Vec<(Key, Route)> {
-        let keys: BTreeSet<_> = self.overrides.routes.values().map(usual_key).collect();
-        let keys = keys.into_iter().filter(|key| self.wanted(key).is_some());
-        keys.filter_map(|key| Some((key, *self.overrides.of(&key)?))).collect()
+        let destinations: BTreeSet<_> =
+            self.overrides.routes.values().map(|route| route.destination).collect();
+        destinations.into_iter().filter_map(|it| self.override_at(it)).collect()
+    }
+
+    /// The wanted route that leads to all of `block`, if there is one: to that alone, or else to the whole network.
+    pub(crate) fn route_to(&self, block: IpNetwork) -> Option<Key> {
+        let to = |destination| self.entries.wanted_route(destination, self.mark.table);
+        let networks = || self.mark.networks.iter().filter(|network| encloses(network, &block));
+        to(block).or_else(|| networks().find_map(|network| to(*network)))
+    }
+
+    /// The route of somebody else that the kernel takes to `destination` instead of a wanted one.
+    fn override_at(&self, destination: IpNetwork) -> Option<(Key, Route)> {
+        let other = *self.overrides.first(destination, self.mark.table)?;
+        let key = self.route_to(destination)?;
+        let Key::Route(ours, _, metric) = key else { return None };
+        (ours != destination || other.metric < metric).then_some((key, other))
     }
 
     /// The route of somebody else that could go before one of ours, if `object` is one.
     pub(super) fn as_override(&self, object: &Object) -> Option<Route> {
         let Object::Route(route) = *object else { return None };
-        let goes_before = route.table == self.mark.table
-            && route.metric < Route::new(route.destination, 0).metric
-            && self.mark.contains(route.destination);
-        goes_before.then_some(route).filter(|_| !self.mark.owns(object, &self.our_devices))
+        let is_local = || self.overrides.local.iter().any(|own| encloses(own, &route.destination));
+        let may_go_before = route.table == self.mark.table
+            && self.mark.contains(route.destination)
+            && !is_local()
+            && !self.mark.owns(object, &self.our_devices);
+        may_go_before.then_some(route)
     }
 
     pub(super) fn has_changed_overrides(&self) -> bool {
-        self.overrides.changed.keys().any(|key| self.wanted(key).is_some())
+        self.overrides
+            .changed
+            .keys()
+            .any(|destination| self.override_change(*destination).is_some())
     }
 
     pub(super) fn take_changed_overrides(&mut self) -> Vec<Drift> {
-        let changed = std::mem::take(&mut self.overrides.changed);
-        let wanted = changed.into_iter().filter(|(key, _)| self.wanted(key).is_some());
-        let drift = |(key, by): (Key, ChangedBy)| Drift {
-            subject: DriftSubject::Object(key),
-            change: match self.overrides.of(&key) {
-                Some(route) => DriftChange::Overridden((*route).into()),
-                None => DriftChange::MayWorkNow,
-            },
-            by,
-        };
-        wanted.map(drift).collect()
+        let mut drifts = Vec::new();
+        for (destination, by) in std::mem::take(&mut self.overrides.changed) {
+            let change = self.override_change(destination);
+            match self.override_at(destination) {
+                Some((_, other)) => self.overrides.told.insert(destination, other),
+                None => self.overrides.told.remove(&destination),
+            };
+            drifts.extend(change.map(|(key, change)| Drift {
+                subject: DriftSubject::Object(key),
+                change,
+                by,
+            }));
+        }
+        drifts
     }
-}
 
-/// The key of a route of ours to the same destination: it has the kernel's usual metric.
-fn usual_key(route: &Route) -> Key {
-    route_key(&Route { table: route.table, ..Route::new(route.destination, 0) })
+    /// What there is to tell of a destination: of which wanted route, and what has become of it.
+    fn override_change(&self, destination: IpNetwork) -> Option<(Key, DriftChange)> {
+        match (self.override_at(destination), self.overrides.told.get(&destination)) {
+            (Some((_, other)), Some(told)) if other == *told => None,
+            (Some((key, other)), _) => Some((key, DriftChange::Overridden(other.into()))),
+            (None, Some(_)) => Some((self.route_to(destination)?, DriftChange::MayWorkNow)),
+            (None, None) => None,
+        }
+    }
 }
 
 const fn route_key(route: &Route) -> Key {
@@ -180,5 +216,38 @@ mod tests {
         table.forget(&Object::from(ours).key());
         table.want(ours.into(), 0);
         assert_eq!(table.overridden().len(), 1);
+    }
+    #[test]
+    fn a_route_to_a_part_of_a_network_goes_before_one_to_all_of_it() {
+        let block = |text: &str| text.parse::<IpNetwork>().unwrap();
+        let to = |text, metric| {
+            let route = Route::new(block(text), 3).via_gateway([192, 0, 2, 9].into(), 2);
+            Route { metric, ..route }
+        };
+        let mut table = ObservedTable::new(Mark::new(90, [block("10.3.0.0/16")]));
+        table.overrides.local = vec![block("10.3.1.0/24")];
+        let network = Route { protocol: 90, ..to("10.3.0.0/16", 100) };
+        let narrow = Route { protocol: 90, ..to("10.3.9.0/24", 100) };
+        table.want(network.into(), 0);
+        table.want(narrow.into(), 0);
+        let key = |route: Route| Object::from(route).key();
+        assert_eq!(table.route_to(block("10.3.7.0/24")), Some(key(network)));
+        assert_eq!(table.route_to(block("10.3.9.0/24")), Some(key(narrow)));
+        let over = |route: Route| DriftChange::Overridden(route.into());
+        for other in [to("10.3.1.7/32", 0), to("10.3.9.0/24", 200), to("10.4.7.0/24", 0)] {
+            assert_eq!(told(&mut table, other, true), [], "{other:?}");
+            assert_eq!(table.overridden(), []);
+            assert_eq!(told(&mut table, other, false), []);
+        }
+        for (other, ours) in [
+            (to("10.3.0.0/16", 0), network),
+            (to("10.3.0.0/20", 0), network),
+            (to("10.3.7.0/24", 1024), network),
+            (to("10.3.9.0/24", 0), narrow),
+        ] {
+            assert_eq!(told(&mut table, other, true), [over(other)], "{other:?}");
+            assert_eq!(table.overridden(), [(key(ours), other)]);
+            assert_eq!(told(&mut table, other, false), [DriftChange::MayWorkNow]);
+        }
     }
 }
