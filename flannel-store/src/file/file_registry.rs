@@ -9,19 +9,20 @@ use std::{
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     file::{
         files::Found,
-        folder::Folder,
+        folder::{Folder, failed},
         folder_watch,
+        inotify::Notices,
         lease_file::{Entry, expiry},
         listing::{self, Listing, Seen},
         lock,
     },
     registry::{
         Change, ConfigText, Lifetime, NewRecord, Record, Registry, RegistryError, Snapshot,
-        poll_config,
     },
 };
 
@@ -83,8 +84,23 @@ impl Registry for FileRegistry {
     }
 
     async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
-        // One small file: to read it costs less than to watch its folder.
-        poll_config(self, seen, Duration::from_secs(1)).await
+        let path = self.folder.config_path();
+        loop {
+            // Before it is read: what happens meanwhile is in both.
+            let notices = Notices::of_file(&path).and_then(Notices::follow).ok();
+            let config = self.config().await?;
+            if config != *seen {
+                return Ok(config);
+            }
+            match notices {
+                Some(mut notices) => {
+                    if let Ok(noticed) = timeout(LOOK_ANYWAY, notices.next()).await {
+                        noticed.map_err(failed("follow", &path))?;
+                    }
+                }
+                None => sleep(LOOK_FOR_IT).await,
+            }
+        }
     }
 
     async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
@@ -216,6 +232,12 @@ fn put(folder: &Folder, key: &str, write: NewRecord) -> Result<Record, RegistryE
     };
     folder.write(key, entry, now)
 }
+
+/// How often the configuration is read while it is not there, or the kernel does not tell of it: a small file.
+const LOOK_FOR_IT: Duration = Duration::from_secs(1);
+
+/// The same while the kernel tells of it. It does not of a link on the way that leads elsewhere.
+const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;

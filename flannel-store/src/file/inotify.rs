@@ -17,7 +17,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::file::folder::is_hidden;
 
-/// Open notices about one folder; dropping it ends them. The kernel keeps what was not read yet.
+/// Open notices about one folder or file; dropping it ends them. The kernel keeps what was not read yet.
 #[derive(Debug)]
 pub(super) struct Notices {
     fd: OwnedFd,
@@ -52,6 +52,18 @@ impl Notices {
             | WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, folder, files | itself)?;
         inotify::add_watch(&fd, parent, itself)?;
+        Ok(Self { fd })
+    }
+
+    /// Opens notices about one file being written, replaced, moved, removed or given other permissions.
+    pub(super) fn of_file(path: &Path) -> io::Result<Self> {
+        let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        // Whoever replaces a file takes a link of it away, which is a change of its attributes.
+        let changes = WatchFlags::ATTRIB
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF;
+        inotify::add_watch(&fd, path, changes)?;
         Ok(Self { fd })
     }
 

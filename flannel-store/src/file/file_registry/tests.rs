@@ -127,3 +127,32 @@ async fn a_folder_that_was_replaced_is_read_anew() {
     fs::write(path(&folder, 5), VALUE).unwrap();
     assert_eq!(keys(&registry.list().await.unwrap()), [key(5)]);
 }
+
+#[tokio::test]
+async fn a_config_is_followed_however_it_is_changed() {
+    let (folder, registry) = folder(0).await;
+    let path = folder.path().join("config");
+    let beside = folder.path().join("config.new");
+    let mut seen = registry.config().await.unwrap();
+    let changes: [(&dyn Fn(), Option<&str>); 5] = [
+        (&|| fs::write(&path, "one").unwrap(), Some("one")),
+        (&|| fs::write(&path, "two").unwrap(), Some("two")),
+        (&|| fs::rename(&beside, &path).unwrap(), Some("three")),
+        (&|| fs::remove_file(&path).unwrap(), None),
+        (&|| fs::write(&path, "four").unwrap(), Some("four")),
+    ];
+    fs::write(&beside, "three").unwrap();
+    for (change, text) in changes {
+        let changed = async {
+            // A look may come in the middle of a write.
+            while seen.text.as_deref() != text {
+                seen = registry.config_changed(&seen).await.unwrap();
+            }
+        };
+        let (told, ()) = tokio::join!(timeout(LOOK_ANYWAY / 2, changed), async {
+            sleep(Duration::from_millis(20)).await;
+            change();
+        });
+        told.unwrap_or_else(|_| panic!("not told of {text:?}"));
+    }
+}
