@@ -28,28 +28,24 @@ pub(super) fn stream(
     listing: Option<Listing>,
 ) -> BoxStream<'static, Result<Change, RegistryError>> {
     let live = since.records.into_iter().filter(|record| record.lifetime != Lifetime::Lapsed);
-    let mut seen: BTreeMap<Box<str>, Seen> = live
-        .map(|record| {
-            let fingerprint = fingerprint(&record.value, record.owner.as_ref(), record.revision);
-            (record.key.into(), Seen { fingerprint, expires: None })
-        })
-        .collect();
-    let notices = match listing {
-        None => State::Closed,
-        Some(mut listing) => {
+    let live = live.map(|record| {
+        let fingerprint = fingerprint(&record.value, record.owner.as_ref(), record.revision);
+        (Box::<str>::from(record.key), Seen { fingerprint, expires: None })
+    });
+    let (notices, seen): (_, BTreeMap<_, _>) = match listing {
+        None => (State::Closed, live.collect()),
+        Some(Listing { notices, seen: mut listed }) => {
             let mut differ = Vec::new();
-            for (key, seen) in &mut seen {
-                match listing
-                    .seen
-                    .remove(key)
-                    .filter(|listed| listed.fingerprint == seen.fingerprint)
-                {
-                    Some(listed) => *seen = listed,
-                    None => differ.push(OsString::from(&**key)),
+            let known = live.map(|(key, seen)| match listed.remove_entry(&key) {
+                Some((key, listed)) if listed.fingerprint == seen.fingerprint => (key, listed),
+                _ => {
+                    differ.push(OsString::from(&*key));
+                    (key, seen)
                 }
-            }
-            differ.extend(listing.seen.into_keys().map(|key| OsString::from(&*key)));
-            State::Open(listing.notices, differ)
+            });
+            let known = known.collect();
+            differ.extend(listed.into_keys().map(|key| OsString::from(&*key)));
+            (State::Open(notices, differ), known)
         }
     };
     let earliest = seen.values().filter_map(|seen| seen.expires).min();
