@@ -1,8 +1,9 @@
 //! The daemon: a flannel node made of the crates of this project.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod args;
 mod demo;
+mod heap;
 mod kubectl;
 mod logging;
 mod manual;

@@ -2,13 +2,20 @@
 
 use anyhow::{Context, Result};
 use flannel_daemon::Daemon;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 use tracing::warn;
 
-use crate::args::{NodeArgs, Sandbox};
+use crate::{
+    args::{NodeArgs, Sandbox},
+    heap,
+};
 
 /// Runs until SIGTERM or SIGINT, which leave lease and data path as they are.
 pub(crate) fn run(args: &NodeArgs) -> Result<()> {
+    heap::share();
     let mut daemon = Daemon::new(args.options()?)?;
     if args.sandbox.sandbox == Sandbox::Auto {
         daemon.enter_sandbox();
@@ -23,6 +30,8 @@ pub(crate) fn run(args: &NodeArgs) -> Result<()> {
                 _ = terminate.recv() => {}
             }
         };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(heap::trim(daemon.handle()));
         Ok(daemon.run_until(stop).await?)
     })
 }
