@@ -1,6 +1,6 @@
 //! Which peer an Ethernet address belongs to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use flannel_core::{Lease, Peers, Revision, Subnet};
 use flannel_netlink::state::MacAddress;
@@ -13,9 +13,7 @@ use crate::{KIND, family::Family, lease_data};
 /// lowest subnet has it. Peers with the same remote share it: they are several leases of one node.
 #[derive(Debug, Default)]
 pub(crate) struct MacOwners {
-    /// What each peer claims in [`Family::ALL`].
-    claims: BTreeMap<Subnet, [Option<MacAddress>; 2]>,
-    /// The same by address. No subnet is `None`, which comes before all.
+    /// Who claims which, in [`Family::ALL`]. No subnet is `None`, which comes before all.
     claimants: [BTreeSet<(MacAddress, Option<Subnet>)>; 2],
     seen: Option<Revision>,
 }
@@ -25,19 +23,20 @@ impl MacOwners {
     pub(crate) fn follow(&mut self, peers: &Peers) -> bool {
         let changed = self.seen.as_ref().and_then(|seen| peers.changed_since(seen));
         self.seen = Some(peers.revision().clone());
-        let Some(changed) = changed else {
-            // Trees that are built at once have no gaps.
-            let claims = peers.iter().map(|peer| (peer.subnet, claims_of(peer)));
-            self.claims = claims.filter(|(_, macs)| *macs != [None; 2]).collect();
-            self.claimants = Family::ALL.map(|family| {
-                let claims = self.claims.iter();
-                claims
-                    .filter_map(|(subnet, macs)| Some((macs[family as usize]?, Some(*subnet))))
-                    .collect()
-            });
-            return true;
-        };
-        changed.into_iter().fold(false, |contested, subnet| self.set(subnet, peers) | contested)
+        match changed {
+            None => {
+                // Trees that are built at once have no gaps.
+                self.claimants = Family::ALL.map(|family| {
+                    let claim = |peer: &Lease| Some((claimed_by(peer, family)?, Some(peer.subnet)));
+                    peers.iter().filter_map(claim).collect()
+                });
+                true
+            }
+            Some(changed) if changed.is_empty() => false,
+            Some(changed) => Family::ALL
+                .into_iter()
+                .fold(false, |contested, family| self.take(family, &changed, peers) | contested),
+        }
     }
 
     /// The peer that has the address which the peer with `subnet` claims, if that is another one. `peers` are those that were
@@ -71,34 +70,37 @@ impl MacOwners {
         same.filter_map(|(_, subnet)| subnet.as_ref())
     }
 
-    fn set(&mut self, subnet: Subnet, peers: &Peers) -> bool {
-        let macs = peers.get(&subnet).map_or([None; 2], claims_of);
-        let before = match macs {
-            [None, None] => self.claims.remove(&subnet),
-            _ => self.claims.insert(subnet, macs),
-        };
-        let mut contested = false;
-        for family in Family::ALL {
-            let at = family as usize;
-            let (before, now) = (before.and_then(|macs| macs[at]), macs[at]);
-            before.map(|mac| self.claimants[at].remove(&(mac, Some(subnet))));
-            let mut macs = before.into_iter().chain(now);
-            contested |= macs.any(|mac| self.claimants(family, mac).next().is_some());
-            now.map(|mac| self.claimants[at].insert((mac, Some(subnet))));
+    /// Takes in what those that `changed` claim now. What they claimed before is looked for among all: to keep it beside would take
+    /// as much memory again.
+    fn take(&mut self, family: Family, changed: &BTreeSet<Subnet>, peers: &Peers) -> bool {
+        let has_changed = |subnet: &Subnet| changed.contains(subnet);
+        let mut macs = BTreeSet::new();
+        let claimants = &mut self.claimants[family as usize];
+        claimants.retain(|(mac, subnet)| {
+            let goes = subnet.as_ref().is_some_and(has_changed);
+            if goes {
+                macs.insert(*mac);
+            }
+            !goes
+        });
+        for peer in changed.iter().filter_map(|subnet| peers.get(subnet)) {
+            if let Some(mac) = claimed_by(peer, family) {
+                macs.insert(mac);
+                claimants.insert((mac, Some(peer.subnet)));
+            }
         }
-        contested
+        let contested = |mac| self.claimants(family, mac).any(|claimant| !has_changed(claimant));
+        macs.into_iter().any(contested)
     }
 }
 
-/// What a peer claims in each of [`Family::ALL`].
-fn claims_of(peer: &Lease) -> [Option<MacAddress>; 2] {
+/// What a peer claims in a family.
+fn claimed_by(peer: &Lease, family: Family) -> Option<MacAddress> {
     if peer.attrs.backend_type != KIND {
-        return [None; 2];
+        return None;
     }
-    Family::ALL.map(|family| {
-        family.public(&peer.attrs)?;
-        lease_data::parse(family.data(peer)).ok()
-    })
+    family.public(&peer.attrs)?;
+    lease_data::parse(family.data(peer)).ok()
 }
 
 #[cfg(test)]
