@@ -83,7 +83,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// * `the_first_item_is_a_reset` with all leases there are.
     /// * `a_watcher_sees_leases_come_change_and_go`, and `two_watchers_agree`.
-    /// * A later [`LeaseEvent::Reset`] may come at any time and replaces everything known.
+    /// * A later [`LeaseEvent::Reset`] may come at any time and replaces everything known. A node serves the peers that it lacks for
+    ///   [`bulk_removal_grace`](crate::NodeOptions::bulk_removal_grace) more, however consistent the store's lists are: one that was
+    ///   restored from a backup lists consistently who was there then.
     /// * `a_watcher_that_falls_behind_misses_nothing`: it gets a reset, never a gap.
     /// * `an_entry_that_is_no_lease_costs_only_itself`: it is skipped and logged. Its subnet is not handed out.
     /// * After an `Err` the stream goes on by itself; it never ends. Whoever polls it waits a little first, so that an
