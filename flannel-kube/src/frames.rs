@@ -1,5 +1,7 @@
 //! Takes the stream of a watch apart: one event on each line.
 
+use std::io::BufRead;
+
 /// What has come and is not a whole line yet.
 #[derive(Debug)]
 pub(crate) struct Frames {
@@ -41,13 +43,12 @@ impl Frames {
     /// The next whole line, without its end.
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         loop {
-            let end = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
-            let Some(end) = end.map(|end| self.searched + end) else {
-                self.searched = self.buffer.len();
-                return None;
-            };
+            // Which looks at many bytes at once.
+            let passed = (&self.buffer[self.searched..]).skip_until(b'\n').unwrap_or_default();
+            self.searched += passed;
+            let is_end = |end: &usize| passed > 0 && self.buffer[*end] == b'\n';
+            let end = self.searched.checked_sub(1).filter(is_end)?;
             let start = std::mem::replace(&mut self.start, end + 1);
-            self.searched = end + 1;
             if self.buffer[start..end].iter().any(|byte| !byte.is_ascii_whitespace()) {
                 return Some(&self.buffer[start..end]);
             }

@@ -32,7 +32,7 @@ pub fn watch(bytes: &[u8], chunk: usize) -> Vec<String> {
         while let Some(line) = frames.next() {
             if let Ok(WatchEvent::Upserted(object) | WatchEvent::Deleted(object)) =
                 watch::parse(line)
-                && let Ok(node) = serde_json::from_str::<NodeView<'_>>(object)
+                && let Ok(node) = NodeView::without_status(object)
             {
                 names.push(node.metadata.name.into_owned());
             }

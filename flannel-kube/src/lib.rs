@@ -14,6 +14,7 @@ mod dial;
 mod error;
 mod exchange;
 mod frames;
+mod leading;
 mod list;
 mod list_splitter;
 mod objects;

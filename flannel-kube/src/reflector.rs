@@ -261,8 +261,7 @@ impl<P: Projection> Reflector<P> {
             Ok(WatchEvent::Upserted(object)) => (false, object),
         };
         self.backoff.reset();
-        let view: Result<MetadataOf<'_>, _> = serde_json::from_str(object);
-        let Ok(MetadataOf { metadata }) = view else {
+        let Ok(MetadataOf { metadata }) = MetadataOf::read(object) else {
             self.malformed += 1;
             return Ok(Turn::Again);
         };

@@ -63,19 +63,40 @@ impl WatchStream {
 
 /// What a line says.
 pub(crate) fn parse(line: &[u8]) -> Result<WatchEvent<'_>, serde_json::Error> {
-    let Line { kind, object } = serde_json::from_slice(line)?;
-    let object = object.get();
+    let (kind, object) = match split(line) {
+        Some(parts) => parts,
+        None => {
+            let Line { kind, object } = serde_json::from_slice(line)?;
+            (kind, object.get())
+        }
+    };
     Ok(match kind {
         Kind::Added | Kind::Modified => WatchEvent::Upserted(object),
         Kind::Deleted => WatchEvent::Deleted(object),
         Kind::Error => WatchEvent::Error(ApiStatus::of_event(object)?),
         Kind::Bookmark => {
-            let MetadataOf { metadata } = serde_json::from_str(object)?;
+            let MetadataOf { metadata } = MetadataOf::read(object)?;
             let ends_initial =
                 metadata.annotations.get(INITIAL_EVENTS_END).is_some_and(|value| value == "true");
             WatchEvent::Bookmark { version: metadata.resource_version.into_owned(), ends_initial }
         }
     })
+}
+
+/// The parts of a line as every API server writes it, without looking at the object.
+fn split(line: &[u8]) -> Option<(Kind, &str)> {
+    let line = str::from_utf8(line).ok()?.trim_ascii();
+    let (kind, rest) = line.strip_prefix(r#"{"type":""#)?.split_once('"')?;
+    let object = rest.strip_prefix(r#","object":"#)?.strip_suffix('}')?;
+    let kind = match kind {
+        "ADDED" => Kind::Added,
+        "BOOKMARK" => Kind::Bookmark,
+        "DELETED" => Kind::Deleted,
+        "ERROR" => Kind::Error,
+        "MODIFIED" => Kind::Modified,
+        _ => return None,
+    };
+    Some((kind, object))
 }
 
 #[derive(Deserialize)]
@@ -116,6 +137,8 @@ mod tests {
             panic!()
         };
         assert_eq!(object, r#"{"a":[1, 2]}"#);
+        let spaced = br#"{ "object": {"a":1}, "type": "ADDED" }"#;
+        assert!(matches!(parse(spaced).unwrap(), WatchEvent::Upserted(r#"{"a":1}"#)));
         for line in [&b""[..], b"{}", br#"{"type":"OTHER","object":{}}"#, br#"{"type":"ADDED"}"#] {
             assert!(parse(line).is_err());
         }

@@ -59,7 +59,7 @@ impl<P: Projection> Reflector<P> {
                 Err(error) => return Err(stream.failed(Reason::Decode(error))),
                 Ok(WatchEvent::Upserted(object)) => self.keep(&mut objects, object),
                 Ok(WatchEvent::Deleted(object)) => {
-                    if let Ok(MetadataOf { metadata }) = serde_json::from_str(object) {
+                    if let Ok(MetadataOf { metadata }) = MetadataOf::read(object) {
                         objects.remove(&*metadata.name);
                     }
                 }
@@ -85,7 +85,7 @@ impl<P: Projection> Reflector<P> {
     }
 
     fn keep(&mut self, objects: &mut BTreeMap<Box<str>, P::Kept>, object: &str) {
-        let name = match serde_json::from_str::<MetadataOf<'_>>(object) {
+        let name = match MetadataOf::read(object) {
             Ok(MetadataOf { metadata }) => Box::from(metadata.name),
             Err(error) => return self.note_malformed("of an unknown name", &error),
         };
