@@ -1,6 +1,10 @@
 //! What of a node is kept, and what changes of nodes mean for leases.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+};
 
 use flannel_core::{Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Subnet};
 use flannel_kube::{
@@ -13,12 +17,24 @@ use super::annotations::AnnotationNames;
 /// What is kept of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NodeLease {
-    uid: Box<str>,
+    uid: Uid,
     /// Its blocks of addresses; `None` until the cluster has given it some.
     pub(crate) blocks: Option<Subnet>,
     /// What it says about itself; `None` if it is no node of flannel's.
     pub(crate) attrs: Option<Box<LeaseAttrs>>,
     overwrites: (Overwrite, Overwrite),
+}
+
+/// Which Node of a name it is: a hash of the uid, since there are thousands of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Uid(u64);
+
+impl Uid {
+    fn of(uid: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        uid.hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 /// Another address that an operator wants to be published.
@@ -40,7 +56,7 @@ impl Projection for NodeProjection {
     type Kept = NodeLease;
 
     fn project(&self, object: &str) -> Result<NodeLease, serde_json::Error> {
-        let node: NodeView<'_> = serde_json::from_str(object)?;
+        let node = NodeView::without_status(object)?;
         Ok(self.node(&node.metadata, blocks(&node.spec)))
     }
 
@@ -49,9 +65,10 @@ impl Projection for NodeProjection {
         metadata: &str,
         known: Option<&NodeLease>,
     ) -> Result<Merged<NodeLease>, serde_json::Error> {
-        let MetadataOf { metadata } = serde_json::from_str(metadata)?;
+        let MetadataOf { metadata } = MetadataOf::read(metadata)?;
         // A node's blocks never change once they are there. Another node of the same name is another node.
-        let blocks = known.filter(|it| *it.uid == *metadata.uid).and_then(|known| known.blocks);
+        let blocks =
+            known.filter(|it| it.uid == Uid::of(&metadata.uid)).and_then(|known| known.blocks);
         Ok(match blocks {
             Some(blocks) => Merged::Complete(self.node(&metadata, Some(blocks))),
             None => Merged::Incomplete,
@@ -76,7 +93,7 @@ impl NodeProjection {
                 published.and_then(|it| it.public_ipv6.map(Into::into)),
             ),
         );
-        NodeLease { uid: (&*metadata.uid).into(), blocks, attrs: attrs.map(Box::new), overwrites }
+        NodeLease { uid: Uid::of(&metadata.uid), blocks, attrs: attrs.map(Box::new), overwrites }
     }
 }
 
@@ -192,9 +209,12 @@ impl LeaseView<'_> {
         let mut subnets: Vec<_> = subnets.collect();
         subnets.dedup();
         let holder = |subnet: Subnet| {
-            // Most often nobody else has it, and that takes a look at all: changes of leases are rare.
-            let leases = nodes.iter().filter_map(|(name, node)| self.lease(name, node));
-            leases.into_iter().find(|lease| lease.subnet == subnet)
+            // Most often nobody else has it, and that takes a look at all.
+            let near = nodes
+                .iter()
+                .filter(|(_, node)| node.blocks.is_some_and(|blocks| blocks.overlaps(&subnet)));
+            let mut leases = near.filter_map(|(name, node)| self.lease(name, node));
+            leases.find(|lease| lease.subnet == subnet)
         };
         let event = |subnet| holder(subnet).map_or(LeaseEvent::Remove(subnet), LeaseEvent::Upsert);
         subnets.into_iter().map(event).collect()

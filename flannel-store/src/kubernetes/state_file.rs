@@ -1,7 +1,8 @@
 //! The last state that was known, for a start while the API server is away.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, BufWriter},
     net::{Ipv4Addr, Ipv6Addr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -38,9 +39,8 @@ impl StateFile {
 
     /// Replaces it: whoever reads sees all of the old or all of the new.
     pub(crate) fn write(&self, state: &LastState) -> io::Result<()> {
-        let text = serde_json::to_vec(state).map_err(io::Error::other)?;
         let new = self.0.with_extension("new");
-        let written = write_synced(&new, &text).and_then(|()| fs::rename(&new, &self.0));
+        let written = write_synced(&new, state).and_then(|()| fs::rename(&new, &self.0));
         if written.is_err() {
             // It is of no use to anybody.
             fs::remove_file(&new).ok();
@@ -49,12 +49,13 @@ impl StateFile {
     }
 }
 
-fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
-    use std::io::Write;
+fn write_synced(path: &Path, state: &LastState) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    file.sync_data()
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // Piece by piece: it has megabytes in a large cluster.
+    let mut buffered = BufWriter::new(file);
+    serde_json::to_writer(&mut buffered, state)?;
+    buffered.into_inner()?.sync_data()
 }
 
 #[cfg(test)]
