@@ -2,6 +2,8 @@
 
 #[path = "kubernetes/contract.rs"]
 mod contract;
+#[path = "kubernetes/outages.rs"]
+mod outages;
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
