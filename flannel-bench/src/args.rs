@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Throughput(Throughput),
     /// What a node takes: time to start, memory, threads, processor time and wakeups when idle.
     Footprint(Footprint),
+    /// A node of a large Kubernetes cluster: start, memory, heartbeats of other nodes, and new nodes.
+    Kubernetes(Kubernetes),
     /// How long packets and kernel state are wrong after a fault.
     Recover(Recover),
     /// Taking a lease: many nodes at once, and one on a store with many leases.
@@ -141,6 +143,34 @@ pub(crate) struct Footprint {
     /// How long the node is watched, seconds.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub(crate) idle: Duration,
+}
+
+/// How to measure a node of a Kubernetes cluster.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Kubernetes {
+    /// How many other Nodes there are.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1000,5000,10000")]
+    pub(crate) peers: Vec<u32>,
+
+    /// A kube-apiserver to measure with, and etcd beside it, or the one in PATH. Without it, the API server of the tests.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) api_server: Option<PathBuf>,
+
+    /// How many times some Node's status is updated.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) heartbeats: u32,
+
+    /// Updates per second. Kubelets make one in five minutes: 33 per second with 10,000 Nodes.
+    #[arg(long, value_name = "N", default_value_t = 33, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+
+    /// How many Nodes are added.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) updates: u32,
+
+    /// How long to wait for a node that starts, seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = parse_seconds)]
+    pub(crate) patience: Duration,
 }
 
 /// How to measure recovery.

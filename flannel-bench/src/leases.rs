@@ -151,7 +151,7 @@ fn node(number: u32) -> String {
 }
 
 /// What a peer publishes.
-fn attrs(backend: &str, number: u32) -> Result<LeaseAttrs> {
+pub(crate) fn attrs(backend: &str, number: u32) -> Result<LeaseAttrs> {
     let kind = network::kind(backend);
     let mut attrs = LeaseAttrs { public_ip: Some(address(number)), ..LeaseAttrs::default() };
     if kind == "vxlan" {

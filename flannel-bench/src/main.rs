@@ -9,6 +9,7 @@ mod converge;
 mod etcd;
 mod follow;
 mod footprint;
+mod kubernetes;
 mod leases;
 mod network;
 mod proc;
@@ -77,6 +78,7 @@ async fn measure(session: &Session, command: Command) -> Result<Report> {
         Command::Converge(options) => ("converge", converge::run(session, options).await?),
         Command::Throughput(options) => ("throughput", throughput::run(session, options).await?),
         Command::Footprint(options) => ("footprint", footprint::run(session, options).await?),
+        Command::Kubernetes(options) => ("kubernetes", kubernetes::run(session, options).await?),
         Command::Recover(options) => ("recover", recover::run(session, options).await?),
         Command::Acquire(options) => ("acquire", acquire::run(session, options).await?),
     };

@@ -42,6 +42,12 @@ pub(crate) fn wakeups(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
+/// Bytes that came in by a device of the network namespace of a process so far, with their headers.
+pub(crate) fn received(pid: u32, device: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/net/dev");
+    parse_received(&read(&path)?, device).with_context(|| format!("there is no {device} in {path}"))
+}
+
 /// Processor time that the whole machine spent on anything so far, from `/proc/stat`, in steps of 10 ms.
 pub(crate) fn machine_busy() -> Result<Duration> {
     let text = read("/proc/stat")?;
@@ -74,6 +80,13 @@ fn parse_usage(status: &str) -> Option<Usage> {
 /// The number behind a name at the start of a line.
 fn field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The first number behind a device's name.
+fn parse_received(dev: &str, device: &str) -> Option<u64> {
+    let line =
+        dev.lines().find_map(|line| line.trim_start().strip_prefix(device)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -117,6 +130,13 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_found_by_its_whole_name() {
+        let dev = "Inter-|   Receive\n face |bytes    packets\n eth01: 9 1 0\n  eth0: 1234  5 0\n";
+        assert_eq!(parse_received(dev, "eth0"), Some(1234));
+        assert_eq!(parse_received(dev, "eth"), None);
+    }
+
+    #[test]
     fn this_process_is_there() {
         let pid = std::process::id();
         let usage = usage(pid).unwrap();
@@ -124,12 +144,14 @@ mod tests {
         assert!(cpu_time(pid).unwrap() > Duration::ZERO);
         wakeups(pid).unwrap();
         assert!(machine_busy().unwrap() > Duration::ZERO);
+        received(pid, "lo").unwrap();
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in "(cpu [0-9 ]{0,60}|VmRSS:[0-9 ]{0,30}\nVmHWM:[0-9 ]{0,30}\nThreads: [0-9]{0,22}|\\PC{0,60})") {
             let _ = (parse_usage(&text), parse_busy(&text), field(&text, "Threads:"));
+            let _ = parse_received(&text, "cpu ");
         }
     }
 }

@@ -1,6 +1,13 @@
 //! The programs that are compared, and one of them running as a node.
 
-use std::{env, fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use flannel_core::SubnetEnv;
@@ -57,7 +64,21 @@ pub(crate) struct Node {
 impl Node {
     /// Starts `program` on `host`, with its own files in a folder beside the store.
     pub(crate) fn start(program: &Program, host: &Host, leases: &Leases) -> Result<Self> {
-        let folder = leases.folder().join(host.name());
+        let mut options = leases.node_args();
+        if program.name == NODE {
+            options.extend(["--node-id".into(), host.name().into()]);
+        }
+        Self::start_with(program, host, leases.folder(), options)
+    }
+
+    /// Starts `program` with these options, and with its own files in a folder below `folder`.
+    pub(crate) fn start_with(
+        program: &Program,
+        host: &Host,
+        folder: &Path,
+        options: Vec<OsString>,
+    ) -> Result<Self> {
+        let folder = folder.join(host.name());
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         #[expect(clippy::disallowed_methods, reason = "the program is what is measured")]
         let mut command = Command::new(&program.path);
@@ -66,12 +87,9 @@ impl Node {
             command.env_remove(name);
         }
         let env = folder.join("subnet.env");
-        command.args(leases.node_args()).args(["--iface", "eth0"]);
-        // Others may not know these flags, and go by their address as flannel does. Whoever keeps something keeps it here.
-        command.env("FLANNELD_STATE_DIR", &folder);
-        if program.name == NODE {
-            command.args(["--node-id", host.name()]);
-        }
+        command.args(options).args(["--iface", "eth0"]);
+        // Others may not know this, and go by their address as flannel does. Whoever keeps something keeps it here.
+        command.env("FLANNELD_STATE_DIR", &folder).env("NODE_NAME", host.name());
         command.arg("--subnet-file").arg(&env);
         let arrivals = Arrivals::watch(&folder)?;
         let started = Instant::now();

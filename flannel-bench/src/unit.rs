@@ -33,7 +33,8 @@ impl Unit {
     pub(crate) fn show(self, value: f64) -> String {
         match self {
             Self::BitsPerSecond => format!("{} Gbit/s", digits(value / 1e9)),
-            Self::Bytes => format!("{} MB", digits(value / 1e6)),
+            Self::Bytes if value >= 1e5 => format!("{} MB", digits(value / 1e6)),
+            Self::Bytes => format!("{} kB", digits(value / 1e3)),
             Self::Count => digits_of_count(value),
             Self::CpuSecondsPerGigabyte => digits(value),
             Self::CpuShare => format!("{} ms/s", digits(value * 1e3)),
@@ -74,6 +75,7 @@ mod tests {
     fn a_number_gets_the_prefix_that_fits() {
         for (unit, value, text) in [
             (Unit::BitsPerSecond, 38.44e9, "38.4 Gbit/s"),
+            (Unit::Bytes, 1_432.0, "1.43 kB"),
             (Unit::Bytes, 5_430_000.0, "5.43 MB"),
             (Unit::Count, 3.0, "3"),
             (Unit::Count, 3.5, "3.5"),

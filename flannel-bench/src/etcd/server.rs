@@ -18,11 +18,11 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts one on a host, where all hosts on its link can reach it, and waits until it serves.
-    pub(crate) async fn start(host: &Host, folder: &Path) -> Result<Self> {
+    pub(crate) async fn start(program: &Path, host: &Host, folder: &Path) -> Result<Self> {
         let address = SocketAddr::new(host.ip(), 2379);
         let (clients, peers) = (format!("http://{address}"), "http://127.0.0.1:2380");
         #[expect(clippy::disallowed_methods, reason = "the server is a part of the measurement")]
-        let mut command = Command::new("etcd");
+        let mut command = Command::new(program);
         command
             .arg("--data-dir")
             .arg(folder.join("etcd"))

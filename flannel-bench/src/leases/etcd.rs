@@ -26,7 +26,7 @@ pub(super) struct Etcd {
 impl Etcd {
     pub(super) async fn start(host: &Host, folder: &Path, plan: Plan<'_>) -> Result<Self> {
         let Plan { backend, peers, .. } = plan;
-        let server = Server::start(host, folder).await?;
+        let server = Server::start(Path::new("etcd"), host, folder).await?;
         let lease = server.client.grant(LIFETIME).await?;
         let etcd = Self { server, namespace: host.namespace().clone(), lease };
         let value = serde_json::to_string(&network(backend, plan.family)?)
