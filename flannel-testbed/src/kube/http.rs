@@ -84,9 +84,11 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).await?;
-        self.stream.write_all(bytes).await?;
-        self.stream.write_all(b"\r\n").await
+        // At once, as servers do: a piece on its own wakes the client up.
+        let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+        chunk.extend_from_slice(bytes);
+        chunk.extend_from_slice(b"\r\n");
+        self.stream.write_all(&chunk).await
     }
 
     pub(super) async fn end(&mut self) -> io::Result<()> {
