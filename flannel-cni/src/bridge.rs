@@ -25,7 +25,8 @@ pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
         Verb::Add => add::add(call, &bridge).await.map(Some),
         Verb::Check => check::check(call, &bridge).await.map(|()| None),
         Verb::Del => del::del(call, &bridge).await.map(|()| None),
-        verb @ (Verb::Gc | Verb::Status) => ask_ipam(call, &bridge, verb).await.map(|()| None),
+        Verb::Gc => del::gc(call, &bridge).await.map(|()| None),
+        Verb::Status => ask_ipam(call, &bridge, Verb::Status).await.map(|()| None),
         Verb::Version => Ok(None),
     }
 }

@@ -38,7 +38,9 @@ mod host_local;
 mod kernel;
 mod loopback;
 mod plugin;
+mod portmap;
 pub mod protocol;
+mod rules;
 mod sandbox;
 
 pub use flannel::SubnetEnv;

@@ -1,8 +1,8 @@
 use flannel_netlink::Namespace;
 
 use crate::{
-    bridge, flannel, host_local, loopback,
-    protocol::{AddResult, Code, Config, Environment, Error, Verb, Version},
+    bridge, flannel, host_local, loopback, portmap,
+    protocol::{AddResult, Attachment, Code, Config, Environment, Error, Verb, Version},
     sandbox::Sandbox,
 };
 
@@ -15,11 +15,13 @@ pub enum Plugin {
     Flannel,
     HostLocal,
     Loopback,
+    Portmap,
 }
 
 impl Plugin {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Bridge, Self::Flannel, Self::HostLocal, Self::Loopback];
+    pub const ALL: [Self; 5] =
+        [Self::Bridge, Self::Flannel, Self::HostLocal, Self::Loopback, Self::Portmap];
 
     /// What configurations call it, and what its program is called.
     pub const fn name(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Plugin {
             Self::Flannel => "flannel",
             Self::HostLocal => "host-local",
             Self::Loopback => "loopback",
+            Self::Portmap => "portmap",
         }
     }
 
@@ -60,6 +63,14 @@ impl Call {
         let host = Namespace::current()
             .map_err(|error| Error::new(Code::Io, crate::sandbox::chain(&error)))?;
         Ok(Self { environment, config, host, sandbox: None })
+    }
+
+    /// The interface that it is about.
+    pub(crate) fn attachment(&self) -> Attachment {
+        Attachment {
+            container_id: self.environment.container_id.clone(),
+            interface: self.environment.interface.clone(),
+        }
     }
 
     /// The container's namespace; `None` if it has none or is gone, which only `DEL` may find.
@@ -105,5 +116,6 @@ pub async fn execute(plugin: Plugin, call: &Call) -> Result<Option<AddResult>, E
         Plugin::Flannel => flannel::execute(call).await,
         Plugin::HostLocal => host_local::execute(call),
         Plugin::Loopback => loopback::execute(call).await,
+        Plugin::Portmap => portmap::execute(call).await,
     }
 }

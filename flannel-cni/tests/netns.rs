@@ -6,5 +6,7 @@ mod bridge;
 mod flannel;
 #[path = "netns/loopback.rs"]
 mod loopback;
+#[path = "netns/portmap.rs"]
+mod portmap;
 #[path = "netns/support.rs"]
 mod support;

@@ -86,6 +86,8 @@ impl Hook {
     pub const OUTPUT: u32 = 3;
     /// Packets that are about to leave.
     pub const POSTROUTING: u32 = 4;
+    /// Where destinations are translated, linux/netfilter_ipv4.h, and the same for IPv6.
+    pub const PRIORITY_DSTNAT: i32 = -100;
     /// Where sources are translated, linux/netfilter_ipv4.h, and the same for IPv6.
     pub const PRIORITY_SRCNAT: i32 = 100;
 }

@@ -3,12 +3,13 @@ use flannel_netlink::{
 };
 use tokio::time::{Duration, timeout};
 
-use super::{ask_ipam, config::Bridge, ensure, gateways, pod};
+use super::{ask_ipam, config::Bridge, del, ensure, gateways, pod};
 use crate::{
     delegate,
     kernel::{self, Port, VethSpec, refused},
     plugin::Call,
     protocol::{AddResult, Code, Error, Interface, Verb},
+    rules::{self, masquerade},
     sandbox::Sandbox,
 };
 
@@ -39,10 +40,11 @@ async fn connect(
     let master = ensure::bridge(&mut host, call, bridge).await?;
     let name = make_pair(&mut host, call, bridge, &master, sandbox).await?;
     let wired = wire(&mut host, call, bridge, &master, &name, sandbox, given).await;
-    if wired.is_err()
-        && let Ok(Some(link)) = link_by_name(&mut host, &name).await
-    {
-        let _ = delete_link(&mut host, link.index).await;
+    if wired.is_err() {
+        if let Ok(Some(link)) = link_by_name(&mut host, &name).await {
+            let _ = delete_link(&mut host, link.index).await;
+        }
+        let _ = del::rules(call, bridge).await;
     }
     wired
 }
@@ -112,6 +114,11 @@ async fn wire(
     let interface = pod::configure(call, bridge, sandbox, &result).await?;
     ensure::addresses(host, master, &of_bridge, bridge.force_address).await?;
     ensure::forwarding(call, &of_bridge)?;
+    if bridge.masquerade && !result.ips.is_empty() {
+        let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
+        let mut rules = rules::connect(&call.host)?;
+        masquerade::add(&mut rules, &call.config.name, &call.attachment(), &addresses).await?;
+    }
     let port = match bridge.container_interface {
         true => until_running(host, call, name).await?,
         false => port,

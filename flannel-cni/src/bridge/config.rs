@@ -10,6 +10,7 @@ pub(super) struct Bridge {
     pub(super) is_gateway: bool,
     pub(super) is_default_gateway: bool,
     pub(super) force_address: bool,
+    pub(super) masquerade: bool,
     pub(super) mtu: u32,
     pub(super) hairpin: bool,
     pub(super) promiscuous: bool,
@@ -48,7 +49,7 @@ impl Bridge {
             return Err(invalid(format!("{name:?} cannot be the name of a bridge")));
         }
         let unsupported = [
-            ("ipMasq", keys.ip_masq),
+            ("ipMasqBackend \"iptables\"", keys.ip_masq_backend.as_deref() == Some("iptables")),
             ("macspoofchk", keys.macspoofchk),
             ("vlan", keys.vlan != 0),
             ("vlanTrunk", keys.vlan_trunk.is_some()),
@@ -57,11 +58,15 @@ impl Bridge {
             return Err(Error::new(Code::UnsupportedField, format!("{key} is not supported"))
                 .with_details("the bridge plugin of containernetworking has it"));
         }
+        if let Some(backend) = keys.ip_masq_backend.filter(|backend| backend != "nftables") {
+            return Err(invalid(format!("unknown ipmasq backend {backend:?}")));
+        }
         Ok(Self {
             name,
             is_gateway: keys.is_gateway || keys.is_default_gateway,
             is_default_gateway: keys.is_default_gateway,
             force_address: keys.force_address,
+            masquerade: keys.ip_masq,
             mtu: keys.mtu,
             hairpin: keys.hairpin_mode,
             promiscuous: keys.promisc_mode,
@@ -97,6 +102,7 @@ struct Keys {
     vlan_trunk: Option<IgnoredAny>,
     #[serde(default, deserialize_with = "or_default")]
     ip_masq: bool,
+    ip_masq_backend: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     macspoofchk: bool,
     #[serde(rename = "enabledad", default, deserialize_with = "or_default")]
@@ -174,6 +180,8 @@ mod tests {
             (json!({"runtimeConfig": {"mac": "x"}}), "not an Ethernet address"),
             (json!({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}), "not that of one station"),
             (json!({"macspoofchk": true}), "macspoofchk"),
+            (json!({"ipMasqBackend": "iptables"}), "ipMasqBackend \"iptables\" is not supported"),
+            (json!({"ipMasqBackend": "x"}), "unknown ipmasq backend \"x\""),
             (json!({"bridge": "a/b"}), "cannot be the name"),
         ] {
             let error = read(keys).unwrap_err();

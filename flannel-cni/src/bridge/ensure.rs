@@ -35,7 +35,14 @@ pub(super) async fn bridge(
             match host.apply_one(kernel::bridge(&spec)).await {
                 // Another container came first.
                 Err(error) if !error.exists() => return Err(refused(what(), &error)),
-                _ => existing(host, name).await?,
+                _ => {
+                    if !bridge.detect_duplicates {
+                        // Until its own address is settled, it would not ask for containers on behalf of other hosts.
+                        let setting = format!("ipv6/conf/{name}/accept_dad");
+                        in_host(call, || sysctl::try_set(&setting, "0"))?;
+                    }
+                    existing(host, name).await?
+                }
             }
         }
     };

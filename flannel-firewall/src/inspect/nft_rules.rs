@@ -147,7 +147,13 @@ impl Reader<'_> {
                 }
                 Expression::Target(name) => (Ternary::True, Some(xt_matches::target(name))),
                 Expression::Verdict(verdict) => (Ternary::True, Some(step(verdict))),
-                Expression::Nat { source: false } | Expression::Comment(_) => continue,
+                Expression::Comment(_)
+                | Expression::DestinationNat { .. }
+                | Expression::Nat { source: false } => continue,
+                Expression::Fib { .. } | Expression::Immediate { .. } => {
+                    registers = Registers::default();
+                    continue;
+                }
                 Expression::Other(name) => match name.as_str() {
                     "reject" => (Ternary::True, Some(Step::Drop)),
                     // What changes or counts packets, and what loads something that another expression compares.

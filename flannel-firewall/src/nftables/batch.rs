@@ -12,7 +12,7 @@ use super::{
         NFT_MSG_NEWTABLE, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
         NFTA_CHAIN_TYPE, NFTA_CHAIN_USERDATA, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY,
         NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_TABLE,
-        NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, NFTA_TABLE_USERDATA, message_type,
+        NFTA_RULE_USERDATA, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, NFTA_TABLE_USERDATA, message_type,
     },
 };
 
@@ -86,12 +86,25 @@ impl Batch {
         chain: &str,
         expressions: &[Expression],
     ) {
+        self.add_commented_rule(family, table, chain, expressions, None);
+    }
+
+    /// Appends a rule with a comment, of which the first 254 bytes are kept.
+    pub fn add_commented_rule(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        expressions: &[Expression],
+        comment: Option<&str>,
+    ) {
         self.push(NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, family, |out| {
             push_text(out, NFTA_RULE_TABLE, table);
             push_text(out, NFTA_RULE_CHAIN, chain);
             push_nested(out, NFTA_RULE_EXPRESSIONS, |out| {
                 expressions.iter().for_each(|expression| expression.write(out));
             });
+            push_comment(out, NFTA_RULE_USERDATA, comment);
         });
     }
 

@@ -12,8 +12,8 @@ use super::{
         NFT_MSG_GETTABLE, NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END, NFTA_CHAIN_HOOK,
         NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_DATA_VALUE,
         NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
-        NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_FLAGS,
-        NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_LIST_ELEMENTS,
+        NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA,
+        NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_LIST_ELEMENTS,
         NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME,
         NFTA_TABLE_USE, message_type,
     },
@@ -69,6 +69,8 @@ pub struct RuleInfo {
     pub handle: u64,
     /// What it is made of.
     pub expressions: Vec<Expression>,
+    /// What nft shows as its comment.
+    pub comment: Option<String>,
 }
 
 impl RuleInfo {
@@ -133,6 +135,21 @@ impl Client {
     pub async fn chains(&mut self) -> Result<Vec<ChainInfo>, KernelError> {
         let request = request(NFT_MSG_GETCHAIN, Family(0), &[]);
         self.connection.dump(&request, read_chain).await
+    }
+
+    /// Whether this chain is there.
+    pub async fn has_chain(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+    ) -> Result<bool, KernelError> {
+        let names = [(NFTA_CHAIN_TABLE, table), (NFTA_CHAIN_NAME, chain)];
+        let request = request(NFT_MSG_GETCHAIN, family, &names);
+        match self.connection.get(&request, |_| Some(())).await {
+            Err(error) if error.not_found() => Ok(false),
+            result => result.map(|()| true),
+        }
     }
 
     /// The rules of one table, in their order; none if it is not there.
@@ -211,7 +228,20 @@ fn read_rule(message: &Message<'_>, wanted: &str) -> Option<RuleInfo> {
         chain: find(message, NFTA_RULE_CHAIN)?.text()?.to_owned(),
         handle: u64::from_be_bytes(*handle),
         expressions: list.iter().flat_map(Attribute::nested).map(Expression::read).collect(),
+        comment: find(message, NFTA_RULE_USERDATA).and_then(|data| read_comment(data.value)),
     })
+}
+
+/// Of data that nft keeps with a rule, each with type, length and value, the comment has type 0.
+fn read_comment(mut data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = data {
+        let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+        if *kind == 0 {
+            return Some(str::from_utf8(value).ok()?.trim_end_matches('\0').to_owned());
+        }
+        data = rest;
+    }
+    None
 }
 
 fn read_element(element: Attribute<'_>) -> SetElement {
@@ -242,7 +272,7 @@ mod tests {
         ) {
             let request = Request::new(kind, 0, &body);
             let message = request.message().unwrap();
-            let _ = (read_chain(&message), read_rule(&message, ""));
+            let _ = (read_chain(&message), read_rule(&message, ""), read_comment(&body));
             if let Some((_, mut attributes)) = message.split(HEADER) {
                 let _ = attributes.next().map(read_element);
             }

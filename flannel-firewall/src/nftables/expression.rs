@@ -7,12 +7,13 @@ use super::uapi::{
     NFT_LOOKUP_F_INV, NFT_NAT_DNAT, NFT_NAT_SNAT, NFTA_BITWISE_DREG, NFTA_BITWISE_LEN,
     NFTA_BITWISE_MASK, NFTA_BITWISE_OP, NFTA_BITWISE_SREG, NFTA_BITWISE_XOR, NFTA_CMP_DATA,
     NFTA_CMP_OP, NFTA_CMP_SREG, NFTA_CT_DREG, NFTA_CT_KEY, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
-    NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_IMMEDIATE_DATA, NFTA_IMMEDIATE_DREG, NFTA_LIST_ELEM,
-    NFTA_LOOKUP_DREG, NFTA_LOOKUP_FLAGS, NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_MASQ_FLAGS,
-    NFTA_MASQ_REG_PROTO_MIN, NFTA_MATCH_INFO, NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_META_DREG,
-    NFTA_META_KEY, NFTA_NAT_TYPE, NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_LEN,
-    NFTA_PAYLOAD_OFFSET, NFTA_RANGE_FROM_DATA, NFTA_RANGE_OP, NFTA_RANGE_SREG, NFTA_RANGE_TO_DATA,
-    NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
+    NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_FIB_DREG, NFTA_FIB_FLAGS, NFTA_FIB_RESULT,
+    NFTA_IMMEDIATE_DATA, NFTA_IMMEDIATE_DREG, NFTA_LIST_ELEM, NFTA_LOOKUP_DREG, NFTA_LOOKUP_FLAGS,
+    NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_MASQ_FLAGS, NFTA_MASQ_REG_PROTO_MIN, NFTA_MATCH_INFO,
+    NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_META_DREG, NFTA_META_KEY, NFTA_NAT_FAMILY,
+    NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_TYPE, NFTA_PAYLOAD_BASE,
+    NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_OFFSET, NFTA_RANGE_FROM_DATA, NFTA_RANGE_OP,
+    NFTA_RANGE_SREG, NFTA_RANGE_TO_DATA, NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
 };
 
 /// One expression, with its values as they are in packets and registers. Registers have the kernel's numbers, `NFT_REG_*`.
@@ -30,6 +31,13 @@ pub enum Expression {
     /// Loads a fact about the packet's connection, `NFT_CT_*`.
     #[expect(missing_docs, reason = "said above")]
     Connection { register: u32, key: u32 },
+    /// Loads what the routing tables say, `NFT_FIB_RESULT_*`, about what `flags` name, `NFTA_FIB_F_*`. It is only written: read, it
+    /// is an [`Other`](Self::Other).
+    #[expect(missing_docs, reason = "said above")]
+    Fib { register: u32, result: u32, flags: u32 },
+    /// Puts a value into a register. It is only written: read, it is an [`Other`](Self::Other).
+    #[expect(missing_docs, reason = "said above")]
+    Immediate { register: u32, value: Vec<u8> },
     /// Ends the rule unless the set has the register's value, or if it has. A map gives the verdict.
     #[expect(missing_docs, reason = "said above")]
     Lookup { register: u32, set: String, negated: bool, is_map: bool },
@@ -42,6 +50,10 @@ pub enum Expression {
     /// Loads a fact about the packet, `NFT_META_*`.
     #[expect(missing_docs, reason = "said above")]
     Meta { register: u32, key: u32 },
+    /// Gives the packet the destination address and port that these registers hold. `family` is `NFPROTO_*`. It is only written:
+    /// read, it is a [`Nat`](Self::Nat).
+    #[expect(missing_docs, reason = "said above")]
+    DestinationNat { family: u32, address: u32, port: u32 },
     /// Gives the packet another source, or another destination.
     #[expect(missing_docs, reason = "said above")]
     Nat { source: bool },
@@ -147,10 +159,12 @@ impl Expression {
             Self::Comment(_) | Self::Match { .. } => "match",
             Self::Compare { .. } => "cmp",
             Self::Connection { .. } => "ct",
+            Self::DestinationNat { .. } | Self::Nat { .. } => "nat",
+            Self::Fib { .. } => "fib",
+            Self::Immediate { .. } => "immediate",
             Self::Lookup { .. } => "lookup",
             Self::Masquerade { .. } => "masq",
             Self::Meta { .. } => "meta",
-            Self::Nat { .. } => "nat",
             Self::Other(name) => name,
             Self::Payload { .. } => "payload",
             Self::Range { .. } => "range",
@@ -184,6 +198,21 @@ impl Expression {
             Self::Connection { register, key } => {
                 push_u32_be(out, NFTA_CT_DREG, *register);
                 push_u32_be(out, NFTA_CT_KEY, *key);
+            }
+            Self::DestinationNat { family, address, port } => {
+                push_u32_be(out, NFTA_NAT_TYPE, NFT_NAT_DNAT);
+                push_u32_be(out, NFTA_NAT_FAMILY, *family);
+                push_u32_be(out, NFTA_NAT_REG_ADDR_MIN, *address);
+                push_u32_be(out, NFTA_NAT_REG_PROTO_MIN, *port);
+            }
+            Self::Fib { register, result, flags } => {
+                push_u32_be(out, NFTA_FIB_DREG, *register);
+                push_u32_be(out, NFTA_FIB_RESULT, *result);
+                push_u32_be(out, NFTA_FIB_FLAGS, *flags);
+            }
+            Self::Immediate { register, value } => {
+                push_u32_be(out, NFTA_IMMEDIATE_DREG, *register);
+                data(out, NFTA_IMMEDIATE_DATA, value);
             }
             Self::Lookup { register, set, negated, is_map } => {
                 push_text(out, NFTA_LOOKUP_SET, set);

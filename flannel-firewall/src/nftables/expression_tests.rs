@@ -59,7 +59,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read_without_panic(
         name in prop::sample::select(vec![
-            "bitwise", "cmp", "ct", "immediate", "lookup", "masq", "match", "meta", "nat", "payload", "range", "target", "x",
+            "bitwise", "cmp", "ct", "fib", "immediate", "lookup", "masq", "match", "meta", "nat", "payload", "range", "target", "x",
         ]),
         bytes in prop::collection::vec(any::<u8>(), 0..80),
     ) {

@@ -1,0 +1,214 @@
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+
+use crate::protocol::{AddResult, Code, Config, Error, or_default};
+
+/// The configuration as far as it concerns ports.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Portmap {
+    pub(super) mappings: Vec<Mapping>,
+    /// The container's first address of each family.
+    pub(super) addresses: Vec<IpNetwork>,
+    /// Whether packets of the node itself, and of the container to itself, get the node's address.
+    pub(super) snat: bool,
+    /// Whether those of everybody do.
+    pub(super) masquerade_all: bool,
+}
+
+/// One port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Mapping {
+    pub(super) host_port: u16,
+    pub(super) container_port: u16,
+    /// The number of the protocol.
+    pub(super) protocol: u8,
+    /// The address of the node; unspecified is any of its family.
+    pub(super) host_ip: Option<IpAddr>,
+}
+
+impl Mapping {
+    /// Whether a rule for the container's `address` is made of it.
+    pub(super) fn applies_to(&self, address: IpNetwork) -> bool {
+        self.host_ip.is_none_or(|host_ip| host_ip.is_ipv4() == address.is_ipv4())
+    }
+}
+
+impl Portmap {
+    pub(super) fn read(config: &Config, interface: &str) -> Result<Self, Error> {
+        let keys: Keys = config.keys()?;
+        let unsupported = [
+            ("backend \"iptables\"", keys.backend.as_deref() == Some("iptables")),
+            ("externalSetMarkChain", keys.external_set_mark_chain.is_some()),
+            ("conditionsV4", keys.conditions_v4.is_some_and(|list| !list.is_empty())),
+            ("conditionsV6", keys.conditions_v6.is_some_and(|list| !list.is_empty())),
+        ];
+        if let Some((key, _)) = unsupported.into_iter().find(|(_, given)| *given) {
+            return Err(Error::new(Code::UnsupportedField, format!("{key} is not supported"))
+                .with_details("the portmap plugin of containernetworking has it"));
+        }
+        let invalid = |what: String| Error::new(Code::InvalidConfig, what);
+        if let Some(backend) = keys.backend.filter(|backend| backend != "nftables") {
+            return Err(invalid(format!("unrecognized backend {backend:?}")));
+        }
+        if keys.mark_masq_bit.is_some_and(|bit| !(0..=31).contains(&bit)) {
+            return Err(invalid("MasqMarkBit must be between 0 and 31".to_owned()));
+        }
+        let mappings = keys.runtime_config.port_mappings.into_iter().map(MappingKeys::mapping);
+        let previous = config.previous.as_ref();
+        Ok(Self {
+            mappings: mappings.collect::<Result<_, _>>().map_err(invalid)?,
+            addresses: previous.map(|it| addresses(it, interface)).unwrap_or_default(),
+            snat: keys.snat.unwrap_or(true),
+            masquerade_all: keys.masq_all,
+        })
+    }
+}
+
+/// The first address of each family that is not known to be elsewhere than on the container's interface.
+fn addresses(result: &AddResult, interface: &str) -> Vec<IpNetwork> {
+    let of_container = result.ips.iter().filter(|ip| {
+        let on = ip.interface.and_then(|index| result.interfaces.get(index));
+        on.is_none_or(|on| on.name == interface && !on.sandbox.is_empty())
+    });
+    let mut of_container = of_container.map(|ip| ip.address);
+    let of_ipv4 = of_container.clone().find(IpNetwork::is_ipv4);
+    of_ipv4.into_iter().chain(of_container.find(IpNetwork::is_ipv6)).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Keys {
+    backend: Option<String>,
+    snat: Option<bool>,
+    #[serde(rename = "conditionsV4")]
+    conditions_v4: Option<Vec<String>>,
+    #[serde(rename = "conditionsV6")]
+    conditions_v6: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "or_default")]
+    masq_all: bool,
+    mark_masq_bit: Option<i64>,
+    external_set_mark_chain: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    runtime_config: RuntimeKeys,
+}
+
+#[derive(Default, Deserialize)]
+struct RuntimeKeys {
+    #[serde(rename = "portMappings", default, deserialize_with = "or_default")]
+    port_mappings: Vec<MappingKeys>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MappingKeys {
+    #[serde(default)]
+    host_port: i64,
+    #[serde(default)]
+    container_port: i64,
+    #[serde(default, deserialize_with = "or_default")]
+    protocol: String,
+    #[serde(rename = "hostIP", default, deserialize_with = "or_default")]
+    host_ip: String,
+}
+
+impl MappingKeys {
+    fn mapping(self) -> Result<Mapping, String> {
+        let port = |number: i64, what: &str| match u16::try_from(number) {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(format!("Invalid {what} port number: {number}")),
+        };
+        let protocol = match &*self.protocol.to_ascii_lowercase() {
+            "tcp" => TCP,
+            "udp" => UDP,
+            "sctp" => SCTP,
+            other => return Err(format!("Invalid protocol {other:?}, it is tcp, udp or sctp")),
+        };
+        let host_ip = match &*self.host_ip {
+            "" => None,
+            text => {
+                let address = text.parse::<IpAddr>();
+                Some(address.map_err(|error| format!("Invalid hostIP {text:?}: {error}"))?)
+            }
+        };
+        Ok(Mapping {
+            container_port: port(self.container_port, "container")?,
+            host_port: port(self.host_port, "host")?,
+            protocol,
+            host_ip: host_ip.map(|address| address.to_canonical()),
+        })
+    }
+}
+
+const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+const SCTP: u8 = 132;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(keys: Value) -> Result<Portmap, Error> {
+        let mut config = json!({
+            "name": "n", "cniVersion": "1.0.0",
+            "prevResult": {
+                "interfaces": [{"name": "cni0"}, {"name": "eth0", "sandbox": "/x"}],
+                "ips": [
+                    {"address": "10.9.9.9/24", "interface": 0}, {"address": "10.1.2.3/24", "interface": 1},
+                    {"address": "10.1.2.4/24", "interface": 1}, {"address": "fd00::3/64"},
+                ],
+            },
+        });
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        Portmap::read(&Config::parse(config.to_string().as_bytes()).unwrap(), "eth0")
+    }
+
+    #[test]
+    fn the_containers_first_address_of_each_family_is_taken() {
+        let config = read(json!({})).unwrap();
+        let addresses: Vec<String> = config.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.1.2.3/24", "fd00::3/64"]);
+        assert!(config.snat && config.mappings.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let mapping = |mapping: Value| json!({"runtimeConfig": {"portMappings": [mapping]}});
+        for (keys, expected) in [
+            (
+                mapping(json!({"hostPort": 0, "containerPort": 1, "protocol": "tcp"})),
+                "Invalid host port number: 0",
+            ),
+            (
+                mapping(json!({"hostPort": 1, "containerPort": 65536, "protocol": "tcp"})),
+                "Invalid container port number: 65536",
+            ),
+            (
+                mapping(json!({"hostPort": 1, "containerPort": 1, "protocol": "x"})),
+                "Invalid protocol",
+            ),
+            (
+                mapping(
+                    json!({"hostPort": 1, "containerPort": 1, "protocol": "udp", "hostIP": "x"}),
+                ),
+                "Invalid hostIP",
+            ),
+            (json!({"backend": "iptables"}), "backend \"iptables\" is not supported"),
+            (json!({"backend": "x"}), "unrecognized backend \"x\""),
+            (json!({"conditionsV4": ["-d", "x"]}), "conditionsV4 is not supported"),
+            (json!({"markMasqBit": 32}), "MasqMarkBit must be"),
+        ] {
+            let error = read(keys).unwrap_err();
+            assert!(error.message.starts_with(expected), "{error}");
+        }
+        let fine = mapping(
+            json!({"hostPort": 80, "containerPort": 8080, "protocol": "TCP", "hostIP": "::"}),
+        );
+        let mapping = read(fine).unwrap().mappings[0];
+        assert_eq!((mapping.host_port, mapping.protocol), (80, TCP));
+        assert!(!mapping.applies_to("10.0.0.1/8".parse().unwrap()));
+    }
+}

@@ -1,0 +1,71 @@
+//! The rules. Pure. Mirrors plugins/meta/portmap/portmap_nftables.go of containernetworking/plugins 1.10.0.
+
+use flannel_firewall::nftables::{Batch, Expression, Hook, Verdict};
+use ipnetwork::IpNetwork;
+
+use super::config::Portmap;
+use crate::rules::{
+    compare_port, compare_protocol, family_of, host, local_destination, translate, with_address,
+};
+
+/// What leads the ports to `address`, the container's of one family. It is added to what other containers have.
+pub(super) fn batch(container_id: &str, config: &Portmap, address: IpNetwork) -> Batch {
+    let family = family_of(address);
+    let mut batch = Batch::default();
+    batch.add_table(family, TABLE, 0, Some("CNI portmap plugin"));
+    for chain in [PORTS, HOST_IP_PORTS, ALL] {
+        batch.add_chain(family, TABLE, chain, None, None);
+    }
+    let jump = |chain: &str| Expression::Verdict(Verdict::Jump(chain.to_owned()));
+    batch.delete_rules(family, TABLE, ALL, None);
+    batch.add_rule(family, TABLE, ALL, &[jump(HOST_IP_PORTS)]);
+    batch.add_rule(family, TABLE, ALL, &[jump(PORTS)]);
+    for (chain, number) in [("prerouting", Hook::PREROUTING), ("output", Hook::OUTPUT)] {
+        let hook = Hook { kind: "nat".into(), number, priority: Hook::PRIORITY_DSTNAT };
+        batch.add_chain(family, TABLE, chain, Some(&hook), None);
+        batch.delete_rules(family, TABLE, chain, None);
+        let rule = [local_destination(), vec![jump(ALL)]].concat();
+        batch.add_rule(family, TABLE, chain, &rule);
+    }
+    if config.snat {
+        let number = Hook::POSTROUTING;
+        let hook = Hook { kind: "nat".into(), number, priority: Hook::PRIORITY_SRCNAT };
+        batch.add_chain(family, TABLE, MASQUERADING, Some(&hook), None);
+    }
+    for mapping in config.mappings.iter().filter(|mapping| mapping.applies_to(address)) {
+        // An unspecified address is any.
+        let to = mapping.host_ip.filter(|it| !it.is_unspecified()).map(IpNetwork::from);
+        let rule = [
+            with_address(None, to, false),
+            compare_protocol(mapping.protocol),
+            compare_port(mapping.host_port),
+            translate(address, mapping.container_port),
+        ];
+        batch.add_commented_rule(family, TABLE, PORTS, &rule.concat(), Some(container_id));
+    }
+    for from in masquerades(config, address) {
+        let mut rule = with_address(Some(from), Some(host(address)), false);
+        rule.push(Expression::Masquerade { flags: 0 });
+        batch.add_commented_rule(family, TABLE, MASQUERADING, &rule, Some(container_id));
+    }
+    batch
+}
+
+/// Whose packets to the container get the node's address: the container's own, and those of the node's loopback.
+pub(super) fn masquerades(config: &Portmap, address: IpNetwork) -> Vec<IpNetwork> {
+    let block = |text: &str| text.parse::<IpNetwork>().expect("it is a block");
+    match (config.snat, config.masquerade_all, address.is_ipv4()) {
+        (false, _, _) => Vec::new(),
+        (true, true, true) => vec![block("0.0.0.0/0")],
+        (true, true, false) => vec![block("::/0")],
+        (true, false, true) => vec![host(address), block("127.0.0.1/32")],
+        (true, false, false) => vec![host(address)],
+    }
+}
+
+pub(super) const TABLE: &str = "cni_hostport";
+pub(super) const PORTS: &str = "hostports";
+/// Upstream's from before, which its `DEL` looks into.
+const HOST_IP_PORTS: &str = "hostip_hostports";
+const ALL: &str = "hostports_all";
+pub(super) const MASQUERADING: &str = "masquerading";
