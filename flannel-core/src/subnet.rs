@@ -173,6 +173,8 @@ mod tests {
         }
         let dual: Subnet = "10.12.13.0-24&fd00:12:13::-56".parse().unwrap();
         assert_eq!(dual.ipv4(), Some("10.12.13.0/24".parse().unwrap()));
+        let blocks: Vec<_> = dual.blocks().map(|block| block.to_string()).collect();
+        assert_eq!(blocks, ["10.12.13.0/24", "fd00:12:13::/56"]);
         assert_eq!(dual.ipv6(), Some("fd00:12:13::/56".parse().unwrap()));
     }
 
