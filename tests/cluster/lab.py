@@ -158,15 +158,16 @@ class Cluster:
         self.daemons[node][name] = {"pid": pid, "started": nodes.start_time(pid), "command": command}
         self.save()
 
-    def stop(self, node: str, name: str) -> None:
+    def stop(self, node: str, name: str, patience: float = 10) -> None:
+        """Ends a daemon. With no patience it is killed at once."""
         try:
             daemon = self.daemons[node][name]
         except KeyError:
             raise Failure(f"there is no {name} on {node}") from None
-        nodes.kill(daemon["pid"], daemon["started"], patience=10)
+        nodes.kill(daemon["pid"], daemon["started"], patience)
 
-    def restart(self, node: str, name: str) -> None:
-        self.stop(node, name)
+    def restart(self, node: str, name: str, patience: float = 10) -> None:
+        self.stop(node, name, patience)
         self.start(node, name, self.daemons[node][name]["command"])
 
     def check_daemons(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cluster as clusters
 import conformance
+import faults
 import images
 import networks
 import trials
@@ -51,10 +52,18 @@ TRIALS = (
     trials.rights_are_those_that_are_used,
 )
 FEW = TRIALS[:3]
+FAULTS = (
+    faults.the_api_server_is_killed_while_nodes_come_and_go,
+    faults.packets_to_the_api_server_vanish,
+    faults.a_node_without_subnet_says_so_and_starts_when_it_has_one,
+    faults.a_node_object_is_made_anew,
+)
 
 SCENARIOS = {
     "dual": Scenario(family="46", trials=TRIALS, always=True),
     "dual-conformance": Scenario(family="46", trials=FEW, conformance=True),
+    "few": Scenario(family="46", trials=(*FEW, trials.no_right_is_missing)),
+    "faults": Scenario(family="46", trials=FAULTS),
     "host-gw": Scenario(backend={"Type": "host-gw"}, proxy="iptables", trials=FEW, conformance=True),
     "udp": Scenario(backend={"Type": "udp"}, trials=FEW, conformance=True),
     "v4": Scenario(trials=FEW, conformance=True),

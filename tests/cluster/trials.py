@@ -215,6 +215,13 @@ def rights_are_those_that_are_used(cluster: Cluster, _workload: Workload) -> str
     return f"{len(granted)} rights: " + ", ".join(f"{verb} {resource}" for verb, resource in sorted(granted))
 
 
+def no_right_is_missing(cluster: Cluster, _workload: Workload) -> str:
+    role = json.loads(cluster.kubectl("get", "clusterrole", "flannel", "-o", "json"))
+    missing = set(audit.rights_used(OUR_AGENT)) - audit.rights_granted(role)
+    check(not missing, f"used and not granted: {sorted(missing)}")
+    return "nothing was asked for that is not granted"
+
+
 def the_node_condition_says_that_the_network_is_there(cluster: Cluster, _workload: Workload) -> str:
     for node in cluster.objects("nodes"):
         conditions = {condition["type"]: condition for condition in node["status"]["conditions"]}
