@@ -2,16 +2,23 @@
 
 mod explain_request;
 
-use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use hyper::{
     Request, Response, StatusCode, Uri, body::Incoming, header, server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::set_ipv6_v6only;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpSocket, UnixListener},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
@@ -31,12 +38,27 @@ pub(crate) enum Listener {
     Operators(UnixListener),
 }
 
-/// Listens at `address`.
+/// Listens at `address`. Both addresses that stand for all stand for those of both families, as in flanneld: kubelets ask at an
+/// address of the node, which may be of either.
 pub(crate) async fn listen(address: SocketAddr) -> Result<Listener, DaemonError> {
-    let listener = TcpListener::bind(address).await;
+    let all = address.ip().is_unspecified().then(|| listen_on_all(address.port()).ok()).flatten();
+    let listener = match all {
+        Some(listener) => Ok(listener),
+        // One address, or a kernel without IPv6.
+        None => TcpListener::bind(address).await,
+    };
     let listener = listener.map_err(|source| DaemonError::HealthServer { address, source })?;
     info!(%address, "answering /healthz, /readyz and /metrics");
     Ok(Listener::Network(listener))
+}
+
+/// Listens at the addresses of both families.
+fn listen_on_all(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    set_ipv6_v6only(&socket, false)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until it is dropped. When all places are taken, the oldest connection makes room: who sends half a request keeps nobody
@@ -148,6 +170,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// Between failures to take a connection.
 const RETRY: Duration = Duration::from_secs(1);
+/// How many connections may wait to be accepted: as many as the standard library has.
+const BACKLOG: u32 = 128;
 
 #[cfg(test)]
 mod tests {
@@ -181,6 +205,25 @@ mod tests {
         assert_eq!(ask(path, true).await.0, 503, "nothing is known yet");
         assert_eq!(ask("/", true).await.0, 404);
     }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        for all in ["0.0.0.0:0", "[::]:0"] {
+            let listener = listen(all.parse().unwrap()).await.unwrap();
+            let Listener::Network(socket) = &listener else { panic!("a port") };
+            let port = socket.local_addr().unwrap().port();
+            let daemon = DaemonHandle::new(Path::new("/no/such/subnet.env"), false);
+            let server = tokio::spawn(serve(listener, daemon));
+            for address in ["127.0.0.1", "::1"] {
+                TcpStream::connect((address, port)).await.expect(address);
+            }
+            server.abort();
+        }
+        let one = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let Listener::Network(socket) = &one else { panic!("a port") };
+        assert!(TcpStream::connect(("::1", socket.local_addr().unwrap().port())).await.is_err());
+    }
+
     #[tokio::test]
     async fn half_sent_requests_keep_nobody_from_an_answer() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
