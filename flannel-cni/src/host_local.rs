@@ -153,7 +153,7 @@ fn open(call: &Call, config: &HostLocal) -> Result<Store, Error> {
 }
 
 /// A number that the kernel chose when the machine started.
-fn boot_id() -> io::Result<String> {
+pub(crate) fn boot_id() -> io::Result<String> {
     std::fs::read_to_string(Path::new(BOOT_ID)).map(|text| text.trim().to_owned())
 }
 

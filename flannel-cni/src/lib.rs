@@ -35,7 +35,9 @@ mod bridge;
 mod delegate;
 mod flannel;
 mod host_local;
+mod install;
 mod kernel;
+mod listing;
 mod loopback;
 mod plugin;
 mod portmap;
@@ -45,4 +47,6 @@ mod sandbox;
 
 pub use flannel::SubnetEnv;
 pub use host_local::{Entry, Owner, Range, RangeSet, Store, StoreError};
+pub use install::{InstallError, Installed, install, uninstall};
+pub use listing::list;
 pub use plugin::{Call, Plugin, execute};

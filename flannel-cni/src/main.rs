@@ -1,6 +1,8 @@
 //! CNI plugins in one program: it is the plugin whose name it was started under, or else the one that the configuration names.
 #![forbid(unsafe_code)]
 
+mod people;
+
 use std::{
     env,
     io::{self, Read, Write},
@@ -15,8 +17,7 @@ use flannel_cni::{
 
 fn main() -> ExitCode {
     if env::var_os("CNI_COMMAND").is_none() {
-        eprintln!("{}", about());
-        return ExitCode::SUCCESS;
+        return people::run(&env::args().skip(1).collect::<Vec<_>>());
     }
     let (output, code) = match answer() {
         Ok(output) => (output, ExitCode::SUCCESS),
@@ -70,15 +71,6 @@ fn read_config() -> Result<Vec<u8>, Error> {
         return Err(Error::new(Code::InvalidConfig, message));
     }
     Ok(text)
-}
-
-fn about() -> String {
-    let versions = Version::ALL.map(Version::text).join(", ");
-    format!(
-        "flannel-cni {}, CNI plugins: {}\nCNI protocol versions supported: {versions}",
-        env!("CARGO_PKG_VERSION"),
-        Plugin::ALL.map(Plugin::name).join(", "),
-    )
 }
 
 /// 16 MiB: a hundred thousand attachments in the configuration for `GC`.

@@ -6,6 +6,7 @@
 //! seeds and a program of three lines.
 #![forbid(unsafe_code)]
 
+mod cni;
 mod config;
 mod file_entry;
 mod key;
@@ -14,6 +15,7 @@ mod lease;
 mod probe;
 mod subnet_env;
 
+pub use cni::cni;
 pub use config::config;
 pub use file_entry::file_entry;
 pub use flannel_backend_udp::fuzzing::{from_device, from_peers};
@@ -33,7 +35,8 @@ pub struct Target {
 }
 
 /// All there are.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
+    Target { name: "cni", check: cni },
     Target { name: "config", check: config },
     Target { name: "file_entry", check: file_entry },
     Target { name: "from_device", check: from_device },

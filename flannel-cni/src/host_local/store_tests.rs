@@ -168,16 +168,15 @@ fn a_folder_that_cannot_be_written_is_an_error_and_nothing_else() {
 }
 
 #[test]
-fn ten_thousand_addresses_are_not_read() {
+fn files_that_cannot_be_read_stay_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let (wide, all) = (set("10.0.0.0/16"), 2_000);
+    let (wide, all) = (set("10.0.0.0/16"), 600);
     let mut store = open(&folder, "boot");
     for number in 0..all {
         store.reserve_next(&owner(&format!("c{number}")), &wide, 0).unwrap();
     }
     store.commit().unwrap();
     drop(store);
-    // Nobody can read them, so that reading one is an error; but that they are there is known.
     for file in fs::read_dir(path(&folder, "")).unwrap() {
         let file = file.unwrap();
         let name = file.file_name().into_string().unwrap();
@@ -187,9 +186,8 @@ fn ten_thousand_addresses_are_not_read() {
     }
     fs::remove_file(path(&folder, "last_reserved_ip.0")).unwrap();
     let mut store = open(&folder, "boot");
-    // The folder was touched by removing the file, so the state is lost: every address is garbage now, and still taken.
     assert!(store.addresses(&owner("c3")).unwrap().is_empty());
-    assert_eq!(store.next_free(&wide, 0).unwrap(), Some(ip("10.0.7.210")));
+    assert_eq!(store.next_free(&wide, 0).unwrap(), Some(ip("10.0.2.90")));
     assert_eq!(store.release(&owner("c7")).unwrap(), [ip("10.0.0.9")]);
     store.commit().unwrap();
     assert_eq!(store.next_free(&wide, 0).unwrap(), Some(ip("10.0.0.9")));
@@ -263,7 +261,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_ends_as_in_the_model(ops in prop::collection::vec(op(), 1..40)) {

@@ -1,0 +1,82 @@
+//! What the program does for people, who call it without a runtime's environment.
+
+use std::{path::Path, process::ExitCode, time::SystemTime};
+
+use flannel_cni::{Installed, Plugin, install, list, protocol::Version, uninstall};
+
+/// Does what the arguments say.
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["install", folder] => put(Path::new(folder), false),
+        ["install", "--replace", folder] => put(Path::new(folder), true),
+        ["list"] => list(Path::new(NETWORKS), Path::new(RESULTS), SystemTime::now())
+            .map_err(|error| chain(&error)),
+        ["list", folder] => list(Path::new(folder), Path::new(RESULTS), SystemTime::now())
+            .map_err(|error| chain(&error)),
+        ["uninstall", folder] => {
+            uninstall(Path::new(folder)).map(|done| said(&done)).map_err(|error| chain(&error))
+        }
+        [] => {
+            eprintln!("{}", about());
+            return ExitCode::SUCCESS;
+        }
+        ["--version" | "-V"] => Ok(format!("flannel-cni {}\n", env!("CARGO_PKG_VERSION"))),
+        ["--help" | "-h"] => Ok(about() + "\n"),
+        _ => {
+            eprintln!("{}", about());
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("flannel-cni: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn put(folder: &Path, replace: bool) -> Result<String, String> {
+    let program = std::env::current_exe().map_err(|error| chain(&error))?;
+    install(&program, folder, replace).map(|done| said(&done)).map_err(|error| chain(&error))
+}
+
+fn said(done: &[(&str, Installed)]) -> String {
+    let line = |(name, done): &(&str, Installed)| match done {
+        Installed::LeftAlone => {
+            format!(
+                "{name}: left alone, it is another program (install --replace takes its place)\n"
+            )
+        }
+        Installed::Removed => format!("{name}: removed\n"),
+        _ => format!("{name}: installed\n"),
+    };
+    done.iter().map(line).collect()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let reasons = std::iter::successors(Some(error), |error| error.source());
+    reasons.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn about() -> String {
+    format!(
+        "flannel-cni {}, CNI plugins: {}\nCNI protocol versions supported: {}\n\n\
+         A container runtime calls it under the name of a plugin. For people:\n  \
+         flannel-cni install [--replace] FOLDER   put the plugins into FOLDER, such as /opt/cni/bin\n  \
+         flannel-cni uninstall FOLDER             remove them\n  \
+         flannel-cni list [FOLDER]                show who has which addresses",
+        env!("CARGO_PKG_VERSION"),
+        Plugin::ALL.map(Plugin::name).join(", "),
+        Version::ALL.map(Version::text).join(", "),
+    )
+}
+
+/// Where addresses are kept.
+const NETWORKS: &str = "/var/lib/cni/networks";
+/// Where runtimes keep what plugins answered.
+const RESULTS: &str = "/var/lib/cni/results";
