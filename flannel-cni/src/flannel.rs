@@ -121,3 +121,33 @@ fn kind(delegated: &Map<String, Value>) -> Result<String, Error> {
 
 /// How often the file is looked for.
 const LOOK: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::protocol::Config;
+
+    fn config(subnet_file: &Path) -> Flannel {
+        let config = json!({"name": "n", "subnetFile": subnet_file}).to_string();
+        Flannel::read(&Config::parse(config.as_bytes()).unwrap()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn add_waits_a_moment_for_the_subnet_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subnet.env");
+        let config = config(&path);
+        let started = Instant::now();
+        let error = wait_for_subnet(&config).await.unwrap_err();
+        assert_eq!((error.code, started.elapsed()), (Code::TryAgainLater, Duration::from_secs(1)));
+        let text = "FLANNEL_NETWORK=10.0.0.0/8\nFLANNEL_SUBNET=10.1.0.1/16\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+        let write = async {
+            sleep(Duration::from_millis(500)).await;
+            std::fs::write(&path, text).unwrap();
+        };
+        let (subnet, ()) = tokio::join!(wait_for_subnet(&config), write);
+        assert_eq!(subnet.unwrap().mtu, 1450);
+    }
+}

@@ -88,21 +88,6 @@ fn without_a_subnet_file_pods_are_asked_to_come_again() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
-fn add_waits_a_moment_for_the_subnet_file() {
-    let (node, pod) = (Node::new(), Pod::new("c1"));
-    let config = config(&node, json!({"subnetFileWait": 30}));
-    std::thread::scope(|scope| {
-        let add = scope.spawn(|| node.run("flannel", "ADD", &pod, &config));
-        // It is there in one step, as flannel writes it.
-        let unfinished = node.folder.path().join("subnet.env.new");
-        fs::write(&unfinished, ENV).unwrap();
-        fs::rename(unfinished, node.folder.path().join("subnet.env")).unwrap();
-        add.join().unwrap().ok();
-    });
-}
-
-#[test]
-#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn a_del_that_fails_is_remembered() {
     let (node, pod) = (Node::new(), Pod::new("c1"));
     write_env(&node, ENV);
