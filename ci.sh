@@ -143,7 +143,7 @@ part_dist() {
     rm -rf "$folder"
 }
 
-# The program as one file that needs no other, in target/static. STATIC_TARGET is for another processor than this one's: its Rust
+# Each program as one file that needs no other, in target/static. STATIC_TARGET is for another processor than this one's: its Rust
 # target, whose C compiler is Debian's.
 part_static() {
     local host; host=$(rustc -vV | sed -n 's/^host: //p')
@@ -152,20 +152,23 @@ part_static() {
         local linker=CARGO_TARGET_${target^^}_LINKER
         export "${linker//-/_}=${target/-unknown/}-gcc"
     fi
-    local out=${CARGO_TARGET_DIR:-target}/$target/dist/flannel-node
     # Rust brings lld for this target, which keeps one of functions that are the same, and packs the list of addresses to set.
     local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C "link-arg=-Wl,--icf=all,-z,pack-relative-relocs")
-    cargo rustc --profile dist -p flannel-node --bin flannel-node --target "$target" -- -C target-feature=+crt-static "${link[@]}"
-    { ldd "$out" 2>&1 || true; } | grep -E 'statically linked|not a dynamic executable'
+    local program out
     mkdir -p target/static
-    cp "$out" target/static/flannel-node
-    [ "$target" = "$host" ] || return 0
-    # Where there is nothing but the program it still runs.
-    if unshare -r true 2>/dev/null; then
-        unshare -r chroot target/static /flannel-node --version
-    else
-        target/static/flannel-node --version
-    fi
+    for program in flannel-node flannel-cni; do
+        cargo rustc --profile dist -p "$program" --bin "$program" --target "$target" -- -C target-feature=+crt-static "${link[@]}"
+        out=${CARGO_TARGET_DIR:-target}/$target/dist/$program
+        { ldd "$out" 2>&1 || true; } | grep -E 'statically linked|not a dynamic executable'
+        cp "$out" "target/static/$program"
+        [ "$target" = "$host" ] || continue
+        # Where there is nothing but the program it still runs.
+        if unshare -r true 2>/dev/null; then
+            unshare -r chroot target/static "/$program" --version
+        else
+            "target/static/$program" --version
+        fi
+    done
 }
 
 # How many tests passed according to a log of cargo test.
