@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub(crate) fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
-    let config = HostLocal::read(&call.config, &call.environment.arguments)?;
+    let config = HostLocal::read(&call.config, &call.environment.arguments()?)?;
     match call.environment.verb {
         Verb::Add => add(call, &config).map(Some),
         Verb::Check => check(call, &config).map(|()| None),

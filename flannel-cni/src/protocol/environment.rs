@@ -13,9 +13,7 @@ pub struct Environment {
     pub netns: Option<String>,
     /// The interface inside of the container. Empty for `GC`, `STATUS` and `VERSION`.
     pub interface: String,
-    /// Further wishes of the runtime.
-    pub arguments: Arguments,
-    /// The variable that `arguments` were read from, for other plugins.
+    /// Further wishes of the runtime, as text: see [`arguments`](Self::arguments).
     pub arguments_text: String,
     /// Where other plugins are.
     pub path: Vec<PathBuf>,
@@ -97,7 +95,6 @@ impl Environment {
             validate_container_id(&container_id)?;
             validate_interface(&interface)?;
         }
-        let arguments_text = get("CNI_ARGS").unwrap_or_default();
         let netns_override = get("CNI_NETNS_OVERRIDE")
             .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
         Ok(Self {
@@ -105,11 +102,19 @@ impl Environment {
             container_id,
             netns,
             interface,
-            arguments: arguments_text.parse()?,
-            arguments_text,
+            arguments_text: get("CNI_ARGS").unwrap_or_default(),
             path: std::env::split_paths(&path).collect(),
             netns_override,
         })
+    }
+
+    /// The further wishes. Plugins that have nothing to do with them do not ask, so that they are of no consequence.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidEnvironment`], as [`Arguments`] says.
+    pub fn arguments(&self) -> Result<Arguments, Error> {
+        self.arguments_text.parse()
     }
 }
 
@@ -211,7 +216,8 @@ mod tests {
                 "CNI_IFNAME" => Some(values[1].clone()),
                 "CNI_ARGS" => Some(values[2].clone()),
                 _ => Some(values[3].clone()),
-            });
+            })
+            .and_then(|environment| environment.arguments());
         }
     }
 }

@@ -34,14 +34,15 @@ fn loopback_is_up_after_add_and_down_after_del() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
-fn what_came_before_is_passed_on() {
+fn what_came_before_is_passed_on_whatever_the_arguments_say() {
     let (node, pod) = (Node::new(), Pod::new("c1"));
     let mut config = config("0.4.0");
     config["prevResult"] = json!({
         "cniVersion": "0.4.0", "interfaces": [{"name": "eth0"}], "dns": {},
         "ips": [{"version": "4", "address": "10.1.2.3/24"}],
     });
-    let result = node.run("loopback", "ADD", &pod, &config).ok();
+    let odd = [("CNI_ARGS", "UNKNOWN=1")];
+    let result = node.run_with("loopback", "ADD", &pod, &config, &odd).ok();
     assert_eq!(result, config["prevResult"]);
 }
 
