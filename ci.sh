@@ -303,6 +303,52 @@ part_flanneld() {
     [ "$ran" -gt 0 ]
 }
 
+# containernetworking's plugins, and what runs them, in target/cni: built once for each version, from the module in tests/cni.
+build_cni() {
+    local module=tests/cni
+    local version; version=$(sed -n 's|.*github.com/containernetworking/plugins \(v[0-9.]*\).*|\1|p' "$module/go.mod")
+    local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/cni/$version
+    [ -d "$out" ] && return
+    local wanted; wanted=$(sed -n 's/^go //p' "$module/go.mod")
+    # Debian's Go is older. One from 1.21 on fetches the right one itself.
+    if ! GOTOOLCHAIN=auto go -C "$module" version >/dev/null 2>&1; then
+        echo "no Go $wanted or newer to build the CNI plugins with: https://go.dev/dl"; return 1
+    fi
+    local plugins=github.com/containernetworking/plugins
+    local go=(env CGO_ENABLED=0 GOTOOLCHAIN=auto go -C "$module")
+    # With another name first, a build that is interrupted leaves nothing that looks whole.
+    rm -rf "$out.new"
+    mkdir -p "$out.new"
+    "${go[@]}" build -mod=readonly -trimpath -ldflags "-s -w" -o "$out.new/" $plugins/plugins/ipam/host-local $plugins/plugins/main/bridge \
+        $plugins/plugins/main/loopback $plugins/plugins/main/ptp $plugins/plugins/meta/portmap github.com/containernetworking/cni/cnitool
+    # flannel's own plugin is in no registry; this one does the same with the same files.
+    CGO_ENABLED=0 GOTOOLCHAIN=auto go -C tests/cluster build -mod=readonly -trimpath -ldflags "-s -w" -o "$out.new/flannel" ./flannel-cni
+    "${go[@]}" test -mod=readonly -c -o "$out.new/portmap.test" $plugins/plugins/meta/portmap
+    mv "$out.new" "$out"
+}
+
+# The CNI plugins beside those of containernetworking.
+part_cni() {
+    if ! build_cni; then
+        lacks "the CNI plugins of containernetworking could not be built"; return
+    fi
+    command -v strace >/dev/null || apt_install strace
+    if ! command -v strace >/dev/null; then
+        lacks "the CNI plugins were not compared: apt-get install strace"; return
+    fi
+    # Mounts, names of namespaces and files below /var/lib are the tests' own.
+    local within=(unshare -nm); [ "$(id -u)" = 0 ] || within=(unshare -rnm)
+    # shellcheck disable=SC2016 # The inner shell expands it.
+    local own='mount -t tmpfs none /run && mount -t tmpfs none /var/lib && ip link set lo up && exec "$@"'
+    local log; log=$(mktemp)
+    cargo test --workspace --all-features --test upstream --no-run
+    "${within[@]}" sh -c "$own" sh cargo test --locked --offline --workspace --all-features --test upstream -- --include-ignored 2>&1 | tee "$log"
+    local ran; ran=$(tests_passed "$log")
+    rm -f "$log"
+    echo "cni tests that ran: $ran"
+    [ "$ran" -gt 0 ]
+}
+
 # The store in etcd, on etcds that the tests start on loopback.
 part_etcd() {
     local log; log=$(mktemp)
@@ -464,7 +510,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld kube manifests cluster demo)
+all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld kube cni manifests cluster demo)
 everything=false
 [ $# -gt 0 ] || { everything=true; set -- "${all[@]}"; }
 [ "$*" = quick ] && set -- fmt clippy unit

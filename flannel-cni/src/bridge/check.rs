@@ -35,6 +35,9 @@ pub(super) async fn check(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     if link.kind != LinkKind::Veth {
         return Err(differs(format!("container interface {interface:?} is not of type veth")));
     }
+    if bridge.container_interface && !link.up {
+        return Err(differs(format!("container interface {interface:?} is down")));
+    }
     same_mac(expected, &link)?;
     check_port(&mut host, previous, &master, &link).await?;
     check_addresses(&mut pod, previous, &link).await?;

@@ -109,8 +109,10 @@ impl Store {
         let last = self.last_path(set);
         let done = file.write_all(owner.text().as_bytes()).map_err(failed("write", &path));
         let done = done.and_then(|()| self.index.add(owner, address));
-        let done = done
-            .and_then(|()| fs::write(&last, address.to_string()).map_err(failed("write", &last)));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let write = || options.open(&last)?.write_all(address.to_string().as_bytes());
+        let done = done.and_then(|()| write().map_err(failed("write", &last)));
         if let Err(error) = done {
             let _ = fs::remove_file(&path);
             return Err(error);
@@ -321,7 +323,10 @@ impl Owner {
         let text = str::from_utf8(text).ok()?.trim();
         let (container_id, interface) = text.split_once("\r\n").unwrap_or((text, ""));
         let plain = |text: &str| !text.contains(|it: char| it == '/' || it.is_control());
-        (!container_id.is_empty() && plain(container_id) && plain(interface)).then(|| Self {
+        // The index has a file that is named after both.
+        let short = container_id.len() + interface.len() < 255;
+        let valid = !container_id.is_empty() && short && plain(container_id) && plain(interface);
+        valid.then(|| Self {
             container_id: container_id.to_owned(),
             interface: interface.to_owned(),
         })
@@ -343,7 +348,7 @@ fn addresses_of((owner, addresses): (Owner, Vec<IpAddr>)) -> impl Iterator<Item 
 /// Makes the folder if it is not there, and waits for its lock.
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
-    let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(&path);
+    let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o750).open(&path);
     let opened = match open() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let mut builder = fs::DirBuilder::new();

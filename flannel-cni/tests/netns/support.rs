@@ -37,12 +37,51 @@ impl Node {
         config: &Value,
         variables: &[(&str, &str)],
     ) -> Reply {
-        let program = self.program(plugin);
-        let path = self.folder.path().join("bin");
+        self.run_program(&self.program(plugin), verb, pod, config, variables)
+    }
+
+    /// The same with whichever program, beside which others are found.
+    pub(crate) fn run_program(
+        &self,
+        program: &Path,
+        verb: &str,
+        pod: &Pod,
+        config: &Value,
+        variables: &[(&str, &str)],
+    ) -> Reply {
+        let child = self.spawn(program, verb, pod, config, variables);
+        Reply::of(child)
+    }
+
+    /// Starts it.
+    pub(crate) fn spawn(
+        &self,
+        program: &Path,
+        verb: &str,
+        pod: &Pod,
+        config: &Value,
+        variables: &[(&str, &str)],
+    ) -> Child {
+        self.spawn_words(&[program.to_str().unwrap()], verb, pod, config, variables)
+    }
+
+    /// A program with arguments, of which the last is the path of the plugin.
+    pub(crate) fn spawn_words(
+        &self,
+        words: &[&str],
+        verb: &str,
+        pod: &Pod,
+        config: &Value,
+        variables: &[(&str, &str)],
+    ) -> Child {
+        let path = Path::new(words.last().unwrap()).parent().unwrap();
         let child = self.host.run(|| {
             #[expect(clippy::disallowed_methods, reason = "the program is what is tested")]
-            let mut command = std::process::Command::new(&program);
-            command.env_clear().env("CNI_COMMAND", verb).env("CNI_PATH", &path);
+            let mut command = std::process::Command::new(words[0]);
+            command.args(&words[1..]);
+            command.env_clear().env("CNI_COMMAND", verb).env("CNI_PATH", path);
+            // Where iptables is.
+            command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
             command.env("CNI_CONTAINERID", &pod.id).env("CNI_IFNAME", "eth0");
             if let Some(netns) = &pod.netns {
                 command.env("CNI_NETNS", netns);
@@ -51,11 +90,14 @@ impl Node {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             command.spawn().unwrap()
         });
-        Reply::of(child.unwrap(), config.to_string().as_bytes())
+        let mut child = child.unwrap();
+        // VERSION is answered without reading it.
+        let _ = child.stdin.take().unwrap().write_all(config.to_string().as_bytes());
+        child
     }
 
     /// The program under the plugin's name.
-    fn program(&self, plugin: &str) -> PathBuf {
+    pub(crate) fn program(&self, plugin: &str) -> PathBuf {
         let bin = self.folder.path().join("bin");
         std::fs::create_dir_all(&bin).unwrap();
         let program = bin.join(plugin);
@@ -71,7 +113,7 @@ pub(crate) struct Pod {
     pub(crate) id: String,
     pub(crate) namespace: Namespace,
     pub(crate) netns: Option<String>,
-    keeper: Option<(std::sync::mpsc::Sender<()>, thread::JoinHandle<()>)>,
+    pub(crate) keeper: Option<(std::sync::mpsc::Sender<()>, thread::JoinHandle<()>)>,
 }
 
 impl Pod {
@@ -116,9 +158,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn of(mut child: Child, config: &[u8]) -> Self {
-        // VERSION is answered without reading it.
-        let _ = child.stdin.take().unwrap().write_all(config);
+    pub(crate) fn of(child: Child) -> Self {
         let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
         assert_eq!(status.signal(), None, "{}", String::from_utf8_lossy(&stderr));
         Self {
