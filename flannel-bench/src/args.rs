@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Recover(Recover),
     /// Taking a lease: many nodes at once, and one on a store with many leases.
     Acquire(Acquire),
+    /// Connecting pods: each call of a CNI plugin, beside the plugins of containernetworking.
+    Cni(Cni),
 }
 
 /// How to measure convergence.
@@ -207,6 +209,30 @@ pub(crate) struct Acquire {
     /// How many leases there are when one node starts.
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0,10000,60000")]
     pub(crate) leases: Vec<u32>,
+}
+
+/// How to measure CNI plugins.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Cni {
+    /// Our plugins. Without it, flannel-cni beside this program.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) plugin: Option<PathBuf>,
+
+    /// The folder of containernetworking's plugins. Without it, what ./ci.sh cni built.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) theirs: Option<PathBuf>,
+
+    /// How many addresses are in use in the second measurement.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    pub(crate) taken: u32,
+
+    /// How many pods come at once.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) at_once: u32,
+
+    /// How often the machine restarts.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) restarts: u32,
 }
 
 /// Where leases are.

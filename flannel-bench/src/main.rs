@@ -1,10 +1,11 @@
-//! The numbers: convergence, throughput, footprint, recovery and acquisition, side by side with other programs.
+//! The numbers: convergence, throughput, footprint, recovery, acquisition and CNI plugins, side by side with other programs.
 #![forbid(unsafe_code)]
 
 mod acquire;
 mod args;
 mod arrivals;
 mod captured;
+mod cni;
 mod converge;
 mod etcd;
 mod follow;
@@ -81,6 +82,7 @@ async fn measure(session: &Session, command: Command) -> Result<Report> {
         Command::Kubernetes(options) => ("kubernetes", kubernetes::run(session, options).await?),
         Command::Recover(options) => ("recover", recover::run(session, options).await?),
         Command::Acquire(options) => ("acquire", acquire::run(session, options).await?),
+        Command::Cni(options) => ("cni", cni::run(session, options)?),
     };
     let machine = serde_json::json!({ "before": before, "after": proc::machine() });
     Ok(Report { benchmark, command: env::args().skip(1).collect(), machine, tables })
