@@ -20,7 +20,10 @@ use crate::{
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
-    let bridge = Bridge::read(&call.config, &call.environment.arguments()?)?;
+    let bridge = match call.environment.verb {
+        Verb::Del | Verb::Gc => Bridge::read_for_removal(&call.config)?,
+        _ => Bridge::read(&call.config, &call.environment.arguments()?)?,
+    };
     match call.environment.verb {
         Verb::Add => add::add(call, &bridge).await.map(Some),
         Verb::Check => check::check(call, &bridge).await.map(|()| None),

@@ -1,5 +1,6 @@
 use flannel_netlink::{
-    Connection, LinkChange, Monitor, Topic, alter_link, delete_link, link_by_name, state::Link,
+    Connection, LinkChange, Monitor, Namespace, Topic, alter_link, delete_link, link_by_name,
+    state::Link,
 };
 use tokio::time::{Duration, timeout};
 
@@ -111,7 +112,7 @@ async fn wire(
     let mut result = AddResult { ips, routes, dns, ..AddResult::default() };
     let of_bridge = gateways::complete(&mut result, bridge, 2);
     let port = existing(host, name).await?;
-    let interface = pod::configure(call, bridge, sandbox, &result).await?;
+    let (interface, mut inside) = pod::configure(call, bridge, sandbox, &result).await?;
     ensure::addresses(host, master, &of_bridge, bridge.force_address).await?;
     ensure::forwarding(call, &of_bridge)?;
     if bridge.masquerade && !result.ips.is_empty() {
@@ -120,7 +121,10 @@ async fn wire(
         masquerade::add(&mut rules, &call.config.name, &call.attachment(), &addresses).await?;
     }
     let port = match bridge.container_interface {
-        true => until_running(host, call, name).await?,
+        true => {
+            until_running(&mut inside, &sandbox.namespace, &interface.name).await?;
+            until_running(host, &call.host, name).await?
+        }
         false => port,
     };
     let master = existing(host, &bridge.name).await?;
@@ -131,29 +135,33 @@ async fn wire(
     Ok(result)
 }
 
-/// Waits until the kernel says that the port carries packets.
-async fn until_running(host: &mut Connection, call: &Call, name: &str) -> Result<Link, Error> {
-    let port = existing(host, name).await?;
-    if port.running {
-        return Ok(port);
+/// Waits until the kernel says that this end of the pair carries packets.
+async fn until_running(
+    connection: &mut Connection,
+    namespace: &Namespace,
+    name: &str,
+) -> Result<Link, Error> {
+    let link = existing(connection, name).await?;
+    if link.running {
+        return Ok(link);
     }
     let failed = |error: &dyn std::error::Error| {
         let message = format!("cannot watch interface {name}: {}", crate::sandbox::chain(error));
         Error::new(Code::Io, message)
     };
     let mut monitor =
-        Monitor::open_for(&call.host, &[Topic::Links]).map_err(|error| failed(&error))?;
+        Monitor::open_for(namespace, &[Topic::Links]).map_err(|error| failed(&error))?;
     let running = async {
         loop {
-            let port = existing(host, name).await?;
-            if port.running {
-                return Ok(port);
+            let link = existing(connection, name).await?;
+            if link.running {
+                return Ok(link);
             }
             monitor.next().await.map_err(|error| failed(&error))?;
         }
     };
     timeout(PORT_DEADLINE, running).await.unwrap_or_else(|_| {
-        let message = format!("port {name} of bridge did not come up within {PORT_DEADLINE:?}");
+        let message = format!("interface {name} did not come up within {PORT_DEADLINE:?}");
         Err(Error::new(Code::Kernel, message))
     })
 }

@@ -24,44 +24,29 @@ pub(super) struct Bridge {
 }
 
 impl Bridge {
+    /// What `ADD` and `CHECK` go by.
     pub(super) fn read(config: &Config, arguments: &Arguments) -> Result<Self, Error> {
-        let invalid = |what: String| Error::new(Code::InvalidConfig, what);
         let keys: Keys = config.keys()?;
+        keys.refuse()?;
         let mac = arguments.mac.clone();
-        let mac = keys.args.and_then(|args| args.cni?.mac).filter(|mac| !mac.is_empty()).or(mac);
-        let mac = keys.runtime_config.mac.filter(|mac| !mac.is_empty()).or(mac);
-        let mac = mac.map(|text| text.parse::<MacAddress>());
+        let mac = keys.args.as_ref().and_then(|args| args.cni.as_ref()?.given()).or(mac);
+        let mac = keys.runtime_config.given().or(mac).map(|text| text.parse::<MacAddress>());
         let mac = mac.transpose().map_err(|error| invalid(error.to_string()))?;
         if let Some(mac) = mac.filter(|mac| !mac.is_unicast()) {
             return Err(invalid(format!("the requested MAC {mac} is not that of one station")));
         }
-        let ipam = keys.ipam.and_then(|ipam| ipam.kind).filter(|kind| !kind.is_empty());
-        if ipam.is_some() && keys.disable_container_interface {
-            let message = "cannot use IPAM when DisableContainerInterface flag is set";
-            return Err(invalid(message.to_owned()));
-        }
-        if keys.hairpin_mode && keys.promisc_mode {
-            let message = "cannot set hairpin mode and promiscuous mode at the same time";
-            return Err(invalid(message.to_owned()));
-        }
+        Ok(Self::of(keys, mac))
+    }
+
+    /// What removals go by: whatever `ADD` would refuse, pods that another plugin connected, or this one under an older configuration,
+    /// have to go.
+    pub(super) fn read_for_removal(config: &Config) -> Result<Self, Error> {
+        Ok(Self::of(config.keys()?, None))
+    }
+
+    fn of(keys: Keys, mac: Option<MacAddress>) -> Self {
         let name = if keys.bridge.is_empty() { DEFAULT_NAME.to_owned() } else { keys.bridge };
-        if name.len() > 15 || name.contains(|it: char| it == '/' || it.is_whitespace()) {
-            return Err(invalid(format!("{name:?} cannot be the name of a bridge")));
-        }
-        let unsupported = [
-            ("ipMasqBackend \"iptables\"", keys.ip_masq_backend.as_deref() == Some("iptables")),
-            ("macspoofchk", keys.macspoofchk),
-            ("vlan", keys.vlan != 0),
-            ("vlanTrunk", keys.vlan_trunk.is_some()),
-        ];
-        if let Some((key, _)) = unsupported.into_iter().find(|(_, given)| *given) {
-            return Err(Error::new(Code::UnsupportedField, format!("{key} is not supported"))
-                .with_details("the bridge plugin of containernetworking has it"));
-        }
-        if let Some(backend) = keys.ip_masq_backend.filter(|backend| backend != "nftables") {
-            return Err(invalid(format!("unknown ipmasq backend {backend:?}")));
-        }
-        Ok(Self {
+        Self {
             name,
             is_gateway: keys.is_gateway || keys.is_default_gateway,
             is_default_gateway: keys.is_default_gateway,
@@ -74,10 +59,53 @@ impl Bridge {
             container_interface: !keys.disable_container_interface,
             isolated: keys.port_isolation,
             mac,
-            ipam,
+            ipam: keys.ipam.and_then(|ipam| ipam.kind).filter(|kind| !kind.is_empty()),
             dns: keys.dns,
-        })
+        }
     }
+}
+
+impl Keys {
+    /// Whether a pod cannot be connected like this.
+    fn refuse(&self) -> Result<(), Error> {
+        let kind = self.ipam.as_ref().and_then(|ipam| ipam.kind.as_deref());
+        if kind.is_some_and(|kind| !kind.is_empty()) && self.disable_container_interface {
+            let message = "cannot use IPAM when DisableContainerInterface flag is set";
+            return Err(invalid(message.to_owned()));
+        }
+        if self.hairpin_mode && self.promisc_mode {
+            let message = "cannot set hairpin mode and promiscuous mode at the same time";
+            return Err(invalid(message.to_owned()));
+        }
+        let name = &self.bridge;
+        if name.len() > 15 || name.contains(|it: char| it == '/' || it.is_whitespace()) {
+            return Err(invalid(format!("{name:?} cannot be the name of a bridge")));
+        }
+        let unsupported = [
+            ("ipMasqBackend \"iptables\"", self.ip_masq_backend.as_deref() == Some("iptables")),
+            ("macspoofchk", self.macspoofchk),
+            ("vlan", self.vlan != 0),
+            ("vlanTrunk", self.vlan_trunk.is_some()),
+        ];
+        if let Some((key, _)) = unsupported.into_iter().find(|(_, given)| *given) {
+            return Err(Error::new(Code::UnsupportedField, format!("{key} is not supported"))
+                .with_details("the bridge plugin of containernetworking has it"));
+        }
+        match self.ip_masq_backend.as_deref() {
+            None | Some("nftables") => Ok(()),
+            Some(backend) => Err(invalid(format!("unknown ipmasq backend {backend:?}"))),
+        }
+    }
+}
+
+impl MacKeys {
+    fn given(&self) -> Option<String> {
+        self.mac.clone().filter(|mac| !mac.is_empty())
+    }
+}
+
+fn invalid(what: String) -> Error {
+    Error::new(Code::InvalidConfig, what)
 }
 
 #[derive(Deserialize)]
@@ -144,11 +172,15 @@ mod tests {
 
     use super::*;
 
-    fn read(keys: Value) -> Result<Bridge, Error> {
+    fn config(keys: Value) -> Config {
         let mut config = json!({"name": "n", "cniVersion": "1.0.0", "type": "bridge"});
         config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        Config::parse(config.to_string().as_bytes()).unwrap()
+    }
+
+    fn read(keys: Value) -> Result<Bridge, Error> {
         let arguments = Arguments { mac: Some("c2:00:00:00:00:01".into()), ..Arguments::default() };
-        Bridge::read(&Config::parse(config.to_string().as_bytes()).unwrap(), &arguments)
+        Bridge::read(&config(keys), &arguments)
     }
 
     #[test]
@@ -184,8 +216,9 @@ mod tests {
             (json!({"ipMasqBackend": "x"}), "unknown ipmasq backend \"x\""),
             (json!({"bridge": "a/b"}), "cannot be the name"),
         ] {
-            let error = read(keys).unwrap_err();
+            let error = read(keys.clone()).unwrap_err();
             assert!(error.message.contains(expected), "{error}");
+            Bridge::read_for_removal(&config(keys)).expect("it goes all the same");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use flannel_netlink::{
-    Monitor, Topic, list_addresses,
+    Connection, Monitor, Topic, list_addresses,
     state::{AddressFilter, Link},
 };
 use tokio::time::{Duration, timeout};
@@ -16,13 +16,13 @@ use crate::{
     sandbox::Sandbox,
 };
 
-/// Gives the interface its addresses, sets it up, and adds the routes.
+/// Gives the interface its addresses, sets it up, and adds the routes. Returns the connection to the container's kernel as well.
 pub(super) async fn configure(
     call: &Call,
     bridge: &Bridge,
     sandbox: &Sandbox,
     result: &AddResult,
-) -> Result<Interface, Error> {
+) -> Result<(Interface, Connection), Error> {
     let name = &*call.environment.interface;
     let has_ipv6 = result.ips.iter().any(|ip| ip.address.is_ipv6());
     let with_addresses = !result.ips.is_empty();
@@ -60,7 +60,8 @@ pub(super) async fn configure(
     }
     kernel::apply(&mut connection, steps).await?;
     let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-    Ok(Interface { name: link.name, mac, sandbox: sandbox.path.clone(), ..Interface::default() })
+    let sandbox = sandbox.path.clone();
+    Ok((Interface { name: link.name, mac, sandbox, ..Interface::default() }, connection))
 }
 
 /// What an interface needs before it gets addresses.
@@ -88,11 +89,7 @@ fn settings(
 }
 
 /// Waits until no address of the interface is being asked for any more.
-async fn settle(
-    connection: &mut flannel_netlink::Connection,
-    sandbox: &Sandbox,
-    link: &Link,
-) -> Result<(), Error> {
+async fn settle(connection: &mut Connection, sandbox: &Sandbox, link: &Link) -> Result<(), Error> {
     let failed = |error: &dyn std::error::Error| {
         let message = format!("failed to settle addresses: {}", crate::sandbox::chain(error));
         Error::new(Code::Kernel, message)

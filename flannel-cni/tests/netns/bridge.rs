@@ -151,6 +151,31 @@ fn del_leaves_nothing_and_can_be_repeated() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn both_ends_carry_packets_when_add_returns() {
+    let node = Node::new();
+    let config = config(&node, json!({}));
+    for number in 0..40 {
+        let pod = Pod::new(&format!("c{number}"));
+        node.run("bridge", "ADD", &pod, &config).ok();
+        assert_eq!(ip(&pod.namespace, "link show eth0")[0]["operstate"], "UP");
+    }
+    assert!(ports(&node).iter().all(|port| port["operstate"] == "UP"));
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn what_add_would_refuse_today_can_be_deleted() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    node.run("bridge", "ADD", &pod, &config(&node, json!({}))).ok();
+    let refused = json!({"promiscMode": true, "vlan": 7, "runtimeConfig": {"mac": "x"}});
+    let changed = config(&node, refused);
+    node.run("bridge", "ADD", &Pod::new("c2"), &changed).refused();
+    node.run("bridge", "DEL", &pod, &changed).ok();
+    assert!(ports(&node).is_empty() && address_files(&node).is_empty());
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn an_add_that_fails_leaves_nothing() {
     let (node, pod) = (Node::new(), Pod::new("c1"));
     // A route that the kernel refuses, at the very end.
