@@ -131,7 +131,7 @@ const EXPLAINED: &[Explained] = &[
     Explained {
         id: "config-refused",
         group: "bridge keys",
-        case: "hairpin and promiscuous|no interface",
+        case: "hairpin and promiscuous|no interface|bad vlan",
         step: "*",
         path: "files/*|answer*|ok",
         theirs: "*",
