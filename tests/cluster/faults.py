@@ -4,10 +4,9 @@ import json
 import time
 
 import pings
-from cluster import add_node
 from lab import Cluster
 from trials import check, check_ready, none_lost, ready, routes, wait_for
-from workload import PORT, Workload, url
+from workload import Workload
 
 KILLS = 100
 MADE_UP = "made-up-{}"
@@ -78,45 +77,3 @@ def packets_to_the_api_server_vanish(cluster: Cluster, workload: Workload) -> st
         cluster.kubectl("delete", "node", peer["metadata"]["name"])
         cluster.until("nodes that are ready", 180, cluster.all_ready)
     return f"routes right {took:.1f} s after 150 s; {none_lost(lost)}"
-
-
-def a_node_without_subnet_says_so_and_starts_when_it_has_one(cluster: Cluster, workload: Workload) -> str:
-    with pings.running(workload.flows()) as lost:
-        cluster.stop(cluster.control_plane, "kube-controller-manager")
-        try:
-            name = add_node(cluster)
-            # The controller of DaemonSets is away too, so nothing runs there yet.
-            cluster.until("the node's object", 60, lambda: name in cluster.known_nodes())
-        finally:
-            cluster.restart(cluster.control_plane, "kube-controller-manager")
-        begin = time.monotonic()
-        cluster.until("the new node to be ready", 120, cluster.all_ready)
-        took = time.monotonic() - begin
-        workload.add_to(name)
-        workload.wait()
-        answers = workload.ask(f"echo-{cluster.control_plane}", [url(address, PORT) for address in workload.addresses(f"echo-{name}")])
-        check(set(answers) == {f"echo-{name}"}, f"the new node's pod answers {answers}")
-    return f"ready {took:.1f} s after there were subnets; {none_lost(lost)}"
-
-
-def a_node_object_is_made_anew(cluster: Cluster, workload: Workload) -> str:
-    """As by an operator who deletes a Node and restarts its kubelet: another uid, and another subnet."""
-    first, name = cluster.control_plane, list(cluster.nodes)[-1]
-    before = spec(cluster, name)["podCIDRs"]
-    with pings.running(workload.flows(list(cluster.nodes)[:-1])) as lost:
-        cluster.kubectl("delete", "node", name)
-        wait_for("routes to be gone", 60, lambda: not any(routes(cluster, first, subnet) for subnet in before))
-        cluster.restart(name, "kubelet")
-        cluster.until("the node to be ready", 180, cluster.all_ready)
-        after = spec(cluster, name)["podCIDRs"]
-        wait_for("routes to its subnets", 60, lambda: all(routes(cluster, first, subnet) for subnet in after))
-        workload.add_to(name)
-        workload.wait()
-        answers = workload.ask(f"echo-{first}", [url(address, PORT) for address in workload.addresses(f"echo-{name}")])
-        check(set(answers) == {f"echo-{name}"}, f"its pod answers {answers}")
-    check_ready(cluster)
-    return f"{', '.join(before)} became {', '.join(after)}; {none_lost(lost)}"
-
-
-def spec(cluster: Cluster, name: str) -> dict:
-    return json.loads(cluster.kubectl("get", "node", name, "-o", "json"))["spec"]

@@ -55,8 +55,6 @@ FEW = TRIALS[:3]
 FAULTS = (
     faults.the_api_server_is_killed_while_nodes_come_and_go,
     faults.packets_to_the_api_server_vanish,
-    faults.a_node_without_subnet_says_so_and_starts_when_it_has_one,
-    faults.a_node_object_is_made_anew,
 )
 
 SCENARIOS = {
