@@ -262,17 +262,20 @@ part_cluster() {
     tests/cluster/suite.py target/static/flannel-node "${scenarios[@]}"
 }
 
+# Whether there is a Go for the module in a folder, to build something with.
+has_go() {
+    # Debian's is older. One from 1.21 on fetches the right one itself.
+    GOTOOLCHAIN=auto go -C "$1" version >/dev/null 2>&1 && return
+    echo "no Go $(sed -n 's/^go //p' "$1/go.mod") or newer to build $2 with: https://go.dev/dl"; return 1
+}
+
 # The real flanneld in target/flanneld: built once for each version, from the module in flannel-testbed/flanneld.
 build_flanneld() {
     local module=flannel-testbed/flanneld
     local version; version=$(sed -n 's|.*github.com/flannel-io/flannel \(v[0-9.]*\).*|\1|p' "$module/go.mod")
     local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/flanneld/$version
     [ -x "$out" ] && return
-    local wanted; wanted=$(sed -n 's/^go //p' "$module/go.mod")
-    # Debian's Go is older. One from 1.21 on fetches the right one itself.
-    if ! GOTOOLCHAIN=auto go -C "$module" version >/dev/null 2>&1; then
-        echo "no Go $wanted or newer to build flanneld $version with: https://go.dev/dl"; return 1
-    fi
+    has_go "$module" "flanneld $version" || return
     # Its udp backend is C. With another name first, a build that is interrupted leaves nothing that looks whole.
     CGO_ENABLED=1 GOTOOLCHAIN=auto go -C "$module" build -mod=readonly -trimpath -o "$out.new" \
         -ldflags "-s -w -X github.com/flannel-io/flannel/pkg/version.Version=$version" github.com/flannel-io/flannel
@@ -309,11 +312,7 @@ build_cni() {
     local version; version=$(sed -n 's|.*github.com/containernetworking/plugins \(v[0-9.]*\).*|\1|p' "$module/go.mod")
     local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/cni/$version
     [ -d "$out" ] && return
-    local wanted; wanted=$(sed -n 's/^go //p' "$module/go.mod")
-    # Debian's Go is older. One from 1.21 on fetches the right one itself.
-    if ! GOTOOLCHAIN=auto go -C "$module" version >/dev/null 2>&1; then
-        echo "no Go $wanted or newer to build the CNI plugins with: https://go.dev/dl"; return 1
-    fi
+    has_go "$module" "the CNI plugins" || return
     local plugins=github.com/containernetworking/plugins
     local go=(env CGO_ENABLED=0 GOTOOLCHAIN=auto go -C "$module")
     # With another name first, a build that is interrupted leaves nothing that looks whole.
