@@ -7,6 +7,7 @@
 mod bits;
 mod blockers;
 mod nft_rules;
+mod nft_sets;
 mod packet;
 mod save_rules;
 mod ternary;

@@ -29,10 +29,12 @@ mod batch;
 mod client;
 mod expression;
 pub(crate) mod uapi;
+mod verdict;
 
 pub use batch::Batch;
 pub use client::{ChainInfo, Client, RuleInfo, SetElement, TableInfo};
-pub use expression::{Comparison, Expression, Verdict};
+pub use expression::{Comparison, Expression};
+pub use verdict::Verdict;
 
 use std::fmt;
 

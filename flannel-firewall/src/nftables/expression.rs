@@ -3,17 +3,20 @@
 use flannel_netlink::{Attribute, push_attribute, push_nested, push_text, push_u32_be};
 use ipnetwork::IpNetwork;
 
-use super::uapi::{
-    NFT_LOOKUP_F_INV, NFT_NAT_DNAT, NFT_NAT_SNAT, NFTA_BITWISE_DREG, NFTA_BITWISE_LEN,
-    NFTA_BITWISE_MASK, NFTA_BITWISE_OP, NFTA_BITWISE_SREG, NFTA_BITWISE_XOR, NFTA_CMP_DATA,
-    NFTA_CMP_OP, NFTA_CMP_SREG, NFTA_CT_DREG, NFTA_CT_KEY, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
-    NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_FIB_DREG, NFTA_FIB_FLAGS, NFTA_FIB_RESULT,
-    NFTA_IMMEDIATE_DATA, NFTA_IMMEDIATE_DREG, NFTA_LIST_ELEM, NFTA_LOOKUP_DREG, NFTA_LOOKUP_FLAGS,
-    NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_MASQ_FLAGS, NFTA_MASQ_REG_PROTO_MIN, NFTA_MATCH_INFO,
-    NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_META_DREG, NFTA_META_KEY, NFTA_NAT_FAMILY,
-    NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_TYPE, NFTA_PAYLOAD_BASE,
-    NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_OFFSET, NFTA_RANGE_FROM_DATA, NFTA_RANGE_OP,
-    NFTA_RANGE_SREG, NFTA_RANGE_TO_DATA, NFTA_TARGET_NAME, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
+use super::{
+    uapi::{
+        NFT_LOOKUP_F_INV, NFT_NAT_DNAT, NFT_NAT_SNAT, NFTA_BITWISE_DREG, NFTA_BITWISE_LEN,
+        NFTA_BITWISE_MASK, NFTA_BITWISE_OP, NFTA_BITWISE_SREG, NFTA_BITWISE_XOR, NFTA_CMP_DATA,
+        NFTA_CMP_OP, NFTA_CMP_SREG, NFTA_CT_DREG, NFTA_CT_KEY, NFTA_DATA_VALUE, NFTA_EXPR_DATA,
+        NFTA_EXPR_NAME, NFTA_FIB_DREG, NFTA_FIB_FLAGS, NFTA_FIB_RESULT, NFTA_IMMEDIATE_DATA,
+        NFTA_IMMEDIATE_DREG, NFTA_LIST_ELEM, NFTA_LOOKUP_DREG, NFTA_LOOKUP_FLAGS, NFTA_LOOKUP_SET,
+        NFTA_LOOKUP_SREG, NFTA_MASQ_FLAGS, NFTA_MASQ_REG_PROTO_MIN, NFTA_MATCH_INFO,
+        NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_META_DREG, NFTA_META_KEY, NFTA_NAT_FAMILY,
+        NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_TYPE, NFTA_PAYLOAD_BASE,
+        NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_OFFSET, NFTA_RANGE_FROM_DATA,
+        NFTA_RANGE_OP, NFTA_RANGE_SREG, NFTA_RANGE_TO_DATA, NFTA_TARGET_NAME,
+    },
+    verdict::Verdict,
 };
 
 /// One expression, with its values as they are in packets and registers. Registers have the kernel's numbers, `NFT_REG_*`.
@@ -81,26 +84,6 @@ pub enum Comparison {
     LessOrEqual,
     Greater,
     GreaterOrEqual,
-}
-
-/// What happens to a packet.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Verdict {
-    /// It passes this base chain.
-    Accept,
-    /// The next rule decides.
-    Continue,
-    /// It is gone.
-    Drop,
-    /// The chain decides, without return.
-    Goto(String),
-    /// The chain decides, and if it does not, the next rule.
-    Jump(String),
-    /// Anything else, by its code, such as a queue to userspace.
-    Other(i32),
-    /// The chain that led here decides on.
-    Return,
 }
 
 impl Expression {
@@ -366,50 +349,6 @@ impl Comparison {
         })
     }
 }
-
-impl Verdict {
-    /// Reads what an attribute of data holds, if that is a verdict.
-    pub(super) fn read(data: Attribute<'_>) -> Option<Self> {
-        let verdict = data.nested().find(|inner| inner.kind == NFTA_DATA_VERDICT)?;
-        let inner = |kind| verdict.nested().find(|inner| inner.kind == kind);
-        let chain = || Some(inner(NFTA_VERDICT_CHAIN)?.text()?.to_owned());
-        Some(match inner(NFTA_VERDICT_CODE)?.u32_be()?.cast_signed() {
-            NF_ACCEPT => Self::Accept,
-            NF_DROP => Self::Drop,
-            NFT_CONTINUE => Self::Continue,
-            NFT_GOTO => Self::Goto(chain()?),
-            NFT_JUMP => Self::Jump(chain()?),
-            NFT_RETURN => Self::Return,
-            code => Self::Other(code),
-        })
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        let (code, chain) = match self {
-            Self::Accept => (NF_ACCEPT, None),
-            Self::Continue => (NFT_CONTINUE, None),
-            Self::Drop => (NF_DROP, None),
-            Self::Goto(chain) => (NFT_GOTO, Some(chain)),
-            Self::Jump(chain) => (NFT_JUMP, Some(chain)),
-            Self::Other(code) => (*code, None),
-            Self::Return => (NFT_RETURN, None),
-        };
-        push_nested(out, NFTA_DATA_VERDICT, |out| {
-            push_u32_be(out, NFTA_VERDICT_CODE, code.cast_unsigned());
-            if let Some(chain) = chain {
-                push_text(out, NFTA_VERDICT_CHAIN, chain);
-            }
-        });
-    }
-}
-
-// linux/netfilter.h, linux/netfilter/nf_tables.h
-const NF_DROP: i32 = 0;
-const NF_ACCEPT: i32 = 1;
-const NFT_CONTINUE: i32 = -1;
-const NFT_JUMP: i32 = -3;
-const NFT_GOTO: i32 = -4;
-const NFT_RETURN: i32 = -5;
 
 #[cfg(test)]
 #[path = "expression_tests.rs"]
