@@ -61,10 +61,7 @@ part_fmt() {
     shellcheck "${scripts[@]}"
 }
 
-part_clippy() {
-    cargo clippy --workspace --all-targets --all-features -- -D warnings
-    cargo clippy --workspace --no-default-features -- -D warnings
-}
+part_clippy() { cargo clippy --workspace --all-targets --all-features -- -D warnings; }
 
 part_test() { cargo test --workspace --all-features; }
 
@@ -423,7 +420,7 @@ part_features() {
     local crate feature
     while read -r crate feature; do
         echo "$crate: ${feature:-no features}"
-        cargo check -q -p "$crate" --no-default-features ${feature:+--features "$feature"}
+        cargo clippy -q -p "$crate" --no-default-features ${feature:+--features "$feature"} -- -D warnings
     done < <(cargo metadata --no-deps --format-version 1 | python3 -c '
 import json, sys
 for package in json.load(sys.stdin)["packages"]:
