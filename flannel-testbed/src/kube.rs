@@ -4,6 +4,7 @@ mod http;
 mod merge;
 mod objects;
 mod serve;
+mod streams;
 mod write;
 
 use std::{
@@ -48,6 +49,8 @@ pub struct Behaviour {
     pub expired_watches: usize,
     /// How long it thinks before each answer.
     pub delay: Duration,
+    /// The path of which requests are not answered at all.
+    pub unanswered: Option<String>,
 }
 
 /// An answer instead of what was asked for.
@@ -299,6 +302,7 @@ impl Default for Behaviour {
             forbidden: Vec::new(),
             expired_watches: 0,
             delay: Duration::ZERO,
+            unanswered: None,
         }
     }
 }

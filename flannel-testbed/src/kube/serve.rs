@@ -1,19 +1,14 @@
 //! What the API server does with requests.
 
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{io, net::TcpListener, sync::Arc};
 
-use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
-use tokio::{
-    sync::oneshot,
-    task::JoinSet,
-    time::{Instant, sleep, sleep_until},
-};
+use serde_json::{Value, json};
+use tokio::{sync::oneshot, task::JoinSet, time::sleep};
 
 use super::{
     Refusal, Request, Shared,
     http::{Connection, parameter},
-    objects::{Change, Expired},
+    streams::watch,
     write,
 };
 
@@ -42,11 +37,16 @@ pub(super) async fn serve(
 
 async fn connection(mut connection: Connection, shared: &Shared) -> io::Result<()> {
     while let Some((request, token)) = connection.request().await? {
+        let admitted = admit(shared, &request, token);
         let delay = shared.state().behaviour.delay;
         if !delay.is_zero() {
             sleep(delay).await;
         }
-        match admit(shared, &request, token) {
+        match admitted {
+            Ok(_) if shared.state().behaviour.unanswered.as_ref() == Some(&request.path) => {
+                // Until the client has gone.
+                while connection.more().await? {}
+            }
             Err(refusal) => {
                 let body = status(&refusal).to_string();
                 connection.answer(refusal.code, refusal.retry_after, &body).await?;
@@ -173,161 +173,8 @@ async fn list(
     connection.end().await
 }
 
-async fn watch(
-    connection: &mut Connection,
-    shared: &Shared,
-    request: &Request,
-    target: &Target,
-) -> io::Result<()> {
-    let query = |name: &str| parameter(&request.query, name);
-    let is_initial = query("sendInitialEvents").is_some_and(|it| it == "true");
-    if is_initial && !shared.state().behaviour.watch_list {
-        let refusal = Refusal::new(
-            422,
-            "Invalid",
-            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
-        );
-        return connection.answer(422, None, &status(&refusal).to_string()).await;
-    }
-    let stream = {
-        let mut state = shared.state();
-        state.open_streams += 1;
-        state.next_stream += 1;
-        state.next_stream - 1
-    };
-    let _open = Open(shared);
-    connection.begin().await?;
-    let mut changed = shared.changed.subscribe();
-    let mut version = match query("resourceVersion").and_then(|it| it.parse::<u64>().ok()) {
-        Some(version) if version > 0 && !is_initial => version,
-        _ => {
-            let (objects, version) = {
-                let state = shared.state();
-                (
-                    state
-                        .objects
-                        .page(&target.plural, None, usize::MAX)
-                        .0
-                        .into_iter()
-                        .map(|(key, object)| (key.to_owned(), object))
-                        .collect::<Vec<_>>(),
-                    state.objects.version(),
-                )
-            };
-            for (key, object) in objects {
-                let change =
-                    Change { version, plural: target.plural.clone(), key, kind: "ADDED", object };
-                send(connection, shared, request, target, &change).await?;
-            }
-            if is_initial {
-                let end = json!({"k8s.io/initial-events-end": "true"});
-                bookmark(connection, target, version, &end).await?;
-            }
-            version
-        }
-    };
-    let (is_expired, is_from_the_future) = {
-        let mut state = shared.state();
-        let is_expired = !is_initial && state.behaviour.expired_watches > 0;
-        state.behaviour.expired_watches -= usize::from(is_expired);
-        (is_expired, version > state.objects.version())
-    };
-    if is_expired {
-        return expired(connection, version).await;
-    }
-    if is_from_the_future {
-        let refusal = Refusal::new(504, "Timeout", "Timeout: Too large resource version");
-        return error(connection, &refusal).await;
-    }
-    let until = query("timeoutSeconds").and_then(|it| it.parse().ok()).unwrap_or(1800);
-    let until = Instant::now() + Duration::from_secs(until);
-    let mut next_bookmark = Instant::now() + shared.state().behaviour.bookmark_every;
-    loop {
-        changed.borrow_and_update();
-        let (news, is_cut, is_silent) = {
-            let state = shared.state();
-            let is_cut = stream < state.cut_before;
-            (state.objects.since(version), is_cut, stream < state.silent_before)
-        };
-        if is_cut {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        if !is_silent {
-            match news {
-                Err(Expired) => return expired(connection, version).await,
-                Ok(news) => {
-                    for change in news {
-                        version = change.version;
-                        send(connection, shared, request, target, &change).await?;
-                    }
-                }
-            }
-            if next_bookmark <= Instant::now() {
-                let now = shared.state().objects.version();
-                version = version.max(now);
-                bookmark(connection, target, version, &json!({})).await?;
-                next_bookmark = Instant::now() + shared.state().behaviour.bookmark_every;
-            }
-        }
-        let at = if is_silent { until } else { next_bookmark.min(until) };
-        tokio::select! {
-            _ = changed.changed() => {}
-            () = sleep_until(at) => if until <= Instant::now() {
-                return connection.end().await;
-            },
-            // The client has gone.
-            more = connection.more() => if !more? { return Ok(()) },
-        }
-    }
-}
-
-async fn send(
-    connection: &mut Connection,
-    shared: &Shared,
-    request: &Request,
-    target: &Target,
-    change: &Change,
-) -> io::Result<()> {
-    if change.plural != target.plural || !selects(request, target, &change.key) {
-        return Ok(());
-    }
-    let Change { kind, object, .. } = change;
-    let line = if request.accept.contains("as=PartialObjectMetadata") {
-        let view: View<'_> = serde_json::from_str(object)?;
-        format!(
-            "{{\"type\":\"{kind}\",\"object\":{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{}}}}}\n",
-            view.metadata
-        )
-    } else {
-        format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
-    };
-    shared.state().bytes_sent += line.len() as u64;
-    connection.chunk(line.as_bytes()).await
-}
-
-#[derive(Deserialize)]
-struct View<'a> {
-    #[serde(borrow)]
-    metadata: &'a RawValue,
-}
-
-async fn bookmark(
-    connection: &mut Connection,
-    target: &Target,
-    version: u64,
-    annotations: &Value,
-) -> io::Result<()> {
-    let kind = kind(&target.plural);
-    let meta = json!({
-        "resourceVersion": version.to_string(), "creationTimestamp": null, "annotations": annotations,
-    });
-    let object = json!({ "kind": kind, "apiVersion": "v1", "metadata": meta });
-    let line = format!("{}\n", json!({ "type": "BOOKMARK", "object": object }));
-    connection.chunk(line.as_bytes()).await
-}
-
 /// What an object of a kind says that it is.
-fn kind(plural: &str) -> &'static str {
+pub(super) fn kind(plural: &str) -> &'static str {
     match plural {
         "configmaps" => "ConfigMap",
         "events" => "Event",
@@ -336,19 +183,8 @@ fn kind(plural: &str) -> &'static str {
     }
 }
 
-async fn expired(connection: &mut Connection, version: u64) -> io::Result<()> {
-    let message = format!("too old resource version: {version}");
-    error(connection, &Refusal::new(410, "Expired", &message)).await
-}
-
-async fn error(connection: &mut Connection, refusal: &Refusal) -> io::Result<()> {
-    let line = format!("{}\n", json!({ "type": "ERROR", "object": status(refusal) }));
-    connection.chunk(line.as_bytes()).await?;
-    connection.end().await
-}
-
 /// Whether an object is among those that are asked for.
-fn selects(request: &Request, target: &Target, key: &str) -> bool {
+pub(super) fn selects(request: &Request, target: &Target, key: &str) -> bool {
     let name = match &target.namespace {
         Some(namespace) => {
             let name = key.strip_prefix(namespace.as_str()).and_then(|rest| rest.strip_prefix('/'));
@@ -370,7 +206,7 @@ fn has_labels(request: &Request, object: &str) -> bool {
     pairs.all(|(name, value)| object["metadata"]["labels"][name] == value)
 }
 
-fn status(refusal: &Refusal) -> Value {
+pub(super) fn status(refusal: &Refusal) -> Value {
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": refusal.message, "reason": refusal.reason, "code": refusal.code,
@@ -381,14 +217,5 @@ impl Refusal {
     /// An answer with this status.
     pub fn new(code: u16, reason: &str, message: &str) -> Self {
         Self { code, reason: reason.into(), message: message.into(), retry_after: None }
-    }
-}
-
-/// Counts a watch for as long as it is open.
-struct Open<'a>(&'a Shared);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.state().open_streams -= 1;
     }
 }
