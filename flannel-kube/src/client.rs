@@ -13,7 +13,7 @@ use hyper::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT},
     http::request::Builder,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     ClientConfig, Resource,
@@ -51,6 +51,8 @@ pub(crate) struct Answer {
     call: Call,
     connection: Connection,
     body: Incoming,
+    /// When something came last.
+    heard: Instant,
 }
 
 impl Client {
@@ -217,7 +219,8 @@ impl Client {
         let late = |_| Reason::Late { step: "get an answer", limit: HEAD_LIMIT };
         let (head, body) = head.map_err(late)?.map_err(Reason::Broken)?.into_parts();
         let client = self.clone();
-        let mut answer = Answer { client, call: call.clone(), connection, body };
+        let heard = Instant::now();
+        let mut answer = Answer { client, call: call.clone(), connection, body, heard };
         if head.status.is_success() {
             return Ok(answer);
         }
@@ -281,10 +284,13 @@ impl Client {
 }
 
 impl Answer {
-    /// The next bytes; `None` at the end.
+    /// The next bytes, which come within `limit` after those before; `None` at the end.
     pub(crate) async fn chunk(&mut self, limit: Duration) -> Result<Option<Bytes>, RequestError> {
-        match timeout(limit, self.connection.chunk(&mut self.body)).await {
-            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+        match timeout_at(self.heard + limit, self.connection.chunk(&mut self.body)).await {
+            Ok(Some(Ok(bytes))) => {
+                self.heard = Instant::now();
+                Ok(Some(bytes))
+            }
             Ok(Some(Err(error))) => Err(self.failed(Reason::Broken(error))),
             Ok(None) => Ok(None),
             Err(_) => Err(self.failed(Reason::Silent { after: limit })),

@@ -1,9 +1,10 @@
 //! Follows all objects of one kind, and keeps a part of each.
 
+mod incomplete;
 mod snapshot;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     hash::{BuildHasher, RandomState},
     time::Duration,
@@ -20,6 +21,7 @@ use crate::{
     objects::MetadataOf,
     watch::{WatchEvent, WatchStream},
 };
+use incomplete::IncompleteObjects;
 
 /// What is kept of each object.
 pub trait Projection: Send + Sync + 'static {
@@ -82,7 +84,7 @@ pub struct Reflector<P: Projection> {
     /// Whether the server streams lists, as far as is known.
     streams_lists: bool,
     /// Objects of which only the metadata came, and that is not enough.
-    incomplete: BTreeSet<Box<str>>,
+    incomplete: IncompleteObjects,
     /// Whether an error was told, and not yet that it is over.
     failed: bool,
     backoff: Backoff,
@@ -142,7 +144,7 @@ impl<P: Projection> Reflector<P> {
             objects: BTreeMap::new(),
             phase: Phase::Snapshot,
             streams_lists: true,
-            incomplete: BTreeSet::new(),
+            incomplete: IncompleteObjects::default(),
             failed: false,
             from: Instant::now(),
             malformed: 0,
@@ -199,9 +201,6 @@ impl<P: Projection> Reflector<P> {
             self.failed = false;
             return Ok(Turn::Changed(Reflection::Reset));
         }
-        if let Some(name) = self.incomplete.first().cloned() {
-            return self.complete(name).await;
-        }
         let Phase::Watch { version, stream, since } = &mut self.phase else {
             return Ok(Turn::Again);
         };
@@ -210,9 +209,15 @@ impl<P: Projection> Reflector<P> {
             return self.resume(version).await;
         };
         let Some(event) = open.event() else {
-            match open.receive(self.options.quiet_limit).await {
-                Ok(true) => {}
-                Ok(false) => {
+            let (received, read) = tokio::select! {
+                received = open.receive(self.options.quiet_limit) => (Some(received), None),
+                read = self.incomplete.next(&self.client, &self.resource) => (None, Some(read)),
+            };
+            if let Some((name, object)) = read {
+                return Ok(self.complete(name, &object));
+            }
+            match received {
+                Some(Ok(false)) => {
                     // Servers end watches after some minutes. One that does at once should not be asked all the time.
                     let is_short = since.elapsed() < Duration::from_secs(1);
                     *stream = None;
@@ -221,14 +226,15 @@ impl<P: Projection> Reflector<P> {
                     }
                 }
                 // A server that restarts breaks all streams. If it is there again soon, there is nothing to tell.
-                Err(RequestError { reason: Reason::Broken(_), .. }) => {
+                Some(Err(RequestError { reason: Reason::Broken(_), .. })) => {
                     *stream = None;
                     self.pause(None);
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     *stream = None;
                     return Err(error);
                 }
+                Some(Ok(true)) | None => {}
             }
             return Ok(Turn::Again);
         };
@@ -278,33 +284,26 @@ impl<P: Projection> Reflector<P> {
             false => self.projection.project(object).map(Merged::Complete),
         };
         match kept {
-            Ok(Merged::Complete(kept)) => Ok(self.upsert(name, kept)),
+            Ok(Merged::Complete(kept)) => {
+                self.incomplete.remove(&name);
+                Ok(self.upsert(name, kept))
+            }
             Ok(Merged::Incomplete) => {
-                self.incomplete.insert(name);
+                self.incomplete.insert(name, &self.options.backoff);
                 Ok(Turn::Again)
             }
             Err(error) => Ok(self.malformed_object(name, &error)),
         }
     }
 
-    /// Reads an object whole.
-    async fn complete(&mut self, name: Name) -> Result<Turn<P::Kept>, RequestError> {
-        let object = match self.client.get(&self.resource.clone().of_all(), &name).await {
-            Ok(object) => object,
-            // That it has gone, the watch says.
-            Err(error) if error.is_not_found() => {
-                self.incomplete.remove(&name);
-                return Ok(Turn::Again);
-            }
-            Err(error) => return Err(error),
-        };
-        self.incomplete.remove(&name);
-        let projected = str::from_utf8(&object)
+    /// Takes an object that was read whole.
+    fn complete(&mut self, name: Name, object: &[u8]) -> Turn<P::Kept> {
+        let projected = str::from_utf8(object)
             .map_err(serde::de::Error::custom)
             .and_then(|object| self.projection.project(object));
         match projected {
-            Ok(kept) => Ok(self.upsert(name, kept)),
-            Err(error) => Ok(self.malformed_object(name, &error)),
+            Ok(kept) => self.upsert(name, kept),
+            Err(error) => self.malformed_object(name, &error),
         }
     }
 

@@ -1,5 +1,8 @@
 //! The client and the reflector against an API server with faults on demand.
 
+#[path = "fake/incomplete.rs"]
+mod incomplete;
+
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use flannel_core::Backoff;
