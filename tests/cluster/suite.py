@@ -43,6 +43,7 @@ TRIALS = (
     trials.pods_reach_each_other_and_services,
     trials.pods_see_each_others_addresses,
     trials.a_node_joins_is_drained_and_deleted,
+    trials.a_node_object_is_made_anew_and_gets_other_subnets,
     trials.an_update_rolls_without_a_lost_packet,
     trials.the_api_server_restarts,
     trials.a_node_restarts_while_the_api_server_is_away,

@@ -79,6 +79,33 @@ def a_node_joins_is_drained_and_deleted(cluster: Cluster, workload: Workload) ->
     return f"ready {ready:.1f} s after it was turned on, routes gone {gone:.1f} s after it was deleted; {none_lost(lost)}"
 
 
+def a_node_object_is_made_anew_and_gets_other_subnets(cluster: Cluster, workload: Workload) -> str:
+    """As after a mistaken `kubectl delete node`. Pods that run keep their addresses, which are nobody's any more; new ones have to work."""
+    node = list(cluster.nodes)[-1]
+    before = subnets_of(cluster, node)
+    cluster.kubectl("delete", "node", node)
+    # A kubelet registers its node when it starts.
+    cluster.restart(node, "kubelet")
+    cluster.until("other subnets", 120, lambda: (subnets_of(cluster, node) or before) != before)
+    begin = time.monotonic()
+    cluster.until("nodes that are ready", 180, cluster.all_ready)
+    check_ready(cluster)
+    for name in (f"echo-{node}", f"host-{node}"):
+        cluster.kubectl("delete", "pod", name, "-n", "default", "--ignore-not-found", "--grace-period=1")
+    workload.add_to(node)
+    workload.wait()
+    took = time.monotonic() - begin
+    reached = pods_reach_each_other_and_services(cluster, workload)
+    for subnet in before:
+        check(not routes(cluster, cluster.control_plane, subnet), f"a route to {subnet} is left")
+    return f"pods {took:.1f} s after it had another subnet; {reached}"
+
+
+def subnets_of(cluster: Cluster, node: str) -> list[str]:
+    text = cluster.asks("get", "node", node, "-o", "json")
+    return json.loads(text)["spec"].get("podCIDRs", []) if text else []
+
+
 def routes(cluster: Cluster, node: str, subnet: str) -> str:
     family = "-6" if ":" in subnet else "-4"
     return cluster.run(node, "ip", family, "route", "show", "exact", subnet, text=True, capture_output=True).stdout

@@ -72,6 +72,35 @@ fn del_needs_no_subnet_file_and_knows_the_old_subnet() {
     }
 }
 
+/// The delegate in the ConfigMap of the shipped manifest.
+fn shipped_delegate() -> Value {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/kubernetes/kube-flannel.yml");
+    let text = fs::read_to_string(manifest).unwrap();
+    let (_, after) = text.split_once("cni-conf.json: |\n").unwrap();
+    let list: String = after.lines().take_while(|line| line.starts_with("    ")).collect();
+    serde_json::from_str::<Value>(&list).unwrap()["plugins"][0]["delegate"].take()
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn a_node_that_gets_another_subnet_moves_its_bridge() {
+    let (node, old, new) = (Node::new(), Pod::new("c1"), Pod::new("c2"));
+    write_env(&node, ENV);
+    let config = config(&node, json!({"delegate": shipped_delegate()}));
+    node.run("flannel", "ADD", &old, &config).ok();
+    write_env(&node, &ENV.replace("10.1.2.", "10.1.9.").replace("fd00:1:0:2:", "fd00:1:0:9:"));
+    let result = node.run("flannel", "ADD", &new, &config).ok();
+    assert_eq!(result["ips"][0]["address"], "10.1.9.2/24");
+    for gateway in ["10.1.9.1", "fd00:1:0:9::1"] {
+        program(&new.namespace, Path::new("ping"), &["-c1", "-W2", gateway]);
+    }
+    let routes = ip(&node.host, "-4 route show dev cni0");
+    let to: Vec<_> = routes.as_array().unwrap().iter().map(|route| &route["dst"]).collect();
+    assert_eq!(to, ["10.1.9.0/24"], "another node may have the old subnet");
+    node.run("flannel", "DEL", &old, &config).ok();
+    node.run("flannel", "DEL", &new, &config).ok();
+}
+
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn without_a_subnet_file_pods_are_asked_to_come_again() {
