@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+import zlib
 from pathlib import Path
 
 import kubernetes as k8s
@@ -96,7 +97,8 @@ class Cluster:
         number = int(name.removeprefix("node"))
         directory = STATE / name
         directory.mkdir()
-        cgroups = nodes.make_cgroups(f"flannel-cluster/{name}")
+        # Clusters of other caches have nodes of the same names.
+        cgroups = nodes.make_cgroups(f"flannel-cluster-{zlib.crc32(bytes(CACHE)):08x}/{name}")
         addresses = [family.host(FIRST_NODE - 1 + number) for family in self.families]
         self.nodes[name] = {"cgroups": cgroups, "addresses": addresses}
         self.daemons[name] = {}
