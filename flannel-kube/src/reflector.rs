@@ -1,6 +1,7 @@
 //! Follows all objects of one kind, and keeps a part of each.
 
 mod incomplete;
+mod projection;
 mod snapshot;
 
 use std::{
@@ -22,42 +23,7 @@ use crate::{
     watch::{WatchEvent, WatchStream},
 };
 use incomplete::IncompleteObjects;
-
-/// What is kept of each object.
-pub trait Projection: Send + Sync + 'static {
-    /// What is kept of one.
-    type Kept: PartialEq + Send + Sync;
-
-    /// What is to be kept of this object, as JSON.
-    ///
-    /// # Errors
-    ///
-    /// If it is no object of this kind; then it counts as not there.
-    fn project(&self, object: &str) -> Result<Self::Kept, serde_json::Error>;
-
-    /// The same if only its metadata is given, and what was kept before. Only called with
-    /// [`metadata_only`](ReflectorOptions::metadata_only).
-    ///
-    /// # Errors
-    ///
-    /// As [`project`](Self::project).
-    fn merge(
-        &self,
-        _metadata: &str,
-        _known: Option<&Self::Kept>,
-    ) -> Result<Merged<Self::Kept>, serde_json::Error> {
-        Ok(Merged::Incomplete)
-    }
-}
-
-/// What metadata and what was known before make together.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Merged<K> {
-    /// All that is to be kept.
-    Complete(K),
-    /// Too little: the object is read whole.
-    Incomplete,
-}
+pub use projection::{Merged, Projection};
 
 /// How a reflector works.
 #[derive(Clone, Debug)]
@@ -231,7 +197,11 @@ impl<P: Projection> Reflector<P> {
                     self.pause(None);
                 }
                 Some(Err(error)) => {
-                    *stream = None;
+                    // A server that was restored from a backup says nothing to who goes on from after that.
+                    match open.has_spoken() {
+                        true => *stream = None,
+                        false => self.phase = Phase::Snapshot,
+                    }
                     return Err(error);
                 }
                 Some(Ok(true)) | None => {}
@@ -248,13 +218,7 @@ impl<P: Projection> Reflector<P> {
                 let begins_anew = status.is_expired() || status.is_from_the_future;
                 let error = open.failed(Reason::Status(status));
                 *stream = None;
-                if !begins_anew {
-                    return Err(error);
-                }
-                debug!(%error, "the watch cannot go on, reading all objects again");
-                self.phase = Phase::Snapshot;
-                self.pause(error.retry_after());
-                return Ok(Turn::Again);
+                return if begins_anew { Ok(self.begin_anew(&error)) } else { Err(error) };
             }
             Ok(WatchEvent::Bookmark { version: now, .. }) => {
                 if !now.is_empty() {
@@ -338,15 +302,17 @@ impl<P: Projection> Reflector<P> {
                 let begins_anew = status.is_expired()
                     || status.is_from_the_future
                     || matches!(status.code, 400 | 404 | 422);
-                if !begins_anew {
-                    return Err(error);
-                }
-                debug!(%error, "the watch cannot go on, reading all objects again");
-                self.phase = Phase::Snapshot;
-                self.pause(error.retry_after());
-                Ok(Turn::Again)
+                if begins_anew { Ok(self.begin_anew(&error)) } else { Err(error) }
             }
         }
+    }
+
+    /// The watch cannot go on where it was.
+    fn begin_anew(&mut self, error: &RequestError) -> Turn<P::Kept> {
+        debug!(%error, "the watch cannot go on, reading all objects again");
+        self.phase = Phase::Snapshot;
+        self.pause(error.retry_after());
+        Turn::Again
     }
 
     fn upsert(&mut self, name: Name, kept: P::Kept) -> Turn<P::Kept> {

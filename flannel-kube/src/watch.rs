@@ -17,6 +17,8 @@ use crate::{
 pub(crate) struct WatchStream {
     answer: Answer,
     frames: Frames,
+    /// Whether anything has come.
+    has_spoken: bool,
 }
 
 /// What one line of a watch says.
@@ -35,7 +37,7 @@ pub(crate) enum WatchEvent<'a> {
 impl WatchStream {
     pub(crate) async fn open(client: &Client, call: Call) -> Result<Self, RequestError> {
         let answer = client.open(call).await?;
-        Ok(Self { answer, frames: Frames::new(LONGEST_OBJECT) })
+        Ok(Self { answer, frames: Frames::new(LONGEST_OBJECT), has_spoken: false })
     }
 
     /// Waits until there is a line; `false` if the server has closed the stream.
@@ -45,10 +47,16 @@ impl WatchStream {
     /// Dropping it loses nothing.
     pub(crate) async fn receive(&mut self, limit: Duration) -> Result<bool, RequestError> {
         let Some(bytes) = self.answer.chunk(limit).await? else { return Ok(false) };
+        self.has_spoken = true;
         self.frames.push(&bytes).map_err(|LineTooLong| {
             self.answer.failed(Reason::Oversized { limit: LONGEST_OBJECT })
         })?;
         Ok(true)
+    }
+
+    /// Whether anything has come since it was opened.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.has_spoken
     }
 
     /// The next event that has been received.

@@ -66,18 +66,14 @@ pub(super) async fn watch(
             version
         }
     };
-    let (is_expired, is_from_the_future) = {
-        let mut state = shared.state();
-        let is_expired = !is_initial && state.behaviour.expired_watches > 0;
-        state.behaviour.expired_watches -= usize::from(is_expired);
-        (is_expired, version > state.objects.version())
+    let is_expired = {
+        let expired_watches = &mut shared.state().behaviour.expired_watches;
+        let is_expired = !is_initial && *expired_watches > 0;
+        *expired_watches -= usize::from(is_expired);
+        is_expired
     };
     if is_expired {
         return expired(connection, version).await;
-    }
-    if is_from_the_future {
-        let refusal = Refusal::new(504, "Timeout", "Timeout: Too large resource version");
-        return error(connection, &refusal).await;
     }
     let until = query("timeoutSeconds").and_then(|it| it.parse().ok()).unwrap_or(1800);
     let until = Instant::now() + Duration::from_secs(until);
@@ -87,7 +83,9 @@ pub(super) async fn watch(
         let (news, is_cut, is_silent) = {
             let state = shared.state();
             let is_cut = stream < state.cut_before;
-            (state.objects.since(version), is_cut, stream < state.silent_before)
+            // Who goes on from what has not happened yet gets nothing, not even bookmarks.
+            let is_silent = stream < state.silent_before || version > state.objects.version();
+            (state.objects.since(version), is_cut, is_silent)
         };
         if is_cut {
             return Err(io::ErrorKind::ConnectionReset.into());

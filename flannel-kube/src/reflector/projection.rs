@@ -1,0 +1,40 @@
+//! What is kept of objects.
+
+#[cfg(doc)]
+use super::ReflectorOptions;
+
+/// What is kept of each object.
+pub trait Projection: Send + Sync + 'static {
+    /// What is kept of one.
+    type Kept: PartialEq + Send + Sync;
+
+    /// What is to be kept of this object, as JSON.
+    ///
+    /// # Errors
+    ///
+    /// If it is no object of this kind; then it counts as not there.
+    fn project(&self, object: &str) -> Result<Self::Kept, serde_json::Error>;
+
+    /// The same if only its metadata is given, and what was kept before. Only called with
+    /// [`metadata_only`](ReflectorOptions::metadata_only).
+    ///
+    /// # Errors
+    ///
+    /// As [`project`](Self::project).
+    fn merge(
+        &self,
+        _metadata: &str,
+        _known: Option<&Self::Kept>,
+    ) -> Result<Merged<Self::Kept>, serde_json::Error> {
+        Ok(Merged::Incomplete)
+    }
+}
+
+/// What metadata and what was known before make together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Merged<K> {
+    /// All that is to be kept.
+    Complete(K),
+    /// Too little: the object is read whole.
+    Incomplete,
+}
