@@ -4,6 +4,8 @@
 mod incomplete;
 #[path = "fake/outages.rs"]
 mod outages;
+#[path = "fake/recorded.rs"]
+mod recorded;
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
