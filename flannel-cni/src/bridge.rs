@@ -14,9 +14,9 @@ mod pod;
 
 use self::config::Bridge;
 use crate::{
-    delegate,
+    delegate::{self, Role},
     plugin::Call,
-    protocol::{AddResult, Error, Verb},
+    protocol::{AddResult, Code, Error, Verb, Version},
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
@@ -24,6 +24,15 @@ pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
         Verb::Del | Verb::Gc => Bridge::read_for_removal(&call.config)?,
         _ => Bridge::read(&call.config, &call.environment.arguments()?)?,
     };
+    if call.environment.verb == Verb::Add
+        && bridge.ipam.is_none()
+        && call.config.version <= Version::V0_2_0
+    {
+        let message =
+            format!("CNI {} cannot express a result without an address", call.config.version);
+        return Err(Error::new(Code::IncompatibleVersion, message)
+            .with_details("without ipam the configuration needs cniVersion 0.3.0 or newer"));
+    }
     match call.environment.verb {
         Verb::Add => add::add(call, &bridge).await.map(Some),
         Verb::Check => check::check(call, &bridge).await.map(|()| None),
@@ -37,5 +46,5 @@ pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
 /// Passes a verb on to whoever gives addresses.
 async fn ask_ipam(call: &Call, bridge: &Bridge, verb: Verb) -> Result<(), Error> {
     let Some(plugin) = &bridge.ipam else { return Ok(()) };
-    delegate::run(call, verb, plugin, call.config.object.clone()).await.map(drop)
+    delegate::run(call, verb, Role::Ipam, plugin, call.config.object.clone()).await.map(drop)
 }

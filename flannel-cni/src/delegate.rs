@@ -13,14 +13,50 @@ use crate::{
     protocol::{AddResult, Code, Config, Error, Verb},
 };
 
+/// What a plugin does for another one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Role {
+    /// It gives addresses.
+    Ipam,
+    /// It makes the interface.
+    Main,
+}
+
+impl Role {
+    /// Whether one of ours has it. Others would call each other without end.
+    fn fits(self, plugin: Plugin) -> bool {
+        match self {
+            Self::Ipam => plugin == Plugin::HostLocal,
+            Self::Main => plugin == Plugin::Bridge,
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Ipam => "gives no addresses",
+            Self::Main => "makes no interfaces for others",
+        }
+    }
+}
+
 /// Has `plugin` do `verb` for the container of `call`, with `config`.
 pub(crate) async fn run(
     call: &Call,
     verb: Verb,
+    role: Role,
     plugin: &str,
     config: Map<String, Value>,
 ) -> Result<Option<AddResult>, Error> {
     if let Some(plugin) = Plugin::named(plugin) {
+        match verb {
+            _ if role.fits(plugin) => {}
+            // There never was anything to remove.
+            Verb::Del | Verb::Gc => return Ok(None),
+            _ => {
+                let message = format!("plugin {:?} {}", plugin.name(), role.text());
+                return Err(Error::new(Code::InvalidConfig, message));
+            }
+        }
         let mut call = Call { config: Config::from_object(config)?, ..call.clone() };
         call.environment.verb = verb;
         return Box::pin(execute(plugin, &call)).await;
@@ -31,10 +67,11 @@ pub(crate) async fn run(
 /// As [`run`], for `ADD`.
 pub(crate) async fn add(
     call: &Call,
+    role: Role,
     plugin: &str,
     config: Map<String, Value>,
 ) -> Result<AddResult, Error> {
-    run(call, Verb::Add, plugin, config).await?.ok_or_else(|| {
+    run(call, Verb::Add, role, plugin, config).await?.ok_or_else(|| {
         Error::new(Code::Delegate, format!("plugin {plugin:?} answered nothing to ADD"))
     })
 }

@@ -17,13 +17,16 @@ use tokio::time::{Duration, Instant, sleep};
 pub use self::subnet_env::SubnetEnv;
 use self::{config::Flannel, records::Records};
 use crate::{
-    delegate,
+    delegate::{self, Role},
     plugin::Call,
     protocol::{AddResult, Code, Error, Verb},
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
-    let config = Flannel::read(&call.config)?;
+    let config = match call.environment.verb {
+        Verb::Del | Verb::Gc => Flannel::read_for_removal(&call.config)?,
+        _ => Flannel::read(&call.config)?,
+    };
     match call.environment.verb {
         Verb::Add => add(call, &config).await.map(Some),
         Verb::Check => check(call, &config).await.map(|()| None),
@@ -39,7 +42,7 @@ async fn add(call: &Call, config: &Flannel) -> Result<AddResult, Error> {
     let delegated = render::delegate(&call.config, config, &subnet)?;
     // Before anything is made, so that whatever comes of it can be undone.
     Records::new(&config.data_dir).write(&call.environment.container_id, &delegated)?;
-    delegate::add(call, &kind(&delegated)?, delegated).await
+    delegate::add(call, Role::Main, &kind(&delegated)?, delegated).await
 }
 
 async fn check(call: &Call, config: &Flannel) -> Result<(), Error> {
@@ -54,45 +57,49 @@ async fn check(call: &Call, config: &Flannel) -> Result<(), Error> {
             delegated.insert(key.to_owned(), value.clone());
         }
     }
-    delegate::run(call, Verb::Check, &kind(&delegated)?, delegated).await.map(drop)
+    delegate::run(call, Verb::Check, Role::Main, &kind(&delegated)?, delegated).await.map(drop)
 }
 
 async fn del(call: &Call, config: &Flannel) -> Result<(), Error> {
     let records = Records::new(&config.data_dir);
     let id = &call.environment.container_id;
-    match records.read(id) {
-        Ok(Some(delegated)) => {
-            delegate::run(call, Verb::Del, &kind(&delegated)?, delegated).await?;
-        }
+    let delegated = match records.read(id) {
+        Ok(Some(delegated)) => delegated,
         // It was done already, or ADD never came so far.
         Ok(None) => return Ok(()),
-        // Nobody will ever know what it said.
-        Err(error) if error.code == Code::Decoding => eprintln!("{error}"),
+        // What a full disk left of it. The delegate needs no more than what is to be had without.
+        Err(error) if error.code == Code::Decoding => for_removal(call, config)?,
         Err(error) => return Err(error),
-    }
+    };
+    delegate::run(call, Verb::Del, Role::Main, &kind(&delegated)?, delegated).await?;
     // Only now: a DEL that failed is repeated.
     records.remove(id)
 }
 
+/// What the delegate is told to remove things, also when the node has no subnet any more.
+fn for_removal(call: &Call, config: &Flannel) -> Result<Map<String, Value>, Error> {
+    let subnet = subnet_env::read(&config.subnet_file).unwrap_or_default();
+    render::delegate(&call.config, config, &subnet)
+}
+
 async fn gc(call: &Call, config: &Flannel) -> Result<(), Error> {
-    let subnet = subnet_env::read(&config.subnet_file)?;
-    let mut delegated = render::delegate(&call.config, config, &subnet)?;
-    let attachments = call.config.valid_attachments.iter();
+    let attachments = call.config.valid_attachments()?;
+    let mut delegated = for_removal(call, config)?;
     let listed = attachments
-        .clone()
+        .iter()
         .map(|it| json!({"containerID": it.container_id, "ifname": it.interface}));
     delegated.insert("cni.dev/valid-attachments".to_owned(), listed.collect());
-    let done = delegate::run(call, Verb::Gc, &kind(&delegated)?, delegated).await;
-    let valid: HashSet<&str> = attachments.map(|it| &*it.container_id).collect();
-    Records::new(&config.data_dir).retain(&call.config.name, &valid)?;
-    done.map(drop)
+    delegate::run(call, Verb::Gc, Role::Main, &kind(&delegated)?, delegated).await?;
+    // Only now: a DEL goes by them.
+    let valid: HashSet<&str> = attachments.iter().map(|it| &*it.container_id).collect();
+    Records::new(&config.data_dir).retain(&call.config.name, &valid)
 }
 
 async fn status(call: &Call, config: &Flannel) -> Result<(), Error> {
     let subnet = subnet_env::read(&config.subnet_file)
         .map_err(|error| Error { code: Code::NotAvailable, ..error })?;
     let delegated = render::delegate(&call.config, config, &subnet)?;
-    delegate::run(call, Verb::Status, &kind(&delegated)?, delegated).await.map(drop)
+    delegate::run(call, Verb::Status, Role::Main, &kind(&delegated)?, delegated).await.map(drop)
 }
 
 /// The node's subnet. At the start of a node pods may come before flannel has it.
@@ -111,12 +118,10 @@ async fn wait_for_subnet(config: &Flannel) -> Result<SubnetEnv, Error> {
 /// The plugin that a rendered configuration is for.
 fn kind(delegated: &Map<String, Value>) -> Result<String, Error> {
     let kind = delegated.get("type").and_then(Value::as_str).unwrap_or_default();
-    match kind {
-        "" => Err(Error::new(Code::InvalidConfig, "the delegate's configuration has no type")),
-        // It would call itself for ever.
-        "flannel" => Err(Error::new(Code::InvalidConfig, "flannel cannot be its own delegate")),
-        _ => Ok(kind.to_owned()),
+    if kind.is_empty() {
+        return Err(Error::new(Code::InvalidConfig, "the delegate's configuration has no type"));
     }
+    Ok(kind.to_owned())
 }
 
 /// How often the file is looked for.

@@ -22,16 +22,17 @@ use crate::{
 };
 
 pub(crate) fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
-    let config = HostLocal::read(&call.config, &call.environment.arguments()?)?;
+    let read = || HostLocal::read(&call.config, &call.environment.arguments()?);
     match call.environment.verb {
-        Verb::Add => add(call, &config).map(Some),
-        Verb::Check => check(call, &config).map(|()| None),
-        Verb::Del => del(call, &config).map(|()| None),
+        Verb::Add => add(call, &read()?).map(Some),
+        Verb::Check => check(call, &read()?).map(|()| None),
+        Verb::Del => del(call).map(|()| None),
         Verb::Gc => {
-            open(call, &config)?.retain(&call.config.valid_attachments).map_err(failed)?;
+            let valid = call.config.valid_attachments()?;
+            open(call, &config::data_dir(&call.config)?)?.retain(&valid).map_err(failed)?;
             Ok(None)
         }
-        Verb::Status => status(call, &config).map(|()| None),
+        Verb::Status => status(call, &read()?).map(|()| None),
         Verb::Version => Ok(None),
     }
 }
@@ -44,7 +45,7 @@ fn add(call: &Call, config: &HostLocal) -> Result<AddResult, Error> {
         })?;
     }
     let owner = owner(call);
-    let mut store = open(call, config)?;
+    let mut store = open(call, &config.data_dir)?;
     for address in store.addresses(&owner).map_err(failed)? {
         if config.ranges.iter().any(|set| set.range_of(address).is_some()) {
             let message = format!(
@@ -59,8 +60,9 @@ fn add(call: &Call, config: &HostLocal) -> Result<AddResult, Error> {
         Ok(ips) => result.ips = ips,
         Err(error) => {
             // All or nothing; what cannot be taken back now goes with DEL.
-            let _ = store.release(&owner);
-            let _ = store.commit();
+            if store.release(&owner).is_ok() {
+                let _ = store.commit();
+            }
             return Err(error);
         }
     }
@@ -113,7 +115,7 @@ fn reserve(store: &mut Store, owner: &Owner, config: &HostLocal) -> Result<Vec<I
 
 fn check(call: &Call, config: &HostLocal) -> Result<(), Error> {
     let owner = owner(call);
-    if open(call, config)?.addresses(&owner).map_err(failed)?.is_empty() {
+    if open(call, &config.data_dir)?.addresses(&owner).map_err(failed)?.is_empty() {
         let message =
             format!("host-local: Failed to find address added by container {}", owner.container_id);
         return Err(Error::new(Code::NotAsExpected, message));
@@ -121,15 +123,16 @@ fn check(call: &Call, config: &HostLocal) -> Result<(), Error> {
     Ok(())
 }
 
-fn del(call: &Call, config: &HostLocal) -> Result<(), Error> {
-    let mut store = open(call, config)?;
+fn del(call: &Call) -> Result<(), Error> {
+    let mut store = open(call, &config::data_dir(&call.config)?)?;
     store.release(&owner(call)).map_err(failed)?;
     store.commit().map_err(failed)
 }
 
 /// Whether there is an address left in each set.
 fn status(call: &Call, config: &HostLocal) -> Result<(), Error> {
-    let store = open(call, config).map_err(|error| Error { code: Code::NotAvailable, ..error })?;
+    let store = open(call, &config.data_dir)
+        .map_err(|error| Error { code: Code::NotAvailable, ..error })?;
     for (number, set) in config.ranges.iter().enumerate() {
         if store.next_free(set, number).map_err(failed)?.is_none() {
             let message = format!("no IP addresses available in range set: {set}");
@@ -146,10 +149,10 @@ fn owner(call: &Call) -> Owner {
     }
 }
 
-fn open(call: &Call, config: &HostLocal) -> Result<Store, Error> {
+fn open(call: &Call, data_dir: &Path) -> Result<Store, Error> {
     let boot_id = boot_id()
         .map_err(|error| Error::new(Code::Io, format!("cannot read {BOOT_ID}: {error}")))?;
-    Store::open(&config.data_dir, &call.config.name, &boot_id).map_err(failed)
+    Store::open(data_dir, &call.config.name, &boot_id).map_err(failed)
 }
 
 /// A number that the kernel chose when the machine started.
@@ -162,3 +165,40 @@ fn failed(error: StoreError) -> Error {
 }
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::protocol::{Config, Environment};
+
+    #[test]
+    fn an_add_that_fails_leaves_no_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let ask = |verb| {
+            let ipam = json!({"dataDir": folder.path(), "subnet": "10.0.0.0/24"});
+            let config = json!({"cniVersion": "1.0.0", "name": "net", "ipam": ipam}).to_string();
+            let environment = Environment {
+                verb,
+                container_id: "c1".into(),
+                interface: "eth0".into(),
+                arguments_text: "IP=10.0.0.9".into(),
+                ..Environment::default()
+            };
+            let config = Config::parse(config.as_bytes()).unwrap();
+            execute(&Call::new(environment, config).unwrap())
+        };
+        ask(Verb::Status).unwrap();
+        // The index cannot be written, as if the disk were full at that moment.
+        let taken = folder.path().join(".flannel-cni/net/taken.4");
+        fs::create_dir(&taken).unwrap();
+        assert_eq!(ask(Verb::Add).unwrap_err().code, Code::Io);
+        fs::remove_dir(&taken).unwrap();
+        assert_eq!(ask(Verb::Check).unwrap_err().code, Code::NotAsExpected);
+        ask(Verb::Add).unwrap();
+        ask(Verb::Check).unwrap();
+    }
+}

@@ -33,8 +33,8 @@ async fn add(call: &Call) -> Result<AddResult, Error> {
         return Err(Error::new(Code::Kernel, message));
     }
     // What came before in the chain is passed on.
-    if let Some(previous) = &call.config.previous {
-        return Ok(previous.clone());
+    if let Some(previous) = call.config.previous()? {
+        return Ok(previous);
     }
     let mut result = AddResult::default();
     result.interfaces.push(Interface {

@@ -111,6 +111,8 @@ pub async fn execute(plugin: Plugin, call: &Call) -> Result<Option<AddResult>, E
         return Err(Error::new(Code::IncompatibleVersion, message)
             .with_details(format!("{} is there since CNI {since}", verb.text())));
     }
+    call.environment.validate()?;
+    call.config.validate()?;
     match plugin {
         Plugin::Bridge => bridge::execute(call).await,
         Plugin::Flannel => flannel::execute(call).await,

@@ -20,7 +20,10 @@ use crate::{
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
-    let config = Portmap::read(&call.config, &call.environment.interface)?;
+    let config = match call.environment.verb {
+        Verb::Del => Portmap::read_for_removal(&call.config)?,
+        _ => Portmap::read(&call.config, &call.environment.interface)?,
+    };
     match call.environment.verb {
         Verb::Add => add(call, &config).await.map(Some),
         Verb::Check => check(call, &config).await.map(|()| None),
@@ -32,11 +35,11 @@ pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
 }
 
 async fn add(call: &Call, config: &Portmap) -> Result<AddResult, Error> {
-    let Some(previous) = &call.config.previous else {
+    let Some(previous) = call.config.previous()? else {
         return Err(Error::new(Code::InvalidConfig, "must be called as chained plugin"));
     };
     if config.mappings.is_empty() {
-        return Ok(previous.clone());
+        return Ok(previous);
     }
     let mut client = connect(&call.host)?;
     for address in &config.addresses {
@@ -51,11 +54,11 @@ async fn add(call: &Call, config: &Portmap) -> Result<AddResult, Error> {
             localnet::allow(call, address.ip()).await?;
         }
     }
-    Ok(previous.clone())
+    Ok(previous)
 }
 
 async fn check(call: &Call, config: &Portmap) -> Result<(), Error> {
-    if call.config.previous.is_none() {
+    if call.config.previous()?.is_none() {
         return Err(Error::new(Code::InvalidConfig, "Required prevResult missing"));
     }
     if config.mappings.is_empty() {

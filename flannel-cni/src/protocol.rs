@@ -14,6 +14,7 @@ pub use arguments::Arguments;
 pub use attachment::Attachment;
 pub use config::Config;
 pub(crate) use config::or_default;
+pub(crate) use environment::interface_name_flaw;
 pub use environment::{Environment, Verb};
 pub use error::{Code, Error};
 pub use result::{AddResult, Dns, Interface, Ip, Route};

@@ -7,8 +7,9 @@ use flannel_cni::{
 /// the variables of the environment, one for each line.
 pub fn cni(bytes: &[u8]) {
     if let Ok(config) = Config::parse(bytes) {
+        let _ = config.valid_attachments();
         for version in Version::ALL {
-            let Some(previous) = &config.previous else { break };
+            let Ok(Some(previous)) = config.previous() else { break };
             let Ok(written) = previous.to_value(version) else { continue };
             let read = AddResult::from_json(&written, version).expect("it was just written");
             assert_eq!(read.to_value(version).as_ref(), Ok(&written));

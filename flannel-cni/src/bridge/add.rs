@@ -6,7 +6,7 @@ use tokio::time::{Duration, timeout};
 
 use super::{ask_ipam, config::Bridge, del, ensure, gateways, pod};
 use crate::{
-    delegate,
+    delegate::{self, Role},
     kernel::{self, Port, VethSpec, refused},
     plugin::Call,
     protocol::{AddResult, Code, Error, Interface, Verb},
@@ -17,7 +17,7 @@ use crate::{
 pub(super) async fn add(call: &Call, bridge: &Bridge) -> Result<AddResult, Error> {
     let sandbox = call.existing_sandbox()?;
     let given = match &bridge.ipam {
-        Some(plugin) => delegate::add(call, plugin, call.config.object.clone()).await?,
+        Some(plugin) => delegate::add(call, Role::Ipam, plugin, call.config.object.clone()).await?,
         None => AddResult::default(),
     };
     let added = match bridge.ipam.is_some() && given.ips.is_empty() {

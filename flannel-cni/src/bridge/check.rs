@@ -14,7 +14,7 @@ use crate::{
 pub(super) async fn check(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     let sandbox = call.existing_sandbox()?;
     ask_ipam(call, bridge, Verb::Check).await?;
-    let Some(previous) = &call.config.previous else {
+    let Some(previous) = &call.config.previous()? else {
         return Err(Error::new(Code::InvalidConfig, "Required prevResult missing"));
     };
     let interface = &*call.environment.interface;

@@ -1,7 +1,7 @@
 use flannel_netlink::state::MacAddress;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::protocol::{Arguments, Code, Config, Dns, Error, or_default};
+use crate::protocol::{Arguments, Code, Config, Dns, Error, interface_name_flaw, or_default};
 
 /// The configuration as far as it concerns the bridge.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,8 +78,8 @@ impl Keys {
             return Err(invalid(message.to_owned()));
         }
         let name = &self.bridge;
-        if name.len() > 15 || name.contains(|it: char| it == '/' || it.is_whitespace()) {
-            return Err(invalid(format!("{name:?} cannot be the name of a bridge")));
+        if let Some(flaw) = interface_name_flaw(name).filter(|_| !name.is_empty()) {
+            return Err(invalid(format!("{name:?} cannot be the name of a bridge, it {flaw}")));
         }
         let unsupported = [
             ("ipMasqBackend \"iptables\"", self.ip_masq_backend.as_deref() == Some("iptables")),
@@ -215,6 +215,7 @@ mod tests {
             (json!({"ipMasqBackend": "iptables"}), "ipMasqBackend \"iptables\" is not supported"),
             (json!({"ipMasqBackend": "x"}), "unknown ipmasq backend \"x\""),
             (json!({"bridge": "a/b"}), "cannot be the name"),
+            (json!({"bridge": "a\0b"}), "cannot be the name"),
         ] {
             let error = read(keys.clone()).unwrap_err();
             assert!(error.message.contains(expected), "{error}");

@@ -40,7 +40,8 @@ pub(super) async fn gc(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     let taken_back = ask_ipam(call, bridge, Verb::Gc).await;
     if bridge.masquerade {
         let mut rules = rules::connect(&call.host)?;
-        masquerade::retain(&mut rules, &call.config.name, &call.config.valid_attachments).await?;
+        masquerade::retain(&mut rules, &call.config.name, &call.config.valid_attachments()?)
+            .await?;
     }
     taken_back
 }

@@ -73,11 +73,10 @@ pub(super) async fn addresses(
     let what = format!("could not get list of IP addresses of {:?}", link.name);
     let found = list_addresses(host, filter).await.map_err(|error| refused(what, &error))?;
     let mut steps = Vec::new();
-    for address in wanted {
-        if found.iter().any(|it| it.address == *address) {
-            continue;
-        }
-        for other in found.iter().filter(|it| conflict(it, *address)) {
+    let is_there = |address: IpNetwork| found.iter().any(|it| it.address == address);
+    let missing: Vec<_> = wanted.iter().filter(|address| !is_there(**address)).collect();
+    for other in found.iter().filter(|it| !wanted.contains(&it.address)) {
+        if let Some(address) = missing.iter().find(|address| conflict(other, ***address)) {
             if !force {
                 let message =
                     format!("{:?} already has an IP address different from {address}", link.name);
@@ -90,6 +89,8 @@ pub(super) async fn addresses(
                 format!("could not remove IP address {} from {:?}", other.address, link.name);
             steps.push((other.delete(), what));
         }
+    }
+    for address in missing {
         let what = format!("could not add IP address {address} to {:?}", link.name);
         steps.push((kernel::add_address(link.index, *address, false), what));
     }

@@ -19,16 +19,45 @@ pub(super) struct Flannel {
 }
 
 impl Flannel {
+    /// What `ADD`, `CHECK` and `STATUS` go by.
     pub(super) fn read(config: &Config) -> Result<Self, Error> {
-        let invalid = |what: &str| Error::new(Code::InvalidConfig, what);
         let keys: Keys = config.keys()?;
-        if keys.delegate.get("type").is_some_and(|kind| !kind.is_string()) {
+        keys.refuse()?;
+        Ok(Self::of(keys))
+    }
+
+    /// What removals go by: pods have to go whatever else `ADD` would refuse by now.
+    pub(super) fn read_for_removal(config: &Config) -> Result<Self, Error> {
+        Ok(Self::of(config.keys()?))
+    }
+
+    fn of(keys: Keys) -> Self {
+        let path = |text: String, default: &str| match &*text {
+            "" => PathBuf::from(default),
+            _ => PathBuf::from(text),
+        };
+        Self {
+            wait: keys.wait().unwrap_or_default(),
+            subnet_file: path(keys.subnet_file, "/run/flannel/subnet.env"),
+            data_dir: path(keys.data_dir, "/var/lib/cni/flannel"),
+            delegate: keys.delegate,
+            ipam: keys.ipam,
+            runtime_config: keys.runtime_config,
+        }
+    }
+}
+
+impl Keys {
+    /// Whether a pod cannot be connected like this.
+    fn refuse(&self) -> Result<(), Error> {
+        let invalid = |what: &str| Error::new(Code::InvalidConfig, what);
+        if self.delegate.get("type").is_some_and(|kind| !kind.is_string()) {
             return Err(invalid(
                 "'delegate' dictionary, if present, must have (string) 'type' field",
             ));
         }
         for key in ["name", "ipam"] {
-            if keys.delegate.contains_key(key) {
+            if self.delegate.contains_key(key) {
                 return Err(invalid(&format!(
                     "'delegate' dictionary must not have '{key}' field, it'll be set by flannel"
                 )));
@@ -36,28 +65,20 @@ impl Flannel {
         }
         let has_bandwidth =
             |map: &Map<String, Value>| map.get("bandwidth").is_some_and(|it| !it.is_null());
-        if keys.runtime_config.as_ref().is_some_and(has_bandwidth) {
+        if self.runtime_config.as_ref().is_some_and(has_bandwidth) {
             return Err(Error::new(Code::UnsupportedField, "bandwidth is not supported")
                 .with_details(
                     "chain the bandwidth plugin of containernetworking, which has that capability",
                 ));
         }
-        let wait = keys.subnet_file_wait.unwrap_or(DEFAULT_WAIT);
-        let wait = Duration::try_from_secs_f64(wait).ok().filter(|wait| *wait <= MOST_WAIT);
-        let wait =
-            wait.ok_or_else(|| invalid("subnetFileWait is not a number of seconds from 0 to 60"))?;
-        let path = |text: String, default: &str| match &*text {
-            "" => PathBuf::from(default),
-            _ => PathBuf::from(text),
-        };
-        Ok(Self {
-            subnet_file: path(keys.subnet_file, "/run/flannel/subnet.env"),
-            data_dir: path(keys.data_dir, "/var/lib/cni/flannel"),
-            wait,
-            delegate: keys.delegate,
-            ipam: keys.ipam,
-            runtime_config: keys.runtime_config,
-        })
+        self.wait()
+            .map(drop)
+            .ok_or_else(|| invalid("subnetFileWait is not a number of seconds from 0 to 60"))
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        let seconds = self.subnet_file_wait.unwrap_or(DEFAULT_WAIT);
+        Duration::try_from_secs_f64(seconds).ok().filter(|wait| *wait <= MOST_WAIT)
     }
 }
 

@@ -58,15 +58,33 @@ impl HostLocal {
                 return Err(invalid(format!("range set {number} overlaps with {other}")));
             }
         }
-        let path = |text: String| Some(PathBuf::from(text)).filter(|path| path.as_os_str() != "");
+        let resolv_conf = Some(PathBuf::from(ipam.resolv_conf));
         Ok(Self {
             ranges,
             routes: ipam.routes,
-            data_dir: path(ipam.data_dir).unwrap_or_else(|| PathBuf::from(DATA_DIR)),
-            resolv_conf: path(ipam.resolv_conf),
+            data_dir: data_dir(config)?,
+            resolv_conf: resolv_conf.filter(|path| path.as_os_str() != ""),
             requested,
         })
     }
+}
+
+/// Where addresses are kept: all that removals go by, since pods have to go whatever else `ADD` would refuse by now.
+pub(super) fn data_dir(config: &Config) -> Result<PathBuf, Error> {
+    let keys: RemovalKeys = config.keys()?;
+    let data_dir = keys.ipam.and_then(|ipam| ipam.data_dir).filter(|text| !text.is_empty());
+    Ok(PathBuf::from(data_dir.as_deref().unwrap_or(DATA_DIR)))
+}
+
+#[derive(Deserialize)]
+struct RemovalKeys {
+    ipam: Option<RemovalIpamKeys>,
+}
+
+#[derive(Deserialize)]
+struct RemovalIpamKeys {
+    #[serde(rename = "dataDir")]
+    data_dir: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -85,8 +103,6 @@ struct IpamKeys {
     ranges: Vec<Vec<RangeKeys>>,
     #[serde(default, deserialize_with = "or_default")]
     routes: Vec<Route>,
-    #[serde(rename = "dataDir", default, deserialize_with = "or_default")]
-    data_dir: String,
     #[serde(rename = "resolvConf", default, deserialize_with = "or_default")]
     resolv_conf: String,
 }
@@ -190,8 +206,10 @@ mod tests {
             ),
             (json!({"subnet": 7}), "cannot use the network configuration"),
         ] {
-            let error =
-                read(json!({"name": "n", "cniVersion": "1.0.0", "ipam": ipam})).unwrap_err();
+            let config = json!({"name": "n", "cniVersion": "1.0.0", "ipam": ipam});
+            let error = read(config.clone()).unwrap_err();
+            let removal = data_dir(&Config::parse(config.to_string().as_bytes()).unwrap());
+            assert_eq!(removal, Ok(PathBuf::from(DATA_DIR)), "it goes all the same");
             assert_eq!(error.code, Code::InvalidConfig);
             assert!(error.message.contains(expected), "{error}");
         }

@@ -2,6 +2,7 @@
 //!
 //! * `owners/<container>:<interface>` is a symbolic link to the addresses of that owner, separated by commas.
 //! * `taken.4` and `taken.6-<upper 96 bits>` have a bit for each address. They are sparse: what was never taken occupies nothing.
+//! * `partial` is there if there are owners without a link, because their names or addresses are too long for one.
 //! * `state` has the boot ID, and the time of modification that we gave the folder of addresses when the index was last true.
 //!
 //! That time is what makes it safe: any file that anybody adds or removes gives the folder another one, and one that we choose, in
@@ -91,9 +92,14 @@ impl Index {
         let path = self.link(owner);
         match fs::read_link(&path) {
             Ok(target) => Ok(split_addresses(&target)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
             Err(error) => Err(failed("read", &path)(error)),
         }
+    }
+
+    /// Whether there are owners that only their files know.
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial().exists()
     }
 
     /// All owners with their addresses.
@@ -122,8 +128,11 @@ impl Index {
         if !addresses.is_empty() {
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
-        addresses.push(address);
-        self.write_link(owner, &addresses)?;
+        // It may be one without a link: half of its addresses in one would be worse than none.
+        if !addresses.is_empty() || !self.is_partial() {
+            addresses.push(address);
+            self.write_link(owner, &addresses)?;
+        }
         self.mark_taken(address)
     }
 
@@ -131,9 +140,7 @@ impl Index {
         addresses.iter().try_for_each(|address| self.mark_free(*address))?;
         let path = self.link(owner);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(failed("remove", &path)(error))
-            }
+            Err(error) if !is_absent(&error) => Err(failed("remove", &path)(error)),
             _ => Ok(()),
         }
     }
@@ -152,6 +159,13 @@ impl Index {
                 let path = self.link(&owner);
                 fs::remove_file(&path).map_err(failed("remove", &path))?;
             }
+        }
+        let partial = self.partial();
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(failed("remove", &partial)(error));
+            }
+            _ => {}
         }
         missing.into_iter().try_for_each(|(owner, addresses)| self.write_link(owner, addresses))?;
         for file in fs::read_dir(&self.folder).map_err(failed("list", &self.folder))? {
@@ -244,13 +258,28 @@ impl Index {
     fn write_link(&self, owner: &Owner, addresses: &[IpAddr]) -> Result<(), StoreError> {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let path = self.link(owner);
-        symlink(addresses.join(","), &path).map_err(failed("make", &path))
+        match symlink(addresses.join(","), &path) {
+            Err(error) if error.kind() == ErrorKind::InvalidFilename => {
+                let partial = self.partial();
+                File::create(&partial).map(drop).map_err(failed("make", &partial))
+            }
+            made => made.map_err(failed("make", &path)),
+        }
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.folder.join("partial")
     }
 
     /// No container and no interface has a colon in its name.
     fn link(&self, owner: &Owner) -> PathBuf {
         self.folder.join("owners").join(format!("{}:{}", owner.container_id, owner.interface))
     }
+}
+
+/// Whether there is no such link, be it that there cannot be one of such a name.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename)
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -80,11 +80,21 @@ impl Store {
     ///
     /// When the index cannot be read.
     pub fn addresses(&self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        let found = self.index.addresses(owner)?;
+        let found = self.addresses_exactly(owner)?;
         if !found.is_empty() {
             return Ok(found);
         }
-        self.index.addresses(&owner.without_interface())
+        self.addresses_exactly(&owner.without_interface())
+    }
+
+    fn addresses_exactly(&self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        let found = self.index.addresses(owner)?;
+        if !found.is_empty() || !self.index.is_partial() {
+            return Ok(found);
+        }
+        let entries = self.entries()?.into_iter();
+        let of_owner = entries.filter(|entry| entry.owner.as_ref() == Some(owner));
+        Ok(of_owner.map(|entry| entry.address).collect())
     }
 
     /// Gives `address` to `owner`; false if somebody has it. `set` is the number of the set it is from.
@@ -164,22 +174,24 @@ impl Store {
     ///
     /// When a file cannot be removed. Another call takes the rest back.
     pub fn release(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        let mut released = Vec::new();
-        for owner in [owner.clone(), owner.without_interface()] {
-            let addresses = self.index.addresses(&owner)?;
-            for address in &addresses {
-                self.remove(*address, &owner)?;
-            }
-            self.index.remove(&owner, &addresses)?;
-            released.extend(addresses);
-            if !released.is_empty() {
-                break;
-            }
+        let released = self.release_exactly(owner)?;
+        if !released.is_empty() {
+            return Ok(released);
         }
-        Ok(released)
+        self.release_exactly(&owner.without_interface())
     }
 
-    /// Takes all addresses back whose attachment is not in `valid`, and those that nobody can be said to have.
+    fn release_exactly(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        let addresses = self.addresses_exactly(owner)?;
+        for address in &addresses {
+            self.remove(*address, owner)?;
+        }
+        self.index.remove(owner, &addresses)?;
+        Ok(addresses)
+    }
+
+    /// Takes all addresses back whose attachment is not in `valid`, and those of files in which no owner is named. What cannot be
+    /// read stays.
     ///
     /// # Errors
     ///
@@ -201,8 +213,8 @@ impl Store {
             let path = self.folder.join(entry.address.to_string());
             match &entry.owner {
                 Some(owner) if valid.contains(owner) => {}
-                Some(owner) => note(self.release(owner).map(drop)),
-                None if entry.is_file => {
+                Some(owner) => note(self.release_exactly(owner).map(drop)),
+                None if entry.names_nobody => {
                     note(fs::remove_file(&path).map_err(failed("remove", &path)));
                     note(self.index.mark_free(entry.address));
                 }
@@ -232,9 +244,10 @@ impl Store {
             let is_file = file.file_type().is_ok_and(|kind| kind.is_file());
             let text = if is_file { fs::read(file.path()).ok() } else { None };
             let is_empty = text.as_ref().is_some_and(Vec::is_empty);
-            let owner = text.and_then(|text| Owner::parse(&text));
+            let owner = text.as_ref().and_then(|text| Owner::parse(text));
             let since = file.metadata().and_then(|metadata| metadata.modified()).ok();
-            entries.push(Entry { address, owner, since, is_file, is_empty });
+            let names_nobody = text.is_some() && owner.is_none();
+            entries.push(Entry { address, owner, since, names_nobody, is_empty });
         }
         entries.sort_by_key(|entry| entry.address);
         Ok(entries)
@@ -314,7 +327,7 @@ pub struct Entry {
     pub owner: Option<Owner>,
     /// Since when.
     pub since: Option<SystemTime>,
-    is_file: bool,
+    names_nobody: bool,
     is_empty: bool,
 }
 
@@ -323,9 +336,7 @@ impl Owner {
         let text = str::from_utf8(text).ok()?.trim();
         let (container_id, interface) = text.split_once("\r\n").unwrap_or((text, ""));
         let plain = |text: &str| !text.contains(|it: char| it == '/' || it.is_control());
-        // The index has a file that is named after both.
-        let short = container_id.len() + interface.len() < 255;
-        let valid = !container_id.is_empty() && short && plain(container_id) && plain(interface);
+        let valid = !container_id.is_empty() && plain(container_id) && plain(interface);
         valid.then(|| Self {
             container_id: container_id.to_owned(),
             interface: interface.to_owned(),
@@ -372,3 +383,7 @@ pub(super) fn failed<'a>(
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "odd_owners_tests.rs"]
+mod odd_owners_tests;

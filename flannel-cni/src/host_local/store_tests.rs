@@ -6,30 +6,30 @@ use tempfile::TempDir;
 use super::*;
 use crate::host_local::Range;
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn owner(id: &str) -> Owner {
+pub(super) fn owner(id: &str) -> Owner {
     Owner { container_id: id.to_owned(), interface: "eth0".to_owned() }
 }
 
-fn set(subnet: &str) -> RangeSet {
+pub(super) fn set(subnet: &str) -> RangeSet {
     RangeSet::new(vec![Range::new(subnet.parse().unwrap(), None, None, None).unwrap()]).unwrap()
 }
 
-fn open(folder: &TempDir, boot: &str) -> Store {
+pub(super) fn open(folder: &TempDir, boot: &str) -> Store {
     Store::open(folder.path(), "net", boot).unwrap()
 }
 
-fn add(folder: &TempDir, id: &str) -> Option<IpAddr> {
+pub(super) fn add(folder: &TempDir, id: &str) -> Option<IpAddr> {
     let mut store = open(folder, "boot");
     let address = store.reserve_next(&owner(id), &set("10.0.0.0/29"), 0).unwrap();
     store.commit().unwrap();
     address
 }
 
-fn del(folder: &TempDir, id: &str) {
+pub(super) fn del(folder: &TempDir, id: &str) {
     let mut store = open(folder, "boot");
     store.release(&owner(id)).unwrap();
     store.commit().unwrap();
@@ -43,7 +43,7 @@ fn upstream_add(folder: &TempDir, address: &str, id: &str) {
     fs::write(folder.join("last_reserved_ip.0"), address).unwrap();
 }
 
-fn path(folder: &TempDir, name: &str) -> PathBuf {
+pub(super) fn path(folder: &TempDir, name: &str) -> PathBuf {
     folder.path().join("net").join(name)
 }
 

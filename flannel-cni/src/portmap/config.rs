@@ -36,6 +36,20 @@ impl Mapping {
 }
 
 impl Portmap {
+    /// What removals go by: whatever `ADD` would refuse by now, pods have to go.
+    pub(super) fn read_for_removal(config: &Config) -> Result<Self, Error> {
+        let keys: Keys = config.keys()?;
+        let mappings = keys.runtime_config.port_mappings.into_iter().map(MappingKeys::mapping);
+        let (snat, masquerade_all) = (keys.snat.unwrap_or(true), keys.masq_all);
+        Ok(Self {
+            mappings: mappings.filter_map(Result::ok).collect(),
+            addresses: Vec::new(),
+            snat,
+            masquerade_all,
+        })
+    }
+
+    /// What `ADD`, `CHECK` and `STATUS` go by.
     pub(super) fn read(config: &Config, interface: &str) -> Result<Self, Error> {
         let keys: Keys = config.keys()?;
         let unsupported = [
@@ -56,10 +70,10 @@ impl Portmap {
             return Err(invalid("MasqMarkBit must be between 0 and 31".to_owned()));
         }
         let mappings = keys.runtime_config.port_mappings.into_iter().map(MappingKeys::mapping);
-        let previous = config.previous.as_ref();
+        let previous = config.previous()?;
         Ok(Self {
             mappings: mappings.collect::<Result<_, _>>().map_err(invalid)?,
-            addresses: previous.map(|it| addresses(it, interface)).unwrap_or_default(),
+            addresses: previous.map(|it| addresses(&it, interface)).unwrap_or_default(),
             snat: keys.snat.unwrap_or(true),
             masquerade_all: keys.masq_all,
         })
@@ -152,6 +166,10 @@ mod tests {
     use super::*;
 
     fn read(keys: Value) -> Result<Portmap, Error> {
+        Portmap::read(&config(keys), "eth0")
+    }
+
+    fn config(keys: Value) -> Config {
         let mut config = json!({
             "name": "n", "cniVersion": "1.0.0",
             "prevResult": {
@@ -163,7 +181,7 @@ mod tests {
             },
         });
         config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
-        Portmap::read(&Config::parse(config.to_string().as_bytes()).unwrap(), "eth0")
+        Config::parse(config.to_string().as_bytes()).unwrap()
     }
 
     #[test]
@@ -201,8 +219,9 @@ mod tests {
             (json!({"conditionsV4": ["-d", "x"]}), "conditionsV4 is not supported"),
             (json!({"markMasqBit": 32}), "MasqMarkBit must be"),
         ] {
-            let error = read(keys).unwrap_err();
+            let error = read(keys.clone()).unwrap_err();
             assert!(error.message.starts_with(expected), "{error}");
+            Portmap::read_for_removal(&config(keys)).expect("it goes all the same");
         }
         let fine = mapping(
             json!({"hostPort": 80, "containerPort": 8080, "protocol": "TCP", "hostIP": "::"}),

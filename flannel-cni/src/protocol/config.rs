@@ -1,4 +1,4 @@
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{AddResult, Attachment, Code, Error, Version, environment::is_plain_name};
@@ -14,10 +14,6 @@ pub struct Config {
     pub name: String,
     /// Which plugin it is for.
     pub kind: String,
-    /// What the plugin before this one in the chain answered to `ADD`, or the whole chain for `CHECK` and `DEL`.
-    pub previous: Option<AddResult>,
-    /// All attachments that the runtime knows, for `GC`.
-    pub valid_attachments: Vec<Attachment>,
     /// Everything that was in it.
     pub object: Map<String, Value>,
 }
@@ -51,26 +47,53 @@ impl Config {
                 Err(Error::new(Code::Decoding, message))
             }
         };
-        let name = text("name")?;
-        if name.is_empty() {
-            return Err(Error::new(Code::InvalidConfig, "missing network name"));
-        }
-        if !is_plain_name(name) {
-            return Err(Error::new(
-                Code::InvalidConfig,
-                "invalid characters found in network name",
-            )
-            .with_details(name));
-        }
+        let name = text("name")?.to_owned();
         let version = Version::parse(text("cniVersion")?)?;
         let kind = text("type")?.to_owned();
-        let previous = match object.get("prevResult") {
-            None | Some(Value::Null) => None,
-            Some(value) => Some(AddResult::from_json(value, version)?),
+        let config = Self { version, name, kind, object };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Whether the network has a name that can be right: it becomes that of a folder.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.name.is_empty() {
+            return Err(Error::new(Code::InvalidConfig, "missing network name"));
+        }
+        if !is_plain_name(&self.name) {
+            let message = "invalid characters found in network name";
+            return Err(Error::new(Code::InvalidConfig, message).with_details(&*self.name));
+        }
+        Ok(())
+    }
+
+    /// What the plugin before this one in the chain answered to `ADD`, or the whole chain for `CHECK` and `DEL`.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Decoding`] if it is no result, [`Code::IncompatibleVersion`].
+    pub fn previous(&self) -> Result<Option<AddResult>, Error> {
+        match self.object.get("prevResult") {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => AddResult::from_json(value, self.version).map(Some),
+        }
+    }
+
+    /// All attachments that the runtime knows, for `GC`. Without the list nothing is known about any of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidConfig`] if there is no list, or if it cannot be read.
+    pub fn valid_attachments(&self) -> Result<Vec<Attachment>, Error> {
+        // The second is what the specification once called it.
+        let names = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+        let Some(list) = names.into_iter().find_map(|name| self.object.get(name)) else {
+            let message = format!("GC without {:?}", names[0]);
+            return Err(Error::new(Code::InvalidConfig, message)
+                .with_details("which attachments are valid is not known, so nothing is removed"));
         };
-        let keys: Common = take(&object)?;
-        let valid_attachments = keys.valid_attachments.unwrap_or_default();
-        Ok(Self { version, name: name.to_owned(), kind, previous, valid_attachments, object })
+        let list: Option<Vec<Attachment>> = take(list)?;
+        Ok(list.unwrap_or_default())
     }
 
     /// The keys that a plugin knows, as a structure of its own; others are left out.
@@ -83,8 +106,10 @@ impl Config {
     }
 }
 
-fn take<T: DeserializeOwned>(object: &Map<String, Value>) -> Result<T, Error> {
-    T::deserialize(Value::Object(object.clone())).map_err(|error| {
+fn take<'de, T: DeserializeOwned>(
+    from: impl Deserializer<'de, Error = serde_json::Error>,
+) -> Result<T, Error> {
+    T::deserialize(from).map_err(|error| {
         Error::new(Code::InvalidConfig, format!("cannot use the network configuration: {error}"))
     })
 }
@@ -92,16 +117,10 @@ fn take<T: DeserializeOwned>(object: &Map<String, Value>) -> Result<T, Error> {
 /// Takes `null` for a missing value, as Go's decoder does.
 pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
-    D: serde::Deserializer<'de>,
+    D: Deserializer<'de>,
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-#[derive(Deserialize)]
-struct Common {
-    #[serde(rename = "cni.dev/valid-attachments", default)]
-    valid_attachments: Option<Vec<Attachment>>,
 }
 
 #[cfg(test)]
@@ -119,8 +138,6 @@ mod tests {
             ("{}", Code::InvalidConfig),
             (r#"{"name": "../x"}"#, Code::InvalidConfig),
             (r#"{"name": "x", "cniVersion": "9.9.9"}"#, Code::IncompatibleVersion),
-            (r#"{"name": "x", "cni.dev/valid-attachments": 1}"#, Code::InvalidConfig),
-            (r#"{"name": "x", "prevResult": 1}"#, Code::Decoding),
         ] {
             assert_eq!(Config::parse(text.as_bytes()).unwrap_err().code, code, "{text}");
         }
@@ -130,12 +147,28 @@ mod tests {
     }
 
     #[test]
-    fn attachments_are_read() {
-        let text = br#"{"name": "a", "cniVersion": "1.1.0",
-            "cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]}"#;
-        let config = Config::parse(text).unwrap();
+    fn attachments_are_read_under_both_names_and_one_of_them_is_there() {
+        let read = |key: &str, value: &str| {
+            Config::parse(format!(r#"{{"name": "a", "{key}": {value}}}"#).as_bytes())
+                .unwrap()
+                .valid_attachments()
+        };
+        let list = r#"[{"containerID": "c1", "ifname": "eth0"}]"#;
         let expected = Attachment { container_id: "c1".into(), interface: "eth0".into() };
-        assert_eq!(config.valid_attachments, [expected]);
+        for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+            assert_eq!(read(key, list).unwrap(), std::slice::from_ref(&expected));
+            assert_eq!(read(key, "null").unwrap(), []);
+            assert_eq!(read(key, "1").unwrap_err().code, Code::InvalidConfig);
+        }
+        assert_eq!(read("other", list).unwrap_err().code, Code::InvalidConfig);
+    }
+
+    #[test]
+    fn a_previous_result_is_read_when_it_is_needed() {
+        let config = Config::parse(br#"{"name": "x", "prevResult": 1}"#).unwrap();
+        assert_eq!(config.previous().unwrap_err().code, Code::Decoding);
+        let config = Config::parse(br#"{"name": "x", "prevResult": null}"#).unwrap();
+        assert_eq!(config.previous(), Ok(None));
     }
 
     proptest! {

@@ -91,13 +91,9 @@ impl Environment {
         if !absent.is_empty() {
             return missing(&absent);
         }
-        if verb.has_container() {
-            validate_container_id(&container_id)?;
-            validate_interface(&interface)?;
-        }
         let netns_override = get("CNI_NETNS_OVERRIDE")
             .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
-        Ok(Self {
+        let environment = Self {
             verb,
             container_id,
             netns,
@@ -105,7 +101,32 @@ impl Environment {
             arguments_text: get("CNI_ARGS").unwrap_or_default(),
             path: std::env::split_paths(&path).collect(),
             netns_override,
-        })
+        };
+        environment.validate()?;
+        Ok(environment)
+    }
+
+    /// Whether container and interface have names that can be right: they become those of files and rules.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if !self.verb.has_container() {
+            return Ok(());
+        }
+        let id = &*self.container_id;
+        if !is_plain_name(id) {
+            let message = "invalid characters in containerID";
+            return Err(Error::new(Code::InvalidEnvironment, message).with_details(id));
+        }
+        if self.verb == Verb::Add && id.len() > LONGEST_ID {
+            let message = format!("containerID is longer than {LONGEST_ID} characters");
+            return Err(Error::new(Code::InvalidEnvironment, message).with_details(id));
+        }
+        match interface_name_flaw(&self.interface) {
+            Some(flaw) => {
+                Err(Error::new(Code::InvalidEnvironment, format!("interface name {flaw}"))
+                    .with_details(&*self.interface))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The further wishes. Plugins that have nothing to do with them do not ask, so that they are of no consequence.
@@ -119,30 +140,25 @@ impl Environment {
 }
 
 /// Letters, digits, `_`, `.` and `-`, the first a letter or digit.
-pub(super) fn is_plain_name(name: &str) -> bool {
+pub(crate) fn is_plain_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.chars().all(|it| it.is_ascii_alphanumeric() || matches!(it, '_' | '.' | '-'))
 }
 
-fn validate_container_id(id: &str) -> Result<(), Error> {
-    if is_plain_name(id) {
-        return Ok(());
+/// What is wrong with a name for an interface.
+pub(crate) fn interface_name_flaw(name: &str) -> Option<&'static str> {
+    let never = |it: char| matches!(it, '/' | ':' | '\0') || it.is_whitespace();
+    match name {
+        "" => Some("is empty"),
+        "." | ".." => Some("is . or .."),
+        _ if name.len() > 15 => Some("is longer than 15 characters"),
+        _ if name.contains(never) => Some("contains / or : or whitespace characters"),
+        _ => None,
     }
-    Err(Error::new(Code::InvalidEnvironment, "invalid characters in containerID").with_details(id))
 }
 
-fn validate_interface(name: &str) -> Result<(), Error> {
-    let message = if name.len() > 15 {
-        "interface name is longer than 15 characters"
-    } else if matches!(name, "." | "..") {
-        "interface name is . or .."
-    } else if name.contains(|it: char| it == '/' || it == ':' || it.is_whitespace()) {
-        "interface name contains / or : or whitespace characters"
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(Code::InvalidEnvironment, message).with_details(name))
-}
+/// Names of files, of 255 bytes at most, hold more than it.
+const LONGEST_ID: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -197,6 +213,8 @@ mod tests {
             ("a", "a:b"),
             ("a", "a b"),
             ("a", "sixteencharacter"),
+            ("a", "a\0b"),
+            (&*"a".repeat(201), "eth0"),
         ] {
             let error = add(id, interface).unwrap_err();
             assert_eq!(error.code, Code::InvalidEnvironment, "{id} {interface}");

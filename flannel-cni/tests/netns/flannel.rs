@@ -181,3 +181,77 @@ fn a_delegate_of_others_is_run_as_a_program() {
     assert_eq!(code, 103);
     assert!(message.starts_with("failed to find plugin \"missing\""), "{message}");
 }
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn a_record_that_cannot_be_read_does_not_keep_the_pod() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    write_env(&node, ENV);
+    let config = config(&node, json!({}));
+    node.run("flannel", "ADD", &pod, &config).ok();
+    // What a full disk leaves, on a node that has no subnet any more.
+    fs::write(node.folder.path().join("flannel/c1"), "").unwrap();
+    fs::remove_file(node.folder.path().join("subnet.env")).unwrap();
+    node.run("flannel", "DEL", &pod, &config).ok();
+    assert!(!node.folder.path().join("flannel/c1").exists());
+    assert!(!node.folder.path().join("networks/cbr0/10.1.2.2").exists());
+    assert!(
+        ip(&pod.namespace, "link show").as_array().unwrap().iter().all(|it| it["ifname"] != "eth0")
+    );
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn what_add_would_refuse_today_can_be_deleted() {
+    for refused in [
+        json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1000}}}),
+        json!({"delegate": {"type": 7}}),
+        json!({"subnetFileWait": -1}),
+        json!({"prevResult": 7}),
+    ] {
+        let (node, pod) = (Node::new(), Pod::new("c1"));
+        write_env(&node, ENV);
+        node.run("flannel", "ADD", &pod, &config(&node, json!({}))).ok();
+        let refused = config(&node, refused);
+        node.run_with("flannel", "DEL", &pod, &refused, &[("CNI_ARGS", "IP=x")]).ok();
+        assert!(!node.folder.path().join("networks/cbr0/10.1.2.2").exists(), "{refused}");
+    }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn gc_without_a_list_removes_nothing() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    write_env(&node, ENV);
+    let mut config = config(&node, json!({}));
+    node.run("flannel", "ADD", &pod, &config).ok();
+    let (code, message) = node.run("flannel", "GC", &pod, &config).refused();
+    assert_eq!((code, &*message), (7, "GC without \"cni.dev/valid-attachments\""));
+    assert!(record(&node, "c1").is_some());
+    config["cni.dev/valid-attachments"] = Value::Null;
+    node.run("flannel", "GC", &pod, &config).ok();
+    assert!(record(&node, "c1").is_none());
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn plugins_that_would_call_each_other_are_refused() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    write_env(&node, ENV);
+    for kind in ["bridge", "flannel", "portmap", "loopback"] {
+        let looped = json!({
+            "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br7", "ipam": {"type": kind},
+            "subnetFile": node.folder.path().join("subnet.env"), "dataDir": node.folder.path().join("flannel"),
+        });
+        let (code, message) = node.run("bridge", "ADD", &pod, &looped).refused();
+        assert_eq!((code, message), (7, format!("plugin {kind:?} gives no addresses")));
+        node.run("bridge", "DEL", &pod, &looped).ok();
+    }
+    for kind in ["flannel", "portmap", "loopback", "host-local"] {
+        let looped = config(&node, json!({"delegate": {"type": kind}}));
+        let (code, message) = node.run("flannel", "ADD", &pod, &looped).refused();
+        assert_eq!((code, message), (7, format!("plugin {kind:?} makes no interfaces for others")));
+        node.run("flannel", "DEL", &pod, &looped).ok();
+    }
+    assert_eq!(ip(&node.host, "link show").as_array().unwrap().len(), 1);
+}

@@ -129,6 +129,15 @@ const EXPLAINED: &[Explained] = &[
         ours: "*",
     },
     Explained {
+        id: "delete-refused",
+        group: "host-local",
+        case: "/31|/32|args garbage|empty range|families mixed|gateway outside|host bits|no ipam|no range|no subnet|ranges overlap|start *",
+        step: "* DEL *",
+        path: "answer*|files/net1/lock*|files/net1/mode|ok",
+        theirs: "*",
+        ours: "*",
+    },
+    Explained {
         id: "config-refused",
         group: "bridge keys",
         case: "hairpin and promiscuous|no interface|bad vlan",
