@@ -1,4 +1,8 @@
-use std::io;
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use netlink_sys::{
     Socket, SocketAddr,
@@ -7,6 +11,10 @@ use netlink_sys::{
 use nix::{
     libc,
     sys::socket::{setsockopt, sockopt::RcvBufForce},
+};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
 };
 use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
@@ -32,6 +40,9 @@ pub(crate) struct KernelSocket {
     buffer: Vec<u8>,
     port: u32,
     receive_bytes: usize,
+    protocol: Protocol,
+    /// What the socket was handed over to. Fields are dropped in their order: this one has to be open until the socket is not.
+    heir: Option<[OwnedFd; 2]>,
 }
 
 impl KernelSocket {
@@ -44,13 +55,13 @@ impl KernelSocket {
         protocol: Protocol,
         receive_bytes: usize,
     ) -> Result<Self, OpenError> {
-        let protocol = match protocol {
+        let number = match protocol {
             Protocol::Generic => NETLINK_GENERIC,
             Protocol::Netfilter => NETLINK_NETFILTER,
             Protocol::Route => NETLINK_ROUTE,
         };
         let inside = namespace.run(|| -> io::Result<_> {
-            let mut socket = Socket::new(protocol)?;
+            let mut socket = Socket::new(number)?;
             let port = socket.bind_auto()?.port_number();
             socket.set_non_blocking(true)?;
             Ok((socket, port))
@@ -70,7 +81,14 @@ impl KernelSocket {
             reason = "the replacement is unsafe; a Socket owns its one descriptor"
         )]
         let socket = AsyncFd::new(socket).map_err(failed)?;
-        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM_BYTES), port, receive_bytes })
+        Ok(Self {
+            socket,
+            buffer: Vec::with_capacity(DATAGRAM_BYTES),
+            port,
+            receive_bytes,
+            protocol,
+            heir: None,
+        })
     }
 
     pub(crate) fn options(&self) -> &Socket {
@@ -142,6 +160,31 @@ impl KernelSocket {
     fn take_waiting(&mut self) -> io::Result<bool> {
         read(self.socket.get_ref(), &mut self.buffer)
     }
+}
+
+impl Drop for KernelSocket {
+    /// Who closes a netfilter socket soon after something was deleted in nf_tables waits for an RCU grace period, about 10 ms, and
+    /// so does a process that ends with one. What was deleted has no effect any more by then, so this leaves the closing to the
+    /// kernel, which does it in a thread of its own since Linux 6.8.
+    fn drop(&mut self) {
+        if self.protocol == Protocol::Netfilter {
+            // What cannot be handed over is closed here.
+            self.heir = hand_over(self.socket.get_ref()).ok();
+        }
+    }
+}
+
+/// Puts the socket into the queue of another one that is itself in that queue. As soon as nobody has that one open, the kernel's
+/// garbage collector for sockets in queues closes both.
+fn hand_over(socket: &Socket) -> io::Result<[OwnedFd; 2]> {
+    let (sender, heir) =
+        socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let both = [heir.as_fd(), socket.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&both));
+    sendmsg(&sender, &[IoSlice::new(&[0])], &mut control, SendFlags::DONTWAIT)?;
+    Ok([sender, heir])
 }
 
 /// Reads one datagram of the kernel into `buffer`; false when there is none. Datagrams of other
