@@ -1,6 +1,6 @@
 //! Leads ports of the node to ports of a container, as containernetworking's `portmap` does with its nftables backend.
 //!
-//! It comes behind a plugin that gave the container its addresses. One transaction of nf_tables for each family makes the rules,
+//! It comes behind a plugin that gave the container its addresses. One transaction of nf_tables makes the rules of both families,
 //! without any program.
 
 mod config;
@@ -8,7 +8,7 @@ mod conntrack;
 mod localnet;
 mod rules;
 
-use flannel_firewall::nftables::{Client, Family};
+use flannel_firewall::nftables::{Batch, Client, Family};
 use ipnetwork::IpNetwork;
 
 use self::config::Portmap;
@@ -16,7 +16,7 @@ use crate::{
     kernel::refused,
     plugin::Call,
     protocol::{AddResult, Code, Error, Verb},
-    rules::{chain_name, connect, family_of, remove_chain, remove_rules},
+    rules::{chain_name, connect, family_of, remove_chain, remove_rules, update},
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
@@ -42,13 +42,21 @@ async fn add(call: &Call, config: &Portmap) -> Result<AddResult, Error> {
         return Ok(previous);
     }
     let mut client = connect(&call.host)?;
-    for address in &config.addresses {
-        let batch = rules::batch(&call.environment.container_id, config, *address);
-        client.apply(&batch).await.map_err(|error| {
-            refused("unable to set up nftables rules for port mappings", &error)
-        })?;
-    }
-    conntrack::forget(call, config).await;
+    let what = "unable to set up nftables rules for port mappings";
+    update(&mut client, what, async |client| {
+        let mut batch = Batch::default();
+        for address in &config.addresses {
+            let mut listed = Vec::new();
+            for chain in rules::SHARED {
+                listed.extend(client.chain_rules(family_of(*address), rules::TABLE, chain).await?);
+            }
+            let id = &call.environment.container_id;
+            rules::add(&mut batch, id, config, *address, &listed);
+        }
+        Ok(batch)
+    })
+    .await?;
+    conntrack::forget(client.connection(), config).await;
     if config.snat {
         for address in config.addresses.iter().filter(|address| address.is_ipv4()) {
             localnet::allow(call, address.ip()).await?;
@@ -101,11 +109,17 @@ async fn del(call: &Call, config: &Portmap) -> Result<(), Error> {
     let mut client = connect(&call.host)?;
     let id = &*call.environment.container_id;
     let chain = chain_name(&call.config.name, id, "DN-");
-    for family in [Family::IPV4, Family::IPV6] {
-        remove_rules(&mut client, family, rules::TABLE, |_, comment| comment == id).await?;
-        remove_chain(&mut client, family, &chain).await?;
-    }
-    conntrack::forget(call, config).await;
+    update(&mut client, "cannot remove the rules for port mappings", async |client| {
+        let mut batch = Batch::default();
+        for family in [Family::IPV4, Family::IPV6] {
+            let listed = client.rules(family, rules::TABLE).await?;
+            remove_rules(&mut batch, family, rules::TABLE, &listed, |_, comment| comment == id);
+            remove_chain(client, &mut batch, family, &chain).await?;
+        }
+        Ok(batch)
+    })
+    .await?;
+    conntrack::forget(client.connection(), config).await;
     Ok(())
 }
 

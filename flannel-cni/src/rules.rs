@@ -6,8 +6,8 @@ mod iptables_chains;
 pub(crate) mod masquerade;
 mod names;
 
-use flannel_firewall::nftables::{Batch, Client, Family};
-use flannel_netlink::Namespace;
+use flannel_firewall::nftables::{Batch, Client, Expression, Family, RuleInfo};
+use flannel_netlink::{KernelError, Namespace};
 use ipnetwork::IpNetwork;
 
 pub(crate) use self::{
@@ -26,25 +26,62 @@ pub(crate) fn connect(host: &Namespace) -> Result<Client, Error> {
     Client::open(host).map_err(|error| Error::new(Code::Io, chain(&error)))
 }
 
-/// Removes the rules of a table that `unwanted` takes by chain and comment. A table that is not there is fine.
-pub(crate) async fn remove_rules(
+/// Writes what `plan` says after it looked at what there is. If somebody changes anything meanwhile, it looks again.
+pub(crate) async fn update(
     client: &mut Client,
+    what: &str,
+    plan: impl AsyncFn(&mut Client) -> Result<Batch, KernelError>,
+) -> Result<(), Error> {
+    for _ in 0..ATTEMPTS {
+        match update_once(client, &plan).await {
+            Err(error) if error.outdated() => {}
+            result => return result.map_err(|error| refused(what, &error)),
+        }
+    }
+    let message = format!("{what}: others keep changing the rules of this node");
+    Err(Error::new(Code::TryAgainLater, message))
+}
+
+async fn update_once(
+    client: &mut Client,
+    plan: &impl AsyncFn(&mut Client) -> Result<Batch, KernelError>,
+) -> Result<(), KernelError> {
+    let generation = client.generation().await?;
+    let batch = plan(client).await?;
+    client.apply_at(generation, &batch).await
+}
+
+/// Adds to `batch` what makes `chain` have these rules and no others, of which `listed` are there. Rules that are right stay: once
+/// something was deleted, the next process that has to do with rules may have to wait for the kernel.
+pub(crate) fn keep_rules(
+    batch: &mut Batch,
     family: Family,
     table: &str,
+    chain: &str,
+    listed: &[RuleInfo],
+    wanted: &[Vec<Expression>],
+) {
+    let there = listed.iter().filter(|rule| rule.chain == chain).map(|rule| &rule.expressions);
+    if there.eq(wanted) {
+        return;
+    }
+    batch.delete_rules(family, table, chain, None);
+    wanted.iter().for_each(|rule| batch.add_rule(family, table, chain, rule));
+}
+
+/// Adds to `batch` what removes the rules that `unwanted` takes by chain and comment.
+pub(crate) fn remove_rules(
+    batch: &mut Batch,
+    family: Family,
+    table: &str,
+    listed: &[RuleInfo],
     unwanted: impl Fn(&str, &str) -> bool,
-) -> Result<(), Error> {
-    let what = |verb| format!("cannot {verb} the rules of table {family} {table}");
-    let rules = client.rules(family, table).await;
-    let mut batch = Batch::default();
-    for rule in rules.map_err(|error| refused(what("list"), &error))? {
+) {
+    for rule in listed {
         if rule.comment.as_ref().is_some_and(|comment| unwanted(&rule.chain, comment)) {
             batch.delete_rules(family, table, &rule.chain, Some(rule.handle));
         }
     }
-    if batch.is_empty() {
-        return Ok(());
-    }
-    client.apply(&batch).await.map_err(|error| refused(what("remove"), &error))
 }
 
 /// Where in the network header source and destination of a family are.
@@ -67,3 +104,6 @@ pub(crate) const fn family_of(address: IpNetwork) -> Family {
 pub(crate) fn host(address: IpNetwork) -> IpNetwork {
     address.ip().into()
 }
+
+/// How often rules are looked at again because others changed theirs: a node that starts a hundred containers at once needs a few.
+const ATTEMPTS: usize = 100;

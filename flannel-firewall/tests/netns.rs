@@ -22,6 +22,8 @@ mod repair;
 mod runs;
 #[path = "netns/settings.rs"]
 mod settings;
+#[path = "netns/transactions.rs"]
+mod transactions;
 #[path = "netns/transitions.rs"]
 mod transitions;
 #[path = "netns/world.rs"]

@@ -11,7 +11,7 @@ use self::{answer::Answer, request::pack};
 use crate::{
     KernelError, Message, Namespace, NamespaceError,
     socket::{KernelSocket, Protocol},
-    wire::{messages, netfilter_header},
+    wire::{messages, netfilter_header, push_u32_be},
 };
 
 /// One request socket to the kernel's routing netlink in one namespace.
@@ -110,7 +110,8 @@ impl Connection {
         self.apply(&[request]).await.pop().unwrap_or(Ok(()))
     }
 
-    /// Sends `requests` as one netfilter batch to `subsystem` (`NFNL_SUBSYS_*`): the kernel does all of them or none.
+    /// Sends `requests` as one netfilter batch to `subsystem` (`NFNL_SUBSYS_*`): the kernel does all of them or none. With a
+    /// `generation` it does none if another is the current one.
     ///
     /// # Errors
     ///
@@ -122,11 +123,16 @@ impl Connection {
     pub async fn transact(
         &mut self,
         subsystem: u16,
+        generation: Option<u32>,
         requests: &[Request],
     ) -> Result<(), KernelError> {
         let Some((last, others)) = requests.split_last() else { return Ok(()) };
-        let edge = |kind| Request::new(kind, 0, &netfilter_header(0, subsystem));
-        let (begin, end) = (edge(NFNL_MSG_BATCH_BEGIN), edge(NFNL_MSG_BATCH_END));
+        let mut body = netfilter_header(0, subsystem).to_vec();
+        let end = Request::new(NFNL_MSG_BATCH_END, 0, &body);
+        if let Some(generation) = generation {
+            push_u32_be(&mut body, NFNL_BATCH_GENID, generation);
+        }
+        let begin = Request::new(NFNL_MSG_BATCH_BEGIN, 0, &body);
         self.datagram.clear();
         let first = self.sequence.wrapping_add(1);
         for request in [&begin].into_iter().chain(others) {
@@ -369,3 +375,4 @@ const DUMP_ATTEMPTS: usize = 10;
 // linux/netfilter/nfnetlink.h
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
+const NFNL_BATCH_GENID: u16 = 1;

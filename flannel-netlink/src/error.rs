@@ -63,6 +63,11 @@ impl KernelError {
         matches!(self.errno, libc::EINVAL | libc::ERANGE)
     }
 
+    /// What the request was made for was changed since, so nothing was done.
+    pub const fn outdated(&self) -> bool {
+        self.errno == libc::ERESTART
+    }
+
     /// No answer came, so the kernel may or may not have done it.
     pub const fn outcome_unknown(&self) -> bool {
         matches!(self.errno, libc::ENOBUFS | libc::ETIMEDOUT)

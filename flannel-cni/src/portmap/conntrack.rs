@@ -5,29 +5,29 @@ use flannel_netlink::{
 };
 
 use super::config::{Portmap, UDP};
-use crate::plugin::Call;
 
 /// Has the kernel forget flows to UDP ports of `config`. It is a help for flows that exist; what fails is only said.
-pub(super) async fn forget(call: &Call, config: &Portmap) {
+pub(super) async fn forget(connection: &mut Connection, config: &Portmap) {
     let udp = config.mappings.iter().filter(|mapping| mapping.protocol == UDP);
     let ports: Vec<u16> = udp.map(|mapping| mapping.host_port).collect();
     if ports.is_empty() {
         return;
     }
     for family in [AF_INET, AF_INET6] {
-        if let Err(error) = forget_family(call, family, &ports).await {
+        if let Err(error) = forget_family(connection, family, &ports).await {
             eprintln!("failed to delete stale UDP conntrack entries: {error}");
         }
     }
 }
 
-async fn forget_family(call: &Call, family: u8, ports: &[u16]) -> Result<(), String> {
-    let connection = Connection::open_netfilter(&call.host);
-    let mut connection = connection.map_err(|error| crate::sandbox::chain(&error))?;
+async fn forget_family(
+    connection: &mut Connection,
+    family: u8,
+    ports: &[u16],
+) -> Result<(), KernelError> {
     let list = Request::new(kind(IPCTNL_MSG_CT_GET), 0, &netfilter_header(family, 0));
     let flows = connection.dump(&list, |message| flow_to(message, ports)).await;
-    let deletions: Vec<Request> = flows
-        .map_err(|error| error.to_string())?
+    let deletions: Vec<Request> = flows?
         .into_iter()
         .map(|flow| {
             let body = [&netfilter_header(family, 0)[..], &flow].concat();
@@ -37,7 +37,7 @@ async fn forget_family(call: &Call, family: u8, ports: &[u16]) -> Result<(), Str
     let results = connection.apply(&deletions).await;
     // A flow that ended by itself is fine.
     let failed = |result: Result<(), KernelError>| result.err().filter(|error| !error.not_found());
-    results.into_iter().find_map(failed).map_or(Ok(()), |error| Err(error.to_string()))
+    results.into_iter().find_map(failed).map_or(Ok(()), Err)
 }
 
 /// What identifies a flow, as attributes, if it is UDP and goes to one of these ports.

@@ -1,31 +1,36 @@
 //! The rules. Pure. Mirrors plugins/meta/portmap/portmap_nftables.go of containernetworking/plugins 1.10.0.
 
-use flannel_firewall::nftables::{Batch, Expression, Hook, Verdict};
+use flannel_firewall::nftables::{Batch, Expression, Hook, RuleInfo, Verdict};
 use ipnetwork::IpNetwork;
 
 use super::config::Portmap;
 use crate::rules::{
-    compare_port, compare_protocol, family_of, host, local_destination, translate, with_address,
+    compare_port, compare_protocol, family_of, host, keep_rules, local_destination, translate,
+    with_address,
 };
 
-/// What leads the ports to `address`, the container's of one family. It is added to what other containers have.
-pub(super) fn batch(container_id: &str, config: &Portmap, address: IpNetwork) -> Batch {
+/// Adds to `batch` what leads the ports to `address`, the container's of one family. It is added to what other containers have, of
+/// which `listed` is what they share.
+pub(super) fn add(
+    batch: &mut Batch,
+    container_id: &str,
+    config: &Portmap,
+    address: IpNetwork,
+    listed: &[RuleInfo],
+) {
     let family = family_of(address);
-    let mut batch = Batch::default();
     batch.add_table(family, TABLE, 0, Some("CNI portmap plugin"));
     for chain in [PORTS, HOST_IP_PORTS, ALL] {
         batch.add_chain(family, TABLE, chain, None, None);
     }
     let jump = |chain: &str| Expression::Verdict(Verdict::Jump(chain.to_owned()));
-    batch.delete_rules(family, TABLE, ALL, None);
-    batch.add_rule(family, TABLE, ALL, &[jump(HOST_IP_PORTS)]);
-    batch.add_rule(family, TABLE, ALL, &[jump(PORTS)]);
-    for (chain, number) in [("prerouting", Hook::PREROUTING), ("output", Hook::OUTPUT)] {
+    let all = [vec![jump(HOST_IP_PORTS)], vec![jump(PORTS)]];
+    keep_rules(batch, family, TABLE, ALL, listed, &all);
+    for (chain, number) in [(PREROUTING, Hook::PREROUTING), (OUTPUT, Hook::OUTPUT)] {
         let hook = Hook { kind: "nat".into(), number, priority: Hook::PRIORITY_DSTNAT };
         batch.add_chain(family, TABLE, chain, Some(&hook), None);
-        batch.delete_rules(family, TABLE, chain, None);
         let rule = [local_destination(), vec![jump(ALL)]].concat();
-        batch.add_rule(family, TABLE, chain, &rule);
+        keep_rules(batch, family, TABLE, chain, listed, &[rule]);
     }
     if config.snat {
         let number = Hook::POSTROUTING;
@@ -48,7 +53,6 @@ pub(super) fn batch(container_id: &str, config: &Portmap, address: IpNetwork) ->
         rule.push(Expression::Masquerade { flags: 0 });
         batch.add_commented_rule(family, TABLE, MASQUERADING, &rule, Some(container_id));
     }
-    batch
 }
 
 /// Whose packets to the container get the node's address: the container's own, and those of the node's loopback.
@@ -68,4 +72,8 @@ pub(super) const PORTS: &str = "hostports";
 /// Upstream's from before, which its `DEL` looks into.
 const HOST_IP_PORTS: &str = "hostip_hostports";
 const ALL: &str = "hostports_all";
+const PREROUTING: &str = "prerouting";
+const OUTPUT: &str = "output";
+/// Those whose rules all containers share.
+pub(super) const SHARED: [&str; 3] = [ALL, PREROUTING, OUTPUT];
 pub(super) const MASQUERADING: &str = "masquerading";

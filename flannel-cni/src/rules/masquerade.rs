@@ -3,14 +3,14 @@
 
 use std::collections::HashSet;
 
-use flannel_firewall::nftables::{Batch, Client, Expression, Family, Hook, Verdict};
+use flannel_firewall::nftables::{Batch, Client, Expression, Family, Hook, RuleInfo, Verdict};
 use ipnetwork::IpNetwork;
 
-use super::{chain_name, expressions, family_of, host, remove_chain, remove_rules, short_hash};
-use crate::{
-    kernel::refused,
-    protocol::{Attachment, Error},
+use super::{
+    chain_name, expressions, family_of, host, keep_rules, remove_chain, remove_rules, short_hash,
+    update,
 };
+use crate::protocol::{Attachment, Error};
 
 /// Masquerades what `addresses` send out of their subnets.
 pub(crate) async fn add(
@@ -19,13 +19,12 @@ pub(crate) async fn add(
     attachment: &Attachment,
     addresses: &[IpNetwork],
 ) -> Result<(), Error> {
-    // What an earlier container of this name left.
-    remove_rules_of(client, network, attachment).await?;
-    let batch = rules(network, attachment, addresses);
-    client
-        .apply(&batch)
-        .await
-        .map_err(|error| refused(format!("cannot masquerade {}", attachment.container_id), &error))
+    let what = format!("cannot masquerade {}", attachment.container_id);
+    update(client, &what, async |client| {
+        let listed = client.rules(Family::INET, TABLE).await?;
+        Ok(rules(network, attachment, addresses, &listed))
+    })
+    .await
 }
 
 /// Removes the rules of a container, whoever made them and in whichever way.
@@ -34,10 +33,18 @@ pub(crate) async fn remove(
     network: &str,
     attachment: &Attachment,
 ) -> Result<(), Error> {
-    remove_rules_of(client, network, attachment).await?;
+    let what = format!("cannot end masquerading of {}", attachment.container_id);
     let chain = chain_name(network, &attachment.container_id, "");
-    remove_chain(client, Family::IPV4, &chain).await?;
-    remove_chain(client, Family::IPV6, &chain).await
+    update(client, &what, async |client| {
+        let listed = client.rules(Family::INET, TABLE).await?;
+        let mut batch = Batch::default();
+        remove_rules_of(&mut batch, network, attachment, &listed);
+        for family in [Family::IPV4, Family::IPV6] {
+            remove_chain(client, &mut batch, family, &chain).await?;
+        }
+        Ok(batch)
+    })
+    .await
 }
 
 /// Removes the rules of containers of `network` that are not in `valid`.
@@ -48,26 +55,32 @@ pub(crate) async fn retain(
 ) -> Result<(), Error> {
     let valid: HashSet<String> = valid.iter().map(|it| instance(network, it)).collect();
     let prefix = short_hash(network);
-    remove_rules(client, Family::INET, TABLE, |chain, comment| {
-        let instance = comment.split(',').next().unwrap_or_default();
-        chain == CHAIN && comment.starts_with(&prefix) && !valid.contains(instance)
+    let what = format!("cannot end masquerading of containers that are gone from {network}");
+    update(client, &what, async |client| {
+        let listed = client.rules(Family::INET, TABLE).await?;
+        let mut batch = Batch::default();
+        remove_rules(&mut batch, Family::INET, TABLE, &listed, |chain, comment| {
+            let instance = comment.split(',').next().unwrap_or_default();
+            chain == CHAIN && comment.starts_with(&prefix) && !valid.contains(instance)
+        });
+        Ok(batch)
     })
     .await
 }
 
-async fn remove_rules_of(
-    client: &mut Client,
+fn remove_rules_of(batch: &mut Batch, network: &str, attachment: &Attachment, listed: &[RuleInfo]) {
+    let ours = instance(network, attachment);
+    remove_rules(batch, Family::INET, TABLE, listed, |chain, comment| {
+        chain == CHAIN && comment.starts_with(&ours)
+    });
+}
+
+fn rules(
     network: &str,
     attachment: &Attachment,
-) -> Result<(), Error> {
-    let ours = instance(network, attachment);
-    remove_rules(client, Family::INET, TABLE, |chain, comment| {
-        chain == CHAIN && comment.starts_with(&ours)
-    })
-    .await
-}
-
-fn rules(network: &str, attachment: &Attachment, addresses: &[IpNetwork]) -> Batch {
+    addresses: &[IpNetwork],
+    listed: &[RuleInfo],
+) -> Batch {
     let mut batch = Batch::default();
     let about = "Masquerading for plugins from github.com/containernetworking/plugins";
     batch.add_table(Family::INET, TABLE, 0, Some(about));
@@ -77,18 +90,20 @@ fn rules(network: &str, attachment: &Attachment, addresses: &[IpNetwork]) -> Bat
     let hook =
         Hook { kind: "nat".into(), number: Hook::POSTROUTING, priority: Hook::PRIORITY_SRCNAT };
     batch.add_chain(Family::INET, TABLE, BASE_CHAIN, Some(&hook), None);
-    batch.delete_rules(Family::INET, TABLE, BASE_CHAIN, None);
-    for multicast in ["224.0.0.0/4", "ff00::/8"] {
+    let return_multicast = ["224.0.0.0/4", "ff00::/8"].map(|multicast| {
         let multicast: IpNetwork = multicast.parse().expect("it is a block");
         let rule = [
             expressions::of_family(family_of(multicast)),
             expressions::with_address(None, Some(multicast), false),
             vec![Expression::Verdict(Verdict::Return)],
         ];
-        batch.add_rule(Family::INET, TABLE, BASE_CHAIN, &rule.concat());
-    }
-    let on = Expression::Verdict(Verdict::Goto(CHAIN.to_owned()));
-    batch.add_rule(Family::INET, TABLE, BASE_CHAIN, &[on]);
+        rule.concat()
+    });
+    let [ipv4, ipv6] = return_multicast;
+    let on = vec![Expression::Verdict(Verdict::Goto(CHAIN.to_owned()))];
+    keep_rules(&mut batch, Family::INET, TABLE, BASE_CHAIN, listed, &[ipv4, ipv6, on]);
+    // What an earlier container of this name left.
+    remove_rules_of(&mut batch, network, attachment, listed);
     let comment = comment(network, attachment);
     for address in addresses {
         let subnet = IpNetwork::new(address.network(), address.prefix())

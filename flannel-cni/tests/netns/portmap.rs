@@ -142,6 +142,57 @@ fn the_rules_are_those_of_upstream() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn rules_that_containers_share_are_made_right_and_then_left_alone() {
+    let node = Node::new();
+    let (one, previous) = pod_with_server(&node);
+    let nft = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        program(&node.host, Path::new("nft"), &words)
+    };
+    let add = |pod: &Pod| node.run("portmap", "ADD", pod, &portmap_config(&previous, mappings()));
+    let shared = || {
+        let chains = ["prerouting", "output", "hostports_all"];
+        chains.map(|chain| nft(&format!("-a list chain ip cni_hostport {chain}"))).concat()
+    };
+    add(&one).ok();
+    let right = shared();
+    add(&Pod::new("two")).ok();
+    assert_eq!(shared(), right, "the same handles");
+    nft("add rule ip cni_hostport prerouting counter");
+    nft("flush chain ip cni_hostport hostports_all");
+    add(&Pod::new("three")).ok();
+    let without_handles = |text: &str| {
+        let lines = text.lines().map(|line| line.split(" # handle").next().unwrap().to_owned());
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(without_handles(&shared()), without_handles(&right));
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn containers_that_come_and_go_at_once_do_not_disturb_each_other() {
+    let node = Node::new();
+    let (_pod, previous) = pod_with_server(&node);
+    let config = portmap_config(&previous, mappings());
+    node.program("portmap");
+    let work = |worker: usize| {
+        for number in 0..5 {
+            let pod = Pod::new(&format!("c{worker}-{number}"));
+            node.run("portmap", "ADD", &pod, &config).ok();
+            node.run("portmap", "CHECK", &pod, &config).ok();
+            node.run("portmap", "DEL", &pod, &config).ok();
+            assert_eq!(node.run("portmap", "CHECK", &pod, &config).refused().0, 102);
+        }
+    };
+    std::thread::scope(|scope| {
+        let work = &work;
+        (0..8).for_each(|worker| drop(scope.spawn(move || work(worker))));
+    });
+    assert!(!table(&node, "ip", "cni_hostport").contains("comment \"c"));
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn without_ports_the_result_is_passed_on_and_nothing_is_made() {
     let node = Node::new();
     let (pod, previous) = pod_with_server(&node);

@@ -8,14 +8,14 @@ use flannel_netlink::{
 use super::{
     Batch, Expression, Family, Hook, Verdict,
     uapi::{
-        HEADER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM,
-        NFT_MSG_GETTABLE, NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END, NFTA_CHAIN_HOOK,
-        NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_DATA_VALUE,
-        NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
-        NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NFTA_RULE_USERDATA, NFTA_SET_ELEM_DATA,
-        NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_LIST_ELEMENTS,
-        NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME,
-        NFTA_TABLE_USE, message_type,
+        HEADER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETRULE,
+        NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END,
+        NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
+        NFTA_DATA_VALUE, NFTA_GEN_ID, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN,
+        NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NFTA_RULE_USERDATA,
+        NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END,
+        NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+        NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, NFTA_TABLE_USE, message_type,
     },
 };
 
@@ -159,7 +159,29 @@ impl Client {
         table: &str,
     ) -> Result<Vec<RuleInfo>, KernelError> {
         let request = request(NFT_MSG_GETRULE, family, &[(NFTA_RULE_TABLE, table)]);
-        match self.connection.dump(&request, |message| read_rule(message, table)).await {
+        self.listed_rules(&request, |message| read_rule(message, table)).await
+    }
+
+    /// The rules of one chain, in their order; none if it is not there.
+    pub async fn chain_rules(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+    ) -> Result<Vec<RuleInfo>, KernelError> {
+        let names = [(NFTA_RULE_TABLE, table), (NFTA_RULE_CHAIN, chain)];
+        let request = request(NFT_MSG_GETRULE, family, &names);
+        // As the table, old kernels leave the chain out of account.
+        let read = |message: &Message<'_>| read_rule(message, table).filter(|it| it.chain == chain);
+        self.listed_rules(&request, read).await
+    }
+
+    async fn listed_rules(
+        &mut self,
+        request: &Request,
+        read: impl FnMut(&Message<'_>) -> Option<RuleInfo>,
+    ) -> Result<Vec<RuleInfo>, KernelError> {
+        match self.connection.dump(request, read).await {
             Err(error) if error.not_found() => Ok(Vec::new()),
             result => result,
         }
@@ -186,7 +208,24 @@ impl Client {
 
     /// Does all of `batch` or nothing.
     pub async fn apply(&mut self, batch: &Batch) -> Result<(), KernelError> {
-        self.connection.transact(NFNL_SUBSYS_NFTABLES, batch.requests()).await
+        self.connection.transact(NFNL_SUBSYS_NFTABLES, None, batch.requests()).await
+    }
+
+    /// The number of the last change. It is never 0.
+    pub async fn generation(&mut self) -> Result<u32, KernelError> {
+        let request = request(NFT_MSG_GETGEN, Family(0), &[]);
+        self.connection.get(&request, |message| find(message, NFTA_GEN_ID)?.u32_be()).await
+    }
+
+    /// As [`apply`](Self::apply), unless anything was changed since [`generation`](Self::generation): then it is refused, with an
+    /// error that is [`outdated`](KernelError::outdated).
+    pub async fn apply_at(&mut self, generation: u32, batch: &Batch) -> Result<(), KernelError> {
+        self.connection.transact(NFNL_SUBSYS_NFTABLES, Some(generation), batch.requests()).await
+    }
+
+    /// The socket, for other parts of netfilter.
+    pub const fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 }
 

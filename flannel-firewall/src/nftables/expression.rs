@@ -34,8 +34,7 @@ pub enum Expression {
     /// Loads a fact about the packet's connection, `NFT_CT_*`.
     #[expect(missing_docs, reason = "said above")]
     Connection { register: u32, key: u32 },
-    /// Loads what the routing tables say, `NFT_FIB_RESULT_*`, about what `flags` name, `NFTA_FIB_F_*`. It is only written: read, it
-    /// is an [`Other`](Self::Other).
+    /// Loads what the routing tables say, `NFT_FIB_RESULT_*`, about what `flags` name, `NFTA_FIB_F_*`.
     #[expect(missing_docs, reason = "said above")]
     Fib { register: u32, result: u32, flags: u32 },
     /// Puts a value into a register. It is only written: read, it is an [`Other`](Self::Other).
@@ -282,6 +281,11 @@ impl Expression {
             "ct" => match number(NFTA_CT_DREG) {
                 Some(register) => Self::Connection { register, key: number(NFTA_CT_KEY)? },
                 None => Self::Other("ct set".into()),
+            },
+            "fib" => Self::Fib {
+                register: number(NFTA_FIB_DREG)?,
+                result: number(NFTA_FIB_RESULT)?,
+                flags: number(NFTA_FIB_FLAGS)?,
             },
             "immediate" if number(NFTA_IMMEDIATE_DREG)? == Self::VERDICT_REGISTER => {
                 Self::Verdict(Verdict::read(get(NFTA_IMMEDIATE_DATA)?)?)

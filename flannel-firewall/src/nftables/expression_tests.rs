@@ -15,13 +15,14 @@ fn what_others_write_is_read_as_well() {
     let set = "__set0".to_owned();
     let expressions = [
         Expression::Connection { register: 1, key: 0 },
+        Expression::Fib { register: 1, result: 3, flags: 2 },
         Expression::Lookup { register: 9, set: set.clone(), negated: true, is_map: false },
         Expression::Lookup { register: 1, set, negated: false, is_map: true },
         Expression::Match { name: "mark".into(), info: vec![1, 2, 3, 4] },
         Expression::Meta { register: 1, key: 6 },
         Expression::Nat { source: true },
         Expression::Nat { source: false },
-        Expression::Other("fib".into()),
+        Expression::Other("rt".into()),
         Expression::Range { register: 1, negated: true, from: vec![1], to: vec![2] },
         Expression::Target("REJECT".into()),
         Expression::Verdict(Verdict::Other(3)),
