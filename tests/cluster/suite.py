@@ -42,6 +42,7 @@ TRIALS = (
     trials.the_node_condition_says_that_the_network_is_there,
     trials.pods_reach_each_other_and_services,
     trials.pods_see_each_others_addresses,
+    trials.a_path_is_explained_in_a_pod_of_the_network,
     trials.a_node_joins_is_drained_and_deleted,
     trials.a_node_object_is_made_anew_and_gets_other_subnets,
     trials.an_update_rolls_without_a_lost_packet,

@@ -56,6 +56,17 @@ def pods_see_each_others_addresses(cluster: Cluster, workload: Workload) -> str:
     return "no masquerading between pods"
 
 
+def a_path_is_explained_in_a_pod_of_the_network(cluster: Cluster, workload: Workload) -> str:
+    first, second = list(cluster.nodes)[:2]
+    [pod] = [each for each in cluster.objects("pods", "-n", NAMESPACE) if each["spec"]["nodeName"] == first]
+    command = ["exec", pod["metadata"]["name"], "-n", NAMESPACE, "-c", "kube-flannel", "--", "/flannel-node", "explain", "--kube-subnet-mgr"]
+    ends = list(zip(workload.addresses(f"echo-{first}"), workload.addresses(f"echo-{second}")))
+    for source, destination in ends:
+        said = cluster.kubectl(*command, source, destination)
+        check("reach each other" in said, said)
+    return f"in {len(ends)} families"
+
+
 def a_node_joins_is_drained_and_deleted(cluster: Cluster, workload: Workload) -> str:
     first = cluster.control_plane
     with pings.running(workload.flows()) as lost:

@@ -92,7 +92,8 @@ fn is_usage(error: &anyhow::Error) -> bool {
 
 /// Explains. Fine is a path on which nothing is broken.
 fn explain(args: &ExplainArgs) -> Result<bool> {
-    let explained = async { Ok(explain::explain(&args.options(), &Stores::default()).await?) };
+    let options = args.options()?;
+    let explained = async { Ok(explain::explain(&options, &Stores::default()).await?) };
     let explanation = block_on(explained)?;
     match args.json {
         true => say!("{}", serde_json::to_string(&explanation)?),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error, fs, net::IpAddr, path::Path};
 
+use flannel_core::{Lease, LeaseEvent, Store};
 use flannel_firewall::{Direction, Flow, PacketPath, inspect};
 use flannel_netlink::{
     Connection, KernelError, Namespace,
@@ -10,6 +11,7 @@ use flannel_netlink::{
     state::{AddressFilter, IpFamily, Link, Route},
 };
 use flannel_store::{Lifetime, Record, Registry, network_config};
+use futures::StreamExt;
 
 use super::{
     ExplainError, ExplainOptions, LeaseSource,
@@ -17,7 +19,9 @@ use super::{
     facts::{Answers, Facts, Hop, Host, InTheWay, Running, Stored, Tunnel},
     walk::Broken,
 };
-use crate::{DaemonHandle, Stores, error::chain, status, status_socket, subnet_file};
+use crate::{
+    DaemonHandle, OpenStore, StoreRequest, Stores, error::chain, status, status_socket, subnet_file,
+};
 
 /// Collects what there is. The inner error says that the store is what is broken.
 pub(crate) async fn collect(
@@ -132,11 +136,31 @@ async fn stored(
         LeaseSource::Node(daemon) => return of_node(daemon).await,
         LeaseSource::Store(store) => store,
     };
-    let registry: Box<dyn Registry> = stores.open(store).await?;
-    let place = registry.config().await?.place;
-    let config = network_config(registry.as_ref()).await?;
-    let records = registry.list().await?.records;
-    Ok(Stored { place, config, records })
+    let request = StoreRequest { options: store, network: None, create: false };
+    match stores.plan(&request)?.open().await? {
+        OpenStore::Registry(registry) => {
+            let place = registry.config().await?.place;
+            let config = network_config(registry.as_ref()).await?;
+            let records = registry.list().await?.records;
+            Ok(Stored { place, config, records })
+        }
+        OpenStore::Kubernetes(cluster, _) => of_store(&cluster, store.to_string()).await,
+        OpenStore::Store(own, _) => of_store(&*own, store.to_string()).await,
+    }
+}
+
+/// What a store says that chooses subnets itself.
+async fn of_store(
+    store: &dyn Store,
+    place: String,
+) -> Result<Stored, Box<dyn Error + Send + Sync>> {
+    let config = store.config().await?;
+    match store.watch().next().await.transpose()? {
+        Some(LeaseEvent::Reset(leases)) => Ok(Stored { place, config, records: records(leases) }),
+        event => {
+            Err(format!("the first thing that a store says is all leases, not {event:?}").into())
+        }
+    }
 }
 
 /// What a node that runs knows of its store.
@@ -150,7 +174,11 @@ async fn of_node(daemon: &DaemonHandle) -> Result<Stored, Box<dyn Error + Send +
         lease.node.get_or_insert(facts.id);
         lease
     });
-    let records = peers.iter().cloned().chain(own).map(|lease| Record {
+    Ok(Stored { place: facts.store, config, records: records(peers.iter().cloned().chain(own)) })
+}
+
+fn records(leases: impl IntoIterator<Item = Lease>) -> Vec<Record> {
+    let record = |lease: Lease| Record {
         key: lease.subnet.to_string(),
         value: serde_json::to_string(&lease.attrs).map_err(|error| error.to_string()),
         owner: lease.node,
@@ -158,8 +186,8 @@ async fn of_node(daemon: &DaemonHandle) -> Result<Stored, Box<dyn Error + Send +
         created: 0,
         lifetime: Lifetime::Bounded,
         token: 0,
-    });
-    Ok(Stored { place: facts.store, config, records: records.collect() })
+    };
+    leases.into_iter().map(record).collect()
 }
 
 /// The two ends, ours first: `None` if neither or both are in this host's subnet.

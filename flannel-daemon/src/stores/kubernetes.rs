@@ -2,6 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
+use flannel_core::NodeId;
 use flannel_kube::{Client, ClientConfig};
 use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource, NodeName, NodeNameError};
 use tokio::time::sleep;
@@ -31,22 +32,25 @@ pub(super) fn plan(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptio
         files.push(path.clone());
     }
     let written = config.state_file.as_deref().and_then(parent_folder);
-    let open = open(Client::new(client), node, config);
+    let is_patient = request.create;
+    let client = Client::new(client);
+    let open = async move {
+        let node = match is_patient {
+            true => find(&node, &client).await?,
+            false => node.find(&client).await?,
+        };
+        open(client, node, config)
+    };
     let plan =
         files.into_iter().fold(StorePlan::new(open).with_identity(identity), StorePlan::reads);
     Ok(written.into_iter().fold(plan, StorePlan::writes))
 }
 
 /// Finds out which Node this is, for as long as that takes.
-async fn open(
-    client: Client,
-    node: NodeName,
-    config: KubernetesConfig,
-) -> Result<OpenStore, Box<dyn Error + Send + Sync>> {
+async fn find(node: &NodeName, client: &Client) -> Result<NodeId, NodeNameError> {
     let mut said = None;
-    let node = loop {
-        match node.find(&client).await {
-            Ok(node) => break node,
+    loop {
+        match node.find(client).await {
             Err(error @ NodeNameError::Request(_)) => {
                 let text = chain(&error);
                 if said.as_ref() != Some(&text) {
@@ -55,9 +59,16 @@ async fn open(
                 }
                 sleep(PAUSE).await;
             }
-            Err(error) => return Err(error.into()),
+            outcome => return outcome,
         }
-    };
+    }
+}
+
+fn open(
+    client: Client,
+    node: NodeId,
+    config: KubernetesConfig,
+) -> Result<OpenStore, Box<dyn Error + Send + Sync>> {
     let options = KubernetesOptions {
         node,
         annotation_prefix: config.annotation_prefix,

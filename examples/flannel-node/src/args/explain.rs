@@ -3,9 +3,12 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
-use flannel_daemon::explain::{ExplainOptions, LeaseSource};
+use flannel_daemon::{
+    InvalidOptions, StoreOptions,
+    explain::{ExplainOptions, LeaseSource},
+};
 
-use super::StoreArgs;
+use super::{KubernetesArgs, StoreArgs};
 
 /// Which way to explain.
 #[derive(Args, Debug)]
@@ -26,16 +29,32 @@ pub(crate) struct ExplainArgs {
 
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesArgs,
 }
 
 impl ExplainArgs {
-    pub(crate) fn options(&self) -> ExplainOptions {
-        ExplainOptions {
+    /// What to explain.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOptions`] for two stores.
+    pub(crate) fn options(&self) -> Result<ExplainOptions, InvalidOptions> {
+        let leases = match (self.kubernetes.kube_subnet_mgr, &self.store.store) {
+            (true, Some(_)) => {
+                let reason = "--kube-subnet-mgr and --store say where the leases are: give one";
+                return Err(InvalidOptions::new(reason));
+            }
+            (true, None) => StoreOptions::kubernetes(self.kubernetes.config(&self.subnet_file)),
+            (false, _) => self.store.options(),
+        };
+        Ok(ExplainOptions {
             source: self.source,
             destination: self.destination,
             subnet_file: self.subnet_file.clone(),
-            leases: LeaseSource::Store(self.store.options().into()),
+            leases: LeaseSource::Store(leases.into()),
             namespace: None,
-        }
+        })
     }
 }

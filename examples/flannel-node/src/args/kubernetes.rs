@@ -35,11 +35,6 @@ pub(crate) struct KubernetesArgs {
     /// With Kubernetes: the ConfigMap whose net-conf.json is the network's configuration, instead of a file. Changes are seen at once.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = config_map, conflicts_with = "net_config_path")]
     pub(crate) net_config_map: Option<NetworkSource>,
-
-    /// With Kubernetes: keep the node's condition NetworkUnavailable.
-    #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
-        num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
-    pub(crate) set_node_network_unavailable: bool,
 }
 
 impl KubernetesArgs {
@@ -51,9 +46,8 @@ impl KubernetesArgs {
             kubeconfig: self.kubeconfig_file.clone(),
             annotation_prefix: self.kube_annotation_prefix.clone(),
             network: self.net_config_map.clone().unwrap_or_else(file),
-            node: None,
             state_file: Some(subnet_file.with_file_name("kubernetes.json")),
-            keep_condition: self.set_node_network_unavailable,
+            ..KubernetesConfig::default()
         }
     }
 }

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use flannel_backend::UplinkOptions;
 use flannel_core::{ConfigError, NetworkConfig, NodeId, OnLeaseLoss};
-use flannel_daemon::{DaemonOptions, InvalidOptions, StoreOptions};
+use flannel_daemon::{DaemonOptions, InvalidOptions, KubernetesConfig, StoreOptions};
 use flannel_netlink::iface::Selector;
 use ipnetwork::Ipv4Network;
 
@@ -98,6 +98,11 @@ pub(crate) struct NodeArgs {
     #[command(flatten)]
     pub(crate) kubernetes: KubernetesArgs,
 
+    /// With Kubernetes: keep the node's condition NetworkUnavailable.
+    #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
+        num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
+    pub(crate) set_node_network_unavailable: bool,
+
     /// Which of all these were given.
     #[arg(skip)]
     pub(super) given: Given,
@@ -116,7 +121,10 @@ impl NodeArgs {
     pub(crate) fn options(&self) -> Result<DaemonOptions, InvalidOptions> {
         let network = self.network.as_ref().map(|network| network.config(&self.backend));
         let store = match self.kubernetes.kube_subnet_mgr {
-            true => StoreOptions::kubernetes(self.kubernetes.config(&self.subnet_file)),
+            true => StoreOptions::kubernetes(KubernetesConfig {
+                keep_condition: self.set_node_network_unavailable,
+                ..self.kubernetes.config(&self.subnet_file)
+            }),
             false => self.store.options(),
         };
         Ok(DaemonOptions {
