@@ -16,7 +16,7 @@ use self::config::Bridge;
 use crate::{
     delegate::{self, Role},
     plugin::Call,
-    protocol::{AddResult, Code, Error, Verb, Version},
+    protocol::{AddResult, Arguments, Code, Config, Error, Verb, Version},
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
@@ -47,4 +47,13 @@ pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
 async fn ask_ipam(call: &Call, bridge: &Bridge, verb: Verb) -> Result<(), Error> {
     let Some(plugin) = &bridge.ipam else { return Ok(()) };
     delegate::run(call, verb, Role::Ipam, plugin, call.config.object.clone()).await.map(drop)
+}
+
+/// For [`fuzzing`](crate::fuzzing).
+pub(crate) fn read(config: &Config, arguments: &Arguments) {
+    let _ = Bridge::read_for_removal(config);
+    let Ok(bridge) = Bridge::read(config, arguments) else { return };
+    if let Ok(Some(mut previous)) = config.previous() {
+        let _ = gateways::complete(&mut previous, &bridge, 0);
+    }
 }

@@ -19,7 +19,7 @@ use self::{config::Flannel, records::Records};
 use crate::{
     delegate::{self, Role},
     plugin::Call,
-    protocol::{AddResult, Code, Error, Verb},
+    protocol::{AddResult, Code, Config, Error, Verb},
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
@@ -124,6 +124,13 @@ fn kind(delegated: &Map<String, Value>) -> Result<String, Error> {
     Ok(kind.to_owned())
 }
 
+/// For [`fuzzing`](crate::fuzzing).
+pub(crate) fn read(config: &Config) {
+    let Ok(flannel) = Flannel::read_for_removal(config) else { return };
+    let _ = Flannel::read(config);
+    let _ = render::delegate(config, &flannel, &SubnetEnv::default());
+}
+
 /// How often the file is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -132,7 +139,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::protocol::Config;
 
     fn config(subnet_file: &Path) -> Flannel {
         let config = json!({"name": "n", "subnetFile": subnet_file}).to_string();

@@ -14,11 +14,11 @@ use std::{io, path::Path};
 use self::config::HostLocal;
 pub use self::{
     range::{Range, RangeSet},
-    store::{Entry, Owner, Store, StoreError},
+    store::{Entry, Owner, Store, StoreError, entries_in},
 };
 use crate::{
     plugin::Call,
-    protocol::{AddResult, Code, Error, Ip, Verb},
+    protocol::{AddResult, Arguments, Code, Config, Error, Ip, Verb},
 };
 
 pub(crate) fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
@@ -156,7 +156,7 @@ fn open(call: &Call, data_dir: &Path) -> Result<Store, Error> {
 }
 
 /// A number that the kernel chose when the machine started.
-pub(crate) fn boot_id() -> io::Result<String> {
+fn boot_id() -> io::Result<String> {
     std::fs::read_to_string(Path::new(BOOT_ID)).map(|text| text.trim().to_owned())
 }
 
@@ -166,6 +166,16 @@ fn failed(error: StoreError) -> Error {
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// For [`fuzzing`](crate::fuzzing).
+pub(crate) fn read(config: &Config, arguments: &Arguments) {
+    let _ = config::data_dir(config);
+    let Ok(read) = HostLocal::read(config, arguments) else { return };
+    for set in &read.ranges {
+        let stretches = set.stretches(read.requested.first().copied());
+        assert!(stretches.iter().all(|(from, to)| from <= to));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -173,7 +183,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::protocol::{Config, Environment};
+    use crate::protocol::Environment;
 
     #[test]
     fn an_add_that_fails_leaves_no_owner() {

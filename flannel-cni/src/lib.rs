@@ -5,8 +5,7 @@
 //!
 //! * [`protocol`]: the configuration, the environment, results and errors of every version of the specification. Pure.
 //! * [`Plugin`]: which plugins there are, and what each does for a verb.
-//! * `loopback`, ...: a module for each plugin.
-//! * `sandbox`: a container's network namespace.
+//! * [`Store`]: the addresses of a network of this node, in the folder that containernetworking's `host-local` keeps.
 //!
 //! # Examples
 //!
@@ -34,6 +33,8 @@
 mod bridge;
 mod delegate;
 mod flannel;
+#[doc(hidden)]
+pub mod fuzzing;
 mod host_local;
 mod install;
 mod kernel;
@@ -46,7 +47,7 @@ mod rules;
 mod sandbox;
 
 pub use flannel::SubnetEnv;
-pub use host_local::{Entry, Owner, Range, RangeSet, Store, StoreError};
+pub use host_local::{Entry, Owner, Range, RangeSet, Store, StoreError, entries_in};
 pub use install::{InstallError, Installed, install, uninstall};
 pub use listing::list;
 pub use plugin::{Call, Plugin, execute};

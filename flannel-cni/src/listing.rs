@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, io, path::Path, time::SystemTime};
 
-use crate::{Entry, Store, StoreError, host_local::boot_id};
+use crate::{Entry, StoreError, entries_in};
 
 /// The addresses in use, of all networks in `data_dir`, as a table. `results` is where the runtime's library keeps what plugins
 /// answered: an attachment that it does not know may be leaked.
@@ -16,16 +16,17 @@ pub fn list(data_dir: &Path, results: &Path, now: SystemTime) -> Result<String, 
         path: path.to_owned(),
         source,
     };
-    let boot_id = boot_id().map_err(|error| failed("read the boot ID for", data_dir, error))?;
     let mut table = String::from("NETWORK  ADDRESS  AGE  INTERFACE  CONTAINER  STATE\n");
     let networks = std::fs::read_dir(data_dir).map_err(|error| failed("list", data_dir, error))?;
     let mut networks: Vec<_> = networks
-        .filter_map(|folder| folder.ok()?.file_name().into_string().ok())
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|folder| folder.file_name().into_string().ok())
         .filter(|name| !name.starts_with('.'))
         .collect();
     networks.sort();
     for network in networks {
-        for entry in Store::open(data_dir, &network, &boot_id)?.entries()? {
+        for entry in entries_in(&data_dir.join(&network))? {
             let _ = writeln!(table, "{}", line(&network, &entry, results, now));
         }
     }
@@ -74,6 +75,8 @@ mod tests {
             fs::write(data.join("cbr0").join(address), text).unwrap();
         }
         fs::write(results.join("cbr0-c1-eth0"), "{}").unwrap();
+        fs::write(data.join("cbr0/10.1.2.5"), "").unwrap();
+        fs::write(data.join("stray"), "").unwrap();
         let later = SystemTime::now() + Duration::from_secs(3 * 3600 + 125);
         let table = list(&data, &results, later).unwrap();
         let lines: Vec<&str> = table.lines().skip(1).collect();
@@ -83,8 +86,12 @@ mod tests {
                 "cbr0  10.1.2.2  3h2m  eth0  c1  in use",
                 "cbr0  10.1.2.3  3h2m  eth0  c2  unknown to the runtime",
                 "cbr0  10.1.2.4  3h2m  -  -  unreadable",
+                "cbr0  10.1.2.5  3h2m  -  -  unreadable",
             ]
         );
+        // It was only looked at.
+        assert_eq!(fs::read_dir(data.join("cbr0")).unwrap().count(), 4);
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 2);
     }
 
     #[test]

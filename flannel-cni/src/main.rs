@@ -17,7 +17,8 @@ use flannel_cni::{
 
 fn main() -> ExitCode {
     if env::var_os("CNI_COMMAND").is_none() {
-        return people::run(&env::args().skip(1).collect::<Vec<_>>());
+        let arguments = env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned());
+        return people::run(&arguments.collect::<Vec<_>>());
     }
     let (output, code) = match answer() {
         Ok(output) => (output, ExitCode::SUCCESS),

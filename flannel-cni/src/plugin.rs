@@ -98,7 +98,13 @@ impl Call {
 ///
 /// # Cancel safety
 ///
-/// Dropping the future leaves an `ADD` or `DEL` half done, as a killed plugin does: `DEL` finishes it.
+/// Dropping the future leaves an `ADD` or `DEL` half done, as a killed plugin does: `DEL` finishes it. A program of others that was
+/// started goes on: call `DEL` after it has ended.
+///
+/// # Blocking
+///
+/// It reads files and waits for their locks in the calling thread. On a runtime that others share, it belongs into a thread of its
+/// own.
 pub async fn execute(plugin: Plugin, call: &Call) -> Result<Option<AddResult>, Error> {
     let (verb, version) = (call.environment.verb, call.config.version);
     let since = match verb {

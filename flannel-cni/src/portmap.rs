@@ -15,7 +15,7 @@ use self::config::Portmap;
 use crate::{
     kernel::refused,
     plugin::Call,
-    protocol::{AddResult, Code, Error, Verb},
+    protocol::{AddResult, Code, Config, Error, Verb},
     rules::{chain_name, connect, family_of, remove_chain, remove_rules, update},
 };
 
@@ -130,4 +130,13 @@ async fn status(call: &Call) -> Result<(), Error> {
         let refused = refused("the kernel's nf_tables cannot be used", &error);
         Error { code: Code::NotAvailable, ..refused }
     })
+}
+
+/// For [`fuzzing`](crate::fuzzing).
+pub(crate) fn read(config: &Config) {
+    let _ = Portmap::read_for_removal(config);
+    let Ok(portmap) = Portmap::read(config, "eth0") else { return };
+    for address in &portmap.addresses {
+        rules::add(&mut Batch::default(), "c1", &portmap, *address, &[]);
+    }
 }

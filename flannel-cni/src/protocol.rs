@@ -3,6 +3,7 @@
 
 mod arguments;
 mod attachment;
+pub(crate) mod block;
 mod config;
 mod environment;
 mod error;

@@ -1,5 +1,5 @@
 use flannel_cni::{
-    SubnetEnv,
+    SubnetEnv, fuzzing,
     protocol::{AddResult, Arguments, Config, Environment, Version},
 };
 
@@ -16,6 +16,11 @@ pub fn cni(bytes: &[u8]) {
         }
     }
     let text = String::from_utf8_lossy(bytes);
+    if let Some((arguments, config)) = text.split_once('\n')
+        && let Ok(config) = Config::parse(config.as_bytes())
+    {
+        fuzzing::read_by_all(&config, arguments);
+    }
     let _ = SubnetEnv::parse(&text, "subnet.env");
     let _ = text.parse::<Arguments>();
     let variable = |name: &str| {

@@ -2,7 +2,7 @@ use std::{fs, io::ErrorKind, path::Path};
 
 use ipnetwork::IpNetwork;
 
-use crate::protocol::{Code, Error};
+use crate::protocol::{Code, Error, block};
 
 /// What flannel says about this node, in `/run/flannel/subnet.env`, read as flannel's plugin reads it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,11 +34,8 @@ impl SubnetEnv {
             // Unlike flannel's plugin, which ends with a panic for a known key without a value.
             let Some((key, value)) = line.split_once('=') else { continue };
             let network = |value: &str| {
-                let network: Result<IpNetwork, _> = value.parse();
-                let network = network
-                    .ok()
-                    .filter(|_| value.contains('/'))
-                    .filter(|network| network.is_ipv6() == key.contains("IPV6"));
+                let network = block::parse(value).ok();
+                let network = network.filter(|it| it.is_ipv6() == key.contains("IPV6"));
                 network.map(canonical).ok_or_else(|| invalid(format!("has {key}={value:?}")))
             };
             match key {

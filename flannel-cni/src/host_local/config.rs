@@ -4,7 +4,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{Range, RangeSet};
-use crate::protocol::{Arguments, Code, Config, Error, Route, Version, or_default};
+use crate::protocol::{Arguments, Code, Config, Error, Route, Version, block, or_default};
 
 /// The configuration as far as it concerns addresses.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,6 +109,7 @@ struct IpamKeys {
 
 #[derive(Deserialize)]
 struct RangeKeys {
+    #[serde(default, deserialize_with = "block::optional")]
     subnet: Option<IpNetwork>,
     #[serde(rename = "rangeStart")]
     start: Option<IpAddr>,

@@ -231,26 +231,7 @@ impl Store {
     ///
     /// When the folder cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, StoreError> {
-        let mut entries = Vec::new();
-        let listing = fs::read_dir(&self.folder).map_err(failed("list", &self.folder))?;
-        for file in listing {
-            let file = file.map_err(failed("list", &self.folder))?;
-            let name = file.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let address = name.parse::<IpAddr>();
-            let Some(address) = address.ok().filter(|address| address.to_string() == name) else {
-                continue;
-            };
-            let is_file = file.file_type().is_ok_and(|kind| kind.is_file());
-            let text = if is_file { fs::read(file.path()).ok() } else { None };
-            let is_empty = text.as_ref().is_some_and(Vec::is_empty);
-            let owner = text.as_ref().and_then(|text| Owner::parse(text));
-            let since = file.metadata().and_then(|metadata| metadata.modified()).ok();
-            let names_nobody = text.is_some() && owner.is_none();
-            entries.push(Entry { address, owner, since, names_nobody, is_empty });
-        }
-        entries.sort_by_key(|entry| entry.address);
-        Ok(entries)
+        read_entries(&self.folder)
     }
 
     /// Has what was changed count as known to the index.
@@ -354,6 +335,47 @@ impl Owner {
 
 fn addresses_of((owner, addresses): (Owner, Vec<IpAddr>)) -> impl Iterator<Item = (IpAddr, Owner)> {
     addresses.into_iter().map(move |address| (address, owner.clone()))
+}
+
+/// All addresses in use of the network that has this folder. Nothing is made or removed: it is only waited for who writes.
+///
+/// # Errors
+///
+/// When the folder cannot be read.
+pub fn entries_in(folder: &Path) -> Result<Vec<Entry>, StoreError> {
+    let path = folder.join("lock");
+    let _lock = match File::open(&path) {
+        // Nobody ever wrote.
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        file => {
+            let file = file.map_err(failed("open", &path))?;
+            file.lock_shared().map_err(failed("lock", &path))?;
+            Some(file)
+        }
+    };
+    read_entries(folder)
+}
+
+fn read_entries(folder: &Path) -> Result<Vec<Entry>, StoreError> {
+    let mut entries = Vec::new();
+    for file in fs::read_dir(folder).map_err(failed("list", folder))? {
+        let file = file.map_err(failed("list", folder))?;
+        let name = file.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let address = name.parse::<IpAddr>();
+        let Some(address) = address.ok().filter(|address| address.to_string() == name) else {
+            continue;
+        };
+        let is_file = file.file_type().is_ok_and(|kind| kind.is_file());
+        let text = if is_file { fs::read(file.path()).ok() } else { None };
+        let is_empty = text.as_ref().is_some_and(Vec::is_empty);
+        let owner = text.as_ref().and_then(|text| Owner::parse(text));
+        let since = file.metadata().and_then(|metadata| metadata.modified()).ok();
+        let names_nobody = text.is_some() && owner.is_none();
+        entries.push(Entry { address, owner, since, names_nobody, is_empty });
+    }
+    entries.sort_by_key(|entry| entry.address);
+    Ok(entries)
 }
 
 /// Makes the folder if it is not there, and waits for its lock.

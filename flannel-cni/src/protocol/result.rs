@@ -46,6 +46,7 @@ pub struct Ip {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
     /// The address with its prefix.
+    #[serde(with = "super::block")]
     pub address: IpNetwork,
     /// The way out of the prefix.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "empty_is_none")]
@@ -56,6 +57,7 @@ pub struct Ip {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Route {
     /// Where to.
+    #[serde(with = "super::block")]
     pub dst: IpNetwork,
     /// Through what; without, through the gateway of the container's address.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "empty_is_none")]

@@ -124,6 +124,7 @@ struct OldResult {
 
 #[derive(Deserialize, Serialize)]
 struct OldIp {
+    #[serde(with = "super::block")]
     ip: ipnetwork::IpNetwork,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gateway: Option<String>,
