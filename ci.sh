@@ -373,27 +373,28 @@ part_kube() {
     [ "$ran" -gt 0 ]
 }
 
-# Release without what makes only the result small: these tests are built to be run once.
+# Tests of the store and of the parsers, of which there are many: release without what makes only the result small. Both crates at
+# once, so that what they share is built once.
 optimised() {
-    local verb=$1; shift
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo "$verb" --release "$@"
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo test --release -q -p flannel-store -p flannel-fuzz --all-features "$@"
 }
 
 # The lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
 part_simulate() {
-    optimised test -p flannel-store --all-features --lib --test cluster --test racing --no-run
-    optimised test -q -p flannel-store --all-features --test racing
-    optimised test -q -p flannel-store --all-features --lib model -- --nocapture | grep -oE '[0-9]+ nodes, [0-9]+ subnets.*|^test result.*'
+    optimised --lib --test cluster --test racing --no-run
+    optimised --test racing
+    optimised --lib model -- --nocapture | grep -oE '[0-9]+ nodes, [0-9]+ subnets.*|^test result.*'
     local runs=${FLANNEL_SIM_RUNS:-2000} first=$(($(date +%s) * 1000))
     echo "$runs schedules, the same in every run"
-    FLANNEL_SIM_RUNS=$runs optimised test -q -p flannel-store --all-features --test cluster -- --nocapture
+    FLANNEL_SIM_RUNS=$runs optimised --test cluster -- --nocapture
     echo "$((runs / 4)) schedules of this run: FLANNEL_SIM_FIRST=$first"
-    FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=$((runs / 4)) optimised test -q -p flannel-store --all-features --test cluster -- --nocapture whatever
+    FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=$((runs / 4)) optimised --test cluster -- --nocapture whatever
 }
 
 # Texts and packets from outside: variants of known ones always, and what libFuzzer finds in a few seconds where cargo-fuzz is installed.
 part_fuzz() {
-    PROPTEST_CASES=3000 optimised test -p flannel-fuzz
+    PROPTEST_CASES=3000 optimised --test variants
     # It takes two minutes once.
     if [ "${CI:-}" = true ] && ! cargo fuzz --version >/dev/null 2>&1; then
         cargo install --quiet --locked cargo-fuzz
@@ -415,7 +416,7 @@ fuzz_target() {
     RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir fuzz "$target" "fuzz/corpus/$target" "flannel-fuzz/seeds/$target" -- -verbosity=0 -print_final_stats=1 "$@"
 }
 
-# Each crate alone, with no default feature and with each of its features alone.
+# Each crate that others may use alone, with no default feature and with each of its features alone.
 part_features() {
     local crate feature
     while read -r crate feature; do
@@ -424,6 +425,8 @@ part_features() {
     done < <(cargo metadata --no-deps --format-version 1 | python3 -c '
 import json, sys
 for package in json.load(sys.stdin)["packages"]:
+    if package["publish"] == []:
+        continue
     print(package["name"])
     for feature in package["features"]:
         if feature != "default":
