@@ -71,5 +71,5 @@ pub use table::Table;
 pub use watch::{Monitor, Notice, Subject, Topic};
 pub use wire::{
     Attribute, Message, attributes, netfilter_header, push_attribute, push_nested, push_text,
-    push_u32_be,
+    push_u32_be, shortened,
 };

@@ -158,6 +158,12 @@ pub fn push_text(out: &mut Vec<u8>, kind: u16, text: &str) {
     push_attribute(out, kind, &[text.as_bytes(), &[0]].concat());
 }
 
+/// As much of a text as fits in so many bytes, without a part of a character.
+pub fn shortened(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
 /// Appends one attribute that holds a number in network byte order, as netfilter's do.
 pub fn push_u32_be(out: &mut Vec<u8>, kind: u16, value: u32) {
     push_attribute(out, kind, &value.to_be_bytes());
@@ -221,6 +227,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_text_is_shortened_between_characters() {
+        assert_eq!(
+            [0, 1, 2, 3, 9].map(|bytes| shortened("aéé", bytes)),
+            ["", "a", "a", "aé", "aéé"]
+        );
+    }
 
     #[test]
     fn an_attribute_that_claims_too_much_ends_the_list() {

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use flannel_firewall::nftables::{Batch, Client, Expression, Family, Hook, RuleInfo, Verdict};
+use flannel_netlink::shortened;
 use ipnetwork::IpNetwork;
 
 use super::{
@@ -129,8 +130,7 @@ fn comment(network: &str, attachment: &Attachment) -> String {
     let hash = instance(network, attachment);
     let mut comment = format!("{hash}, net: {network}, if: {interface}, id: {container_id}");
     comment.retain(|it| it != '"');
-    comment.truncate(MOST_COMMENT_BYTES);
-    comment
+    shortened(&comment, MOST_COMMENT_BYTES).to_owned()
 }
 
 const TABLE: &str = "cni_plugins_masquerade";
@@ -149,5 +149,14 @@ mod tests {
         let attachment = Attachment { container_id: "one".into(), interface: "eth0".into() };
         let expected = "6fd94d501e58f0aa-287fc69eff0574a2, net: unit-test, if: eth0, id: one";
         assert_eq!(comment("unit-test", &attachment), expected);
+    }
+
+    #[test]
+    fn a_long_comment_ends_between_characters() {
+        let attachment = Attachment { container_id: "c1".into(), interface: "éé".into() };
+        for length in 70..100 {
+            let comment = comment(&"n".repeat(length), &attachment);
+            assert!((120..=128).contains(&comment.len()), "{comment}");
+        }
     }
 }

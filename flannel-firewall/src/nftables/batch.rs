@@ -1,7 +1,7 @@
 //! What is to be written, as one transaction.
 
 use flannel_netlink::{
-    Request, netfilter_header, push_attribute, push_nested, push_text, push_u32_be,
+    Request, netfilter_header, push_attribute, push_nested, push_text, push_u32_be, shortened,
 };
 use nix::libc;
 
@@ -89,7 +89,7 @@ impl Batch {
         self.add_commented_rule(family, table, chain, expressions, None);
     }
 
-    /// Appends a rule with a comment, of which the first 254 bytes are kept.
+    /// Appends a rule with a comment, of which up to 254 bytes are kept.
     pub fn add_commented_rule(
         &mut self,
         family: Family,
@@ -135,10 +135,13 @@ impl Batch {
 /// A comment as nft keeps it: type 0, length, text with its zero byte.
 fn push_comment(out: &mut Vec<u8>, kind: u16, comment: Option<&str>) {
     let Some(text) = comment else { return };
-    let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
-    let text: Vec<_> = text.bytes().take(usize::from(length) - 1).collect();
-    push_attribute(out, kind, &[&[0, length][..], &text, &[0]].concat());
+    let text = shortened(text, LONGEST_COMMENT);
+    let length = u8::try_from(text.len() + 1).expect("it was shortened");
+    push_attribute(out, kind, &[&[0, length][..], text.as_bytes(), &[0]].concat());
 }
+
+/// With its zero byte its length is one byte.
+const LONGEST_COMMENT: usize = 254;
 
 // linux/netfilter.h
 const NF_ACCEPT: u32 = 1;
