@@ -8,8 +8,11 @@ use flannel_cni::{Installed, Plugin, install, list, protocol::Version, uninstall
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
-        ["install", folder] => put(Path::new(folder), false),
-        ["install", "--replace", folder] => put(Path::new(folder), true),
+        ["install", folder] => put(Path::new(folder), &[]),
+        ["install", "--replace", folder] => put(Path::new(folder), &Plugin::ALL),
+        ["install", option, folder] if option.starts_with("--replace=") => {
+            plugins(&option["--replace=".len()..]).and_then(|these| put(Path::new(folder), &these))
+        }
         ["list"] => list(Path::new(NETWORKS), Path::new(RESULTS), SystemTime::now())
             .map_err(|error| chain(&error)),
         ["list", folder] => list(Path::new(folder), Path::new(RESULTS), SystemTime::now())
@@ -40,7 +43,17 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     }
 }
 
-fn put(folder: &Path, replace: bool) -> Result<String, String> {
+/// Plugins by their names, which commas separate.
+fn plugins(names: &str) -> Result<Vec<Plugin>, String> {
+    let plugin = |name: &str| {
+        let known = Plugin::ALL.map(Plugin::name).join(", ");
+        Plugin::named(name)
+            .ok_or_else(|| format!("{name:?} is no plugin of this program: it has {known}"))
+    };
+    names.split(',').map(plugin).collect()
+}
+
+fn put(folder: &Path, replace: &[Plugin]) -> Result<String, String> {
     let program = std::env::current_exe().map_err(|error| chain(&error))?;
     install(&program, folder, replace).map(|done| said(&done)).map_err(|error| chain(&error))
 }
@@ -49,7 +62,7 @@ fn said(done: &[(&str, Installed)]) -> String {
     let line = |(name, done): &(&str, Installed)| match done {
         Installed::LeftAlone => {
             format!(
-                "{name}: left alone, it is another program (install --replace takes its place)\n"
+                "{name}: left alone, it is another program (install --replace={name} takes its place)\n"
             )
         }
         Installed::Removed => format!("{name}: removed\n"),
@@ -67,7 +80,8 @@ fn about() -> String {
     format!(
         "flannel-cni {}, CNI plugins: {}\nCNI protocol versions supported: {}\n\n\
          A container runtime calls it under the name of a plugin. For people:\n  \
-         flannel-cni install [--replace] FOLDER   put the plugins into FOLDER, such as /opt/cni/bin\n  \
+         flannel-cni install [--replace[=NAME,...]] FOLDER\n  \
+             put the plugins into FOLDER, such as /opt/cni/bin, in place of other programs with these names\n  \
          flannel-cni uninstall FOLDER             remove them\n  \
          flannel-cni list [FOLDER]                show who has which addresses",
         env!("CARGO_PKG_VERSION"),
