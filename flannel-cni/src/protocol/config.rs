@@ -102,7 +102,12 @@ impl Config {
     ///
     /// [`Code::InvalidConfig`] if a key has a value of the wrong kind.
     pub fn keys<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        take(&self.object)
+        if !self.object.contains_key("runtimeConfig") {
+            return take(&self.object);
+        }
+        let mut object = self.object.clone();
+        object.get_mut("runtimeConfig").map(spell_keys);
+        take(&object)
     }
 }
 
@@ -112,6 +117,23 @@ fn take<'de, T: DeserializeOwned>(
     T::deserialize(from).map_err(|error| {
         Error::new(Code::InvalidConfig, format!("cannot use the network configuration: {error}"))
     })
+}
+
+/// Gives keys that a runtime writes as Go names fields, such as containerd's `HostPort`, the spelling of the conventions: `hostPort`.
+fn spell_keys(value: &mut Value) {
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(spell_keys),
+        Value::Object(object) => {
+            let capital = |key: &String| key.starts_with(|first: char| first.is_ascii_uppercase());
+            for key in object.keys().filter(|key| capital(key)).cloned().collect::<Vec<_>>() {
+                if let Some(value) = object.remove(&key) {
+                    object.entry(key[..1].to_ascii_lowercase() + &key[1..]).or_insert(value);
+                }
+            }
+            object.values_mut().for_each(spell_keys);
+        }
+        _ => {}
+    }
 }
 
 /// Takes `null` for a missing value, as Go's decoder does.
@@ -169,6 +191,27 @@ mod tests {
         assert_eq!(config.previous().unwrap_err().code, Code::Decoding);
         let config = Config::parse(br#"{"name": "x", "prevResult": null}"#).unwrap();
         assert_eq!(config.previous(), Ok(None));
+    }
+
+    // As containerd 2.2 gives them: github.com/containerd/go-cni has no names for JSON in these structures.
+    #[test]
+    fn what_the_runtime_says_may_be_spelled_as_in_go() {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Keys {
+            runtime_config: Value,
+        }
+        let text = br#"{"name": "a", "Other": 1, "runtimeConfig": {
+            "portMappings": [{"HostPort": 80, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": "::1"}],
+            "ipRanges": [[{"Subnet": "10.0.0.0/24", "subnet": "10.0.1.0/24"}]], "mac": "x", "": {"1": 1}}}"#;
+        let config = Config::parse(text).unwrap();
+        let keys: Keys = config.keys().unwrap();
+        let expected = serde_json::json!({
+            "portMappings": [{"hostPort": 80, "containerPort": 8080, "protocol": "tcp", "hostIP": "::1"}],
+            "ipRanges": [[{"subnet": "10.0.1.0/24"}]], "mac": "x", "": {"1": 1},
+        });
+        assert_eq!(keys.runtime_config, expected);
+        assert!(config.object.contains_key("Other"), "others are told what the runtime said");
     }
 
     proptest! {
