@@ -246,7 +246,7 @@ part_cluster() {
         skip "a real cluster needs root that may make namespaces, and cgroup v1"; return
     fi
     local missing=() tool
-    for tool in busybox:busybox-static cc:gcc conntrack:conntrack containerd:containerd curl:curl dig:bind9-dnsutils ethtool:ethtool \
+    for tool in busybox:busybox-static cc:gcc conntrack:conntrack curl:curl dig:bind9-dnsutils ethtool:ethtool \
         iperf:iperf ipset:ipset nc:netcat-openbsd openssl:openssl ping:iputils-ping runc:runc socat:socat; do
         command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
     done

@@ -207,10 +207,15 @@ class Cluster:
         """containerd on these nodes, with CNI plugins and images."""
         for node in names:
             self.start(node, "containerd", k8s.containerd(STATE / "containerd.toml"))
-            self.run(node, "sh", "-c", f"mkdir -p /opt/cni/bin /etc/cni/net.d && cp {BINARIES}/cni/* /opt/cni/bin")
+            self.run(node, "mkdir", "-p", "/opt/cni/bin", "/etc/cni/net.d")
+            self.give_plugins(node)
         for node in names:
             self.until("containerd", 30, self.path(node, "/run/containerd/containerd.sock").exists)
         self._import(names, self.archives)
+
+    def give_plugins(self, node: str) -> None:
+        """Puts containernetworking's plugins into a node, as its distribution does."""
+        self.run(node, "sh", "-c", f"cp --remove-destination {BINARIES}/cni/* /opt/cni/bin")
 
     def start_kubelets(self, names: list[str]) -> None:
         pki = k8s.Pki(STATE / "pki")
@@ -231,12 +236,14 @@ class Cluster:
 
     def _import(self, names: list[str], archives: list[str]) -> None:
         imports = [
-            subprocess.Popen(self.command(node, "ctr", "-n", "k8s.io", "images", "import", archive),
-                             stdout=subprocess.DEVNULL, preexec_fn=self.joins(node))
+            subprocess.Popen(self.command(node, str(BINARIES / "ctr"), "-n", "k8s.io", "images", "import", archive),
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=self.joins(node))
             for archive in archives for node in names
         ]
-        if any([process.wait() for process in imports]):
-            raise Failure("an image was not imported")
+        said = [process.communicate()[1] for process in imports]
+        for process, text in zip(imports, said):
+            if process.returncode != 0:
+                raise Failure(f"an image was not imported: {text.strip()}")
 
     # Kubernetes
 
