@@ -5,6 +5,7 @@
 //! it, so that either one's `DEL` ends the other's `ADD`, whatever the subnet is by then.
 
 mod config;
+mod daemon;
 mod records;
 mod render;
 mod subnet_env;
@@ -95,9 +96,21 @@ async fn gc(call: &Call, config: &Flannel) -> Result<(), Error> {
     Records::new(&config.data_dir).retain(&call.config.name, &valid)
 }
 
+/// Whether pods can be connected. A node's pods suffer if this fails, because it counts as not ready then: a daemon that is replaced,
+/// or that does not answer, is no reason.
 async fn status(call: &Call, config: &Flannel) -> Result<(), Error> {
-    let subnet = subnet_env::read(&config.subnet_file)
-        .map_err(|error| Error { code: Code::NotAvailable, ..error })?;
+    let subnet = match subnet_env::read(&config.subnet_file) {
+        Ok(subnet) => subnet,
+        Err(error) => {
+            let error = explained(config, error).await;
+            return Err(Error { code: Code::NotAvailable, ..error });
+        }
+    };
+    let readiness = daemon::ask(&config.subnet_file).await;
+    if let Some(reason) = readiness.and_then(|readiness| readiness.lasting_reason()) {
+        return Err(Error::new(Code::LimitedConnectivity, reason)
+            .with_details("flannel-node status on the node has more"));
+    }
     let delegated = render::delegate(&call.config, config, &subnet)?;
     delegate::run(call, Verb::Status, Role::Main, &kind(&delegated)?, delegated).await.map(drop)
 }
@@ -110,8 +123,22 @@ async fn wait_for_subnet(config: &Flannel) -> Result<SubnetEnv, Error> {
             Err(error) if error.code == Code::TryAgainLater && Instant::now() < deadline => {
                 sleep(LOOK).await;
             }
-            read => return read,
+            Err(error) => return Err(explained(config, error).await),
+            Ok(subnet) => return Ok(subnet),
         }
+    }
+}
+
+/// The error with what the daemon says about it.
+async fn explained(config: &Flannel, error: Error) -> Error {
+    let reason = daemon::ask(&config.subnet_file).await.and_then(|readiness| readiness.reason());
+    let socket = daemon::socket(&config.subnet_file);
+    match reason {
+        Some(reason) => error.with_details(reason),
+        None if socket.exists() => {
+            error.with_details(format!("flannel-node does not answer on {}", socket.display()))
+        }
+        None => error,
     }
 }
 

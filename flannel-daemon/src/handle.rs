@@ -20,7 +20,7 @@ use crate::{
     metrics::{self, Metrics},
     notices,
     path_monitor::Probed,
-    readiness::{File, Readiness, View, judge},
+    readiness::{File, Readiness, ReadinessReport, View, judge},
     status::{self, StatusDocument},
     store_metrics::StoreTimes,
     subnet_file,
@@ -51,6 +51,8 @@ struct State {
     journal: Journal,
     /// What is known of the ways to peers, if they are asked.
     probed: Option<Probed>,
+    /// Since when it is known that pods cannot be served.
+    not_ready_since: Option<Instant>,
     /// Whether whoever reaches the health port may ask for explanations.
     explains_to_network: bool,
     /// The host's network namespace, if it is not that of the process.
@@ -235,7 +237,24 @@ impl DaemonHandle {
         let status = self.status();
         let env = status.as_ref().and_then(|status| self.env(status));
         let file = self.file(env.as_ref());
-        judge(&View { lacking: &self.state().lacking, status: status.as_ref(), file })
+        let mut state = self.state();
+        let readiness = judge(&View { lacking: &state.lacking, status: status.as_ref(), file });
+        state.not_ready_since = match readiness.is_ready() {
+            true => None,
+            false => state.not_ready_since.or_else(|| Some(Instant::now())),
+        };
+        readiness
+    }
+
+    /// The same for programs of this host, which ask again and again.
+    pub(crate) fn readiness_report(&self) -> ReadinessReport {
+        let readiness = self.readiness();
+        let since = self.state().not_ready_since;
+        ReadinessReport {
+            ready: readiness.is_ready(),
+            not_ready_seconds: since.map(|since| since.elapsed().as_secs()),
+            readiness,
+        }
     }
 
     /// Tells whether pods can be served, for as long as somebody wants to know.

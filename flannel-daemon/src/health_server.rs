@@ -130,6 +130,11 @@ async fn answer(uri: &Uri, local: bool, daemon: &DaemonHandle) -> Response<Strin
             let body = body.expect("a status document is valid JSON");
             typed(StatusCode::OK, "application/json", body)
         }
+        "/readiness" if local => {
+            let body = serde_json::to_string(&daemon.readiness_report());
+            let body = body.expect("a report is valid JSON");
+            typed(StatusCode::OK, "application/json", body)
+        }
         "/explain" if local || daemon.explains_to_network() => {
             explain_request::answer(uri.query().unwrap_or_default(), daemon).await
         }
@@ -200,10 +205,24 @@ mod tests {
         assert!(ask("/metrics", false).await.1.contains("\nflannel_ready 0\n"));
         assert_eq!(ask("/status", false).await.0, 404);
         assert_eq!(ask("/status", true).await.0, 200);
+        assert_eq!(ask("/readiness", false).await.0, 404);
         let path = "/explain?source=10.3.1.2&destination=10.3.2.2";
         assert_eq!(ask(path, false).await.0, 404, "unless an operator wants it");
         assert_eq!(ask(path, true).await.0, 503, "nothing is known yet");
         assert_eq!(ask("/", true).await.0, 404);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn plugins_are_told_for_how_long_the_node_has_not_been_ready() {
+        let daemon = DaemonHandle::new(Path::new("/no/such/subnet.env"), false);
+        for seconds in [0, 61] {
+            sleep(Duration::from_secs(seconds)).await;
+            let body = answer(&Uri::from_static("/readiness"), true, &daemon).await.into_body();
+            let expected = format!(
+                r#"{{"ready":false,"missing":["start: the node is being set up"],"notes":[],"not_ready_seconds":{seconds}}}"#
+            );
+            assert_eq!(body, expected);
+        }
     }
 
     #[tokio::test]

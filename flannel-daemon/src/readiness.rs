@@ -35,6 +35,16 @@ pub struct Readiness {
     pub notes: Vec<String>,
 }
 
+/// The judgement as CNI plugins read it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ReadinessReport {
+    pub(crate) ready: bool,
+    #[serde(flatten)]
+    pub(crate) readiness: Readiness,
+    /// For how long it has been known that the node is not ready; `None` if it is.
+    pub(crate) not_ready_seconds: Option<u64>,
+}
+
 impl Readiness {
     /// Whether pods can be served.
     pub fn is_ready(&self) -> bool {

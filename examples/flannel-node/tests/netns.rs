@@ -18,6 +18,8 @@ mod handover;
 mod keep_traffic;
 #[path = "netns/narrowing.rs"]
 mod narrowing;
+#[path = "netns/plugins.rs"]
+mod plugins;
 #[path = "netns/privileges.rs"]
 mod privileges;
 #[path = "netns/probes.rs"]
