@@ -172,12 +172,13 @@ def make_flannel(directory: Path, binaries: Path, destination: Path) -> None:
 
 
 def pack(program: Path, destination: Path) -> None:
-    """An image with what the Containerfile puts into one, from a program that is built."""
+    """An image with what the Containerfile puts into one, from a flannel-node that is built, and the flannel-cni beside it."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         root.chmod(0o755)
         copy("/etc/ssl/certs/ca-certificates.crt", root / "etc/ssl/certs/ca-certificates.crt")
         copy(str(program), root / "flannel-node")
+        copy(str(program.with_name("flannel-cni")), root / "flannel-cni")
         (root / "opt/bin").mkdir(parents=True)
         for name in ("flanneld", "install-conf"):
             (root / "opt/bin" / name).symlink_to("../../flannel-node")

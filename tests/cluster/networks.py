@@ -17,14 +17,19 @@ NAMESPACE, DAEMON_SET = "kube-flannel", "kube-flannel-ds"
 VXLAN = {"Type": "vxlan"}
 
 
-def objects(network: str, families: list[Family], backend: dict = VXLAN, **settings) -> list[dict]:
-    """The manifest's objects, with the network's configuration edited as an operator does."""
+def objects(network: str, families: list[Family], backend: dict = VXLAN, all_plugins: bool = False, **settings) -> list[dict]:
+    """The manifest's objects, with the network's configuration edited as an operator does.
+
+    `all_plugins` installs all of our CNI plugins in place of those that are there.
+    """
     documents = list(yaml.safe_load_all(Path(MANIFESTS[network]).read_text()))
     for document in documents:
         if document["kind"] == "ConfigMap":
             document["data"]["net-conf.json"] = json.dumps(net_conf(families, backend) | settings)
         if document["kind"] == "DaemonSet" and backend["Type"] == "udp":
             give_tun(document["spec"]["template"]["spec"])
+        if all_plugins and network == "flannel-node":
+            replace_plugins(document)
     return documents
 
 
@@ -34,6 +39,16 @@ def net_conf(families: list[Family], backend: dict) -> dict:
     if 6 in pods:
         conf |= {"EnableIPv6": True, "IPv6Network": pods[6]}
     return conf | {"Backend": backend}
+
+
+def replace_plugins(document: dict) -> None:
+    """What docs/cni.md says, with the version of the specification that has STATUS."""
+    if document["kind"] == "ConfigMap":
+        conflist = json.loads(document["data"]["cni-conf.json"])
+        document["data"]["cni-conf.json"] = json.dumps(conflist | {"cniVersion": "1.1.0"})
+    if document["kind"] == "DaemonSet":
+        [install] = [each for each in document["spec"]["template"]["spec"]["initContainers"] if each["name"] == "install-cni-plugin"]
+        install["args"] = ["install", "--replace", "/opt/cni/bin"]
 
 
 def give_tun(pod: dict) -> None:

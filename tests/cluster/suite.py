@@ -7,6 +7,7 @@ suite.py PROGRAM [SCENARIO …|all]: the static flannel-node, and which of SCENA
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -18,6 +19,7 @@ import conformance
 import faults
 import images
 import networks
+import plugins
 import trials
 from lab import CACHE, HERE, STATE, Cluster, Failure
 from workload import Workload
@@ -33,6 +35,8 @@ class Scenario:
     proxy: str = "nftables"
     backend: dict = field(default_factory=lambda: networks.VXLAN)
     trials: tuple = ()
+    # All of our CNI plugins, in place of containernetworking's.
+    all_plugins: bool = False
     conformance: bool = False
     # For every change; others when they are named.
     always: bool = False
@@ -54,6 +58,11 @@ TRIALS = (
     trials.rights_are_those_that_are_used,
 )
 FEW = TRIALS[:3]
+PLUGINS = (
+    plugins.ports_of_nodes_lead_to_pods,
+    plugins.a_node_says_why_no_pod_can_start,
+    plugins.pods_outlive_an_exchange_of_plugins,
+)
 FAULTS = (
     faults.the_api_server_is_killed_while_nodes_come_and_go,
     faults.packets_to_the_api_server_vanish,
@@ -62,6 +71,7 @@ FAULTS = (
 SCENARIOS = {
     "dual": Scenario(family="46", trials=TRIALS, always=True),
     "dual-conformance": Scenario(family="46", trials=FEW, conformance=True),
+    "cni": Scenario(family="46", trials=(*FEW, *PLUGINS), all_plugins=True, conformance=True),
     "few": Scenario(family="46", trials=(*FEW, trials.no_right_is_missing)),
     "faults": Scenario(family="46", trials=FAULTS),
     "host-gw": Scenario(backend={"Type": "host-gw"}, proxy="iptables", trials=FEW, conformance=True),
@@ -83,6 +93,7 @@ def main() -> None:
         raise Failure("this needs root")
     image = CACHE / "flannel-node.tar"
     images.pack(arguments.program, image)
+    shutil.copy(arguments.program.with_name("flannel-cni"), plugins.OURS)
     names = list(SCENARIOS) if arguments.scenarios == ["all"] else arguments.scenarios or [name for name, scenario in SCENARIOS.items() if scenario.always]
     failed = [failure for name in names for failure in run(name, image, arguments.only, arguments.keep and name == names[-1])]
     print(f"{len(failed)} failed" + "".join(f"\n  {failure}" for failure in failed))
@@ -96,7 +107,7 @@ def run(name: str, image: Path, only: str, keep: bool) -> list[str]:
     failed = []
     clusters.down()
     try:
-        cluster = clusters.up(2, scenario.family, scenario.proxy, "flannel-node", [image], backend=scenario.backend)
+        cluster = clusters.up(2, scenario.family, scenario.proxy, "flannel-node", [image], backend=scenario.backend, all_plugins=scenario.all_plugins)
         workload = Workload(cluster).create()
         dry_run(cluster)
         for trial in scenario.trials:

@@ -23,7 +23,7 @@ class Workload:
         for node in self.cluster.nodes:
             self.add_to(node)
         families = [f"IPv{family.version}" for family in self.cluster.families]
-        self._apply({
+        self.apply({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo"},
             "spec": {"type": "NodePort", "selector": {"app": "echo"}, "ipFamilies": families,
                      "ipFamilyPolicy": "RequireDualStack" if len(families) == 2 else "SingleStack",
@@ -33,8 +33,8 @@ class Workload:
         return self
 
     def add_to(self, node: str) -> None:
-        self._apply(pod(f"echo-{node}", node, {"app": "echo"}))
-        self._apply(pod(f"host-{node}", node, {"app": "host"}, hostNetwork=True))
+        self.apply(pod(f"echo-{node}", node, {"app": "echo"}))
+        self.apply(pod(f"host-{node}", node, {"app": "host"}, hostNetwork=True))
 
     def wait(self) -> None:
         self.cluster.kubectl("wait", "pod", "--all", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")
@@ -77,7 +77,7 @@ class Workload:
                 raise Failure(f"{pod}: no answer from {', '.join(silent)}")
             time.sleep(0.5)
 
-    def _apply(self, document: dict) -> None:
+    def apply(self, document: dict) -> None:
         self.cluster.kubectl("apply", "-n", NAMESPACE, "-f", "-", input=json.dumps(document))
 
 

@@ -43,6 +43,11 @@ VALUES: dict[str, dict] = {
                     "resources": None, "tolerations": []},
     },
     "mirror": {"global": {"imageRegistry": "registry.example.com/mirror/"}},
+    "all plugins": {"flannel": {"flannel_cni": {"replace": ["bridge", "flannel", "host-local", "loopback", "portmap"]}}},
+    "flannel's own plugin": {
+        "global": {"imageRegistry": "registry.example.com/mirror/"},
+        "flannel": {"flannel_cni": {"image": {"repository": "ghcr.io/flannel-io/flannel-cni-plugin", "tag": "v1.9.1-flannel3"}}},
+    },
     "further keys": {"flannel": {"netConf": {"EnableNFTables": True, "Backend": {"VNI": 7}}}},
     "monitored": {"podMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}},
 }

@@ -96,9 +96,23 @@ class Manifests(unittest.TestCase):
         self.assertNotIn("initContainers", one(objects, "DaemonSet")["spec"]["template"]["spec"])
         self.assertFalse({"livenessProbe", "ports", "readinessProbe", "resources"} & set(container(objects)))
         objects = rendered(VALUES["mirror"])
-        self.assertEqual([container(objects, name)["image"] for name in ("install-cni-plugin", "kube-flannel")], [
+        images = {container(objects, name)["image"] for name in ("install-cni-plugin", "install-cni", "kube-flannel")}
+        self.assertEqual(images, {"registry.example.com/mirror/flannel-node:0.1.0"})
+
+    def test_values_say_which_plugins_are_installed(self):
+        def install(values: dict) -> tuple[str, list[str]]:
+            found = container(rendered(values), "install-cni-plugin")
+            return found["image"], found["command"] + found["args"]
+
+        ours = "localhost/flannel-node:0.1.0"
+        self.assertEqual(install({}), (ours, ["/flannel-cni", "install", "--replace=flannel", "/opt/cni/bin"]))
+        self.assertEqual(install(VALUES["all plugins"]), (
+            ours, ["/flannel-cni", "install", "--replace=bridge,flannel,host-local,loopback,portmap", "/opt/cni/bin"]))
+        none = {"flannel": {"flannel_cni": {"replace": []}}}
+        self.assertEqual(install(none), (ours, ["/flannel-cni", "install", "/opt/cni/bin"]))
+        self.assertEqual(install(VALUES["flannel's own plugin"]), (
             "registry.example.com/mirror/flannel-io/flannel-cni-plugin:v1.9.1-flannel3",
-            "registry.example.com/mirror/flannel-node:0.1.0"])
+            ["cp", "-f", "/flannel", "/opt/cni/bin/flannel"]))
 
     def test_another_configuration_restarts_the_nodes(self):
         checksums = [one(rendered(VALUES[name]), "DaemonSet")["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
@@ -124,6 +138,8 @@ class Manifests(unittest.TestCase):
             ({"flannel": {"healthz": {"port": 65536}}}, "port"),
             ({"flannel": {"capabilities": []}}, "capabilities"),
             ({"flannel": {"mtu": "big"}}, "mtu"),
+            ({"flannel": {"flannel_cni": {"replace": ["vlan"]}}}, "replace"),
+            ({"flannel": {"flannel_cni": {"image": {"repository": "flannel-cni-plugin"}}}}, "tag"),
             ({"podMonitor": {"enabled": True}, "flannel": {"healthz": {"port": 0}}}, "podMonitor.enabled needs flannel.healthz.port"),
         ]:
             with self.assertRaises(Refused, msg=str(values)) as refused:
