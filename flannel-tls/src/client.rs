@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{
 use crate::verifier::Verifier;
 
 /// Certificates and a key, as PEM.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Pem<'a> {
     /// The certificates that the server's has to be signed by, or to be one of; the machine's if there are none.
     pub authority: Option<&'a [u8]>,
@@ -95,6 +95,16 @@ impl Pem<'_> {
     }
 }
 
+impl fmt::Debug for Pem<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never what is in them: one is a private key.
+        f.debug_struct("Pem")
+            .field("authority", &self.authority.is_some())
+            .field("own", &self.own.is_some())
+            .finish()
+    }
+}
+
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -128,6 +138,12 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(["a".to_owned()]).unwrap();
         (certificate.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn a_key_is_never_printed() {
+        let pem = Pem { authority: None, own: Some((b"certificate", b"key")) };
+        assert_eq!(format!("{pem:?}"), "Pem { authority: false, own: true }");
     }
 
     #[test]
