@@ -3,7 +3,9 @@
 use std::{error::Error, sync::Arc};
 
 use flannel_kube::{Client, ClientConfig, RequestError, Resource, Source};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -26,7 +28,6 @@ struct Pair {
 
 impl Pair {
     fn new(is_authority: bool, signer: Option<&Self>) -> Self {
-        let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
         params
             .distinguished_name
@@ -34,6 +35,11 @@ impl Pair {
         if is_authority {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
+        Self::of(params, signer)
+    }
+
+    fn of(params: CertificateParams, signer: Option<&Self>) -> Self {
+        let key = KeyPair::generate().unwrap();
         let certificate = match signer {
             None => params.self_signed(&key),
             Some(signer) => {
@@ -98,6 +104,13 @@ async fn what_is_wrong_with_a_certificate_is_said_with_the_remedy() {
     let expected = "the API server has a certificate that is an authority's (CA:TRUE): give this very certificate as that of \
                     the CA, or give the server one without CA:TRUE (";
     assert!(text.starts_with(expected), "{text}");
-    let text = said(ask(&Pair::new(false, None), &authority).await);
-    assert!(text.contains("give the certificate of the CA that has signed it"), "{text}");
+    // Signed by itself, or by a CA that was made anew under the same name.
+    for signer in [None, Some(&Pair::new(true, None))] {
+        let text = said(ask(&Pair::new(false, signer), &authority).await);
+        assert!(text.contains("give the certificate of the CA that has signed it"), "{text}");
+    }
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let text = said(ask(&Pair::of(params, Some(&authority)), &authority).await);
+    assert!(text.contains("is not valid for a server: replace it there"), "{text}");
 }

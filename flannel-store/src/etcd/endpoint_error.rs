@@ -46,8 +46,8 @@ pub(super) enum EndpointError {
     Permission { endpoint: Endpoint, user: String, reason: String, prefix: String },
     #[error("{endpoint} answers: {reason}")]
     Refused { endpoint: Endpoint, reason: String },
-    #[error("{endpoint} has a certificate that {} ({reason}): {}", certificate_flaw(reason).says(), certificate_flaw(reason).remedy())]
-    ServerCertificate { endpoint: Endpoint, reason: rustls::Error },
+    #[error("{endpoint} has a certificate that {} ({reason}): {}", flaw.says(), flaw.remedy())]
+    ServerCertificate { endpoint: Endpoint, flaw: Flaw, reason: rustls::Error },
     #[error("{endpoint} did not answer within {patience:?}: check whether etcd is healthy there")]
     Silent { endpoint: Endpoint, patience: Duration },
     #[error("{endpoint} does not agree with us about TLS ({reason})")]
@@ -63,10 +63,10 @@ impl EndpointError {
     pub(super) fn of_tls(endpoint: Endpoint, error: io::Error) -> Self {
         use io::ErrorKind::{ConnectionReset, UnexpectedEof};
         let known = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some((reason, flaw)) = known.and_then(|it| Some((it.clone(), flaw(it)?))) {
+            return Self::ServerCertificate { endpoint, flaw, reason };
+        }
         match known.cloned() {
-            Some(reason @ rustls::Error::InvalidCertificate(_)) => {
-                Self::ServerCertificate { endpoint, reason }
-            }
             Some(reason @ rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
                 Self::NoCommonTls { endpoint, reason }
             }
@@ -111,7 +111,7 @@ impl EndpointError {
             | Self::Credentials { .. }
             | Self::Permission { .. } => true,
             // A certificate that is out of date is replaced over there.
-            Self::ServerCertificate { reason, .. } => flaw(reason) != Some(Flaw::Dates),
+            Self::ServerCertificate { flaw, .. } => *flaw != Flaw::Dates,
             _ => false,
         }
     }
@@ -187,11 +187,6 @@ fn is_about_us(alert: AlertDescription) -> bool {
             | AlertDescription::UnknownCA
             | AlertDescription::UnsupportedCertificate
     )
-}
-
-/// A certificate that is refused for a reason of its own is as good as one of an unknown signer.
-fn certificate_flaw(error: &rustls::Error) -> Flaw {
-    flaw(error).unwrap_or(Flaw::Unknown)
 }
 
 fn source_of(error: &EtcdConfigError) -> String {
