@@ -261,7 +261,7 @@ impl Client {
             request = request.header(CONTENT_TYPE, *kind);
             body.clone_from(text);
         }
-        Ok(request.body(Full::from(body)).expect("paths are escaped"))
+        request.body(Full::from(body)).map_err(Reason::Request)
     }
 
     fn error(&self, call: &Call, reason: Reason) -> RequestError {

@@ -71,6 +71,9 @@ pub enum Reason {
         /// The most that is taken.
         limit: usize,
     },
+    /// What is asked for cannot be written as HTTP: a header has a line break, or a path is too long.
+    #[error("the request cannot be written")]
+    Request(#[source] hyper::http::Error),
     /// The API server's certificate is not good.
     #[error("the API server has a certificate that {}: {}", flaw.says(), flaw.remedy())]
     ServerCertificate {

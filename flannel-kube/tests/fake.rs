@@ -271,6 +271,22 @@ async fn a_token_that_expired_is_replaced_by_what_is_in_its_file() {
 }
 
 #[tokio::test]
+async fn a_request_that_cannot_be_written_is_an_error() {
+    let server = server(1);
+    let nodes = Resource::cluster("nodes");
+    let mut config = ClientConfig::anonymous(server.url().parse().unwrap());
+    config.user_agent = "two\nlines".into();
+    let error = soon(Client::new(config).get(&nodes, "n1")).await.unwrap_err();
+    assert!(matches!(error.reason, Reason::Request(_)), "{error:?}");
+    // More than a URL may have.
+    let next = "x".repeat(70_000);
+    let page = json!({"metadata": {"resourceVersion": "1", "continue": next}, "items": []});
+    server.answer_with(move |_| Some((200, page.to_string())));
+    let error = soon(client(&server).list(&nodes, 1, |_| {})).await.unwrap_err();
+    assert!(matches!(error.reason, Reason::Request(_)), "{error:?}");
+}
+
+#[tokio::test]
 async fn patches_change_what_they_name() {
     let server = server(1);
     let client = client(&server);
