@@ -99,7 +99,8 @@ pub enum PeerFault {
         /// What the peer published; empty for none.
         theirs: String,
     },
-    /// The kernel takes a route of somebody else to the peer's subnet, because it has a lower metric or leads to a part of the network.
+    /// The kernel takes a route of somebody else to the peer's subnet or to a part of it, because that has a lower metric or a narrower
+    /// destination.
     #[error(
         "packets to it take another route than ours: {route}; remove that, or give it a higher metric"
     )]

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::{
     drift::{ChangedBy, Drift, DriftChange, DriftSubject},
-    mark::Mark,
+    mark::{Mark, blocks_around},
     report::{Action, Failure, TableReport},
 };
 use self::{
@@ -179,7 +179,7 @@ impl Table {
         self.observed.wanted_tagged(key)
     }
 
-    /// The wanted route that leads to all of `block`: to that alone, or else to the whole network.
+    /// The wanted route that leads to all of `block`; of several the narrowest.
     pub fn route_to(&self, block: IpNetwork) -> Option<Key> {
         self.observed.route_to(block)
     }

@@ -222,7 +222,9 @@ async fn a_route_of_somebody_else_to_a_peer_is_a_fault_of_that_peer() {
     let mut kernel = Kernel::of(lab.host(0));
     let eth0 = kernel.link("eth0").await.index;
     let nowhere = [192, 0, 2, 99].into();
-    for (block, peers) in [("10.244.2.0/24", &[1][..]), ("10.244.0.0/16", &[1, 2])] {
+    for (block, peers) in
+        [("10.244.2.0/25", &[1][..]), ("10.244.2.0/24", &[1]), ("10.244.0.0/16", &[1, 2])]
+    {
         let theirs = Route::new(block.parse().unwrap(), Route::BOOT).via_gateway(nowhere, eth0);
         kernel.0.apply_one(theirs.replace()).await.unwrap();
         timeout(PATIENCE, lab.node(0).network.drifted()).await.expect("it is noticed").unwrap();

@@ -199,5 +199,19 @@ async fn a_route_of_somebody_else_that_the_kernel_takes_instead_is_a_fault_of_it
     assert_eq!((report.writes(), report.problems.len()), (0, 1), "theirs is left alone");
     kernel.0.apply_one(before.delete()).await.unwrap();
     sync_until(&mut nodes, |report| report.problems.is_empty()).await;
+    // A part of a subnet, whatever the metric; it is told of once.
+    let parts =
+        [theirs("10.244.2.0/25", "192.0.2.99", 0), theirs("10.244.2.0/26", "192.0.2.99", 0)];
+    for part in parts {
+        kernel.0.apply_one(part.replace()).await.unwrap();
+    }
+    let report = sync_until(&mut nodes, |report| !report.problems.is_empty()).await;
+    assert!(report.problems.iter().all(|it| it.peer == world.subnet(1)), "{report:?}");
+    assert_eq!(report.problems.len(), 1, "{report:?}");
+    assert!(!world.reaches(0, 1).await, "it is as bad as the report says");
+    for part in parts {
+        kernel.0.apply_one(part.delete()).await.unwrap();
+    }
+    sync_until(&mut nodes, |report| report.problems.is_empty()).await;
     assert!(world.reaches(0, 1).await);
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, mem};
 use flannel_core::{Fault, FaultKind, PeerFault, PeerProblem, Peers, Subnet, SyncReport};
 use flannel_netlink::{
     state::{Key, Object, Route, Via},
-    table::{Drift, DriftChange, TableReport},
+    table::{Drift, DriftChange, TableReport, blocks_around},
 };
 use ipnetwork::IpNetwork;
 
@@ -79,23 +79,28 @@ impl PeerTable {
         report
     }
 
-    /// The peers that packets do not take our route to, with the routes that they take: to what is wanted for a peer alone, or to a
-    /// part of a network that one route of the node's own leads to.
+    /// The peers that packets do not take our route to, or not all of them, with a route that they take: one for each route that is
+    /// wanted for a peer alone, and for each block of a peer that one route of the node's own leads to.
     fn overridden(&self, peers: &Peers, overridden: Vec<(Key, Route)>) -> Vec<(Subnet, Route)> {
-        let (mut found, mut wide) = (Vec::new(), BTreeMap::new());
+        let (mut found, mut wide) = (BTreeMap::new(), BTreeMap::new());
         for (key, route) in overridden {
             let subnets = self.blamed(&key);
             if subnets.is_empty() {
                 wide.insert(route.destination, (key, route));
             }
-            found.extend(subnets.into_iter().map(|subnet| (subnet, route)));
+            for subnet in subnets {
+                found.entry((subnet, key)).or_insert(route);
+            }
         }
+        let mut found: Vec<_> =
+            found.into_iter().map(|((subnet, _), route)| (subnet, route)).collect();
         if wide.is_empty() {
             return found;
         }
         let taken = |block: IpNetwork| {
-            let around = (0..=block.prefix()).rev().filter_map(|len| enclosing(block, len));
-            let (key, route) = around.filter_map(|it| wide.get(&it)).next()?;
+            let around = blocks_around(block).find_map(|it| wide.get(&it));
+            let mut parts = wide.range(block..).take_while(|(part, _)| block.contains(part.ip()));
+            let (key, route) = around.or_else(|| Some(parts.next()?.1))?;
             (self.table.route_to(block) == Some(*key)).then_some(*route)
         };
         for peer in peers.iter() {
@@ -110,12 +115,6 @@ impl PeerTable {
         let winner = self.table.wanted_tagged(key).map(|(number, _)| number);
         self.placement.holders_of(key, winner).filter_map(Holder::subnet).collect()
     }
-}
-
-/// The block of `len` leading bits that `block` is in.
-fn enclosing(block: IpNetwork, len: u8) -> Option<IpNetwork> {
-    let around = IpNetwork::new(block.ip(), len).ok()?;
-    IpNetwork::new(around.network(), len).ok()
 }
 
 fn has_gateway(object: &Object) -> bool {

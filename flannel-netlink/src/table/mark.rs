@@ -75,6 +75,14 @@ pub(crate) fn encloses(outer: &IpNetwork, inner: &IpNetwork) -> bool {
     }
 }
 
+/// The blocks that `block` is in, from itself to that of all addresses.
+pub fn blocks_around(block: IpNetwork) -> impl Iterator<Item = IpNetwork> {
+    (0..=block.prefix()).rev().filter_map(move |len| {
+        let around = IpNetwork::new(block.ip(), len).ok()?;
+        IpNetwork::new(around.network(), len).ok()
+    })
+}
+
 /// Whether flanneld has left the route on a device that is ours now: to a peer's block, through the first address of the block.
 fn is_flannels(route: &Route, our_devices: &BTreeSet<u32>) -> bool {
     route.protocol == Route::BOOT

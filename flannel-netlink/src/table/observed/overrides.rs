@@ -5,14 +5,14 @@ use ipnetwork::IpNetwork;
 use super::{
     super::{
         drift::{ChangedBy, Drift, DriftChange, DriftSubject},
-        mark::encloses,
+        mark::{blocks_around, encloses},
     },
     ObservedTable,
 };
 use crate::state::{Key, Object, Route};
 
 /// Routes of others that the kernel may take instead of ours: those with a lower metric to the same destination, and those to a part
-/// of a network that one route of ours leads to.
+/// of it.
 #[derive(Debug, Default)]
 pub(super) struct Overrides {
     routes: BTreeMap<Key, Route>,
@@ -70,11 +70,10 @@ impl ObservedTable {
         destinations.into_iter().filter_map(|it| self.override_at(it)).collect()
     }
 
-    /// The wanted route that leads to all of `block`, if there is one: to that alone, or else to the whole network.
+    /// The wanted route that leads to all of `block`, if there is one; of several the narrowest.
     pub(crate) fn route_to(&self, block: IpNetwork) -> Option<Key> {
-        let to = |destination| self.entries.wanted_route(destination, self.mark.table);
-        let networks = || self.mark.networks.iter().filter(|network| encloses(network, &block));
-        to(block).or_else(|| networks().find_map(|network| to(*network)))
+        let mut around = blocks_around(block).take_while(|it| self.mark.contains(*it));
+        around.find_map(|it| self.entries.wanted_route(it, self.mark.table))
     }
 
     /// The route of somebody else that the kernel takes to `destination` instead of a wanted one.
@@ -218,7 +217,7 @@ mod tests {
         assert_eq!(table.overridden().len(), 1);
     }
     #[test]
-    fn a_route_to_a_part_of_a_network_goes_before_one_to_all_of_it() {
+    fn a_route_to_a_part_goes_before_one_to_all_of_it() {
         let block = |text: &str| text.parse::<IpNetwork>().unwrap();
         let to = |text, metric| {
             let route = Route::new(block(text), 3).via_gateway([192, 0, 2, 9].into(), 2);
@@ -244,6 +243,7 @@ mod tests {
             (to("10.3.0.0/20", 0), network),
             (to("10.3.7.0/24", 1024), network),
             (to("10.3.9.0/24", 0), narrow),
+            (to("10.3.9.128/26", 1024), narrow),
         ] {
             assert_eq!(told(&mut table, other, true), [over(other)], "{other:?}");
             assert_eq!(table.overridden(), [(key(ours), other)]);
