@@ -10,6 +10,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::events::random;
+
 /// Keeps the condition true. Made by [`KubernetesStore::condition`](super::KubernetesStore::condition).
 #[derive(Debug)]
 pub struct NetworkCondition {
@@ -65,7 +67,7 @@ impl NetworkCondition {
                     Err(error) => {
                         let reason = &error.reason;
                         warn!("cannot tell the node's condition, retrying: {error}: {reason}");
-                        write_from = Instant::now() + backoff.after_failure(u64::MAX);
+                        write_from = Instant::now() + backoff.after_failure(random());
                     }
                 }
             }

@@ -2,7 +2,10 @@
 
 mod plan;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::{Duration, SystemTime},
+};
 
 use flannel_core::Backoff;
 use flannel_kube::{Client, RequestError, Resource};
@@ -35,13 +38,13 @@ pub struct NodeEvents {
 
 impl NodeEvents {
     /// Tells what `notices` say of the node, for as long as they do. What lasts is counted in one event for each reason, and at most
-    /// five events are written a minute. Ends when `notices` does.
+    /// five events are written a minute. Nodes write at different times what they notice at the same time. Ends when `notices` does.
     ///
     /// # Cancel safety
     ///
     /// Dropping it leaves the events to expire, as the API server does after an hour.
     pub async fn keep(self, mut notices: watch::Receiver<Vec<Notice>>) {
-        let mut plan = Plan::default();
+        let mut plan = Plan::new(random() as f64 / u64::MAX as f64);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut write_from = Instant::now();
         let mut is_said = false;
@@ -60,7 +63,7 @@ impl NodeEvents {
                     }
                     Err(error) if error.is_not_found() && write.count > 1 => plan.expired(write),
                     Err(error) => {
-                        write_from = Instant::now() + backoff.after_failure(u64::MAX);
+                        write_from = Instant::now() + backoff.after_failure(random());
                         let reason = &error.reason;
                         match error.is_unreachable() || std::mem::replace(&mut is_said, true) {
                             true => debug!("cannot tell an event: {error}: {reason}"),
@@ -111,6 +114,11 @@ impl NodeEvents {
             created => created.map(drop),
         }
     }
+}
+
+/// A number that differs from node to node, and from call to call.
+pub(super) fn random() -> u64 {
+    RandomState::new().hash_one(())
 }
 
 /// As much of a text as fits in so many bytes.

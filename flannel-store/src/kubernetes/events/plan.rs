@@ -15,6 +15,8 @@ pub(super) struct Plan {
     reasons: BTreeMap<&'static str, Known>,
     /// When the last events were written.
     recent: VecDeque<Instant>,
+    /// How much later than possible this node writes.
+    offset: Duration,
 }
 
 /// What is known of one reason.
@@ -49,6 +51,11 @@ pub(super) struct Write {
 }
 
 impl Plan {
+    /// A plan for a node that writes by this part of [`SPREAD`], from 0 to 1, later than possible.
+    pub(super) fn new(part: f64) -> Self {
+        Self { offset: SPREAD.mul_f64(part), ..Self::default() }
+    }
+
     /// Takes note of what is the case.
     pub(super) fn observe(&mut self, notices: &[Notice], now: Instant, wall: SystemTime) {
         for notice in notices {
@@ -101,7 +108,7 @@ impl Plan {
     fn due<'a>(&self, known: &'a Known) -> Option<(&'a Notice, Instant)> {
         let (notice, since) = known.present.as_ref()?;
         let told = |reason| self.reasons.get(reason).and_then(|it: &Known| it.written.as_ref());
-        let lasted = *since + HOLD;
+        let lasted = *since + HOLD + self.offset;
         if let Some(ended) = notice.ends {
             // Once after each time that it began.
             let begun = told(ended)?.at;
@@ -111,9 +118,9 @@ impl Plan {
         let from = match &known.written {
             None => lasted,
             Some(written) if written.ended || written.message != notice.message => {
-                lasted.max(written.at + MINUTE)
+                lasted.max(written.at + MINUTE * written.count.min(LONGEST_MINUTES))
             }
-            Some(written) => written.at + REPEAT,
+            Some(written) => written.at + REPEAT + REPEAT_SPREAD * self.offset,
         };
         Some((notice, from))
     }
@@ -141,12 +148,18 @@ impl Plan {
 
 /// How long something has to last: what is over sooner is not worth an event.
 const HOLD: Duration = Duration::from_secs(10);
+/// Over how long the events of all nodes are spread that one peer causes: 5,000 nodes send 250 a second.
+const SPREAD: Duration = Duration::from_secs(20);
 /// How often something that lasts is told again. The API server forgets events after an hour.
 const REPEAT: Duration = Duration::from_secs(30 * 60);
+/// By how many times more that is spread: over ten minutes.
+const REPEAT_SPREAD: u32 = 30;
 const EXPIRY: Duration = Duration::from_secs(60 * 60);
 /// How many events are written in a minute at most, and of one reason not more than one.
 const MOST: usize = 5;
 const MINUTE: Duration = Duration::from_secs(60);
+/// What keeps changing is counted less and less often: after one minute, two, three and so on, up to this.
+const LONGEST_MINUTES: u32 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -165,10 +178,17 @@ mod tests {
         Notice { reason: UP, message: String::new(), ends: Some(DOWN) }
     }
 
-    /// Lets a plan run by itself, second by second: what was written, and when.
     fn run(seconds: u64, notices: impl Fn(u64) -> Vec<Notice>) -> Vec<(u64, Write)> {
-        let start = Instant::now();
-        let (mut plan, mut all) = (Plan::default(), Vec::new());
+        run_plan(Plan::new(0.0), seconds, notices)
+    }
+
+    /// Lets a plan run by itself, second by second: what was written, and when.
+    fn run_plan(
+        mut plan: Plan,
+        seconds: u64,
+        notices: impl Fn(u64) -> Vec<Notice>,
+    ) -> Vec<(u64, Write)> {
+        let (start, mut all) = (Instant::now(), Vec::new());
         for second in 0..seconds {
             let now = start + Duration::from_secs(second);
             let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
@@ -200,9 +220,19 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_or_comes_again_is_counted_once_a_minute() {
-        let changing = run(200, |second| vec![notice(DOWN, &second.to_string())]);
-        assert_eq!(told(&changing), [(10, DOWN, 1), (70, DOWN, 2), (130, DOWN, 3), (190, DOWN, 4)]);
+    fn nodes_do_not_all_write_at_once() {
+        for (part, expected) in [(0.0, [10, 1810]), (0.5, [20, 2120]), (1.0, [30, 2430])] {
+            let all = run_plan(Plan::new(part), 2500, |_| vec![notice(DOWN, "x")]);
+            assert_eq!(told(&all), [(expected[0], DOWN, 1), (expected[1], DOWN, 2)]);
+        }
+    }
+
+    #[test]
+    fn what_changes_or_comes_again_is_counted_less_and_less_often() {
+        let changing = run(6000, |second| vec![notice(DOWN, &second.to_string())]);
+        let times: Vec<_> = changing.iter().map(|(second, _)| *second).collect();
+        let waits: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]) / 60).collect();
+        assert_eq!(waits, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10, 10]);
         let again = run(200, |second| match second {
             0..20 | 100.. => vec![notice(DOWN, "x")],
             _ => vec![],
