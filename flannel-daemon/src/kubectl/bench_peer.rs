@@ -115,7 +115,7 @@ async fn round_trips(address: SocketAddr, length: Duration) -> io::Result<(Vec<D
             }
             Ok::<_, io::Error>(())
         };
-        match timeout(PATIENCE, returned).await {
+        match timeout(ROUND_TRIP_LIMIT, returned).await {
             Ok(returned) => {
                 returned?;
                 times.push(began.elapsed());
@@ -130,7 +130,15 @@ async fn round_trips(address: SocketAddr, length: Duration) -> io::Result<(Vec<D
 /// How many bytes arrived, and how long that took: until the other side says that it has read all of them.
 async fn throughput(address: SocketAddr, length: Duration) -> io::Result<(u64, Duration)> {
     let connected = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
-    let mut stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    timeout(length + DRAIN_LIMIT, transfer(stream, length)).await.map_err(|_| {
+        let stalled = "the connection opens and its data does not arrive: large packets are lost on the path, compare its MTU with the \
+                       pod network's";
+        io::Error::new(io::ErrorKind::TimedOut, stalled)
+    })?
+}
+
+async fn transfer(mut stream: TcpStream, length: Duration) -> io::Result<(u64, Duration)> {
     let chunk = vec![0; CHUNK];
     let began = Instant::now();
     while began.elapsed() < length {
@@ -162,8 +170,10 @@ impl fmt::Display for Measured {
 /// What is written and read at a time.
 const CHUNK: usize = 128 * 1024;
 /// How long a round trip may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ROUND_TRIP_LIMIT: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the rest of what was sent may take to arrive: some megabytes in buffers.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -180,6 +190,15 @@ mod tests {
         answering.abort();
         let _ = answering.await;
         assert!(measure(free, Duration::from_millis(10)).await.is_err(), "nobody answers");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_carries_nothing_is_an_error_about_large_packets() {
+        // The kernel takes the connection, and nobody reads.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let error = throughput(address, Duration::from_secs(1)).await.unwrap_err();
+        assert!(error.to_string().contains("large packets are lost"), "{error}");
     }
 
     #[test]
