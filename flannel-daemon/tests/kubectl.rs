@@ -84,6 +84,21 @@ n3    10.3.3.0/24  -          -        -     unknown  it has no annotations of f
 }
 
 #[tokio::test]
+async fn a_node_object_that_cannot_be_read_is_a_problem_of_that_node() {
+    let server = cluster();
+    server.patch("nodes", "n2", &json!({"spec": {"podCIDRs": 7}}));
+    server.answer_with(|request| match (behind(request, 1), behind(request, 2)) {
+        (None, None) => None,
+        _ => Some((200, "flannel-node is ready\n".into())),
+    });
+    let shown = soon(status(&access(&server), "flannel.alpha.coreos.com")).await.unwrap();
+    assert!(!shown.is_ready());
+    let text = shown.to_string();
+    let row = text.lines().find(|line| line.starts_with("n2 ")).unwrap();
+    assert!(row.contains("its Node object cannot be read"), "{text}");
+}
+
+#[tokio::test]
 async fn what_nobody_has_the_right_to_is_named_with_verb_and_resource() {
     let server = cluster();
     server.behave(|it| it.forbidden = vec![("GET".into(), "pods".into())]);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use flannel_kube::{NodeView, Resource};
+use flannel_kube::{MetadataOf, NodeView, Resource};
 use flannel_store::KubernetesStore;
 use futures::{StreamExt, stream};
 
@@ -24,12 +24,14 @@ struct Row {
     mtu: Option<String>,
     /// `None` if it is not known.
     ready: Option<bool>,
+    /// Whether the Node object says the above.
+    is_readable: bool,
     problems: Vec<String>,
 }
 
 /// What a node's flannel says when it is asked.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Told {
+struct NodeAnswer {
     ready: Option<bool>,
     mtu: Option<String>,
     problems: Vec<String>,
@@ -45,46 +47,47 @@ pub async fn status(access: &ClusterAccess, prefix: &str) -> Result<ClusterStatu
     let flannels = access.flannels().await?;
     let mut rows = Vec::new();
     let keep = |item: &str| {
-        if let Ok(node) = serde_json::from_str::<NodeView<'_>>(item) {
-            rows.push(Row::of(&node, &names));
-        }
+        rows.push(match serde_json::from_str::<NodeView<'_>>(item) {
+            Ok(node) => Row::of(&node, &names),
+            Err(error) => Row::unreadable(item, &error),
+        });
     };
     access.client.list(&Resource::cluster("nodes"), 100, keep).await?;
-    let told: BTreeMap<_, _> = stream::iter(&flannels)
+    let answers: BTreeMap<_, _> = stream::iter(&flannels)
         .map(|(node, pod)| async move { (node.clone(), ask(access, pod).await) })
         .buffer_unordered(AT_A_TIME)
         .collect()
         .await;
     for row in &mut rows {
-        row.tell(told.get(&row.node).cloned());
+        row.merge(answers.get(&row.node).cloned());
     }
     Ok(ClusterStatus { rows })
 }
 
-async fn ask(access: &ClusterAccess, pod: &Pod) -> Told {
-    let mut told = Told::default();
+async fn ask(access: &ClusterAccess, pod: &Pod) -> NodeAnswer {
+    let mut answer = NodeAnswer::default();
     match access.ask(pod, "readyz", &[]).await {
         Ok(text) => {
-            told.ready = Some(true);
-            told.problems = text.lines().skip(1).map(str::to_owned).collect();
+            answer.ready = Some(true);
+            answer.problems = text.lines().skip(1).map(str::to_owned).collect();
         }
         Err(KubectlError::Request(error)) => match error.status() {
             // Of the node itself: the API server gives reasons.
             Some(status) if status.code == 503 && status.reason.is_empty() => {
-                told.ready = Some(false);
+                answer.ready = Some(false);
                 let text = status.message.trim_start_matches("flannel-node is not ready").trim();
-                told.problems.push(text.to_owned());
+                answer.problems.push(text.to_owned());
             }
-            _ => told.problems.push(format!("does not answer: {error}: {}", error.reason)),
+            _ => answer.problems.push(format!("does not answer: {error}: {}", error.reason)),
         },
-        Err(error) => told.problems.push(error.to_string()),
+        Err(error) => answer.problems.push(error.to_string()),
     }
-    if told.ready.is_some()
+    if answer.ready.is_some()
         && let Ok(metrics) = access.ask(pod, "metrics", &[]).await
     {
-        told.mtu = mtu(&metrics);
+        answer.mtu = mtu(&metrics);
     }
-    told
+    answer
 }
 
 /// The MTU in a page of metrics.
@@ -94,9 +97,10 @@ fn mtu(metrics: &str) -> Option<String> {
 }
 
 impl ClusterStatus {
-    /// Whether all nodes are ready.
+    /// Whether there are nodes, and all are ready.
     pub fn is_ready(&self) -> bool {
-        self.rows.iter().all(|row| row.ready == Some(true))
+        let is_ready = |row: &Row| row.ready == Some(true) && row.is_readable;
+        !self.rows.is_empty() && self.rows.iter().all(is_ready)
     }
 }
 
@@ -129,6 +133,7 @@ impl Row {
             subnets: node.spec.pod_cidrs.iter().map(ToString::to_string).collect(),
             addresses: names.addresses.iter().filter_map(annotation).collect(),
             backend: annotation(&names.backend).unwrap_or_default(),
+            is_readable: true,
             ..Self::default()
         };
         if row.subnets.is_empty() {
@@ -142,10 +147,18 @@ impl Row {
         row
     }
 
-    fn tell(&mut self, told: Option<Told>) {
-        match told {
+    /// The node of a Node object with values that none has.
+    fn unreadable(item: &str, error: &serde_json::Error) -> Self {
+        let node = serde_json::from_str::<MetadataOf<'_>>(item)
+            .map_or_else(|_| "unknown".to_owned(), |it| it.metadata.name.to_string());
+        let problems = vec![format!("its Node object cannot be read: {error}")];
+        Self { node, problems, ..Self::default() }
+    }
+
+    fn merge(&mut self, answer: Option<NodeAnswer>) {
+        match answer {
             None => self.problems.push("no pod of flannel runs there".into()),
-            Some(Told { ready, mtu, problems }) => {
+            Some(NodeAnswer { ready, mtu, problems }) => {
                 (self.ready, self.mtu) = (ready, mtu);
                 self.problems.extend(problems);
             }
@@ -211,13 +224,13 @@ mod tests {
         );
         let metrics = "# TYPE flannel_mtu_bytes gauge\nflannel_mtu_bytes 1450\nflannel_ready 1\n";
         let problems = vec!["peers: one uses another backend".into()];
-        all.tell(Some(Told { ready: Some(true), mtu: mtu(metrics), problems }));
+        all.merge(Some(NodeAnswer { ready: Some(true), mtu: mtu(metrics), problems }));
         let mut none = row(r#"{"metadata":{"name":"new"},"spec":{}}"#);
-        none.tell(None);
+        none.merge(None);
         let mut down = all.clone();
         (down.node, down.addresses) = ("node10".into(), Vec::new());
         down.problems.clear();
-        down.tell(Some(Told {
+        down.merge(Some(NodeAnswer {
             ready: Some(false),
             mtu: None,
             problems: vec!["lease: none is held".into()],
@@ -233,5 +246,6 @@ node10  10.244.0.0/24,fd00:10:244::/64  -                      vxlan    -     no
         assert!(!status.is_ready());
         let ready = ClusterStatus { rows: vec![status.rows[1].clone()] };
         assert!(ready.is_ready());
+        assert!(!ClusterStatus { rows: vec![] }.is_ready(), "nobody is");
     }
 }
