@@ -21,12 +21,12 @@ pub use target_name::{InvalidTargetName, TargetName};
 #[non_exhaustive]
 pub enum KubectlError {
     /// A pod of ours does not do what it should.
-    #[error("the pod {pod} {trouble}")]
+    #[error("the pod {pod} {reason}")]
     BenchPod {
         /// Which one.
         pod: String,
         /// What is the matter with it.
-        trouble: String,
+        reason: String,
     },
     /// An answer is not what was asked for.
     #[error("the answer to {question} cannot be read")]
@@ -37,14 +37,6 @@ pub enum KubectlError {
         #[source]
         source: serde_json::Error,
     },
-    /// A pod has no address in the pod network.
-    #[error("{pod} {trouble}")]
-    NoPath {
-        /// Which one.
-        pod: String,
-        /// Why not.
-        trouble: String,
-    },
     /// No pod of flannel runs on a node.
     #[error(
         "no pod of flannel runs on the node {node}: --flannel-namespace says where its DaemonSet is, whose pods have the label \
@@ -54,15 +46,23 @@ pub enum KubectlError {
         /// Which node.
         node: String,
     },
+    /// A pod or a service is not the end of a path in the pod network.
+    #[error("{target} {reason}")]
+    NoPath {
+        /// Which one.
+        target: String,
+        /// Why not.
+        reason: String,
+    },
     /// No annotations can begin like that.
     #[error(transparent)]
     Prefix(#[from] InvalidAnnotationPrefix),
-    /// Somebody wants to stop.
-    #[error("stopped")]
-    Stopped,
     /// The API server does not do what was asked.
     #[error(transparent)]
     Request(Box<RequestError>),
+    /// Somebody wants to stop.
+    #[error("stopped")]
+    Stopped,
 }
 
 impl From<RequestError> for KubectlError {

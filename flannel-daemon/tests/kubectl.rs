@@ -1,6 +1,10 @@
 //! What `kubectl flannel` does, against an API server in this process.
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::pending,
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
 
 use flannel_daemon::kubectl::{BenchOptions, ClusterAccess, KubectlError, bench, explain, status};
 use flannel_kube::ClientConfig;
@@ -22,10 +26,15 @@ fn cluster() -> FakeApiServer {
         server.patch("nodes", &node, &json!({"metadata": {"annotations": annotations}}));
         let name = format!("kube-flannel-ds-{n}");
         let mut flannel = pod(&name, &node, &format!("192.0.2.{n}"), json!({"app": "flannel"}));
-        flannel["spec"]["containers"] = json!([{
-            "image": "flannel-node:1", "ports": [{"name": "healthz", "containerPort": 8081}],
-        }]);
-        server.put("pods", &format!("kube-flannel/{name}"), flannel);
+        flannel["spec"]["containers"] = json!([
+            {"name": "exporter", "image": "exporter:1", "ports": [{"containerPort": 9100}]},
+            {"name": "kube-flannel", "image": "flannel-node:1"},
+        ]);
+        server.put("pods", &format!("kube-flannel/{name}"), flannel.clone());
+        // The one that it has replaced.
+        flannel["metadata"]["name"] = json!(format!("{name}-old"));
+        flannel["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        server.put("pods", &format!("kube-flannel/{name}-old"), flannel);
         let web = format!("web-{n}");
         let web_pod = pod(&web, &node, &format!("10.3.{n}.2"), json!({"app": "web"}));
         server.put("pods", &format!("default/{web}"), web_pod);
@@ -160,6 +169,9 @@ default/web-1 (10.3.1.2 on n1) to default/web-2 (10.3.2.2 on n2)
         let error = explained("web-1", to).await.unwrap_err().to_string();
         assert!(error.starts_with(words), "{error}");
     }
+    let error = explained("svc/web", "web-1").await.unwrap_err().to_string();
+    assert!(error.starts_with("service default/web sends no packets"), "{error}");
+    server.delete("pods", "kube-flannel/kube-flannel-ds-2-old");
     server.delete("pods", "kube-flannel/kube-flannel-ds-2");
     let text = explained("web-1", "web-2").await.unwrap().to_string();
     assert!(text.contains("no pod of flannel runs on the node n2"), "{text}");
@@ -254,6 +266,46 @@ async fn a_measurement_leaves_no_pod_behind() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_creation_was_not_confirmed_is_used() {
+    let server = cluster();
+    let (sent, bodies) = mpsc::channel();
+    let (stored, is_stored) = mpsc::channel();
+    let (sent, is_stored) = (Mutex::new(sent), Mutex::new(is_stored));
+    server.answer_with(move |request| {
+        (request.method == "POST").then(|| {
+            sent.lock().unwrap().send(request.body.clone()).unwrap();
+            is_stored.lock().unwrap().recv().unwrap();
+            (409, "it is there".into())
+        })
+    });
+    let (access, options) = (access(&server), options());
+    let kubelet = async {
+        let body = loop {
+            match bodies.try_recv() {
+                Ok(body) => break body,
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let mut pod: Value = serde_json::from_str(&body).unwrap();
+        pod["status"] = json!({"phase": "Failed", "message": "it was looked at"});
+        let key = format!("kube-flannel/{}", pod["metadata"]["name"].as_str().unwrap());
+        server.put("pods", &key, pod);
+        stored.send(()).unwrap();
+        pending().await
+    };
+    let outcome = soon(async {
+        tokio::select! {
+            outcome = bench(&access, &options, pending(), |_| {}) => outcome,
+            () = kubelet => unreachable!("it goes on for ever"),
+        }
+    })
+    .await;
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("it was looked at"), "{error}");
+    assert_eq!(bench_pods(&server), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_measurement_that_is_stopped_leaves_no_pod_behind() {
     let server = cluster();
     let (access, options) = (access(&server), options());
@@ -264,6 +316,18 @@ async fn a_measurement_that_is_stopped_leaves_no_pod_behind() {
     };
     let outcome = soon(bench(&access, &options, there, |_| {})).await;
     assert!(matches!(outcome, Err(KubectlError::Stopped)), "{outcome:?}");
+    assert_eq!(bench_pods(&server), [""; 0]);
+    // The server works on the first pod after the client has gone.
+    server.behave(|it| it.delay = Duration::from_millis(300));
+    let sent = async {
+        while server.take_requests().iter().all(|request| request.method != "POST") {
+            sleep(Duration::from_millis(10)).await;
+        }
+        server.behave(|it| it.delay = Duration::ZERO);
+    };
+    let outcome = soon(bench(&access, &options, sent, |_| {})).await;
+    assert!(matches!(outcome, Err(KubectlError::Stopped)), "{outcome:?}");
+    sleep(Duration::from_millis(500)).await;
     assert_eq!(bench_pods(&server), [""; 0]);
     let unknown = BenchOptions { to: "n9".into(), ..options };
     let error = soon(bench(&access, &unknown, pending(), |_| {})).await.unwrap_err();

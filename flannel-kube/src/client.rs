@@ -116,7 +116,7 @@ impl Client {
             object: format!("{resource}/{name}"),
             path: resource.path(Some(name), None),
             accept: JSON,
-            // At once: what we delete has nothing to say goodbye to.
+            // Without a grace period: what we delete needs none to shut down.
             body: Some((JSON, r#"{"gracePeriodSeconds":0}"#.into())),
         };
         self.short(call).await.map(drop)
@@ -126,7 +126,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`RequestError`].
+    /// [`RequestError`]. A conflict may be with an earlier attempt of the same call whose answer was lost.
     pub async fn create(
         &self,
         resource: &Resource,

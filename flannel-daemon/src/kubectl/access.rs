@@ -28,9 +28,10 @@ pub(super) struct Pod {
 
 /// What every object has.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct Meta {
     pub(super) name: String,
+    deletion_timestamp: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -39,11 +40,13 @@ pub(super) struct PodSpec {
     pub(super) node_name: String,
     pub(super) host_network: bool,
     pub(super) containers: Vec<Container>,
+    pub(super) image_pull_secrets: Vec<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Container {
+    pub(super) name: String,
     pub(super) image: String,
     pub(super) ports: Vec<Port>,
 }
@@ -138,23 +141,25 @@ impl ClusterAccess {
     ) -> Result<Vec<Pod>, KubectlError> {
         let resource = Resource::namespaced("pods", namespace).labelled(labels);
         let mut pods = Vec::new();
-        let mut odd = None;
+        let mut undecodable = None;
         let keep = |item: &str| match serde_json::from_str(item) {
             Ok(pod) => pods.push(pod),
-            Err(error) => odd = Some(error),
+            Err(error) => undecodable = Some(error),
         };
         self.client.list(&resource, PAGE, keep).await?;
-        match odd {
+        match undecodable {
             None => Ok(pods),
             Some(source) => Err(KubectlError::Decode { question: resource.to_string(), source }),
         }
     }
 
-    /// flannel's pods, by their nodes.
+    /// flannel's pods, by their nodes. One that is being replaced counts only until there is another.
     pub(super) async fn flannels(&self) -> Result<BTreeMap<String, Pod>, KubectlError> {
-        let pods = self.pods(&self.flannel, FLANNELS_LABEL).await?.into_iter();
-        let pods = pods.filter(|pod| pod.status.phase == "Running");
-        Ok(pods.map(|pod| (pod.spec.node_name.clone(), pod)).collect())
+        let mut pods = self.pods(&self.flannel, FLANNELS_LABEL).await?;
+        pods.retain(|pod| pod.status.phase == "Running");
+        // The last one of a node is taken.
+        pods.sort_by_key(|pod| pod.metadata.deletion_timestamp.is_none());
+        Ok(pods.into_iter().map(|pod| (pod.spec.node_name.clone(), pod)).collect())
     }
 
     /// Asks the program of flannel's in `pod` over HTTP, through the API server.
@@ -172,12 +177,16 @@ impl ClusterAccess {
 }
 
 impl Pod {
+    /// The container of flannel's program, beside which there may be others.
+    pub(super) fn flannel_container(&self) -> Option<&Container> {
+        let containers = &self.spec.containers;
+        containers.iter().find(|it| it.name == FLANNELS_CONTAINER).or_else(|| containers.first())
+    }
+
     /// Where it answers questions about its health.
     fn health_port(&self) -> u16 {
-        let ports = self.spec.containers.iter().flat_map(|container| &container.ports);
-        let named =
-            ports.clone().find(|port| port.name == "healthz").or_else(|| ports.clone().next());
-        named.map_or(HEALTH_PORT, |port| port.container_port)
+        let mut ports = self.spec.containers.iter().flat_map(|container| &container.ports);
+        ports.find(|port| port.name == "healthz").map_or(HEALTH_PORT, |port| port.container_port)
     }
 }
 
@@ -193,5 +202,6 @@ pub(super) fn parsed<T: for<'a> Deserialize<'a>>(
 const PAGE: u32 = 500;
 /// What flannel's pods have in flannel's manifest and in ours.
 const FLANNELS_LABEL: &str = "app=flannel";
+const FLANNELS_CONTAINER: &str = "kube-flannel";
 /// The one of the manifests.
 const HEALTH_PORT: u16 = 8081;

@@ -47,21 +47,38 @@ pub async fn bench(
         measured = run(access, options, &names, &mut said) => measured,
         () = stop => Err(KubectlError::Stopped),
     };
-    let pods = access.bench_pods();
-    for name in &names {
-        match access.client.delete(&pods, name).await {
-            Err(error) if !error.is_not_found() => {
-                said(&format!(
-                    "{error}: {}: it ends by itself after {} s, kubectl delete pod {name} -n {} removes it",
-                    error.reason,
-                    lifetime(options),
-                    access.flannel
-                ));
-            }
-            _ => {}
-        }
+    let mut left = names.to_vec();
+    remove(access, options, &mut left, &mut said).await;
+    if measured.is_err() && !left.is_empty() {
+        // A request that was given up may be carried out a little later.
+        sleep(LATE).await;
+        remove(access, options, &mut left, &mut said).await;
     }
     measured
+}
+
+/// Deletes pods; those that are not there stay in `names`.
+async fn remove(
+    access: &ClusterAccess,
+    options: &BenchOptions,
+    names: &mut Vec<String>,
+    said: &mut impl FnMut(&str),
+) {
+    let pods = access.bench_pods();
+    let mut missing = Vec::new();
+    for name in names.drain(..) {
+        match access.client.delete(&pods, &name).await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => missing.push(name),
+            Err(error) => said(&format!(
+                "{error}: {}: it ends by itself after {} s, kubectl delete pod {name} -n {} removes it",
+                error.reason,
+                lifetime(options),
+                access.flannel
+            )),
+        }
+    }
+    *names = missing;
 }
 
 async fn run(
@@ -71,37 +88,33 @@ async fn run(
     said: &mut impl FnMut(&str),
 ) -> Result<Measured, KubectlError> {
     let flannels = access.flannels().await?;
-    let image = |node: &String| {
-        let pod =
-            flannels.get(node).ok_or_else(|| KubectlError::NoFlannel { node: node.clone() })?;
-        let container = pod.spec.containers.first();
-        Ok::<_, KubectlError>(container.map(|it| it.image.clone()).unwrap_or_default())
+    let flannel = |node: &String| {
+        flannels.get(node).ok_or_else(|| KubectlError::NoFlannel { node: node.clone() })
     };
-    let images = (image(&options.to)?, image(&options.from)?);
+    let flannels = (flannel(&options.to)?, flannel(&options.from)?);
     said(&format!("starting pods on {} and {}", options.to, options.from));
-    let pods = access.bench_pods();
     let port = PORT.to_string();
-    let answering = manifest(to, &options.to, &images.0, &["--answer", &port], options);
-    access.client.create(&pods, answering.to_string()).await?;
-    let answering = wait(access, to, |pod| pod.status.phase == "Running").await?;
+    let answering = manifest(to, flannels.0, &["--answer", &port], options);
+    access.create_bench_pod(&answering).await?;
+    let answering = wait(access, to, START_LIMIT, |pod| pod.status.phase == "Running").await?;
     let address = answering.status.pod_ips.first().ok_or_else(|| KubectlError::BenchPod {
         pod: to.clone(),
-        trouble: "runs and has no address".into(),
+        reason: "runs and has no address".into(),
     })?;
     let address = SocketAddr::new(address.ip, PORT).to_string();
     let seconds = options.length.as_secs().to_string();
     let asking = ["--measure", &address, "--seconds", &seconds];
-    let asking = manifest(from, &options.from, &images.1, &asking, options);
-    access.client.create(&pods, asking.to_string()).await?;
-    wait(access, from, |pod| pod.status.phase == "Running" || ended(pod)).await?;
+    let asking = manifest(from, flannels.1, &asking, options);
+    access.create_bench_pod(&asking).await?;
+    wait(access, from, START_LIMIT, |pod| pod.status.phase == "Running" || ended(pod)).await?;
     said(&format!("measuring for {} s", 2 * options.length.as_secs()));
-    let ended = wait(access, from, ended).await?;
-    let log = access.client.get_part(&pods, from, &["log"], &[]).await?;
+    let ended = wait(access, from, 2 * options.length + END_LIMIT, ended).await?;
+    let log = access.client.get_part(&access.bench_pods(), from, &["log"], &[]).await?;
     let log = String::from_utf8_lossy(&log);
     let last = log.trim().lines().last().unwrap_or_default();
     if ended.status.phase != "Succeeded" {
-        let trouble = format!("failed: {}{last}", ended.status.message);
-        return Err(KubectlError::BenchPod { pod: from.clone(), trouble });
+        let reason = format!("failed: {}{last}", ended.status.message);
+        return Err(KubectlError::BenchPod { pod: from.clone(), reason });
     }
     parsed(last.as_bytes(), || format!("the log of {from}"))
 }
@@ -110,13 +123,14 @@ fn ended(pod: &Pod) -> bool {
     matches!(pod.status.phase.as_str(), "Failed" | "Succeeded")
 }
 
-/// Waits until the pod is as it should be.
+/// Waits until the pod is as it should be, for so long at most.
 async fn wait(
     access: &ClusterAccess,
     name: &str,
+    limit: Duration,
     is_there: impl Fn(&Pod) -> bool,
 ) -> Result<Pod, KubectlError> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + limit;
     loop {
         let pod = access.pod(&access.flannel, name).await?;
         if is_there(&pod) {
@@ -128,15 +142,17 @@ async fn wait(
         let is_hopeless =
             waits.as_ref().is_some_and(|it| it.contains("Image") || it.contains("CreateContainer"));
         if is_hopeless || ended(&pod) || Instant::now() >= until {
-            let reason = waits.unwrap_or_else(|| format!("it is {}", pod.status.phase));
             let message = &pod.status.message;
-            let trouble = format!("does not run: {} {message}", reason.trim());
-            return Err(KubectlError::BenchPod {
-                pod: name.into(),
-                trouble: trouble.trim().into(),
-            });
+            let reason = match waits {
+                Some(waits) => format!("does not run: {} {message}", waits.trim()),
+                None if pod.status.phase == "Running" => {
+                    format!("runs and has not ended after {} s", limit.as_secs())
+                }
+                None => format!("does not run: it is {} {message}", pod.status.phase),
+            };
+            return Err(KubectlError::BenchPod { pod: name.into(), reason: reason.trim().into() });
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -145,17 +161,27 @@ impl ClusterAccess {
     fn bench_pods(&self) -> Resource {
         Resource::namespaced("pods", &self.flannel)
     }
+
+    async fn create_bench_pod(&self, pod: &Value) -> Result<(), KubectlError> {
+        match self.client.create(&self.bench_pods(), pod.to_string()).await {
+            // Nobody else has the name: it was an attempt whose answer was lost.
+            Err(error) if !error.is_conflict() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// A pod that has no rights, is on this node whatever the scheduler thinks, and ends by itself.
-fn manifest(name: &str, node: &str, image: &str, args: &[&str], options: &BenchOptions) -> Value {
+/// A pod that has no rights, runs the program of flannel's pod beside it whatever the scheduler thinks, and ends by itself.
+fn manifest(name: &str, flannel: &Pod, args: &[&str], options: &BenchOptions) -> Value {
+    let image = flannel.flannel_container().map(|it| it.image.as_str()).unwrap_or_default();
     let args: Vec<_> = std::iter::once(&"bench-peer").chain(args).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": { "name": name, "labels": { "app": "flannel-bench" } },
         "spec": {
-            "nodeName": node,
+            "nodeName": flannel.spec.node_name,
+            "imagePullSecrets": flannel.spec.image_pull_secrets,
             "hostNetwork": options.host_network,
             "restartPolicy": "Never",
             "activeDeadlineSeconds": lifetime(options),
@@ -184,14 +210,18 @@ fn manifest(name: &str, node: &str, image: &str, args: &[&str], options: &BenchO
 
 /// How long a pod lives at most, seconds.
 fn lifetime(options: &BenchOptions) -> u64 {
-    2 * options.length.as_secs() + 2 * PATIENCE.as_secs()
+    2 * options.length.as_secs() + 2 * START_LIMIT.as_secs()
 }
 
 /// Nobody else's: iperf3 has 5201.
 const PORT: u16 = 5281;
-/// How long a pod may take to be as it should be, or 50 s longer than the measurement.
-const PATIENCE: Duration = Duration::from_secs(90);
-const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How long a pod may take to start.
+const START_LIMIT: Duration = Duration::from_secs(90);
+/// How much longer than what it measures a pod may take to end: connecting, the last bytes, and its status.
+const END_LIMIT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// How long an API server may still work on a request after its client has gone.
+const LATE: Duration = Duration::from_secs(1);
 const NOBODY: u32 = 65534;
 
 #[cfg(test)]
@@ -206,9 +236,15 @@ mod tests {
             length: Duration::from_secs(5),
             host_network: false,
         };
-        let pod = manifest("b", "n2", "flannel-node:1", &["--answer", "1"], &options);
+        let flannel = serde_json::from_value(json!({"spec": {
+            "nodeName": "n2", "imagePullSecrets": [{"name": "registry"}],
+            "containers": [{"name": "sidecar", "image": "sidecar:1"}, {"name": "kube-flannel", "image": "flannel-node:1"}],
+        }}));
+        let pod = manifest("b", &flannel.unwrap(), &["--answer", "1"], &options);
         let spec = &pod["spec"];
         assert_eq!(spec["containers"][0]["args"], json!(["bench-peer", "--answer", "1"]));
+        assert_eq!(spec["containers"][0]["image"], "flannel-node:1");
+        assert_eq!(spec["imagePullSecrets"], json!([{"name": "registry"}]));
         assert_eq!((&spec["nodeName"], &spec["restartPolicy"]), (&json!("n2"), &json!("Never")));
         assert_eq!(spec["activeDeadlineSeconds"], 190);
         assert_eq!(spec["automountServiceAccountToken"], false);

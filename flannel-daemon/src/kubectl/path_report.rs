@@ -60,16 +60,13 @@ pub async fn explain(
     destination: &TargetName,
 ) -> Result<PathReport, KubectlError> {
     let flannels = access.flannels().await?;
-    let mut sources = access.targets(source).await?;
-    sources.truncate(1);
+    let source = access.source(source).await?;
     let mut destinations = access.targets(destination).await?;
     let left_out = destinations.len().saturating_sub(MOST_ENDPOINTS);
     destinations.truncate(MOST_ENDPOINTS);
     let mut paths = Vec::new();
-    for source in &sources {
-        for destination in &destinations {
-            paths.extend(between(source, destination)?);
-        }
+    for destination in &destinations {
+        paths.extend(between(&source, destination)?);
     }
     for path in &mut paths {
         let nodes = path.nodes();
@@ -81,6 +78,18 @@ pub async fn explain(
 }
 
 impl ClusterAccess {
+    /// The pod of that name: packets of a service come from pods.
+    async fn source(&self, target: &TargetName) -> Result<Target, KubectlError> {
+        let namespace = target.namespace.as_deref().unwrap_or(&self.namespace);
+        if target.kind == Some(TargetKind::Service) {
+            return Err(KubectlError::NoPath {
+                target: format!("service {namespace}/{}", target.name),
+                reason: "sends no packets: name one of its pods as the source".into(),
+            });
+        }
+        Ok(Target::new(namespace, self.pod(namespace, &target.name).await?))
+    }
+
     /// The pod of that name, or the pods behind the service.
     async fn targets(&self, target: &TargetName) -> Result<Vec<Target>, KubectlError> {
         let TargetName { kind, namespace, name } = target;
@@ -95,7 +104,7 @@ impl ClusterAccess {
         let selector = self.service(namespace, name).await?.spec.selector;
         let title = format!("{} {namespace}/{name}", TargetKind::Service);
         let none =
-            |trouble: &str| KubectlError::NoPath { pod: title.clone(), trouble: trouble.into() };
+            |reason: &str| KubectlError::NoPath { target: title.clone(), reason: reason.into() };
         if selector.is_empty() {
             return Err(none("selects no pods: name a pod in its place"));
         }
@@ -118,8 +127,8 @@ impl Target {
         Self { title: format!("{namespace}/{}", pod.metadata.name), pod }
     }
 
-    fn no_path(&self, trouble: &str) -> KubectlError {
-        KubectlError::NoPath { pod: format!("pod {}", self.title), trouble: trouble.into() }
+    fn no_path(&self, reason: &str) -> KubectlError {
+        KubectlError::NoPath { target: format!("pod {}", self.title), reason: reason.into() }
     }
 }
 
@@ -213,7 +222,7 @@ impl fmt::Display for PathReport {
             }
         }
         if self.left_out > 0 {
-            writeln!(f, "{} more pods are behind the service", self.left_out)?;
+            writeln!(f, "pods behind the service that were not asked: {}", self.left_out)?;
         }
         Ok(())
     }
@@ -292,7 +301,7 @@ default/a (10.244.1.2 on n1) to default/b (10.244.2.3 on n2)
     remedy                    start the node
   n2 says:
     no answer
-2 more pods are behind the service
+pods behind the service that were not asked: 2
 ";
         assert_eq!(report.to_string(), expected);
     }
