@@ -60,6 +60,31 @@ impl FileRegistry {
         self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The configuration once it differs from `seen`. It is read when the kernel tells of a change, and at this interval.
+    async fn config_changed_polling(
+        &self,
+        seen: &ConfigText,
+        interval: Duration,
+    ) -> Result<ConfigText, RegistryError> {
+        let path = self.folder.config_path();
+        loop {
+            // Before it is read: what happens meanwhile is in both.
+            let notices = Notices::of_file(&path).and_then(Notices::follow).ok();
+            let config = self.config().await?;
+            if config != *seen {
+                return Ok(config);
+            }
+            match notices {
+                Some(mut notices) => {
+                    if let Ok(noticed) = timeout(interval, notices.next()).await {
+                        noticed.map_err(failed("follow", &path))?;
+                    }
+                }
+                None => sleep(POLL_INTERVAL).await,
+            }
+        }
+    }
+
     /// Works on the file at `key` while nobody else writes.
     async fn change<T: Send + 'static>(
         &self,
@@ -84,23 +109,7 @@ impl Registry for FileRegistry {
     }
 
     async fn config_changed(&self, seen: &ConfigText) -> Result<ConfigText, RegistryError> {
-        let path = self.folder.config_path();
-        loop {
-            // Before it is read: what happens meanwhile is in both.
-            let notices = Notices::of_file(&path).and_then(Notices::follow).ok();
-            let config = self.config().await?;
-            if config != *seen {
-                return Ok(config);
-            }
-            match notices {
-                Some(mut notices) => {
-                    if let Ok(noticed) = timeout(LOOK_ANYWAY, notices.next()).await {
-                        noticed.map_err(failed("follow", &path))?;
-                    }
-                }
-                None => sleep(LOOK_FOR_IT).await,
-            }
-        }
+        self.config_changed_polling(seen, FOLLOWED_POLL_INTERVAL).await
     }
 
     async fn set_config(&self, was: &ConfigText, text: &str) -> Result<(), RegistryError> {
@@ -234,10 +243,10 @@ fn put(folder: &Folder, key: &str, write: NewRecord) -> Result<Record, RegistryE
 }
 
 /// How often the configuration is read while it is not there, or the kernel does not tell of it: a small file.
-const LOOK_FOR_IT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The same while the kernel tells of it. It does not of a link on the way that leads elsewhere.
-const LOOK_ANYWAY: Duration = Duration::from_secs(10);
+const FOLLOWED_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;
