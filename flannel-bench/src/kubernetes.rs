@@ -92,7 +92,7 @@ async fn measure(
     };
     let converged = converged.with_context(|| {
         let said = node.process.output();
-        format!("its last words were:\n  {}", said[said.len().saturating_sub(5)..].join("\n  "))
+        format!("its last log lines:\n  {}", said[said.len().saturating_sub(5)..].join("\n  "))
     })?;
     table.add(row, CONVERGED, (converged - started).as_secs_f64());
     let pid = node.pid()?;

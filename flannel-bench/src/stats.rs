@@ -20,11 +20,13 @@ pub(crate) fn summary(samples: &[f64]) -> Option<Summary> {
     Some(Summary { median, min, max })
 }
 
-/// The smallest sample that is not below `percent` of all of them (nearest rank); `None` without samples.
+/// The smallest sample that is not below `percent` of all of them (nearest rank); `None` without samples, and above the median where
+/// there are so few that it is the largest: 99 needs 100.
 pub(crate) fn percentile(samples: &[f64], percent: f64) -> Option<f64> {
     let sorted = sorted(samples);
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
+    let is_largest = percent > 50.0 && percent < 100.0 && rank == sorted.len();
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().filter(|_| !is_largest)
 }
 
 /// Each sample against the one of the same run in `reference`; runs that only one of them has are left out.
@@ -60,7 +62,8 @@ mod tests {
         assert_eq!(percentile(&hundred, 99.0), Some(99.0));
         assert_eq!(percentile(&hundred, 100.0), Some(100.0));
         assert_eq!(percentile(&hundred, 0.0), Some(1.0));
-        assert_eq!(percentile(&[7.0], 99.0), Some(7.0));
+        assert_eq!(percentile(&hundred[..99], 99.0), None, "it would be the largest");
+        assert_eq!(percentile(&[7.0], 50.0), Some(7.0));
         assert_eq!(percentile(&[], 50.0), None);
     }
 
@@ -75,7 +78,9 @@ mod tests {
         fn everything_lies_between_the_ends(samples in prop::collection::vec(-1e9..1e9, 1..50), percent in 0.0..100.0) {
             let Summary { median, min, max } = summary(&samples).unwrap();
             prop_assert!(min <= median && median <= max);
-            let percentile = percentile(&samples, percent).unwrap();
+            let Some(percentile) = percentile(&samples, percent) else {
+                return Ok(());
+            };
             prop_assert!(samples.contains(&percentile));
             let below = samples.iter().filter(|sample| **sample <= percentile).count();
             prop_assert!(below as f64 >= percent / 100.0 * samples.len() as f64);
