@@ -142,11 +142,16 @@ const MOST_PEERS: u32 = 65_000;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn peers_share_neither_blocks_nor_addresses() {
         let last = MOST_PEERS - 1;
+        let all = |count: usize| assert_eq!(count, MOST_PEERS as usize);
+        all((0..MOST_PEERS).map(address).collect::<HashSet<_>>().len());
+        all((0..MOST_PEERS).map(block).collect::<HashSet<_>>().len());
         assert_eq!(block(0).to_string(), "10.1.0.0/24");
         assert_eq!(block(last).to_string(), "10.254.231.0/24");
         assert!(UNDERLAY.contains(address(0)));

@@ -124,6 +124,7 @@ mod tests {
         assert_eq!(before.difference(&State::of_lines(&after)), [""; 0]);
         for (line, other) in [
             (0, "device eth0 index 9 veth up mtu 1400"),
+            (1, "device flannel.1 index 12 Vxlan { vni: 1, parent: Some(12) } up mtu 1450"),
             (2, "nexthop 8 via 192.0.2.3 dev eth0 proto 241"),
             (3, "route 10.1.0.0/24 via 192.0.2.2 dev eth0 table 254"),
             (3, "route 10.1.0.0/24 via nexthop 7 dev eth0 table 254"),
