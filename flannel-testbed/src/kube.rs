@@ -3,6 +3,7 @@
 mod http;
 mod merge;
 mod objects;
+mod sample_node;
 mod serve;
 mod streams;
 mod write;
@@ -15,10 +16,14 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use serde_json::Value;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use objects::Objects;
+use sample_node::node;
 
 /// An API server in this process, with a thread of its own. It ends when the value is dropped.
 ///
@@ -169,10 +174,21 @@ impl FakeApiServer {
     ///
     /// Why there is no socket.
     pub fn resume(&mut self) -> io::Result<()> {
-        let listener = if self.address.ip().is_loopback() {
-            TcpListener::bind(self.address)?
-        } else {
-            (self.bind.0)()?
+        let bind = || match self.address.ip().is_loopback() {
+            true => TcpListener::bind(self.address),
+            false => (self.bind.0)(),
+        };
+        let deadline = Instant::now() + PATIENCE;
+        let listener = loop {
+            match bind() {
+                // A child of another thread has the old socket too until it executes its program.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline =>
+                {
+                    std::thread::yield_now();
+                }
+                bound => break bound?,
+            }
         };
         self.run(listener)
     }
@@ -332,55 +348,5 @@ impl std::fmt::Debug for Bind {
     }
 }
 
-/// A node as a kubelet registers it and the controller-manager completes it.
-fn node(name: &str, pod_cidrs: &[&str], real_size: bool) -> Value {
-    let mut node = json!({
-        "kind": "Node",
-        "apiVersion": "v1",
-        "metadata": {
-            "name": name,
-            "labels": { "kubernetes.io/hostname": name, "kubernetes.io/os": "linux" },
-            "annotations": { "volumes.kubernetes.io/controller-managed-attach-detach": "true" },
-        },
-        "spec": {},
-        "status": {
-            "capacity": { "cpu": "8", "memory": "32Gi", "pods": "110" },
-            "conditions": [{
-                "type": "Ready",
-                "status": "True",
-                "lastHeartbeatTime": "2026-01-01T00:00:00Z",
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
-                "reason": "KubeletReady",
-                "message": "kubelet is posting ready status",
-            }],
-        },
-    });
-    if let Some(first) = pod_cidrs.first() {
-        node["spec"] = json!({ "podCIDR": first, "podCIDRs": pod_cidrs });
-    }
-    if real_size {
-        // The 50 images that a kubelet reports at most.
-        let images = (0..50).map(|n| {
-            let digest = format!("{n:064x}");
-            json!({
-                "names": [
-                    format!("registry.example/team-{n}/service@sha256:{digest}"),
-                    format!("registry.example/team-{n}/service:v1.{n}.0"),
-                ],
-                "sizeBytes": 100_000_000 + n,
-            })
-        });
-        node["status"]["images"] = Value::Array(images.collect());
-        let fields: serde_json::Map<String, Value> =
-            (0..40).map(|n| (format!("f:field{n}"), json!({ "f:value": {} }))).collect();
-        node["metadata"]["managedFields"] = json!([{
-            "manager": "kubelet",
-            "operation": "Update",
-            "apiVersion": "v1",
-            "time": "2026-01-01T00:00:00Z",
-            "fieldsType": "FieldsV1",
-            "fieldsV1": fields,
-        }]);
-    }
-    node
-}
+/// How long the address of before may still be in use.
+const PATIENCE: Duration = Duration::from_secs(5);
