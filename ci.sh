@@ -306,12 +306,13 @@ part_flanneld() {
     [ "$ran" -gt 0 ]
 }
 
-# containernetworking's plugins, and what runs them, in target/cni: built once for each version, from the module in tests/cni.
+# containernetworking's plugins, and what runs them, in target/cni: built once for each state of their modules, which is kept beside them.
 build_cni() {
     local module=tests/cni
     local version; version=$(sed -n 's|.*github.com/containernetworking/plugins \(v[0-9.]*\).*|\1|p' "$module/go.mod")
     local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/cni/$version
-    [ -d "$out" ] && return
+    local sources; sources=$(cat "$module"/*.go "$module"/go.* tests/cluster/go.* tests/cluster/flannel-cni/*.go | sha256sum)
+    [ "$(cat "$out/sources" 2>/dev/null)" = "$sources" ] && return
     has_go "$module" "the CNI plugins" || return
     local plugins=github.com/containernetworking/plugins
     local go=(env CGO_ENABLED=0 GOTOOLCHAIN=auto go -C "$module")
@@ -323,6 +324,8 @@ build_cni() {
     # flannel's own plugin is in no registry; this one does the same with the same files.
     CGO_ENABLED=0 GOTOOLCHAIN=auto go -C tests/cluster build -mod=readonly -trimpath -ldflags "-s -w" -o "$out.new/flannel" ./flannel-cni
     "${go[@]}" test -mod=readonly -c -o "$out.new/portmap.test" $plugins/plugins/meta/portmap
+    echo "$sources" >"$out.new/sources"
+    rm -rf "$out"
     mv "$out.new" "$out"
 }
 

@@ -1,36 +1,43 @@
-//! Leads ports of the node to ports of a container, as containernetworking's `portmap` does with its nftables backend.
+//! Leads ports of the node to ports of a container, as containernetworking's `portmap` does.
 //!
-//! It comes behind a plugin that gave the container its addresses. One transaction of nf_tables makes the rules of both families,
-//! without any program.
+//! It comes behind a plugin that gave the container its addresses. With nftables, one transaction makes the rules of both families,
+//! without any program; with iptables, one run of `iptables-restore` does for each.
 
 mod config;
 mod conntrack;
+mod iptables;
 mod localnet;
 mod rules;
 
-use flannel_firewall::nftables::{Batch, Client, Family};
+use std::{collections::HashSet, slice};
+
+use flannel_firewall::{
+    Family,
+    nftables::{Batch, Client, Family as TableFamily, RuleInfo},
+};
+use flannel_netlink::KernelError;
 use ipnetwork::IpNetwork;
 
-use self::config::Portmap;
+use self::config::{Portmap, UDP};
 use crate::{
     kernel::refused,
     plugin::Call,
     protocol::{AddResult, Code, Config, Error, Verb},
-    rules::{chain_name, connect, family_of, remove_chain, remove_rules, update},
+    rules::{
+        Backend, Removal, chain_name, connect, family_of, iptables as programs, plan_removals,
+        remove_legacy_chains, remove_rules, short_hash, update,
+    },
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
-    let config = match call.environment.verb {
-        Verb::Del => Portmap::read_for_removal(&call.config)?,
-        _ => Portmap::read(&call.config, &call.environment.interface)?,
-    };
+    let read = || Portmap::read(&call.config, &call.environment.interface);
     match call.environment.verb {
-        Verb::Add => add(call, &config).await.map(Some),
-        Verb::Check => check(call, &config).await.map(|()| None),
-        Verb::Del => del(call, &config).await.map(|()| None),
-        Verb::Status => status(call).await.map(|()| None),
-        // The rules say which container they are for, and not of which network it is.
-        Verb::Gc | Verb::Version => Ok(None),
+        Verb::Add => add(call, &read()?).await.map(Some),
+        Verb::Check => check(call, &read()?).await.map(|()| None),
+        Verb::Del => del(call).await.map(|()| None),
+        Verb::Gc => gc(call).await.map(|()| None),
+        Verb::Status => status(call, &read()?).await.map(|()| None),
+        Verb::Version => Ok(None),
     }
 }
 
@@ -41,28 +48,59 @@ async fn add(call: &Call, config: &Portmap) -> Result<AddResult, Error> {
     if config.mappings.is_empty() {
         return Ok(previous);
     }
-    let mut client = connect(&call.host)?;
-    let what = "unable to set up nftables rules for port mappings";
-    update(&mut client, what, async |client| {
-        let mut batch = Batch::default();
-        for address in &config.addresses {
-            let mut listed = Vec::new();
-            for chain in rules::SHARED {
-                listed.extend(client.chain_rules(family_of(*address), rules::TABLE, chain).await?);
+    match config.backend(&call.host).await? {
+        Backend::Iptables => {
+            for (family, plan) in plans(call, config) {
+                programs::add(&call.host, family, &plan).await?;
             }
-            let id = &call.environment.container_id;
-            rules::add(&mut batch, id, config, *address, &listed);
         }
-        Ok(batch)
-    })
-    .await?;
-    conntrack::forget(client.connection(), config).await;
+        Backend::Nftables => add_rules(call, config).await?,
+    }
+    let udp = config.mappings.iter().filter(|mapping| mapping.protocol == UDP);
+    let ports: Vec<u16> = udp.map(|mapping| mapping.host_port).collect();
+    conntrack::forget(&call.host, &ports).await;
     if config.snat {
         for address in config.addresses.iter().filter(|address| address.is_ipv4()) {
             localnet::allow(call, address.ip()).await?;
         }
     }
     Ok(previous)
+}
+
+/// What iptables has to have, for each family of the container.
+fn plans(call: &Call, config: &Portmap) -> Vec<(Family, programs::Plan)> {
+    let plan = |address: &IpNetwork| {
+        let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+        let id = &call.environment.container_id;
+        (family, iptables::plan(&call.config.name, id, config, *address))
+    };
+    config.addresses.iter().map(plan).collect()
+}
+
+async fn add_rules(call: &Call, config: &Portmap) -> Result<(), Error> {
+    let what = "unable to set up nftables rules for port mappings";
+    update(&mut connect(&call.host)?, what, async |client| {
+        let mut batch = Batch::default();
+        for address in &config.addresses {
+            let listed = shared_rules(client, *address).await?;
+            let id = &call.environment.container_id;
+            rules::add(&mut batch, &call.config.name, id, config, *address, &listed);
+        }
+        Ok(batch)
+    })
+    .await
+}
+
+/// The rules of the chains that all containers share, in the family of `address`.
+async fn shared_rules(
+    client: &mut Client,
+    address: IpNetwork,
+) -> Result<Vec<RuleInfo>, KernelError> {
+    let mut listed = Vec::new();
+    for chain in rules::SHARED {
+        listed.extend(client.chain_rules(family_of(address), rules::TABLE, chain).await?);
+    }
+    Ok(listed)
 }
 
 async fn check(call: &Call, config: &Portmap) -> Result<(), Error> {
@@ -72,31 +110,18 @@ async fn check(call: &Call, config: &Portmap) -> Result<(), Error> {
     if config.mappings.is_empty() {
         return Ok(());
     }
+    if config.backend(&call.host).await? == Backend::Iptables {
+        for (family, plan) in plans(call, config) {
+            programs::check(&call.host, family, &plan).await?;
+        }
+        return Ok(());
+    }
     let mut client = connect(&call.host)?;
     for address in &config.addresses {
-        check_family(&mut client, call, config, *address).await?;
-    }
-    Ok(())
-}
-
-/// Counts the rules of the container.
-async fn check_family(
-    client: &mut Client,
-    call: &Call,
-    config: &Portmap,
-    address: IpNetwork,
-) -> Result<(), Error> {
-    let listed = client.rules(family_of(address), rules::TABLE).await;
-    let listed = listed.map_err(|error| refused("cannot list hostport rules", &error))?;
-    let id = &*call.environment.container_id;
-    let expected = [
-        (rules::PORTS, config.mappings.iter().filter(|it| it.applies_to(address)).count()),
-        (rules::MASQUERADING, rules::masquerades(config, address).len()),
-    ];
-    for (chain, expected) in expected {
-        let of_container =
-            listed.iter().filter(|rule| rule.chain == chain && rule.comment.as_deref() == Some(id));
-        if of_container.count() < expected {
+        let listed = client.rules(family_of(*address), rules::TABLE).await;
+        let listed = listed.map_err(|error| refused("cannot list hostport rules", &error))?;
+        let id = &call.environment.container_id;
+        if let Some(chain) = rules::incomplete(&listed, id, config, *address) {
             let message = format!("missing hostport rules in {chain:?} chain");
             return Err(Error::new(Code::NotAsExpected, message));
         }
@@ -104,39 +129,70 @@ async fn check_family(
     Ok(())
 }
 
-/// Whatever the runtime still knows of the ports, the container's rules go, also those that the other plugin made with iptables.
-async fn del(call: &Call, config: &Portmap) -> Result<(), Error> {
-    let mut client = connect(&call.host)?;
+/// Whatever the runtime still knows of the ports, and whichever plugin made them in whichever way, the container's rules go.
+async fn del(call: &Call) -> Result<(), Error> {
     let id = &*call.environment.container_id;
-    let chain = chain_name(&call.config.name, id, "DN-");
-    update(&mut client, "cannot remove the rules for port mappings", async |client| {
-        let mut batch = Batch::default();
-        for family in [Family::IPV4, Family::IPV6] {
-            let listed = client.rules(family, rules::TABLE).await?;
-            remove_rules(&mut batch, family, rules::TABLE, &listed, |_, comment| comment == id);
-            remove_chain(client, &mut batch, family, &chain).await?;
-        }
-        Ok(batch)
-    })
-    .await?;
-    conntrack::forget(client.connection(), config).await;
+    let chain = |prefix| chain_name(&call.config.name, id, prefix);
+    let removals = [
+        Removal::named(iptables::DNAT, &chain(iptables::OWN)),
+        Removal::named(iptables::OLD_SNAT, &chain(iptables::OLD_OWN)),
+    ];
+    remove(call, &removals, |_, comment| comment == id).await?;
+    conntrack::forget(&call.host, &config::udp_ports(&call.config)).await;
     Ok(())
 }
 
-/// Whether the kernel has nf_tables.
-async fn status(call: &Call) -> Result<(), Error> {
-    let found = connect(&call.host)?.table(Family::IPV4, rules::TABLE).await;
-    found.map(drop).map_err(|error| {
-        let refused = refused("the kernel's nf_tables cannot be used", &error);
-        Error { code: Code::NotAvailable, ..refused }
+/// Removes the rules of this network's containers that the runtime does not know. Rules in nftables that another plugin made do not
+/// say which network they are of, and stay.
+async fn gc(call: &Call) -> Result<(), Error> {
+    let (network, valid) = (&*call.config.name, call.config.valid_attachments()?);
+    let ids: HashSet<&str> = valid.iter().map(|it| &*it.container_id).collect();
+    let chains = ids.iter().map(|id| chain_name(network, id, iptables::OWN)).collect();
+    let removal = Removal::stale(iptables::DNAT, iptables::comment_of(network), chains);
+    let tag = short_hash(network);
+    remove(call, slice::from_ref(&removal), |rule, comment| {
+        rule.tag.as_ref() == Some(&tag) && !ids.contains(comment)
     })
+    .await
+}
+
+/// Removes rules of nftables, and chains of iptables.
+async fn remove(
+    call: &Call,
+    chains: &[Removal],
+    unwanted: impl Fn(&RuleInfo, &str) -> bool,
+) -> Result<(), Error> {
+    let what = "cannot remove the rules for port mappings";
+    update(&mut connect(&call.host)?, what, async |client| {
+        let mut batch = Batch::default();
+        for family in [TableFamily::IPV4, TableFamily::IPV6] {
+            let listed = client.rules(family, rules::TABLE).await?;
+            remove_rules(&mut batch, family, rules::TABLE, &listed, &unwanted);
+        }
+        plan_removals(client, &mut batch, chains).await.map(|()| batch)
+    })
+    .await?;
+    remove_legacy_chains(&call.host, chains).await
+}
+
+/// Whether there is what the rules are to be kept by.
+async fn status(call: &Call, config: &Portmap) -> Result<(), Error> {
+    let found = match config.backend(&call.host).await? {
+        Backend::Iptables => programs::find(&call.host, Family::Ipv4).await.map(drop),
+        Backend::Nftables => {
+            let generation = connect(&call.host)?.generation().await.map(drop);
+            generation.map_err(|error| refused("the kernel's nf_tables cannot be used", &error))
+        }
+    };
+    found.map_err(|error| Error { code: Code::NotAvailable, ..error })
 }
 
 /// For [`fuzzing`](crate::fuzzing).
 pub(crate) fn read(config: &Config) {
-    let _ = Portmap::read_for_removal(config);
+    let _ = config::udp_ports(config);
     let Ok(portmap) = Portmap::read(config, "eth0") else { return };
     for address in &portmap.addresses {
-        rules::add(&mut Batch::default(), "c1", &portmap, *address, &[]);
+        rules::add(&mut Batch::default(), &config.name, "c1", &portmap, *address, &[]);
+        iptables::plan(&config.name, "c1", &portmap, *address);
     }
 }

@@ -1,9 +1,12 @@
 //! Rules in nf_tables that containers have: those of containernetworking's plugins, in their tables and chains and with their
 //! comments, so that either one's `DEL` ends the other's `ADD`.
 
+mod backend;
 mod expressions;
+pub(crate) mod iptables;
 mod iptables_chains;
 pub(crate) mod masquerade;
+mod masquerade_iptables;
 mod names;
 
 use flannel_firewall::nftables::{Batch, Client, Expression, Family, RuleInfo};
@@ -11,8 +14,9 @@ use flannel_netlink::{KernelError, Namespace};
 use ipnetwork::IpNetwork;
 
 pub(crate) use self::{
+    backend::Backend,
     expressions::{compare_port, compare_protocol, local_destination, translate, with_address},
-    iptables_chains::remove_chain,
+    iptables_chains::{Removal, plan_removals, remove_legacy_chains},
     names::{chain_name, short_hash},
 };
 use crate::{
@@ -69,16 +73,16 @@ pub(crate) fn keep_rules(
     wanted.iter().for_each(|rule| batch.add_rule(family, table, chain, rule));
 }
 
-/// Adds to `batch` what removes the rules that `unwanted` takes by chain and comment.
+/// Adds to `batch` what removes the rules that `unwanted` takes, which is asked with the comment.
 pub(crate) fn remove_rules(
     batch: &mut Batch,
     family: Family,
     table: &str,
     listed: &[RuleInfo],
-    unwanted: impl Fn(&str, &str) -> bool,
+    unwanted: impl Fn(&RuleInfo, &str) -> bool,
 ) {
     for rule in listed {
-        if rule.comment.as_ref().is_some_and(|comment| unwanted(&rule.chain, comment)) {
+        if rule.comment.as_ref().is_some_and(|comment| unwanted(rule, comment)) {
             batch.delete_rules(family, table, &rule.chain, Some(rule.handle));
         }
     }

@@ -4,6 +4,8 @@
 mod bridge;
 #[path = "netns/flannel.rs"]
 mod flannel;
+#[path = "netns/iptables.rs"]
+mod iptables;
 #[path = "netns/loopback.rs"]
 mod loopback;
 #[path = "netns/portmap.rs"]

@@ -12,6 +12,8 @@ mod faults;
 mod matrix;
 #[path = "upstream/observed.rs"]
 mod observed;
+#[path = "upstream/portmap_tests.rs"]
+mod portmap_tests;
 #[path = "upstream/shared.rs"]
 mod shared;
 #[path = "netns/support.rs"]

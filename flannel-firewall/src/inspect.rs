@@ -156,7 +156,7 @@ async fn list_legacy(
     if legacy_tables(namespace, family).is_none_or(|tables| tables.is_empty()) {
         return Ok(None);
     }
-    match find_legacy(namespace, options, family, &RunCounter::default()).await {
+    match find_legacy(namespace, &options.tool_folders, family, &RunCounter::default()).await {
         Some(program) => program.list().await.map(Some).map_err(|error| {
             FirewallError::kernel("list the rules of legacy iptables")(error.into())
         }),

@@ -1,6 +1,6 @@
-//! Rules as iptables writes them. The text is flannel's to the byte, so that a flanneld which takes over finds its rules.
+//! iptables: its programs, what they print, and our rules in its words.
 //!
-//! Rules live in chains of our own, which are ours as a whole. What is ours in the built-in chains are the jumps there, and the
+//! The text of our rules is flannel's to the byte, so that a flanneld which takes over finds its rules. Rules live in chains of our own, which are ours as a whole. What is ours in the built-in chains are the jumps there, and the
 //! rules that flannel wrote straight into them before 0.20: they are known by their comment. Nothing else is touched.
 
 mod chain_diff;
@@ -11,11 +11,10 @@ mod save_output;
 
 pub(crate) use chain_diff::{Change, diff};
 pub use program::needs_net_raw;
-pub(crate) use program::{Program, ProgramError, RunCounter};
+pub use program::{Program, ProgramError, RunCounter};
 pub(crate) use rule_sync::Iptables;
-#[cfg(feature = "inspect")]
-pub(crate) use rule_text::Words;
-pub(crate) use save_output::Listing;
+pub use rule_text::Words;
+pub use save_output::{Chain, Listing, Table};
 
 use crate::{
     names::Name,

@@ -1,6 +1,6 @@
 //! What other modes left, and what saving and loading all rules with nft makes of ours.
 
-use std::{collections::BTreeSet, fs, io};
+use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
 use flannel_netlink::{KernelError, Namespace};
 
@@ -125,7 +125,7 @@ pub(crate) async fn remove_legacy(
         if legacy_tables(namespace, family).is_none_or(|tables| tables.is_empty()) {
             continue;
         }
-        match find_legacy(namespace, options, family, runs).await {
+        match find_legacy(namespace, &options.tool_folders, family, runs).await {
             Some(program) => {
                 let mut look = Outcome::default();
                 let nothing = [(family, Rules::default())];
@@ -145,12 +145,12 @@ pub(crate) async fn remove_legacy(
 /// The program of legacy iptables, under whatever name.
 pub(crate) async fn find_legacy(
     namespace: &Namespace,
-    options: &FirewallOptions,
+    folders: &[PathBuf],
     family: Family,
     runs: &RunCounter,
 ) -> Option<Program> {
     for variant in ["-legacy", ""] {
-        let found = Program::find(namespace, &options.tool_folders, family, variant, runs).await;
+        let found = Program::find(namespace, folders, family, variant, runs).await;
         if let Ok(Some(program)) = found
             && !program.notifies()
         {

@@ -41,7 +41,7 @@ mod firewall;
 mod firewalled;
 #[cfg(feature = "inspect")]
 mod inspect;
-mod iptables;
+pub mod iptables;
 mod leftovers;
 mod names;
 pub mod nftables;

@@ -10,7 +10,7 @@ use crate::{
     kernel::{self, Port, VethSpec, refused},
     plugin::Call,
     protocol::{AddResult, Code, Error, Interface, Verb},
-    rules::{self, masquerade},
+    rules::masquerade,
     sandbox::Sandbox,
 };
 
@@ -117,8 +117,8 @@ async fn wire(
     ensure::forwarding(call, &of_bridge)?;
     if bridge.masquerade && !result.ips.is_empty() {
         let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
-        let mut rules = rules::connect(&call.host)?;
-        masquerade::add(&mut rules, &call.config.name, &call.attachment(), &addresses).await?;
+        let (backend, name) = (bridge.masquerade_backend, &call.config.name);
+        masquerade::add(&call.host, backend, name, &call.attachment(), &addresses).await?;
     }
     let port = match bridge.container_interface {
         true => {

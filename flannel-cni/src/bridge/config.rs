@@ -1,7 +1,10 @@
 use flannel_netlink::state::MacAddress;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::protocol::{Arguments, Code, Config, Dns, Error, interface_name_flaw, or_default};
+use crate::{
+    protocol::{Arguments, Code, Config, Dns, Error, interface_name_flaw, or_default},
+    rules::Backend,
+};
 
 /// The configuration as far as it concerns the bridge.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -11,6 +14,8 @@ pub(super) struct Bridge {
     pub(super) is_default_gateway: bool,
     pub(super) force_address: bool,
     pub(super) masquerade: bool,
+    /// By what; `None` is whatever the node has.
+    pub(super) masquerade_backend: Option<Backend>,
     pub(super) mtu: u32,
     pub(super) hairpin: bool,
     pub(super) promiscuous: bool,
@@ -52,6 +57,7 @@ impl Bridge {
             is_default_gateway: keys.is_default_gateway,
             force_address: keys.force_address,
             masquerade: keys.ip_masq,
+            masquerade_backend: keys.ip_masq_backend.as_deref().and_then(Backend::named),
             mtu: keys.mtu,
             hairpin: keys.hairpin_mode,
             promiscuous: keys.promisc_mode,
@@ -82,7 +88,6 @@ impl Keys {
             return Err(invalid(format!("{name:?} cannot be the name of a bridge, it {flaw}")));
         }
         let unsupported = [
-            ("ipMasqBackend \"iptables\"", self.ip_masq_backend.as_deref() == Some("iptables")),
             ("macspoofchk", self.macspoofchk),
             ("vlan", self.vlan != 0),
             ("vlanTrunk", self.vlan_trunk.is_some()),
@@ -92,8 +97,10 @@ impl Keys {
                 .with_details("the bridge plugin of containernetworking has it"));
         }
         match self.ip_masq_backend.as_deref() {
-            None | Some("nftables") => Ok(()),
-            Some(backend) => Err(invalid(format!("unknown ipmasq backend {backend:?}"))),
+            Some(backend) if Backend::named(backend).is_none() => {
+                Err(invalid(format!("unknown ipmasq backend {backend:?}")))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -212,7 +219,6 @@ mod tests {
             (json!({"runtimeConfig": {"mac": "x"}}), "not an Ethernet address"),
             (json!({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}), "not that of one station"),
             (json!({"macspoofchk": true}), "macspoofchk"),
-            (json!({"ipMasqBackend": "iptables"}), "ipMasqBackend \"iptables\" is not supported"),
             (json!({"ipMasqBackend": "x"}), "unknown ipmasq backend \"x\""),
             (json!({"bridge": "a/b"}), "cannot be the name"),
             (json!({"bridge": "a\0b"}), "cannot be the name"),

@@ -5,7 +5,7 @@ use crate::{
     kernel::refused,
     plugin::Call,
     protocol::{Error, Verb},
-    rules::{self, masquerade},
+    rules::masquerade,
 };
 
 /// Removes the interface, and then gives its addresses back. What is gone already is fine.
@@ -31,17 +31,15 @@ pub(super) async fn rules(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     if !bridge.masquerade || bridge.ipam.is_none() {
         return Ok(());
     }
-    let mut rules = rules::connect(&call.host)?;
-    masquerade::remove(&mut rules, &call.config.name, &call.attachment()).await
+    masquerade::remove(&call.host, &call.config.name, &call.attachment()).await
 }
 
 /// Removes what masquerades containers that the runtime does not know, and has their addresses taken back.
 pub(super) async fn gc(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     let taken_back = ask_ipam(call, bridge, Verb::Gc).await;
     if bridge.masquerade {
-        let mut rules = rules::connect(&call.host)?;
-        masquerade::retain(&mut rules, &call.config.name, &call.config.valid_attachments()?)
-            .await?;
+        let valid = call.config.valid_attachments()?;
+        masquerade::retain(&call.host, &call.config.name, &valid).await?;
     }
     taken_back
 }

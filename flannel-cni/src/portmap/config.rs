@@ -1,9 +1,13 @@
 use std::net::IpAddr;
 
+use flannel_netlink::Namespace;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use crate::protocol::{AddResult, Code, Config, Error, or_default};
+use crate::{
+    protocol::{AddResult, Code, Config, Error, or_default},
+    rules::Backend,
+};
 
 /// The configuration as far as it concerns ports.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,6 +19,15 @@ pub(super) struct Portmap {
     pub(super) snat: bool,
     /// Whether those of everybody do.
     pub(super) masquerade_all: bool,
+    /// What keeps the rules; `None` is whatever the node has.
+    backend: Option<Backend>,
+    /// For iptables: the bit that marks packets to be masqueraded,
+    pub(super) mark_bit: u32,
+    /// and the chain that sets it, if it is somebody else's.
+    pub(super) external_set_mark_chain: Option<String>,
+    /// What else packets have to fulfil, in the words of iptables or of nft.
+    conditions_v4: Vec<String>,
+    conditions_v6: Vec<String>,
 }
 
 /// One port.
@@ -33,51 +46,117 @@ impl Mapping {
     pub(super) fn applies_to(&self, address: IpNetwork) -> bool {
         self.host_ip.is_none_or(|host_ip| host_ip.is_ipv4() == address.is_ipv4())
     }
+
+    pub(super) const fn protocol_name(&self) -> &'static str {
+        match self.protocol {
+            TCP => "tcp",
+            UDP => "udp",
+            _ => "sctp",
+        }
+    }
 }
 
 impl Portmap {
-    /// What removals go by: whatever `ADD` would refuse by now, pods have to go.
-    pub(super) fn read_for_removal(config: &Config) -> Result<Self, Error> {
-        let keys: Keys = config.keys()?;
-        let mappings = keys.runtime_config.port_mappings.into_iter().map(MappingKeys::mapping);
-        let (snat, masquerade_all) = (keys.snat.unwrap_or(true), keys.masq_all);
-        Ok(Self {
-            mappings: mappings.filter_map(Result::ok).collect(),
-            addresses: Vec::new(),
-            snat,
-            masquerade_all,
-        })
-    }
-
     /// What `ADD`, `CHECK` and `STATUS` go by.
     pub(super) fn read(config: &Config, interface: &str) -> Result<Self, Error> {
         let keys: Keys = config.keys()?;
-        let unsupported = [
-            ("backend \"iptables\"", keys.backend.as_deref() == Some("iptables")),
-            ("externalSetMarkChain", keys.external_set_mark_chain.is_some()),
-            ("conditionsV4", keys.conditions_v4.is_some_and(|list| !list.is_empty())),
-            ("conditionsV6", keys.conditions_v6.is_some_and(|list| !list.is_empty())),
-        ];
-        if let Some((key, _)) = unsupported.into_iter().find(|(_, given)| *given) {
-            return Err(Error::new(Code::UnsupportedField, format!("{key} is not supported"))
-                .with_details("the portmap plugin of containernetworking has it"));
-        }
         let invalid = |what: String| Error::new(Code::InvalidConfig, what);
-        if let Some(backend) = keys.backend.filter(|backend| backend != "nftables") {
-            return Err(invalid(format!("unrecognized backend {backend:?}")));
+        let backend = match &keys.backend {
+            Some(name) => Some(
+                Backend::named(name)
+                    .ok_or_else(|| invalid(format!("unrecognized backend {name:?}")))?,
+            ),
+            None => None,
+        };
+        if keys.mark_masq_bit.is_some() && keys.external_set_mark_chain.is_some() {
+            let message = "Cannot specify externalSetMarkChain and markMasqBit";
+            return Err(invalid(message.to_owned()));
         }
-        if keys.mark_masq_bit.is_some_and(|bit| !(0..=31).contains(&bit)) {
-            return Err(invalid("MasqMarkBit must be between 0 and 31".to_owned()));
-        }
+        let mark_bit = keys.mark_masq_bit.unwrap_or(DEFAULT_MARK_BIT);
+        let mark_bit = u32::try_from(mark_bit).ok().filter(|bit| *bit < u32::BITS);
+        let mark_bit =
+            mark_bit.ok_or_else(|| invalid("MasqMarkBit must be between 0 and 31".to_owned()))?;
         let mappings = keys.runtime_config.port_mappings.into_iter().map(MappingKeys::mapping);
         let previous = config.previous()?;
-        Ok(Self {
+        let read = Self {
             mappings: mappings.collect::<Result<_, _>>().map_err(invalid)?,
             addresses: previous.map(|it| addresses(&it, interface)).unwrap_or_default(),
             snat: keys.snat.unwrap_or(true),
             masquerade_all: keys.masq_all,
-        })
+            backend,
+            mark_bit,
+            external_set_mark_chain: keys.external_set_mark_chain,
+            conditions_v4: keys.conditions_v4.unwrap_or_default(),
+            conditions_v6: keys.conditions_v6.unwrap_or_default(),
+        };
+        if let Some(word) = read.words().find(|word| word.chars().any(char::is_control)) {
+            return Err(invalid(format!("{word:?} has characters that no rule may have")));
+        }
+        if let Some(backend) = backend {
+            read.refuse_other_than(backend)?;
+        }
+        Ok(read)
     }
+
+    /// What keeps the rules.
+    pub(super) async fn backend(&self, host: &Namespace) -> Result<Backend, Error> {
+        if let Some(backend) = self.backend {
+            return Ok(backend);
+        }
+        let backend = Backend::detect(host).await;
+        self.refuse_other_than(backend).map(|()| backend)
+    }
+
+    /// What else packets to `address` have to fulfil.
+    pub(super) fn conditions(&self, address: IpNetwork) -> &[String] {
+        if address.is_ipv4() { &self.conditions_v4 } else { &self.conditions_v6 }
+    }
+
+    fn words(&self) -> impl Iterator<Item = &String> {
+        let conditions = self.conditions_v4.iter().chain(&self.conditions_v6);
+        conditions.chain(&self.external_set_mark_chain)
+    }
+
+    /// Refuses keys that only another backend has.
+    fn refuse_other_than(&self, backend: Backend) -> Result<(), Error> {
+        // A condition of iptables begins with an option or its negation, and one of nft never does.
+        let of = |conditions: &[String]| match conditions.first()?.chars().next()? {
+            '-' | '!' => Some(Backend::Iptables),
+            _ => Some(Backend::Nftables),
+        };
+        let keys = [
+            (
+                "externalSetMarkChain",
+                self.external_set_mark_chain.as_ref().map(|_| Backend::Iptables),
+            ),
+            ("conditionsV4", of(&self.conditions_v4)),
+            ("conditionsV6", of(&self.conditions_v6)),
+        ];
+        if let Some((key, Some(other))) =
+            keys.iter().find(|(_, of)| of.is_some_and(|it| it != backend))
+        {
+            let (backend, other) = (backend.name(), other.name());
+            let message = format!(
+                "{backend} backend was requested but configuration contains {other}-specific options [{key}]"
+            );
+            return Err(Error::new(Code::InvalidConfig, message));
+        }
+        let unsupported = keys.iter().find(|(_, of)| *of == Some(Backend::Nftables));
+        if let Some((key, _)) = unsupported {
+            let message = format!("{key} is not supported with nftables");
+            return Err(Error::new(Code::UnsupportedField, message)
+                .with_details("the portmap plugin of containernetworking has it"));
+        }
+        Ok(())
+    }
+}
+
+/// The ports of the node that `config` names, of UDP, as far as they can be read: for `DEL`, which must not fail for the others.
+pub(super) fn udp_ports(config: &Config) -> Vec<u16> {
+    let keys: Keys = config.keys().unwrap_or_default();
+    let mappings = keys.runtime_config.port_mappings.into_iter();
+    let mappings = mappings.filter_map(|keys| keys.mapping().ok());
+    mappings.filter(|it| it.protocol == UDP).map(|it| it.host_port).collect()
 }
 
 /// The first address of each family that is not known to be elsewhere than on the container's interface.
@@ -91,7 +170,7 @@ fn addresses(result: &AddResult, interface: &str) -> Vec<IpNetwork> {
     of_ipv4.into_iter().chain(of_container.find(IpNetwork::is_ipv6)).collect()
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Keys {
     backend: Option<String>,
@@ -158,6 +237,8 @@ impl MappingKeys {
 const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 const SCTP: u8 = 132;
+/// As in containernetworking's plugin: Kubernetes uses 14 and 15, Calico 20 to 31.
+const DEFAULT_MARK_BIT: i64 = 13;
 
 #[cfg(test)]
 mod tests {
@@ -214,14 +295,25 @@ mod tests {
                 ),
                 "Invalid hostIP",
             ),
-            (json!({"backend": "iptables"}), "backend \"iptables\" is not supported"),
             (json!({"backend": "x"}), "unrecognized backend \"x\""),
-            (json!({"conditionsV4": ["-d", "x"]}), "conditionsV4 is not supported"),
+            (
+                json!({"backend": "nftables", "conditionsV4": ["-d", "x"]}),
+                "nftables backend was requested but configuration contains iptables-specific options [conditionsV4]",
+            ),
+            (
+                json!({"backend": "iptables", "conditionsV6": ["ip6 daddr ::1"]}),
+                "iptables backend was requested but configuration contains nftables-specific options [conditionsV6]",
+            ),
+            (
+                json!({"backend": "nftables", "conditionsV4": ["ip daddr 1.2.3.4"]}),
+                "conditionsV4 is not supported with nftables",
+            ),
+            (json!({"conditionsV4": ["-d", "x\n-F"]}), "\"x\\n-F\" has characters"),
+            (json!({"externalSetMarkChain": "X", "markMasqBit": 1}), "Cannot specify"),
             (json!({"markMasqBit": 32}), "MasqMarkBit must be"),
         ] {
-            let error = read(keys.clone()).unwrap_err();
+            let error = read(keys).unwrap_err();
             assert!(error.message.starts_with(expected), "{error}");
-            Portmap::read_for_removal(&config(keys)).expect("it goes all the same");
         }
         let fine = mapping(
             json!({"hostPort": 80, "containerPort": 8080, "protocol": "TCP", "hostIP": "::"}),

@@ -1,21 +1,25 @@
 //! Tracked UDP flows to the node's ports: they would keep going where they went before the rules changed.
 
 use flannel_netlink::{
-    Attribute, Connection, KernelError, Message, Request, netfilter_header, push_attribute,
+    Attribute, Connection, KernelError, Message, Namespace, Request, netfilter_header,
+    push_attribute,
 };
 
-use super::config::{Portmap, UDP};
+use super::config::UDP;
+use crate::sandbox::chain;
 
-/// Has the kernel forget flows to UDP ports of `config`. It is a help for flows that exist; what fails is only said.
-pub(super) async fn forget(connection: &mut Connection, config: &Portmap) {
-    let udp = config.mappings.iter().filter(|mapping| mapping.protocol == UDP);
-    let ports: Vec<u16> = udp.map(|mapping| mapping.host_port).collect();
+/// Has the kernel forget flows to these UDP ports. It is a help for flows that exist; what fails is only said.
+pub(super) async fn forget(host: &Namespace, ports: &[u16]) {
     if ports.is_empty() {
         return;
     }
+    let mut connection = match Connection::open_netfilter(host) {
+        Ok(connection) => connection,
+        Err(error) => return eprintln!("{FAILED}: {}", chain(&error)),
+    };
     for family in [AF_INET, AF_INET6] {
-        if let Err(error) = forget_family(connection, family, &ports).await {
-            eprintln!("failed to delete stale UDP conntrack entries: {error}");
+        if let Err(error) = forget_family(&mut connection, family, ports).await {
+            eprintln!("{FAILED}: {error}");
         }
     }
 }
@@ -79,5 +83,6 @@ const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const NLA_F_NESTED: u16 = 0x8000;
+const FAILED: &str = "failed to delete stale UDP conntrack entries";
 /// The size of `struct nfgenmsg`.
 const HEADER: usize = 4;

@@ -5,20 +5,21 @@ use ipnetwork::IpNetwork;
 
 use super::config::Portmap;
 use crate::rules::{
-    compare_port, compare_protocol, family_of, host, keep_rules, local_destination, translate,
-    with_address,
+    compare_port, compare_protocol, family_of, host, keep_rules, local_destination, short_hash,
+    translate, with_address,
 };
 
 /// Adds to `batch` what leads the ports to `address`, the container's of one family. It is added to what other containers have, of
-/// which `listed` is what they share.
+/// which `listed` is what they share. The comment says which container it is, and the tag which network, for `GC`.
 pub(super) fn add(
     batch: &mut Batch,
+    network: &str,
     container_id: &str,
     config: &Portmap,
     address: IpNetwork,
     listed: &[RuleInfo],
 ) {
-    let family = family_of(address);
+    let (family, tag) = (family_of(address), short_hash(network));
     batch.add_table(family, TABLE, 0, Some("CNI portmap plugin"));
     for chain in [PORTS, HOST_IP_PORTS, ALL] {
         batch.add_chain(family, TABLE, chain, None, None);
@@ -46,17 +47,41 @@ pub(super) fn add(
             compare_port(mapping.host_port),
             translate(address, mapping.container_port),
         ];
-        batch.add_commented_rule(family, TABLE, PORTS, &rule.concat(), Some(container_id));
+        batch.add_tagged_rule(family, TABLE, PORTS, &rule.concat(), container_id, &tag);
     }
     for from in masquerades(config, address) {
         let mut rule = with_address(Some(from), Some(host(address)), false);
         rule.push(Expression::Masquerade { flags: 0 });
-        batch.add_commented_rule(family, TABLE, MASQUERADING, &rule, Some(container_id));
+        batch.add_tagged_rule(family, TABLE, MASQUERADING, &rule, container_id, &tag);
     }
 }
 
+/// The first chain that lacks rules that lead the ports to `address`, of those that are `listed`.
+pub(super) fn incomplete(
+    listed: &[RuleInfo],
+    container_id: &str,
+    config: &Portmap,
+    address: IpNetwork,
+) -> Option<&'static str> {
+    let jumps = [(PREROUTING, ALL), (OUTPUT, ALL), (ALL, PORTS)];
+    let jump_is_there = |chain: &str, to: &str| {
+        listed.iter().any(|rule| rule.chain == chain && rule.target() == Some(to))
+    };
+    let expected = [
+        (PORTS, config.mappings.iter().filter(|it| it.applies_to(address)).count()),
+        (MASQUERADING, masquerades(config, address).len()),
+    ];
+    let of_container = |chain: &str| {
+        let of_chain = listed.iter().filter(|rule| rule.chain == chain);
+        of_chain.filter(|rule| rule.comment.as_deref() == Some(container_id)).count()
+    };
+    let shared = jumps.into_iter().find(|(chain, to)| !jump_is_there(chain, to));
+    let own = expected.into_iter().find(|(chain, count)| of_container(chain) < *count);
+    shared.map(|(chain, _)| chain).or_else(|| own.map(|(chain, _)| chain))
+}
+
 /// Whose packets to the container get the node's address: the container's own, and those of the node's loopback.
-pub(super) fn masquerades(config: &Portmap, address: IpNetwork) -> Vec<IpNetwork> {
+fn masquerades(config: &Portmap, address: IpNetwork) -> Vec<IpNetwork> {
     let block = |text: &str| text.parse::<IpNetwork>().expect("it is a block");
     match (config.snat, config.masquerade_all, address.is_ipv4()) {
         (false, _, _) => Vec::new(),
@@ -68,7 +93,7 @@ pub(super) fn masquerades(config: &Portmap, address: IpNetwork) -> Vec<IpNetwork
 }
 
 pub(super) const TABLE: &str = "cni_hostport";
-pub(super) const PORTS: &str = "hostports";
+const PORTS: &str = "hostports";
 /// Upstream's from before, which its `DEL` looks into.
 const HOST_IP_PORTS: &str = "hostip_hostports";
 const ALL: &str = "hostports_all";
@@ -76,4 +101,4 @@ const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
 /// Those whose rules all containers share.
 pub(super) const SHARED: [&str; 3] = [ALL, PREROUTING, OUTPUT];
-pub(super) const MASQUERADING: &str = "masquerading";
+const MASQUERADING: &str = "masquerading";

@@ -1,28 +1,47 @@
-//! Gives what a container sends out of its subnet the node's address. Mirrors pkg/ip/ipmasq_nftables_linux.go of
-//! containernetworking/plugins 1.10.0.
+//! Gives what a container sends out of its subnet the node's address. Mirrors pkg/ip/ipmasq_linux.go and
+//! pkg/ip/ipmasq_nftables_linux.go of containernetworking/plugins 1.10.0.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, slice};
 
-use flannel_firewall::nftables::{Batch, Client, Expression, Family, Hook, RuleInfo, Verdict};
-use flannel_netlink::shortened;
+use flannel_firewall::{
+    Family,
+    nftables::{Batch, Expression, Family as TableFamily, Hook, RuleInfo, Verdict},
+};
+use flannel_netlink::{Namespace, shortened};
 use ipnetwork::IpNetwork;
 
 use super::{
-    chain_name, expressions, family_of, host, keep_rules, remove_chain, remove_rules, short_hash,
-    update,
+    Backend, Removal, chain_name, connect, expressions, family_of, host, iptables, keep_rules,
+    masquerade_iptables, plan_removals, remove_legacy_chains, remove_rules, short_hash, update,
 };
 use crate::protocol::{Attachment, Error};
 
-/// Masquerades what `addresses` send out of their subnets.
+/// Masquerades what `addresses` send out of their subnets, with the backend that the configuration names.
 pub(crate) async fn add(
-    client: &mut Client,
+    host: &Namespace,
+    backend: Option<Backend>,
     network: &str,
     attachment: &Attachment,
     addresses: &[IpNetwork],
 ) -> Result<(), Error> {
+    let backend = match backend {
+        Some(backend) => backend,
+        None => Backend::detect(host).await,
+    };
+    if backend == Backend::Iptables {
+        for family in Family::ALL {
+            let of_family = |address: &&IpNetwork| address.is_ipv4() == family.is_ipv4();
+            let mut addresses = addresses.iter().filter(of_family).peekable();
+            if addresses.peek().is_some() {
+                let plan = masquerade_iptables::plan(network, &attachment.container_id, addresses);
+                iptables::add(host, family, &plan).await?;
+            }
+        }
+        return Ok(());
+    }
     let what = format!("cannot masquerade {}", attachment.container_id);
-    update(client, &what, async |client| {
-        let listed = client.rules(Family::INET, TABLE).await?;
+    update(&mut connect(host)?, &what, async |client| {
+        let listed = client.rules(TableFamily::INET, TABLE).await?;
         Ok(rules(network, attachment, addresses, &listed))
     })
     .await
@@ -30,49 +49,52 @@ pub(crate) async fn add(
 
 /// Removes the rules of a container, whoever made them and in whichever way.
 pub(crate) async fn remove(
-    client: &mut Client,
+    host: &Namespace,
     network: &str,
     attachment: &Attachment,
 ) -> Result<(), Error> {
     let what = format!("cannot end masquerading of {}", attachment.container_id);
     let chain = chain_name(network, &attachment.container_id, "");
-    update(client, &what, async |client| {
-        let listed = client.rules(Family::INET, TABLE).await?;
+    let removal = Removal::named(masquerade_iptables::POSTROUTING, &chain);
+    update(&mut connect(host)?, &what, async |client| {
+        let listed = client.rules(TableFamily::INET, TABLE).await?;
         let mut batch = Batch::default();
         remove_rules_of(&mut batch, network, attachment, &listed);
-        for family in [Family::IPV4, Family::IPV6] {
-            remove_chain(client, &mut batch, family, &chain).await?;
-        }
-        Ok(batch)
+        plan_removals(client, &mut batch, slice::from_ref(&removal)).await.map(|()| batch)
     })
-    .await
+    .await?;
+    remove_legacy_chains(host, &[removal]).await
 }
 
 /// Removes the rules of containers of `network` that are not in `valid`.
 pub(crate) async fn retain(
-    client: &mut Client,
+    host: &Namespace,
     network: &str,
     valid: &[Attachment],
 ) -> Result<(), Error> {
-    let valid: HashSet<String> = valid.iter().map(|it| instance(network, it)).collect();
+    let instances: HashSet<String> = valid.iter().map(|it| instance(network, it)).collect();
+    let chains = valid.iter().map(|it| chain_name(network, &it.container_id, "")).collect();
+    let comment = masquerade_iptables::comment_of(network);
+    let removal = Removal::stale(masquerade_iptables::POSTROUTING, comment, chains);
     let prefix = short_hash(network);
     let what = format!("cannot end masquerading of containers that are gone from {network}");
-    update(client, &what, async |client| {
-        let listed = client.rules(Family::INET, TABLE).await?;
+    update(&mut connect(host)?, &what, async |client| {
+        let listed = client.rules(TableFamily::INET, TABLE).await?;
         let mut batch = Batch::default();
-        remove_rules(&mut batch, Family::INET, TABLE, &listed, |chain, comment| {
+        remove_rules(&mut batch, TableFamily::INET, TABLE, &listed, |rule, comment| {
             let instance = comment.split(',').next().unwrap_or_default();
-            chain == CHAIN && comment.starts_with(&prefix) && !valid.contains(instance)
+            rule.chain == CHAIN && comment.starts_with(&prefix) && !instances.contains(instance)
         });
-        Ok(batch)
+        plan_removals(client, &mut batch, slice::from_ref(&removal)).await.map(|()| batch)
     })
-    .await
+    .await?;
+    remove_legacy_chains(host, &[removal]).await
 }
 
 fn remove_rules_of(batch: &mut Batch, network: &str, attachment: &Attachment, listed: &[RuleInfo]) {
     let ours = instance(network, attachment);
-    remove_rules(batch, Family::INET, TABLE, listed, |chain, comment| {
-        chain == CHAIN && comment.starts_with(&ours)
+    remove_rules(batch, TableFamily::INET, TABLE, listed, |rule, comment| {
+        rule.chain == CHAIN && comment.starts_with(&ours)
     });
 }
 
@@ -84,13 +106,13 @@ fn rules(
 ) -> Batch {
     let mut batch = Batch::default();
     let about = "Masquerading for plugins from github.com/containernetworking/plugins";
-    batch.add_table(Family::INET, TABLE, 0, Some(about));
+    batch.add_table(TableFamily::INET, TABLE, 0, Some(about));
     let about =
         "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet";
-    batch.add_chain(Family::INET, TABLE, CHAIN, None, Some(about));
+    batch.add_chain(TableFamily::INET, TABLE, CHAIN, None, Some(about));
     let hook =
         Hook { kind: "nat".into(), number: Hook::POSTROUTING, priority: Hook::PRIORITY_SRCNAT };
-    batch.add_chain(Family::INET, TABLE, BASE_CHAIN, Some(&hook), None);
+    batch.add_chain(TableFamily::INET, TABLE, BASE_CHAIN, Some(&hook), None);
     let return_multicast = ["224.0.0.0/4", "ff00::/8"].map(|multicast| {
         let multicast: IpNetwork = multicast.parse().expect("it is a block");
         let rule = [
@@ -102,7 +124,7 @@ fn rules(
     });
     let [ipv4, ipv6] = return_multicast;
     let on = vec![Expression::Verdict(Verdict::Goto(CHAIN.to_owned()))];
-    keep_rules(&mut batch, Family::INET, TABLE, BASE_CHAIN, listed, &[ipv4, ipv6, on]);
+    keep_rules(&mut batch, TableFamily::INET, TABLE, BASE_CHAIN, listed, &[ipv4, ipv6, on]);
     // What an earlier container of this name left.
     remove_rules_of(&mut batch, network, attachment, listed);
     let comment = comment(network, attachment);
@@ -114,7 +136,7 @@ fn rules(
             expressions::with_address(Some(host(*address)), Some(subnet), true),
             vec![Expression::Masquerade { flags: 0 }],
         ];
-        batch.add_commented_rule(Family::INET, TABLE, CHAIN, &rule.concat(), Some(&comment));
+        batch.add_commented_rule(TableFamily::INET, TABLE, CHAIN, &rule.concat(), Some(&comment));
     }
     batch
 }

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use crate::support::{Node, Pod, program};
 
 /// Network and container of the vectors in upstream's tests for names.
-const NETWORK: &str = "test";
-const CONTAINER: &str = "1234";
+pub(crate) const NETWORK: &str = "test";
+pub(crate) const CONTAINER: &str = "1234";
 
-fn bridge_config(node: &Node, bridge: &str, subnet: &str, ipv6: &str) -> Value {
+pub(crate) fn bridge_config(node: &Node, bridge: &str, subnet: &str, ipv6: &str) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": NETWORK, "type": "bridge", "bridge": bridge, "isDefaultGateway": true,
         "ipam": {
@@ -24,14 +24,14 @@ fn bridge_config(node: &Node, bridge: &str, subnet: &str, ipv6: &str) -> Value {
     })
 }
 
-fn portmap_config(previous: &Value, mappings: Value) -> Value {
+pub(crate) fn portmap_config(previous: &Value, mappings: Value) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": NETWORK, "type": "portmap", "prevResult": previous,
-        "runtimeConfig": {"portMappings": mappings},
+        "backend": "nftables", "runtimeConfig": {"portMappings": mappings},
     })
 }
 
-fn mappings() -> Value {
+pub(crate) fn mappings() -> Value {
     json!([
         {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
         {"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
@@ -39,7 +39,7 @@ fn mappings() -> Value {
 }
 
 /// A container on a bridge, with a server that says who asked.
-fn pod_with_server(node: &Node) -> (Pod, Value) {
+pub(crate) fn pod_with_server(node: &Node) -> (Pod, Value) {
     let pod = Pod::new(CONTAINER);
     let previous = node
         .run("bridge", "ADD", &pod, &bridge_config(node, "cni0", "10.1.2.0/24", "fd00:1::/64"))
@@ -54,7 +54,7 @@ fn pod_with_server(node: &Node) -> (Pod, Value) {
 }
 
 /// Who the server sees when it is asked from `namespace` at `address`; `None` if nobody answers.
-fn ask(namespace: &Namespace, address: &str) -> Option<String> {
+pub(crate) fn ask(namespace: &Namespace, address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().unwrap();
     let asked = namespace.run(|| {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
@@ -66,7 +66,7 @@ fn ask(namespace: &Namespace, address: &str) -> Option<String> {
     asked.unwrap()
 }
 
-fn table(node: &Node, family: &str, name: &str) -> String {
+pub(crate) fn table(node: &Node, family: &str, name: &str) -> String {
     let listed = program(&node.host, Path::new("nft"), &["list", "ruleset", family]);
     let start = listed.find(&format!("table {family} {name} "));
     start.map(|start| listed[start..].split("\n}\n").next().unwrap().to_owned()).unwrap_or_default()
@@ -262,6 +262,7 @@ fn a_bridge_masquerades_what_leaves_its_subnet() {
     let mut config = bridge_config(&node, "cni0", "192.168.1.0/24", "fd00:1::/64");
     config["name"] = "unit-test".into();
     config["ipMasq"] = true.into();
+    config["ipMasqBackend"] = "nftables".into();
     let outside = Pod::new("outside");
     let mut other = bridge_config(&node, "cni1", "10.2.0.0/24", "fd00:2::/64");
     other["name"] = "outside".into();

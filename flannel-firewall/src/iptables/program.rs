@@ -15,11 +15,14 @@ use flannel_netlink::{Namespace, NamespaceError};
 use tokio::{io::AsyncWriteExt, process::Command, runtime::Handle, time::timeout};
 
 use super::Listing;
-use crate::rules::{Family, Rules};
+use crate::{
+    leftovers::{find_legacy, legacy_tables},
+    rules::{Family, Rules},
+};
 
-/// The iptables of one family.
+/// The iptables of one family, in one namespace.
 #[derive(Clone, Debug)]
-pub(crate) struct Program {
+pub struct Program {
     namespace: Namespace,
     save: PathBuf,
     restore: PathBuf,
@@ -29,7 +32,7 @@ pub(crate) struct Program {
 
 /// How often programs were run. Clones count together.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RunCounter(Arc<AtomicU64>);
+pub struct RunCounter(Arc<AtomicU64>);
 
 impl RunCounter {
     /// How often since the last time that this was asked.
@@ -47,8 +50,13 @@ pub(crate) struct Version {
 }
 
 impl Program {
-    /// Looks for the programs; `None` if they are not all there. `variant` is `""` or `"-legacy"`.
-    pub(crate) async fn find(
+    /// Looks for the programs, in `folders` or else in `PATH` and where they usually are; `None` if they are not all there. `variant`
+    /// is `""` or `"-legacy"`.
+    ///
+    /// # Errors
+    ///
+    /// When it has to be run to say what it is, and does not say it.
+    pub async fn find(
         namespace: &Namespace,
         folders: &[PathBuf],
         family: Family,
@@ -82,13 +90,21 @@ impl Program {
         Ok(Some(Self { namespace: namespace.clone(), save, restore, version, runs }))
     }
 
+    /// The program of legacy iptables, if legacy iptables has this table in the namespace.
+    pub async fn legacy(namespace: &Namespace, family: Family, table: &str) -> Option<Self> {
+        if !legacy_tables(namespace, family)?.contains(table) {
+            return None;
+        }
+        find_legacy(namespace, &[], family, &RunCounter::default()).await
+    }
+
     /// Where it works.
     pub(crate) const fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// Whether the kernel tells of changes of its rules.
-    pub(crate) const fn notifies(&self) -> bool {
+    /// Whether its rules are in nf_tables, whose changes the kernel tells of; those of legacy iptables are not.
+    pub const fn notifies(&self) -> bool {
         self.version.nftables
     }
 
@@ -98,13 +114,29 @@ impl Program {
     }
 
     /// All rules.
-    pub(crate) async fn list(&self) -> Result<Listing, ProgramError> {
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be run or does not succeed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the program.
+    pub async fn list(&self) -> Result<Listing, ProgramError> {
         let text = run(&self.namespace, self.save.clone(), &[], None, &self.runs).await?;
         Ok(Listing::parse(&text))
     }
 
-    /// Changes the tables of a payload, each as a whole or not at all.
-    pub(crate) async fn change(&self, payload: String) -> Result<(), ProgramError> {
+    /// Changes the tables of a payload, which is what `iptables-restore` reads, each as a whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// As [`list`](Self::list).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the program, which may have changed some of the tables.
+    pub async fn change(&self, payload: String) -> Result<(), ProgramError> {
         let wait = ["--noflush", "--wait", LOCK_PATIENCE_SECONDS];
         // Older ones do not wait for others, and fail instead.
         let known = if self.version.number >= (1, 6, 2) { wait.len() } else { 1 };
@@ -158,7 +190,9 @@ fn has_net_raw() -> bool {
 
 /// Why iptables did not do what it should.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProgramError {
+#[expect(missing_docs, reason = "the messages say it")]
+#[non_exhaustive]
+pub enum ProgramError {
     #[error("{} says: {stderr} ({status})", program.display())]
     Failed { program: PathBuf, status: ExitStatus, stderr: String },
     #[error("{} did not end within {} s", program.display(), PATIENCE.as_secs())]

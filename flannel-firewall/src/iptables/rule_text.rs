@@ -129,7 +129,8 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// Words between blanks; quotes keep blanks together, and a backslash keeps what follows it.
-pub(crate) struct Words<'a>(pub(crate) &'a str);
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'a>(pub &'a str);
 
 impl Iterator for Words<'_> {
     type Item = String;

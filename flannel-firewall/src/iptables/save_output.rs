@@ -8,30 +8,32 @@ use super::{Wanted, rule_text::Specification};
 
 /// The tables of one family.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Listing {
-    pub(crate) tables: BTreeMap<String, Table>,
+pub struct Listing {
+    /// By name.
+    pub tables: BTreeMap<String, Table>,
     /// Tables that iptables cannot read, because they have rules that only nftables knows.
-    pub(crate) unreadable: Vec<String>,
+    pub unreadable: Vec<String>,
 }
 
 /// The chains of one table.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Table {
-    pub(crate) chains: BTreeMap<String, Chain>,
+pub struct Table {
+    /// By name.
+    pub chains: BTreeMap<String, Chain>,
 }
 
 /// One chain.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Chain {
+pub struct Chain {
     /// What happens to packets that no rule decides about; `-` in chains that are not built in.
-    pub(crate) policy: String,
+    pub policy: String,
     /// The rules as text, without the chain's name.
-    pub(crate) rules: Vec<String>,
+    pub rules: Vec<String>,
 }
 
 impl Listing {
     /// Reads what can be read; other lines count as absent.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut listing = Self::default();
         let mut table = None;
         for line in text.lines() {

@@ -37,7 +37,7 @@ impl Batch {
         self.push(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, family, |out| {
             push_text(out, NFTA_TABLE_NAME, table);
             push_u32_be(out, NFTA_TABLE_FLAGS, flags);
-            push_comment(out, NFTA_TABLE_USERDATA, comment);
+            push_data(out, NFTA_TABLE_USERDATA, &comment_data(comment));
         });
     }
 
@@ -66,7 +66,7 @@ impl Batch {
                 push_u32_be(out, NFTA_CHAIN_POLICY, NF_ACCEPT);
                 push_text(out, NFTA_CHAIN_TYPE, &hook.kind);
             }
-            push_comment(out, NFTA_CHAIN_USERDATA, comment);
+            push_data(out, NFTA_CHAIN_USERDATA, &comment_data(comment));
         });
     }
 
@@ -98,13 +98,43 @@ impl Batch {
         expressions: &[Expression],
         comment: Option<&str>,
     ) {
+        self.push_rule(family, table, chain, expressions, &comment_data(comment));
+    }
+
+    /// As [`add_commented_rule`](Self::add_commented_rule), with a text that nft neither shows nor minds. If there is no room for both
+    /// in the kernel, the comment is kept.
+    pub fn add_tagged_rule(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        expressions: &[Expression],
+        comment: &str,
+        tag: &str,
+    ) {
+        let mut data = comment_data(Some(comment));
+        let tag = [&[USERDATA_TAG, tag.len() as u8][..], tag.as_bytes()].concat();
+        if data.len() + tag.len() <= MOST_USERDATA_BYTES {
+            data.extend(tag);
+        }
+        self.push_rule(family, table, chain, expressions, &data);
+    }
+
+    fn push_rule(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        expressions: &[Expression],
+        data: &[u8],
+    ) {
         self.push(NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, family, |out| {
             push_text(out, NFTA_RULE_TABLE, table);
             push_text(out, NFTA_RULE_CHAIN, chain);
             push_nested(out, NFTA_RULE_EXPRESSIONS, |out| {
                 expressions.iter().for_each(|expression| expression.write(out));
             });
-            push_comment(out, NFTA_RULE_USERDATA, comment);
+            push_data(out, NFTA_RULE_USERDATA, data);
         });
     }
 
@@ -133,11 +163,17 @@ impl Batch {
 }
 
 /// A comment as nft keeps it: type 0, length, text with its zero byte.
-fn push_comment(out: &mut Vec<u8>, kind: u16, comment: Option<&str>) {
-    let Some(text) = comment else { return };
+fn comment_data(comment: Option<&str>) -> Vec<u8> {
+    let Some(text) = comment else { return Vec::new() };
     let text = shortened(text, LONGEST_COMMENT);
     let length = u8::try_from(text.len() + 1).expect("it was shortened");
-    push_attribute(out, kind, &[&[0, length][..], text.as_bytes(), &[0]].concat());
+    [&[0, length][..], text.as_bytes(), &[0]].concat()
+}
+
+fn push_data(out: &mut Vec<u8>, kind: u16, data: &[u8]) {
+    if !data.is_empty() {
+        push_attribute(out, kind, data);
+    }
 }
 
 /// With its zero byte its length is one byte.
@@ -145,3 +181,7 @@ const LONGEST_COMMENT: usize = 254;
 
 // linux/netfilter.h
 const NF_ACCEPT: u32 = 1;
+/// What nft ignores: it knows the types 0 and 1.
+pub(super) const USERDATA_TAG: u8 = 0x66;
+/// `NFT_USERDATA_MAXLEN`
+const MOST_USERDATA_BYTES: usize = 256;

@@ -7,6 +7,7 @@ use flannel_netlink::{
 
 use super::{
     Batch, Expression, Family, Hook, Verdict,
+    batch::USERDATA_TAG,
     uapi::{
         HEADER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFT_MSG_GETGEN, NFT_MSG_GETRULE,
         NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END,
@@ -71,9 +72,20 @@ pub struct RuleInfo {
     pub expressions: Vec<Expression>,
     /// What nft shows as its comment.
     pub comment: Option<String>,
+    /// What [`Batch::add_tagged_rule`] keeps with it.
+    pub tag: Option<String>,
 }
 
 impl RuleInfo {
+    /// What iptables-nft shows as its comment: that of a match, or else what nft shows.
+    pub fn iptables_comment(&self) -> Option<&str> {
+        let matched = self.expressions.iter().find_map(|expression| match expression {
+            Expression::Comment(text) => Some(&**text),
+            _ => None,
+        });
+        matched.or(self.comment.as_deref())
+    }
+
     /// The chain that the rule leads to.
     pub fn target(&self) -> Option<&str> {
         self.expressions.iter().find_map(|expression| match expression {
@@ -263,19 +275,21 @@ fn read_rule(message: &Message<'_>, wanted: &str) -> Option<RuleInfo> {
     }
     let handle = find(message, NFTA_RULE_HANDLE)?.value.first_chunk()?;
     let list = find(message, NFTA_RULE_EXPRESSIONS);
+    let userdata = |kind| read_userdata(find(message, NFTA_RULE_USERDATA)?.value, kind);
     Some(RuleInfo {
         chain: find(message, NFTA_RULE_CHAIN)?.text()?.to_owned(),
         handle: u64::from_be_bytes(*handle),
         expressions: list.iter().flat_map(Attribute::nested).map(Expression::read).collect(),
-        comment: find(message, NFTA_RULE_USERDATA).and_then(|data| read_comment(data.value)),
+        comment: userdata(0),
+        tag: userdata(USERDATA_TAG),
     })
 }
 
-/// Of data that nft keeps with a rule, each with type, length and value, the comment has type 0.
-fn read_comment(mut data: &[u8]) -> Option<String> {
+/// Of data that is kept with a rule, each with type, length and value, the text of this type. The comment has type 0.
+fn read_userdata(mut data: &[u8], wanted: u8) -> Option<String> {
     while let [kind, length, rest @ ..] = data {
         let (value, rest) = rest.split_at_checked(usize::from(*length))?;
-        if *kind == 0 {
+        if *kind == wanted {
             return Some(str::from_utf8(value).ok()?.trim_end_matches('\0').to_owned());
         }
         data = rest;
@@ -311,7 +325,7 @@ mod tests {
         ) {
             let request = Request::new(kind, 0, &body);
             let message = request.message().unwrap();
-            let _ = (read_chain(&message), read_rule(&message, ""), read_comment(&body));
+            let _ = (read_chain(&message), read_rule(&message, ""), read_userdata(&body, 0));
             if let Some((_, mut attributes)) = message.split(HEADER) {
                 let _ = attributes.next().map(read_element);
             }
