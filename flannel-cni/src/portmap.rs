@@ -25,7 +25,7 @@ use crate::{
     protocol::{AddResult, Code, Config, Error, Verb},
     rules::{
         Backend, Removal, chain_name, connect, family_of, iptables as programs, plan_removals,
-        remove_legacy_chains, remove_rules, short_hash, update,
+        remove_legacy_chains, remove_rules, short_hash, update, update_existing,
     },
 };
 
@@ -163,7 +163,7 @@ async fn remove(
     unwanted: impl Fn(&RuleInfo, &str) -> bool,
 ) -> Result<(), Error> {
     let what = "cannot remove the rules for port mappings";
-    update(&mut connect(&call.host)?, what, async |client| {
+    update_existing(&call.host, what, async |client| {
         let mut batch = Batch::default();
         for family in [TableFamily::IPV4, TableFamily::IPV6] {
             let listed = client.rules(family, rules::TABLE).await?;

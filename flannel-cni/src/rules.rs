@@ -46,6 +46,20 @@ pub(crate) async fn update(
     Err(Error::new(Code::TryAgainLater, message))
 }
 
+/// As [`update`], for what is only removed: a kernel without nf_tables has nothing of it.
+pub(crate) async fn update_existing(
+    host: &Namespace,
+    what: &str,
+    plan: impl AsyncFn(&mut Client) -> Result<Batch, KernelError>,
+) -> Result<(), Error> {
+    let mut client = connect(host)?;
+    match client.generation().await {
+        // What nfnetlink answers for a subsystem that is not there.
+        Err(error) if error.invalid() || error.unsupported() => Ok(()),
+        _ => update(&mut client, what, plan).await,
+    }
+}
+
 async fn update_once(
     client: &mut Client,
     plan: &impl AsyncFn(&mut Client) -> Result<Batch, KernelError>,

@@ -26,9 +26,9 @@ pub(super) async fn del(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     rules(call, bridge).await
 }
 
-/// Removes what masquerades the container.
+/// Removes what masquerades the container, also if the configuration does not ask for that any more.
 pub(super) async fn rules(call: &Call, bridge: &Bridge) -> Result<(), Error> {
-    if !bridge.masquerade || bridge.ipam.is_none() {
+    if bridge.ipam.is_none() {
         return Ok(());
     }
     masquerade::remove(&call.host, &call.config.name, &call.attachment()).await
@@ -37,9 +37,7 @@ pub(super) async fn rules(call: &Call, bridge: &Bridge) -> Result<(), Error> {
 /// Removes what masquerades containers that the runtime does not know, and has their addresses taken back.
 pub(super) async fn gc(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     let taken_back = ask_ipam(call, bridge, Verb::Gc).await;
-    if bridge.masquerade {
-        let valid = call.config.valid_attachments()?;
-        masquerade::retain(&call.host, &call.config.name, &valid).await?;
-    }
+    let valid = call.config.valid_attachments()?;
+    masquerade::retain(&call.host, &call.config.name, &valid).await?;
     taken_back
 }

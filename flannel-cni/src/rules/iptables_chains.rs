@@ -12,7 +12,7 @@ use flannel_firewall::{
 };
 use flannel_netlink::{KernelError, Namespace};
 
-use super::{connect, iptables, update};
+use super::{iptables, update_existing};
 use crate::protocol::Error;
 
 /// Chains to be removed, with the rules that lead to them.
@@ -109,7 +109,7 @@ pub(crate) async fn remove_chains(
     removal: &Removal,
 ) -> Result<(), Error> {
     let table = if family.is_ipv4() { TableFamily::IPV4 } else { TableFamily::IPV6 };
-    update(&mut connect(host)?, "cannot remove chains of iptables", async |client| {
+    update_existing(host, "cannot remove chains of iptables", async |client| {
         let mut batch = Batch::default();
         removal.plan(client, &mut batch, table).await.map(|()| batch)
     })

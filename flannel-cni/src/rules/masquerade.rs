@@ -13,6 +13,7 @@ use ipnetwork::IpNetwork;
 use super::{
     Backend, Removal, chain_name, connect, expressions, family_of, host, iptables, keep_rules,
     masquerade_iptables, plan_removals, remove_legacy_chains, remove_rules, short_hash, update,
+    update_existing,
 };
 use crate::protocol::{Attachment, Error};
 
@@ -56,7 +57,7 @@ pub(crate) async fn remove(
     let what = format!("cannot end masquerading of {}", attachment.container_id);
     let chain = chain_name(network, &attachment.container_id, "");
     let removal = Removal::named(masquerade_iptables::POSTROUTING, &chain);
-    update(&mut connect(host)?, &what, async |client| {
+    update_existing(host, &what, async |client| {
         let listed = client.rules(TableFamily::INET, TABLE).await?;
         let mut batch = Batch::default();
         remove_rules_of(&mut batch, network, attachment, &listed);
@@ -78,7 +79,7 @@ pub(crate) async fn retain(
     let removal = Removal::stale(masquerade_iptables::POSTROUTING, comment, chains);
     let prefix = short_hash(network);
     let what = format!("cannot end masquerading of containers that are gone from {network}");
-    update(&mut connect(host)?, &what, async |client| {
+    update_existing(host, &what, async |client| {
         let listed = client.rules(TableFamily::INET, TABLE).await?;
         let mut batch = Batch::default();
         remove_rules(&mut batch, TableFamily::INET, TABLE, &listed, |rule, comment| {

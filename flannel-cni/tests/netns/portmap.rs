@@ -286,6 +286,8 @@ fn a_bridge_masquerades_what_leaves_its_subnet() {
         ),
         "{found}"
     );
+    // Also for who does not want it any more.
+    config["ipMasq"] = false.into();
     config["cni.dev/valid-attachments"] = json!([{"containerID": "two", "ifname": "eth0"}]);
     node.run("bridge", "GC", &one, &config).ok();
     let found = table(&node, "inet", "cni_plugins_masquerade");
