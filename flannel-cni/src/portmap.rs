@@ -18,7 +18,7 @@ use flannel_firewall::{
 use flannel_netlink::KernelError;
 use ipnetwork::IpNetwork;
 
-use self::config::{Portmap, UDP};
+use self::config::Portmap;
 use crate::{
     kernel::refused,
     plugin::Call,
@@ -56,9 +56,7 @@ async fn add(call: &Call, config: &Portmap) -> Result<AddResult, Error> {
         }
         Backend::Nftables => add_rules(call, config).await?,
     }
-    let udp = config.mappings.iter().filter(|mapping| mapping.protocol == UDP);
-    let ports: Vec<u16> = udp.map(|mapping| mapping.host_port).collect();
-    conntrack::forget(&call.host, &ports).await;
+    conntrack::forget(&call.host, &config.mappings).await;
     if config.snat {
         for address in config.addresses.iter().filter(|address| address.is_ipv4()) {
             localnet::allow(call, address.ip()).await?;
@@ -138,7 +136,7 @@ async fn del(call: &Call) -> Result<(), Error> {
         Removal::named(iptables::OLD_SNAT, &chain(iptables::OLD_OWN)),
     ];
     remove(call, &removals, |_, comment| comment == id).await?;
-    conntrack::forget(&call.host, &config::udp_ports(&call.config)).await;
+    conntrack::forget(&call.host, &config::readable_mappings(&call.config)).await;
     Ok(())
 }
 
@@ -189,7 +187,7 @@ async fn status(call: &Call, config: &Portmap) -> Result<(), Error> {
 
 /// For [`fuzzing`](crate::fuzzing).
 pub(crate) fn read(config: &Config) {
-    let _ = config::udp_ports(config);
+    let _ = config::readable_mappings(config);
     let Ok(portmap) = Portmap::read(config, "eth0") else { return };
     for address in &portmap.addresses {
         rules::add(&mut Batch::default(), &config.name, "c1", &portmap, *address, &[]);

@@ -151,12 +151,11 @@ impl Portmap {
     }
 }
 
-/// The ports of the node that `config` names, of UDP, as far as they can be read: for `DEL`, which must not fail for the others.
-pub(super) fn udp_ports(config: &Config) -> Vec<u16> {
+/// The ports that `config` names, as far as they can be read: for `DEL`, which must not fail for the others.
+pub(super) fn readable_mappings(config: &Config) -> Vec<Mapping> {
     let keys: Keys = config.keys().unwrap_or_default();
     let mappings = keys.runtime_config.port_mappings.into_iter();
-    let mappings = mappings.filter_map(|keys| keys.mapping().ok());
-    mappings.filter(|it| it.protocol == UDP).map(|it| it.host_port).collect()
+    mappings.filter_map(|keys| keys.mapping().ok()).collect()
 }
 
 /// The first address of each family that is not known to be elsewhere than on the container's interface.
