@@ -318,6 +318,7 @@ async fn a_measurement_that_is_stopped_leaves_no_pod_behind() {
     assert!(matches!(outcome, Err(KubectlError::Stopped)), "{outcome:?}");
     assert_eq!(bench_pods(&server), [""; 0]);
     // The server works on the first pod after the client has gone.
+    server.take_requests();
     server.behave(|it| it.delay = Duration::from_millis(300));
     let sent = async {
         while server.take_requests().iter().all(|request| request.method != "POST") {
