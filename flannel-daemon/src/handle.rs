@@ -259,24 +259,24 @@ impl DaemonHandle {
 
     /// Tells whether pods can be served, for as long as somebody wants to know.
     pub(crate) async fn watch_readiness(self, ready: watch::Sender<bool>) {
-        while !ready.is_closed() {
-            let is_ready = self.readiness().is_ready();
-            ready.send_if_modified(|known| std::mem::replace(known, is_ready) != is_ready);
-            sleep(LOOK_EVERY).await;
-        }
+        self.poll(ready, |it| it.readiness().is_ready()).await;
     }
 
     /// Tells what the cluster's operators should see of the node, for as long as somebody wants to know.
     pub(crate) async fn watch_notices(self, notices: watch::Sender<Vec<Notice>>) {
-        while !notices.is_closed() {
-            let present = notices::of(&self.readiness(), self.status().as_ref());
-            notices.send_if_modified(|known| {
-                *known != present && {
-                    *known = present;
-                    true
-                }
+        self.poll(notices, |it| notices::of(&it.readiness(), it.status().as_ref())).await;
+    }
+
+    /// Sends what `read` returns whenever it has changed, for as long as somebody wants to know.
+    async fn poll<T: PartialEq>(&self, sender: watch::Sender<T>, read: impl Fn(&Self) -> T) {
+        while !sender.is_closed() {
+            let present = read(self);
+            sender.send_if_modified(|known| {
+                let has_changed = *known != present;
+                *known = present;
+                has_changed
             });
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -302,4 +302,4 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 const EXPLAIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Between two looks at whether the node is ready.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
