@@ -5,14 +5,16 @@
 
 mod config;
 mod index;
+mod kept;
 mod range;
 mod resolv_conf;
 mod store;
 
-use std::{io, path::Path};
+use std::{io, net::IpAddr, path::Path};
 
 use self::config::HostLocal;
 pub use self::{
+    kept::{PodName, kept_in},
     range::{Range, RangeSet},
     store::{Entry, Owner, Store, StoreError, entries_in},
 };
@@ -27,11 +29,7 @@ pub(crate) fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
         Verb::Add => add(call, &read()?).map(Some),
         Verb::Check => check(call, &read()?).map(|()| None),
         Verb::Del => del(call).map(|()| None),
-        Verb::Gc => {
-            let valid = call.config.valid_attachments()?;
-            open(call, &config::data_dir(&call.config)?)?.retain(&valid).map_err(failed)?;
-            Ok(None)
-        }
+        Verb::Gc => gc(call).map(|()| None),
         Verb::Status => status(call, &read()?).map(|()| None),
         Verb::Version => Ok(None),
     }
@@ -56,7 +54,7 @@ fn add(call: &Call, config: &HostLocal) -> Result<AddResult, Error> {
                 .with_details("the runtime calls DEL before it calls ADD again"));
         }
     }
-    match reserve(&mut store, &owner, config) {
+    match reserve(&mut store, &owner, config, pod(call, config)?.as_ref()) {
         Ok(ips) => result.ips = ips,
         Err(error) => {
             // All or nothing; what cannot be taken back now goes with DEL.
@@ -70,8 +68,13 @@ fn add(call: &Call, config: &HostLocal) -> Result<AddResult, Error> {
     Ok(result)
 }
 
-/// One address of each set.
-fn reserve(store: &mut Store, owner: &Owner, config: &HostLocal) -> Result<Vec<Ip>, Error> {
+/// One address of each set: what is asked for, or else what the pod had before.
+fn reserve(
+    store: &mut Store,
+    owner: &Owner,
+    config: &HostLocal,
+    pod: Option<&PodName>,
+) -> Result<Vec<Ip>, Error> {
     let mut requested = config.requested.clone();
     let mut ips = Vec::new();
     for (number, set) in config.ranges.iter().enumerate() {
@@ -90,12 +93,7 @@ fn reserve(store: &mut Store, owner: &Owner, config: &HostLocal) -> Result<Vec<I
                 }
                 address
             }
-            None => store.reserve_next(owner, set, number).map_err(failed)?.ok_or_else(|| {
-                let message = format!("no IP addresses available in range set: {set}");
-                Error::new(Code::NoAddress, message).with_details(
-                    "pods of this node hold them all, or pods that are gone: flannel-cni list shows which",
-                )
-            })?,
+            None => next(store, owner, set, number, pod)?,
         };
         let Some(range) = set.range_of(address) else { continue };
         ips.push(Ip {
@@ -110,7 +108,38 @@ fn reserve(store: &mut Store, owner: &Owner, config: &HostLocal) -> Result<Vec<I
         return Err(Error::new(Code::NoAddress, message)
             .with_details("they are in no range of this network"));
     }
+    let addresses: Vec<IpAddr> = ips.iter().map(|ip| ip.address.ip()).collect();
+    store.keep(pod, &addresses).map_err(failed)?;
     Ok(ips)
+}
+
+/// The address of `set` that the pod had before, or else the next free one.
+fn next(
+    store: &mut Store,
+    owner: &Owner,
+    set: &RangeSet,
+    number: usize,
+    pod: Option<&PodName>,
+) -> Result<IpAddr, Error> {
+    if let Some(pod) = pod
+        && let Some(address) = store.reserve_again(owner, pod, set, number).map_err(failed)?
+    {
+        return Ok(address);
+    }
+    store.reserve_next(owner, set, number).map_err(failed)?.ok_or_else(|| {
+        let message = format!("no IP addresses available in range set: {set}");
+        Error::new(Code::NoAddress, message).with_details(
+            "pods of this node hold them all, or pods that are gone: flannel-cni list shows which",
+        )
+    })
+}
+
+/// The pod, if it gets its addresses back.
+fn pod(call: &Call, config: &HostLocal) -> Result<Option<PodName>, Error> {
+    let arguments = call.environment.arguments()?;
+    let interface = &call.environment.interface;
+    let pod = PodName::new(arguments.pod_namespace, arguments.pod_name, interface);
+    Ok(pod.filter(|pod| config.keep_for.match_pod(pod)))
 }
 
 fn check(call: &Call, config: &HostLocal) -> Result<(), Error> {
@@ -127,6 +156,21 @@ fn del(call: &Call) -> Result<(), Error> {
     let mut store = open(call, &config::data_dir(&call.config)?)?;
     store.release(&owner(call)).map_err(failed)?;
     store.commit().map_err(failed)
+}
+
+/// Takes back what belongs to nobody, and lets the addresses go of pods that are not to get theirs back any more.
+fn gc(call: &Call) -> Result<(), Error> {
+    let valid = call.config.valid_attachments()?;
+    let mut store = open(call, &config::data_dir(&call.config)?)?;
+    store.retain(&valid).map_err(failed)?;
+    // Which pods those are is not known from a configuration that cannot be right.
+    let Ok(config) = HostLocal::read(&call.config, &Arguments::default()) else { return Ok(()) };
+    for (address, pod) in store.kept().map_err(failed)? {
+        if !config.keep_for.match_pod(&pod) {
+            store.keep(None, &[address]).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether there is an address left in each set.

@@ -47,7 +47,9 @@ mod rules;
 mod sandbox;
 
 pub use flannel::SubnetEnv;
-pub use host_local::{Entry, Owner, Range, RangeSet, Store, StoreError, entries_in};
+pub use host_local::{
+    Entry, Owner, PodName, Range, RangeSet, Store, StoreError, entries_in, kept_in,
+};
 pub use install::{InstallError, Installed, install, uninstall};
 pub use listing::list;
 pub use plugin::{Call, Plugin, execute};

@@ -1,8 +1,8 @@
 //! Who has the addresses of this node, for people.
 
-use std::{fmt::Write, io, path::Path, time::SystemTime};
+use std::{collections::BTreeMap, fmt::Write, io, net::IpAddr, path::Path, time::SystemTime};
 
-use crate::{Entry, StoreError, entries_in};
+use crate::{Entry, PodName, StoreError, entries_in, kept_in};
 
 /// The addresses in use, of all networks in `data_dir`, as a table. `results` is where the runtime's library keeps what plugins
 /// answered: an attachment that it does not know may be leaked.
@@ -26,8 +26,20 @@ pub fn list(data_dir: &Path, results: &Path, now: SystemTime) -> Result<String, 
         .collect();
     networks.sort();
     for network in networks {
+        let mut kept: BTreeMap<IpAddr, PodName> =
+            kept_in(data_dir, &network)?.into_iter().collect();
         for entry in entries_in(&data_dir.join(&network))? {
-            let _ = writeln!(table, "{}", line(&network, &entry, results, now));
+            let line = line(&network, &entry, results, now);
+            let _ = match kept.remove(&entry.address) {
+                Some(pod) => writeln!(table, "{line}, kept for {}/{}", pod.namespace, pod.name),
+                None => writeln!(table, "{line}"),
+            };
+        }
+        for (address, PodName { namespace, name, interface, .. }) in kept {
+            let _ = writeln!(
+                table,
+                "{network}  {address}  -  {interface}  -  kept for {namespace}/{name}"
+            );
         }
     }
     Ok(table)
@@ -62,6 +74,7 @@ mod tests {
     use std::{fs, time::Duration};
 
     use super::*;
+    use crate::Store;
 
     #[test]
     fn addresses_are_listed_with_who_has_them() {
@@ -75,6 +88,10 @@ mod tests {
             fs::write(data.join("cbr0").join(address), text).unwrap();
         }
         fs::write(results.join("cbr0-c1-eth0"), "{}").unwrap();
+        let mut store = Store::open(&data, "cbr0", "boot").unwrap();
+        let pod = PodName::new(Some("prod".into()), Some("db-0".into()), "eth0").unwrap();
+        store.keep(Some(&pod), &["10.1.2.2", "10.1.2.9"].map(|it| it.parse().unwrap())).unwrap();
+        drop(store);
         fs::write(data.join("cbr0/10.1.2.5"), "").unwrap();
         fs::write(data.join("stray"), "").unwrap();
         let later = SystemTime::now() + Duration::from_secs(3 * 3600 + 125);
@@ -83,15 +100,16 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "cbr0  10.1.2.2  3h2m  eth0  c1  in use",
+                "cbr0  10.1.2.2  3h2m  eth0  c1  in use, kept for prod/db-0",
                 "cbr0  10.1.2.3  3h2m  eth0  c2  unknown to the runtime",
                 "cbr0  10.1.2.4  3h2m  -  -  unreadable",
                 "cbr0  10.1.2.5  3h2m  -  -  unreadable",
+                "cbr0  10.1.2.9  -  eth0  -  kept for prod/db-0",
             ]
         );
         // It was only looked at.
-        assert_eq!(fs::read_dir(data.join("cbr0")).unwrap().count(), 4);
-        assert_eq!(fs::read_dir(&data).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(data.join("cbr0")).unwrap().count(), 5, "with the lock");
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 3, "with the index");
     }
 
     #[test]

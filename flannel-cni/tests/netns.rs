@@ -6,6 +6,8 @@ mod bridge;
 mod flannel;
 #[path = "netns/iptables.rs"]
 mod iptables;
+#[path = "netns/kept.rs"]
+mod kept;
 #[path = "netns/loopback.rs"]
 mod loopback;
 #[path = "netns/portmap.rs"]

@@ -3,7 +3,7 @@ use std::{net::IpAddr, path::PathBuf};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{Range, RangeSet};
+use super::{Range, RangeSet, kept::Patterns};
 use crate::protocol::{Arguments, Code, Config, Error, Route, Version, block, or_default};
 
 /// The configuration as far as it concerns addresses.
@@ -16,6 +16,8 @@ pub(super) struct HostLocal {
     pub(super) resolv_conf: Option<PathBuf>,
     /// The addresses that are asked for.
     pub(super) requested: Vec<IpAddr>,
+    /// Which pods get their addresses back.
+    pub(super) keep_for: Patterns,
 }
 
 impl HostLocal {
@@ -65,6 +67,7 @@ impl HostLocal {
             data_dir: data_dir(config)?,
             resolv_conf: resolv_conf.filter(|path| path.as_os_str() != ""),
             requested,
+            keep_for: Patterns::new(ipam.keep_addresses_for).map_err(invalid)?,
         })
     }
 }
@@ -105,6 +108,8 @@ struct IpamKeys {
     routes: Vec<Route>,
     #[serde(rename = "resolvConf", default, deserialize_with = "or_default")]
     resolv_conf: String,
+    #[serde(rename = "keepAddressesFor", default, deserialize_with = "or_default")]
+    keep_addresses_for: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -206,6 +211,10 @@ mod tests {
                 "range set 0 overlaps with 1",
             ),
             (json!({"subnet": 7}), "cannot use the network configuration"),
+            (
+                json!({"subnet": "10.0.0.0/24", "keepAddressesFor": ["db-*"]}),
+                "keepAddressesFor has \"db-*\", not NAMESPACE/POD",
+            ),
         ] {
             let config = json!({"name": "n", "cniVersion": "1.0.0", "ipam": ipam});
             let error = read(config.clone()).unwrap_err();

@@ -3,6 +3,7 @@
 //! * `owners/<container>:<interface>` is a symbolic link to the addresses of that owner, separated by commas.
 //! * `taken.4` and `taken.6-<upper 96 bits>` have a bit for each address. They are sparse: what was never taken occupies nothing.
 //! * `partial` is there if there are owners without a link, because their names or addresses are too long for one.
+//! * `kept.4` and so on have a bit for each address that a pod gets back: see [`kept`](super::kept).
 //! * `state` has the boot ID, and the time of modification that we gave the folder of addresses when the index was last true.
 //!
 //! That time is what makes it safe: any file that anybody adds or removes gives the folder another one, and one that we choose, in
@@ -38,8 +39,8 @@ pub(super) struct State {
 }
 
 impl Index {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    pub(super) fn of(data_dir: &Path, network: &str) -> Self {
+        Self { folder: data_dir.join(".flannel-cni").join(network) }
     }
 
     /// Whether nothing in `addresses`, the folder of addresses, was changed since the index was recorded in this boot.
@@ -176,7 +177,7 @@ impl Index {
         }
         let mut blocks: BTreeMap<(PathBuf, u64), Vec<u8>> = BTreeMap::new();
         for address in taken {
-            let (path, bit) = self.bit(*address);
+            let (path, bit) = self.bit(TAKEN, *address);
             let block =
                 blocks.entry((path, bit / BLOCK_BITS)).or_insert_with(|| vec![0; BLOCK_BYTES]);
             block[(bit % BLOCK_BITS / 8) as usize] |= 1 << (bit % 8);
@@ -189,28 +190,47 @@ impl Index {
     }
 
     pub(super) fn mark_taken(&self, address: IpAddr) -> Result<(), StoreError> {
-        self.mark(address, true)
+        self.mark(TAKEN, address, true)
     }
 
     pub(super) fn mark_free(&self, address: IpAddr) -> Result<(), StoreError> {
-        self.mark(address, false)
+        self.mark(TAKEN, address, false)
     }
 
-    /// The first address from `from` to `to` that is not taken.
-    pub(super) fn next_free(&self, from: IpAddr, to: IpAddr) -> Result<Option<IpAddr>, StoreError> {
+    pub(super) fn mark_kept(&self, address: IpAddr, kept: bool) -> Result<(), StoreError> {
+        self.mark(KEPT, address, kept)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The first address from `from` to `to` that is not taken, nor kept if `spare_kept` is set.
+    pub(super) fn next_free(
+        &self,
+        from: IpAddr,
+        to: IpAddr,
+        spare_kept: bool,
+    ) -> Result<Option<IpAddr>, StoreError> {
+        let kinds = if spare_kept { &[TAKEN, KEPT][..] } else { &[TAKEN] };
         let (mut at, end) = (number(from), number(to));
         while at <= end {
-            let (path, bit) = self.bit(address(from, at));
+            let start = address(from, at);
+            let (_, bit) = self.bit(TAKEN, start);
             let last_of_file = at | u128::from(u32::MAX);
             let file_end = bit + u64::try_from(end.min(last_of_file) - at).expect("32 bits");
-            let file = match File::open(&path) {
-                // Nothing in it is taken.
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    return Ok(Some(address(from, at)));
+            let mut files = Vec::new();
+            for kind in kinds {
+                let (path, _) = self.bit(kind, start);
+                match File::open(&path) {
+                    Ok(file) => files.push(file),
+                    // No bit of it is set.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed("open", &path)(error)),
                 }
-                file => file.map_err(failed("open", &path))?,
-            };
-            let free = first_clear(&file, bit, file_end).map_err(failed("read", &path))?;
+            }
+            let free = first_clear(&files, bit, file_end);
+            let free = free.map_err(failed("read the bits in", &self.folder))?;
             if let Some(free) = free {
                 return Ok(Some(address(from, at - u128::from(bit) + u128::from(free))));
             }
@@ -220,26 +240,26 @@ impl Index {
         Ok(None)
     }
 
-    fn mark(&self, address: IpAddr, taken: bool) -> Result<(), StoreError> {
-        let (path, bit) = self.bit(address);
+    fn mark(&self, kind: &str, address: IpAddr, set: bool) -> Result<(), StoreError> {
+        let (path, bit) = self.bit(kind, address);
         let write = || {
             let file = open(&path)?;
             let mut byte = [0];
-            // Behind the end nothing is taken.
+            // Behind the end no bit is set.
             let _ = file.read_at(&mut byte, bit / 8)?;
             let mask = 1 << (bit % 8);
-            let new = if taken { byte[0] | mask } else { byte[0] & !mask };
+            let new = if set { byte[0] | mask } else { byte[0] & !mask };
             if new == byte[0] { Ok(()) } else { file.write_all_at(&[new], bit / 8) }
         };
         write().map_err(failed("write", &path))
     }
 
     /// The file that has the bit of an address, and which it is.
-    fn bit(&self, address: IpAddr) -> (PathBuf, u64) {
+    fn bit(&self, kind: &str, address: IpAddr) -> (PathBuf, u64) {
         let number = number(address);
         let name = match address {
-            IpAddr::V4(_) => "taken.4".to_owned(),
-            IpAddr::V6(_) => format!("taken.6-{:024x}", number >> 32),
+            IpAddr::V4(_) => format!("{kind}.4"),
+            IpAddr::V6(_) => format!("{kind}.6-{:024x}", number >> 32),
         };
         (self.folder.join(name), (number & u128::from(u32::MAX)) as u64)
     }
@@ -286,12 +306,18 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
-/// The first bit from `from` to `to` that is not set.
-fn first_clear(file: &File, mut from: u64, to: u64) -> io::Result<Option<u64>> {
-    let mut block = vec![0; BLOCK_BYTES];
+/// The first bit from `from` to `to` that is set in no file.
+fn first_clear(files: &[File], mut from: u64, to: u64) -> io::Result<Option<u64>> {
+    let (mut block, mut other) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
     while from <= to {
         let start = from / 8;
-        let read = file.read_at(&mut block, start)?;
+        let mut read = 0;
+        block.fill(0);
+        for file in files {
+            let count = file.read_at(&mut other, start)?;
+            block.iter_mut().zip(&other[..count]).for_each(|(byte, other)| *byte |= other);
+            read = read.max(count);
+        }
         let bits = (read as u64) * 8;
         let set = |bit: u64| block[((bit / 8) - start) as usize] & (1 << (bit % 8)) != 0;
         let end = start * 8 + bits;
@@ -304,7 +330,7 @@ fn first_clear(file: &File, mut from: u64, to: u64) -> io::Result<Option<u64>> {
                 return Ok(Some(from));
             }
         }
-        // Behind the end of the file.
+        // Behind the end of all files.
         if bits == 0 {
             return Ok((from <= to).then_some(from));
         }
@@ -312,7 +338,7 @@ fn first_clear(file: &File, mut from: u64, to: u64) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-fn split_addresses(target: &Path) -> Vec<IpAddr> {
+pub(super) fn split_addresses(target: &Path) -> Vec<IpAddr> {
     let text = target.to_str().unwrap_or_default();
     text.split(',').filter_map(|address| address.parse().ok()).collect()
 }
@@ -332,6 +358,9 @@ fn address(like: IpAddr, number: u128) -> IpAddr {
     }
 }
 
+/// What the files of bits are called.
+const TAKEN: &str = "taken";
+const KEPT: &str = "kept";
 /// As many bits as are read at once: those of 32,768 addresses.
 const BLOCK_BYTES: usize = 4096;
 const BLOCK_BITS: u64 = BLOCK_BYTES as u64 * 8;

@@ -30,7 +30,7 @@ use crate::protocol::Attachment;
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    index: Index,
+    pub(super) index: Index,
     boot_id: String,
     _lock: File,
 }
@@ -66,7 +66,7 @@ impl Store {
     pub fn open(data_dir: &Path, network: &str, boot_id: &str) -> Result<Self, StoreError> {
         let folder = data_dir.join(network);
         let lock = lock(&folder)?;
-        let index = Index::new(data_dir.join(".flannel-cni").join(network));
+        let index = Index::of(data_dir, network);
         let mut store = Self { folder, index, boot_id: boot_id.to_owned(), _lock: lock };
         if !store.index.is_true(&store.folder, boot_id) {
             store.rebuild()?;
@@ -152,7 +152,7 @@ impl Store {
         Ok(None)
     }
 
-    /// The address that [`reserve_next`](Self::reserve_next) would give.
+    /// The address that [`reserve_next`](Self::reserve_next) would give: one that no pod gets back, if there is one.
     ///
     /// # Errors
     ///
@@ -160,9 +160,12 @@ impl Store {
     pub fn next_free(&self, set: &RangeSet, number: usize) -> Result<Option<IpAddr>, StoreError> {
         let last = fs::read_to_string(self.last_path(number)).ok();
         let last = last.and_then(|text| text.trim().parse().ok());
-        for (from, to) in set.stretches(last) {
-            if let Some(free) = self.index.next_free(from, to)? {
-                return Ok(Some(free));
+        let stretches = set.stretches(last);
+        for spare_kept in [true, false] {
+            for (from, to) in &stretches {
+                if let Some(free) = self.index.next_free(*from, *to, spare_kept)? {
+                    return Ok(Some(free));
+                }
             }
         }
         Ok(None)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::host_local::Range;
+use crate::host_local::{PodName, Range};
 
 pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -12,6 +12,10 @@ pub(super) fn ip(text: &str) -> IpAddr {
 
 pub(super) fn owner(id: &str) -> Owner {
     Owner { container_id: id.to_owned(), interface: "eth0".to_owned() }
+}
+
+fn pod_name(number: u8) -> PodName {
+    PodName::new(Some("n".into()), Some(format!("db-{number}")), "eth0").unwrap()
 }
 
 pub(super) fn set(subnet: &str) -> RangeSet {
@@ -223,6 +227,8 @@ fn ipv6_addresses_have_an_index_too() {
 #[derive(Clone, Debug)]
 enum Op {
     Add(u8),
+    /// An `ADD` of a container that is a pod which gets its address back.
+    AddPod(u8, u8),
     Del(u8),
     /// An `ADD` that is killed before its end: with an address, or with an empty file.
     Killed(u8, bool),
@@ -236,6 +242,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0_u8..8).prop_map(Op::Add),
+        4 => (0_u8..8, 0_u8..3).prop_map(|(id, pod)| Op::AddPod(id, pod)),
         3 => (0_u8..8).prop_map(Op::Del),
         1 => (0_u8..8, any::<bool>()).prop_map(|(id, empty)| Op::Killed(id, empty)),
         1 => prop::collection::vec(0_u8..8, 0..5).prop_map(Op::Gc),
@@ -246,17 +253,28 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Who has which address, and where the search goes on.
+/// Who has which address, which pod gets which back, and where the search goes on.
 #[derive(Debug, Default)]
 struct Model {
     owners: BTreeMap<u8, u8>,
+    kept: BTreeMap<u8, u8>,
     last: Option<u8>,
 }
 
 impl Model {
     fn next(&self) -> Option<u8> {
         let first = self.last.map_or(2, |last| if last >= 6 { 2 } else { last + 1 });
-        (first..7).chain(2..first).find(|address| !self.owners.contains_key(address))
+        let free = (first..7).chain(2..first).filter(|it| !self.owners.contains_key(it));
+        let unkept = free.clone().find(|address| self.kept.values().all(|it| it != address));
+        unkept.or_else(|| free.into_iter().next())
+    }
+
+    /// Somebody has an address now, who gets it back or not.
+    fn give(&mut self, address: u8, owner: u8, pod: Option<u8>) {
+        self.owners.insert(address, owner);
+        self.kept.retain(|_, it| *it != address);
+        self.kept.extend(pod.map(|pod| (pod, address)));
+        self.last = Some(address);
     }
 }
 
@@ -279,13 +297,29 @@ proptest! {
                     let mut store = open(&folder, &boot);
                     let given = store.reserve_next(&owner(&id(number)), &set("10.0.0.0/29"), 0).unwrap();
                     prop_assert_eq!(given.map(last_of), model.next());
-                    if let Some(given) = given {
+                    let Some(given) = given else { continue };
+                    if matches!(op, Op::Killed(..)) {
                         model.owners.insert(last_of(given), number);
                         model.last = Some(last_of(given));
-                    }
-                    if !matches!(op, Op::Killed(..)) {
+                    } else {
+                        store.keep(None, &[given]).unwrap();
+                        model.give(last_of(given), number, None);
                         store.commit().unwrap();
                     }
+                }
+                Op::AddPod(number, pod) => {
+                    let mut store = open(&folder, &boot);
+                    let wide = set("10.0.0.0/29");
+                    let again = store.reserve_again(&owner(&id(number)), &pod_name(pod), &wide, 0).unwrap();
+                    let before = model.kept.get(&pod).filter(|it| !model.owners.contains_key(it));
+                    prop_assert_eq!(again.map(last_of), before.copied());
+                    let next = || store.reserve_next(&owner(&id(number)), &wide, 0).unwrap();
+                    let given = again.or_else(next);
+                    prop_assert_eq!(given.map(last_of), before.copied().or_else(|| model.next()));
+                    let Some(given) = given else { continue };
+                    store.keep(Some(&pod_name(pod)), &[given]).unwrap();
+                    model.give(last_of(given), number, Some(pod));
+                    store.commit().unwrap();
                 }
                 Op::Killed(..) => {
                     if let Some(next) = model.next() {
@@ -315,8 +349,8 @@ proptest! {
                     let given = store.reserve(&owner(&id(number)), address(last), 0).unwrap();
                     prop_assert_eq!(given, !model.owners.contains_key(&last));
                     if given {
-                        model.owners.insert(last, number);
-                        model.last = Some(last);
+                        store.keep(None, &[address(last)]).unwrap();
+                        model.give(last, number, None);
                     }
                     store.commit().unwrap();
                 }
@@ -348,6 +382,12 @@ proptest! {
             let expected: BTreeMap<u8, String> =
                 model.owners.iter().map(|(last, number)| (*last, id(*number))).collect();
             prop_assert_eq!(&found, &expected);
+            let kept = store.kept().unwrap();
+            let kept: BTreeMap<_, _> =
+                kept.into_iter().map(|(address, pod)| (pod.name, last_of(address))).collect();
+            let expected_kept: BTreeMap<_, _> =
+                model.kept.iter().map(|(pod, last)| (pod_name(*pod).name, *last)).collect();
+            prop_assert_eq!(kept, expected_kept);
             for number in 0..8 {
                 let mut known = store.addresses(&owner(&id(number))).unwrap();
                 known.sort();

@@ -1,0 +1,281 @@
+//! Addresses that pods get back by their names.
+//!
+//! What is known of a network is beside its index, in `kept`:
+//!
+//! * `<address>` is a symbolic link to `<namespace>/<pod>/<interface>`, which is to have that address.
+//! * `<digest of these three>` is one to the addresses, separated by commas.
+//! * `kept.4` and `kept.6-…` in the index have a bit for each such address: others get it when there is no other.
+//!
+//! It outlives restarts of the machine, and everything in it may be missing: then a pod gets another address. An address counts for a
+//! pod if both links say so; the bit comes last and goes first, so that none is kept for nobody.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    net::IpAddr,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    RangeSet,
+    index::{Index, split_addresses},
+    store::{Owner, Store, StoreError, failed},
+};
+
+/// A pod, as Kubernetes names it, with one of its interfaces.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct PodName {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod.
+    pub name: String,
+    /// The interface inside of it.
+    pub interface: String,
+}
+
+/// Which pods get their addresses back: patterns of `namespace/pod`, in which `*` is any text.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Patterns(Vec<String>);
+
+impl Patterns {
+    /// # Errors
+    ///
+    /// A sentence that says what cannot be.
+    pub(super) fn new(patterns: Vec<String>) -> Result<Self, String> {
+        match patterns.iter().find(|pattern| pattern.split('/').count() != 2) {
+            Some(wrong) => Err(format!("keepAddressesFor has {wrong:?}, not NAMESPACE/POD")),
+            None => Ok(Self(patterns)),
+        }
+    }
+
+    pub(super) fn match_pod(&self, pod: &PodName) -> bool {
+        self.0
+            .iter()
+            .filter_map(|pattern| pattern.split_once('/'))
+            .any(|(namespace, name)| matches(namespace, &pod.namespace) && matches(name, &pod.name))
+    }
+}
+
+/// Whether `text` is `pattern`, of which each `*` is any text.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some(at) = text.find(part) else { return false };
+        text = &text[at + part.len()..];
+    }
+    text.ends_with(last)
+}
+
+impl Store {
+    /// Gives `owner` the address of `set`, whose number is `number`, that `pod` had before. `None` if it had none, or somebody else has
+    /// it now.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_again(
+        &mut self,
+        owner: &Owner,
+        pod: &PodName,
+        set: &RangeSet,
+        number: usize,
+    ) -> Result<Option<IpAddr>, StoreError> {
+        let of_set = |address: &IpAddr| {
+            set.range_of(*address).is_some_and(|range| range.gateway != *address)
+        };
+        let kept = Kept::new(&self.index).addresses(pod);
+        match kept.into_iter().find(of_set) {
+            Some(address) => Ok(self.reserve(owner, address, number)?.then_some(address)),
+            None => Ok(None),
+        }
+    }
+
+    /// Has `pod` get these addresses back when it comes again, or nobody if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be written.
+    pub fn keep(&mut self, pod: Option<&PodName>, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        let kept = Kept::new(&self.index);
+        match pod {
+            Some(pod) => kept.keep(pod, addresses),
+            None => addresses.iter().try_for_each(|address| kept.forget(*address)),
+        }
+    }
+
+    /// All addresses that pods are to get back, with the pods.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be listed.
+    pub fn kept(&self) -> Result<Vec<(IpAddr, PodName)>, StoreError> {
+        all(&self.index.folder().join("kept"))
+    }
+}
+
+/// The addresses of `network` in `data_dir` that pods are to get back, with the pods. Nothing is locked or written.
+///
+/// # Errors
+///
+/// When they cannot be listed.
+pub fn kept_in(data_dir: &Path, network: &str) -> Result<Vec<(IpAddr, PodName)>, StoreError> {
+    all(&Index::of(data_dir, network).folder().join("kept"))
+}
+
+fn all(folder: &Path) -> Result<Vec<(IpAddr, PodName)>, StoreError> {
+    let listing = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing.map_err(failed("list", folder))?,
+    };
+    let mut all = Vec::new();
+    for link in listing {
+        let link = link.map_err(failed("list", folder))?;
+        let address = link.file_name().to_str().and_then(|name| name.parse::<IpAddr>().ok());
+        let target = fs::read_link(link.path());
+        let pod = target.ok().and_then(|target| PodName::parse(target.to_str()?));
+        all.extend(address.zip(pod));
+    }
+    all.sort_by_key(|(address, _)| *address);
+    Ok(all)
+}
+
+/// The addresses of one network that pods get back.
+#[derive(Debug)]
+struct Kept<'a> {
+    folder: PathBuf,
+    index: &'a Index,
+}
+
+impl<'a> Kept<'a> {
+    fn new(index: &'a Index) -> Self {
+        Self { folder: index.folder().join("kept"), index }
+    }
+
+    /// The addresses that `pod` gets back.
+    fn addresses(&self, pod: &PodName) -> Vec<IpAddr> {
+        let text = pod.text();
+        let mut addresses = self.noted(&text);
+        addresses.retain(|address| self.text_of(*address).as_ref() == Some(&text));
+        addresses
+    }
+
+    /// Has `pod` get these addresses back, and no others.
+    fn keep(&self, pod: &PodName, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        let before = self.addresses(pod);
+        if before == addresses {
+            return Ok(());
+        }
+        before.iter().try_for_each(|address| self.forget(*address))?;
+        addresses.iter().try_for_each(|address| self.forget(*address))?;
+        let make = || -> io::Result<()> {
+            fs::create_dir_all(&self.folder)?;
+            for address in addresses {
+                symlink(pod.text(), self.folder.join(address.to_string()))?;
+            }
+            let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            let path = self.folder.join(digest(&pod.text()));
+            remove(&path)?;
+            symlink(list.join(","), path)
+        };
+        make().map_err(failed("write", &self.folder))?;
+        addresses.iter().try_for_each(|address| self.index.mark_kept(*address, true))
+    }
+
+    /// Has nobody get this address back.
+    fn forget(&self, address: IpAddr) -> Result<(), StoreError> {
+        let Some(text) = self.text_of(address) else { return Ok(()) };
+        self.index.mark_kept(address, false)?;
+        let path = self.folder.join(address.to_string());
+        remove(&path).map_err(failed("remove", &path))?;
+        // The last one takes the pod's list with it.
+        if self.noted(&text).iter().all(|other| self.text_of(*other).as_ref() != Some(&text)) {
+            let path = self.folder.join(digest(&text));
+            remove(&path).map_err(failed("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    fn noted(&self, text: &str) -> Vec<IpAddr> {
+        let target = fs::read_link(self.folder.join(digest(text)));
+        target.map(|target| split_addresses(&target)).unwrap_or_default()
+    }
+
+    fn text_of(&self, address: IpAddr) -> Option<String> {
+        let target = fs::read_link(self.folder.join(address.to_string())).ok()?;
+        target.into_os_string().into_string().ok()
+    }
+}
+
+impl PodName {
+    /// The pod's interface, unless the pod has no name, or one that cannot be.
+    pub fn new(namespace: Option<String>, name: Option<String>, interface: &str) -> Option<Self> {
+        let plain = |text: &String| {
+            !text.is_empty() && !text.contains(|it: char| it == '/' || it.is_control())
+        };
+        let (namespace, name) = (namespace.filter(plain)?, name.filter(plain)?);
+        Some(Self { namespace, name, interface: interface.to_owned() })
+    }
+
+    fn text(&self) -> String {
+        format!("{}/{}/{}", self.namespace, self.name, self.interface)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('/').map(str::to_owned);
+        let pod = Self { namespace: parts.next()?, name: parts.next()?, interface: parts.next()? };
+        parts.next().is_none().then_some(pod)
+    }
+}
+
+/// A pod's name may be longer than that of a file.
+fn digest(text: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_chosen_by_patterns() {
+        let pod = |namespace: &str, name: &str| PodName {
+            namespace: namespace.into(),
+            name: name.into(),
+            interface: "eth0".into(),
+        };
+        let chosen = |pattern: &str, namespace: &str, name: &str| {
+            Patterns::new(vec!["x/y".into(), pattern.into()])
+                .unwrap()
+                .match_pod(&pod(namespace, name))
+        };
+        for (pattern, namespace, name, expected) in [
+            ("prod/db-*", "prod", "db-0", true),
+            ("prod/db-*", "prod", "web-0", false),
+            ("prod/db-*", "test", "db-0", false),
+            ("prod/db-0", "prod", "db-01", false),
+            ("*/*", "prod", "db-0", true),
+            ("*/a*b*c", "n", "a-b-b-c", true),
+            ("*/a*b*c", "n", "a-c-b", false),
+            ("*/*-0", "n", "db-0", true),
+            ("n/a*a", "n", "a", false),
+        ] {
+            assert_eq!(chosen(pattern, namespace, name), expected, "{pattern} {namespace}/{name}");
+        }
+        for wrong in ["", "db-*", "a/b/c"] {
+            assert!(Patterns::new(vec![wrong.into()]).unwrap_err().contains("NAMESPACE/POD"));
+        }
+    }
+}
