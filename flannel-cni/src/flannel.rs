@@ -42,13 +42,14 @@ async fn add(call: &Call, config: &Flannel) -> Result<AddResult, Error> {
     let subnet = wait_for_subnet(config).await?;
     let delegated = render::delegate(&call.config, config, &subnet)?;
     // Before anything is made, so that whatever comes of it can be undone.
-    Records::new(&config.data_dir).write(&call.environment.container_id, &delegated)?;
+    Records::new(&config.data_dir, &call.config.name)
+        .write(&call.environment.container_id, &delegated)?;
     delegate::add(call, Role::Main, &kind(&delegated)?, delegated).await
 }
 
 async fn check(call: &Call, config: &Flannel) -> Result<(), Error> {
     let id = &call.environment.container_id;
-    let Some(mut delegated) = Records::new(&config.data_dir).read(id)? else {
+    let Some(mut delegated) = Records::new(&config.data_dir, &call.config.name).read(id)? else {
         let folder = config.data_dir.display();
         return Err(Error::new(Code::NotAsExpected, format!("no record of {id} in {folder}")));
     };
@@ -62,12 +63,12 @@ async fn check(call: &Call, config: &Flannel) -> Result<(), Error> {
 }
 
 async fn del(call: &Call, config: &Flannel) -> Result<(), Error> {
-    let records = Records::new(&config.data_dir);
+    let records = Records::new(&config.data_dir, &call.config.name);
     let id = &call.environment.container_id;
     let delegated = match records.read(id) {
         Ok(Some(delegated)) => delegated,
         // It was done already, or ADD never came so far.
-        Ok(None) => return Ok(()),
+        Ok(None) => return records.remove(id),
         // What a full disk left of it. The delegate needs no more than what is to be had without.
         Err(error) if error.code == Code::Decoding => for_removal(call, config)?,
         Err(error) => return Err(error),
@@ -93,7 +94,7 @@ async fn gc(call: &Call, config: &Flannel) -> Result<(), Error> {
     delegate::run(call, Verb::Gc, Role::Main, &kind(&delegated)?, delegated).await?;
     // Only now: a DEL goes by them.
     let valid: HashSet<&str> = attachments.iter().map(|it| &*it.container_id).collect();
-    Records::new(&config.data_dir).retain(&call.config.name, &valid)
+    Records::new(&config.data_dir, &call.config.name).retain(&valid)
 }
 
 /// Whether pods can be connected. A node's pods suffer if this fails, because it counts as not ready then: a daemon that is replaced,

@@ -8,6 +8,8 @@ mod cnitool;
 mod explained;
 #[path = "upstream/faults.rs"]
 mod faults;
+#[path = "upstream/killed.rs"]
+mod killed;
 #[path = "upstream/matrix.rs"]
 mod matrix;
 #[path = "upstream/observed.rs"]
@@ -16,6 +18,8 @@ mod observed;
 mod portmap_tests;
 #[path = "upstream/shared.rs"]
 mod shared;
+#[path = "upstream/strace.rs"]
+mod strace;
 #[path = "netns/support.rs"]
 mod support;
 #[path = "upstream/theirs.rs"]

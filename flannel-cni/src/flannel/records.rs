@@ -10,15 +10,16 @@ use serde_json::{Map, Value};
 
 use crate::protocol::{Code, Error};
 
-/// What the delegate of each container was told: a file for each, named after it.
+/// What the delegate of each container of a network was told: a file for each, named after it.
 #[derive(Debug)]
 pub(super) struct Records<'a> {
     folder: &'a Path,
+    network: &'a str,
 }
 
 impl<'a> Records<'a> {
-    pub(super) fn new(folder: &'a Path) -> Self {
-        Self { folder }
+    pub(super) fn new(folder: &'a Path, network: &'a str) -> Self {
+        Self { folder, network }
     }
 
     /// Keeps a record, in one step: a plugin that is killed leaves the old one or the new one.
@@ -26,7 +27,7 @@ impl<'a> Records<'a> {
     /// It is not flushed to the disk, since no container outlives the machine's restart.
     pub(super) fn write(&self, id: &str, delegated: &Map<String, Value>) -> Result<(), Error> {
         let path = self.path(id);
-        let unfinished = self.folder.join(format!(".{id}.new"));
+        let unfinished = self.unfinished(id);
         let write = || -> io::Result<()> {
             let mut options = OpenOptions::new();
             let options = options.write(true).create(true).truncate(true).mode(0o600);
@@ -59,30 +60,32 @@ impl<'a> Records<'a> {
         })
     }
 
+    /// Removes the record of a container, and what a plugin left that was killed before there was one.
     pub(super) fn remove(&self, id: &str) -> Result<(), Error> {
-        let path = self.path(id);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(failed("remove", &path, &error))
-            }
-            _ => Ok(()),
-        }
+        remove(&self.unfinished(id))?;
+        remove(&self.path(id))
     }
 
-    /// Removes the records of `network` whose container is not in `valid`. Other networks may have theirs in the same folder.
-    pub(super) fn retain(&self, network: &str, valid: &HashSet<&str>) -> Result<(), Error> {
+    /// Removes the records whose container is not in `valid`. Other networks may have theirs in the same folder.
+    pub(super) fn retain(&self, valid: &HashSet<&str>) -> Result<(), Error> {
         let listing = match fs::read_dir(self.folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             listing => listing.map_err(|error| failed("list", self.folder, &error))?,
         };
         for file in listing.filter_map(Result::ok) {
             let name = file.file_name();
-            let Some(id) = name.to_str().filter(|id| !valid.contains(id)) else { continue };
+            let Some(name) = name.to_str() else { continue };
             let of_network = |record: &Map<String, Value>| {
-                record.get("name").and_then(Value::as_str) == Some(network)
+                record.get("name").and_then(Value::as_str) == Some(self.network)
             };
-            if self.read(id).ok().flatten().as_ref().is_some_and(of_network) {
-                self.remove(id)?;
+            let unfinished = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
+            let is_gone = match unfinished.and_then(|name| name.split_once(':')) {
+                Some((network, id)) => network == self.network && !valid.contains(id),
+                None if valid.contains(name) => false,
+                None => self.read(name).ok().flatten().as_ref().is_some_and(of_network),
+            };
+            if is_gone {
+                remove(&file.path())?;
             }
         }
         Ok(())
@@ -90,6 +93,19 @@ impl<'a> Records<'a> {
 
     fn path(&self, id: &str) -> PathBuf {
         self.folder.join(id)
+    }
+
+    /// What a record is called until it is complete. No network and no container has a colon in its name.
+    fn unfinished(&self, id: &str) -> PathBuf {
+        self.folder.join(format!(".{}:{id}.new", self.network))
+    }
+}
+
+/// Removes a file that may be gone already.
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path, &error)),
+        _ => Ok(()),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::Output,
     sync::Mutex,
     thread,
     time::Duration,
@@ -11,6 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    strace::Traced,
     support::{Node, Reply},
     theirs::{Side, absent},
 };
@@ -145,10 +145,14 @@ fn an_add_that_is_killed_at_any_system_call_leaves_nothing() {
     // What every further call finds.
     let before = address(&call(&node, Side::Theirs, "ADD", "neighbour").ok());
     let (mut ways, mut killed) = (0, 0);
-    for (name, count) in system_calls(&node) {
+    let (pod, config) = (absent("c1"), config(&node));
+    let traced = Traced { node: &node, plugin: "host-local", pod: &pod, config: &config };
+    let calls = traced.system_calls();
+    call(&node, Side::Ours, "DEL", "c1").ok();
+    for (name, count) in calls {
         for nth in 1..=count {
             ways += 1;
-            let status = stop_at(&node, &name, nth).status;
+            let status = traced.stop_at(&name, nth);
             let what = format!("killed at {name} number {nth}: {status}");
             killed += u32::from(!status.success());
             let side = if ways % 2 == 0 { Side::Ours } else { Side::Theirs };
@@ -167,7 +171,7 @@ fn an_add_that_is_killed_at_any_system_call_leaves_nothing() {
                 }
                 // Nobody sends DEL.
                 _ => {
-                    let mut config = config(&node);
+                    let mut config = config.clone();
                     config["cni.dev/valid-attachments"] =
                         json!([{"containerID": "neighbour", "ifname": "eth0"}]);
                     let pod = absent("");
@@ -181,58 +185,3 @@ fn an_add_that_is_killed_at_any_system_call_leaves_nothing() {
     }
     assert!(killed > 30, "{killed} of {ways} system calls");
 }
-
-/// The system calls of an ADD that anybody else can notice, and how often the busiest thread makes each: strace counts by thread.
-fn system_calls(node: &Node) -> BTreeMap<String, u32> {
-    let log = node.folder.path().join("calls");
-    let output = ["-o", log.to_str().unwrap()];
-    assert!(trace(node, &output).status.success());
-    call(node, Side::Ours, "DEL", "c1").ok();
-    let text = std::fs::read_to_string(log).unwrap();
-    let mut calls: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-    for line in text.lines() {
-        let Some((thread, call)) = line.split_once(' ') else { continue };
-        let Some((name, _)) = call.trim().split_once('(') else { continue };
-        let plain = name.chars().all(|it| it.is_ascii_alphanumeric() || it == '_');
-        if plain && !name.is_empty() && !UNSEEN.contains(&name) {
-            *calls.entry((name, thread)).or_default() += 1;
-        }
-    }
-    let mut busiest = BTreeMap::new();
-    for ((name, _), count) in calls {
-        let most = busiest.entry(name.to_owned()).or_insert(0);
-        *most = count.max(*most);
-    }
-    busiest
-}
-
-fn stop_at(node: &Node, name: &str, nth: u32) -> Output {
-    let inject = format!("inject={name}:signal=KILL:when={nth}");
-    trace(node, &["-o", "/dev/null", "-e", &format!("trace={name}"), "-e", &inject])
-}
-
-/// An ADD of ours under strace, with these options.
-fn trace(node: &Node, options: &[&str]) -> Output {
-    let program = node.program("host-local");
-    let words = [&["strace", "-f", "-qq"], options, &[program.to_str().unwrap()]].concat();
-    let child = node.spawn_words(&words, "ADD", &absent("c1"), &config(node), &[]);
-    child.wait_with_output().unwrap()
-}
-
-/// What changes nothing outside of the process: to be killed there is to be killed before the next one.
-const UNSEEN: [&str; 14] = [
-    "access",
-    "arch_prctl",
-    "brk",
-    "execve",
-    "futex",
-    "getrandom",
-    "mmap",
-    "mprotect",
-    "munmap",
-    "poll",
-    "prlimit64",
-    "rseq",
-    "rt_sigaction",
-    "sigaltstack",
-];
