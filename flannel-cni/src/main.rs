@@ -1,6 +1,7 @@
 //! CNI plugins in one program: it is the plugin whose name it was started under, or else the one that the configuration names.
 #![forbid(unsafe_code)]
 
+mod by_hand;
 mod people;
 
 use std::{

@@ -2,12 +2,20 @@
 
 use std::{path::Path, process::ExitCode, time::SystemTime};
 
-use flannel_cni::{Installed, Plugin, install, list, protocol::Version, uninstall};
+use flannel_cni::{
+    Installed, Plugin, install, list,
+    protocol::{Verb, Version},
+    uninstall,
+};
+
+use crate::by_hand;
 
 /// Does what the arguments say.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
+        ["add", ref options @ ..] => by_hand::run(Verb::Add, options),
+        ["del", ref options @ ..] => by_hand::run(Verb::Del, options),
         ["install", folder] => put(Path::new(folder), &[]),
         ["install", "--replace", folder] => put(Path::new(folder), &Plugin::ALL),
         ["install", option, folder] if option.starts_with("--replace=") => {
@@ -80,6 +88,9 @@ fn about() -> String {
     format!(
         "flannel-cni {}, CNI plugins: {}\nCNI protocol versions supported: {}\n\n\
          A container runtime calls it under the name of a plugin. For people:\n  \
+         flannel-cni add --netns NAME|PATH --name CONTAINER [--interface eth0] [--config FILE]\n  \
+             connect a network namespace, as a runtime would with the first configuration in /etc/cni/net.d\n  \
+         flannel-cni del OPTIONS                  take it off again, with the same options\n  \
          flannel-cni install [--replace[=NAME,...]] FOLDER\n  \
              put the plugins into FOLDER, such as /opt/cni/bin, in place of other programs with these names\n  \
          flannel-cni uninstall FOLDER             remove them\n  \

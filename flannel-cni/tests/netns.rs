@@ -2,6 +2,8 @@
 
 #[path = "netns/bridge.rs"]
 mod bridge;
+#[path = "netns/by_hand.rs"]
+mod by_hand;
 #[path = "netns/flannel.rs"]
 mod flannel;
 #[path = "netns/iptables.rs"]
