@@ -5,10 +5,11 @@ mod memory;
 mod pods;
 mod reboots;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use tokio::task::spawn_blocking;
 
 use self::{
     calls::{Plugins, Site},
@@ -16,13 +17,32 @@ use self::{
 };
 use crate::{args::Cni, report::Table, session::Session, stats::percentile, unit::Unit};
 
-pub(crate) fn run(session: &Session, options: &Cni) -> Result<Vec<Table>> {
+/// Measures on a thread of its own, so that signals are heard meanwhile. Dropping the future ends it soon.
+pub(crate) async fn run(session: Arc<Session>, options: &Cni) -> Result<Vec<Table>> {
+    let options = options.clone();
+    let end = EndOnDrop(Arc::clone(&session));
+    let tables = spawn_blocking(move || measure(&session, &options)).await;
+    drop(end);
+    tables.context("the measurement panicked")?
+}
+
+struct EndOnDrop(Arc<Session>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+fn measure(session: &Session, options: &Cni) -> Result<Vec<Table>> {
     let sides = calls::sides(options)?;
     let mut tables = Vec::new();
     for taken in [0, options.taken] {
         tables.extend(chain(session, &sides, taken)?);
     }
-    tables.extend(ports(session, &sides)?);
+    for (count, backend) in [(0, "iptables"), (2, "iptables"), (2, "nftables")] {
+        tables.extend(ports(session, &sides, count, backend)?);
+    }
     tables.push(together(session, options, &sides)?);
     tables.push(memory::programs(session, &sides)?);
     tables.push(reboots::leaks(session, options, &sides)?);
@@ -54,36 +74,33 @@ fn chain(session: &Session, sides: &[Plugins], taken: u32) -> Result<[Table; 2]>
 }
 
 /// Ports of the node that lead to a pod.
-fn ports(session: &Session, sides: &[Plugins]) -> Result<Vec<Table>> {
-    let mut tables = Vec::new();
-    for count in [0, 2] {
-        let mut add = Samples::new(format!("ADD, portmap, {count} ports"));
-        let mut del = Samples::new(format!("DEL, portmap, {count} ports"));
-        let sites: Vec<Site<'_>> =
-            sides.iter().map(|side| Site::new(session, side, 0)).collect::<Result<_>>()?;
-        for run in session.runs() {
-            if run % 50 == 1 {
-                session.progress(run, format!("portmap with {count} ports"));
-            }
-            for site in &sites {
-                let pod = Pod::new(format!("p{run}"))?;
-                let (result, _) = site.call("flannel", "ADD", &pod, &site.flannel())?;
-                let config = site.portmap(8000..8000 + count, &result);
-                add.note(site, site.call("portmap", "ADD", &pod, &config).map(|(_, took)| took));
-                del.note(site, site.call("portmap", "DEL", &pod, &config).map(|(_, took)| took));
-                site.call("flannel", "DEL", &pod, &site.flannel())?;
-            }
+fn ports(session: &Session, sides: &[Plugins], count: u16, backend: &str) -> Result<[Table; 2]> {
+    let title = |verb| format!("{verb}, portmap, {count} ports, {backend}");
+    let (mut add, mut del) = (Samples::new(title("ADD")), Samples::new(title("DEL")));
+    let sites: Vec<Site<'_>> =
+        sides.iter().map(|side| Site::new(session, side, 0)).collect::<Result<_>>()?;
+    for run in session.runs() {
+        if run % 50 == 1 {
+            session.progress(run, format!("portmap with {count} ports, {backend}"));
         }
-        tables.extend([add.finish(), del.finish()]);
+        for site in &sites {
+            let pod = Pod::new(format!("p{run}"))?;
+            let (result, _) = site.call("flannel", "ADD", &pod, &site.flannel())?;
+            let mut config = site.portmap(8000..8000 + count, &result);
+            config["backend"] = backend.into();
+            add.note(site, site.call("portmap", "ADD", &pod, &config).map(|(_, took)| took));
+            del.note(site, site.call("portmap", "DEL", &pod, &config).map(|(_, took)| took));
+            site.call("flannel", "DEL", &pod, &site.flannel())?;
+        }
     }
-    Ok(tables)
+    Ok([add.finish(), del.finish()])
 }
 
 /// Many pods at once, as after a start of the node.
 fn together(session: &Session, options: &Cni, sides: &[Plugins]) -> Result<Table> {
     let title = format!("{} pods at once", options.at_once);
     let mut table = Table::new(title, &[(EACH, Unit::Seconds), (EACH_WITH_PORTS, Unit::Seconds)]);
-    for run in 1..=session.common.runs.min(ROUNDS_TOGETHER) {
+    for run in session.runs().take(ROUNDS_TOGETHER) {
         for (column, ports) in [(EACH, 0), (EACH_WITH_PORTS, 2)] {
             for side in sides {
                 session.progress(run, format!("{} pods at once, {ports} ports", options.at_once));
@@ -167,4 +184,4 @@ const FLOOR: &str = "a program that does nothing";
 const EACH: &str = "wall time per pod";
 const EACH_WITH_PORTS: &str = "with 2 ports each";
 /// Each is hundreds of calls already.
-const ROUNDS_TOGETHER: u32 = 5;
+const ROUNDS_TOGETHER: usize = 5;

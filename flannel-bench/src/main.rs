@@ -23,7 +23,7 @@ mod stats;
 mod throughput;
 mod unit;
 
-use std::{env, path::Path, process::ExitCode};
+use std::{env, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use args::{Cli, Command};
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 
 /// Has to be called before the process has a second thread, because a user namespace is entered by one.
 fn bench(cli: Cli) -> Result<()> {
-    let session = Session::new(cli.common)?;
+    let session = Arc::new(Session::new(cli.common)?);
     if !capable() {
         enter_user_namespace().context("benchmarks need network namespaces")?;
     }
@@ -73,7 +73,7 @@ fn bench(cli: Cli) -> Result<()> {
     json.map_or(Ok(()), |path| report.write_json(path))
 }
 
-async fn measure(session: &Session, command: Command) -> Result<Report> {
+async fn measure(session: &Arc<Session>, command: Command) -> Result<Report> {
     let before = proc::machine();
     let (benchmark, tables) = match &command {
         Command::Converge(options) => ("converge", converge::run(session, options).await?),
@@ -82,7 +82,7 @@ async fn measure(session: &Session, command: Command) -> Result<Report> {
         Command::Kubernetes(options) => ("kubernetes", kubernetes::run(session, options).await?),
         Command::Recover(options) => ("recover", recover::run(session, options).await?),
         Command::Acquire(options) => ("acquire", acquire::run(session, options).await?),
-        Command::Cni(options) => ("cni", cni::run(session, options)?),
+        Command::Cni(options) => ("cni", cni::run(Arc::clone(session), options).await?),
     };
     let machine = serde_json::json!({ "before": before, "after": proc::machine() });
     Ok(Report { benchmark, command: env::args().skip(1).collect(), machine, tables })

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::Result;
@@ -18,6 +19,7 @@ pub(crate) struct Session {
     pub(crate) common: Common,
     pub(crate) programs: Vec<Program>,
     pub(crate) scratch: PathBuf,
+    ended: AtomicBool,
 }
 
 impl Session {
@@ -27,7 +29,7 @@ impl Session {
             let memory = Path::new("/dev/shm");
             if memory.is_dir() { memory.into() } else { std::env::temp_dir() }
         });
-        Ok(Self { common, programs, scratch })
+        Ok(Self { common, programs, scratch, ended: AtomicBool::new(false) })
     }
 
     /// Every program with every backend, and the name of their row.
@@ -57,8 +59,18 @@ impl Session {
     }
 
     /// Runs, counted for people.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = u32> + use<> {
-        1..=self.common.runs
+    pub(crate) fn runs(&self) -> impl Iterator<Item = u32> {
+        (1..=self.common.runs).take_while(|_| !self.ended())
+    }
+
+    /// Has threads that measure end.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they are to.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Says on standard error what is being done.

@@ -54,6 +54,7 @@ pub(super) fn sides(options: &Cni) -> Result<Vec<Plugins>> {
 /// A node whose pods one side connects.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
+    session: &'a Session,
     plugins: &'a Plugins,
     host: Namespace,
     files: TempDir,
@@ -61,7 +62,8 @@ pub(super) struct Site<'a> {
 
 impl<'a> Site<'a> {
     /// A node of a /16, with `taken` addresses in use.
-    pub(super) fn new(session: &Session, plugins: &'a Plugins, taken: u32) -> Result<Self> {
+    pub(super) fn new(session: &'a Session, plugins: &'a Plugins, taken: u32) -> Result<Self> {
+        ensure!(!session.ended(), "it was ended");
         let host = Namespace::create().context("cannot make a node's namespace")?;
         let files = tempfile::tempdir_in(&session.scratch).context("cannot make a folder")?;
         let env = "FLANNEL_NETWORK=10.0.0.0/8\nFLANNEL_SUBNET=10.1.0.1/16\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
@@ -72,7 +74,7 @@ impl<'a> Site<'a> {
             let name = format!("10.1.{}.{}", number / 256, number % 256);
             write(&addresses.join(name), &format!("taken-{number}\r\neth0"))?;
         }
-        Ok(Self { plugins, host, files })
+        Ok(Self { session, plugins, host, files })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -110,6 +112,7 @@ impl<'a> Site<'a> {
         pod: &Pod,
         config: &Value,
     ) -> Result<(Value, Duration)> {
+        ensure!(!self.session.ended(), "it was ended");
         let config = config.to_string();
         let (output, took) = self.host.run(|| {
             let started = Instant::now();

@@ -15,7 +15,7 @@ pub(super) fn leaks(session: &Session, options: &Cni, sides: &[Plugins]) -> Resu
     let mut table = Table::new(title, &[(LEAKED, Unit::Count)]);
     for side in sides {
         let site = Site::new(session, side, 0)?;
-        for restart in 1..=options.restarts {
+        for restart in (1..=options.restarts).take_while(|_| !session.ended()) {
             if restart % 20 == 1 {
                 session.progress(1, format!("restart {restart} with {}", side.name));
             }
