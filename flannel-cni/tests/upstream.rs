@@ -16,6 +16,8 @@ mod matrix;
 mod observed;
 #[path = "upstream/portmap_tests.rs"]
 mod portmap_tests;
+#[path = "upstream/rule_cases.rs"]
+mod rule_cases;
 #[path = "upstream/shared.rs"]
 mod shared;
 #[path = "upstream/strace.rs"]

@@ -8,13 +8,13 @@ use crate::matrix::{
     compare,
 };
 
-const VERSIONS: [&str; 8] =
+pub(crate) const VERSIONS: [&str; 8] =
     ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", "9.9.9"];
-const FAMILIES: [(&str, &[&str]); 3] =
+pub(crate) const FAMILIES: [(&str, &[&str]); 3] =
     [("v4", &["10.1.2.0/24"]), ("v6", &["fd00:1::/64"]), ("dual", &["10.1.2.0/24", "fd00:1::/64"])];
 
 /// The life of two containers, with calls that a runtime repeats.
-fn life() -> Vec<Step> {
+pub(crate) fn life() -> Vec<Step> {
     vec![
         Call("ADD", "c1"),
         Call("CHECK", "c1"),
@@ -32,23 +32,23 @@ fn life() -> Vec<Step> {
 }
 
 /// The life of one, beside another.
-fn short_life() -> Vec<Step> {
+pub(crate) fn short_life() -> Vec<Step> {
     vec![Call("ADD", "c1"), Call("CHECK", "c1"), Call("ADD", "c2"), Call("DEL", "c1")]
 }
 
-fn host_local(subnets: &[&str]) -> Value {
+pub(crate) fn host_local(subnets: &[&str]) -> Value {
     let ranges: Vec<Value> = subnets.iter().map(|subnet| json!([{"subnet": subnet}])).collect();
     json!({"type": "host-local", "dataDir": "FOLDER/networks", "ranges": ranges})
 }
 
 /// A configuration of `plugin` with these keys.
-fn config(plugin: &str, keys: Value) -> Value {
+pub(crate) fn config(plugin: &str, keys: Value) -> Value {
     let mut config = json!({"cniVersion": "1.0.0", "name": "net1", "type": plugin});
     config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     config
 }
 
-fn case(name: impl Into<String>, config: Value, steps: Vec<Step>) -> Case {
+pub(crate) fn case(name: impl Into<String>, config: Value, steps: Vec<Step>) -> Case {
     Case { name: name.into(), config, steps }
 }
 

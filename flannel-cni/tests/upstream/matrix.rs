@@ -27,6 +27,8 @@ pub(crate) enum Step {
     CallWith(&'static str, &'static str, &'static str),
     /// `ip` with these arguments, on the node or in the container of this name.
     Ip(&'static str, &'static str),
+    /// Another program with its arguments, on the node.
+    Run(&'static str),
     /// A file below the networks' folder.
     Write(&'static str, &'static str),
     /// The container's namespace is not there any more.
@@ -79,11 +81,13 @@ pub(crate) fn compare(group: &str, cases: &[Case]) {
 fn differences(group: &str, case: &Case) -> Vec<Option<&'static str>> {
     let theirs = play(case, Cast::Theirs);
     let mut found = Vec::new();
+    let mut printed = 0;
     for cast in [Cast::Ours, Cast::OursThenTheirs, Cast::TheirsThenOurs] {
         for ((step, ours), (_, theirs)) in play(case, cast).iter().zip(&theirs) {
             for difference in theirs.differences(ours) {
                 let explained = explained::find(group, &case.name, step, &difference);
-                if explained.is_none() {
+                if explained.is_none() && printed < MOST_PRINTED {
+                    printed += 1;
                     eprintln!("{} | {cast:?} | {step} | {difference}", case.name);
                 }
                 found.push(explained.map(|it| it.id));
@@ -116,6 +120,11 @@ fn play(case: &Case, cast: Cast) -> Vec<(String, Observed)> {
                 };
                 let words: Vec<&str> = arguments.split(' ').collect();
                 program(namespace, Path::new("ip"), &words);
+                continue;
+            }
+            Step::Run(words) => {
+                let words: Vec<&str> = words.split(' ').collect();
+                program(&node.host, Path::new(words[0]), &words[1..]);
                 continue;
             }
             Step::Write(path, content) => {
@@ -160,3 +169,5 @@ fn in_folder(config: &Value, node: &Node) -> Value {
 }
 
 const WORKERS: usize = 4;
+/// Of the differences of one case: what follows from them is not of interest.
+const MOST_PRINTED: usize = 5;

@@ -169,20 +169,27 @@ impl Observed {
     fn rules(&mut self, host: &Namespace) {
         let ruleset = program(host, Path::new("nft"), &["-s", "list", "ruleset"]);
         let mut scope = Vec::new();
+        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         for line in ruleset.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
             match line.strip_suffix('{') {
                 Some(name) => scope.push(name.trim().to_owned()),
                 None if line == "}" => drop(scope.pop()),
                 None if line.is_empty() => {}
-                None => self.set(format!("rules/{}/{line}", scope.join("/")), ""),
+                None => {
+                    *counts.entry(format!("rules/{}/{line}", scope.join("/"))).or_default() += 1
+                }
             }
         }
+        counts.into_iter().for_each(|(path, count)| self.set(path, count.to_string()));
     }
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
+        let show = |value: &Option<String>| match value {
+            Some(text) => text.chars().take(MOST_SHOWN).collect(),
+            None => "nothing".to_owned(),
+        };
         write!(f, "{}: theirs {}, ours {}", self.path, show(&self.theirs), show(&self.ours))
     }
 }
@@ -204,6 +211,8 @@ fn is_drawn(name: &str) -> bool {
     drawn.is_some_and(|drawn| drawn.len() == 8 && drawn.chars().all(|it| it.is_ascii_hexdigit()))
 }
 
+/// Of a value, in characters.
+const MOST_SHOWN: usize = 200;
 /// What the Ethernet addresses begin with that cases ask for.
 pub(crate) const REQUESTED_MAC: &str = "c2:11:22";
 const NO_MAC: &str = "00:00:00:00:00:00";
