@@ -4,6 +4,7 @@
 //! container, frees what a restart of the machine left behind, and gives what all ranges have or nothing.
 
 mod config;
+mod entries;
 mod index;
 mod kept;
 mod range;
@@ -14,9 +15,10 @@ use std::{io, net::IpAddr, path::Path};
 
 use self::config::HostLocal;
 pub use self::{
+    entries::{Entry, Owner, entries_in},
     kept::{PodName, kept_in},
     range::{Range, RangeSet},
-    store::{Entry, Owner, Store, StoreError, entries_in},
+    store::{Store, StoreError},
 };
 use crate::{
     plugin::Call,

@@ -23,7 +23,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::store::{Owner, StoreError, failed};
+use super::{
+    entries::Owner,
+    store::{StoreError, failed},
+};
 
 #[derive(Debug)]
 pub(super) struct Index {

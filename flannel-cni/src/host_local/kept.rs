@@ -19,8 +19,9 @@ use std::{
 
 use super::{
     RangeSet,
+    entries::Owner,
     index::{Index, split_addresses},
-    store::{Owner, Store, StoreError, failed},
+    store::{Store, StoreError, failed},
 };
 
 /// A pod, as Kubernetes names it, with one of its interfaces.
