@@ -412,7 +412,7 @@ for line in sys.stdin:
     apt-cache show "${kernels[0]}" >/dev/null 2>&1 || apt_install
     for kernel in "${kernels[@]}"; do
         apt-cache show "$kernel" >/dev/null 2>&1 || { skip "apt-get knows no $kernel"; continue; }
-        flannel-testbed/vm.sh "$kernel" 900 "for suite in /vm/*:*; do
+        flannel-testbed/vm.sh "$kernel" 1800 "for suite in /vm/*:*; do
             echo \$suite; \$suite --ignored ${FLANNEL_VM_TESTS:-} || failed=1
         done; exit \$failed" "${programs[@]}" 2>&1 | tee "$log"
         ran=$(tests_passed "$log")
