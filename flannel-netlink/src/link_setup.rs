@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use rtnetlink::{LinkUnspec, LinkVxlan};
 
 use self::link_requests::{create, no_link_local, with_group, with_local};
@@ -313,7 +313,9 @@ async fn alter(
             let message = LinkVxlan::new(&spec.name, wanted.vni).index(link.index);
             let message =
                 with_group(with_local(message.learning(learning).ttl(ttl).tos(tos), local), group);
-            let message = message.build();
+            let mut message = message.build();
+            // Linux before 6.2 takes the name for a new one even if it is the same, and renames no device that is up.
+            message.attributes.retain(|it| !matches!(it, LinkAttribute::IfName(_)));
             let request = Request::from_message(RouteNetlinkMessage::NewLink(message), 0);
             connection.apply_one(request).await?;
             written = true;
