@@ -235,8 +235,9 @@ impl<P: Projection> Reflector<P> {
             self.malformed += 1;
             return Ok(Turn::Again);
         };
-        *version = metadata.resource_version.into_owned();
-        let name: Name = metadata.name.into();
+        version.clear();
+        version.push_str(&metadata.resource_version);
+        let name: Name = (&*metadata.name).into();
         if is_deleted {
             self.incomplete.remove(&name);
             let before = self.objects.remove(&name);
@@ -244,7 +245,7 @@ impl<P: Projection> Reflector<P> {
                 .map_or(Turn::Again, |before| Turn::Changed(Reflection::Deleted(name, before))));
         }
         let kept = match self.options.metadata_only {
-            true => self.projection.merge(object, self.objects.get(&name)),
+            true => Ok(self.projection.merge(&metadata, self.objects.get(&name))),
             false => self.projection.project(object).map(Merged::Complete),
         };
         match kept {

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use flannel_core::Backoff;
 use flannel_kube::{
-    Client, ClientConfig, Credentials, Merged, MetadataOf, NodeView, Projection, Reason,
+    Client, ClientConfig, Credentials, Merged, NodeView, ObjectMeta, Projection, Reason,
     Reflection, Reflector, ReflectorOptions, RequestError, Resource,
 };
 use flannel_testbed::kube::{FakeApiServer, Refusal};
@@ -30,19 +30,14 @@ impl Projection for Blocks {
         Ok((node.spec.pod_cidr.into_owned(), note.unwrap_or_default()))
     }
 
-    fn merge(
-        &self,
-        metadata: &str,
-        known: Option<&Self::Kept>,
-    ) -> Result<Merged<Self::Kept>, serde_json::Error> {
-        let MetadataOf { metadata } = serde_json::from_str(metadata)?;
-        Ok(match known {
+    fn merge(&self, metadata: &ObjectMeta<'_>, known: Option<&Self::Kept>) -> Merged<Self::Kept> {
+        match known {
             Some((block, _)) if !block.is_empty() => {
                 let note = metadata.annotations.get("note").map(ToString::to_string);
                 Merged::Complete((block.clone(), note.unwrap_or_default()))
             }
             _ => Merged::Incomplete,
-        })
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 #[cfg(doc)]
 use super::ReflectorOptions;
+use crate::ObjectMeta;
 
 /// What is kept of each object.
 pub trait Projection: Send + Sync + 'static {
@@ -17,16 +18,8 @@ pub trait Projection: Send + Sync + 'static {
 
     /// The same if only its metadata is given, and what was kept before. Only called with
     /// [`metadata_only`](ReflectorOptions::metadata_only).
-    ///
-    /// # Errors
-    ///
-    /// As [`project`](Self::project).
-    fn merge(
-        &self,
-        _metadata: &str,
-        _known: Option<&Self::Kept>,
-    ) -> Result<Merged<Self::Kept>, serde_json::Error> {
-        Ok(Merged::Incomplete)
+    fn merge(&self, _metadata: &ObjectMeta<'_>, _known: Option<&Self::Kept>) -> Merged<Self::Kept> {
+        Merged::Incomplete
     }
 }
 

@@ -7,9 +7,7 @@ use std::{
 };
 
 use flannel_core::{Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Subnet};
-use flannel_kube::{
-    Merged, MetadataOf, NodeSpecView, NodeView, ObjectMeta, Projection, Reflection,
-};
+use flannel_kube::{Merged, NodeSpecView, NodeView, ObjectMeta, Projection, Reflection};
 use ipnetwork::IpNetwork;
 
 use super::annotations::AnnotationNames;
@@ -60,19 +58,14 @@ impl Projection for NodeProjection {
         Ok(self.node(&node.metadata, blocks(&node.spec)))
     }
 
-    fn merge(
-        &self,
-        metadata: &str,
-        known: Option<&NodeLease>,
-    ) -> Result<Merged<NodeLease>, serde_json::Error> {
-        let MetadataOf { metadata } = MetadataOf::read(metadata)?;
+    fn merge(&self, metadata: &ObjectMeta<'_>, known: Option<&NodeLease>) -> Merged<NodeLease> {
         // A node's blocks never change once they are there. Another node of the same name is another node.
         let blocks =
             known.filter(|it| it.uid == Uid::of(&metadata.uid)).and_then(|known| known.blocks);
-        Ok(match blocks {
-            Some(blocks) => Merged::Complete(self.node(&metadata, Some(blocks))),
+        match blocks {
+            Some(blocks) => Merged::Complete(self.node(metadata, Some(blocks))),
             None => Merged::Incomplete,
-        })
+        }
     }
 }
 
@@ -223,6 +216,7 @@ impl LeaseView<'_> {
 
 #[cfg(test)]
 mod tests {
+    use flannel_kube::MetadataOf;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -301,15 +295,17 @@ mod tests {
         let projection = projection();
         let known = projection.project(&node("u", &["10.244.1.0/24"], &DUAL[..4])).unwrap();
         let changed = node("u", &[], DUAL);
-        let Merged::Complete(merged) = projection.merge(&changed, Some(&known)).unwrap() else {
+        let merge =
+            |json: &str, known| projection.merge(&MetadataOf::read(json).unwrap().metadata, known);
+        let Merged::Complete(merged) = merge(&changed, Some(&known)) else {
             panic!("the block is known")
         };
         assert_eq!((merged.blocks, merged.attrs.is_some()), (known.blocks, true));
         let another = node("v", &[], DUAL);
-        assert_eq!(projection.merge(&another, Some(&known)).unwrap(), Merged::Incomplete);
-        assert_eq!(projection.merge(&changed, None).unwrap(), Merged::Incomplete);
+        assert_eq!(merge(&another, Some(&known)), Merged::Incomplete);
+        assert_eq!(merge(&changed, None), Merged::Incomplete);
         let without = projection.project(&node("u", &[], DUAL)).unwrap();
-        assert_eq!(projection.merge(&changed, Some(&without)).unwrap(), Merged::Incomplete);
+        assert_eq!(merge(&changed, Some(&without)), Merged::Incomplete);
     }
 
     #[test]
