@@ -3,13 +3,14 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    task::Poll,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use http_body_util::Full;
 use hyper::{
     Request, Response,
-    body::{Body, Bytes, Incoming},
+    body::{Body, Bytes, Frame, Incoming},
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
@@ -21,6 +22,37 @@ pub(crate) struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
     /// What reads and writes; `None` once it has ended.
     driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+    gate: Arc<Gate>,
+}
+
+/// Passes on what wakes the driver, except while a body is looked at: whoever takes something from it wakes the driver, which is
+/// driven next anyway, and everything around it would be polled twice.
+#[derive(Default)]
+struct Gate(Mutex<GateState>);
+
+#[derive(Default)]
+struct GateState {
+    task: Option<Waker>,
+    is_shut: bool,
+    /// Whether something was not passed on.
+    missed: bool,
+}
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Gate {
+    fn wake(self: Arc<Self>) {
+        let mut state = self.state();
+        if state.is_shut {
+            state.missed = true;
+        } else if let Some(task) = state.task.take() {
+            task.wake();
+        }
+    }
 }
 
 impl Connection {
@@ -29,7 +61,7 @@ impl Connection {
         // Enough for what the kernel gives at once.
         builder.max_buf_size(BUFFER);
         let (sender, driver) = builder.handshake(TokioIo::new(io)).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)) })
+        Ok(Self { sender, driver: Some(Box::pin(driver)), gate: Arc::default() })
     }
 
     pub(crate) async fn send(
@@ -57,11 +89,19 @@ impl Connection {
     ) -> Option<Result<Bytes, hyper::Error>> {
         loop {
             let frame = poll_fn(|cx| {
-                if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+                if let Poll::Ready(frame) = look(body, &self.gate) {
                     return Poll::Ready(frame);
                 }
-                drive(&mut self.driver, cx);
-                Pin::new(&mut *body).poll_frame(cx)
+                *self.gate.state() =
+                    GateState { task: Some(cx.waker().clone()), ..GateState::default() };
+                let waker = Waker::from(Arc::clone(&self.gate));
+                drive(&mut self.driver, &mut Context::from_waker(&waker));
+                let frame = look(body, &self.gate);
+                // It was another thread that had something for the driver.
+                if frame.is_pending() && self.gate.state().missed {
+                    cx.waker().wake_by_ref();
+                }
+                frame
             });
             match frame.await? {
                 Ok(frame) => match frame.into_data() {
@@ -81,10 +121,7 @@ impl Connection {
 
     async fn driven<T>(
         &mut self,
-        mut poll: impl FnMut(
-            &mut http1::SendRequest<Full<Bytes>>,
-            &mut std::task::Context<'_>,
-        ) -> Poll<T>,
+        mut poll: impl FnMut(&mut http1::SendRequest<Full<Bytes>>, &mut Context<'_>) -> Poll<T>,
     ) -> T {
         poll_fn(|cx| {
             drive(&mut self.driver, cx);
@@ -94,10 +131,18 @@ impl Connection {
     }
 }
 
+/// What a body has, without being woken for it: it comes by the driver alone.
+fn look(body: &mut Incoming, gate: &Gate) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    gate.state().is_shut = true;
+    let frame = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
+    gate.state().is_shut = false;
+    frame
+}
+
 /// Reads and writes what can be.
 fn drive(
     driver: &mut Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
-    cx: &mut std::task::Context<'_>,
+    cx: &mut Context<'_>,
 ) {
     if let Some(running) = driver
         // Its error is the answer's too.
