@@ -29,6 +29,7 @@ use anyhow::{Context, Result, bail};
 use args::{Cli, Command};
 use clap::Parser;
 use flannel_testbed::{capable, enter_user_namespace};
+use program::programs;
 use report::Report;
 use session::Session;
 use tokio::{
@@ -51,7 +52,12 @@ fn main() -> ExitCode {
 
 /// Has to be called before the process has a second thread, because a user namespace is entered by one.
 fn bench(cli: Cli) -> Result<()> {
-    let session = Arc::new(Session::new(cli.common)?);
+    let programs = match cli.command {
+        // It runs plugins and no node.
+        Command::Cni(_) => Vec::new(),
+        _ => programs(&cli.common)?,
+    };
+    let session = Arc::new(Session::new(cli.common, programs));
     if !capable() {
         enter_user_namespace().context("benchmarks need network namespaces")?;
     }

@@ -6,11 +6,9 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::Result;
-
 use crate::{
     args::{Common, StoreKind},
-    program::{NODE, Program, programs},
+    program::{NODE, Program},
 };
 
 /// The options, the programs, and a place for files.
@@ -23,13 +21,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(common: Common) -> Result<Self> {
-        let programs = programs(&common)?;
+    pub(crate) fn new(common: Common, programs: Vec<Program>) -> Self {
         let scratch = common.scratch.clone().unwrap_or_else(|| {
             let memory = Path::new("/dev/shm");
             if memory.is_dir() { memory.into() } else { std::env::temp_dir() }
         });
-        Ok(Self { common, programs, scratch, ended: AtomicBool::new(false) })
+        Self { common, programs, scratch, ended: AtomicBool::new(false) }
     }
 
     /// Every program with every backend, and the name of their row.

@@ -1,6 +1,11 @@
 //! What the program does for people, who call it without a runtime's environment.
 
-use std::{path::Path, process::ExitCode, time::SystemTime};
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    time::SystemTime,
+};
 
 use flannel_cni::{
     Installed, Plugin, install, list,
@@ -41,7 +46,8 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     };
     match done {
         Ok(text) => {
-            print!("{text}");
+            // Whoever does not read any more has seen enough.
+            let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {
