@@ -43,7 +43,7 @@ pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
     }
 }
 
-/// Passes a verb on to whoever gives addresses.
+/// Passes a verb on to the IPAM plugin.
 async fn ask_ipam(call: &Call, bridge: &Bridge, verb: Verb) -> Result<(), Error> {
     let Some(plugin) = &bridge.ipam else { return Ok(()) };
     delegate::run(call, verb, Role::Ipam, plugin, call.config.object.clone()).await.map(drop)

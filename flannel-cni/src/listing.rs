@@ -1,4 +1,4 @@
-//! Who has the addresses of this node, for people.
+//! Who has the addresses of this node, as a table.
 
 use std::{collections::BTreeMap, fmt::Write, io, net::IpAddr, path::Path, time::SystemTime};
 

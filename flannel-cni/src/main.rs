@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod by_hand;
-mod people;
+mod command_line;
 
 use std::{
     env,
@@ -19,7 +19,7 @@ use flannel_cni::{
 fn main() -> ExitCode {
     if env::var_os("CNI_COMMAND").is_none() {
         let arguments = env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned());
-        return people::run(&arguments.collect::<Vec<_>>());
+        return command_line::run(&arguments.collect::<Vec<_>>());
     }
     let (output, code) = match answer() {
         Ok(output) => (output, ExitCode::SUCCESS),

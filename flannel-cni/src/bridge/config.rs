@@ -38,7 +38,7 @@ impl Bridge {
         let mac = keys.runtime_config.given().or(mac).map(|text| text.parse::<MacAddress>());
         let mac = mac.transpose().map_err(|error| invalid(error.to_string()))?;
         if let Some(mac) = mac.filter(|mac| !mac.is_unicast()) {
-            return Err(invalid(format!("the requested MAC {mac} is not that of one station")));
+            return Err(invalid(format!("the requested MAC {mac} is not a unicast address")));
         }
         Ok(Self::of(keys, mac))
     }
@@ -217,7 +217,7 @@ mod tests {
             (json!({"hairpinMode": true, "promiscMode": true}), "same time"),
             (json!({"disableContainerInterface": true, "ipam": {"type": "x"}}), "cannot use IPAM"),
             (json!({"runtimeConfig": {"mac": "x"}}), "not an Ethernet address"),
-            (json!({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}), "not that of one station"),
+            (json!({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}), "not a unicast address"),
             (json!({"macspoofchk": true}), "macspoofchk"),
             (json!({"ipMasqBackend": "x"}), "unknown ipmasq backend \"x\""),
             (json!({"bridge": "a/b"}), "cannot be the name"),

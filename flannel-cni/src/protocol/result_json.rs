@@ -30,9 +30,8 @@ impl AddResult {
                 }
             }
             if object.len() == 1 {
-                let message = format!(
-                    "version {version} of CNI has no words for a result without an address"
-                );
+                let message =
+                    format!("version {version} of CNI cannot express a result without an address");
                 return Err(Error::new(Code::IncompatibleVersion, message));
             }
             object.insert("dns".into(), json!(self.dns));

@@ -1,4 +1,4 @@
-//! What the program does for people, who call it without a runtime's environment.
+//! The command line, for calls without a runtime's environment.
 
 use std::{
     io::{self, Write},
@@ -21,26 +21,27 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let done = match words[..] {
         ["add", ref options @ ..] => by_hand::run(Verb::Add, options),
         ["del", ref options @ ..] => by_hand::run(Verb::Del, options),
-        ["install", folder] => put(Path::new(folder), &[]),
-        ["install", "--replace", folder] => put(Path::new(folder), &Plugin::ALL),
+        ["install", folder] => install_into(Path::new(folder), &[]),
+        ["install", "--replace", folder] => install_into(Path::new(folder), &Plugin::ALL),
         ["install", option, folder] if option.starts_with("--replace=") => {
-            plugins(&option["--replace=".len()..]).and_then(|these| put(Path::new(folder), &these))
+            plugins(&option["--replace=".len()..])
+                .and_then(|these| install_into(Path::new(folder), &these))
         }
         ["list"] => list(Path::new(NETWORKS), Path::new(RESULTS), SystemTime::now())
             .map_err(|error| chain(&error)),
         ["list", folder] => list(Path::new(folder), Path::new(RESULTS), SystemTime::now())
             .map_err(|error| chain(&error)),
         ["uninstall", folder] => {
-            uninstall(Path::new(folder)).map(|done| said(&done)).map_err(|error| chain(&error))
+            uninstall(Path::new(folder)).map(|done| report(&done)).map_err(|error| chain(&error))
         }
         [] => {
-            eprintln!("{}", about());
+            eprintln!("{}", usage());
             return ExitCode::SUCCESS;
         }
         ["--version" | "-V"] => Ok(format!("flannel-cni {}\n", env!("CARGO_PKG_VERSION"))),
-        ["--help" | "-h"] => Ok(about() + "\n"),
+        ["--help" | "-h"] => Ok(usage() + "\n"),
         _ => {
-            eprintln!("{}", about());
+            eprintln!("{}", usage());
             return ExitCode::from(2);
         }
     };
@@ -67,13 +68,13 @@ fn plugins(names: &str) -> Result<Vec<Plugin>, String> {
     names.split(',').map(plugin).collect()
 }
 
-fn put(folder: &Path, replace: &[Plugin]) -> Result<String, String> {
+fn install_into(folder: &Path, replace: &[Plugin]) -> Result<String, String> {
     let program = std::env::current_exe().map_err(|error| chain(&error))?;
-    install(&program, folder, replace).map(|done| said(&done)).map_err(|error| chain(&error))
+    install(&program, folder, replace).map(|done| report(&done)).map_err(|error| chain(&error))
 }
 
-fn said(done: &[(&str, Installed)]) -> String {
-    let line = |(name, done): &(&str, Installed)| match done {
+fn report(outcomes: &[(&str, Installed)]) -> String {
+    let line = |(name, outcome): &(&str, Installed)| match outcome {
         Installed::LeftAlone => {
             format!(
                 "{name}: left alone, it is another program (install --replace={name} takes its place)\n"
@@ -82,7 +83,7 @@ fn said(done: &[(&str, Installed)]) -> String {
         Installed::Removed => format!("{name}: removed\n"),
         _ => format!("{name}: installed\n"),
     };
-    done.iter().map(line).collect()
+    outcomes.iter().map(line).collect()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -90,10 +91,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     reasons.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-fn about() -> String {
+fn usage() -> String {
     format!(
         "flannel-cni {}, CNI plugins: {}\nCNI protocol versions supported: {}\n\n\
-         A container runtime calls it under the name of a plugin. For people:\n  \
+         A container runtime calls it under the name of a plugin. By hand:\n  \
          flannel-cni add --netns NAME|PATH --name CONTAINER [--interface eth0] [--config FILE]\n  \
              connect a network namespace, as a runtime would with the first configuration in /etc/cni/net.d\n  \
          flannel-cni del OPTIONS                  take it off again, with the same options\n  \
