@@ -165,7 +165,7 @@ impl KernelSocket {
 impl Drop for KernelSocket {
     /// Who closes a netfilter socket soon after something was deleted in nf_tables waits for an RCU grace period, about 10 ms, and
     /// so does a process that ends with one. What was deleted has no effect any more by then, so this leaves the closing to the
-    /// kernel, which does it in a thread of its own since Linux 6.8.
+    /// kernel, which does it in a thread of its own since Linux 6.9.
     fn drop(&mut self) {
         if self.protocol == Protocol::Netfilter {
             // What cannot be handed over is closed here.
@@ -184,7 +184,8 @@ fn hand_over(socket: &Socket) -> io::Result<[OwnedFd; 2]> {
     let both = [heir.as_fd(), socket.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&both));
     sendmsg(&sender, &[IoSlice::new(&[0])], &mut control, SendFlags::DONTWAIT)?;
-    Ok([sender, heir])
+    // The heir goes first: the kernel looks when the sender is closed, and by then nobody may have the heir open.
+    Ok([heir, sender])
 }
 
 /// Reads one datagram of the kernel into `buffer`; false when there is none. Datagrams of other

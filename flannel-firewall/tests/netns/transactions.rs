@@ -68,8 +68,8 @@ async fn the_kernel_closes_a_socket_that_something_was_deleted_with() {
         };
         timeout(Duration::from_secs(5), closed).await.expect("the socket is closed at last");
     }
-    // Before Linux 6.8, the kernel closes it at once.
-    assert!(outlived > 0 || release() < (6, 8), "closing was waited for");
+    // Before Linux 6.9, the kernel closes it at once.
+    assert!(outlived > 0 || release() < (6, 9), "closing was waited for");
 }
 
 /// Whether the namespace has a netfilter socket of this number.
