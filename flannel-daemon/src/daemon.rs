@@ -118,10 +118,11 @@ impl Daemon {
             if let Some(monitor) = composed.path_monitor {
                 tasks.spawn(path_monitor::run(monitor, node.handle(), handle.clone()));
             }
+            // Also where nobody is told: how long it has been so is known then.
+            let (ready, is_ready) = tokio::sync::watch::channel(false);
+            tasks.spawn(handle.clone().watch_readiness(ready));
             if let Some(condition) = composed.condition {
-                let (ready, is_ready) = tokio::sync::watch::channel(false);
-                tasks.spawn(condition.keep(is_ready));
-                tasks.spawn(handle.clone().watch_readiness(ready));
+                tasks.spawn(condition.keep(is_ready.clone()));
             }
             tasks.spawn(handle.follow());
             node.run_until(stop).await?;

@@ -20,7 +20,7 @@ use crate::{
     metrics::{self, Metrics},
     notices,
     path_monitor::Probed,
-    readiness::{File, Readiness, ReadinessReport, View, judge},
+    readiness::{File, NotReady, Readiness, ReadinessReport, View, judge},
     status::{self, StatusDocument},
     store_metrics::StoreTimes,
     subnet_file,
@@ -51,8 +51,7 @@ struct State {
     journal: Journal,
     /// What is known of the ways to peers, if they are asked.
     probed: Option<Probed>,
-    /// Since when it is known that pods cannot be served.
-    not_ready_since: Option<Instant>,
+    not_ready: NotReady,
     /// Whether whoever reaches the health port may ask for explanations.
     explains_to_network: bool,
     /// The host's network namespace, if it is not that of the process.
@@ -239,17 +238,14 @@ impl DaemonHandle {
         let file = self.file(env.as_ref());
         let mut state = self.state();
         let readiness = judge(&View { lacking: &state.lacking, status: status.as_ref(), file });
-        state.not_ready_since = match readiness.is_ready() {
-            true => None,
-            false => state.not_ready_since.or_else(|| Some(Instant::now())),
-        };
+        state.not_ready.note(readiness.is_ready(), Instant::now());
         readiness
     }
 
     /// The same for programs of this host, which ask again and again.
     pub(crate) fn readiness_report(&self) -> ReadinessReport {
         let readiness = self.readiness();
-        let since = self.state().not_ready_since;
+        let since = self.state().not_ready.since();
         ReadinessReport {
             ready: readiness.is_ready(),
             not_ready_seconds: since.map(|since| since.elapsed().as_secs()),
