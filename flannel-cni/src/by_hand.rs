@@ -47,15 +47,10 @@ pub(crate) fn run(verb: Verb, options: &[&str]) -> Result<String, String> {
         if verb == Verb::Del {
             return remove(&environment, chain).await.map(|()| String::new());
         }
-        match connect(&environment, &chain).await {
-            Ok(result) => Ok(described(&environment, &result)),
-            Err(error) => {
-                // As a runtime does.
-                let environment = Environment { verb: Verb::Del, ..environment };
-                let _ = remove(&environment, chain).await;
-                Err(error)
-            }
-        }
+        // A runtime would end what is left of it. Here it may be that there was one of this name before.
+        let connected = connect(&environment, &chain).await;
+        let result = connected.map_err(|error| format!("{error} (del removes what is left)"))?;
+        Ok(described(&environment, &result))
     })
 }
 

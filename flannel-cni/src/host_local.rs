@@ -59,8 +59,9 @@ fn add(call: &Call, config: &HostLocal) -> Result<AddResult, Error> {
     match reserve(&mut store, &owner, config, pod(call, config)?.as_ref()) {
         Ok(ips) => result.ips = ips,
         Err(error) => {
-            // All or nothing; what cannot be taken back now goes with DEL.
-            if store.release(&owner).is_ok() {
+            // All or nothing; what cannot be taken back now goes with DEL. After a file that could not be written, the index may not
+            // know everything.
+            if store.release(&owner).is_ok() && error.code != Code::Io {
                 let _ = store.commit();
             }
             return Err(error);

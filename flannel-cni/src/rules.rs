@@ -52,7 +52,10 @@ pub(crate) async fn update_existing(
     what: &str,
     plan: impl AsyncFn(&mut Client) -> Result<Batch, KernelError>,
 ) -> Result<(), Error> {
-    let mut client = connect(host)?;
+    let mut client = match Client::open(host) {
+        Err(error) if error.unsupported() => return Ok(()),
+        opened => opened.map_err(|error| Error::new(Code::Io, chain(&error)))?,
+    };
     match client.generation().await {
         // What nfnetlink answers for a subsystem that is not there.
         Err(error) if error.invalid() || error.unsupported() => Ok(()),

@@ -360,6 +360,14 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// The kernel was built without this part of netlink.
+    pub fn unsupported(&self) -> bool {
+        let Self::Socket { source } = self else { return false };
+        KernelError::from_io(source).unsupported()
+    }
+}
+
 /// What we ask as receive buffer: room for a datagram of failures.
 const ANSWER_BYTES: usize = 1 << 20;
 /// The same where one answer is waited for at a time: the largest datagram that the kernel sends.

@@ -187,18 +187,20 @@ impl<'a> Kept<'a> {
         addresses.iter().try_for_each(|address| self.index.mark_kept(*address, true))
     }
 
-    /// Has nobody get this address back.
+    /// Has nobody get this address back. The pod that was to have it gets none of its others either: where one family has more
+    /// addresses than the other, they would be kept for ever.
     fn forget(&self, address: IpAddr) -> Result<(), StoreError> {
         let Some(text) = self.text_of(address) else { return Ok(()) };
-        self.index.mark_kept(address, false)?;
-        let path = self.folder.join(address.to_string());
-        remove(&path).map_err(failed("remove", &path))?;
-        // The last one takes the pod's list with it.
-        if self.noted(&text).iter().all(|other| self.text_of(*other).as_ref() != Some(&text)) {
-            let path = self.folder.join(digest(&text));
+        let mut addresses = self.noted(&text);
+        addresses.retain(|other| *other != address && self.text_of(*other).as_ref() == Some(&text));
+        addresses.push(address);
+        for address in addresses {
+            self.index.mark_kept(address, false)?;
+            let path = self.folder.join(address.to_string());
             remove(&path).map_err(failed("remove", &path))?;
         }
-        Ok(())
+        let path = self.folder.join(digest(&text));
+        remove(&path).map_err(failed("remove", &path))
     }
 
     fn noted(&self, text: &str) -> Vec<IpAddr> {

@@ -37,6 +37,10 @@ fn a_namespace_is_connected_by_hand_and_taken_off_again() {
         pod.netns()
     );
     assert!(said.starts_with(&expected), "{said}");
+    // A second time is an error, and not the end of the first.
+    let shell = ["-c", "\"$0\" add \"$@\" 2>&1 || true", env!("CARGO_BIN_EXE_flannel-cni")];
+    let said = program(&node.host, Path::new("sh"), &[&shell[..], &options].concat());
+    assert!(said.contains("has been allocated to try"), "{said}");
     program(&pod.namespace, Path::new("ping"), &["-c1", "-W2", "10.1.2.1"]);
     let listed = by_hand(&node.host, &["list", folder.join("networks").to_str().unwrap()]);
     assert!(listed.contains("net1  10.1.2.2  ") && listed.contains("  try  "), "{listed}");

@@ -43,6 +43,9 @@ fn a_pod_has_its_addresses_after_a_restart_and_others_get_them_last() {
         node.run("bridge", "ADD", pod, &some).ok();
     }
     assert_eq!(add(&node, "c3", "web", &some)[0], of_db[0]);
+    // Its address of the other family is not kept alone.
+    let kept = node.folder.path().join("networks/.flannel-cni/net1/kept");
+    assert_eq!(std::fs::read_dir(kept).unwrap().count(), 0);
 }
 
 #[test]
