@@ -320,10 +320,10 @@ build_cni() {
     rm -rf "$out.new"
     mkdir -p "$out.new"
     "${go[@]}" build -mod=readonly -trimpath -ldflags "-s -w" -o "$out.new/" $plugins/plugins/ipam/host-local $plugins/plugins/main/bridge \
-        $plugins/plugins/main/loopback $plugins/plugins/main/ptp $plugins/plugins/meta/portmap github.com/containernetworking/cni/cnitool
+        $plugins/plugins/main/loopback $plugins/plugins/main/ptp $plugins/plugins/meta/portmap github.com/containernetworking/cni/cnitool || return
     # In place of flannel's own plugin: it does the same with the same files.
-    CGO_ENABLED=0 GOTOOLCHAIN=auto go -C tests/cluster build -mod=readonly -trimpath -ldflags "-s -w" -o "$out.new/flannel" ./flannel-cni
-    "${go[@]}" test -mod=readonly -c -o "$out.new/portmap.test" $plugins/plugins/meta/portmap
+    CGO_ENABLED=0 GOTOOLCHAIN=auto go -C tests/cluster build -mod=readonly -trimpath -ldflags "-s -w" -o "$out.new/flannel" ./flannel-cni || return
+    "${go[@]}" test -mod=readonly -c -o "$out.new/portmap.test" $plugins/plugins/meta/portmap || return
     echo "$sources" >"$out.new/sources"
     rm -rf "$out"
     mv "$out.new" "$out"

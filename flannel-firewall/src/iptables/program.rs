@@ -224,7 +224,7 @@ fn search(folders: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
     folders.iter().cloned().chain(path).chain(more.iter().map(PathBuf::from))
 }
 
-/// RunCounter a program inside of a namespace to its end. It is killed when the future is dropped.
+/// Runs a program inside of a namespace to its end. It is killed when the future is dropped.
 async fn run(
     namespace: &Namespace,
     program: PathBuf,

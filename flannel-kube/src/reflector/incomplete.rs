@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use super::Name;
 use crate::{Client, RequestError, Resource};
 
-/// What is still to be read. One that cannot be read, or only slowly, delays no other.
+/// What is still to be read. One that cannot be read, or only slowly, delays none that is known, and others only while four hang.
 #[derive(Default)]
 pub(super) struct IncompleteObjects {
     objects: BTreeMap<Name, Incomplete>,
