@@ -1,5 +1,7 @@
 //! Results as JSON of each version.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -139,7 +141,8 @@ impl From<OldResult> for AddResult {
     fn from(old: OldResult) -> Self {
         let mut result = Self { dns: old.dns.unwrap_or_default(), ..Self::default() };
         for ip in [old.ip4, old.ip6].into_iter().flatten() {
-            let gateway = ip.gateway.and_then(|text| text.parse().ok());
+            let gateway = ip.gateway.and_then(|text| text.parse::<IpAddr>().ok());
+            let gateway = gateway.map(|address| address.to_canonical());
             result.ips.push(Ip { interface: None, address: ip.ip, gateway });
             result.routes.extend(ip.routes);
         }
@@ -227,6 +230,13 @@ mod tests {
         let error = empty.to_value(Version::V0_2_0).unwrap_err();
         assert_eq!(error.code, Code::IncompatibleVersion);
         assert!(empty.to_value(Version::V0_3_0).is_ok());
+    }
+
+    #[test]
+    fn an_address_of_ipv4_in_the_form_of_ipv6_is_one_of_ipv4() {
+        let old = json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.1.2.3/24", "gateway": "::ffff:10.1.2.1"}});
+        let read = AddResult::from_json(&old, Version::V0_2_0).unwrap();
+        assert_eq!(read.ips[0].gateway, Some("10.1.2.1".parse().unwrap()));
     }
 
     #[test]

@@ -178,7 +178,7 @@ const EXPLAINED: &[Explained] = &[
         group: "flannel",
         case: "unknown ipam",
         step: "*",
-        path: "answer*|ok",
+        path: "answer*|ok|host/link/cni0/address",
         theirs: "*",
         ours: "*",
     },
@@ -189,7 +189,7 @@ const EXPLAINED: &[Explained] = &[
         step: "*",
         path: "*",
         theirs: "*",
-        ours: "nothing",
+        ours: "nothing|",
     },
     Explained {
         id: "masquerade-gone",
