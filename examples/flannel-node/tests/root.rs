@@ -162,8 +162,8 @@ async fn programs_in_the_kernel_lose_no_packet_while_the_node_is_away() {
 #[ignore = "needs root: run ./ci.sh root as root"]
 async fn the_userspace_engine_loses_what_comes_while_the_node_is_away() {
     let (_, gaps) = restarts(USERSPACE).await;
-    // Half of them at least.
-    assert!(gaps[(gaps.len() - 1) / 2] < Duration::from_millis(100), "{gaps:?}");
+    let half = gaps.len() / 2;
+    assert!(gaps[half] < Duration::from_millis(100), "{gaps:?}");
     // One alone says more about what else the machine does.
     assert!(gaps[gaps.len() - 1] < Duration::from_millis(500), "{gaps:?}");
 }
