@@ -18,9 +18,10 @@ use tokio::{
 use crate::{
     journal::Journal,
     metrics::{self, Metrics},
+    not_ready::NotReady,
     notices,
     path_monitor::Probed,
-    readiness::{File, NotReady, Readiness, ReadinessReport, View, judge},
+    readiness::{File, Readiness, ReadinessReport, View, judge},
     status::{self, StatusDocument},
     store_metrics::StoreTimes,
     subnet_file,

@@ -40,6 +40,7 @@ mod journal;
 pub mod kubectl;
 mod metrics;
 mod node_id;
+mod not_ready;
 mod notices;
 pub mod operate;
 mod options;

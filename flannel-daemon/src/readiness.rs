@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, fmt};
 use flannel_core::{Activity, Fault, FaultKind, PeerFault, PeerProblem, Status};
 use flannel_firewall::FIREWALL;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 /// What the judgement is made of.
 pub(crate) struct View<'a> {
@@ -44,29 +43,6 @@ pub(crate) struct ReadinessReport {
     pub(crate) readiness: Readiness,
     /// For how long the node has not been ready; `None` if it is, or never was.
     pub(crate) not_ready_seconds: Option<u64>,
-}
-
-/// Since when a node that was ready is not. One that starts while its store is away may serve pods all the same, with what it left
-/// when it was stopped.
-#[derive(Debug, Default)]
-pub(crate) struct NotReady {
-    was_ready: bool,
-    since: Option<Instant>,
-}
-
-impl NotReady {
-    /// Takes in how it is at `now`.
-    pub(crate) fn note(&mut self, is_ready: bool, now: Instant) {
-        self.was_ready |= is_ready;
-        self.since = match is_ready {
-            true => None,
-            false => self.since.or_else(|| self.was_ready.then_some(now)),
-        };
-    }
-
-    pub(crate) const fn since(&self) -> Option<Instant> {
-        self.since
-    }
 }
 
 impl Readiness {
@@ -205,31 +181,10 @@ fn named<'a>(mut problems: impl Iterator<Item = &'a PeerProblem>) -> Option<Stri
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use flannel_core::{FaultKind, Lease, LeaseAttrs, SyncReport};
     use flannel_firewall::{FirewallFault, FirewallReport};
 
     use super::*;
-
-    #[test]
-    fn a_node_is_not_ready_since_it_was_ready_last() {
-        let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let at = |seconds: u32| start + seconds * second;
-        let mut not_ready = NotReady::default();
-        for (seconds, is_ready, expected) in [
-            (0, false, None),
-            (100, false, None),
-            (101, true, None),
-            (102, false, Some(at(102))),
-            (170, false, Some(at(102))),
-            (171, true, None),
-            (172, false, Some(at(172))),
-        ] {
-            not_ready.note(is_ready, at(seconds));
-            assert_eq!(not_ready.since(), expected, "{seconds}");
-        }
-    }
 
     fn good() -> Status {
         let mut status = Status::default();
