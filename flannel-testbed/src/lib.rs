@@ -77,3 +77,4 @@ pub use privileges::{Powerless, PrivilegeError, capable, enter_user_namespace};
 pub use process::{Process, ProcessError};
 pub use snapshot::Snapshot;
 pub use testbed::{Builder, Testbed};
+pub use uplink::OFFLOADS;

@@ -4,6 +4,7 @@
 //! source address that the other side saw, so that address translation on the way shows.
 
 mod echo;
+mod exchange;
 mod flow;
 mod packet;
 mod ping;
@@ -14,6 +15,7 @@ mod tally;
 mod throughput;
 
 pub(crate) use echo::serve;
+pub use exchange::{Exchange, ExchangeError};
 pub use flow::{Flow, flow};
 pub use ping::{Ping, PingError, Pong, ping};
 pub use reachability::{Reachability, Unreachable, reachability};

@@ -9,7 +9,8 @@ use flannel_netlink::{
 use ipnetwork::IpNetwork;
 
 use crate::{
-    Host, TestbedError,
+    Host, ProcessError, TestbedError,
+    etcd::program,
     host::UPLINK,
     kernel::{LinkState, addresses, default_route, uplink_mac},
 };
@@ -204,6 +205,24 @@ impl Host {
         self.kernel().put(&addresses(&uplink, &more)).await
     }
 
+    /// Sets offloads of the uplink as `ethtool -K` does; all others are as with a new veth device.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`] without ethtool, or where the kernel does not know one of them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves it half done; another call finishes it.
+    pub async fn set_offloads(&self, settings: &str) -> Result<(), ProcessError> {
+        for settings in [VETH_OFFLOADS, settings].into_iter().filter(|it| !it.is_empty()) {
+            let mut ethtool = program("ethtool");
+            ethtool.args(["-K", UPLINK]).args(settings.split(' '));
+            self.run(ethtool).await?;
+        }
+        Ok(())
+    }
+
     /// Sets the uplink's MTU, bytes. The switch keeps its own.
     ///
     /// # Errors
@@ -233,3 +252,17 @@ impl Host {
         }
     }
 }
+
+/// Settings for [`Host::set_offloads`] that change what a host hands over to its network card, or takes from it, starting with those
+/// of veth: large packets and unfinished checksums are handed over, and nothing is joined on arrival.
+pub const OFFLOADS: [&str; 6] = [
+    "",
+    "tx off",
+    "tx-udp-segmentation off",
+    "gro on",
+    "gro on rx-gro-list on",
+    "gro on rx-udp-gro-forwarding on",
+];
+
+const VETH_OFFLOADS: &str =
+    "tx on tso on gso on tx-udp-segmentation on gro off rx-gro-list off rx-udp-gro-forwarding off";

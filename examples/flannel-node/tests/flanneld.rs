@@ -8,5 +8,6 @@ mod flanneld {
     mod options;
     mod support;
     mod take_over;
+    mod udp_peer;
     mod way_back;
 }
