@@ -9,7 +9,7 @@ use nix::libc;
 use crate::{
     Message, Namespace, OpenError,
     socket::{KernelSocket, Protocol},
-    state::{Link, Object},
+    state::{ForwardingEntry, Link, Object},
     wire::{messages, u32_at},
 };
 
@@ -234,6 +234,9 @@ pub enum Subject {
 impl Notice {
     fn of(message: &Message<'_>) -> Self {
         let subject = match (Object::parse(message), Link::parse(message)) {
+            (Some(Object::ForwardingEntry(_)), _) if !ForwardingEntry::is_of_device(message) => {
+                Subject::Other(message.kind)
+            }
             (Some(object), _) => Subject::Object(object),
             (None, Some(link)) => Subject::Link(link),
             (None, None) => match u32_at(message.body, 4) {
@@ -286,3 +289,6 @@ const NETCONF_HEADER: usize = 4;
 const NETCONFA_IFINDEX: u16 = 1;
 /// From `RTM_NEWQDISC` to `RTM_GETTFILTER`.
 const TRAFFIC_CONTROL: std::ops::RangeInclusive<u16> = 36..=46;
+
+#[cfg(test)]
+mod watch_tests;

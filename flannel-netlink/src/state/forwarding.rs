@@ -3,7 +3,8 @@ use std::{fmt, net::IpAddr};
 use super::{
     AF_BRIDGE, CREATE_OR_REPLACE, MacAddress,
     neighbour::{
-        NDA_DST, NDA_LLADDR, NUD_PERMANENT, RTM_DELNEIGH, RTM_GETNEIGH, RTM_NEWNEIGH, header, split,
+        NDA_CACHEINFO, NDA_DST, NDA_LLADDR, NUD_PERMANENT, RTM_DELNEIGH, RTM_GETNEIGH,
+        RTM_NEWNEIGH, header, split,
     },
 };
 use crate::{
@@ -57,6 +58,13 @@ impl ForwardingEntry {
             port,
             permanent: u16_at(header, 8)? & NUD_PERMANENT != 0,
         })
+    }
+
+    /// Whether a message tells of an entry as the device has it. Linux before 6.14 also tells, after the device did, of what somebody
+    /// asked for, without where it leads to; what a device has comes with its age.
+    pub(crate) fn is_of_device(message: &Message<'_>) -> bool {
+        let attributes = split(message, &[AF_BRIDGE]).into_iter().flat_map(|(_, it)| it);
+        attributes.into_iter().any(|attribute| attribute.kind == NDA_CACHEINFO)
     }
 
     /// The request that creates it or puts it in the place of the one with the same key.

@@ -114,5 +114,6 @@ pub(crate) const RTM_DELNEIGH: u16 = 29;
 pub(super) const RTM_GETNEIGH: u16 = 30;
 pub(super) const NDA_DST: u16 = 1;
 pub(super) const NDA_LLADDR: u16 = 2;
+pub(super) const NDA_CACHEINFO: u16 = 3;
 const NDA_IFINDEX: u16 = 8;
 pub(super) const NUD_PERMANENT: u16 = 0x80;
