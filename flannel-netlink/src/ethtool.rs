@@ -2,6 +2,7 @@
 
 use crate::{
     Attribute, Connection, KernelError, Message, Namespace, OpenError, Request,
+    generic::{self, HEADER, header},
     wire::{NLA_F_NESTED, push_attribute},
 };
 
@@ -83,22 +84,13 @@ impl Features {
         if let Some(family) = self.family {
             return Ok(family);
         }
-        let mut body = header(CTRL_CMD_GETFAMILY, 1);
-        push_attribute(&mut body, CTRL_ATTR_FAMILY_NAME, b"ethtool\0");
-        let request = Request::new(GENL_ID_CTRL, 0, &body);
-        let family = self.connection.get(&request, family_id).await?;
+        let family = generic::family(&mut self.connection, "ethtool").await?;
         self.family = Some(family);
         Ok(family)
     }
 
     /// A device without it gets packets whose checksums the kernel has computed.
     pub const TX_CHECKSUM: &str = "tx-checksum-ip-generic";
-}
-
-/// Reads the answer of the controller.
-fn family_id(message: &Message<'_>) -> Option<u16> {
-    let (_, mut attributes) = message.split(HEADER)?;
-    attributes.find(|attribute| attribute.kind == CTRL_ATTR_FAMILY_ID)?.u16()
 }
 
 /// Whether a bit set, as a list of bits by name, has this one.
@@ -113,26 +105,12 @@ fn is_set(set: &Attribute<'_>, name: &str) -> bool {
     })
 }
 
-/// A `struct genlmsghdr`.
-fn header(command: u8, version: u8) -> Vec<u8> {
-    vec![command, version, 0, 0]
-}
-
 fn push_device(body: &mut Vec<u8>, link: u32, flags: u32) {
     let mut device = Vec::new();
     push_attribute(&mut device, ETHTOOL_A_HEADER_DEV_INDEX, &link.to_ne_bytes());
     push_attribute(&mut device, ETHTOOL_A_HEADER_FLAGS, &flags.to_ne_bytes());
     push_attribute(body, ETHTOOL_A_FEATURES_HEADER | NLA_F_NESTED, &device);
 }
-
-/// The size of `struct genlmsghdr`.
-const HEADER: usize = 4;
-
-// linux/genetlink.h
-const GENL_ID_CTRL: u16 = 16;
-const CTRL_CMD_GETFAMILY: u8 = 3;
-const CTRL_ATTR_FAMILY_ID: u16 = 1;
-const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
 // linux/ethtool_netlink.h
 const VERSION: u8 = 1;
@@ -160,9 +138,6 @@ mod tests {
     proptest! {
         #[test]
         fn any_answer_is_read_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            let request = Request::new(GENL_ID_CTRL, 0, &body);
-            let message = request.message().expect("it was just built");
-            let _ = family_id(&message);
             for attribute in crate::attributes(&body) {
                 let _ = is_set(&attribute, Features::TX_CHECKSUM);
             }

@@ -41,6 +41,7 @@ mod connection;
 mod diff;
 mod error;
 mod ethtool;
+mod generic;
 pub mod iface;
 mod link_setup;
 mod list;
