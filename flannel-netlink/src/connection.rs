@@ -5,6 +5,7 @@ use std::{io, time::Duration};
 
 use nix::libc;
 use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroize;
 
 pub use self::request::Request;
 use self::{answer::Answer, request::pack};
@@ -59,6 +60,12 @@ impl Connection {
 
     fn over(socket: KernelSocket) -> Self {
         Self { socket, sequence: 0, datagram: Vec::new() }
+    }
+
+    /// Overwrites what was sent and received last, for when keys were in it.
+    pub(crate) fn wipe(&mut self) {
+        self.datagram.zeroize();
+        self.socket.wipe();
     }
 
     /// This socket's address on netlink. A notification of a change made through this connection

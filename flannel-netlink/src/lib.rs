@@ -14,6 +14,7 @@
 //! * [`Table`]: one owner's objects, kept as they should be. It knows them by a
 //!   [`Mark`](table::Mark), leaves everything else alone, and says who changed what.
 //! * [`Monitor`]: the kernel's notifications.
+//! * [`wireguard`]: keys, ports and peers of WireGuard devices.
 //! * [`iface`]: which interface of the machine to use.
 //!
 //! # Examples
@@ -54,6 +55,7 @@ mod subscription;
 pub mod table;
 mod watch;
 mod wire;
+pub mod wireguard;
 
 pub use connection::{Connection, OpenError, Request};
 pub use diff::{Op, diff};

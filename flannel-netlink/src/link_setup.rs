@@ -55,6 +55,8 @@ pub enum LinkSpecKind {
     },
     /// A VXLAN device.
     Vxlan(Vxlan),
+    /// A WireGuard device, see [`wireguard`](crate::wireguard).
+    Wireguard,
 }
 
 /// How [`ensure_link`] came to the device.
@@ -261,6 +263,7 @@ fn can_become(link: &Link, kind: &LinkSpecKind) -> bool {
         (LinkKind::Bridge, LinkSpecKind::Bridge) | (LinkKind::Veth, LinkSpecKind::Veth { .. }) => {
             true
         }
+        (LinkKind::Other(kind), LinkSpecKind::Wireguard) => kind == "wireguard",
         (LinkKind::Vxlan(actual), LinkSpecKind::Vxlan(wanted)) => {
             fn agree<T: PartialEq>(actual: Option<T>, wanted: Option<T>) -> bool {
                 actual.is_none() || wanted.is_none() || actual == wanted

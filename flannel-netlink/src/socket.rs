@@ -18,6 +18,7 @@ use rustix::net::{
 };
 use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
+use zeroize::Zeroize;
 
 use crate::{Namespace, OpenError};
 
@@ -155,6 +156,11 @@ impl KernelSocket {
     /// The next datagram that is already there, without waiting.
     pub(crate) fn receive_waiting(&mut self) -> io::Result<Option<&[u8]>> {
         Ok(self.take_waiting()?.then_some(&self.buffer))
+    }
+
+    /// Overwrites the datagram that was received last, and others of which a part is left behind it.
+    pub(crate) fn wipe(&mut self) {
+        self.buffer.zeroize();
     }
 
     fn take_waiting(&mut self) -> io::Result<bool> {

@@ -3,6 +3,7 @@ use std::fmt;
 use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::libc;
+use zeroize::Zeroize;
 
 use crate::{
     Message,
@@ -30,6 +31,11 @@ impl Request {
     /// The whole message as the kernel would see it, for reading it back.
     pub fn message(&self) -> Option<Message<'_>> {
         messages(&self.bytes).next()
+    }
+
+    /// Overwrites it, for when keys are in it.
+    pub(crate) fn wipe(&mut self) {
+        self.bytes.zeroize();
     }
 
     #[cfg(test)]

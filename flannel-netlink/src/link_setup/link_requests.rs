@@ -10,7 +10,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage},
 };
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, LinkWireguard};
 
 use super::{LinkSpec, LinkSpecKind};
 use crate::{Namespace, Request, state::Vxlan};
@@ -31,6 +31,7 @@ pub(super) fn create(spec: &LinkSpec) -> Request {
             message.attributes.push(LinkAttribute::TxQueueLen(0));
             message
         }
+        LinkSpecKind::Wireguard => finish(LinkWireguard::new(&spec.name), spec),
     };
     Request::from_message(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
