@@ -6,6 +6,8 @@
 //! * `<digest of these three>` is one to the addresses, separated by commas.
 //! * `kept.4` and `kept.6-…` in the index have a bit for each such address: others get it when there is no other.
 //!
+//! What is kept for pods that are away is bounded: a look at all of it, now and then, leaves those that were noted last.
+//!
 //! It outlives restarts of the machine, and everything in it may be missing: then a pod gets another address. An address counts for a
 //! pod if both links say so; the bit comes last and goes first, so that none is kept for nobody.
 
@@ -15,6 +17,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use super::{
@@ -103,10 +106,13 @@ impl Store {
     /// When that cannot be written.
     pub fn keep(&mut self, pod: Option<&PodName>, addresses: &[IpAddr]) -> Result<(), StoreError> {
         let kept = Kept::new(&self.index);
-        match pod {
-            Some(pod) => kept.keep(pod, addresses),
-            None => addresses.iter().try_for_each(|address| kept.forget(*address)),
+        let Some(pod) = pod else {
+            return addresses.iter().try_for_each(|address| kept.forget(*address));
+        };
+        if !kept.keep(pod, addresses)? || !looks_at_all(&pod.text()) {
+            return Ok(());
         }
+        kept.bound(MOST_AWAY, |address| self.has_file(address))
     }
 
     /// All addresses that pods are to get back, with the pods.
@@ -165,11 +171,11 @@ impl<'a> Kept<'a> {
         addresses
     }
 
-    /// Has `pod` get these addresses back, and no others.
-    fn keep(&self, pod: &PodName, addresses: &[IpAddr]) -> Result<(), StoreError> {
+    /// Has `pod` get these addresses back, and no others; false if that was so already.
+    fn keep(&self, pod: &PodName, addresses: &[IpAddr]) -> Result<bool, StoreError> {
         let before = self.addresses(pod);
         if before == addresses {
-            return Ok(());
+            return Ok(false);
         }
         before.iter().try_for_each(|address| self.forget(*address))?;
         addresses.iter().try_for_each(|address| self.forget(*address))?;
@@ -184,7 +190,21 @@ impl<'a> Kept<'a> {
             symlink(list.join(","), path)
         };
         make().map_err(failed("write", &self.folder))?;
-        addresses.iter().try_for_each(|address| self.index.mark_kept(*address, true))
+        addresses.iter().try_for_each(|address| self.index.mark_kept(*address, true))?;
+        Ok(true)
+    }
+
+    /// Forgets the pods that were noted first, of those that are away, until so many addresses are left to them.
+    fn bound(&self, most: usize, in_use: impl Fn(IpAddr) -> bool) -> Result<(), StoreError> {
+        let mut away: Vec<(SystemTime, IpAddr)> = Vec::new();
+        for (address, _) in all(&self.folder)? {
+            let noted = fs::symlink_metadata(self.folder.join(address.to_string()));
+            let noted = noted.and_then(|metadata| metadata.modified());
+            away.extend(noted.ok().filter(|_| !in_use(address)).map(|noted| (noted, address)));
+        }
+        away.sort();
+        away.truncate(away.len().saturating_sub(most));
+        away.iter().try_for_each(|(_, address)| self.forget(*address))
     }
 
     /// Has nobody get this address back. The pod that was to have it gets none of its others either: where one family has more
@@ -241,6 +261,11 @@ fn digest(text: &str) -> String {
     digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether this pod is one of the few whose first coming is the moment to look at what is kept for all: on average it is one in 64.
+fn looks_at_all(text: &str) -> bool {
+    matches!(digest(text).as_bytes(), [b'0', b'0'..=b'3', ..])
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -248,17 +273,44 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// How many addresses are kept for pods that are away: more than a node has pods by far, and few enough to look at.
+const MOST_AWAY: usize = 1000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn pod(namespace: &str, name: &str) -> PodName {
+        PodName { namespace: namespace.into(), name: name.into(), interface: "eth0".into() }
+    }
+
+    #[test]
+    fn what_is_kept_for_pods_that_are_away_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(folder.path(), "net", "boot").unwrap();
+        let address = |number: u16| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, number]);
+        let here = Owner { container_id: "c".into(), interface: "eth0".into() };
+        store.reserve(&here, address(0), 0).unwrap();
+        for number in 0..3000 {
+            let pod = pod("ci", &format!("run-{number}"));
+            store.keep(Some(&pod), &[address(number)]).unwrap();
+            if number % 100 == 0 {
+                let links = fs::read_dir(store.index.folder().join("kept")).unwrap().count();
+                assert!(links < 2 * (MOST_AWAY + 500), "{links} links");
+            }
+        }
+        let kept = store.kept().unwrap();
+        assert_eq!(kept.first().unwrap().0, address(0), "its pod is here");
+        assert_eq!(kept.last().unwrap().0, address(2999), "the last that came");
+        assert!(kept.len() >= MOST_AWAY);
+        // Nobody has to spare what is forgotten.
+        let forgotten = (1..3000).map(address).find(|it| !kept.iter().any(|(kept, _)| kept == it));
+        let free = store.index.next_free(address(1), address(3000), true).unwrap();
+        assert_eq!(free, forgotten);
+    }
+
     #[test]
     fn pods_are_chosen_by_patterns() {
-        let pod = |namespace: &str, name: &str| PodName {
-            namespace: namespace.into(),
-            name: name.into(),
-            interface: "eth0".into(),
-        };
         let chosen = |pattern: &str, namespace: &str, name: &str| {
             Patterns::new(vec!["x/y".into(), pattern.into()])
                 .unwrap()

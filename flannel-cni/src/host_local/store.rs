@@ -219,6 +219,11 @@ impl Store {
         self.commit()
     }
 
+    /// Whether something has the name of this address, be it in use or not to be used.
+    pub(super) fn has_file(&self, address: IpAddr) -> bool {
+        self.folder.join(address.to_string()).exists()
+    }
+
     /// All addresses in use with their owners, read from their files.
     ///
     /// # Errors
