@@ -45,6 +45,7 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod cni_plugins;
 mod endpoint;
 mod error;
 mod etcd;
@@ -66,6 +67,7 @@ mod testbed;
 mod uplink;
 
 pub use blocks::{Blocks, InvalidBlocks};
+pub use cni_plugins::cni_plugins;
 pub use endpoint::Endpoint;
 pub use error::TestbedError;
 pub use etcd::Etcd;

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use flannel_netlink::Namespace;
+use flannel_testbed::cni_plugins;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -33,9 +34,7 @@ pub(super) struct Plugins {
 pub(super) fn sides(options: &Cni) -> Result<Vec<Plugins>> {
     let own = env::current_exe().context("cannot find this program's file")?;
     let program = options.plugin.clone().unwrap_or_else(|| own.with_file_name("flannel-cni"));
-    let found =
-        || own.ancestors().map(|folder| folder.join("cni").join(VERSION)).find(|it| it.is_dir());
-    let theirs = options.theirs.clone().or_else(found);
+    let theirs = options.theirs.clone().or_else(cni_plugins);
     let theirs = theirs.context("there are no plugins of containernetworking: run ./ci.sh cni")?;
     let made = tempfile::tempdir().context("cannot make a folder")?;
     let folder = made.path().join("bin");
@@ -188,5 +187,3 @@ pub(super) fn send(child: &mut Child, config: &str) {
 pub(super) const OURS: &str = "flannel-cni";
 pub(super) const THEIRS: &str = "containernetworking";
 const PLUGINS: [&str; 4] = ["bridge", "flannel", "host-local", "portmap"];
-/// As in `tests/cni/go.mod`.
-const VERSION: &str = "v1.10.0";
