@@ -309,8 +309,7 @@ part_flanneld() {
 # containernetworking's plugins, and what runs them, in target/cni: built once for each state of their modules, which is kept beside them.
 build_cni() {
     local module=tests/cni
-    local version; version=$(sed -n 's|.*github.com/containernetworking/plugins \(v[0-9.]*\).*|\1|p' "$module/go.mod")
-    local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/cni/$version
+    local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/cni
     local sources; sources=$(cat "$module"/*.go "$module"/go.* tests/cluster/go.* tests/cluster/flannel-cni/*.go | sha256sum)
     [ "$(cat "$out/sources" 2>/dev/null)" = "$sources" ] && return
     has_go "$module" "the CNI plugins" || return
@@ -402,12 +401,21 @@ for line in sys.stdin:
     made = json.loads(line)
     if made.get("executable"):
         test = made["target"]["name"]
+        if made["target"]["kind"] == ["bin"] and test == "flannel-cni":
+            print(made["executable"] + "=" + test)
         suite = os.path.basename(os.path.dirname(made["manifest_path"])) + ":" + test
         if suite in sys.argv or test in sys.argv:
             print(made["executable"] + "=" + suite)' "${suites[@]}")
-    for tool in ethtool ip nft tc; do
+    for tool in bridge ethtool ip nft tc; do
         command -v "$tool" >/dev/null && programs+=("$(command -v "$tool")=$tool")
     done
+    # Beside the tests as in the target folder, for those that compare with them.
+    if [[ " ${programs[*]}" == *=flannel-cni:* ]]; then
+        build_cni || { lacks "the CNI plugins of containernetworking could not be built"; return; }
+        for tool in bridge host-local; do
+            programs+=("$(realpath "${CARGO_TARGET_DIR:-target}")/cni/$tool=cni/$tool")
+        done
+    fi
     log=$(mktemp)
     apt-cache show "${kernels[0]}" >/dev/null 2>&1 || apt_install
     for kernel in "${kernels[@]}"; do

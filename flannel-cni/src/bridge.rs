@@ -5,14 +5,17 @@
 //! time: the kernel tells when the port is up.
 
 mod add;
+mod bandwidth;
+mod bridge_keys;
 mod check;
-mod config;
 mod del;
 mod ensure;
 mod gateways;
+mod pair;
 mod pod;
+mod vlans;
 
-use self::config::Bridge;
+use self::bridge_keys::Bridge;
 use crate::{
     delegate::{self, Role},
     plugin::Call,

@@ -4,8 +4,8 @@
 //! What that plugin was told for a container is kept in a file of `dataDir`, with the name and content that flannel's plugin gives
 //! it, so that either one's `DEL` ends the other's `ADD`, whatever the subnet is by then.
 
-mod config;
 mod daemon;
+mod flannel_keys;
 mod records;
 mod render;
 mod subnet_env;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
 pub use self::subnet_env::SubnetEnv;
-use self::{config::Flannel, records::Records};
+use self::{flannel_keys::Flannel, records::Records};
 use crate::{
     delegate::{self, Role},
     plugin::Call,

@@ -3,8 +3,8 @@
 //! Both can serve one folder at once, under its lock: see [`store`]. Unlike that plugin this one does not read all files for each
 //! container, frees what a restart of the machine left behind, and gives what all ranges have or nothing.
 
-mod config;
 mod entries;
+mod host_local_keys;
 mod index;
 mod kept;
 mod range;
@@ -13,7 +13,7 @@ mod store;
 
 use std::{io, net::IpAddr, path::Path};
 
-use self::config::HostLocal;
+use self::host_local_keys::HostLocal;
 pub use self::{
     entries::{Entry, Owner, entries_in},
     kept::{PodName, kept_in},
@@ -156,7 +156,7 @@ fn check(call: &Call, config: &HostLocal) -> Result<(), Error> {
 }
 
 fn del(call: &Call) -> Result<(), Error> {
-    let mut store = open(call, &config::data_dir(&call.config)?)?;
+    let mut store = open(call, &host_local_keys::data_dir(&call.config)?)?;
     store.release(&owner(call)).map_err(failed)?;
     store.commit().map_err(failed)
 }
@@ -164,7 +164,7 @@ fn del(call: &Call) -> Result<(), Error> {
 /// Takes back what belongs to nobody, and lets the addresses go of pods that are not to get theirs back any more.
 fn gc(call: &Call) -> Result<(), Error> {
     let valid = call.config.valid_attachments()?;
-    let mut store = open(call, &config::data_dir(&call.config)?)?;
+    let mut store = open(call, &host_local_keys::data_dir(&call.config)?)?;
     store.retain(&valid).map_err(failed)?;
     // Which pods those are is not known from a configuration that cannot be right.
     let Ok(config) = HostLocal::read(&call.config, &Arguments::default()) else { return Ok(()) };
@@ -215,7 +215,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// For [`fuzzing`](crate::fuzzing).
 pub(crate) fn read(config: &Config, arguments: &Arguments) {
-    let _ = config::data_dir(config);
+    let _ = host_local_keys::data_dir(config);
     let Ok(read) = HostLocal::read(config, arguments) else { return };
     for set in &read.ranges {
         let stretches = set.stretches(read.requested.first().copied());

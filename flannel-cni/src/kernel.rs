@@ -4,14 +4,19 @@
 mod link_requests;
 mod pod_requests;
 pub(crate) mod sysctl;
+mod traffic_requests;
 
 use std::hash::{BuildHasher, RandomState};
 
 use flannel_netlink::{Connection, KernelError, Namespace, Request, state::MacAddress};
 
 pub(crate) use self::{
-    link_requests::{BridgeSpec, Port, VethSpec, bridge, pin_mac, set_flags, veth},
+    link_requests::{
+        BridgeSpec, Port, VethSpec, VlanRange, bridge, join_vlans, leave_vlans, pin_mac, set_flags,
+        veth,
+    },
     pod_requests::{add_address, add_route},
+    traffic_requests::{Limit, limit_received, limit_sent},
 };
 use crate::{
     protocol::{Code, Error},
@@ -59,6 +64,7 @@ pub(crate) fn random_mac() -> MacAddress {
 
 // linux/rtnetlink.h
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;

@@ -3,28 +3,28 @@
 //! It comes behind a plugin that gave the container its addresses. With nftables, one transaction makes the rules of both families,
 //! without any program; with iptables, one run of `iptables-restore` does for each.
 
-mod config;
 mod conntrack;
-mod iptables;
 mod localnet;
-mod rules;
+mod port_chains;
+mod port_rules;
+mod portmap_keys;
 
-use std::{collections::HashSet, slice};
+use std::{collections::HashSet, path::Path, slice};
 
 use flannel_firewall::{
     Family,
     nftables::{Batch, Client, Family as TableFamily, RuleInfo},
 };
-use flannel_netlink::KernelError;
+use flannel_netlink::{KernelError, Namespace};
 use ipnetwork::IpNetwork;
 
-use self::config::Portmap;
+use self::portmap_keys::Portmap;
 use crate::{
     kernel::refused,
     plugin::Call,
     protocol::{AddResult, Code, Config, Error, Verb},
     rules::{
-        Backend, Removal, chain_name, connect, family_of, iptables as programs, plan_removals,
+        Backend, Removal, chain_name, connect, family_of, iptables, nft, plan_removals,
         remove_legacy_chains, remove_rules, short_hash, update, update_existing,
     },
 };
@@ -51,10 +51,16 @@ async fn add(call: &Call, config: &Portmap) -> Result<AddResult, Error> {
     match config.backend(&call.host).await? {
         Backend::Iptables => {
             for (family, plan) in plans(call, config) {
-                programs::add(&call.host, family, &plan).await?;
+                iptables::add(&call.host, family, &plan).await?;
             }
         }
-        Backend::Nftables => add_rules(call, config).await?,
+        Backend::Nftables => {
+            if let Err(error) = add_rules(call, config).await {
+                // What failed is what the runtime is told.
+                let _ = del(call).await;
+                return Err(error);
+            }
+        }
     }
     conntrack::forget(&call.host, &config.mappings).await;
     if config.snat {
@@ -66,11 +72,11 @@ async fn add(call: &Call, config: &Portmap) -> Result<AddResult, Error> {
 }
 
 /// What iptables has to have, for each family of the container.
-fn plans(call: &Call, config: &Portmap) -> Vec<(Family, programs::Plan)> {
+fn plans(call: &Call, config: &Portmap) -> Vec<(Family, iptables::Plan)> {
     let plan = |address: &IpNetwork| {
         let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
         let id = &call.environment.container_id;
-        (family, iptables::plan(&call.config.name, id, config, *address))
+        (family, port_chains::plan(&call.config.name, id, config, *address))
     };
     config.addresses.iter().map(plan).collect()
 }
@@ -82,11 +88,17 @@ async fn add_rules(call: &Call, config: &Portmap) -> Result<(), Error> {
         for address in &config.addresses {
             let listed = shared_rules(client, *address).await?;
             let id = &call.environment.container_id;
-            rules::add(&mut batch, &call.config.name, id, config, *address, &listed);
+            port_rules::add(&mut batch, &call.config.name, id, config, *address, &listed);
         }
         Ok(batch)
     })
-    .await
+    .await?;
+    let scripts = config.addresses.iter();
+    let scripts = scripts.filter_map(|address| port_rules::conditions(config, *address));
+    match scripts.collect::<String>() {
+        script if script.is_empty() => Ok(()),
+        script => nft::run(&call.host, script).await,
+    }
 }
 
 /// The rules of the chains that all containers share, in the family of `address`.
@@ -95,8 +107,8 @@ async fn shared_rules(
     address: IpNetwork,
 ) -> Result<Vec<RuleInfo>, KernelError> {
     let mut listed = Vec::new();
-    for chain in rules::SHARED {
-        listed.extend(client.chain_rules(family_of(address), rules::TABLE, chain).await?);
+    for chain in port_rules::SHARED {
+        listed.extend(client.chain_rules(family_of(address), port_rules::TABLE, chain).await?);
     }
     Ok(listed)
 }
@@ -110,16 +122,16 @@ async fn check(call: &Call, config: &Portmap) -> Result<(), Error> {
     }
     if config.backend(&call.host).await? == Backend::Iptables {
         for (family, plan) in plans(call, config) {
-            programs::check(&call.host, family, &plan).await?;
+            iptables::check(&call.host, family, &plan).await?;
         }
         return Ok(());
     }
     let mut client = connect(&call.host)?;
     for address in &config.addresses {
-        let listed = client.rules(family_of(*address), rules::TABLE).await;
+        let listed = client.rules(family_of(*address), port_rules::TABLE).await;
         let listed = listed.map_err(|error| refused("cannot list hostport rules", &error))?;
         let id = &call.environment.container_id;
-        if let Some(chain) = rules::incomplete(&listed, id, config, *address) {
+        if let Some(chain) = port_rules::incomplete(&listed, id, config, *address) {
             let message = format!("missing hostport rules in {chain:?} chain");
             return Err(Error::new(Code::NotAsExpected, message));
         }
@@ -132,11 +144,11 @@ async fn del(call: &Call) -> Result<(), Error> {
     let id = &*call.environment.container_id;
     let chain = |prefix| chain_name(&call.config.name, id, prefix);
     let removals = [
-        Removal::named(iptables::DNAT, &chain(iptables::OWN)),
-        Removal::named(iptables::OLD_SNAT, &chain(iptables::OLD_OWN)),
+        Removal::named(port_chains::DNAT, &chain(port_chains::OWN)),
+        Removal::named(port_chains::OLD_SNAT, &chain(port_chains::OLD_OWN)),
     ];
     remove(call, &removals, |_, comment| comment == id).await?;
-    conntrack::forget(&call.host, &config::readable_mappings(&call.config)).await;
+    conntrack::forget(&call.host, &portmap_keys::readable_mappings(&call.config)).await;
     Ok(())
 }
 
@@ -145,8 +157,8 @@ async fn del(call: &Call) -> Result<(), Error> {
 async fn gc(call: &Call) -> Result<(), Error> {
     let (network, valid) = (&*call.config.name, call.config.valid_attachments()?);
     let ids: HashSet<&str> = valid.iter().map(|it| &*it.container_id).collect();
-    let chains = ids.iter().map(|id| chain_name(network, id, iptables::OWN)).collect();
-    let removal = Removal::stale(iptables::DNAT, iptables::comment_of(network), chains);
+    let chains = ids.iter().map(|id| chain_name(network, id, port_chains::OWN)).collect();
+    let removal = Removal::stale(port_chains::DNAT, port_chains::comment_of(network), chains);
     let tag = short_hash(network);
     remove(call, slice::from_ref(&removal), |rule, comment| {
         rule.tag.as_ref() == Some(&tag) && !ids.contains(comment)
@@ -164,8 +176,8 @@ async fn remove(
     update_existing(&call.host, what, async |client| {
         let mut batch = Batch::default();
         for family in [TableFamily::IPV4, TableFamily::IPV6] {
-            let listed = client.rules(family, rules::TABLE).await?;
-            remove_rules(&mut batch, family, rules::TABLE, &listed, &unwanted);
+            let listed = client.rules(family, port_rules::TABLE).await?;
+            remove_rules(&mut batch, family, port_rules::TABLE, &listed, &unwanted);
         }
         plan_removals(client, &mut batch, chains).await.map(|()| batch)
     })
@@ -176,7 +188,7 @@ async fn remove(
 /// Whether there is what the rules are to be kept by.
 async fn status(call: &Call, config: &Portmap) -> Result<(), Error> {
     let found = match config.backend(&call.host).await? {
-        Backend::Iptables => programs::find(&call.host, Family::Ipv4).await.map(drop),
+        Backend::Iptables => find_all(&call.host).await,
         Backend::Nftables => {
             let generation = connect(&call.host)?.generation().await.map(drop);
             generation.map_err(|error| refused("the kernel's nf_tables cannot be used", &error))
@@ -185,12 +197,21 @@ async fn status(call: &Call, config: &Portmap) -> Result<(), Error> {
     found.map_err(|error| Error { code: Code::NotAvailable, ..error })
 }
 
+/// Whether there is iptables for each family that the kernel has.
+async fn find_all(host: &Namespace) -> Result<(), Error> {
+    iptables::find(host, Family::Ipv4).await?;
+    match Path::new("/proc/sys/net/ipv6").exists() {
+        true => iptables::find(host, Family::Ipv6).await.map(drop),
+        false => Ok(()),
+    }
+}
+
 /// For [`fuzzing`](crate::fuzzing).
 pub(crate) fn read(config: &Config) {
-    let _ = config::readable_mappings(config);
+    let _ = portmap_keys::readable_mappings(config);
     let Ok(portmap) = Portmap::read(config, "eth0") else { return };
     for address in &portmap.addresses {
-        rules::add(&mut Batch::default(), &config.name, "c1", &portmap, *address, &[]);
-        iptables::plan(&config.name, "c1", &portmap, *address);
+        port_rules::add(&mut Batch::default(), &config.name, "c1", &portmap, *address, &[]);
+        port_chains::plan(&config.name, "c1", &portmap, *address);
     }
 }

@@ -8,6 +8,8 @@ mod iptables_chains;
 pub(crate) mod masquerade;
 mod masquerade_iptables;
 mod names;
+pub(crate) mod nft;
+pub(crate) mod spoof_check;
 
 use flannel_firewall::nftables::{Batch, Client, Expression, Family, RuleInfo};
 use flannel_netlink::{KernelError, Namespace};
@@ -57,10 +59,14 @@ pub(crate) async fn update_existing(
         opened => opened.map_err(|error| Error::new(Code::Io, chain(&error)))?,
     };
     match client.generation().await {
-        // What nfnetlink answers for a subsystem that is not there.
-        Err(error) if error.invalid() || error.unsupported() => Ok(()),
+        Err(error) if is_without_tables(&error) => Ok(()),
         _ => update(&mut client, what, plan).await,
     }
+}
+
+/// Whether a kernel that is asked about nf_tables and says this has none: what nfnetlink answers for a subsystem that is not there.
+const fn is_without_tables(answer: &KernelError) -> bool {
+    answer.invalid() || answer.unsupported()
 }
 
 async fn update_once(
@@ -128,3 +134,24 @@ pub(crate) fn host(address: IpNetwork) -> IpNetwork {
 
 /// How often rules are looked at again because others changed theirs: a node that starts a hundred containers at once needs a few.
 const ATTEMPTS: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // linux/errno.h
+    #[test]
+    fn only_a_kernel_that_knows_no_tables_is_taken_to_have_none() {
+        for (errno, expected) in [
+            (22, true),
+            (95, true),
+            (1, false),
+            (13, false),
+            (11, false),
+            (12, false),
+            (105, false),
+        ] {
+            assert_eq!(is_without_tables(&KernelError::new(errno)), expected, "{errno}");
+        }
+    }
+}

@@ -43,6 +43,8 @@ use std::fmt;
 pub struct Family(pub u8);
 
 impl Family {
+    /// What bridges carry.
+    pub const BRIDGE: Self = Self(7);
     /// Both IPv4 and IPv6.
     pub const INET: Self = Self(1);
     /// IPv4.

@@ -4,13 +4,19 @@ use flannel_netlink::{
 };
 use tokio::time::{Duration, timeout};
 
-use super::{ask_ipam, config::Bridge, del, ensure, gateways, pod};
+use super::{
+    ask_ipam, bandwidth,
+    bridge_keys::Bridge,
+    del, ensure, gateways,
+    pair::{self, Pair},
+    pod, vlans,
+};
 use crate::{
     delegate::{self, Role},
-    kernel::{self, Port, VethSpec, refused},
+    kernel::{self, Port, refused},
     plugin::Call,
     protocol::{AddResult, Code, Error, Interface, Verb},
-    rules::masquerade,
+    rules::{masquerade, spoof_check},
     sandbox::Sandbox,
 };
 
@@ -39,8 +45,23 @@ async fn connect(
 ) -> Result<AddResult, Error> {
     let mut host = kernel::connect(&call.host)?;
     let master = ensure::bridge(&mut host, call, bridge).await?;
-    let name = make_pair(&mut host, call, bridge, &master, sandbox).await?;
-    let wired = wire(&mut host, call, bridge, &master, &name, sandbox, given).await;
+    // What is looked for in its packets has to be known before it can send any.
+    let mac = bridge.mac.or_else(|| bridge.spoof_check.then(kernel::random_mac));
+    let pair = Pair {
+        peer: &call.environment.interface,
+        peer_namespace: &sandbox.namespace,
+        peer_mac: mac,
+        mtu: bridge.mtu,
+        port: Port { hairpin: bridge.hairpin, isolated: bridge.isolated },
+    };
+    let name = pair::make(&mut host, &master, &pair).await?;
+    let wired = async {
+        if let Some(mac) = mac.filter(|_| bridge.spoof_check) {
+            spoof_check::add(&call.host, &call.attachment(), &name, mac).await?;
+        }
+        wire(&mut host, call, bridge, &master, &name, sandbox, given).await
+    };
+    let wired = wired.await;
     if wired.is_err() {
         if let Ok(Some(link)) = link_by_name(&mut host, &name).await {
             let _ = delete_link(&mut host, link.index).await;
@@ -48,55 +69,6 @@ async fn connect(
         let _ = del::rules(call, bridge).await;
     }
     wired
-}
-
-/// Makes the pair, and returns the name of the node's end.
-async fn make_pair(
-    host: &mut Connection,
-    call: &Call,
-    bridge: &Bridge,
-    master: &Link,
-    sandbox: &Sandbox,
-) -> Result<String, Error> {
-    let peer = &*call.environment.interface;
-    for _ in 0..NAME_ATTEMPTS {
-        let name = format!("veth{:08x}", kernel::random() as u32);
-        let spec = VethSpec {
-            name: &name,
-            bridge: master.index,
-            peer,
-            peer_namespace: &sandbox.namespace,
-            peer_mac: bridge.mac,
-            mtu: bridge.mtu,
-        };
-        let port = Port { hairpin: bridge.hairpin, isolated: bridge.isolated };
-        let results = host.apply(&[kernel::veth(&spec), port.request(&name)]).await;
-        match &results[..] {
-            [Ok(()), Ok(())] => return Ok(name),
-            [Ok(()), Err(error)] => {
-                if let Ok(Some(link)) = link_by_name(host, &name).await {
-                    let _ = delete_link(host, link.index).await;
-                }
-                return Err(refused(
-                    format!("cannot set up port {name} of {}", bridge.name),
-                    error,
-                ));
-            }
-            [Err(error), ..] if !error.exists() => {
-                return Err(refused("failed to make veth pair", error));
-            }
-            // Of the two names, is it the one that was drawn?
-            [Err(_), ..] if matches!(link_by_name(host, &name).await, Ok(Some(_))) => {}
-            _ => {
-                let message = format!(
-                    "container veth name ({peer:?}) peer provided ({name:?}) already exists"
-                );
-                return Err(Error::new(Code::Kernel, message)
-                    .with_details("the container has such an interface"));
-            }
-        }
-    }
-    Err(Error::new(Code::Kernel, "failed to find a unique veth name"))
 }
 
 async fn wire(
@@ -112,8 +84,16 @@ async fn wire(
     let mut result = AddResult { ips, routes, dns, ..AddResult::default() };
     let of_bridge = gateways::complete(&mut result, bridge, 2);
     let port = existing(host, name).await?;
+    vlans::join(host, &port, &bridge.vlans).await?;
+    bandwidth::set(host, &port, bridge.bandwidth).await?;
     let (interface, mut inside) = pod::configure(call, bridge, sandbox, &result).await?;
-    ensure::addresses(host, master, &of_bridge, bridge.force_address).await?;
+    let gateway = match bridge.vlans.id {
+        0 => None,
+        _ if of_bridge.is_empty() => None,
+        _ => Some(vlans::gateway(host, call, bridge, master).await?),
+    };
+    let with_addresses = gateway.as_ref().unwrap_or(master);
+    ensure::addresses(host, with_addresses, &of_bridge, bridge.force_address).await?;
     ensure::forwarding(call, &of_bridge)?;
     if bridge.masquerade && !result.ips.is_empty() {
         let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
@@ -129,6 +109,7 @@ async fn wire(
     };
     let master = existing(host, &bridge.name).await?;
     result.interfaces = vec![of(&master), of(&port), interface];
+    result.interfaces.extend(gateway.as_ref().map(of));
     if !bridge.dns.is_empty() {
         result.dns = bridge.dns.clone();
     }
@@ -190,7 +171,5 @@ fn of(link: &Link) -> Interface {
     Interface { name: link.name.clone(), mac, ..Interface::default() }
 }
 
-/// As containernetworking's plugin.
-const NAME_ATTEMPTS: usize = 10;
 /// Twice what containernetworking's plugin waits.
 const PORT_DEADLINE: Duration = Duration::from_secs(5);

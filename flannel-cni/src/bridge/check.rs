@@ -3,7 +3,7 @@ use flannel_netlink::{
     state::{AddressFilter, IpFamily, Link, LinkKind, Via},
 };
 
-use super::{add::existing, ask_ipam, config::Bridge};
+use super::{add::existing, ask_ipam, bridge_keys::Bridge};
 use crate::{
     kernel::{self, refused},
     plugin::Call,

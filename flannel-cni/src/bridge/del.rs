@@ -1,11 +1,11 @@
 use flannel_netlink::{delete_link, link_by_name};
 
-use super::{ask_ipam, config::Bridge};
+use super::{ask_ipam, bridge_keys::Bridge};
 use crate::{
     kernel::refused,
     plugin::Call,
     protocol::{Error, Verb},
-    rules::masquerade,
+    rules::{masquerade, spoof_check},
 };
 
 /// Removes the interface, and then gives its addresses back. What is gone already is fine.
@@ -26,8 +26,11 @@ pub(super) async fn del(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     rules(call, bridge).await
 }
 
-/// Removes what masquerades the container, also if the configuration does not ask for that any more.
+/// Removes the rules of the container: what masquerades it also if the configuration does not ask for that any more.
 pub(super) async fn rules(call: &Call, bridge: &Bridge) -> Result<(), Error> {
+    if bridge.spoof_check {
+        spoof_check::remove(&call.host, &call.attachment()).await?;
+    }
     if bridge.ipam.is_none() {
         return Ok(());
     }

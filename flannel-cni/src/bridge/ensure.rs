@@ -6,7 +6,7 @@ use flannel_netlink::{
 };
 use ipnetwork::IpNetwork;
 
-use super::{add::existing, config::Bridge};
+use super::{add::existing, bridge_keys::Bridge};
 use crate::{
     kernel::{self, BridgeSpec, refused, sysctl},
     plugin::Call,
@@ -31,6 +31,7 @@ pub(super) async fn bridge(
                 mtu: bridge.mtu,
                 mac: kernel::random_mac(),
                 promiscuous: bridge.promiscuous,
+                vlan_filtering: bridge.vlans.filtering,
             };
             match host.apply_one(kernel::bridge(&spec)).await {
                 // Another container came first.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::config::Bridge;
+use super::bridge_keys::Bridge;
 use crate::protocol::{AddResult, Ip, Route};
 
 /// Completes a result with gateways and default routes, and returns the addresses that the bridge has to have.

@@ -8,7 +8,7 @@ use flannel_netlink::{
 };
 use tokio::time::{Duration, timeout};
 
-use super::{add, config::Bridge, gateways};
+use super::{add, bridge_keys::Bridge, gateways};
 use crate::{
     kernel::{self, refused, sysctl},
     plugin::Call,

@@ -3,7 +3,7 @@
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value, json};
 
-use super::{config::Flannel, subnet_env::SubnetEnv};
+use super::{flannel_keys::Flannel, subnet_env::SubnetEnv};
 use crate::protocol::{Code, Config, Error, Route};
 
 /// What flannel's own plugin would hand on. Mirrors `doCmdAdd` in flannel_linux.go of flannel-io/cni-plugin at 092e6d2.
@@ -125,10 +125,6 @@ mod tests {
             ),
             (json!({"ipam": {"routes": 7}}), "failed to parse ipam.routes"),
             (json!({"subnetFileWait": -1}), "subnetFileWait is not"),
-            (
-                json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}),
-                "bandwidth is not supported",
-            ),
         ] {
             let error = rendered(keys, IPV4).unwrap_err();
             assert!(error.message.starts_with(expected), "{error}");

@@ -7,7 +7,7 @@ use flannel_netlink::{
     netfilter_header, push_attribute, state::AddressFilter,
 };
 
-use super::config::{Mapping, UDP};
+use super::portmap_keys::{Mapping, UDP};
 use crate::{kernel, sandbox::chain};
 
 /// Has the kernel forget UDP flows to these ports of the node. It is a help for flows that exist; what fails is only said.

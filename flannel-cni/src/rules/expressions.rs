@@ -1,6 +1,7 @@
 //! Parts of rules, byte for byte as nft compiles them.
 
 use flannel_firewall::nftables::{Expression, Family};
+use flannel_netlink::state::MacAddress;
 use ipnetwork::IpNetwork;
 
 use super::{family_of, host, offsets};
@@ -24,14 +25,33 @@ pub(crate) fn with_address(
 
 /// Ends the rule unless the packet is of this family; for tables of both.
 pub(crate) fn of_family(family: Family) -> Vec<Expression> {
-    let load = Expression::Meta { register: Expression::REGISTER, key: NFT_META_NFPROTO };
+    let load = Expression::Meta { register: Expression::REGISTER, key: Expression::META_FAMILY };
     vec![load, Expression::compare(false, vec![family.0])]
 }
 
 /// Ends the rule unless the packet is of this protocol.
 pub(crate) fn compare_protocol(protocol: u8) -> Vec<Expression> {
-    let load = Expression::Meta { register: Expression::REGISTER, key: NFT_META_L4PROTO };
+    let load = Expression::Meta { register: Expression::REGISTER, key: Expression::META_PROTOCOL };
     vec![load, Expression::compare(false, vec![protocol])]
+}
+
+/// Ends the rule unless the packet came in by this device.
+pub(crate) fn compare_input(name: &str) -> Vec<Expression> {
+    let mut text = name.as_bytes().to_vec();
+    text.resize(IFNAMSIZ, 0);
+    let load = Expression::Meta { register: Expression::REGISTER, key: Expression::META_INPUT };
+    vec![load, Expression::compare(false, text)]
+}
+
+/// Ends the rule unless the packet is from this Ethernet address.
+pub(crate) fn compare_source_mac(mac: MacAddress) -> Vec<Expression> {
+    let load = Expression::Payload {
+        register: Expression::REGISTER,
+        base: Expression::LINK_HEADER,
+        offset: 6,
+        length: 6,
+    };
+    vec![load, Expression::compare(false, mac.octets().to_vec())]
 }
 
 /// Ends the rule unless the packet goes to this port.
@@ -73,9 +93,8 @@ pub(crate) fn translate(address: IpNetwork, port: u16) -> Vec<Expression> {
     ]
 }
 
-// linux/netfilter/nf_tables.h, linux/rtnetlink.h
-const NFT_META_NFPROTO: u32 = 15;
-const NFT_META_L4PROTO: u32 = 16;
+// linux/if.h, linux/netfilter/nf_tables.h, linux/rtnetlink.h
+const IFNAMSIZ: usize = 16;
 const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 const NFTA_FIB_F_DADDR: u32 = 1 << 1;
 const RTN_LOCAL: u32 = 2;

@@ -265,6 +265,30 @@ fn a_requested_mac_and_address_are_given() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn what_another_ethernet_address_sends_is_dropped_if_that_is_asked_for() {
+    let node = Node::new();
+    let config = config(&node, json!({"macspoofchk": true, "hairpinMode": false}));
+    let (one, two) = (Pod::new("c1"), Pod::new("c2"));
+    node.run("bridge", "ADD", &one, &config).ok();
+    node.run("bridge", "ADD", &two, &config).ok();
+    ping(&one, "10.1.2.3");
+    ping(&two, "10.1.2.2");
+    program(
+        &one.namespace,
+        Path::new("ip"),
+        &["link", "set", "eth0", "address", "02:00:00:00:00:01"],
+    );
+    let shell = "ping -c1 -W1 10.1.2.3 >/dev/null && echo reached || echo dropped";
+    assert_eq!(program(&one.namespace, Path::new("sh"), &["-c", shell]).trim(), "dropped");
+    ping(&two, "10.1.2.1");
+    let rules = || program(&node.host, Path::new("nft"), &["list", "ruleset", "bridge"]);
+    assert!(rules().contains("c1-eth0") && rules().contains("c2-eth0"));
+    node.run("bridge", "DEL", &one, &config).ok();
+    assert!(!rules().contains("c1-eth0") && rules().contains("c2-eth0"), "{}", rules());
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn without_ipam_there_is_a_link_and_no_address() {
     let (node, pod) = (Node::new(), Pod::new("c1"));
     let config = config(&node, json!({"ipam": {}}));

@@ -2,7 +2,7 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::support::{Node, Pod, ip, program};
+use crate::support::{Node, Pod, Reply, ip, program};
 
 const ENV: &str = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.2.1/24\n\
     FLANNEL_IPV6_NETWORK=fd00:1::/48\nFLANNEL_IPV6_SUBNET=fd00:1:0:2::1/64\n\
@@ -213,7 +213,7 @@ fn what_add_would_refuse_today_can_be_deleted() {
         write_env(&node, ENV);
         node.run("flannel", "ADD", &pod, &config(&node, json!({}))).ok();
         let refused = config(&node, refused);
-        node.run_with("flannel", "DEL", &pod, &refused, &[("CNI_ARGS", "IP=x")]).ok();
+        Reply::of(node.start(&["flannel"], "DEL", &pod, &refused, &[("CNI_ARGS", "IP=x")])).ok();
         assert!(!node.folder.path().join("networks/cbr0/10.1.2.2").exists(), "{refused}");
     }
 }

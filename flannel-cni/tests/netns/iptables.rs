@@ -1,6 +1,6 @@
 //! Ports and masquerading by iptables, of either kind.
 
-use std::{os::unix::fs::symlink, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use flannel_netlink::Namespace;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ impl Machine {
     fn new(kind: &'static str) -> Self {
         let node = Node::new();
         let tools = node.folder.path().join("tools");
-        std::fs::create_dir(&tools).unwrap();
+        fs::create_dir(&tools).unwrap();
         for family in ["iptables", "ip6tables"] {
             for suffix in ["", "-save", "-restore"] {
                 let program = format!("/usr/sbin/xtables-{kind}-multi");
@@ -34,7 +34,7 @@ impl Machine {
     }
 
     fn run(&self, plugin: &str, verb: &str, pod: &Pod, config: &Value) -> Reply {
-        self.node.run_with(plugin, verb, pod, config, &[("PATH", &self.path)])
+        Reply::of(self.node.start(&[plugin], verb, pod, config, &[("PATH", &self.path)]))
     }
 
     /// What `iptables -t nat` says to these words.
@@ -231,6 +231,33 @@ fn gc_removes_what_the_runtime_does_not_list_and_nothing_else() {
         assert_eq!(rules().matches("-N CNI-DN-").count() % 2, 0, "of both families");
         machine.run("portmap", "CHECK", &Pod::new("kept"), &config).ok();
     }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn the_status_names_the_iptables_that_is_missing() {
+    let (node, pod) = (Node::new(), Pod::new("x"));
+    let tools = node.folder.path().join("tools");
+    fs::create_dir(&tools).unwrap();
+    fs::copy("/usr/sbin/xtables-nft-multi", tools.join("xtables-nft-multi")).unwrap();
+    let config =
+        json!({"cniVersion": "1.1.0", "name": "n", "type": "portmap", "backend": "iptables"});
+    // Where programs usually are there is nothing.
+    let hidden = "mount -t tmpfs none /usr/sbin && exec \"$0\"";
+    let path = format!("{}:/usr/bin:/bin", tools.display());
+    let status = || {
+        let program = node.program("portmap");
+        let words = ["unshare", "-m", "sh", "-c", hidden, program.to_str().unwrap()];
+        Reply::of(node.start(&words, "STATUS", &pod, &config, &[("PATH", &path)]))
+    };
+    for missing in ["iptables", "ip6tables"] {
+        let (code, message) = status().refused();
+        assert_eq!((code, message), (50, format!("failed to locate {missing}")));
+        for suffix in ["", "-save", "-restore"] {
+            symlink("xtables-nft-multi", tools.join(format!("{missing}{suffix}"))).unwrap();
+        }
+    }
+    status().ok();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Node, Pod};
+use crate::support::{Node, Pod, Reply};
 
 fn config(node: &Node, patterns: Value) -> Value {
     json!({
@@ -18,8 +18,8 @@ fn config(node: &Node, patterns: Value) -> Value {
 fn add(node: &Node, id: &str, pod: &str, config: &Value) -> [String; 2] {
     let arguments = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME={pod}");
     let container = Pod::new(id);
-    let result =
-        node.run_with("bridge", "ADD", &container, config, &[("CNI_ARGS", &arguments)]).ok();
+    let variables = [("CNI_ARGS", &*arguments)];
+    let result = Reply::of(node.start(&["bridge"], "ADD", &container, config, &variables)).ok();
     // As for a restart of the pod; what the runtime says of it then does not matter.
     node.run("bridge", "DEL", &container, config).ok();
     [0, 1].map(|index| result["ips"][index]["address"].as_str().unwrap().to_owned())

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::support::{Node, Pod, ip};
+use crate::support::{Node, Pod, Reply, ip};
 
 fn config(version: &str) -> Value {
     json!({"cniVersion": version, "name": "lo", "type": "loopback"})
@@ -42,7 +42,7 @@ fn what_came_before_is_passed_on_whatever_the_arguments_say() {
         "ips": [{"version": "4", "address": "10.1.2.3/24"}],
     });
     let odd = [("CNI_ARGS", "UNKNOWN=1")];
-    let result = node.run_with("loopback", "ADD", &pod, &config, &odd).ok();
+    let result = Reply::of(node.start(&["loopback"], "ADD", &pod, &config, &odd)).ok();
     assert_eq!(result, config["prevResult"]);
 }
 
@@ -65,7 +65,7 @@ fn the_hosts_own_namespace_is_no_container() {
     let (code, message) = node.run("loopback", "ADD", &pod, &config("1.0.0")).refused();
     assert_eq!(code, 8, "{message}");
     let allowed = [("CNI_NETNS_OVERRIDE", "true")];
-    node.run_with("loopback", "ADD", &pod, &config("1.0.0"), &allowed).ok();
+    Reply::of(node.start(&["loopback"], "ADD", &pod, &config("1.0.0"), &allowed)).ok();
 }
 
 #[test]

@@ -142,6 +142,47 @@ fn the_rules_are_those_of_upstream() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn only_what_fulfils_the_conditions_is_led_to_the_container() {
+    let node = Node::new();
+    let (pod, previous) = pod_with_server(&node);
+    let (one, two) = (Pod::new("one"), Pod::new("two"));
+    let other = bridge_config(&node, "cni1", "10.2.0.0/24", "fd00:2::/64");
+    node.run("bridge", "ADD", &one, &other).ok();
+    node.run("bridge", "ADD", &two, &other).ok();
+    let mut config = portmap_config(&previous, mappings());
+    config["conditionsV4"] = json!(["ip", "saddr", "!=", "10.2.0.2"]);
+    config["conditionsV6"] = json!(["ip6 saddr fd00:2::2"]);
+    node.run("portmap", "ADD", &pod, &config).ok();
+    node.run("portmap", "CHECK", &pod, &config).ok();
+    let asked = |pod: &Pod| {
+        ["10.1.2.1:8080", "[fd00:1::1]:8080"].map(|address| ask(&pod.namespace, address).is_some())
+    };
+    assert_eq!(asked(&one), [false, true]);
+    assert_eq!(asked(&two), [true, false]);
+    // Those of who comes next count.
+    node.run(
+        "portmap",
+        "ADD",
+        &Pod::new("x"),
+        &portmap_config(
+            &previous,
+            json!([{
+                "hostPort": 81, "containerPort": 81, "protocol": "tcp",
+            }]),
+        ),
+    )
+    .ok();
+    assert_eq!((asked(&one), asked(&two)), ([true, true], [true, true]));
+    config["conditionsV6"] = json!(["no such words"]);
+    let pod = Pod::new("y");
+    let (code, message) = node.run("portmap", "ADD", &pod, &config).refused();
+    assert!(code == 100 && message.contains("nft says: "), "{message}");
+    let left = table(&node, "ip", "cni_hostport") + &table(&node, "ip6", "cni_hostport");
+    assert!(!left.contains("\"y\"") && left.contains("\"1234\""), "{left}");
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn rules_that_containers_share_are_made_right_and_then_left_alone() {
     let node = Node::new();
     let (one, previous) = pod_with_server(&node);

@@ -1,18 +1,22 @@
 //! A node and a container, and the program run between them as a runtime runs it.
 
 use std::{
+    env,
+    ffi::OsStr,
     io::Write,
-    os::unix::process::ExitStatusExt,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::ExitStatusExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Output, Stdio},
-    thread,
 };
 
 use flannel_netlink::Namespace;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A node with one container. Both are namespaces without a name; the program finds the container's by a path of its keeper.
+/// A node. It is a namespace without a name, as containers are.
 pub(crate) struct Node {
     pub(crate) host: Namespace,
     pub(crate) folder: TempDir,
@@ -25,48 +29,12 @@ impl Node {
 
     /// Runs the program as `plugin` with this verb for this container.
     pub(crate) fn run(&self, plugin: &str, verb: &str, pod: &Pod, config: &Value) -> Reply {
-        self.run_with(plugin, verb, pod, config, &[])
+        Reply::of(self.start(&[plugin], verb, pod, config, &[]))
     }
 
-    /// The same with more variables in the environment.
-    pub(crate) fn run_with(
-        &self,
-        plugin: &str,
-        verb: &str,
-        pod: &Pod,
-        config: &Value,
-        variables: &[(&str, &str)],
-    ) -> Reply {
-        self.run_program(&self.program(plugin), verb, pod, config, variables)
-    }
-
-    /// The same with whichever program, beside which others are found.
-    pub(crate) fn run_program(
-        &self,
-        program: &Path,
-        verb: &str,
-        pod: &Pod,
-        config: &Value,
-        variables: &[(&str, &str)],
-    ) -> Reply {
-        let child = self.spawn(program, verb, pod, config, variables);
-        Reply::of(child)
-    }
-
-    /// Starts it.
-    pub(crate) fn spawn(
-        &self,
-        program: &Path,
-        verb: &str,
-        pod: &Pod,
-        config: &Value,
-        variables: &[(&str, &str)],
-    ) -> Child {
-        self.spawn_words(&[program.to_str().unwrap()], verb, pod, config, variables)
-    }
-
-    /// A program with arguments, of which the last is the path of the plugin.
-    pub(crate) fn spawn_words(
+    /// Starts a command whose last word is a plugin: one of ours by its name, or any by its path, beside which others are found.
+    /// `variables` are added to its environment.
+    pub(crate) fn start(
         &self,
         words: &[&str],
         verb: &str,
@@ -74,14 +42,19 @@ impl Node {
         config: &Value,
         variables: &[(&str, &str)],
     ) -> Child {
-        let path = Path::new(words.last().unwrap()).parent().unwrap();
+        let (plugin, before) = words.split_last().unwrap();
+        let path = match plugin.contains('/') {
+            true => PathBuf::from(plugin),
+            false => self.program(plugin),
+        };
+        let words: Vec<&OsStr> = before.iter().map(OsStr::new).chain([path.as_os_str()]).collect();
         let child = self.host.run(|| {
             #[expect(clippy::disallowed_methods, reason = "the program is what is tested")]
             let mut command = std::process::Command::new(words[0]);
             command.args(&words[1..]);
-            command.env_clear().env("CNI_COMMAND", verb).env("CNI_PATH", path);
+            command.env_clear().env("CNI_COMMAND", verb).env("CNI_PATH", path.parent().unwrap());
             // Where iptables is.
-            command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+            command.env("PATH", env::var_os("PATH").unwrap_or_default());
             command.env("CNI_CONTAINERID", &pod.id).env("CNI_IFNAME", "eth0");
             if let Some(netns) = &pod.netns {
                 command.env("CNI_NETNS", netns);
@@ -102,7 +75,7 @@ impl Node {
         std::fs::create_dir_all(&bin).unwrap();
         let program = bin.join(plugin);
         if !program.exists() {
-            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_flannel-cni"), &program).unwrap();
+            std::os::unix::fs::symlink(own_program(), &program).unwrap();
         }
         program
     }
@@ -113,26 +86,13 @@ pub(crate) struct Pod {
     pub(crate) id: String,
     pub(crate) namespace: Namespace,
     pub(crate) netns: Option<String>,
-    pub(crate) keeper: Option<(std::sync::mpsc::Sender<()>, thread::JoinHandle<()>)>,
 }
 
 impl Pod {
     pub(crate) fn new(id: &str) -> Self {
         let namespace = Namespace::create().unwrap();
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
-        let inside = namespace.clone();
-        // A thread in the namespace has a path to it in /proc.
-        let keeper = thread::spawn(move || {
-            let waited = inside.run(move || {
-                let path = std::fs::read_link("/proc/thread-self").unwrap();
-                tell.send(format!("/proc/{}/ns/net", path.display())).unwrap();
-                let _ = stopped.recv();
-            });
-            waited.unwrap();
-        });
-        let netns = told.recv().unwrap();
-        Self { id: id.to_owned(), namespace, netns: Some(netns), keeper: Some((stop, keeper)) }
+        let netns = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_fd().as_raw_fd());
+        Self { id: id.to_owned(), namespace, netns: Some(netns) }
     }
 
     pub(crate) fn netns(&self) -> &str {
@@ -140,12 +100,12 @@ impl Pod {
     }
 }
 
-impl Drop for Pod {
-    fn drop(&mut self) {
-        if let Some((stop, keeper)) = self.keeper.take() {
-            drop(stop);
-            let _ = keeper.join();
-        }
+/// The program that is tested: in a virtual machine it is beside the test.
+fn own_program() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_flannel-cni"));
+    match built.exists() {
+        true => built,
+        false => env::current_exe().unwrap().with_file_name("flannel-cni"),
     }
 }
 

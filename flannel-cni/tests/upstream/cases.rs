@@ -212,6 +212,7 @@ fn the_keys_of_bridge_are_upstreams() {
         ("ips", json!({"runtimeConfig": {"ips": ["10.1.2.9", "fd00:1::9"]}})),
         ("dns", json!({"dns": {"nameservers": ["10.9.9.9"], "search": ["a.b"], "options": ["x"]}})),
         ("other bridge", json!({"bridge": "br7", "isGateway": true})),
+        ("spoof check", json!({"macspoofchk": true, "isGateway": true})),
         ("small mtu", json!({"mtu": 1000})),
         ("tiny mtu", json!({"mtu": 60})),
         (

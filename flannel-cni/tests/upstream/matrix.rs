@@ -1,13 +1,13 @@
 //! A table of calls, each played by either side alone and by both in turns.
 
-use std::{fs, path::Path, thread};
+use std::{fs, path::Path, ptr, thread};
 
 use serde_json::{Value, json};
 
 use crate::{
-    explained,
+    explained::{self, Explained},
     observed::Observed,
-    support::{Node, Pod, program},
+    support::{Node, Pod, Reply, program},
     theirs::{Side, absent},
 };
 
@@ -65,20 +65,20 @@ pub(crate) fn compare(group: &str, cases: &[Case]) {
         own.flat_map(|case| differences(group, case)).collect()
     };
     let work = &work;
-    let found: Vec<Vec<Option<&str>>> = thread::scope(|scope| {
+    let found: Vec<Vec<Option<&Explained>>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS).map(|it| scope.spawn(move || work(it))).collect();
         workers.into_iter().map(|worker| worker.join().unwrap()).collect()
     });
     let found = found.concat();
     let unexplained = found.iter().filter(|it| it.is_none()).count();
     assert_eq!(unexplained, 0, "differences that are not explained; they are above");
-    let unused = explained::of_group(group).filter(|it| !found.contains(&Some(it.id)));
-    let unused: Vec<&str> = unused.map(|it| it.id).collect();
-    assert!(unused.is_empty(), "these differences are gone: {unused:?}");
+    let is_used = |row: &&Explained| found.iter().flatten().any(|it| ptr::eq(*it, *row));
+    let unused: Vec<&Explained> = explained::of_group(group).filter(|row| !is_used(row)).collect();
+    assert!(unused.is_empty(), "these differences are gone: {unused:#?}");
 }
 
 /// What explains each difference of a case. Those that nothing explains are printed.
-fn differences(group: &str, case: &Case) -> Vec<Option<&'static str>> {
+fn differences(group: &str, case: &Case) -> Vec<Option<&'static Explained>> {
     let theirs = play(case, Cast::Theirs);
     let mut found = Vec::new();
     let mut printed = 0;
@@ -90,7 +90,7 @@ fn differences(group: &str, case: &Case) -> Vec<Option<&'static str>> {
                     printed += 1;
                     eprintln!("{} | {cast:?} | {step} | {difference}", case.name);
                 }
-                found.push(explained.map(|it| it.id));
+                found.push(explained);
             }
         }
     }
@@ -152,7 +152,8 @@ fn play(case: &Case, cast: Cast) -> Vec<(String, Observed)> {
         let program = cast.of(verb).program(&node, plugin);
         let variables = [("CNI_ARGS", arguments)];
         let variables = if arguments.is_empty() { &[][..] } else { &variables };
-        let reply = node.run_program(&program, verb, &pods[pod], &config, variables);
+        let words = [program.to_str().unwrap()];
+        let reply = Reply::of(node.start(&words, verb, &pods[pod], &config, variables));
         if verb == "ADD" && reply.fine {
             results[pod] = Some(reply.json.clone());
         }

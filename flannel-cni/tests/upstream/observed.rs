@@ -50,7 +50,8 @@ impl Observed {
         let replace = |text: String| {
             names.iter().fold(text, |text, (from, to)| text.replace(from.as_str(), to))
         };
-        Self(seen.0.into_iter().map(|(path, value)| (replace(path), replace(value))).collect())
+        let seen = seen.0.into_iter();
+        Self(seen.map(|(path, value)| (without_mac(&replace(path)), replace(value))).collect())
     }
 
     pub(crate) fn differences(&self, ours: &Self) -> Vec<Difference> {
@@ -157,6 +158,14 @@ impl Observed {
                 }
             }
         }
+        let vlans = program(namespace, Path::new("bridge"), &["-j", "vlan", "show"]);
+        for port in array(serde_json::from_str(&vlans).unwrap_or_default()) {
+            for vlan in array(port["vlans"].clone()) {
+                let (first, last) = (&vlan["vlan"], &vlan["vlanEnd"]);
+                let path = format!("{side}/vlan/{}/{first}-{last}", text(&port["ifname"]));
+                self.set(path, vlan["flags"].to_string());
+            }
+        }
         let values = namespace.run(|| {
             let read = |name: &&str| fs::read_to_string(Path::new("/proc/sys/net").join(name)).ok();
             settings.iter().map(read).collect::<Vec<_>>()
@@ -191,6 +200,17 @@ impl fmt::Display for Difference {
             None => "nothing".to_owned(),
         };
         write!(f, "{}: theirs {}, ours {}", self.path, show(&self.theirs), show(&self.ours))
+    }
+}
+
+/// A rule that has the Ethernet address of a container that was not looked at, without it.
+fn without_mac(rule: &str) -> String {
+    match rule.split_once("ether saddr ") {
+        Some((before, rest)) if rest.contains(':') && !rest.starts_with(REQUESTED_MAC) => {
+            let (_, after) = rest.split_once(' ').unwrap_or_default();
+            format!("{before}ether saddr MAC-of-another {after}")
+        }
+        _ => rule.to_owned(),
     }
 }
 

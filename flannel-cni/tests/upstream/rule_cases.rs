@@ -103,6 +103,12 @@ fn the_keys_of_portmap_are_upstreams() {
             ("bit and chain", json!({"markMasqBit": 14, "externalSetMarkChain": "X"})),
             ("condition", json!({"conditionsV4": ["!", "-d", "192.0.2.0/24"]})),
             ("conditions", json!({"conditionsV6": ["-s", "fd00:7::/64"]})),
+            ("condition of nft", json!({"conditionsV4": ["ip", "saddr", "!=", "192.0.2.0/24"]})),
+            (
+                "conditions of nft",
+                json!({"conditionsV4": ["iifname != \"lo\""], "conditionsV6": ["ip6 saddr fd00:7::/64"]}),
+            ),
+            ("wrong condition of nft", json!({"conditionsV6": ["no such words"]})),
         ] {
             let mut with = portmap("1.0.0", "dual", json!({"backend": backend}));
             with.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
@@ -150,6 +156,30 @@ fn masquerading_is_upstreams() {
         }
     }
     compare("bridge masquerade", &cases);
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN and containernetworking's plugins: run ./ci.sh cni"]
+fn the_check_of_ethernet_addresses_is_upstreams() {
+    let mut cases = Vec::new();
+    for (name, keys, before) in [
+        ("plain", json!({}), None),
+        ("requested", json!({"runtimeConfig": {"mac": "c2:11:22:33:44:55"}}), None),
+        ("no addresses", json!({"ipam": {}}), None),
+        ("table is there", json!({}), Some("nft add table bridge nat")),
+        (
+            "chains are there",
+            json!({}),
+            Some("ebtables-nft -t nat -A PREROUTING -s 02:00:00:00:00:01 -j DROP"),
+        ),
+    ] {
+        let mut with =
+            json!({"isGateway": true, "macspoofchk": true, "ipam": host_local(FAMILIES[2].1)});
+        with.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let steps = before.map(Run).into_iter().chain(life()).collect();
+        cases.push(case(name, config("bridge", with), steps));
+    }
+    compare("bridge spoof check", &cases);
 }
 
 const SUBNET_ENV: &str = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.2.1/24\nFLANNEL_MTU=1400\nFLANNEL_IPMASQ=true\n";

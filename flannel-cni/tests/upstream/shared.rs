@@ -60,7 +60,8 @@ fn address(result: &Value) -> String {
 
 fn call(node: &Node, side: Side, verb: &str, id: &str) -> Reply {
     let pod = absent(id);
-    node.run_program(&side.program(node, "host-local"), verb, &pod, &config(node), &[])
+    let program = side.program(node, "host-local");
+    Reply::of(node.start(&[program.to_str().unwrap()], verb, &pod, &config(node), &[]))
 }
 
 /// What one worker does: containers come and go, on either side's plugin; ours is killed now and then.
@@ -99,8 +100,7 @@ fn work(node: &Node, worker: u64, held: &Mutex<BTreeSet<String>>) -> BTreeMap<St
 /// Starts ours and kills it after a while.
 fn kill(node: &Node, verb: &str, id: &str, wait: Duration) {
     let pod = absent(id);
-    let program = node.program("host-local");
-    let mut child = node.spawn(&program, verb, &pod, &config(node), &[]);
+    let mut child = node.start(&["host-local"], verb, &pod, &config(node), &[]);
     #[expect(clippy::disallowed_methods, reason = "a moment that nobody chose")]
     thread::sleep(wait);
     child.kill().unwrap();

@@ -48,9 +48,8 @@ impl Traced<'_> {
     }
 
     fn run(&self, options: &[&str]) -> Output {
-        let program = self.node.program(self.plugin);
-        let words = [&["strace", "-f", "-qq"], options, &[program.to_str().unwrap()]].concat();
-        let child = self.node.spawn_words(&words, "ADD", self.pod, self.config, &[]);
+        let words = [&["strace", "-f", "-qq"], options, &[self.plugin]].concat();
+        let child = self.node.start(&words, "ADD", self.pod, self.config, &[]);
         child.wait_with_output().unwrap()
     }
 }

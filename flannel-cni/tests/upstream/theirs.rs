@@ -1,8 +1,9 @@
 //! The programs of containernetworking.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use flannel_netlink::Namespace;
+use flannel_testbed::cni_plugins;
 
 use crate::support::{Node, Pod};
 
@@ -25,19 +26,12 @@ impl Side {
 
 /// A program that `./ci.sh cni` built from `tests/cni`, in the target folder that this test was built in.
 pub(crate) fn theirs(name: &str) -> PathBuf {
-    let own = env::current_exe().unwrap();
-    let found = own.ancestors().map(|folder| folder.join("cni").join(VERSION).join(name));
-    found
-        .into_iter()
-        .find(|path| path.is_file())
-        .unwrap_or_else(|| panic!("there is no {name} of containernetworking: run ./ci.sh cni"))
+    let found = cni_plugins().map(|folder| folder.join(name)).filter(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("there is no {name} of containernetworking: run ./ci.sh cni"))
 }
 
 /// A container that no namespace was made for: giving it addresses needs none.
 pub(crate) fn absent(id: &str) -> Pod {
     let (namespace, netns) = (Namespace::current().unwrap(), Some("/run/netns/none".to_owned()));
-    Pod { id: id.to_owned(), namespace, netns, keeper: None }
+    Pod { id: id.to_owned(), namespace, netns }
 }
-
-/// As in `tests/cni/go.mod`.
-const VERSION: &str = "v1.10.0";

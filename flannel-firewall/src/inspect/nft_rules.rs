@@ -211,10 +211,10 @@ impl Reader<'_> {
             NFT_META_MARK => Bits::known([0; 4]),
             NFT_META_IIF => index(false),
             NFT_META_OIF => index(true),
-            NFT_META_IIFNAME => name(false),
+            Expression::META_INPUT => name(false),
             NFT_META_OIFNAME => name(true),
-            NFT_META_NFPROTO => Bits::known([TableFamily::from(self.path.family()).0]),
-            NFT_META_L4PROTO => self.protocol(),
+            Expression::META_FAMILY => Bits::known([TableFamily::from(self.path.family()).0]),
+            Expression::META_PROTOCOL => self.protocol(),
             _ => Bits::unknown(16),
         }
     }
@@ -347,10 +347,7 @@ const NFT_META_PROTOCOL: u32 = 1;
 const NFT_META_MARK: u32 = 3;
 const NFT_META_IIF: u32 = 4;
 const NFT_META_OIF: u32 = 5;
-const NFT_META_IIFNAME: u32 = 6;
 const NFT_META_OIFNAME: u32 = 7;
-const NFT_META_NFPROTO: u32 = 15;
-const NFT_META_L4PROTO: u32 = 16;
 
 #[cfg(test)]
 #[path = "nft_rules_tests.rs"]

@@ -70,7 +70,7 @@ fn devices_marks_and_states_are_those_of_a_new_flow() {
     let fits = |expressions: &[Expression]| fits_on(&path, expressions);
     let is = |value: &[u8]| Expression::compare(false, value.to_vec());
     let meta = |key| Expression::Meta { register: 1, key };
-    let (enters, leaves) = (meta(NFT_META_IIFNAME), meta(NFT_META_OIFNAME));
+    let (enters, leaves) = (meta(Expression::META_INPUT), meta(NFT_META_OIFNAME));
     assert_eq!(fits(&[enters.clone(), is(b"cni0\0")]), Ternary::True);
     assert_eq!(fits(&[enters.clone(), is(b"cni")]), Ternary::True, "a name that begins so");
     assert_eq!(fits(&[enters, is(b"cni\0")]), Ternary::False);
@@ -78,7 +78,7 @@ fn devices_marks_and_states_are_those_of_a_new_flow() {
     let state = Expression::Connection { register: 1, key: NFT_CT_STATE };
     let established = Expression::and(6_u32.to_ne_bytes().to_vec());
     assert_eq!(fits(&[state, established, Expression::compare(true, vec![0; 4])]), Ternary::False);
-    assert_eq!(fits(&[meta(NFT_META_NFPROTO), is(&[2])]), Ternary::True);
+    assert_eq!(fits(&[meta(Expression::META_FAMILY), is(&[2])]), Ternary::True);
     assert_eq!(fits(&[meta(NFT_META_MARK), is(&[0, 0x40, 0, 0])]), Ternary::False);
     let protocol = Expression::Payload { register: 1, base: 1, offset: 9, length: 1 };
     assert_eq!(fits(&[protocol.clone(), is(&[6])]), Ternary::Unknown);
@@ -145,7 +145,7 @@ fn sets_and_verdict_maps_are_looked_into() {
     assert_eq!((fits("ranges", false), fits("ranges", true)), (Ternary::True, Ternary::False));
     assert_eq!((fits("others", false), fits("others", true)), (Ternary::False, Ternary::True));
     assert_eq!((fits("part", false), fits("part", true)), (Ternary::Unknown, Ternary::Unknown));
-    let device = Expression::Meta { register: 1, key: NFT_META_IIFNAME };
+    let device = Expression::Meta { register: 1, key: Expression::META_INPUT };
     let rules = read_with(&sets, &path, &[device, lookup("devices", false, true)]);
     let expected = Rule { number: 1, fits: Ternary::True, step: Step::Jump("pods".into()) };
     assert_eq!(rules, [expected]);

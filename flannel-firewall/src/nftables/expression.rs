@@ -92,6 +92,14 @@ impl Expression {
     pub const REGISTER: u32 = 1;
     /// The register that a verdict is put into.
     pub const VERDICT_REGISTER: u32 = 0;
+    /// The name of the device that the packet came in by, `NFT_META_IIFNAME`.
+    pub const META_INPUT: u32 = 6;
+    /// The packet's family, `NFT_META_NFPROTO`.
+    pub const META_FAMILY: u32 = 15;
+    /// The protocol above IP, `NFT_META_L4PROTO`.
+    pub const META_PROTOCOL: u32 = 16;
+    /// The link header, `NFT_PAYLOAD_LL_HEADER`.
+    pub const LINK_HEADER: u32 = 0;
     /// The network header, `NFT_PAYLOAD_NETWORK_HEADER`.
     pub const NETWORK_HEADER: u32 = 1;
     /// The transport header, `NFT_PAYLOAD_TRANSPORT_HEADER`.

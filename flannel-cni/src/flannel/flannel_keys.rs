@@ -63,14 +63,6 @@ impl Keys {
                 )));
             }
         }
-        let has_bandwidth =
-            |map: &Map<String, Value>| map.get("bandwidth").is_some_and(|it| !it.is_null());
-        if self.runtime_config.as_ref().is_some_and(has_bandwidth) {
-            return Err(Error::new(Code::UnsupportedField, "bandwidth is not supported")
-                .with_details(
-                    "chain the bandwidth plugin of containernetworking, which has that capability",
-                ));
-        }
         self.wait()
             .map(drop)
             .ok_or_else(|| invalid("subnetFileWait is not a number of seconds from 0 to 60"))

@@ -141,12 +141,6 @@ impl Portmap {
             );
             return Err(Error::new(Code::InvalidConfig, message));
         }
-        let unsupported = keys.iter().find(|(_, of)| *of == Some(Backend::Nftables));
-        if let Some((key, _)) = unsupported {
-            let message = format!("{key} is not supported with nftables");
-            return Err(Error::new(Code::UnsupportedField, message)
-                .with_details("the portmap plugin of containernetworking has it"));
-        }
         Ok(())
     }
 }
@@ -302,10 +296,6 @@ mod tests {
             (
                 json!({"backend": "iptables", "conditionsV6": ["ip6 daddr ::1"]}),
                 "iptables backend was requested but configuration contains nftables-specific options [conditionsV6]",
-            ),
-            (
-                json!({"backend": "nftables", "conditionsV4": ["ip daddr 1.2.3.4"]}),
-                "conditionsV4 is not supported with nftables",
             ),
             (json!({"conditionsV4": ["-d", "x\n-F"]}), "\"x\\n-F\" has characters"),
             (json!({"externalSetMarkChain": "X", "markMasqBit": 1}), "Cannot specify"),

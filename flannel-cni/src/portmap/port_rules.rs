@@ -3,7 +3,7 @@
 use flannel_firewall::nftables::{Batch, Expression, Hook, RuleInfo, Verdict};
 use ipnetwork::IpNetwork;
 
-use super::config::Portmap;
+use super::portmap_keys::Portmap;
 use crate::rules::{
     compare_port, compare_protocol, family_of, host, keep_rules, local_destination, short_hash,
     translate, with_address,
@@ -30,8 +30,11 @@ pub(super) fn add(
     for (chain, number) in [(PREROUTING, Hook::PREROUTING), (OUTPUT, Hook::OUTPUT)] {
         let hook = Hook { kind: "nat".into(), number, priority: Hook::PRIORITY_DSTNAT };
         batch.add_chain(family, TABLE, chain, Some(&hook), None);
-        let rule = [local_destination(), vec![jump(ALL)]].concat();
-        keep_rules(batch, family, TABLE, chain, listed, &[rule]);
+        // With conditions, it is nft that writes the rule.
+        if config.conditions(address).is_empty() {
+            let rule = [local_destination(), vec![jump(ALL)]].concat();
+            keep_rules(batch, family, TABLE, chain, listed, &[rule]);
+        }
     }
     if config.snat {
         let number = Hook::POSTROUTING;
@@ -54,6 +57,23 @@ pub(super) fn add(
         rule.push(Expression::Masquerade { flags: 0 });
         batch.add_tagged_rule(family, TABLE, MASQUERADING, &rule, container_id, &tag);
     }
+}
+
+/// What has packets to addresses like this one fulfil the conditions of the configuration, for nft, in whose language they are. As
+/// upstream's, they count for all containers, until another is connected.
+pub(super) fn conditions(config: &Portmap, address: IpNetwork) -> Option<String> {
+    let conditions = config.conditions(address);
+    if conditions.is_empty() {
+        return None;
+    }
+    let (family, conditions) = (family_of(address), conditions.join(" "));
+    let script = [PREROUTING, OUTPUT].map(|chain| {
+        format!(
+            "flush chain {family} {TABLE} {chain}\n\
+             add rule {family} {TABLE} {chain} {conditions} fib daddr type local jump {ALL}\n"
+        )
+    });
+    Some(script.concat())
 }
 
 /// The first chain that lacks rules that lead the ports to `address`, of those that are `listed`.

@@ -1,6 +1,10 @@
 use flannel_netlink::state::MacAddress;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
+use super::{
+    bandwidth::{Bandwidth, BandwidthKeys},
+    vlans::{TrunkKeys, Vlans},
+};
 use crate::{
     protocol::{Arguments, Code, Config, Dns, Error, interface_name_flaw, or_default},
     rules::Backend,
@@ -22,6 +26,10 @@ pub(super) struct Bridge {
     pub(super) detect_duplicates: bool,
     pub(super) container_interface: bool,
     pub(super) isolated: bool,
+    pub(super) vlans: Vlans,
+    /// Whether the container may send with its own Ethernet address only.
+    pub(super) spoof_check: bool,
+    pub(super) bandwidth: Bandwidth,
     pub(super) mac: Option<MacAddress>,
     /// The plugin that gives addresses.
     pub(super) ipam: Option<String>,
@@ -33,23 +41,35 @@ impl Bridge {
     pub(super) fn read(config: &Config, arguments: &Arguments) -> Result<Self, Error> {
         let keys: Keys = config.keys()?;
         keys.refuse()?;
-        let mac = arguments.mac.clone();
-        let mac = keys.args.as_ref().and_then(|args| args.cni.as_ref()?.given()).or(mac);
-        let mac = keys.runtime_config.given().or(mac).map(|text| text.parse::<MacAddress>());
+        let in_args = keys.args.as_ref().and_then(|args| args.cni.as_ref()?.mac.as_ref());
+        let wishes = [keys.runtime_config.mac.as_ref(), in_args];
+        let wish = wishes.into_iter().flatten().find(|mac| !mac.is_empty());
+        let mac = wish.or(arguments.mac.as_ref()).map(|text| text.parse::<MacAddress>());
         let mac = mac.transpose().map_err(|error| invalid(error.to_string()))?;
         if let Some(mac) = mac.filter(|mac| !mac.is_unicast()) {
             return Err(invalid(format!("the requested MAC {mac} is not a unicast address")));
         }
-        Ok(Self::of(keys, mac))
+        let trunk = keys.vlan_trunk.as_deref();
+        let vlans = Vlans::new(keys.vlan, trunk, keys.preserve_default_vlan).map_err(invalid)?;
+        let bandwidth = Bandwidth::new(keys.runtime_config.bandwidth).map_err(invalid)?;
+        let bridge = Self { mac, vlans, bandwidth, ..Self::of(keys) };
+        let gateway = bridge.gateway_name();
+        let flaw = interface_name_flaw(&gateway);
+        match flaw.filter(|_| bridge.is_gateway && bridge.vlans.id != 0) {
+            Some(flaw) => {
+                Err(invalid(format!("{gateway:?} cannot be the gateway of a VLAN, it {flaw}")))
+            }
+            None => Ok(bridge),
+        }
     }
 
     /// What removals go by: whatever `ADD` would refuse, pods that another plugin connected, or this one under an older configuration,
     /// have to go.
     pub(super) fn read_for_removal(config: &Config) -> Result<Self, Error> {
-        Ok(Self::of(config.keys()?, None))
+        Ok(Self::of(config.keys()?))
     }
 
-    fn of(keys: Keys, mac: Option<MacAddress>) -> Self {
+    fn of(keys: Keys) -> Self {
         let name = if keys.bridge.is_empty() { DEFAULT_NAME.to_owned() } else { keys.bridge };
         Self {
             name,
@@ -64,10 +84,18 @@ impl Bridge {
             detect_duplicates: keys.enable_dad,
             container_interface: !keys.disable_container_interface,
             isolated: keys.port_isolation,
-            mac,
+            vlans: Vlans::default(),
+            spoof_check: keys.macspoofchk,
+            bandwidth: Bandwidth::default(),
+            mac: None,
             ipam: keys.ipam.and_then(|ipam| ipam.kind).filter(|kind| !kind.is_empty()),
             dns: keys.dns,
         }
+    }
+
+    /// The interface of the node that has the gateways of the VLAN.
+    pub(super) fn gateway_name(&self) -> String {
+        format!("{}.{}", self.name, self.vlans.id)
     }
 }
 
@@ -87,27 +115,12 @@ impl Keys {
         if let Some(flaw) = interface_name_flaw(name).filter(|_| !name.is_empty()) {
             return Err(invalid(format!("{name:?} cannot be the name of a bridge, it {flaw}")));
         }
-        let unsupported = [
-            ("macspoofchk", self.macspoofchk),
-            ("vlan", self.vlan != 0),
-            ("vlanTrunk", self.vlan_trunk.is_some()),
-        ];
-        if let Some((key, _)) = unsupported.into_iter().find(|(_, given)| *given) {
-            return Err(Error::new(Code::UnsupportedField, format!("{key} is not supported"))
-                .with_details("the bridge plugin of containernetworking has it"));
-        }
         match self.ip_masq_backend.as_deref() {
             Some(backend) if Backend::named(backend).is_none() => {
                 Err(invalid(format!("unknown ipmasq backend {backend:?}")))
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl MacKeys {
-    fn given(&self) -> Option<String> {
-        self.mac.clone().filter(|mac| !mac.is_empty())
     }
 }
 
@@ -134,7 +147,9 @@ struct Keys {
     promisc_mode: bool,
     #[serde(default, deserialize_with = "or_default")]
     vlan: i64,
-    vlan_trunk: Option<IgnoredAny>,
+    vlan_trunk: Option<Vec<TrunkKeys>>,
+    #[serde(default, deserialize_with = "or_default")]
+    preserve_default_vlan: bool,
     #[serde(default, deserialize_with = "or_default")]
     ip_masq: bool,
     ip_masq_backend: Option<String>,
@@ -151,7 +166,7 @@ struct Keys {
     dns: Dns,
     args: Option<ArgsKeys>,
     #[serde(default, deserialize_with = "or_default")]
-    runtime_config: MacKeys,
+    runtime_config: RuntimeKeys,
 }
 
 #[derive(Deserialize)]
@@ -165,9 +180,16 @@ struct ArgsKeys {
     cni: Option<MacKeys>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct MacKeys {
     mac: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct RuntimeKeys {
+    mac: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    bandwidth: BandwidthKeys,
 }
 
 /// As in containernetworking's plugin.
@@ -212,13 +234,14 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         for (keys, expected) in [
-            (json!({"vlan": 7}), "vlan is not supported"),
-            (json!({"vlanTrunk": []}), "vlanTrunk is not supported"),
+            (json!({"vlan": 4095}), "invalid VLAN ID 4095"),
+            (json!({"vlanTrunk": [{"id": 0}]}), "incorrect trunk id"),
+            (json!({"bridge": "bridge-of-20", "vlan": 200, "isGateway": true}), "of a VLAN"),
             (json!({"hairpinMode": true, "promiscMode": true}), "same time"),
             (json!({"disableContainerInterface": true, "ipam": {"type": "x"}}), "cannot use IPAM"),
             (json!({"runtimeConfig": {"mac": "x"}}), "not an Ethernet address"),
             (json!({"runtimeConfig": {"mac": "01:00:00:00:00:00"}}), "not a unicast address"),
-            (json!({"macspoofchk": true}), "macspoofchk"),
+            (json!({"runtimeConfig": {"bandwidth": {"ingressRate": 9}}}), "burst must also be set"),
             (json!({"ipMasqBackend": "x"}), "unknown ipmasq backend \"x\""),
             (json!({"bridge": "a/b"}), "cannot be the name"),
             (json!({"bridge": "a\0b"}), "cannot be the name"),

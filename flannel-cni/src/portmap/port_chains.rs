@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
-use super::config::{Mapping, Portmap};
+use super::portmap_keys::{Mapping, Portmap};
 use crate::rules::{
     chain_name,
     iptables::{Plan, Rule},

@@ -1,0 +1,93 @@
+//! Lets a container send with its own Ethernet address only. Mirrors pkg/link/spoofcheck.go of containernetworking/plugins 1.10.0.
+
+use flannel_firewall::nftables::{Batch, Expression, Family, Hook, Verdict};
+use flannel_netlink::{Namespace, state::MacAddress};
+
+use super::{connect, expressions, remove_rules, update, update_existing};
+use crate::protocol::{Attachment, Error};
+
+/// The names that the rules of a container have.
+struct Names {
+    comment: String,
+    /// What packets of its port are led to,
+    port_chain: String,
+    /// and then to this one, which drops those with another address.
+    mac_chain: String,
+}
+
+impl Names {
+    fn of(attachment: &Attachment) -> Self {
+        let id = format!("{}-{}", attachment.container_id, attachment.interface);
+        let port_chain = format!("cni-br-iface-{id}");
+        Self {
+            comment: format!("macspoofchk-{id}"),
+            mac_chain: format!("{port_chain}-mac"),
+            port_chain,
+        }
+    }
+}
+
+/// Drops what comes in by `port` from another address than `mac`.
+pub(crate) async fn add(
+    host: &Namespace,
+    attachment: &Attachment,
+    port: &str,
+    mac: MacAddress,
+) -> Result<(), Error> {
+    update(&mut connect(host)?, "failed to setup spoof-check", async |_| {
+        Ok(rules(&Names::of(attachment), port, mac))
+    })
+    .await
+}
+
+/// Removes the rules of a container.
+pub(crate) async fn remove(host: &Namespace, attachment: &Attachment) -> Result<(), Error> {
+    let names = Names::of(attachment);
+    update_existing(host, "failed to teardown spoof-check", async |client| {
+        let mut batch = Batch::default();
+        let listed = client.chain_rules(Family::BRIDGE, TABLE, BASE_CHAIN).await?;
+        remove_rules(&mut batch, Family::BRIDGE, TABLE, &listed, |_, comment| {
+            comment == names.comment
+        });
+        for chain in [&names.port_chain, &names.mac_chain] {
+            if client.has_chain(Family::BRIDGE, TABLE, chain).await? {
+                batch.delete_rules(Family::BRIDGE, TABLE, chain, None);
+                batch.delete_chain(Family::BRIDGE, TABLE, chain);
+            }
+        }
+        Ok(batch)
+    })
+    .await
+}
+
+fn rules(names: &Names, port: &str, mac: MacAddress) -> Batch {
+    let Names { comment, port_chain, mac_chain } = names;
+    let mut batch = Batch::default();
+    batch.add_table(Family::BRIDGE, TABLE, 0, None);
+    let hook = Hook { kind: "filter".into(), number: Hook::PREROUTING, priority: PRIORITY };
+    batch.add_chain(Family::BRIDGE, TABLE, BASE_CHAIN, Some(&hook), None);
+    for chain in [port_chain, mac_chain] {
+        batch.add_chain(Family::BRIDGE, TABLE, chain, None, None);
+        // What an earlier container of this name left.
+        batch.delete_rules(Family::BRIDGE, TABLE, chain, None);
+    }
+    let jump = |chain: &String| Expression::Verdict(Verdict::Jump(chain.clone()));
+    let mut from_port = expressions::compare_input(port);
+    from_port.push(jump(port_chain));
+    let mut from_mac = expressions::compare_source_mac(mac);
+    from_mac.push(Expression::Verdict(Verdict::Return));
+    for (chain, rule) in [
+        (BASE_CHAIN, from_port),
+        (port_chain, vec![jump(mac_chain)]),
+        (mac_chain, from_mac),
+        (mac_chain, vec![Expression::Verdict(Verdict::Drop)]),
+    ] {
+        batch.add_commented_rule(Family::BRIDGE, TABLE, chain, &rule, Some(comment));
+    }
+    batch
+}
+
+const TABLE: &str = "nat";
+const BASE_CHAIN: &str = "PREROUTING";
+/// Where ebtables translates destinations.
+const PRIORITY: i32 = -300;
