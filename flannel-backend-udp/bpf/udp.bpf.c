@@ -82,8 +82,8 @@ SEC("maps") struct map peers = {
 	BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix), sizeof(struct peer), 1 << 20, BPF_F_NO_PREALLOC,
 };
 SEC("maps") struct map config = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct config), 1, 0 };
-// What unknown sources sent, for each processor.
-SEC("maps") struct map unknown = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct traffic), 1, 0 };
+// What unknown sources sent, dropped and received, for each processor.
+SEC("maps") struct map unknown = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct traffic), 2, 0 };
 
 struct ipv4 {
 	__u8 version_len, tos;
@@ -344,12 +344,12 @@ INLINE int deliver(struct __sk_buff *skb, const struct config *own, const __u32 
 		   __u32 size)
 {
 	struct peer *peer = find(&peers, outer_source);
-	__u32 gso_size = skb->gso_size;
-	if (!peer && own->flags & CHECK_PEER) {
-		__u32 zero = 0;
-		struct traffic *traffic = map_lookup(&unknown, &zero);
-		if (traffic)
-			add(traffic, size, gso_size);
+	__u32 gso_size = skb->gso_size, accepts = !(own->flags & CHECK_PEER);
+	struct traffic *traffic = peer ? &peer->received : map_lookup(&unknown, &accepts);
+	if (!traffic)
+		return TC_ACT_UNSPEC;
+	if (!peer && !accepts) {
+		add(traffic, size, gso_size);
 		return TC_ACT_SHOT;
 	}
 	if (own->flags & CHECK_SUBNET) {
@@ -362,8 +362,7 @@ INLINE int deliver(struct __sk_buff *skb, const struct config *own, const __u32 
 	}
 	if (skb_adjust_room(skb, -(__s32)outer, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return TC_ACT_UNSPEC;
-	if (peer)
-		add(&peer->received, size, gso_size);
+	add(traffic, size, gso_size);
 	return redirect(own->tunnel, BPF_F_INGRESS);
 }
 

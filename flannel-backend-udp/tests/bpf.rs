@@ -4,18 +4,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "what administrators use is what has to be stood")]
 
-#[path = "bpf/contract.rs"]
+#[path = "tun/contract.rs"]
 mod contract;
-#[path = "bpf/flow.rs"]
-mod flow;
 #[path = "tun/lab.rs"]
 #[expect(dead_code, reason = "the tests of the userspace engine use all of it")]
 mod lab;
 #[path = "bpf/matrix.rs"]
 mod matrix;
-#[path = "tun/plain.rs"]
-mod plain;
-#[path = "bpf/safety.rs"]
+#[path = "tun/safety.rs"]
 mod safety;
 #[path = "tun/support.rs"]
 #[expect(dead_code, reason = "the tests of the userspace engine use all of it")]

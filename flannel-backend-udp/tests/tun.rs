@@ -10,8 +10,6 @@ mod contract;
 mod lab;
 #[path = "tun/load.rs"]
 mod load;
-#[path = "tun/plain.rs"]
-mod plain;
 #[path = "tun/repairs.rs"]
 mod repairs;
 #[path = "tun/safety.rs"]

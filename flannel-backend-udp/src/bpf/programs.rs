@@ -169,8 +169,9 @@ impl Maps {
                 counts.add(&peer);
             }
         }
-        if let Ok(unknown) = self.unknown.get(&0, 0) {
-            counts.unknown_peer += unknown.iter().map(|traffic| number(traffic, 0)).sum::<u64>();
+        if let (Ok(dropped), Ok(received)) = (self.unknown.get(&0, 0), self.unknown.get(&1, 0)) {
+            counts.unknown_peer += dropped.iter().map(|traffic| number(traffic, 0)).sum::<u64>();
+            received.iter().for_each(|traffic| counts.received.add(traffic));
         }
         counts
     }
@@ -178,11 +179,16 @@ impl Maps {
 
 impl Counts {
     fn add(&mut self, peer: &Peer) {
-        for (at, traffic) in [(0, &mut self.sent), (16, &mut self.received)] {
-            traffic.packets += number(peer, at);
-            traffic.bytes += number(peer, at + 8);
-        }
+        self.sent.add(&peer[..16]);
+        self.received.add(&peer[16..32]);
         self.spoofed_source += number(peer, 32);
+    }
+}
+
+impl Traffic {
+    fn add(&mut self, bytes: &[u8]) {
+        self.packets += number(bytes, 0);
+        self.bytes += number(bytes, 8);
     }
 }
 

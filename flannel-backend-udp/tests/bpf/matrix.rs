@@ -1,4 +1,5 @@
-//! All kinds of flows through each pair of engines, over veth as it is: large packets and unfinished checksums are handed over.
+//! All kinds of flows through each pair of engines, over veth as it is, which hands over large packets and unfinished checksums, and
+//! with less and more of what network cards do.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -10,14 +11,16 @@ use std::{
 
 use flannel_backend_udp::DropReason;
 use flannel_netlink::Namespace;
-use flannel_testbed::probe::Ping;
+use flannel_testbed::{
+    OFFLOADS,
+    probe::{Exchange, ExchangeError, Ping},
+};
+use socket2::{Domain, Socket, Type};
 
 use crate::{
-    flow::{Flow, send_multicast},
+    support,
     world::{Cluster, run},
 };
-
-const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"udp","Engine":"ebpf"}}"#;
 
 #[tokio::test]
 #[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
@@ -129,7 +132,7 @@ const PLAIN: Kind =
     Kind { name: "", from: From::Pod, to: To::Pod, rules: &[], rules_at: 0, device: None };
 
 async fn all_flows(userspace: &'static [&'static str]) {
-    let cluster = Cluster::of(DUAL, userspace).await;
+    let cluster = Cluster::new(support::DUAL, userspace).await;
     for host in 0..3 {
         for setting in ["all.rp_filter=0", "eth0.rp_filter=0", "flannel0.rp_filter=0"] {
             cluster.run(host, &format!("sysctl -qw net.ipv4.conf.{setting}"));
@@ -138,29 +141,38 @@ async fn all_flows(userspace: &'static [&'static str]) {
     cluster.run(0, "ip route add 10.96.0.0/16 dev eth0");
     cluster.run(0, "ip route add fd00:96::/48 dev eth0");
     let mut failures = Vec::new();
-    for is_ipv4 in [true, false] {
-        for kind in &KINDS {
-            let name = format!("{}, {}", kind.name, if is_ipv4 { "IPv4" } else { "IPv6" });
-            let flow = prepare(&cluster, kind, is_ipv4);
+    for offloads in OFFLOADS {
+        for host in 0..3 {
+            cluster.host(host).set_offloads(offloads).await.unwrap();
+        }
+        for (kind, is_ipv4) in KINDS.iter().flat_map(|kind| [(kind, true), (kind, false)]) {
+            let family = if is_ipv4 { "IPv4" } else { "IPv6" };
+            let exchange = prepare(&cluster, kind, is_ipv4);
+            let mut failed = |why: ExchangeError| {
+                failures.push(format!("{}, {family}, {offloads:?}: {why}", kind.name));
+            };
             let before = cluster.stats(0).by_ebpf;
-            failures.extend(flow.tcp().err().map(|why| format!("{name}, TCP: {why}")));
+            exchange.tcp().unwrap_or_else(&mut failed);
             let carried = cluster.stats(0).by_ebpf - before;
+            // Linux 6.18 gets checksums of a send of several datagrams wrong where it translates the address of an uplink that has no
+            // checksum offload, without any tunnel as well.
+            if (kind.name, offloads) != ("service from the host", "tx off") {
+                exchange.udp().unwrap_or_else(&mut failed);
+            }
+            // Rules that translate ports leave ICMP alone.
+            if !kind.rules.iter().any(|(_, rule)| rule.contains("dnat")) {
+                exchange.icmp().unwrap_or_else(&mut failed);
+            }
             // Programs carry what both ends have them for. Answers to the uplink's address come without the tunnel.
             let ways = if kind.name.starts_with("SNAT") { 1 } else { 2 };
             let expected = if userspace.is_empty() { ways * 3 * 700 } else { 0 };
             if carried < expected {
-                failures.push(format!("{name}, TCP: programs carried {carried} packets only"));
+                failures.push(format!(
+                    "{}, {family}, {offloads:?}: programs carried {carried} packets only",
+                    kind.name
+                ));
             }
-            failures.extend(flow.udp().err().map(|why| format!("{name}, UDP: {why}")));
             cluster.run(kind.rules_at, "nft flush ruleset");
-        }
-        let (from, to) = (cluster.world.pod(0), ip(cluster.world.pod(1), is_ipv4));
-        for size in [100, 1400, 60_000] {
-            let mut answer = from.ping_with(to, Ping::default().size(size)).await;
-            for _ in 0..6 {
-                answer = from.ping_with(to, Ping::default().size(size)).await;
-            }
-            failures.extend(answer.err().map(|why| format!("ping of {size} to {to}: {why}")));
         }
     }
     let dropped = cluster.stats(0).dropped(DropReason::NoRoute);
@@ -172,8 +184,17 @@ async fn all_flows(userspace: &'static [&'static str]) {
     assert!(failures.is_empty(), "{userspace:?}:\n{}", failures.join("\n"));
 }
 
+/// Sends a datagram to a multicast group by this device, which nobody has joined.
+fn send_multicast(from: &Namespace, device: &str, group: IpAddr) {
+    let socket =
+        from.run(|| Socket::new(Domain::for_address((group, 0).into()), Type::DGRAM, None));
+    let socket = socket.unwrap().unwrap();
+    socket.bind_device(Some(device.as_bytes())).unwrap();
+    socket.send_to(b"hello", &SocketAddr::new(group, 5353).into()).unwrap();
+}
+
 /// Sets up the rules, and says who sends whom what.
-fn prepare(cluster: &Cluster, kind: &Kind, is_ipv4: bool) -> Flow {
+fn prepare(cluster: &Cluster, kind: &Kind, is_ipv4: bool) -> Exchange {
     let pod = ip(cluster.world.pod(1), is_ipv4);
     let gateway = match pod {
         IpAddr::V4(v4) => IpAddr::from([v4.octets()[0], v4.octets()[1], v4.octets()[2], 1]),
@@ -219,8 +240,8 @@ fn prepare(cluster: &Cluster, kind: &Kind, is_ipv4: bool) -> Flow {
         let done = namespace.run(move || nft.output()).unwrap().unwrap();
         assert!(done.status.success(), "{text}: {done:?}");
     }
-    let device = kind.device;
-    Flow { client: client.clone(), device, to, server: server.clone(), at }
+    let device = kind.device.map(str::to_owned);
+    Exchange { client: client.clone(), device, to, server: server.clone(), at }
 }
 
 fn ip(pod: &flannel_testbed::Pod, is_ipv4: bool) -> IpAddr {
@@ -233,7 +254,7 @@ fn ip(pod: &flannel_testbed::Pod, is_ipv4: bool) -> IpAddr {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
 async fn a_restart_loses_nothing_and_a_removed_filter_comes_back() {
-    let mut cluster = Cluster::start("", &[]).await;
+    let mut cluster = Cluster::new(support::IPV4, &[]).await;
     assert!(cluster.reaches(0, 1).await);
     let (from, to) = (cluster.world.pod(0).clone(), cluster.world.pod(1).ip());
     let stops = Arc::new(AtomicBool::new(false));
@@ -247,7 +268,7 @@ async fn a_restart_loses_nothing_and_a_removed_filter_comes_back() {
         (sent, lost)
     });
     for _ in 0..6 {
-        cluster.restart().await;
+        cluster.nodes.restart(&cluster.world).await;
         let report = cluster.nodes.sync(0).await;
         assert_eq!(report.writes(), 0, "{report:?}");
     }

@@ -1,4 +1,4 @@
-//! Hosts with a pod each, where some run the engine and some a plain forwarder.
+//! Hosts with a pod each, some of which run the engine.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -10,13 +10,12 @@ use flannel_testbed::{Blocks, Host, Pod, Testbed};
 use ipnetwork::Ipv4Network;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{plain::Plain, support};
+use crate::support;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     Nobody,
     Ours,
-    Plain,
 }
 
 pub(crate) struct Lab {
@@ -25,20 +24,11 @@ pub(crate) struct Lab {
     pub(crate) nodes: Vec<Option<Node>>,
     pub(crate) leases: Vec<Lease>,
     pub(crate) config: NetworkConfig,
-    _plain: Vec<Plain>,
 }
 
 pub(crate) struct Node {
     pub(crate) backend: Arc<Udp>,
     pub(crate) network: Box<dyn Network>,
-}
-
-/// A veth pair hands large packets and checksums that are not there yet over as they are, which no network card does.
-fn turn_offloads_off(host: &Host) {
-    let mut ethtool = std::process::Command::new("ethtool");
-    ethtool.args(["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"]);
-    let done = host.namespace().run(move || ethtool.output()).unwrap().unwrap();
-    assert!(done.status.success(), "{done:?}");
 }
 
 impl Lab {
@@ -63,9 +53,6 @@ impl Lab {
         let (mut pods, mut leases, mut backends) = (Vec::new(), Vec::new(), Vec::new());
         for (n, host) in testbed.hosts().iter().enumerate() {
             pods.push(host.add_pod(Blocks::from(block(n))).await.unwrap());
-            if crate::ENGINE == "ebpf" {
-                turn_offloads_off(host);
-            }
             let backend = Arc::new(change(n, support::udp(host, &config)));
             let subnet = format!("10.244.{}.0-24", n + 1).parse().unwrap();
             let mut attrs = backend.advertise(None).await.unwrap();
@@ -75,23 +62,15 @@ impl Lab {
             leases.push(Lease::new(subnet, attrs));
             backends.push(backend);
         }
-        let mut lab = Self { testbed, pods, nodes: Vec::new(), leases, config, _plain: Vec::new() };
+        let mut lab = Self { testbed, pods, nodes: Vec::new(), leases, config };
         for (n, (kind, backend)) in kinds.iter().zip(backends).enumerate() {
-            let node = match kind {
-                Kind::Ours => {
-                    let network = backend.start(&lab.leases[n]).await.unwrap();
-                    let mut node = Node { backend, network };
-                    node.network.sync(&lab.peers(n)).await.unwrap();
-                    Some(node)
-                }
-                Kind::Plain => {
-                    let others = (0..kinds.len()).filter(|other| *other != n);
-                    let peers = others.map(|other| (block(other), lab.address(other))).collect();
-                    let plain = Plain::start(lab.testbed.host(n), block(n), peers, 1500).await;
-                    lab._plain.push(plain);
-                    None
-                }
-                Kind::Nobody => None,
+            let node = if *kind == Kind::Ours {
+                let network = backend.start(&lab.leases[n]).await.unwrap();
+                let mut node = Node { backend, network };
+                node.network.sync(&lab.peers(n)).await.unwrap();
+                Some(node)
+            } else {
+                None
             };
             lab.nodes.push(node);
         }

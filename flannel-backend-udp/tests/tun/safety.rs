@@ -2,13 +2,23 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use flannel_backend_udp::{DropReason, Engine};
+use flannel_backend_udp::DropReason;
+use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 use tokio::time::Instant;
 
 use crate::{
     lab::{Kind, Lab},
     support,
 };
+
+sockopt_impl!(
+    /// Sends datagrams without a checksum.
+    NoChecksum,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NO_CHECK,
+    bool
+);
 
 /// A UDP packet from `from` to the pod of host 0, without a UDP checksum.
 fn packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
@@ -23,38 +33,68 @@ fn packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
     packet
 }
 
-/// A socket on a host, and where to reach the engine of host 0.
-fn sender(lab: &Lab, host: usize) -> (UdpSocket, SocketAddr) {
+/// A socket on a host that sends to the engine of host 0, as programs do: what has a checksum is for the engine's threads.
+fn sender(lab: &Lab, host: usize) -> UdpSocket {
     let own = SocketAddr::new(lab.address(host).into(), 0);
     let socket = lab.host(host).namespace().run(|| UdpSocket::bind(own)).unwrap().unwrap();
-    (socket, SocketAddr::new(lab.address(0).into(), 8285))
+    setsockopt(&socket, NoChecksum, &true).unwrap();
+    socket.connect((lab.address(0), 8285)).unwrap();
+    socket
+}
+
+/// Where packets to the pod of host 0 arrive.
+fn inbox(lab: &Lab) -> UdpSocket {
+    let bind = || UdpSocket::bind("0.0.0.0:7777");
+    let inbox = lab.pods[0].namespace().run(bind).unwrap().unwrap();
+    inbox.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
+    inbox
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
-async fn strangers_and_false_sources_are_dropped_and_counted() {
-    let kinds = [Kind::Ours, Kind::Nobody, Kind::Nobody];
-    let strict = support::IPV4.replace(r#""Engine""#, r#""SourceCheck":"subnet","Engine""#);
-    let mut lab = Lab::configured(&kinds, &strict, |_, udp| udp).await;
-    let known = vec![lab.leases[1].clone()];
-    let peers = lab.peers_of(0, known);
-    lab.node(0).network.sync(&peers).await.unwrap();
-    let pod = lab.pod_ip(0).octets();
-    let inbox = lab.pods[0].namespace().run(|| UdpSocket::bind("0.0.0.0:7777")).unwrap().unwrap();
-    inbox.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 64];
+async fn sources_are_checked_as_much_as_is_asked() {
+    let [spoofed, unknown] = [DropReason::SpoofedSource, DropReason::UnknownPeer].map(Some);
+    // A peer's own, another's and nobody's source from the peer, and a source of a peer from who is none.
+    let sources =
+        [(1, [10, 244, 2, 2]), (1, [10, 244, 3, 2]), (1, [192, 0, 2, 7]), (2, [10, 244, 2, 2])];
+    for (check, reasons) in [
+        (r#""subnet""#, [None, spoofed, spoofed, unknown]),
+        ("true", [None, spoofed, spoofed, unknown]),
+        (r#""peer""#, [None, None, None, unknown]),
+        ("false", [None; 4]),
+    ] {
+        let config = format!(r#""SourceCheck":{check},"Engine""#);
+        let config = support::IPV4.replace(r#""Engine""#, &config);
+        let kinds = [Kind::Ours, Kind::Nobody, Kind::Nobody];
+        let mut lab = Lab::configured(&kinds, &config, |_, udp| udp).await;
+        let peers = lab.peers_of(0, vec![lab.leases[1].clone()]);
+        lab.node(0).network.sync(&peers).await.unwrap();
+        let inbox = inbox(&lab);
+        let (mut dropped, mut received) = ([0; DropReason::ALL.len()], 0);
+        for ((host, source), reason) in sources.into_iter().zip(reasons) {
+            sender(&lab, host).send(&packet(source, lab.pod_ip(0).octets())).unwrap();
+            if let Some(reason) = reason {
+                dropped[reason as usize] += 1;
+                lab.expect_dropped(0, reason, dropped[reason as usize]).await;
+                continue;
+            }
+            received += 1;
+            let (_, from) = inbox.recv_from(&mut [0; 64]).unwrap();
+            assert_eq!(from, SocketAddr::from((source, 7777)), "{check}");
+        }
+        inbox.set_nonblocking(true).unwrap();
+        assert!(inbox.recv_from(&mut [0; 64]).is_err(), "{check}");
+        let by_ebpf = lab.nodes[0].as_ref().unwrap().backend.stats().by_ebpf;
+        assert_eq!(by_ebpf, if crate::ENGINE == "ebpf" { received } else { 0 }, "{check}");
+    }
+}
 
-    let (stranger, engine) = sender(&lab, 2);
-    stranger.send_to(&packet([10, 244, 2, 2], pod), engine).unwrap();
-    lab.expect_dropped(0, DropReason::UnknownPeer, 1).await;
-    let (peer, engine) = sender(&lab, 1);
-    peer.send_to(&packet([10, 244, 3, 2], pod), engine).unwrap();
-    peer.send_to(&packet([8, 8, 8, 8], pod), engine).unwrap();
-    peer.send_to(&packet([10, 244, 1, 2], pod), engine).unwrap();
-    lab.expect_dropped(0, DropReason::SpoofedSource, 3).await;
-    assert!(inbox.recv_from(&mut buffer).is_err());
-
-    let good = packet([10, 244, 2, 2], pod);
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn what_is_no_packet_is_dropped_and_counted() {
+    let lab = Lab::new(&[Kind::Ours, Kind::Nobody]).await;
+    let (peer, inbox) = (sender(&lab, 1), inbox(&lab));
+    let good = packet([10, 244, 2, 2], lab.pod_ip(0).octets());
     let with = |at: usize, value: u8| {
         let mut packet = good.clone();
         packet[at] = value;
@@ -70,39 +110,12 @@ async fn strangers_and_false_sources_are_dropped_and_counted() {
         (with(0, 0x47), DropReason::SourceRoute),
     ] {
         let before = lab.dropped(0, reason);
-        peer.send_to(&datagram, engine).unwrap();
+        peer.send(&datagram).unwrap();
         lab.expect_dropped(0, reason, before + 1).await;
     }
-    assert!(inbox.recv_from(&mut buffer).is_err());
-
-    peer.send_to(&good, engine).unwrap();
-    inbox.set_nonblocking(false).unwrap();
-    inbox.set_read_timeout(Some(crate::lab::PATIENCE)).unwrap();
-    let (_, from) = inbox.recv_from(&mut buffer).unwrap();
-    assert_eq!(from, "10.244.2.2:7777".parse().unwrap());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
-async fn the_check_of_sources_can_be_switched_off() {
-    let lab = Lab::with(&[Kind::Ours, Kind::Nobody], |_, udp| udp).await;
-    let host = lab.host(0);
-    let json = support::IPV4.replace("\"Type\"", "\"SourceCheck\":false,\"Type\"");
-    let config = json.parse().unwrap();
-    let backend = support::udp(host, &config);
-    let mut network = flannel_core::Backend::start(&backend, &lab.leases[0]).await.unwrap();
-    network.sync(&lab.peers(0)).await.unwrap();
-    let inbox = lab.pods[0].namespace().run(|| UdpSocket::bind("0.0.0.0:7777")).unwrap().unwrap();
-    inbox.set_read_timeout(Some(crate::lab::PATIENCE / 4)).unwrap();
-    let (peer, engine) = sender(&lab, 1);
-    let forged = packet([10, 244, 9, 9], lab.pod_ip(0).octets());
-    // The engine before this one checks, and may have the first in its queue.
-    let received = (0..4).find_map(|_| {
-        peer.send_to(&forged, engine).unwrap();
-        inbox.recv_from(&mut [0; 64]).ok()
-    });
-    let (_, from) = received.expect("a packet");
-    assert_eq!(from, "10.244.9.9:7777".parse().unwrap());
+    peer.send(&good).unwrap();
+    let (_, from) = inbox.recv_from(&mut [0; 64]).unwrap();
+    assert_eq!(from, "10.244.2.2:7777".parse().unwrap(), "the first that arrives");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,9 +124,13 @@ async fn the_engine_and_what_it_uses_can_be_read() {
     let lab = Lab::new(&[Kind::Ours, Kind::Ours]).await;
     assert!(lab.reaches(0, 1).await);
     let stats = lab.nodes[0].as_ref().unwrap().backend.stats();
-    let Some(Engine::Userspace(features)) = &stats.engine else { panic!("{stats:?}") };
-    assert!(features.tun_tcp && features.udp_segment && features.udp_gro, "{features:?}");
-    assert_eq!(features.tun_udp, features.missing.is_empty(), "{features:?}");
+    let engine = stats.engine.as_ref().unwrap();
+    let features = engine.features();
+    assert_eq!(engine.name(), crate::ENGINE);
+    assert!(features.tun_tcp && features.udp_segment, "{features:?}");
+    // Programs do not take apart what the kernel has joined.
+    assert_eq!(features.udp_gro, engine.name() == "userspace");
+    assert_eq!(features.tun_udp && features.udp_gro, features.missing.is_empty(), "{features:?}");
     assert!(stats.sent.packets > 0, "{stats:?}");
     // The answer is with the pod a moment before it is counted.
     let deadline = Instant::now() + crate::lab::PATIENCE;
@@ -131,8 +148,9 @@ async fn a_peer_may_use_a_port_of_its_own() {
         _ => udp.with_port(9000),
     })
     .await;
-    assert_eq!(lab.leases[1].attrs.backend_data.as_ref().unwrap().as_str(), r#"{"Port":9000}"#);
+    let published = |n: usize| lab.leases[n].attrs.backend_data.as_ref().map(|data| data.as_str());
+    assert!(published(1).unwrap().contains(r#""Port":9000"#));
+    assert!(published(0).is_none_or(|data| !data.contains("Port")));
     assert_eq!(lab.leases[1].attrs.backend_type, "");
-    assert_eq!(lab.leases[0].attrs.backend_data, None);
     assert!(lab.reaches(0, 1).await);
 }

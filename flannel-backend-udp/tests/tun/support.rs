@@ -31,7 +31,7 @@ pub(crate) type Make = fn(&Host, &NetworkConfig) -> Arc<dyn Backend>;
 pub(crate) struct World(pub(crate) KernelWorld<Make>);
 
 pub(crate) async fn world(config: &str) -> World {
-    World(KernelWorld::new(config, make as Make).await)
+    World(KernelWorld::new(&config.replace("userspace", crate::ENGINE), make as Make).await)
 }
 
 #[async_trait]
