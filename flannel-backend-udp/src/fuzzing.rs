@@ -3,7 +3,7 @@
 //! They are made of what the userspace engine's threads call between one system call and the next. Random bytes are no packets,
 //! so the bytes also say what is to be set right in them first.
 
-mod input;
+pub(crate) mod input;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

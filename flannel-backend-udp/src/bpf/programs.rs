@@ -231,3 +231,6 @@ pub(super) const fn version() -> u64 {
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/udp.bpf.o");
 const ENCAP: &str = "flannel_encap";
 const DECAP: &str = "flannel_decap";
+
+#[cfg(test)]
+mod tests;

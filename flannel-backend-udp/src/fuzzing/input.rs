@@ -9,13 +9,13 @@ use crate::{
 };
 
 /// What a peer sent.
-pub(super) struct Datagram {
-    pub(super) from: IpAddr,
-    pub(super) packet: Vec<u8>,
+pub(crate) struct Datagram {
+    pub(crate) from: IpAddr,
+    pub(crate) packet: Vec<u8>,
 }
 
 /// A packet of a device with what the device says of it.
-pub(super) fn device(bytes: &[u8]) -> Option<(Vec<u8>, Offload)> {
+pub(crate) fn device(bytes: &[u8]) -> Option<(Vec<u8>, Offload)> {
     let (flags, rest) = bytes.split_first()?;
     let (header, packet) = rest.split_first_chunk()?;
     let (mut packet, mut offload) = (packet.to_vec(), Offload::parse(header));
@@ -34,7 +34,7 @@ pub(super) fn device(bytes: &[u8]) -> Option<(Vec<u8>, Offload)> {
 }
 
 /// Datagrams that came together.
-pub(super) fn datagrams(mut bytes: &[u8]) -> Vec<Datagram> {
+pub(crate) fn datagrams(mut bytes: &[u8]) -> Vec<Datagram> {
     let mut datagrams: Vec<Datagram> = Vec::new();
     while let [flags, high, low, rest @ ..] = bytes
         && datagrams.len() < MOST
@@ -67,7 +67,7 @@ pub(super) fn datagrams(mut bytes: &[u8]) -> Vec<Datagram> {
 }
 
 /// The address of a peer.
-pub(super) fn peer(n: u8) -> IpAddr {
+pub(crate) fn peer(n: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, n).into()
 }
 
