@@ -143,11 +143,8 @@ async fn the_mtu_follows_the_link() {
 async fn another_mtu_is_taken_up_by_routes_without_a_lost_packet() {
     let world = world(DUAL).await;
     let mut nodes = Nodes::start(&world).await;
-    let targets = world.pod(1).endpoint().ips();
-    let probes: Vec<_> = targets.map(|ip| probe::stream(world.pod(0), ip, 1000).unwrap()).collect();
-    for probe in &probes {
-        probe.flowing().await;
-    }
+    let probes = probe::streams(world.pod(0), world.pod(1), 1000).unwrap();
+    probes.flowing().await;
     let mut kernel = world.testbed().host(0).connect().unwrap();
     let backend = |options: &str| {
         let json =
@@ -170,10 +167,8 @@ async fn another_mtu_is_taken_up_by_routes_without_a_lost_packet() {
     }
     nodes.network(0).reconfigure(&backend(r#""MTU":1279"#)).unwrap_err();
     assert_eq!(nodes.network(0).mtu(), 1300);
-    for probe in probes {
-        let report = probe.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = probes.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
 }
 
 #[tokio::test]
@@ -327,17 +322,12 @@ async fn what_is_handed_over_are_flanneld_routes_and_no_packet_is_lost() {
     let world = world(DUAL).await;
     let nodes = Nodes::start(&world).await;
     let host = world.testbed().host(0);
-    let targets = world.pod(1).endpoint().ips();
-    let probes: Vec<_> = targets.map(|ip| probe::stream(world.pod(0), ip, 1000).unwrap()).collect();
-    for probe in &probes {
-        probe.flowing().await;
-    }
+    let probes = probe::streams(world.pod(0), world.pod(1), 1000).unwrap();
+    probes.flowing().await;
     let (_, network) = nodes.into_first();
     network.hand_over().await.unwrap();
-    for probe in probes {
-        let report = probe.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = probes.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
     let mut kernel = host.connect().unwrap();
     assert_eq!(list_nexthops(&mut kernel).await.unwrap(), []);
     let eth0 = link_by_name(&mut kernel, "eth0").await.unwrap().unwrap().index;

@@ -11,6 +11,7 @@ mod ping;
 mod reachability;
 mod socket;
 mod stream;
+mod streams;
 mod tally;
 mod throughput;
 
@@ -20,5 +21,6 @@ pub use flow::{Flow, flow};
 pub use ping::{Ping, PingError, Pong, ping};
 pub use reachability::{Reachability, Unreachable, reachability};
 pub use stream::{Stream, stream};
+pub use streams::{Streams, streams, streams_both_ways};
 pub use tally::StreamReport;
 pub use throughput::{Throughput, ThroughputError, tcp_throughput};

@@ -121,20 +121,15 @@ async fn restarts(network: &'static str) -> (u64, Vec<Duration>) {
     let (mut nodes, pods) = cluster.start_all().await;
     let (mut lost, mut gaps) = (0, Vec::new());
     for round in 0..rounds {
-        let out = probe::stream(&pods[0], pods[1].ip(), 200).unwrap();
-        let back = probe::stream(&pods[1], pods[0].ip(), 200).unwrap();
-        for stream in [&out, &back] {
-            timeout(Duration::from_secs(5), stream.flowing()).await.expect("packets flow");
-        }
+        let streams = probe::streams_both_ways(&pods[0], &pods[1], 200).unwrap();
+        timeout(Duration::from_secs(5), streams.flowing()).await.expect("packets flow");
         end(&mut nodes[0], round % 2 == 0).await;
         fs::remove_file(cluster.subnet_file(0)).unwrap();
         nodes[0] = cluster.start(0).await;
-        for stream in [&out, &back] {
-            timeout(Duration::from_secs(5), stream.flowing()).await.expect("packets flow");
-        }
-        let (out, back) = (out.stop().await, back.stop().await);
-        lost += out.lost + back.lost;
-        gaps.push(out.longest_gap.max(back.longest_gap));
+        timeout(Duration::from_secs(5), streams.flowing()).await.expect("packets flow");
+        let report = streams.stop().await;
+        lost += report.lost;
+        gaps.push(report.longest_gap);
     }
     gaps.sort();
     println!("{rounds} restarts, {network}: {lost} lost, gaps {gaps:?}");

@@ -43,8 +43,7 @@ async fn a_peer_that_goes_behind_a_router_is_encapsulated_and_back_without_a_los
     let eth0 = kernel.link("eth0").await.index;
     let devices = [kernel.link("flannel.1").await.index, kernel.link("flannel-v6.1").await.index];
     let blocks = ["10.244.2.0/24", "fd00:10:244:2::/64"];
-    let targets = world.pod(1).endpoint().ips();
-    let probes: Vec<_> = targets.map(|ip| probe::stream(world.pod(0), ip, 1000).unwrap()).collect();
+    let probes = probe::streams(world.pod(0), world.pod(1), 1000).unwrap();
     // Host 3 forwards, as a router does.
     let behind = [("192.0.2.2/32", "192.0.2.4"), ("2001:db8::2/128", "2001:db8::4")];
     let behind = behind
@@ -67,10 +66,8 @@ async fn a_peer_that_goes_behind_a_router_is_encapsulated_and_back_without_a_los
     assert!(nodes.repair(async || ways().await == direct).await);
     assert_eq!(kernel.forwarding("flannel.1").await, []);
     assert!(world.reaches(0, 1).await);
-    for probe in probes {
-        let report = probe.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = probes.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
 }
 
 #[tokio::test]

@@ -19,17 +19,12 @@ async fn what_is_handed_over_is_as_flanneld_makes_it_and_no_packet_is_lost() {
     let nodes = Nodes::start(&world).await;
     let mut kernel = Kernel::of(world.testbed().host(0));
     let devices = [kernel.link("flannel.1").await, kernel.link("flannel-v6.1").await];
-    let targets = world.pod(1).endpoint().ips();
-    let probes: Vec<_> = targets.map(|ip| probe::stream(world.pod(0), ip, 1000).unwrap()).collect();
-    for probe in &probes {
-        probe.flowing().await;
-    }
+    let probes = probe::streams(world.pod(0), world.pod(1), 1000).unwrap();
+    probes.flowing().await;
     let (_, network) = nodes.into_first();
     network.hand_over().await.unwrap();
-    for probe in probes {
-        let report = probe.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = probes.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
     assert_eq!(kernel.nexthops().await, []);
     for (family, device, blocks) in [
         (IpFamily::V4, &devices[0], ["10.244.2.0/24", "10.244.3.0/24", "10.244.4.0/24"]),
@@ -58,11 +53,8 @@ async fn what_is_handed_over_is_as_flanneld_makes_it_and_no_packet_is_lost() {
 async fn routes_that_flanneld_made_are_taken_over_without_loss_and_stale_ones_go() {
     let world = world(DUAL).await;
     let mut nodes = Nodes::start(&world).await;
-    let targets = world.pod(1).endpoint().ips();
-    let probes: Vec<_> = targets.map(|ip| probe::stream(world.pod(0), ip, 1000).unwrap()).collect();
-    for probe in &probes {
-        probe.flowing().await;
-    }
+    let probes = probe::streams(world.pod(0), world.pod(1), 1000).unwrap();
+    probes.flowing().await;
     // There, and here again, with one peer gone meanwhile.
     let lease = nodes.lease(0).clone();
     let known = nodes.lease(1).clone();
@@ -73,10 +65,8 @@ async fn routes_that_flanneld_made_are_taken_over_without_loss_and_stale_ones_go
     peers.fold(flannel_core::LeaseEvent::Reset(vec![known]));
     let report = network.sync(&peers).await.unwrap();
     assert_eq!((report.faults.len(), report.problems.len()), (0, 0), "{report:?}");
-    for probe in probes {
-        let report = probe.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = probes.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
     let mut kernel = Kernel::of(world.testbed().host(0));
     for block in ["10.244.2.0/24", "fd00:10:244:2::/64"] {
         let route = kernel.route(block).await.unwrap();

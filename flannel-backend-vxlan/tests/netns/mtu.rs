@@ -105,12 +105,8 @@ async fn options_that_are_changed_in_the_store_are_taken_up_without_a_lost_packe
     let subnet = cluster.status(1).lease.unwrap().subnet;
     let blocks = [subnet.ipv4().unwrap().to_string(), subnet.ipv6().unwrap().to_string()];
     let with = |options: &str| DUAL.replace(r#""vxlan""#, &format!(r#""vxlan",{options}"#));
-    let targets = cluster.pods[1].endpoint().ips();
-    let probes: Vec<_> =
-        targets.map(|ip| probe::stream(&cluster.pods[0], ip, 1000).unwrap()).collect();
-    for probe in &probes {
-        probe.flowing().await;
-    }
+    let probes = probe::streams(&cluster.pods[0], &cluster.pods[1], 1000).unwrap();
+    probes.flowing().await;
     let adopted = r#""MTU":1400,"Learning":true,"DirectRouting":true"#;
     cluster.store.set_config(Some(&with(adopted)));
     cluster.wait_for(0, |status| status.mtu == Some(1330)).await;
@@ -131,8 +127,6 @@ async fn options_that_are_changed_in_the_store_are_taken_up_without_a_lost_packe
     cluster.store.set_config(Some(DUAL));
     cluster.wait_for(0, |status| status.mtu == Some(1430) && status.faults.is_empty()).await;
     assert_ne!(kernel.way(&blocks[0]).await.1, eth0, "encapsulated again");
-    for probe in probes {
-        let report = probe.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = probes.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
 }

@@ -1,7 +1,8 @@
 //! Changes of what keeps the rules, and of the rules themselves, under traffic: nothing is lost.
 
 use flannel_firewall::{Firewall, FirewallOptions, Masquerade, Scope};
-use flannel_testbed::probe::stream;
+use flannel_testbed::probe::streams;
+use tokio::join;
 
 use crate::world::{Mode, World, config, scope};
 
@@ -26,17 +27,13 @@ done
 /// Probes 1,000 times a second, in both families, to a peer and masqueraded to the outside, while `change` is made.
 async fn nothing_is_lost(world: &World, what: &str, change: impl AsyncFnOnce()) {
     let outside = world.outside().endpoint();
-    let targets: Vec<_> = world.peer_pod.endpoint().ips().chain(outside.ips()).collect();
-    let streams: Vec<_> = targets.iter().map(|to| stream(&world.pod, *to, 1000).unwrap()).collect();
-    for stream in &streams {
-        stream.flowing().await;
-    }
+    let inside = streams(&world.pod, &world.peer_pod, 1000).unwrap();
+    let masqueraded = streams(&world.pod, outside, 1000).unwrap();
+    join!(inside.flowing(), masqueraded.flowing());
     change().await;
-    for stream in &streams {
-        stream.flowing().await;
-    }
-    for (to, stream) in targets.iter().zip(streams) {
-        let report = stream.stop().await;
+    join!(inside.flowing(), masqueraded.flowing());
+    for (to, streams) in [("a peer", inside), ("the outside", masqueraded)] {
+        let report = streams.stop().await;
         assert_eq!(report.lost, 0, "{what}: to {to}: {report:?}");
     }
 }

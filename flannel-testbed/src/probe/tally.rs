@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, iter::Sum, time::Duration};
 
 use tokio::time::Instant;
 
@@ -25,6 +25,18 @@ impl fmt::Display for StreamReport {
             "{} sent, {} received, {} lost, longest gap {:?}, slowest answer {:?}",
             self.sent, self.received, self.lost, self.longest_gap, self.slowest
         )
+    }
+}
+
+impl Sum for StreamReport {
+    fn sum<I: Iterator<Item = Self>>(reports: I) -> Self {
+        reports.fold(Self::default(), |sum, report| Self {
+            sent: sum.sent + report.sent,
+            received: sum.received + report.received,
+            lost: sum.lost + report.lost,
+            longest_gap: sum.longest_gap.max(report.longest_gap),
+            slowest: sum.slowest.max(report.slowest),
+        })
     }
 }
 

@@ -1,7 +1,10 @@
+use std::net::IpAddr;
+
 use flannel_testbed::{
     Testbed,
-    probe::{PingError, flow, stream, tcp_throughput},
+    probe::{PingError, flow, stream, streams_both_ways, tcp_throughput},
 };
+use ipnetwork::IpNetwork;
 use tokio::time::timeout;
 
 use super::support::{MS, SECOND, blocks, routed_pods, two_routed_pods, until};
@@ -44,6 +47,22 @@ async fn a_stream_counts_an_outage() {
     let report = probes.stop().await;
     assert!(report.longest_gap > 500 * MS, "{report}");
     assert!((30..100).contains(&report.lost), "{report}");
+    assert_eq!(report.sent, report.received + report.lost, "{report}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn what_one_of_several_streams_loses_is_lost() {
+    let (testbed, one, two) = two_routed_pods().await;
+    let probes = streams_both_ways(&one, &two, 100).unwrap();
+    timeout(SECOND, probes.flowing()).await.unwrap();
+    let ipv6 = two.endpoint().ips().find(IpAddr::is_ipv6).unwrap();
+    let block = IpNetwork::new(ipv6, 64).unwrap();
+    assert_eq!(testbed.host(0).delete_route(block).await.unwrap(), 1);
+    // There and back lead through the route, for the streams of one family.
+    timeout(300 * MS, probes.flowing()).await.unwrap_err();
+    let report = probes.stop().await;
+    assert!(report.lost > 20 && report.received > 2 * 25, "{report}");
     assert_eq!(report.sent, report.received + report.lost, "{report}");
 }
 

@@ -83,10 +83,9 @@ async fn kill_and_start_again(network: &'static str) {
     eventually(async || cluster.knows(0, 1).await && cluster.knows(1, 0).await).await;
     let pods = cluster.pods(2).await;
     let subnet = cluster.subnet(0);
-    let stream = probe::stream(&pods[0], pods[1].ip(), 20).unwrap();
-    let back = probe::stream(&pods[1], pods[0].ip(), 20).unwrap();
+    let streams = probe::streams_both_ways(&pods[0], &pods[1], 20).unwrap();
     for kill in [true, false, true] {
-        stream.flowing().await;
+        streams.flowing().await;
         let asked = Instant::now();
         if kill {
             first.kill().unwrap()
@@ -96,14 +95,13 @@ async fn kill_and_start_again(network: &'static str) {
         let status = first.wait().await.unwrap();
         assert!(kill || status.success(), "{status}");
         assert!(asked.elapsed() < Duration::from_secs(1));
-        stream.flowing().await;
+        streams.flowing().await;
         fs::remove_file(cluster.subnet_file(0)).unwrap();
         first = cluster.start(0).await;
         assert_eq!(cluster.subnet(0), subnet);
     }
-    for report in [stream.stop().await, back.stop().await] {
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = streams.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
 }
 
 #[tokio::test]

@@ -56,12 +56,7 @@ async fn take_over(network: &str, end: End, flannelds: &[&str]) {
     let subnet = cluster.subnet(0).to_string();
     let mac = mac(&cluster).await;
     // By all families that there are, in both directions.
-    let mut streams = Vec::new();
-    for (from, to) in [(0, 1), (1, 0)] {
-        for ip in pods[to].endpoint().ips() {
-            streams.push(probe::stream(&pods[from], ip, 100).unwrap());
-        }
-    }
+    let streams = probe::streams_both_ways(&pods[0], &pods[1], 100).unwrap();
     stop(theirs.process(), end).await;
     let _ours = cluster.start_ours(0).await;
     assert_eq!(cluster.subnet(0).to_string(), subnet);
@@ -71,11 +66,9 @@ async fn take_over(network: &str, end: End, flannelds: &[&str]) {
     assert_eq!(leases.contains("192.0.2.50"), !flannelds.is_empty(), "{leases}");
     assert_eq!(leases.matches("PublicIP\"").count(), 2, "{leases}");
     assert_eq!(self::mac(&cluster).await, mac);
-    for stream in streams {
-        timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
-        let report = stream.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    timeout(Duration::from_secs(60), streams.flowing()).await.expect("packets flow");
+    let report = streams.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
 }
 
 async fn stop(process: &mut Process, end: End) {

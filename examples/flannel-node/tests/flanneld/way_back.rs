@@ -23,12 +23,7 @@ async fn what_is_kept_for_flanneld_is_its_own_and_loses_nothing_by_host_gw() {
 async fn kept(network: &str) {
     let (cluster, pods, mut theirs) = flannelds(network).await;
     let as_flanneld_makes_it = state(&cluster).await;
-    let mut streams = Vec::new();
-    for (from, to) in [(0, 1), (1, 0)] {
-        for ip in pods[to].endpoint().ips() {
-            streams.push(probe::stream(&pods[from], ip, 100).unwrap());
-        }
-    }
+    let streams = probe::streams_both_ways(&pods[0], &pods[1], 100).unwrap();
     end(theirs[0].process()).await;
     let mut ours = cluster.start_ours(0).await;
     assert_ne!(state(&cluster).await, as_flanneld_makes_it, "ours is another state");
@@ -40,11 +35,9 @@ async fn kept(network: &str) {
     assert_same(&as_flanneld_makes_it, &state(&cluster).await, "kept");
 
     theirs[0] = cluster.start_theirs(0).await;
-    for stream in streams {
-        timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
-        let report = stream.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    timeout(Duration::from_secs(60), streams.flowing()).await.expect("packets flow");
+    let report = streams.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
     assert_same(&as_flanneld_makes_it, &state(&cluster).await, "after flanneld's start");
     serves_a_new_peer(&cluster, pods).await;
     moves_and_removes_it(&cluster).await;

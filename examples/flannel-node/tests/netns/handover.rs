@@ -30,8 +30,7 @@ async fn take_over(network: &'static str) {
     let subnet = cluster.subnet(0);
     let other = env::var_os("FLANNEL_OTHER_BUILD").map_or_else(|| program().to_owned(), Into::into);
     let builds = [other, program().to_owned()];
-    let out = probe::stream(&pods[0], pods[1].ip(), 100).unwrap();
-    let back = probe::stream(&pods[1], pods[0].ip(), 100).unwrap();
+    let streams = probe::streams_both_ways(&pods[0], &pods[1], 100).unwrap();
     let mut slowest = Duration::ZERO;
     for round in 0..rounds() {
         let build = &builds[round as usize % 2];
@@ -47,12 +46,9 @@ async fn take_over(network: &'static str) {
         };
         let (bulk, ()) = tokio::join!(bulk, replace);
         assert!(bulk.unwrap().bytes > 0);
-        for stream in [&out, &back] {
-            timeout(Duration::from_secs(5), stream.flowing()).await.expect("packets flow");
-        }
+        timeout(Duration::from_secs(5), streams.flowing()).await.expect("packets flow");
     }
-    for report in [out.stop().await, back.stop().await] {
-        assert_eq!(report.lost, 0, "{report}");
-        println!("{} handovers, slowest {slowest:?}: {report}", rounds());
-    }
+    let report = streams.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
+    println!("{} handovers, slowest {slowest:?}: {report}", rounds());
 }

@@ -15,9 +15,8 @@ async fn what_flanneld_would_have_made_stays_and_no_packet_is_lost() {
         let cluster = Cluster::new(2, network).await;
         let (mut nodes, pods) = cluster.start_all().await;
         let peer = cluster.subnet(1).ipv4().unwrap();
-        let out = probe::stream(&pods[0], pods[1].ip(), 100).unwrap();
-        let back = probe::stream(&pods[1], pods[0].ip(), 100).unwrap();
-        out.flowing().await;
+        let streams = probe::streams_both_ways(&pods[0], &pods[1], 100).unwrap();
+        streams.flowing().await;
         let route = async || cluster.shell(0, &format!("ip route show {peer}")).await;
         assert!(route().await.contains("nhid"), "{}", route().await);
 
@@ -28,10 +27,9 @@ async fn what_flanneld_would_have_made_stays_and_no_packet_is_lost() {
         let said = teardown(&cluster, true).await.unwrap();
         assert!(said.contains("as flanneld makes them"), "{said}");
 
-        out.flowing().await;
-        for report in [out.stop().await, back.stop().await] {
-            assert_eq!(report.lost, 0, "{network}: {report}");
-        }
+        streams.flowing().await;
+        let report = streams.stop().await;
+        assert_eq!(report.lost, 0, "{network}: {report}");
         let left = route().await;
         assert!(left.contains(&format!("dev {device}")) && !left.contains("nhid"), "{left}");
         assert!(!left.contains("proto"), "{left}");

@@ -14,23 +14,16 @@ pub(crate) async fn costs_little(network: &'static str) {
     let subnet = cluster.subnet(0);
     let mut gaps = Vec::new();
     for last in 77..80 {
-        let streams = [(0, 1), (1, 0)]
-            .map(|(from, to)| probe::stream(&pods[from], pods[to].ip(), 100).unwrap());
+        let streams = probe::streams_both_ways(&pods[0], &pods[1], 100).unwrap();
         let flowing = async || {
-            for stream in &streams {
-                timeout(Duration::from_secs(10), stream.flowing()).await.expect("packets flow");
-            }
+            timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
         };
         flowing().await;
         let address = format!("192.0.2.{last}");
         cluster.host(0).set_addresses([format!("{address}/24").parse().unwrap()]).await.unwrap();
         eventually(async || cluster.lease(0).contains(&address)).await;
         flowing().await;
-        let mut gap = Duration::ZERO;
-        for stream in streams {
-            gap = gap.max(stream.stop().await.longest_gap);
-        }
-        gaps.push(gap);
+        gaps.push(streams.stop().await.longest_gap);
     }
     gaps.sort();
     println!("{network}: another address took {gaps:?}");
