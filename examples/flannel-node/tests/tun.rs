@@ -15,6 +15,8 @@ use serde_json::Value;
 mod dropping;
 #[path = "netns/narrowing.rs"]
 mod narrowing;
+#[path = "netns/outer_rules.rs"]
+mod outer_rules;
 #[path = "netns/renumbering.rs"]
 mod renumbering;
 #[path = "netns/support.rs"]
@@ -60,6 +62,12 @@ async fn another_address_costs_200_ms_at_most() {
     for network in [USERSPACE, EBPF] {
         renumbering::costs_little(network).await;
     }
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn rules_of_the_host_drop_what_is_documented() {
+    outer_rules::are_obeyed_as_documented(USERSPACE, EBPF).await;
 }
 
 async fn shown(network: &'static str, engine: &str) {
