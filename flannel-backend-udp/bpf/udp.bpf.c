@@ -5,7 +5,7 @@
 //   flannel_encap  egress of the tunnel device, after routing and NAT: puts outer IP and UDP headers in front of a packet to a
 //                  peer that decapsulates in its kernel, and sends it to the next hop of the kernel's own route to the peer.
 //   flannel_decap  ingress of the uplink: removes the outer headers of a datagram from a peer and has the tunnel device receive
-//                  the packet, so that conntrack and the firewall see it there.
+//                  the packet, so that conntrack and the firewall see it there. Lets the kernel learn path MTUs of routers.
 //
 // Whatever they do not handle continues unchanged: to the tunnel device or to the socket, where the userspace engine takes it.
 // Only packets that break a rule of the source check end here.
@@ -109,11 +109,21 @@ struct outer6 {
 	struct ipv6 ip;
 	struct udp udp;
 };
+struct icmp {
+	__u8 type, code;
+	__u16 check;
+	__u32 mtu;
+};
 
 #define ETHERNET 14
 #define PLAIN_IPV4 0x45 // version 4, five words: no options
+#define ICMP 1
 #define TCP 6
 #define UDP 17
+#define ICMPV6 58
+#define UNREACHABLE 3 // RFC 792
+#define FRAGMENTATION_NEEDED 4
+#define PACKET_TOO_BIG 2 // RFC 4443
 #define DONT_FRAGMENT BE16(0x4000)
 #define FRAGMENT_BITS BE16(0x3fff) // more fragments, and the offset
 #define TTL 64
@@ -375,6 +385,57 @@ INLINE int is_whole(const struct __sk_buff *skb, __u32 at, __u32 all, __u32 data
 	return all == inside + outer && datagram == inside + sizeof(struct udp) && all + at <= skb->len;
 }
 
+// A router that finds a datagram too big quotes it, with a source port that no socket has. With that of our socket the kernel learns the
+// path MTU from it.
+INLINE void name_socket(struct udp *quoted, struct icmp *icmp, const struct config *own)
+{
+	if (quoted->to != own->port || BE16(quoted->from) < DYNAMIC_PORTS)
+		return;
+	// RFC 1624.
+	__u32 sum = (__u16)~icmp->check + (__u16)~quoted->from + own->port;
+	sum = (sum & 0xffff) + (sum >> 16);
+	icmp->check = ~((sum & 0xffff) + (sum >> 16));
+	quoted->from = own->port;
+}
+
+INLINE int error4(struct __sk_buff *skb, const struct config *own, const __u32 at)
+{
+	struct {
+		struct ipv4 ip;
+		struct icmp icmp;
+		struct outer4 quoted;
+	} *packet;
+	if (!has(skb, at + sizeof(*packet)))
+		return TC_ACT_UNSPEC;
+	packet = (void *)(long)skb->data + at;
+	if ((void *)(packet + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_UNSPEC;
+	struct ipv4 *ip = &packet->ip, *quoted = &packet->quoted.ip;
+	if (ip->version_len == PLAIN_IPV4 && !(ip->fragment & FRAGMENT_BITS) && packet->icmp.type == UNREACHABLE &&
+	    packet->icmp.code == FRAGMENTATION_NEEDED && quoted->version_len == PLAIN_IPV4 && quoted->from == own->local4 &&
+	    quoted->protocol == UDP)
+		name_socket(&packet->quoted.udp, &packet->icmp, own);
+	return TC_ACT_UNSPEC;
+}
+
+INLINE int error6(struct __sk_buff *skb, const struct config *own, const __u32 at)
+{
+	struct {
+		struct ipv6 ip;
+		struct icmp icmp;
+		struct outer6 quoted;
+	} *packet;
+	if (!has(skb, at + sizeof(*packet)))
+		return TC_ACT_UNSPEC;
+	packet = (void *)(long)skb->data + at;
+	if ((void *)(packet + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_UNSPEC;
+	struct ipv6 *quoted = &packet->quoted.ip;
+	if (packet->icmp.type == PACKET_TOO_BIG && same6(quoted->from, own->local6) && quoted->protocol == UDP)
+		name_socket(&packet->quoted.udp, &packet->icmp, own);
+	return TC_ACT_UNSPEC;
+}
+
 INLINE int decap4(struct __sk_buff *skb, const struct config *own, const __u32 at)
 {
 	struct {
@@ -387,6 +448,8 @@ INLINE int decap4(struct __sk_buff *skb, const struct config *own, const __u32 a
 	if ((void *)(packet + 1) > (void *)(long)skb->data_end)
 		return TC_ACT_UNSPEC;
 	struct ipv4 *outer = &packet->outer.ip, *ip = &packet->ip;
+	if (outer->protocol == ICMP)
+		return error4(skb, own, at);
 	if (outer->version_len != PLAIN_IPV4 || outer->to != own->local4 || outer->protocol != UDP ||
 	    packet->outer.udp.to != own->port || packet->outer.udp.check || outer->fragment & FRAGMENT_BITS)
 		return TC_ACT_UNSPEC;
@@ -412,6 +475,8 @@ INLINE int decap6(struct __sk_buff *skb, const struct config *own, const __u32 a
 	if ((void *)(packet + 1) > (void *)(long)skb->data_end)
 		return TC_ACT_UNSPEC;
 	struct ipv6 *outer = &packet->outer.ip, *ip = &packet->ip;
+	if (outer->protocol == ICMPV6)
+		return error6(skb, own, at);
 	if (!same6(outer->to, own->local6) || outer->protocol != UDP || packet->outer.udp.to != own->port ||
 	    packet->outer.udp.check)
 		return TC_ACT_UNSPEC;

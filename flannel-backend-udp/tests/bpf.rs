@@ -11,6 +11,8 @@ mod contract;
 mod lab;
 #[path = "bpf/matrix.rs"]
 mod matrix;
+#[path = "bpf/path.rs"]
+mod path;
 #[path = "tun/safety.rs"]
 mod safety;
 #[path = "tun/support.rs"]
