@@ -5,12 +5,11 @@
 
 pub(crate) mod input;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use self::input::Datagram;
 use crate::{
     batch::{Batch, Batches},
-    config::SourceCheck,
     gro::{Gro, Output, PacketRef},
     icmp::{self, Problem},
     plan::ForwardingPlan,
@@ -92,24 +91,12 @@ pub fn from_peers(bytes: &[u8]) {
 
 /// Two peers, whose subnets are those that the seeds' packets come from and go to.
 fn table() -> Table {
-    let peer = |n: u8| SocketAddr::from((input::peer(n), 8285));
-    let block = |text: &str| text.parse().expect("a block");
-    let endpoints = [
-        (block("10.244.1.0/24"), peer(1)),
-        (block("10.244.2.0/24"), peer(2)),
-        (block("fd00:10:244:1::/64"), peer(1)),
-        (block("fd00:10:244:2::/64"), peer(2)),
-    ];
-    Table::new(&ForwardingPlan {
-        own: "10.244.3.0-24".parse().expect("a subnet"),
-        link: 2,
-        local: vec![Ipv4Addr::new(192, 0, 2, 3).into()],
-        port: 8285,
-        source_check: SourceCheck::Subnet,
-        in_kernel: [].into(),
-        path_mtu_discovery: false,
-        endpoints: endpoints.into(),
-    })
+    Table::new(&ForwardingPlan::to(&[
+        ("10.244.1.0/24", "192.0.2.1:8285"),
+        ("10.244.2.0/24", "192.0.2.2:8285"),
+        ("fd00:10:244:1::/64", "192.0.2.1:8285"),
+        ("fd00:10:244:2::/64", "192.0.2.2:8285"),
+    ]))
 }
 
 fn check_answers(ip: &Ip<'_>) {

@@ -251,11 +251,12 @@ impl Group {
                 && same(at + 8..at + 13)
                 && same(at + 14..at + 16)
                 && same(at + 18..self.header_len);
-        if !fits || !goes_on || !is_right(ip) {
+        if !fits || !goes_on || !ip.has_right_checksums() {
             return false;
         }
         self.is_verified = self.is_verified
-            || Ip::new_checked(self.first.of(buffers)).is_ok_and(|first| is_right(&first));
+            || Ip::new_checked(self.first.of(buffers))
+                .is_ok_and(|first| first.has_right_checksums());
         self.is_verified
     }
 
@@ -338,17 +339,6 @@ fn classify(ip: Ip<'_>, udp_gso: bool) -> Class<'_> {
         }
         _ => Class::Barrier,
     }
-}
-
-/// Whether the checksums of a TCP or UDP packet are right.
-fn is_right(ip: &Ip<'_>) -> bool {
-    let header = match ip {
-        Ip::V4(v4) => v4.has_right_checksum(),
-        Ip::V6(_) => true,
-    };
-    let payload = ip.payload();
-    let pseudo = ip.pseudo_sum(ip.protocol(), payload.len());
-    header && checksum::add(pseudo, checksum::sum(payload)) == 0xffff
 }
 
 /// Flows that are joined at the same time.

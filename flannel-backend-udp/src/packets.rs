@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use proptest::prelude::*;
 
-use crate::{checksum, wire};
+use crate::{fuzzing::input, wire};
 
 /// A UDP packet with right checksums.
 pub(crate) fn udp4(from: [u8; 4], to: [u8; 4], ttl: u8, data: &[u8]) -> Vec<u8> {
@@ -64,13 +64,7 @@ pub(crate) fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
 
 /// Whether the checksums of a TCP or UDP packet are right.
 pub(crate) fn is_right(packet: &[u8]) -> bool {
-    let ip = wire::Ip::new_checked(packet).unwrap();
-    let pseudo = ip.pseudo_sum(ip.protocol(), ip.payload().len());
-    let header = match ip {
-        wire::Ip::V4(v4) => v4.has_right_checksum(),
-        wire::Ip::V6(_) => true,
-    };
-    header && checksum::add(pseudo, checksum::sum(ip.payload())) == 0xffff
+    wire::Ip::new_checked(packet).unwrap().has_right_checksums()
 }
 
 /// Bytes that are anything, often close to a packet.
@@ -118,15 +112,6 @@ fn tcp(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
 }
 
 fn finish(mut packet: Vec<u8>) -> Vec<u8> {
-    let ip = wire::Ip::new_checked(&packet).unwrap();
-    let at = match ip.protocol() {
-        wire::TCP => 16,
-        wire::UDP => 6,
-        _ => return packet,
-    };
-    let pseudo = ip.pseudo_sum(ip.protocol(), ip.payload().len());
-    let sum = checksum::add(pseudo, checksum::sum(ip.payload()));
-    let at = ip.header_len() + at;
-    wire::put_u16(&mut packet, at, if sum == 0xffff { 0xffff } else { !sum });
+    input::set_checksum(&mut packet);
     packet
 }

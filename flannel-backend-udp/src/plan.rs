@@ -31,6 +31,26 @@ pub(crate) struct ForwardingPlan {
     pub(crate) endpoints: BTreeMap<IpNetwork, SocketAddr>,
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl ForwardingPlan {
+    /// One for tests, of a node at 192.0.2.3 whose peers' blocks are reached there.
+    pub(crate) fn to(endpoints: &[(&str, &str)]) -> Self {
+        let endpoint = |(block, to): &(&str, &str)| {
+            (block.parse().expect("a block"), to.parse().expect("an address"))
+        };
+        Self {
+            own: "10.244.3.0-24".parse().expect("a subnet"),
+            link: 2,
+            local: vec![IpAddr::from([192, 0, 2, 3])],
+            port: 8285,
+            source_check: SourceCheck::Subnet,
+            path_mtu_discovery: false,
+            in_kernel: BTreeSet::new(),
+            endpoints: endpoints.iter().map(endpoint).collect(),
+        }
+    }
+}
+
 /// The endpoints of the blocks of `peer` as seen from the node that holds `own`, and the faults of blocks without one. `port` is used
 /// for peers that publish none. Families that the node does not have are ignored.
 pub(crate) fn endpoints(

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::{
     config::SourceCheck,
     table::Table,
-    wire::{self, Ip, Malformed, Udp},
+    wire::{self, Ip, Udp},
 };
 
 /// Why a packet was dropped.
@@ -78,17 +78,6 @@ impl DropReason {
             Self::UnknownPeer => "unknown_peer",
             Self::Version => "version",
             Self::WriteFailed => "write_failed",
-        }
-    }
-}
-
-impl From<Malformed> for DropReason {
-    fn from(malformed: Malformed) -> Self {
-        match malformed {
-            Malformed::HeaderLength => Self::HeaderLength,
-            Malformed::Oversized => Self::Oversized,
-            Malformed::Truncated => Self::Truncated,
-            Malformed::Version => Self::Version,
         }
     }
 }
@@ -183,18 +172,7 @@ mod tests {
             ("192.0.2.0/28", "192.0.2.9:8285"),
             ("fd00:2::/64", "[2001:db8::2]:8285"),
         ];
-        ForwardingPlan {
-            own: "10.3.1.0-24".parse().unwrap(),
-            link: 2,
-            local: vec![[192, 0, 2, 1].into()],
-            port: 5000,
-            source_check: SourceCheck::Subnet,
-            path_mtu_discovery: false,
-            in_kernel: [].into(),
-            endpoints: endpoints
-                .map(|(block, to)| (block.parse().unwrap(), to.parse().unwrap()))
-                .into(),
-        }
+        ForwardingPlan { port: 5000, ..ForwardingPlan::to(&endpoints) }
     }
 
     fn out(packet: &[u8]) -> Result<SocketAddr, DropReason> {
@@ -230,7 +208,7 @@ mod tests {
         assert_eq!(to(0, [10, 3, 2, 3]), Err(DropReason::TtlExpired));
         assert!(to(2, [10, 3, 2, 3]).is_ok());
         // From our own address and port, to a peer whose own address is inside of a subnet.
-        let own = packets::udp4([192, 0, 2, 1], [192, 0, 2, 9], 64, b"hello");
+        let own = packets::udp4([192, 0, 2, 3], [192, 0, 2, 9], 64, b"hello");
         assert_eq!(out(&own), Err(DropReason::Loop));
     }
 
@@ -257,9 +235,7 @@ mod tests {
     #[test]
     fn packets_of_a_kernel_pass_and_are_right_one_hop_later() {
         let blocks = ["10.244.2.0/24", "fd00:10:244:2::/64"];
-        let endpoints =
-            blocks.map(|block| (block.parse().unwrap(), "192.0.2.2:8285".parse().unwrap()));
-        let table = Table::new(&ForwardingPlan { endpoints: endpoints.into(), ..plan() });
+        let table = Table::new(&ForwardingPlan::to(&blocks.map(|block| (block, "192.0.2.2:8285"))));
         for mut packet in packets::captured() {
             let ip = Inbound::new(&table).judge(&packet, "192.0.2.2".parse().unwrap()).unwrap();
             let ttl = ip.ttl();

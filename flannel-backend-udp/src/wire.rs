@@ -2,20 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::checksum;
-
-/// Why bytes are not one whole IP packet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Malformed {
-    /// The header says that it is shorter than a header or longer than the packet.
-    HeaderLength,
-    /// There are bytes behind the packet's end.
-    Oversized,
-    /// There are fewer bytes than the header says, or not even a header.
-    Truncated,
-    /// Neither IPv4 nor IPv6.
-    Version,
-}
+use crate::{checksum, verdict::DropReason};
 
 /// One whole IP packet of either version.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,11 +20,11 @@ pub(crate) struct Ipv4<'a>(&'a [u8]);
 pub(crate) struct Ipv6<'a>(&'a [u8]);
 
 impl<'a> Ip<'a> {
-    pub(crate) fn new_checked(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        match bytes.first().ok_or(Malformed::Truncated)? >> 4 {
+    pub(crate) fn new_checked(bytes: &'a [u8]) -> Result<Self, DropReason> {
+        match bytes.first().ok_or(DropReason::Truncated)? >> 4 {
             4 => Ipv4::new_checked(bytes).map(Self::V4),
             6 => Ipv6::new_checked(bytes).map(Self::V6),
-            _ => Err(Malformed::Version),
+            _ => Err(DropReason::Version),
         }
     }
 
@@ -98,6 +85,17 @@ impl<'a> Ip<'a> {
         }
     }
 
+    /// Whether the checksums of a TCP or UDP packet are right.
+    pub(crate) fn has_right_checksums(&self) -> bool {
+        let header = match self {
+            Self::V4(v4) => v4.has_right_checksum(),
+            Self::V6(_) => true,
+        };
+        let (protocol, payload) = (self.protocol(), self.payload());
+        let pseudo = self.pseudo_sum(protocol, payload.len());
+        header && checksum::add(pseudo, checksum::sum(payload)) == 0xffff
+    }
+
     /// The sum of the pseudo header that TCP and UDP checksums cover, RFC 9293 section 3.1 and RFC 8200 section 8.1, for `len`
     /// bytes behind the IP header.
     pub(crate) fn pseudo_sum(&self, protocol: u8, len: usize) -> u16 {
@@ -114,17 +112,17 @@ impl<'a> Ip<'a> {
 }
 
 impl<'a> Ipv4<'a> {
-    pub(crate) fn new_checked(bytes: &'a [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn new_checked(bytes: &'a [u8]) -> Result<Self, DropReason> {
         if bytes.len() < IPV4_HEADER {
-            return Err(Malformed::Truncated);
+            return Err(DropReason::Truncated);
         }
         if bytes[0] >> 4 != 4 {
-            return Err(Malformed::Version);
+            return Err(DropReason::Version);
         }
         let this = Self(bytes);
         let total = usize::from(u16_at(bytes, 2));
         if this.header_len() < IPV4_HEADER || total < this.header_len() {
-            return Err(Malformed::HeaderLength);
+            return Err(DropReason::HeaderLength);
         }
         exactly(bytes, total).map(|()| this)
     }
@@ -185,12 +183,12 @@ impl<'a> Ipv4<'a> {
 }
 
 impl<'a> Ipv6<'a> {
-    pub(crate) fn new_checked(bytes: &'a [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn new_checked(bytes: &'a [u8]) -> Result<Self, DropReason> {
         if bytes.len() < IPV6_HEADER {
-            return Err(Malformed::Truncated);
+            return Err(DropReason::Truncated);
         }
         if bytes[0] >> 4 != 6 {
-            return Err(Malformed::Version);
+            return Err(DropReason::Version);
         }
         exactly(bytes, IPV6_HEADER + usize::from(u16_at(bytes, 4))).map(|()| Self(bytes))
     }
@@ -208,10 +206,10 @@ fn address(bytes: &[u8]) -> Ipv6Addr {
     Ipv6Addr::from(<[u8; 16]>::try_from(bytes).expect("sixteen bytes"))
 }
 
-fn exactly(bytes: &[u8], total: usize) -> Result<(), Malformed> {
+fn exactly(bytes: &[u8], total: usize) -> Result<(), DropReason> {
     match bytes.len() {
-        len if len < total => Err(Malformed::Truncated),
-        len if len > total => Err(Malformed::Oversized),
+        len if len < total => Err(DropReason::Truncated),
+        len if len > total => Err(DropReason::Oversized),
         _ => Ok(()),
     }
 }

@@ -126,7 +126,8 @@ fn checksum_offset(ip: &Ip<'_>) -> Option<usize> {
     }
 }
 
-fn set_checksum(packet: &mut [u8]) {
+/// Puts the right checksum into a TCP or UDP packet that is whole.
+pub(crate) fn set_checksum(packet: &mut [u8]) {
     let Ok(ip) = Ip::new_checked(packet) else { return };
     let Some(offset) = checksum_offset(&ip) else { return };
     let (start, pseudo) = (ip.header_len(), ip.pseudo_sum(ip.protocol(), ip.payload().len()));

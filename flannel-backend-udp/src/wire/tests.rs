@@ -24,13 +24,13 @@ fn what_is_not_one_whole_packet_is_refused_by_reason() {
         changed[at] = value;
         Ip::new_checked(&changed).err()
     };
-    assert_eq!(Ip::new_checked(&[]), Err(Malformed::Truncated));
-    assert_eq!(Ip::new_checked(&packet[..19]), Err(Malformed::Truncated));
-    assert_eq!(Ip::new_checked(&packet[..packet.len() - 1]), Err(Malformed::Truncated));
-    assert_eq!(Ip::new_checked(&longer), Err(Malformed::Oversized));
-    assert_eq!(with(0, 0x55), Some(Malformed::Version));
-    assert_eq!(with(0, 0x44), Some(Malformed::HeaderLength));
-    assert_eq!(with(0, 0x4f), Some(Malformed::HeaderLength));
+    assert_eq!(Ip::new_checked(&[]), Err(DropReason::Truncated));
+    assert_eq!(Ip::new_checked(&packet[..19]), Err(DropReason::Truncated));
+    assert_eq!(Ip::new_checked(&packet[..packet.len() - 1]), Err(DropReason::Truncated));
+    assert_eq!(Ip::new_checked(&longer), Err(DropReason::Oversized));
+    assert_eq!(with(0, 0x55), Some(DropReason::Version));
+    assert_eq!(with(0, 0x44), Some(DropReason::HeaderLength));
+    assert_eq!(with(0, 0x4f), Some(DropReason::HeaderLength));
 }
 
 #[test]

@@ -112,21 +112,8 @@ impl Lab {
         self.nodes[n].as_ref().expect("one of ours").backend.stats().dropped(reason)
     }
 
-    /// Waits until so many packets were dropped for this reason, and no more.
-    pub(crate) async fn expect_dropped(&self, n: usize, reason: DropReason, count: u64) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.dropped(n, reason) != count {
-            assert!(
-                Instant::now() < deadline,
-                "{} {reason:?}, not {count}",
-                self.dropped(n, reason)
-            );
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
-
     /// Waits until so many packets or more were dropped for this reason.
-    pub(crate) async fn expect_dropped_at_least(&self, n: usize, reason: DropReason, count: u64) {
+    pub(crate) async fn expect_dropped(&self, n: usize, reason: DropReason, count: u64) {
         let deadline = Instant::now() + PATIENCE;
         while self.dropped(n, reason) < count {
             assert!(Instant::now() < deadline, "{} {reason:?}", self.dropped(n, reason));

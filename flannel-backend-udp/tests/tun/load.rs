@@ -2,11 +2,10 @@
 
 use std::{fs, io::Read, process::Stdio, thread, time::Duration};
 
-use ipnetwork::IpNetwork;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval};
 
 use crate::{
-    lab::{Kind, Lab, block},
+    lab::{Kind, Lab},
     traffic::{Traffic, socket},
 };
 
@@ -52,23 +51,6 @@ async fn peers_that_come_and_go_disturb_nobody() {
         assert_eq!((count.received, count.reordered), (count.sent, 0), "{count:?}, {overflow:?}");
     }
     assert!(seconds.is_none() || after < before + MAX_GROWTH, "{before} kB, then {after} kB");
-}
-
-/// What the others may not lose either.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
-async fn the_kernel_alone_carries_the_same() {
-    let _load = crate::LOAD.lock().await;
-    let lab = Lab::new(&[Kind::Nobody, Kind::Nobody]).await;
-    for (n, other) in [(0, 1), (1, 0)] {
-        lab.host(n).add_route(IpNetwork::from(block(other)), lab.host(other)).await.unwrap();
-    }
-    assert!(lab.reaches(0, 1).await || lab.reaches(0, 1).await);
-    let traffic = Traffic::start(&lab.pods[0], &lab.pods[1]);
-    sleep(SHORT).await;
-    for count in traffic.finish() {
-        assert_eq!((count.received, count.reordered), (count.sent, 0), "{count:?}");
-    }
 }
 
 /// A worker is a thread like others: while it has no processor, packets wait. At the kernel's own length of the queue, most of these

@@ -84,6 +84,9 @@ async fn sources_are_checked_as_much_as_is_asked() {
         }
         inbox.set_nonblocking(true).unwrap();
         assert!(inbox.recv_from(&mut [0; 64]).is_err(), "{check}");
+        for reason in [spoofed, unknown].into_iter().flatten() {
+            assert_eq!(lab.dropped(0, reason), dropped[reason as usize], "{check}");
+        }
         let by_ebpf = lab.nodes[0].as_ref().unwrap().backend.stats().by_ebpf;
         assert_eq!(by_ebpf, if crate::ENGINE == "ebpf" { received } else { 0 }, "{check}");
     }

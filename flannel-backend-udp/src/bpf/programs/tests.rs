@@ -55,17 +55,11 @@ impl Judge {
             ("fd00:10:244:2::/64", "[2001:db8::2]:8285"),
         ];
         let plan = ForwardingPlan {
-            own: "10.3.9.0-24&fd00:9::-64".parse().unwrap(),
-            link: 2,
             // Sources that packets have: see `encap`.
             local: ["8.0.1.2", "fd00:1:86dd::2"].map(|ip| ip.parse().unwrap()).into(),
             port: 5000,
-            source_check: SourceCheck::Subnet,
-            path_mtu_discovery: true,
             in_kernel: ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into(),
-            endpoints: endpoints
-                .map(|(block, at)| (block.parse().unwrap(), at.parse().unwrap()))
-                .into(),
+            ..ForwardingPlan::to(&endpoints)
         };
         maps.fill(&plan.endpoints, &plan.in_kernel, &mut Changes::default()).unwrap();
         let judge = Self { programs, maps: maps.into(), plan, answers: RefCell::default() };
