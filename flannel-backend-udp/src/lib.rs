@@ -98,6 +98,7 @@ mod verdict;
 mod wire;
 
 pub use backend::Udp;
+pub use plan::uses_ebpf;
 pub use stats::{Engine, Features, Stats, Traffic};
 pub use verdict::DropReason;
 

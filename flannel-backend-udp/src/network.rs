@@ -171,7 +171,7 @@ impl Common {
         for peer in peers.iter() {
             for (block, endpoint) in plan::endpoints(&own, peer, self.settings.port).0 {
                 endpoints.insert(block, endpoint);
-                if plan::is_in_kernel(&peer.attrs) {
+                if plan::uses_ebpf(&peer.attrs) {
                     in_kernel.insert(endpoint.ip());
                 }
             }

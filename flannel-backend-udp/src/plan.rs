@@ -100,8 +100,9 @@ fn published_port(attrs: &LeaseAttrs) -> Result<Option<u16>, String> {
     port.map(|port| port.map(|port| port as u16)).map_err(|error| error.to_string())
 }
 
-/// Whether a node publishes that it decapsulates in its kernel.
-pub(crate) fn is_in_kernel(attrs: &LeaseAttrs) -> bool {
+/// Whether a node with these attributes has BPF programs that carry what comes from and goes to other such nodes. The rules of its host
+/// do not see those datagrams.
+pub fn uses_ebpf(attrs: &LeaseAttrs) -> bool {
     let fields = attrs.backend_data.as_ref().and_then(|data| Fields::parse(data.as_str()).ok());
     fields.is_some_and(|fields| matches!(fields.text("Engine"), Ok(Some(engine)) if engine == EBPF))
 }
@@ -167,7 +168,7 @@ mod tests {
         {
             let attrs =
                 LeaseAttrs { backend_data: backend_data(port, in_kernel), ..LeaseAttrs::default() };
-            assert_eq!((published_port(&attrs), is_in_kernel(&attrs)), (Ok(port), in_kernel));
+            assert_eq!((published_port(&attrs), uses_ebpf(&attrs)), (Ok(port), in_kernel));
         }
         assert_eq!(backend_data(None, false), None, "as flannel");
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error, fs, net::IpAddr, path::Path};
 
+use flannel_backend_udp::uses_ebpf;
 use flannel_core::{Lease, LeaseEvent, Store};
 use flannel_firewall::{Direction, Flow, PacketPath, inspect};
 use flannel_netlink::{
@@ -93,7 +94,7 @@ async fn findings(
         paths.push((from, to, None, path.through(device(from), device(to))));
     }
     if let (Some(own), Some(public), Some(port)) =
-        (stored.public(near), stored.public(far), encapsulation_port(stored, near.is_ipv4()))
+        (stored.public(near), stored.public(far), encapsulation_port(stored, near, far))
     {
         let flow = Flow { protocol: UDP, source_port: port, destination_port: port };
         let sent = PacketPath::new(Direction::Sent, own, public).through(None, device(public));
@@ -111,15 +112,20 @@ async fn findings(
     Ok(found)
 }
 
-/// The UDP port that encapsulated packets go to, if packets are encapsulated.
-fn encapsulation_port(stored: &Stored, is_ipv4: bool) -> Option<u16> {
+/// The UDP port that encapsulated packets go to, if packets are encapsulated and rules see that.
+fn encapsulation_port(stored: &Stored, near: IpAddr, far: IpAddr) -> Option<u16> {
     let backend = stored.config.backend();
     match backend.kind() {
+        "udp"
+            if [near, far].iter().all(|ip| stored.attrs(*ip).is_some_and(|it| uses_ebpf(&it))) =>
+        {
+            None
+        }
         "udp" => {
             let port = backend.options().integer("Port", 0..=u64::from(u16::MAX)).ok().flatten();
             Some(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(UDP_BACKENDS_PORT))
         }
-        _ => Tunnel::of(&stored.config, is_ipv4).map(|tunnel| tunnel.port),
+        _ => Tunnel::of(&stored.config, near.is_ipv4()).map(|tunnel| tunnel.port),
     }
 }
 

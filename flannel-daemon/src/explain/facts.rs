@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use flannel_core::{NetworkConfig, SubnetEnv};
+use flannel_core::{LeaseAttrs, NetworkConfig, SubnetEnv};
 use flannel_firewall::Finding;
 use flannel_netlink::state::{Address, ForwardingEntry, Link, Neighbour, Nexthop, Route};
 use flannel_store::Record;
@@ -233,11 +233,16 @@ impl Stored {
 
     /// Where the node is reached that has `address` in its subnet.
     pub(crate) fn public(&self, address: IpAddr) -> Option<IpAddr> {
-        let lease = self.record_with(address)?.0.lease().ok()?;
+        let attrs = self.attrs(address)?;
         match address {
-            IpAddr::V4(_) => lease.attrs.public_ip.map(IpAddr::V4),
-            IpAddr::V6(_) => lease.attrs.public_ipv6.map(IpAddr::V6),
+            IpAddr::V4(_) => attrs.public_ip.map(IpAddr::V4),
+            IpAddr::V6(_) => attrs.public_ipv6.map(IpAddr::V6),
         }
+    }
+
+    /// What the node says of itself that has `address` in its subnet.
+    pub(crate) fn attrs(&self, address: IpAddr) -> Option<LeaseAttrs> {
+        Some(self.record_with(address)?.0.lease().ok()?.attrs)
     }
 }
 

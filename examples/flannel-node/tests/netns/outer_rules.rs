@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flannel_testbed::probe::{Ping, ping};
 
-use super::support::{Cluster, VXLAN};
+use super::support::{Cluster, VXLAN, program};
 
 /// The table of what is dropped: hook, priority and rule, and a cell for each of the networks.
 const DOCUMENTED: &str = include_str!("../../../../docs/firewall.md");
@@ -23,6 +23,14 @@ pub(crate) async fn are_obeyed_as_documented(userspace: &'static str, ebpf: &'st
         let cluster = Cluster::new(2, network).await;
         let (_nodes, pods) = cluster.start_all().await;
         let gateway = cluster.subnet(1).ipv4().unwrap().nth(1).unwrap();
+        let explain = format!(
+            "{} explain {} {} --store {} --subnet-file {} || true",
+            program().display(),
+            pods[0].ip(),
+            pods[1].ip(),
+            cluster.store(),
+            cluster.subnet_file(0).display()
+        );
         for row in &rows {
             let (hook, priority, rule) = (row[1], row[2], row[3]);
             let chain = format!("type filter hook {hook} priority {priority}; {rule}");
@@ -43,6 +51,11 @@ pub(crate) async fn are_obeyed_as_documented(userspace: &'static str, ebpf: &'st
                     found = "drops";
                     break;
                 }
+            }
+            if row[1..4] == ["input", "filter", "udp dport { 8285, 8472 } drop"] {
+                let explained = cluster.shell(0, &explain).await;
+                let is_named = explained.contains("encapsulated, from");
+                assert_eq!(is_named, found == "drops", "{explained}");
             }
             for n in 0..2 {
                 cluster.shell(n, "nft delete table ip rules").await;
