@@ -60,6 +60,8 @@ pub enum FaultKind {
     PeerUnusable,
     /// There is no route to a peer.
     PeerUnreachable,
+    /// A peer does not answer.
+    PeerUnresponsive,
     /// The store does not answer.
     StoreAway,
     /// The store refuses us.
@@ -153,7 +155,11 @@ impl FaultKind {
     pub fn is_partial(self) -> bool {
         matches!(
             self,
-            Self::ConfigChanged | Self::FamilyUnusable | Self::PeerUnreachable | Self::PeerUnusable
+            Self::ConfigChanged
+                | Self::FamilyUnusable
+                | Self::PeerUnreachable
+                | Self::PeerUnresponsive
+                | Self::PeerUnusable
         )
     }
 }

@@ -91,6 +91,16 @@ pub enum PeerFault {
         /// Which family.
         family: Family,
     },
+    /// Packets were sent to the peer, and no handshake with it was completed.
+    #[error(
+        "no handshake with it was completed for {seconds} s: PSK or key differs, or UDP port {port} is blocked"
+    )]
+    NoHandshake {
+        /// For how long.
+        seconds: u64,
+        /// The peer's UDP port.
+        port: u16,
+    },
     /// The peer uses another backend.
     #[error("it uses the backend {theirs:?}, not {ours:?}")]
     OtherBackend {
@@ -145,6 +155,7 @@ impl PeerFault {
             }
             Self::Kernel { .. } => FaultKind::KernelRefused,
             Self::NoAddress { .. } => FaultKind::AddressMissing,
+            Self::NoHandshake { .. } => FaultKind::PeerUnresponsive,
             Self::Overridden { .. } | Self::Unreachable { .. } => FaultKind::PeerUnreachable,
             Self::PathTooNarrow { .. } => FaultKind::FamilyUnusable,
         }
@@ -159,6 +170,9 @@ impl PeerFault {
             Self::NoAddress { .. } => Some(
                 "give the node there an address of that family, or --public-ip or --public-ipv6",
             ),
+            Self::NoHandshake { .. } => {
+                Some("give all nodes the same PSK, and accept UDP to that port there")
+            }
             Self::OtherBackend { .. } => {
                 Some("start the node there again, so that it reads the network's configuration")
             }

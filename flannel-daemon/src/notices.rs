@@ -78,6 +78,7 @@ fn reason_of(fault: &Fault) -> &'static str {
         FaultKind::NodeIdInUse => "NodeIdInUse",
         FaultKind::PeerUnusable => "PeerUnusable",
         FaultKind::PeerUnreachable => "PeerUnreachable",
+        FaultKind::PeerUnresponsive => "PeerUnresponsive",
         FaultKind::StoreAway | FaultKind::StoreRefused => "StoreFailed",
         _ => "FlannelFault",
     }
@@ -87,6 +88,7 @@ fn reason_of_peer(fault: &PeerFault) -> &'static str {
     match fault {
         PeerFault::BadData { .. } | PeerFault::NoAddress { .. } => "PeerUnusable",
         PeerFault::Kernel { .. } => "KernelRefused",
+        PeerFault::NoHandshake { .. } => "PeerUnresponsive",
         PeerFault::OtherBackend { .. } => "PeerOtherBackend",
         PeerFault::Overridden { .. } => "PeerRouteOverridden",
         PeerFault::PathTooNarrow { .. } => "PeerPathTooNarrow",

@@ -150,12 +150,14 @@ fn refused_by_the_kernel(status: &Status) -> Option<String> {
     })
 }
 
-/// The peers without a way to them, if there are ways to others, and those that are not served in one family.
+/// The peers without a way to them, if there are ways to others, and those that are not served in one family or do not answer.
 fn without_a_way(status: &Status) -> Option<String> {
     let (report, serves_any) = (status.last_sync.as_ref()?, status.serves_any_peer());
-    let is_said = |fault: &PeerFault| {
-        fault.kind() == FaultKind::FamilyUnusable || serves_any && is_in_the_way(fault)
+    // A peer that does not answer may be down itself.
+    let is_partial = |fault: &PeerFault| {
+        matches!(fault.kind(), FaultKind::FamilyUnusable | FaultKind::PeerUnresponsive)
     };
+    let is_said = |fault: &PeerFault| is_partial(fault) || serves_any && is_in_the_way(fault);
     named(report.problems.iter().filter(|problem| is_said(&problem.fault)))
 }
 
@@ -333,6 +335,20 @@ mod tests {
         assert_eq!(
             lines(Some(&status), File::Exact),
             format!("flannel-node is not ready\ndata path: {text}, and 1 more peers\n")
+        );
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_is_named_and_may_be_the_only_one() {
+        let mut status = good();
+        status.peers = Some(1);
+        let fault = PeerFault::NoHandshake { seconds: 30, port: 51820 };
+        let problem = PeerProblem::new("10.3.2.0-24".parse().unwrap(), None, fault);
+        status.last_sync.as_mut().unwrap().problems.push(problem);
+        let text = "no handshake with it was completed for 30 s: PSK or key differs, or UDP port 51820 is blocked";
+        assert_eq!(
+            lines(Some(&status), File::Exact),
+            format!("flannel-node is ready\npeers: peer 10.3.2.0-24: {text}\n")
         );
     }
 
