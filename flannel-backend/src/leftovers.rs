@@ -16,9 +16,9 @@ use crate::{
 /// Removes the devices that another backend or another VNI of ours has left in `namespace`, except those named in `keep`, and
 /// returns their names. Routes need no such care: they carry our mark.
 ///
-/// A device is ours if it is a VXLAN device with [our name](vxlan_device) for its VNI, or a TUN device of
-/// the name `flannel` with a number that nobody is attached to; it is no port of a bridge, and it has addresses of single hosts
-/// inside of `networks` and no others, link-local ones aside.
+/// A device is ours if it is a VXLAN device with [our name](vxlan_device) for its VNI, a TUN device of
+/// the name `flannel` with a number that nobody is attached to, or a WireGuard device of the name `flannel-wg` or `flannel-wg-v6`;
+/// it is no port of a bridge, and it has addresses of single hosts inside of `networks` and no others, link-local ones aside.
 ///
 /// Filters whose [`Label`] names these networks go first, but for those that give packets to a device in `keep`.
 ///
@@ -132,6 +132,9 @@ fn is_named(link: &Link) -> bool {
             let number = link.name.strip_prefix("flannel").unwrap_or_default();
             !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
         }
+        LinkKind::Other(kind) if kind == "wireguard" => {
+            ["flannel-wg", "flannel-wg-v6"].contains(&&*link.name)
+        }
         LinkKind::Vxlan(vxlan) => {
             IpFamily::ALL.iter().any(|family| vxlan_device(*family, vxlan.vni) == link.name)
         }
@@ -229,6 +232,16 @@ mod tests {
             assert!(!is_named(&tun(name)), "{name}");
         }
         assert!(!is_named(&link("flannel0", LinkKind::Bridge)));
+    }
+
+    #[test]
+    fn only_a_wireguard_device_of_our_two_names_is_named_like_ours() {
+        let wireguard = |name: &str| link(name, LinkKind::Other("wireguard".into()));
+        assert!(is_named(&wireguard("flannel-wg")) && is_named(&wireguard("flannel-wg-v6")));
+        for name in ["wg0", "flannel-wg0", "flannel0", "flannel.1"] {
+            assert!(!is_named(&wireguard(name)), "{name}");
+        }
+        assert!(!is_named(&link("flannel-wg", LinkKind::Bridge)));
     }
 
     #[test]
