@@ -237,6 +237,7 @@ impl PeerTable {
                 _ => return None,
             },
             Via::Gateway(_) => route,
+            Via::Direct if route.link.is_some() => route,
             _ => return None,
         };
         Some(Route { protocol: Route::BOOT, mtu: None, ..route }.into())
