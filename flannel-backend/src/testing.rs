@@ -13,7 +13,7 @@ use flannel_core::{
     testing::network::{HOSTS, NetworkWorld},
 };
 use flannel_netlink::{
-    Monitor, Notice, Subject,
+    Monitor, Notice, Subject, list_links,
     state::{Address, Link, Object, Route},
 };
 use flannel_testbed::{Blocks, Host, Pod, Testbed, probe::Ping};
@@ -38,7 +38,7 @@ struct Counter {
     count: u64,
     /// The addresses that were announced.
     addresses: HashSet<Address>,
-    /// The devices as they were announced, by their indexes.
+    /// The devices as they were announced, by their indexes, whether they have a carrier or not.
     links: HashMap<u32, Link>,
 }
 
@@ -61,9 +61,10 @@ impl Counter {
                     }
                 }
             }
-            // A queue that is attached to a TUN device has the device announced as it was.
+            // A queue that is attached to a TUN device has the device announced as it was, and so has a carrier that comes.
             Subject::Link(link) if matches!(notice, Notice::Added { .. }) => {
-                self.links.insert(link.index, link.clone()).as_ref() != Some(link)
+                let link = Link { running: false, ..link.clone() };
+                self.links.insert(link.index, link.clone()) != Some(link)
             }
             // It comes with an address, sooner or later.
             Subject::Object(Object::Route(route)) => route.table != LOCAL_TABLE,
@@ -88,13 +89,12 @@ where
             let host = world.testbed.host(n);
             let pod = host.add_pod(world.blocks(n)).await.expect("a pod");
             let monitor = Monitor::open(host.namespace()).expect("a monitor");
+            let links = list_links(&mut host.connect().expect("a connection")).await;
+            let links = links.expect("devices").into_iter();
+            let links = links.map(|link| (link.index, Link { running: false, ..link })).collect();
             world.pods.push(pod);
-            world.monitors.push(Mutex::new(Counter {
-                monitor,
-                count: 0,
-                addresses: HashSet::new(),
-                links: HashMap::new(),
-            }));
+            let addresses = HashSet::new();
+            world.monitors.push(Mutex::new(Counter { monitor, count: 0, addresses, links }));
         }
         world
     }
