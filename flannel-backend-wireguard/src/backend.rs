@@ -1,0 +1,162 @@
+//! The backend: its options, its key, and what we publish.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown_options};
+use flannel_core::{
+    Backend, BackendConfig, BackendError, Family, Fields, Lease, LeaseAttrs, Network, NetworkConfig,
+};
+
+use crate::{
+    KIND,
+    config::{KNOWN, Settings, TunnelSpec},
+    device::{Devices, Tunnel, public_key},
+    lease_data,
+    network::WireguardNetwork,
+};
+
+/// Carries packets in the kernel's WireGuard.
+#[derive(Debug)]
+pub struct Wireguard {
+    shared: Arc<Shared>,
+    finder: UplinkFinder,
+}
+
+/// What the backend and its network work on together.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    settings: Mutex<Settings>,
+    pub(crate) routes: TableOptions,
+    pub(crate) devices: tokio::sync::Mutex<Devices>,
+    /// What is known of the paths to peers.
+    pub(crate) paths: Paths,
+}
+
+impl Wireguard {
+    /// The backend of the network in `config`, on the uplink that `finder` finds, with the private key in `key_file`, which is created
+    /// when it is first needed.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Config`] if one of the options ListenPort, ListenPortV6, MTU, Mode, PSK and PersistentKeepaliveInterval is
+    /// invalid.
+    pub fn new(
+        config: &NetworkConfig,
+        finder: UplinkFinder,
+        key_file: impl Into<PathBuf>,
+    ) -> Result<Self, BackendError> {
+        let options = config.backend().options();
+        let families =
+            [(Family::Ipv4, config.ipv4().is_some()), (Family::Ipv6, config.ipv6().is_some())];
+        let families = families.into_iter().filter_map(|(family, has)| has.then_some(family));
+        let settings = read(&options, families.collect())?;
+        warn_of_unknown_options(KIND, &options, &KNOWN);
+        let shared = Shared {
+            settings: settings.into(),
+            routes: TableOptions::new(config),
+            devices: Devices::new(finder.namespace(), key_file.into()).into(),
+            paths: Paths::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), finder })
+    }
+
+    /// The same with another mark on its routes: a routing protocol number and a table. Our routes are told from others by them,
+    /// and by lying inside of the network.
+    #[must_use]
+    pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
+        let routes = &mut self.not_yet_shared().routes;
+        (routes.protocol, routes.table) = (protocol, table);
+        self
+    }
+
+    /// The same with what is known of the paths to peers: routes to peers whose path takes less say so. They follow what becomes known
+    /// while the network runs.
+    #[must_use]
+    pub fn with_paths(mut self, paths: Paths) -> Self {
+        self.not_yet_shared().paths = paths;
+        self
+    }
+
+    /// The same with routes that drop packets to addresses of our own subnet that no pod has.
+    #[must_use]
+    pub fn with_blackholes(mut self) -> Self {
+        self.not_yet_shared().routes.blackholes = true;
+        self
+    }
+
+    fn not_yet_shared(&mut self) -> &mut Shared {
+        Arc::get_mut(&mut self.shared)
+            .expect("only networks share it, and they need a backend that is done")
+    }
+
+    async fn ensure_devices(
+        &self,
+        lease: Option<&Lease>,
+    ) -> Result<(Uplink, Vec<Tunnel>), BackendError> {
+        let uplink = self.finder.find_for(lease).await?;
+        let mut devices = self.shared.devices.lock().await;
+        let tunnels = devices.ensure(&self.shared.settings(), &uplink.interface).await?;
+        Ok((uplink, tunnels))
+    }
+}
+
+impl Shared {
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes on with other options from the next sync on.
+    pub(crate) fn reconfigure(&self, options: &BackendConfig) -> Result<(), BackendError> {
+        let running = self.settings();
+        let wanted = read(&options.options(), running.families.clone())?;
+        let adopted = running.adopt(wanted).map_err(|fixed| BackendError::Unsupported {
+            backend: KIND.into(),
+            reason: format!("{fixed} are read when it starts"),
+        })?;
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = adopted;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Backend for Wireguard {
+    /// Creates the devices, because the kernel derives the public key, which is published.
+    async fn advertise<'a>(
+        &'a self,
+        previous: Option<&'a Lease>,
+    ) -> Result<LeaseAttrs, BackendError> {
+        let (uplink, tunnels) = self.ensure_devices(previous).await?;
+        let Uplink { public_ip, public_ipv6, .. } = uplink;
+        let backend_type = KIND.into();
+        let mut attrs =
+            LeaseAttrs { public_ip, public_ipv6, backend_type, ..LeaseAttrs::default() };
+        let key = public_key(&tunnels);
+        for TunnelSpec { families, port, .. } in tunnels.iter().map(|tunnel| &tunnel.spec) {
+            for family in families {
+                let data = key.map(|key| lease_data::print(key, *port));
+                match family {
+                    Family::Ipv4 => attrs.backend_data = data,
+                    Family::Ipv6 => attrs.backend_v6_data = data,
+                }
+            }
+        }
+        Ok(attrs)
+    }
+
+    async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
+        let (uplink, _) = self.ensure_devices(Some(lease)).await?;
+        let watch = self.finder.watch(&uplink)?;
+        let names = self.shared.settings().tunnels().iter().map(|it| it.name.to_owned()).collect();
+        let table = self.shared.routes.open(self.finder.namespace(), names).await?;
+        Ok(Box::new(WireguardNetwork::new(Arc::clone(&self.shared), watch, table)))
+    }
+}
+
+fn read(options: &Fields, families: Vec<Family>) -> Result<Settings, BackendError> {
+    Settings::read(options, families)
+        .map_err(|source| BackendError::Config { backend: KIND.into(), source })
+}

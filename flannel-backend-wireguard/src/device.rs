@@ -1,0 +1,229 @@
+//! Our own devices, created and kept as they should be.
+
+use std::path::PathBuf;
+
+use flannel_backend::opened;
+use flannel_core::{BackendError, Family};
+use flannel_netlink::{
+    Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, LogLimit, Namespace, delete_link,
+    ensure_link,
+    iface::Interface,
+    link_by_name,
+    state::{Link, LinkKind},
+    wireguard::{Device, PeerChange, PublicKey, SecretKey, Wireguard},
+};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::{
+    KIND,
+    config::{DEVICE, DEVICE_V6, Mode, Settings, TunnelSpec},
+    key_file,
+};
+
+/// The devices of one node, and its private key.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    namespace: Namespace,
+    key_file: PathBuf,
+    /// Read once.
+    key: Option<SecretKey>,
+    connection: Option<Connection>,
+    wireguard: Option<Wireguard>,
+    log: LogLimit,
+}
+
+/// A device as it was when [`Devices::ensure`] was done with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) spec: TunnelSpec,
+    pub(crate) link: Link,
+    pub(crate) device: Device,
+    pub(crate) ensured: Ensured,
+}
+
+impl Devices {
+    pub(crate) fn new(namespace: &Namespace, key_file: PathBuf) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            key_file,
+            key: None,
+            connection: None,
+            wireguard: None,
+            log: LogLimit::default(),
+        }
+    }
+
+    /// Makes the devices fit, and writes nothing to those that do. In the mode `separate` a family that the uplink has no address of
+    /// gets no device.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave a device half made; the next call finishes it.
+    pub(crate) async fn ensure(
+        &mut self,
+        settings: &Settings,
+        uplink: &Interface,
+    ) -> Result<Vec<Tunnel>, BackendError> {
+        let mtu = settings.device_mtu(uplink);
+        if mtu < settings.smallest_mtu() {
+            let reason = format!(
+                "{} has an MTU of {} bytes, and pods over WireGuard need {}",
+                uplink.name,
+                uplink.mtu,
+                uplink.mtu - mtu + settings.smallest_mtu()
+            );
+            return Err(BackendError::Interface { source: reason.into() });
+        }
+        let key = match &self.key {
+            Some(key) => key.clone(),
+            None => self.key.insert(key_file::load(&self.key_file)?).clone(),
+        };
+        let mut tunnels = Vec::new();
+        for spec in settings.tunnels() {
+            let has_address = spec.families.iter().any(|family| match family {
+                Family::Ipv4 => uplink.v4.is_some(),
+                Family::Ipv6 => uplink.v6.is_some(),
+            });
+            if settings.mode != Mode::Separate || has_address {
+                tunnels.push(self.ensure_one(spec, mtu, &key).await?);
+            }
+        }
+        Ok(tunnels)
+    }
+
+    async fn ensure_one(
+        &mut self,
+        spec: TunnelSpec,
+        mtu: u32,
+        key: &SecretKey,
+    ) -> Result<Tunnel, BackendError> {
+        let name = spec.name;
+        let mut wanted = LinkSpec::new(name, LinkSpecKind::Wireguard);
+        wanted.mtu = Some(mtu);
+        let connection = opened(&mut self.connection, &self.namespace)?;
+        let (link, mut ensured) =
+            ensure_link(connection, &wanted).await.map_err(|error| refused(name, error))?;
+        let mut device = self.read(&link).await?;
+        if !self.is_right(&spec, &device) {
+            let set = self.wireguard()?.set(link.index, key, spec.port).await;
+            set.map_err(|error| match error.errno {
+                ADDRESS_IN_USE => port_in_use(&spec, &error),
+                _ => refused(name, error),
+            })?;
+            device = self.read(&link).await?;
+            if ensured == Ensured::Adopted {
+                ensured = Ensured::Altered;
+            }
+        }
+        if ensured != Ensured::Adopted && self.log.allows(Instant::now()).is_some() {
+            let key = device.public_key.map(tracing::field::display);
+            info!(device = name, mtu, port = spec.port, key, "device {}", past_tense(ensured));
+        }
+        Ok(Tunnel { spec, link, device, ensured })
+    }
+
+    /// The device as it is now.
+    pub(crate) async fn read(&mut self, link: &Link) -> Result<Device, BackendError> {
+        self.wireguard()?.get(link.index).await.map_err(|error| refused(&link.name, error))
+    }
+
+    /// Whether a device has the key and the port that [`ensure`](Self::ensure) gives it.
+    pub(crate) fn is_right(&self, spec: &TunnelSpec, device: &Device) -> bool {
+        self.key.is_some() && device.private_key == self.key && device.listen_port == spec.port
+    }
+
+    pub(crate) async fn set_peers(
+        &mut self,
+        link: &Link,
+        changes: &[PeerChange],
+    ) -> Result<Vec<Result<(), KernelError>>, BackendError> {
+        Ok(self.wireguard()?.set_peers(link.index, changes).await)
+    }
+
+    /// Deletes the devices; all of them, even if one is refused.
+    pub(crate) async fn delete(&mut self) -> Result<(), BackendError> {
+        let mut result = Ok(());
+        for name in [DEVICE, DEVICE_V6] {
+            let connection = opened(&mut self.connection, &self.namespace)?;
+            let deleted = match link_by_name(connection, name).await {
+                Ok(Some(Link { index, kind: LinkKind::Other(kind), .. })) if kind == KIND => {
+                    delete_link(connection, index).await
+                }
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            let refused = |error: KernelError| BackendError::Kernel {
+                operation: format!("delete device {name}"),
+                source: error.into(),
+            };
+            let deleted = deleted.map_err(refused);
+            result = result.and(deleted);
+        }
+        result
+    }
+
+    fn wireguard(&mut self) -> Result<&mut Wireguard, BackendError> {
+        if self.wireguard.is_none() {
+            let opened = Wireguard::open(&self.namespace);
+            self.wireguard = Some(opened.map_err(|error| BackendError::Kernel {
+                operation: "look at WireGuard devices".into(),
+                source: error.into(),
+            })?);
+        }
+        Ok(self.wireguard.as_mut().expect("it was opened above"))
+    }
+}
+
+/// The public key, which the kernel derives from the private one.
+pub(crate) fn public_key(tunnels: &[Tunnel]) -> Option<PublicKey> {
+    tunnels.iter().find_map(|tunnel| tunnel.device.public_key)
+}
+
+fn port_in_use(spec: &TunnelSpec, error: &KernelError) -> BackendError {
+    BackendError::Kernel {
+        operation: format!("let {} listen on UDP port {}", spec.name, spec.port),
+        source: format!("{error}: stop what uses the port, or set another {}", spec.port_option)
+            .into(),
+    }
+}
+
+fn refused(name: &str, error: KernelError) -> BackendError {
+    if error.unsupported() {
+        return BackendError::Unsupported {
+            backend: KIND.into(),
+            reason: format!(
+                "the kernel has no WireGuard ({error}): load the module wireguard, boot a kernel that has it (Linux 5.6 or newer), or \
+                 configure another backend, such as vxlan, which does not encrypt"
+            ),
+        };
+    }
+    BackendError::Kernel { operation: format!("set up device {name}"), source: error.into() }
+}
+
+const fn past_tense(ensured: Ensured) -> &'static str {
+    match ensured {
+        Ensured::Altered => "altered",
+        Ensured::Created => "created",
+        _ => "of another kind replaced",
+    }
+}
+
+/// `EADDRINUSE`
+const ADDRESS_IN_USE: i32 = 98;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_kernel_has_no_wireguard_the_error_says_what_to_do() {
+        // EOPNOTSUPP, which a kernel says to a kind of device that it does not know.
+        let error = refused(DEVICE, KernelError::new(95));
+        assert!(!error.is_retryable());
+        let text = error.to_string();
+        for words in ["the kernel has no WireGuard", "Linux 5.6", "another backend"] {
+            assert!(text.contains(words), "{text}");
+        }
+    }
+}

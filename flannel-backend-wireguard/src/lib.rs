@@ -1,0 +1,65 @@
+//! Peers behind the kernel's WireGuard: packets between hosts are encrypted and authenticated.
+//!
+//! It equals flannel's on the wire and in leases, so nodes of both share a cluster. Each node has a key pair, and its lease tells
+//! peers the public key and the UDP port. A route leads the whole network into the device `flannel-wg`, which sends a packet to the
+//! peer whose subnet it is for, and drops it if there is none. It also drops packets from a peer whose source is not in the peer's
+//! subnet. The kernel needs the module `wireguard` (Linux 5.6).
+//!
+//! Devices, keys, ports and peers are what a sync makes match. The kernel sends no notifications of them, so the network reads them
+//! twice a second. The endpoint of a peer is what its lease says; when the peer's packets come from elsewhere, as behind NAT, the
+//! kernel follows them until the lease changes. A peer that does not answer is named in the report. A restart adopts devices as they
+//! are, so that sessions continue.
+//!
+//! The private key is in a file that only its owner can read; it is created when it is missing.
+//!
+//! # Options
+//!
+//! Members of `Backend` in the network's configuration, in any case, as flannel's:
+//!
+//! | member | default | meaning |
+//! | --- | --- | --- |
+//! | `ListenPort` | 51820 | the UDP port |
+//! | `ListenPortV6` | 51821 | the UDP port of the second device that `separate` makes for IPv6 |
+//! | `MTU` | that of the network card | the largest packet between hosts, bytes; pods get 80 less |
+//! | `Mode` | `separate` | `separate`: a device for each family of pods, over the same family. Others: one device for both, over IPv4 (`ipv4`), over IPv6 (`ipv6`), or over the family in which the peer has a public address, IPv4 if in both or in neither (`auto`) |
+//! | `PSK` | none | a key that all nodes share, in base64 as `wg genpsk` prints it |
+//! | `PersistentKeepaliveInterval` | 0 | seconds after which an idle peer is sent a packet, so that NAT on the path keeps its mapping; 0 for never |
+//!
+//! `MTU` and `PersistentKeepaliveInterval` may change while a network runs.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use flannel_backend::{UplinkFinder, UplinkOptions};
+//! use flannel_backend_wireguard::Wireguard;
+//! use flannel_core::{NetworkConfig, Node};
+//! use flannel_netlink::Namespace;
+//! use flannel_store::MemoryCluster;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let config: NetworkConfig = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "wireguard"}}"#.parse()?;
+//! let uplink = UplinkFinder::new(&Namespace::current()?, &config, &UplinkOptions::default())?;
+//! let store = MemoryCluster::new(&config).store("node-1".parse()?);
+//! Node::new(store, Wireguard::new(&config, uplink, "/run/flannel/wgkey")?).run().await?;
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod backend;
+mod config;
+mod device;
+mod difference;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
+mod handshakes;
+mod key_file;
+mod lease_data;
+mod network;
+mod plan;
+mod tunnel_peers;
+
+pub use backend::Wireguard;
+
+/// The backend's name in leases and in the network's configuration.
+const KIND: &str = "wireguard";

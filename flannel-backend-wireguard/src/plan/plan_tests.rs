@@ -1,0 +1,185 @@
+use flannel_core::{LeaseEvent, NetworkConfig, RawJson};
+use proptest::prelude::*;
+
+use super::*;
+
+const DUAL: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+fn data(n: u8, port: u16) -> Option<RawJson> {
+    Some(lease_data::print(PublicKey::new([n; 32]), port))
+}
+
+fn lease(n: u8) -> Lease {
+    let attrs = LeaseAttrs {
+        public_ip: Some([192, 0, 2, n].into()),
+        public_ipv6: Some(format!("2001:db8::{n}").parse().unwrap()),
+        backend_type: KIND.into(),
+        backend_data: data(n, 51820),
+        backend_v6_data: data(n, 51821),
+    };
+    Lease::new(format!("10.3.{n}.0-24&fd00:10:3:{n}::-64").parse().unwrap(), attrs)
+}
+
+fn facts(json: &str, families: &[Family]) -> Facts {
+    let options = flannel_core::Fields::parse(json).unwrap();
+    let settings = Settings::read(&options, families.to_vec()).unwrap();
+    Facts {
+        tunnels: settings.tunnels(),
+        settings,
+        own_key: PublicKey::new([1; 32]),
+        // A router in front of us has the public one.
+        local: (Some([192, 0, 2, 100].into()), Some("2001:db8::1".parse().unwrap())),
+    }
+}
+
+fn peers(leases: impl IntoIterator<Item = Lease>) -> Peers {
+    let config: NetworkConfig =
+        r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:3::/48"}"#.parse().unwrap();
+    let mut peers = Peers::new(config, lease(1));
+    peers.fold(LeaseEvent::Reset(leases.into_iter().collect()));
+    peers
+}
+
+fn key(n: u8) -> PublicKey {
+    PublicKey::new([n; 32])
+}
+
+fn blocks(texts: &[&str]) -> BTreeSet<IpNetwork> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn each_family_has_its_own_device_over_itself() {
+    let plan = facts("{}", &DUAL).plan(&peers([lease(2)]));
+    let [v4, v6] = &*plan.peers else { panic!() };
+    assert_eq!(v4[&key(2)].endpoint, "192.0.2.2:51820".parse().unwrap());
+    assert_eq!(v4[&key(2)].allowed_ips, blocks(&["10.3.2.0/24"]));
+    assert_eq!(v6[&key(2)].endpoint, "[2001:db8::2]:51821".parse().unwrap());
+    assert_eq!(v6[&key(2)].allowed_ips, blocks(&["fd00:10:3:2::/64"]));
+    assert_eq!(plan.faults, BTreeMap::new());
+    let alone = facts("{}", &DUAL[..1]).plan(&peers([lease(2)]));
+    assert_eq!(alone.peers.len(), 1, "a family that the network has not is not looked at");
+}
+
+#[test]
+fn one_device_for_both_families_is_over_what_the_mode_says() {
+    let endpoint = |mode: &str, attrs: fn(&mut LeaseAttrs), local| {
+        let mut facts = facts(&format!(r#"{{"Mode":"{mode}"}}"#), &DUAL);
+        facts.local.1 = local;
+        let mut lease = lease(2);
+        attrs(&mut lease.attrs);
+        let plan = facts.plan(&peers([lease]));
+        assert_eq!(plan.faults, BTreeMap::new());
+        assert_eq!(
+            plan.peers[0][&key(2)].allowed_ips,
+            blocks(&["10.3.2.0/24", "fd00:10:3:2::/64"])
+        );
+        plan.peers[0][&key(2)].endpoint.to_string()
+    };
+    let global = Some("2001:db8::1".parse().unwrap());
+    let private: fn(&mut LeaseAttrs) = |attrs| attrs.public_ip = Some([10, 0, 0, 2].into());
+    assert_eq!(endpoint("ipv4", |_| (), global), "192.0.2.2:51820");
+    assert_eq!(endpoint("ipv6", |_| (), global), "[2001:db8::2]:51821");
+    assert_eq!(endpoint("auto", |_| (), global), "192.0.2.2:51820");
+    assert_eq!(endpoint("auto", private, global), "[2001:db8::2]:51821");
+    assert_eq!(endpoint("auto", private, None), "10.0.0.2:51820");
+    assert_eq!(endpoint("auto", private, Some("fd00::1".parse().unwrap())), "10.0.0.2:51820");
+    let unique = |attrs: &mut LeaseAttrs| {
+        attrs.public_ip = Some([10, 0, 0, 2].into());
+        attrs.public_ipv6 = Some("fd00::2".parse().unwrap());
+    };
+    assert_eq!(endpoint("auto", unique, global), "10.0.0.2:51820");
+    assert_eq!(endpoint("auto", |attrs| attrs.public_ipv6 = None, global), "192.0.2.2:51820");
+    assert_eq!(endpoint("auto", |attrs| attrs.public_ip = None, global), "[2001:db8::2]:51821");
+}
+
+#[test]
+fn a_peer_without_a_port_is_reached_at_ours() {
+    let mut old = lease(2);
+    let json = r#"{"PublicKey":"AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="}"#;
+    (old.attrs.backend_data, old.attrs.backend_v6_data) =
+        (Some(RawJson::new(json).unwrap()), Some(RawJson::new(json).unwrap()));
+    let options = r#"{"ListenPort":7,"ListenPortV6":8}"#;
+    let plan = facts(options, &DUAL).plan(&peers([old]));
+    let ports: Vec<_> = plan.peers.iter().map(|peers| peers[&key(2)].endpoint.port()).collect();
+    assert_eq!(ports, [7, 8]);
+}
+
+#[test]
+fn what_would_harm_is_refused_and_costs_that_peer_alone() {
+    type Change = fn(&mut Lease);
+    let cases: [(&str, Change); 7] = [
+        ("its public key is ours", |it| {
+            (it.attrs.backend_data, it.attrs.backend_v6_data) = (data(1, 7), data(1, 7))
+        }),
+        ("its public key is that of the peer at", |it| {
+            (it.attrs.backend_data, it.attrs.backend_v6_data) = (data(2, 51820), data(2, 51821))
+        }),
+        ("its public address 192.0.2.100 is ours", |it| {
+            it.attrs.public_ip = Some([192, 0, 2, 100].into())
+        }),
+        ("no node is reached at ::", |it| it.attrs.public_ipv6 = Some(Ipv6Addr::UNSPECIFIED)),
+        ("is inside of its own subnet", |it| it.attrs.public_ip = Some([10, 3, 3, 9].into())),
+        ("it has no PublicKey", |it| it.attrs.backend_data = None),
+        ("it has an IPv4 subnet and no IPv4 address", |it| it.attrs.public_ip = None),
+    ];
+    for (words, change) in cases {
+        let mut bad = lease(3);
+        change(&mut bad);
+        let plan = facts("{}", &DUAL).plan(&peers([lease(2), bad.clone()]));
+        let faults = &plan.faults[&bad.subnet];
+        assert!(faults[0].to_string().contains(words), "{words}: {faults:?}");
+        assert_eq!(plan.faults.len(), 1, "{words}");
+        assert!(plan.peers.iter().all(|peers| peers.contains_key(&key(2))), "{words}");
+    }
+    let mut other = lease(3);
+    other.attrs.backend_type = "vxlan".into();
+    let plan = facts("{}", &DUAL).plan(&peers([other.clone()]));
+    assert!(matches!(plan.faults[&other.subnet][..], [PeerFault::OtherBackend { .. }]));
+}
+
+#[test]
+fn two_leases_of_one_node_are_one_peer() {
+    let mut left = lease(3);
+    left.attrs = lease(2).attrs;
+    let plan = facts("{}", &DUAL).plan(&peers([lease(2), left]));
+    assert_eq!(plan.faults, BTreeMap::new());
+    assert_eq!(plan.peers[0][&key(2)].allowed_ips, blocks(&["10.3.2.0/24", "10.3.3.0/24"]));
+    assert_eq!(plan.holders[&key(2)].len(), 2);
+}
+
+fn any_lease() -> impl Strategy<Value = Lease> {
+    let family = (0..6_u8, prop::option::of(0..6_u8), any::<u16>());
+    (2..9_u8, family.clone(), family, any::<bool>()).prop_map(|(n, v4, v6, is_ours)| {
+        let mut lease = lease(n);
+        lease.attrs.public_ip = Some([192, 0, 2, v4.0].into());
+        lease.attrs.backend_data = v4.1.and_then(|key| data(key, v4.2));
+        lease.attrs.public_ipv6 = Some(format!("2001:db8::{}", v6.0).parse().unwrap());
+        lease.attrs.backend_v6_data = v6.1.and_then(|key| data(key, v6.2));
+        lease.attrs.backend_type = if is_ours { KIND.into() } else { "host-gw".into() };
+        lease
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_block_is_of_two_peers_and_none_is_our_own(
+        leases in prop::collection::vec(any_lease(), 0..12),
+        mode in prop::sample::select(vec!["separate", "auto", "ipv4", "ipv6"]),
+    ) {
+        let facts = facts(&format!(r#"{{"Mode":"{mode}"}}"#), &DUAL);
+        let peers = peers(leases);
+        let plan = facts.plan(&peers);
+        for peers in &plan.peers {
+            let blocks: Vec<_> = peers.values().flat_map(|spec| &spec.allowed_ips).collect();
+            prop_assert_eq!(blocks.iter().collect::<BTreeSet<_>>().len(), blocks.len());
+            prop_assert!(!peers.contains_key(&facts.own_key));
+            prop_assert!(peers.values().all(|spec| !spec.allowed_ips.is_empty()));
+        }
+        // Every peer is served, or it is said why not.
+        for peer in peers.iter() {
+            let is_served = peer.subnet.blocks().all(|it| plan.endpoints.contains_key(&it));
+            prop_assert!(is_served || plan.faults.contains_key(&peer.subnet));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What thousands of peers cost, in messages.
+#![expect(clippy::disallowed_methods, reason = "the device that counts is made with ip")]
+
+use std::{fs, process::Command};
+
+use flannel_core::{Lease, LeaseAttrs, RawJson, testing::network::Nodes};
+use flannel_netlink::wireguard::PublicKey;
+
+use crate::support::{IPV4, World, world};
+
+/// How many datagrams went between the kernel of host 0 and whoever talks netlink to it, in both directions.
+struct Counter<'a>(&'a World);
+
+impl<'a> Counter<'a> {
+    async fn new(world: &'a World) -> Self {
+        for line in ["link add nlmon0 type nlmon", "link set nlmon0 up"] {
+            let mut command = Command::new("ip");
+            command.args(line.split(' '));
+            world.host(0).run(command).await.unwrap();
+        }
+        Self(world)
+    }
+
+    fn count(&self) -> u64 {
+        let read = || fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let devices = self.0.host(0).namespace().run(read).unwrap();
+        let line = devices.lines().find_map(|line| line.trim().strip_prefix("nlmon0:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs another kernel: run ./ci.sh vm"]
+async fn of_5000_peers_one_change_is_one_message() {
+    let world = world(IPV4).await;
+    let mut nodes = Nodes::start(&world).await;
+    let attrs = nodes.lease(1).attrs.clone();
+    let lease = |n: u16, port: u16| {
+        let mut key = [7; 32];
+        key[..2].copy_from_slice(&n.to_be_bytes());
+        let key = PublicKey::new(key);
+        let data = format!(r#"{{"PublicKey":"{key}","Port":{port}}}"#);
+        let data = Some(RawJson::new(&data).unwrap());
+        let subnet = format!("10.244.{}.{}-29", 64 + n / 32, n % 32 * 8);
+        Lease::new(subnet.parse().unwrap(), LeaseAttrs { backend_data: data, ..attrs.clone() })
+    };
+    // One of them says another port.
+    let leases = |port| (0..5000).map(move |n| (n, if n == 7 { port } else { 51820 }));
+    let all = nodes.peers(0, leases(51820).map(|(n, port)| lease(n, port)));
+    let one_changed = nodes.peers(0, leases(999).map(|(n, port)| lease(n, port)));
+    let report = nodes.network(0).sync(&all).await.unwrap();
+    assert_eq!((report.added, report.removed, report.problems.len()), (5000, 3, 0));
+    let peers = world.peers(0, "flannel-wg").await;
+    assert_eq!(peers.len(), 5000);
+    assert!(peers.iter().all(|peer| peer.allowed_ips.len() == 1));
+
+    let counter = Counter::new(&world).await;
+    let mut counts = Vec::new();
+    // The kernel's answers grow to the size that the first reads have shown to be of use.
+    for peers in [&all, &all, &all, &one_changed, &all, &all] {
+        let before = counter.count();
+        let report = nodes.network(0).sync(peers).await.unwrap();
+        counts.push((report.writes(), counter.count() - before));
+    }
+    let [_, _, (nothing, reads), changed, changed_back, (nothing_again, reads_again)] = counts[..]
+    else {
+        panic!("{counts:?}")
+    };
+    println!("datagrams: {counts:?}");
+    assert_eq!((nothing, nothing_again, reads), (0, 0, reads_again));
+    // A request and its acknowledgement.
+    assert_eq!((changed, changed_back), ((1, reads + 2), (1, reads + 2)));
+    let before = counter.count();
+    assert_eq!(nodes.sync(0).await.writes(), 5003);
+    let removal = counter.count() - before - reads;
+    // 48 bytes for each that is removed.
+    println!("datagrams to remove them: {removal}");
+    assert!(removal < 2 * 20, "{removal}");
+}
