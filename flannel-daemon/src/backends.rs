@@ -13,6 +13,7 @@ use flannel_backend_extension::Extension;
 use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
+use flannel_backend_wireguard::Wireguard;
 use flannel_core::{Backend, BackendError, NetworkConfig, NodeId};
 use flannel_netlink::Namespace;
 
@@ -153,6 +154,7 @@ impl Default for Backends {
             .add("udp", udp)
             .with_bpf("udp")
             .add("vxlan", vxlan)
+            .add("wireguard", wireguard)
     }
 }
 
@@ -190,5 +192,19 @@ fn vxlan(request: &BackendRequest<'_>) -> Result<Vxlan, BackendError> {
     if let Some(node) = request.node {
         backend = backend.with_identity(node.clone());
     }
+    Ok(if request.blackhole { backend.with_blackholes() } else { backend })
+}
+
+/// The file of WireGuard's private key that flannel's variable names; otherwise it is beside the subnet file.
+pub(crate) fn wireguard_key_file() -> Option<PathBuf> {
+    let path = std::env::var_os("WIREGUARD_KEY_FILE").filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
+}
+
+fn wireguard(request: &BackendRequest<'_>) -> Result<Wireguard, BackendError> {
+    let beside = || request.subnet_file.with_file_name("wgkey");
+    let key_file = wireguard_key_file().unwrap_or_else(beside);
+    let backend = Wireguard::new(request.config, request.uplink.clone(), key_file)?;
+    let backend = backend.with_paths(request.paths.clone());
     Ok(if request.blackhole { backend.with_blackholes() } else { backend })
 }

@@ -15,7 +15,9 @@ use tracing::{info, warn};
 pub(crate) use capabilities::give_up_bpf;
 pub(crate) use denial::Allowed;
 
-use crate::{DaemonOptions, node_id, parent_folder, stores::StorePlan};
+use crate::{
+    DaemonOptions, backends::wireguard_key_file, node_id, parent_folder, stores::StorePlan,
+};
 
 /// What a node has left.
 #[derive(Debug)]
@@ -72,7 +74,9 @@ fn lasting(folder: &Path) -> PathBuf {
 /// The folders that the node writes to.
 fn folders(options: &DaemonOptions, store: &StorePlan) -> Vec<PathBuf> {
     let subnet_file = parent_folder(&options.subnet_file);
-    let lasting = store.writes.iter().chain(&subnet_file).map(|folder| lasting(folder));
+    let key_file = wireguard_key_file().as_deref().and_then(parent_folder);
+    let folders = store.writes.iter().chain(&subnet_file).chain(&key_file);
+    let lasting = folders.map(|folder| lasting(folder));
     // It is written when the node starts, and not again.
     let state = options.node_id.is_none().then(|| node_id::folder(options.state_dir.as_deref()));
     lasting.chain(state.map(existing)).collect()

@@ -20,6 +20,7 @@ VALUES: dict[str, dict] = {
     "IPv6 only": {"podCidr": "", "podCidrv6": "fd00:10:244::/56"},
     "host-gw": {"flannel": {"backend": "host-gw", "mtu": 1400, "iface": ["eth1", "192.0.2.7"], "ifaceRegex": ["^10\\."]}},
     "udp by eBPF": {"flannel": {"backend": "udp", "backendConfig": {"Engine": "ebpf"}, "capabilities": ["NET_ADMIN", "BPF"]}},
+    "wireguard": {"flannel": {"backend": "wireguard", "backendPort": 4000, "backendConfig": {"Mode": "ipv4"}}},
     "values of flannel's chart": {
         "global": {"imagePullSecrets": [{"name": "registry"}]},
         "flannel": {"vni": 4096, "backendPort": 4789, "GBP": True, "directRouting": True, "enableNFTables": True,

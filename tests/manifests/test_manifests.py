@@ -73,6 +73,7 @@ class Manifests(unittest.TestCase):
             "values of flannel's chart": {
                 "Network": "10.244.0.0/16", "EnableNFTables": True,
                 "Backend": {"Type": "vxlan", "VNI": 4096, "Port": 4789, "GBP": True, "DirectRouting": True}},
+            "wireguard": {"Network": "10.244.0.0/16", "Backend": {"Type": "wireguard", "ListenPort": 4000, "Mode": "ipv4"}},
             "further keys": {"Network": "10.244.0.0/16", "EnableNFTables": True, "Backend": {"Type": "vxlan", "VNI": 7}},
         }.items():
             self.assertEqual(net_conf(rendered(VALUES[name])), expected, name)
@@ -133,7 +134,7 @@ class Manifests(unittest.TestCase):
             ({"podCidr": "fd00::/56"}, "podCidr"),
             ({"podCidrv6": "10.0.0.0/8"}, "podCidrv6"),
             ({"netpol": {"enabled": True}}, "netpol"),
-            ({"flannel": {"backend": "wireguard"}}, "backend"),
+            ({"flannel": {"backend": "ipip"}}, "backend"),
             ({"flannel": {"vni": 16777216}}, "vni"),
             ({"flannel": {"healthz": {"port": 65536}}}, "port"),
             ({"flannel": {"capabilities": []}}, "capabilities"),

@@ -81,7 +81,7 @@ fn an_unknown_backend_and_a_changed_network_are_refused() {
         let (code, _, stderr) = run(&[&["-store", &store], network].concat(), &[]);
         assert_eq!(code, Some(2));
         assert!(
-            stderr.contains("expected one of: alloc, extension, host-gw, udp, vxlan"),
+            stderr.contains("expected one of: alloc, extension, host-gw, udp, vxlan, wireguard"),
             "{stderr}"
         );
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
@@ -182,7 +182,7 @@ fn what_no_node_could_use_is_found_before_it_is_stored() {
     for (backend, words) in [
         (r#"{"Type":"vxlan","VNI":16777216}"#, "VNI is 16777216, expected a whole number from 0"),
         (r#"{"Type":"udp","Port":0}"#, "Port is 0, expected a whole number from 1"),
-        (r#"{"Type":"wireguard"}"#, "expected one of: alloc, extension, host-gw, udp, vxlan"),
+        (r#"{"Type":"ipip"}"#, "expected one of: alloc, extension, host-gw, udp, vxlan, wireguard"),
         ("null", "Backend has no Type"),
     ] {
         let json = format!(r#"{{"Network":"10.3.0.0/16","Backend":{backend}}}"#);
@@ -195,7 +195,7 @@ fn what_no_node_could_use_is_found_before_it_is_stored() {
         assert_ne!(on(&["config", "get"]).0, Some(0), "nothing is stored");
     }
     // A cluster may have nodes of another program only.
-    let others = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard"}}"#;
+    let others = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"ipip"}}"#;
     assert_eq!(on(&["config", "set", others, "--force"]).0, Some(0));
     assert_eq!(on(&["config", "get"]).1, format!("{others}\n"));
 }
