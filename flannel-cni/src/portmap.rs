@@ -189,12 +189,15 @@ async fn remove(
 async fn status(call: &Call, config: &Portmap) -> Result<(), Error> {
     let found = match config.backend(&call.host).await? {
         Backend::Iptables => find_all(&call.host).await,
-        Backend::Nftables => {
-            let generation = connect(&call.host)?.generation().await.map(drop);
-            generation.map_err(|error| refused("the kernel's nf_tables cannot be used", &error))
-        }
+        Backend::Nftables => ask_tables(&call.host).await,
     };
     found.map_err(|error| Error { code: Code::NotAvailable, ..error })
+}
+
+/// Whether the kernel answers for its nf_tables.
+async fn ask_tables(host: &Namespace) -> Result<(), Error> {
+    let answer = connect(host)?.generation().await;
+    answer.map(drop).map_err(|error| refused("the kernel's nf_tables cannot be used", &error))
 }
 
 /// Whether there is iptables for each family that the kernel has.

@@ -117,7 +117,7 @@ async fn wire(
 }
 
 /// Waits until the kernel says that this end of the pair carries packets.
-async fn until_running(
+pub(super) async fn until_running(
     connection: &mut Connection,
     namespace: &Namespace,
     name: &str,
@@ -147,7 +147,7 @@ async fn until_running(
     })
 }
 
-/// Sets the interface of a container up that gets no address.
+/// Sets an interface up that is not by what gives it addresses.
 pub(super) async fn set_up(connection: &mut Connection, link: &Link) -> Result<(), Error> {
     let change = LinkChange { up: Some(true), ..LinkChange::default() };
     alter_link(connection, link.index, &change)

@@ -10,7 +10,7 @@ use flannel_netlink::{
 use serde::Deserialize;
 
 use super::{
-    add::{existing, set_up},
+    add::{existing, set_up, until_running},
     bridge_keys::Bridge,
     pair::{self, Pair},
 };
@@ -134,7 +134,7 @@ pub(super) async fn join(host: &mut Connection, port: &Link, vlans: &Vlans) -> R
 
 /// The interface of the node that has the gateways of a VLAN: one end of a pair, whose other end is a port of the bridge.
 ///
-/// It is set up when all else is right. One that is down is being made, or was left by a plugin that was killed.
+/// It carries packets when all else is right. One that does not is being made, or was left by a plugin that was killed.
 pub(super) async fn gateway(
     host: &mut Connection,
     call: &Call,
@@ -159,17 +159,23 @@ pub(super) async fn gateway(
             existing(host, &name).await.map_err(|missing| made.err().unwrap_or(missing))?
         }
     };
-    if link.up {
+    if link.running {
         return Ok(link);
     }
-    if let Some(port) = link.parent.filter(|_| link.kind == LinkKind::Veth)
-        && let Ok(Some(port)) = link_by_index(host, port).await
-    {
+    let port = match link.parent.filter(|_| link.kind == LinkKind::Veth) {
+        Some(port) => link_by_index(host, port).await.unwrap_or_default(),
+        None => None,
+    };
+    if let Some(port) = &port {
         let vlans = Vlans { trunk: BTreeSet::new(), ..bridge.vlans.clone() };
-        join(host, &port, &vlans).await?;
+        join(host, port, &vlans).await?;
+        set_up(host, port).await?;
     }
     set_up(host, &link).await?;
-    existing(host, &name).await
+    if let Some(port) = &port {
+        until_running(host, &call.host, &port.name).await?;
+    }
+    until_running(host, &call.host, &name).await
 }
 
 fn number(given: i64) -> Option<u16> {
@@ -208,6 +214,8 @@ mod tests {
         let trunk =
             json!([{"minID": 10, "maxID": 12}, {"id": 13}, {"id": 20, "minID": 1, "maxID": 2}]);
         assert_eq!(joined(100, trunk.clone()), ["100 PVID", "1-2", "10-13", "20-20"]);
+        assert_eq!(joined(9, trunk.clone()), ["9 PVID", "1-2", "10-13", "20-20"]);
+        assert_eq!(joined(19, json!([{"id": 20}])), ["19 PVID", "20-20"]);
         // Without one of its own, a trunk has that of the bridge.
         assert_eq!(joined(0, trunk), ["1-2", "10-13", "20-20", "1 PVID"]);
     }

@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use flannel_netlink::{Message, Request, link_by_index, push_attribute};
+use flannel_netlink::{Message, link_by_index, state::Route};
 
 use crate::{
     kernel::{self, sysctl},
@@ -10,16 +10,16 @@ use crate::{
 
 /// Lets packets from 127.0.0.1 leave by the interface that leads to the container.
 pub(super) async fn allow(call: &Call, address: IpAddr) -> Result<(), Error> {
-    let IpAddr::V4(v4) = address else { return Ok(()) };
+    if !address.is_ipv4() {
+        return Ok(());
+    }
     let mut connection = kernel::connect(&call.host)?;
-    let mut body = vec![AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    push_attribute(&mut body, RTA_DST, &v4.octets());
     let interface = |message: &Message<'_>| {
         let (_, mut attributes) = message.split(ROUTE_HEADER)?;
         attributes.find(|attribute| attribute.kind == RTA_OIF)?.u32()
     };
     // As upstream: where there is no way to the container, there is nothing to allow.
-    let Ok(index) = connection.get(&Request::new(RTM_GETROUTE, 0, &body), interface).await else {
+    let Ok(index) = connection.get(&Route::lookup(address), interface).await else {
         return Ok(());
     };
     let Ok(Some(link)) = link_by_index(&mut connection, index).await else { return Ok(()) };
@@ -32,9 +32,6 @@ pub(super) async fn allow(call: &Call, address: IpAddr) -> Result<(), Error> {
 }
 
 // linux/rtnetlink.h
-const AF_INET: u8 = 2;
-const RTM_GETROUTE: u16 = 26;
-const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 /// The size of `struct rtmsg`.
 const ROUTE_HEADER: usize = 12;
