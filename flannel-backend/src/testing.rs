@@ -174,9 +174,17 @@ where
         true
     }
 
+    /// Deletes the routes to the peer or, where it has none of its own, to the whole network.
     async fn damage(&self, host: usize, peer: usize) {
-        let deleted = self.testbed.host(host).delete_route(self.blocks(peer)).await;
-        assert!(deleted.expect("delete routes") > 0, "there was nothing to damage");
+        let ipv4 = self.config.ipv4().map(|range| range.network());
+        let ipv6 = self.config.ipv6().map(|range| range.network());
+        let network = Blocks::new(ipv4, ipv6).expect("a config has a family");
+        let host = self.testbed.host(host);
+        let mut deleted = host.delete_route(self.blocks(peer)).await.expect("delete routes");
+        if deleted == 0 {
+            deleted = host.delete_route(network).await.expect("delete routes");
+        }
+        assert!(deleted > 0, "there was nothing to damage");
     }
 
     async fn plant_foreign(&self, host: usize) {

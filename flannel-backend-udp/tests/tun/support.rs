@@ -1,9 +1,8 @@
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use flannel_backend::{UplinkFinder, UplinkOptions, testing::KernelWorld};
 use flannel_backend_udp::Udp;
-use flannel_core::{Backend, Lease, NetworkConfig, Subnet, testing::network::NetworkWorld};
+use flannel_core::{Backend, NetworkConfig};
 use flannel_netlink::{
     Connection, LinkChange, alter_link, delete_link, link_by_name, list_routes,
     state::{IpFamily, Link, Route},
@@ -25,57 +24,11 @@ fn make(host: &Host, config: &NetworkConfig) -> Arc<dyn Backend> {
     Arc::new(udp(host, config))
 }
 
-pub(crate) type Make = fn(&Host, &NetworkConfig) -> Arc<dyn Backend>;
+type Make = fn(&Host, &NetworkConfig) -> Arc<dyn Backend>;
 
 /// Hosts whose way to all peers is one route.
-pub(crate) struct World(pub(crate) KernelWorld<Make>);
-
-pub(crate) async fn world(config: &str) -> World {
-    World(KernelWorld::new(&config.replace("userspace", crate::ENGINE), make as Make).await)
-}
-
-#[async_trait]
-impl NetworkWorld for World {
-    fn config(&self) -> NetworkConfig {
-        self.0.config()
-    }
-
-    fn subnet(&self, host: usize) -> Subnet {
-        self.0.subnet(host)
-    }
-
-    fn backend(&self, host: usize) -> Arc<dyn Backend> {
-        self.0.backend(host)
-    }
-
-    fn bad(&self, good: &Lease) -> Vec<Lease> {
-        self.0.bad(good)
-    }
-
-    async fn reaches(&self, from: usize, to: usize) -> bool {
-        self.0.reaches(from, to).await
-    }
-
-    async fn damage(&self, host: usize, _: usize) {
-        let mut kernel = Kernel::of(self.0.testbed().host(host));
-        let routes = kernel.routes().await;
-        assert!(!routes.is_empty(), "there was nothing to damage");
-        for route in routes {
-            kernel.0.apply_one(route.delete()).await.unwrap();
-        }
-    }
-
-    async fn plant_foreign(&self, host: usize) {
-        self.0.plant_foreign(host).await;
-    }
-
-    async fn snapshot(&self, host: usize) -> String {
-        self.0.snapshot(host).await
-    }
-
-    async fn writes(&self, host: usize) -> u64 {
-        self.0.writes(host).await
-    }
+pub(crate) async fn world(config: &str) -> KernelWorld<Make> {
+    KernelWorld::new(&config.replace("userspace", crate::ENGINE), make as Make).await
 }
 
 /// A look at, and a hand on, the kernel of a host.

@@ -153,7 +153,7 @@ async fn a_path_that_is_smaller_than_the_link_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn where_1280_bytes_do_not_fit_ipv6_goes_in_fragments() {
-    let world = support::world(support::DUAL).await.0;
+    let world = support::world(support::DUAL).await;
     let mut nodes = Nodes::start(&world).await;
     let ips: Vec<_> = world.pod(1).endpoint().ips().collect();
     let ping = |ip, size| {
