@@ -390,7 +390,7 @@ part_vm() {
     [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
     mapfile -t missing < <(packages_missing "${needed[@]}")
     [ ${#missing[@]} -eq 0 ] || { lacks "no virtual machine: apt-get install ${missing[*]}"; return; }
-    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool log kernel ran seconds wanted status command
+    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool without=() log kernel ran seconds wanted status command
     [ "$everything" = true ] || suites+=(flannel-backend-hostgw:netns flannel-backend-vxlan:netns flannel-backend-udp:tun flannel-backend-udp:bpf)
     [ -z "${FLANNEL_VM:-}" ] || read -ra suites <<<"$FLANNEL_VM"
     [ -z "${FLANNEL_VM_KERNELS:-}" ] || read -ra kernels <<<"$FLANNEL_VM_KERNELS"
@@ -403,10 +403,13 @@ for line in sys.stdin:
         test = made["target"]["name"]
         if made["target"]["kind"] == ["bin"] and test == "flannel-cni":
             print(made["executable"] + "=" + test)
+        # Tests run it where it was built.
+        if made["target"]["kind"] == ["bin"] and test == "flannel-node":
+            print(made["executable"] + "=" + made["executable"])
         suite = os.path.basename(os.path.dirname(made["manifest_path"])) + ":" + test
         if suite in sys.argv or test in sys.argv:
             print(made["executable"] + "=" + suite)' "${suites[@]}")
-    for tool in bridge ethtool ip nft tc; do
+    for tool in bridge etcd etcdctl ethtool ip nft tc; do
         command -v "$tool" >/dev/null && programs+=("$(command -v "$tool")=$tool")
     done
     # Beside the tests as in the target folder, for those that compare with them.
@@ -416,12 +419,21 @@ for line in sys.stdin:
             programs+=("$(realpath "${CARGO_TARGET_DIR:-target}")/cni/$tool=cni/$tool")
         done
     fi
+    if [[ " ${programs[*]}" == *=flannel-node:* ]]; then
+        if build_flanneld; then
+            for tool in "${CARGO_TARGET_DIR:-target}"/flanneld/v*; do
+                programs+=("$tool=flanneld/${tool##*/}")
+            done
+        else
+            lacks "the real flanneld could not be built"; without=(--skip both_programs)
+        fi
+    fi
     log=$(mktemp)
     apt-cache show "${kernels[0]}" >/dev/null 2>&1 || apt_install
     for kernel in "${kernels[@]}"; do
         apt-cache show "$kernel" >/dev/null 2>&1 || { skip "apt-get knows no $kernel"; continue; }
         flannel-testbed/vm.sh "$kernel" 1800 "for suite in /vm/*:*; do
-            echo \$suite; \$suite --ignored ${FLANNEL_VM_TESTS:-} || failed=1
+            echo \$suite; \$suite --ignored ${FLANNEL_VM_TESTS:-} ${without[*]} || failed=1
         done; exit \$failed" "${programs[@]}" 2>&1 | tee "$log"
         ran=$(tests_passed "$log")
         echo "vm tests that ran on $(grep -om1 '^Linux [0-9].*' "$log"): $ran"

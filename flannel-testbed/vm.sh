@@ -4,9 +4,9 @@
 #   flannel-testbed/vm.sh PACKAGE SECONDS COMMAND PROGRAM=NAME...
 #
 # PACKAGE is a kernel (linux-image-cloud-amd64), of which the newest is fetched once. In the machine there are busybox, the
-# kernel's modules, and each PROGRAM with its libraries as /vm/NAME; /vm is in PATH. What COMMAND prints is printed, and its status
-# is this script's; 124 if SECONDS were not enough, and 125 if the machine ended before, as it does with a panic or an oops. The
-# kernel's log follows if it is not 0.
+# kernel's modules, and each PROGRAM with its libraries as NAME, below /vm unless that is a path; /vm is in PATH. What COMMAND prints
+# is printed, and its status is this script's; 124 if SECONDS were not enough, and 125 if the machine ended before, as it does with a
+# panic or an oops. The kernel's log follows if it is not 0.
 set -euo pipefail
 package=$1 seconds=$2 command=$3
 shift 3
@@ -57,7 +57,9 @@ mkdir -p "$work/root"/{bin,dev,etc,proc,root,run,sys,tmp,var/lib,vm}
 put "$(command -v busybox)" bin/busybox
 put "$(command -v modprobe)" sbin/modprobe
 for program; do
-    put "${program%=*}" "vm/${program##*=}"
+    name=${program##*=}
+    [[ $name == /* ]] || name=/vm/$name
+    put "${program%=*}" "$name"
 done
 printf '%s\n' "$command" >"$work/root/command"
 echo root:x:0:0::/root:/bin/sh >"$work/root/etc/passwd"

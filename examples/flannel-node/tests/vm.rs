@@ -1,0 +1,11 @@
+//! Whole nodes on a kernel that has WireGuard, among them the real flanneld.
+
+#[path = "vm/capture.rs"]
+mod capture;
+#[path = "vm/encrypted.rs"]
+mod encrypted;
+#[path = "vm/mixed.rs"]
+mod mixed;
+#[path = "flanneld/support.rs"]
+#[expect(dead_code, reason = "the tests on this kernel use all of it")]
+mod support;

@@ -1,0 +1,53 @@
+//! No packet between pods is on the underlay as it is.
+
+use std::time::Duration;
+
+use flannel_testbed::probe;
+use tokio::time::timeout;
+
+use crate::{
+    capture::Capture,
+    support::{Cluster, dual, eventually},
+};
+
+#[tokio::test]
+#[ignore = "needs another kernel: run ./ci.sh vm"]
+async fn packets_between_pods_are_encrypted_and_kept_through_start_restart_and_kill() {
+    let cluster = Cluster::new(2, &dual("wireguard")).await;
+    let pods = ["10.244.0.0/16", "fd00:10:244::/48"].map(|block| block.parse().unwrap());
+    let capture = Capture::start(&cluster.testbed, pods.to_vec());
+    let mut nodes = [cluster.start_ours(0).await, cluster.start_ours(1).await];
+    let pods = cluster.connected_pods().await;
+    let mut streams = Vec::new();
+    for (from, to) in [(0, 1), (1, 0)] {
+        for ip in pods[to].endpoint().ips() {
+            streams.push(probe::stream(&pods[from], ip, 50).unwrap());
+        }
+    }
+    for stream in &streams {
+        timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
+    }
+    for (n, kill) in [(0, true), (1, false)] {
+        let node = &mut nodes[n];
+        if kill { node.kill() } else { node.terminate() }.unwrap();
+        node.wait().await.unwrap();
+        let before = capture.encrypted();
+        eventually(async || capture.encrypted() > before + 200).await;
+        *node = cluster.start_ours(n).await;
+        let before = capture.encrypted();
+        eventually(async || capture.encrypted() > before + 200).await;
+    }
+    for stream in streams {
+        let report = stream.stop().await;
+        assert_eq!(report.lost, 0, "{report}");
+    }
+    assert_eq!(capture.plain(), 0);
+
+    // The capture would have seen them.
+    for (from, to) in [(0, 1), (1, 0)] {
+        let to = (cluster.subnet(to), cluster.host(to));
+        cluster.host(from).add_route(to.0, to.1).await.unwrap();
+    }
+    pods[0].ping(pods[1].ip()).await.unwrap();
+    eventually(async || capture.plain() > 0).await;
+}

@@ -1,0 +1,72 @@
+//! Nodes of this program and of flanneld with its wireguard backend.
+
+use std::net::IpAddr;
+
+use flannel_testbed::{Flanneld, Process};
+
+use crate::support::{Cluster, dual, ipv4};
+
+/// flanneld on hosts 0 and 2, and this program on host 1, all of which reach each other.
+async fn mixed(network: &str) -> (Cluster, [Flanneld; 2], Process) {
+    let cluster = Cluster::new(3, network).await;
+    // flanneld insists on it.
+    cluster.shell(0, "modprobe br_netfilter").await;
+    let theirs = async |n: usize| {
+        let mut command = cluster.theirs(n);
+        // The machine has no iptables.
+        command.arg("-iptables-forward-rules=false");
+        // All hosts have one file system.
+        command.env("WIREGUARD_KEY_FILE", cluster.subnet_file(n).with_file_name("wgkey"));
+        Flanneld::start(cluster.host(n), command, &cluster.subnet_file(n)).await.unwrap()
+    };
+    let theirs = [theirs(0).await, theirs(2).await];
+    let ours = cluster.start_ours(1).await;
+    cluster.connected_pods().await;
+    (cluster, theirs, ours)
+}
+
+/// The network with more options of the backend.
+fn with(network: &str, options: &str) -> String {
+    let kind = r#""Type":"wireguard""#;
+    assert!(network.contains(kind));
+    network.replace(kind, &format!("{kind},{options}"))
+}
+
+#[tokio::test]
+#[ignore = "needs another kernel and the real flanneld: run ./ci.sh vm"]
+async fn pods_of_both_programs_reach_each_other_by_ipv4() {
+    mixed(&ipv4("wireguard")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs another kernel and the real flanneld: run ./ci.sh vm"]
+async fn leases_of_both_programs_have_one_form() {
+    let psk = r#""PSK":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=""#;
+    let (cluster, _theirs, _ours) = mixed(&with(&dual("wireguard"), psk)).await;
+    let leases = ["get", "--prefix", "--print-value-only", "/coreos.com/network/subnets"];
+    let leases = cluster.etcd.ctl(&leases).await.unwrap();
+    // What differs from node to node.
+    let mask = |line: &str| {
+        let words = line.split('"').map(|word| match word {
+            word if word.len() == 44 && word.ends_with('=') => "KEY",
+            word if word.parse::<IpAddr>().is_ok() => "ADDRESS",
+            word => word,
+        });
+        words.collect::<Vec<_>>().join("\"")
+    };
+    let leases: Vec<_> = leases.lines().filter(|line| !line.is_empty()).map(mask).collect();
+    let form = r#"{"PublicIP":"ADDRESS","PublicIPv6":"ADDRESS","BackendType":"wireguard","BackendData":{"PublicKey":"KEY","Port":51820},"BackendV6Data":{"PublicKey":"KEY","Port":51821}}"#;
+    assert_eq!(leases, [form; 3]);
+}
+
+#[tokio::test]
+#[ignore = "needs another kernel and the real flanneld: run ./ci.sh vm"]
+async fn pods_of_both_programs_reach_each_other_by_one_device_over_ipv4() {
+    mixed(&with(&dual("wireguard"), r#""Mode":"ipv4""#)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs another kernel and the real flanneld: run ./ci.sh vm"]
+async fn pods_of_both_programs_reach_each_other_by_one_device_over_either_family() {
+    mixed(&with(&dual("wireguard"), r#""Mode":"auto","PersistentKeepaliveInterval":25"#)).await;
+}
