@@ -105,6 +105,13 @@ impl NetworkConfig {
         &self.backend
     }
 
+    /// The same with a sign in the place of each secret in the backend's options, for logs and documents. What is serialized has
+    /// them, since it is what stores are given.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        Self { backend: self.backend.without_secrets(), ..self.clone() }
+    }
+
     /// Where pods have their addresses: all subnets that nodes may get, and the network that they are in.
     pub fn pod_ranges(&self) -> Vec<(RangeInclusive<IpAddr>, IpNetwork)> {
         let ipv4 = self.ipv4.map(|range| {

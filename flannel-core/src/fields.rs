@@ -53,6 +53,14 @@ impl Fields {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
+    /// One object again, with what `show` makes of each member's name and JSON text.
+    pub(crate) fn print<'a>(&'a self, show: impl Fn(&'a str, &'a str) -> &'a str) -> String {
+        let member = |(name, value): &'a (String, Box<RawValue>)| {
+            format!("{}:{}", serde_json::Value::from(name.as_str()), show(name, value.get()))
+        };
+        format!("{{{}}}", self.0.iter().map(member).collect::<Vec<_>>().join(","))
+    }
+
     /// The member's JSON text; `None` if it is absent or `null`.
     pub fn raw(&self, key: &str) -> Option<&str> {
         self.present(key).filter(|text| *text != "null")

@@ -142,7 +142,7 @@ pub(crate) async fn document(daemon: &DaemonHandle) -> StatusDocument {
         node: facts.as_ref().map(|facts| facts.id.clone()),
         store: facts.as_ref().map(|facts| facts.store.clone()),
         backend,
-        network: status.config,
+        network: status.config.map(|config| config.without_secrets()),
         subnet_file: daemon.subnet_file().to_owned(),
         ready: readiness.is_ready(),
         readiness,

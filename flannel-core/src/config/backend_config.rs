@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::fields::{FieldError, Fields, invalid};
 
-/// The `Backend` member: a type, and options that only the backend understands.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// The `Backend` member: a type, and options that only the backend understands. Neither `Display` nor `Debug` shows secrets.
+#[derive(Clone, Eq, PartialEq)]
 pub struct BackendConfig {
     kind: String,
     /// The whole object as it was written; `None` if the configuration has none.
@@ -51,6 +51,21 @@ impl BackendConfig {
         Fields::parse(json).expect("checked when the configuration was parsed")
     }
 
+    /// The same with a sign in the place of each secret, for people to read.
+    pub(super) fn without_secrets(&self) -> Self {
+        let shown = |json: &String| match self.options() {
+            options if options.names().any(is_secret) => {
+                options.print(
+                    |name, value| {
+                        if is_secret(name) && value != "null" { HIDDEN } else { value }
+                    },
+                )
+            }
+            _ => json.clone(),
+        };
+        Self { kind: self.kind.clone(), json: self.json.as_ref().map(shown) }
+    }
+
     /// The backend of a configuration whose member is `json`, if it has one.
     pub(super) fn read(json: Option<&str>) -> Result<Self, FieldError> {
         match json {
@@ -68,12 +83,18 @@ impl BackendConfig {
 }
 
 impl fmt::Display for BackendConfig {
-    /// The object as it is written in the configuration.
+    /// The object as it is written in the configuration, but for secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.json {
+        match &self.without_secrets().json {
             Some(json) => f.write_str(json),
             None => write!(f, r#"{{"Type":"{}"}}"#, self.kind),
         }
+    }
+}
+
+impl fmt::Debug for BackendConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BackendConfig({self})")
     }
 }
 
@@ -83,3 +104,11 @@ impl Default for BackendConfig {
         Self { kind: "udp".into(), json: None }
     }
 }
+
+fn is_secret(option: &str) -> bool {
+    SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(option))
+}
+
+/// Options of flannel's backends that only nodes may know: a preshared key of WireGuard.
+const SECRETS: [&str; 1] = ["PSK"];
+const HIDDEN: &str = r#""…""#;

@@ -153,6 +153,22 @@ fn the_backend_keeps_its_options_and_its_type_is_lower_case() {
 }
 
 #[test]
+fn secrets_are_stored_and_not_shown() {
+    let text = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard","psk":"aGlkZGVu","a\"b":[1],"PSK":"aGlkZGVu"}}"#;
+    let config = parse(text).unwrap();
+    assert!(serde_json::to_string(&config).unwrap().contains("aGlkZGVu"));
+    let hidden = config.without_secrets();
+    let shown = r#"{"Type":"wireguard","psk":"…","a\"b":[1],"PSK":"…"}"#;
+    assert_eq!(config.backend().to_string(), shown);
+    assert!(serde_json::to_string(&hidden).unwrap().contains(shown));
+    assert_eq!(format!("{:?}", config.backend()), format!("BackendConfig({shown})"));
+    assert_eq!(parse(&serde_json::to_string(&hidden).unwrap()).unwrap(), hidden);
+    let open =
+        parse(r#"{"Network":"10.3.0.0/16","Backend":{ "Type" : "x", "PSK":null }}"#).unwrap();
+    assert!(open.backend().to_string().contains(r#""PSK":null"#));
+}
+
+#[test]
 fn the_firewall_is_left_open_unless_it_is_named() {
     let nftables = |value: &str| {
         let text = format!(r#"{{"Network":"10.3.0.0/16"{value}}}"#);

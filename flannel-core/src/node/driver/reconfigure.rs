@@ -69,7 +69,7 @@ impl Driver {
             return;
         }
         info!(
-            config = serde_json::to_string(&config).unwrap_or_default(),
+            config = serde_json::to_string(&config.without_secrets()).unwrap_or_default(),
             "network config changed, adopting it"
         );
         self.status.send_modify(|status| status.config = Some(config.clone()));

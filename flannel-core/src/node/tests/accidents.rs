@@ -202,6 +202,10 @@ async fn options_that_the_backend_takes_up_are_in_force_and_others_are_said() {
     let text = handle.status().fault(Activity::Config).unwrap().to_string();
     assert!(text.contains(r#""VNI":7"#) && text.contains(r#""MTU":1400"#), "{text}");
     assert_eq!(handle.status().config, Some(config(r#","MTU":1400"#)));
+    configs.send(Ok(config(r#","PSK":"aGlkZGVu""#))).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let text = handle.status().fault(Activity::Config).unwrap().to_string();
+    assert!(text.contains(r#""PSK":"…""#) && !text.contains("aGlkZGVu"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
