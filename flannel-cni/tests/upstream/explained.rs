@@ -15,6 +15,13 @@ pub(crate) struct Explained {
     ours: &'static str,
 }
 
+impl Explained {
+    /// Whether it is for any cases, of which some may have none that it explains.
+    pub(crate) fn is_of_all_groups(&self) -> bool {
+        self.group == "*"
+    }
+}
+
 pub(crate) fn of_group(group: &str) -> impl Iterator<Item = &'static Explained> {
     EXPLAINED.iter().filter(move |it| fits(it.group, group))
 }
