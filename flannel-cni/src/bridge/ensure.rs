@@ -35,7 +35,7 @@ pub(super) async fn bridge(
             };
             match host.apply_one(kernel::bridge(&spec)).await {
                 // Another container came first.
-                Err(error) if !error.exists() => return Err(refused(what(), &error)),
+                Err(error) if !error.exists() => return Err(bridge.vlans.refused(what(), &error)),
                 _ => {
                     if !bridge.detect_duplicates {
                         // Until its own address is settled, it would not ask for containers on behalf of other hosts.

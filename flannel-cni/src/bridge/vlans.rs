@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use flannel_netlink::{
-    Connection, link_by_index, link_by_name,
+    Connection, KernelError, link_by_index, link_by_name,
     state::{Link, LinkKind},
 };
 use serde::Deserialize;
@@ -90,6 +90,15 @@ impl Vlans {
         Ok(vlans)
     }
 
+    /// An error that says what the kernel did not do, and what it lacks if that is VLANs.
+    pub(super) fn refused(&self, what: String, error: &KernelError) -> Error {
+        let refused = refused(what, error);
+        match self.filtering && error.unsupported() {
+            true => refused.with_details("the kernel has no CONFIG_BRIDGE_VLAN_FILTERING"),
+            false => refused,
+        }
+    }
+
     /// What the port of a container joins, in this order: the last word on a VLAN counts.
     fn of_port(&self) -> Vec<VlanRange> {
         let untagged = |id| VlanRange { first: id, last: id, untagged: true };
@@ -123,12 +132,7 @@ pub(super) async fn join(host: &mut Connection, port: &Link, vlans: &Vlans) -> R
     requests.push(kernel::join_vlans(port.index, &ranges));
     let joined: Result<(), _> = host.apply(&requests).await.into_iter().collect();
     joined.map_err(|error| {
-        let what = format!("failed to setup vlan tag on interface {:?}", port.name);
-        let refused = refused(what, &error);
-        match error.unsupported() {
-            true => refused.with_details("the kernel has no CONFIG_BRIDGE_VLAN_FILTERING"),
-            false => refused,
-        }
+        vlans.refused(format!("failed to setup vlan tag on interface {:?}", port.name), &error)
     })
 }
 
@@ -225,6 +229,16 @@ mod tests {
         let filtering = |id, trunk| read(id, trunk).unwrap().filtering;
         assert!(!filtering(0, Value::Null));
         assert!(filtering(7, Value::Null) && filtering(0, json!([])));
+    }
+
+    #[test]
+    fn a_kernel_without_vlans_is_named() {
+        // linux/errno.h
+        let (unsupported, other) = (KernelError::new(95), KernelError::new(1));
+        let details =
+            |id, error| read(id, Value::Null).unwrap().refused("no".to_owned(), error).details;
+        assert!(details(7, &unsupported).contains("CONFIG_BRIDGE_VLAN_FILTERING"));
+        assert!(!details(7, &other).contains("CONFIG_") && details(0, &unsupported).is_empty());
     }
 
     #[test]
