@@ -154,9 +154,11 @@ async fn all_flows(userspace: &'static [&'static str]) {
             let before = cluster.stats(0).by_ebpf;
             exchange.tcp().unwrap_or_else(&mut failed);
             let carried = cluster.stats(0).by_ebpf - before;
-            // Linux 6.18 gets checksums of a send of several datagrams wrong where it translates the address of an uplink that has no
-            // checksum offload, without any tunnel as well.
-            if (kind.name, offloads) != ("service from the host", "tx off") {
+            // Before Linux 6.11, no socket sends several datagrams at once to an uplink without checksum offload, and 6.18 gets their
+            // checksums wrong if it translates their address there, without any tunnel as well.
+            let by_uplink =
+                matches!((kind.from, kind.to), (From::Host(_), To::NodePort | To::Service));
+            if !by_uplink || offloads != "tx off" {
                 exchange.udp().unwrap_or_else(&mut failed);
             }
             // Rules that translate ports leave ICMP alone.
