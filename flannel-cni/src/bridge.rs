@@ -23,38 +23,36 @@ use crate::{
 };
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
-    let bridge = match call.environment.verb {
-        Verb::Del | Verb::Gc => Bridge::read_for_removal(&call.config)?,
-        _ => Bridge::read(&call.config, &call.environment.arguments()?)?,
-    };
-    if call.environment.verb == Verb::Add
-        && bridge.ipam.is_none()
-        && call.config.version <= Version::V0_2_0
-    {
+    let read = || Bridge::read(&call.config, &call.environment.arguments()?);
+    match call.environment.verb {
+        Verb::Add => add(call, &read()?).await.map(Some),
+        Verb::Check => check::check(call, &read()?).await.map(|()| None),
+        Verb::Del => del::del(call).await.map(|()| None),
+        Verb::Gc => del::gc(call).await.map(|()| None),
+        Verb::Status => ask_ipam(call, read()?.ipam.as_deref(), Verb::Status).await.map(|()| None),
+        Verb::Version => Ok(None),
+    }
+}
+
+async fn add(call: &Call, bridge: &Bridge) -> Result<AddResult, Error> {
+    if bridge.ipam.is_none() && call.config.version <= Version::V0_2_0 {
         let message =
             format!("CNI {} cannot express a result without an address", call.config.version);
         return Err(Error::new(Code::IncompatibleVersion, message)
             .with_details("without ipam the configuration needs cniVersion 0.3.0 or newer"));
     }
-    match call.environment.verb {
-        Verb::Add => add::add(call, &bridge).await.map(Some),
-        Verb::Check => check::check(call, &bridge).await.map(|()| None),
-        Verb::Del => del::del(call, &bridge).await.map(|()| None),
-        Verb::Gc => del::gc(call, &bridge).await.map(|()| None),
-        Verb::Status => ask_ipam(call, &bridge, Verb::Status).await.map(|()| None),
-        Verb::Version => Ok(None),
-    }
+    add::add(call, bridge).await
 }
 
 /// Passes a verb on to the IPAM plugin.
-async fn ask_ipam(call: &Call, bridge: &Bridge, verb: Verb) -> Result<(), Error> {
-    let Some(plugin) = &bridge.ipam else { return Ok(()) };
+async fn ask_ipam(call: &Call, plugin: Option<&str>, verb: Verb) -> Result<(), Error> {
+    let Some(plugin) = plugin else { return Ok(()) };
     delegate::run(call, verb, Role::Ipam, plugin, call.config.object.clone()).await.map(drop)
 }
 
 /// For [`fuzzing`](crate::fuzzing).
 pub(crate) fn read(config: &Config, arguments: &Arguments) {
-    let _ = Bridge::read_for_removal(config);
+    let _ = bridge_keys::ipam_for_removal(config);
     let Ok(bridge) = Bridge::read(config, arguments) else { return };
     if let Ok(Some(mut previous)) = config.previous() {
         let _ = gateways::complete(&mut previous, &bridge, 0);

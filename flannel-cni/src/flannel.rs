@@ -25,7 +25,7 @@ use crate::{
 
 pub(crate) async fn execute(call: &Call) -> Result<Option<AddResult>, Error> {
     let config = match call.environment.verb {
-        Verb::Del | Verb::Gc => Flannel::read_for_removal(&call.config)?,
+        Verb::Del | Verb::Gc => Flannel::read_for_removal(&call.config),
         _ => Flannel::read(&call.config)?,
     };
     match call.environment.verb {
@@ -154,9 +154,9 @@ fn kind(delegated: &Map<String, Value>) -> Result<String, Error> {
 
 /// For [`fuzzing`](crate::fuzzing).
 pub(crate) fn read(config: &Config) {
-    let Ok(flannel) = Flannel::read_for_removal(config) else { return };
     let _ = Flannel::read(config);
-    let _ = render::delegate(config, &flannel, &SubnetEnv::default());
+    let flannel = Flannel::read_for_removal(config);
+    render::delegate(config, &flannel, &SubnetEnv::default()).expect("removals need no more");
 }
 
 /// How often the file is looked for.

@@ -156,7 +156,7 @@ fn check(call: &Call, config: &HostLocal) -> Result<(), Error> {
 }
 
 fn del(call: &Call) -> Result<(), Error> {
-    let mut store = open(call, &host_local_keys::data_dir(&call.config)?)?;
+    let mut store = open(call, &host_local_keys::data_dir_for_removal(&call.config))?;
     store.release(&owner(call)).map_err(failed)?;
     store.commit().map_err(failed)
 }
@@ -164,7 +164,7 @@ fn del(call: &Call) -> Result<(), Error> {
 /// Takes back what belongs to nobody, and lets the addresses go of pods that are not to get theirs back any more.
 fn gc(call: &Call) -> Result<(), Error> {
     let valid = call.config.valid_attachments()?;
-    let mut store = open(call, &host_local_keys::data_dir(&call.config)?)?;
+    let mut store = open(call, &host_local_keys::data_dir_for_removal(&call.config))?;
     store.retain(&valid).map_err(failed)?;
     // Which pods those are is not known from a configuration that cannot be right.
     let Ok(config) = HostLocal::read(&call.config, &Arguments::default()) else { return Ok(()) };
@@ -215,7 +215,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// For [`fuzzing`](crate::fuzzing).
 pub(crate) fn read(config: &Config, arguments: &Arguments) {
-    let _ = host_local_keys::data_dir(config);
+    let _ = host_local_keys::data_dir_for_removal(config);
     let Ok(read) = HostLocal::read(config, arguments) else { return };
     for set in &read.ranges {
         let stretches = set.stretches(read.requested.first().copied());

@@ -32,7 +32,7 @@ pub(super) async fn add(call: &Call, bridge: &Bridge) -> Result<AddResult, Error
     };
     if added.is_err() {
         // What failed first is what the runtime is told; what is left now goes with DEL.
-        let _ = ask_ipam(call, bridge, Verb::Del).await;
+        let _ = ask_ipam(call, bridge.ipam.as_deref(), Verb::Del).await;
     }
     added
 }
@@ -66,7 +66,7 @@ async fn connect(
         if let Ok(Some(link)) = link_by_name(&mut host, &name).await {
             let _ = delete_link(&mut host, link.index).await;
         }
-        let _ = del::rules(call, bridge).await;
+        let _ = del::rules(call, bridge.ipam.as_deref()).await;
     }
     wired
 }

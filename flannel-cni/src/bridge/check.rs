@@ -13,7 +13,7 @@ use crate::{
 /// Compares what is there with what `ADD` answered.
 pub(super) async fn check(call: &Call, bridge: &Bridge) -> Result<(), Error> {
     let sandbox = call.existing_sandbox()?;
-    ask_ipam(call, bridge, Verb::Check).await?;
+    ask_ipam(call, bridge.ipam.as_deref(), Verb::Check).await?;
     let Some(previous) = &call.config.previous()? else {
         return Err(Error::new(Code::InvalidConfig, "Required prevResult missing"));
     };

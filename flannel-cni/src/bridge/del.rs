@@ -1,6 +1,6 @@
 use flannel_netlink::{delete_link, link_by_name};
 
-use super::{ask_ipam, bridge_keys::Bridge};
+use super::{ask_ipam, bridge_keys::ipam_for_removal};
 use crate::{
     kernel::refused,
     plugin::Call,
@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Removes the interface, and then gives its addresses back. What is gone already is fine.
-pub(super) async fn del(call: &Call, bridge: &Bridge) -> Result<(), Error> {
+pub(super) async fn del(call: &Call) -> Result<(), Error> {
     if let Some(sandbox) = call.sandbox()? {
         let name = &*call.environment.interface;
         let ((), mut connection) = sandbox.connect(|| ())?;
@@ -22,24 +22,26 @@ pub(super) async fn del(call: &Call, bridge: &Bridge) -> Result<(), Error> {
                 .map_err(|error| refused(what("delete"), &error))?;
         }
     }
-    ask_ipam(call, bridge, Verb::Del).await?;
-    rules(call, bridge).await
+    let ipam = ipam_for_removal(&call.config);
+    ask_ipam(call, ipam.as_deref(), Verb::Del).await?;
+    rules(call, ipam.as_deref()).await
 }
 
 /// Removes the rules of the container: what masquerades it also if the configuration does not ask for that any more.
-pub(super) async fn rules(call: &Call, bridge: &Bridge) -> Result<(), Error> {
-    if bridge.spoof_check {
+pub(super) async fn rules(call: &Call, ipam: Option<&str>) -> Result<(), Error> {
+    if call.config.readable(&["macspoofchk"]) == Some(true) {
         spoof_check::remove(&call.host, &call.attachment()).await?;
     }
-    if bridge.ipam.is_none() {
+    if ipam.is_none() {
         return Ok(());
     }
     masquerade::remove(&call.host, &call.config.name, &call.attachment()).await
 }
 
 /// Removes what masquerades containers that the runtime does not know, and has their addresses taken back.
-pub(super) async fn gc(call: &Call, bridge: &Bridge) -> Result<(), Error> {
-    let taken_back = ask_ipam(call, bridge, Verb::Gc).await;
+pub(super) async fn gc(call: &Call) -> Result<(), Error> {
+    let ipam = ipam_for_removal(&call.config);
+    let taken_back = ask_ipam(call, ipam.as_deref(), Verb::Gc).await;
     let valid = call.config.valid_attachments()?;
     masquerade::retain(&call.host, &call.config.name, &valid).await?;
     taken_back

@@ -26,9 +26,18 @@ impl Flannel {
         Ok(Self::of(keys))
     }
 
-    /// What removals go by: pods have to go whatever else `ADD` would refuse by now.
-    pub(super) fn read_for_removal(config: &Config) -> Result<Self, Error> {
-        Ok(Self::of(config.keys()?))
+    /// What removals go by: pods have to go whatever `ADD` would refuse by now, and routes are nothing that has to.
+    pub(super) fn read_for_removal(config: &Config) -> Self {
+        let mut keys = Keys {
+            subnet_file: config.readable(&["subnetFile"]).unwrap_or_default(),
+            data_dir: config.readable(&["dataDir"]).unwrap_or_default(),
+            delegate: config.readable(&["delegate"]).unwrap_or_default(),
+            ipam: config.readable(&["ipam"]).unwrap_or_default(),
+            ..Keys::default()
+        };
+        keys.delegate.retain(|key, value| key != "type" || value.is_string());
+        keys.ipam.remove("routes");
+        Self::of(keys)
     }
 
     fn of(keys: Keys) -> Self {
@@ -74,7 +83,7 @@ impl Keys {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Keys {
     #[serde(default, deserialize_with = "or_default")]

@@ -64,7 +64,7 @@ impl HostLocal {
         Ok(Self {
             ranges,
             routes: ipam.routes,
-            data_dir: data_dir(config)?,
+            data_dir: data_dir(ipam.data_dir),
             resolv_conf: resolv_conf.filter(|path| path.as_os_str() != ""),
             requested,
             keep_for: Patterns::new(ipam.keep_addresses_for).map_err(invalid)?,
@@ -72,22 +72,13 @@ impl HostLocal {
     }
 }
 
-/// Where addresses are kept: all that removals go by, since pods have to go whatever else `ADD` would refuse by now.
-pub(super) fn data_dir(config: &Config) -> Result<PathBuf, Error> {
-    let keys: RemovalKeys = config.keys()?;
-    let data_dir = keys.ipam.and_then(|ipam| ipam.data_dir).filter(|text| !text.is_empty());
-    Ok(PathBuf::from(data_dir.as_deref().unwrap_or(DATA_DIR)))
+/// Where addresses are kept: all that removals go by, since pods have to go whatever `ADD` would refuse by now.
+pub(super) fn data_dir_for_removal(config: &Config) -> PathBuf {
+    data_dir(config.readable(&["ipam", "dataDir"]).unwrap_or_default())
 }
 
-#[derive(Deserialize)]
-struct RemovalKeys {
-    ipam: Option<RemovalIpamKeys>,
-}
-
-#[derive(Deserialize)]
-struct RemovalIpamKeys {
-    #[serde(rename = "dataDir")]
-    data_dir: Option<String>,
+fn data_dir(given: String) -> PathBuf {
+    if given.is_empty() { DATA_DIR.into() } else { given.into() }
 }
 
 #[derive(Deserialize)]
@@ -102,6 +93,8 @@ struct Keys {
 struct IpamKeys {
     #[serde(flatten)]
     single: RangeKeys,
+    #[serde(rename = "dataDir", default, deserialize_with = "or_default")]
+    data_dir: String,
     #[serde(default, deserialize_with = "or_default")]
     ranges: Vec<Vec<RangeKeys>>,
     #[serde(default, deserialize_with = "or_default")]
@@ -212,14 +205,20 @@ mod tests {
             ),
             (json!({"subnet": 7}), "cannot use the network configuration"),
             (
+                json!({"subnet": "10.0.0.0/24", "dataDir": 7}),
+                "cannot use the network configuration",
+            ),
+            (json!("host-local"), "cannot use the network configuration"),
+            (
                 json!({"subnet": "10.0.0.0/24", "keepAddressesFor": ["db-*"]}),
                 "keepAddressesFor has \"db-*\", not NAMESPACE/POD",
             ),
         ] {
             let config = json!({"name": "n", "cniVersion": "1.0.0", "ipam": ipam});
             let error = read(config.clone()).unwrap_err();
-            let removal = data_dir(&Config::parse(config.to_string().as_bytes()).unwrap());
-            assert_eq!(removal, Ok(PathBuf::from(DATA_DIR)), "it goes all the same");
+            let removal =
+                data_dir_for_removal(&Config::parse(config.to_string().as_bytes()).unwrap());
+            assert_eq!(removal, PathBuf::from(DATA_DIR), "it goes all the same");
             assert_eq!(error.code, Code::InvalidConfig);
             assert!(error.message.contains(expected), "{error}");
         }

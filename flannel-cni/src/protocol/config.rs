@@ -96,6 +96,13 @@ impl Config {
         Ok(list.unwrap_or_default())
     }
 
+    /// The value at this path, if there is one that can be read: for removals, which must not fail for what `ADD` refuses.
+    pub(crate) fn readable<T: DeserializeOwned>(&self, path: &[&str]) -> Option<T> {
+        let (first, rest) = path.split_first()?;
+        let value = rest.iter().try_fold(self.object.get(*first)?, |value, key| value.get(key))?;
+        T::deserialize(value).ok()
+    }
+
     /// The keys that a plugin knows, as a structure of its own; others are left out.
     ///
     /// # Errors

@@ -165,13 +165,32 @@ fn both_ends_carry_packets_when_add_returns() {
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn what_add_would_refuse_today_can_be_deleted() {
-    let (node, pod) = (Node::new(), Pod::new("c1"));
-    node.run("bridge", "ADD", &pod, &config(&node, json!({}))).ok();
-    let refused = json!({"promiscMode": true, "vlan": 7, "runtimeConfig": {"mac": "x"}});
-    let changed = config(&node, refused);
-    node.run("bridge", "ADD", &Pod::new("c2"), &changed).refused();
-    node.run("bridge", "DEL", &pod, &changed).ok();
-    assert!(ports(&node).is_empty() && address_files(&node).is_empty());
+    let node = Node::new();
+    for keys in [
+        json!({"promiscMode": true, "vlan": 7, "runtimeConfig": {"mac": "x"}}),
+        json!({"vlan": "100"}),
+        json!({"vlanTrunk": [{"id": "5"}, null]}),
+        json!({"runtimeConfig": {"bandwidth": {"ingressRate": -1}}}),
+        json!({"runtimeConfig": 7, "args": 7, "dns": 7, "bridge": 7}),
+        json!({"mtu": -1, "isGateway": "yes", "macspoofchk": "yes"}),
+    ] {
+        let (one, two) = (Pod::new("c1"), Pod::new("c2"));
+        let fine = config(&node, json!({"cniVersion": "1.1.0"}));
+        node.run("bridge", "ADD", &one, &fine).ok();
+        node.run("bridge", "ADD", &two, &fine).ok();
+        let mut changed = fine;
+        changed.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        node.run("bridge", "ADD", &Pod::new("c3"), &changed).refused();
+        node.run("bridge", "DEL", &one, &changed).ok();
+        assert_eq!((ports(&node).len(), address_files(&node).len()), (1, 2), "{keys}");
+        changed["cni.dev/valid-attachments"] = json!([]);
+        node.run("bridge", "GC", &two, &changed).ok();
+        assert!(address_files(&node).is_empty(), "{keys}");
+        node.run("bridge", "DEL", &two, &changed).ok();
+    }
+    let (unknown, pod) = (config(&node, json!({"ipam": "host-local"})), Pod::new("c1"));
+    node.run("bridge", "ADD", &pod, &unknown).refused();
+    node.run("bridge", "DEL", &pod, &unknown).ok();
 }
 
 #[test]

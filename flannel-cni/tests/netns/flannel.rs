@@ -72,6 +72,29 @@ fn del_needs_no_subnet_file_and_knows_the_old_subnet() {
     }
 }
 
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn a_pod_goes_though_values_have_wrong_types() {
+    let (node, one, two) = (Node::new(), Pod::new("c1"), Pod::new("c2"));
+    write_env(&node, ENV);
+    let mut config = config(&node, json!({}));
+    node.run("flannel", "ADD", &one, &config).ok();
+    node.run("flannel", "ADD", &two, &config).ok();
+    config["subnetFileWait"] = "long".into();
+    config["runtimeConfig"] = 7.into();
+    config["delegate"]["type"] = 7.into();
+    config["ipam"]["routes"] = "default".into();
+    node.run("flannel", "ADD", &Pod::new("c3"), &config).refused();
+    // As a full disk leaves it: the configuration has to do.
+    fs::write(node.folder.path().join("flannel/c1"), "{").unwrap();
+    node.run("flannel", "DEL", &one, &config).ok();
+    let file = |name: &str| node.folder.path().join("networks/cbr0").join(name).exists();
+    assert!(!file("10.1.2.2") && file("10.1.2.3") && record(&node, "c2").is_some());
+    config["cni.dev/valid-attachments"] = json!([]);
+    node.run("flannel", "GC", &two, &config).ok();
+    assert!(!file("10.1.2.3") && record(&node, "c2").is_none());
+}
+
 /// The delegate in the ConfigMap of the shipped manifest.
 fn shipped_delegate() -> Value {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/kubernetes/kube-flannel.yml");
