@@ -6,7 +6,8 @@
 //! * `<digest of these three>` is one to the addresses, separated by commas.
 //! * `kept.4` and `kept.6-…` in the index have a bit for each such address: others get it when there is no other.
 //!
-//! What is kept for pods that are away is bounded: a look at all of it, now and then, leaves those that were noted last.
+//! What is kept for pods that are away is bounded: a look at all of it, now and then, leaves those that were here last. When that was
+//! is the time of an address's link, which is renewed when the pod comes back, and by each look while it is here.
 //!
 //! It outlives restarts of the machine, and everything in it may be missing: then a pod gets another address. An address counts for a
 //! pod if both links say so; the bit comes last and goes first, so that none is kept for nobody.
@@ -19,6 +20,8 @@ use std::{
     path::{Path, PathBuf},
     time::SystemTime,
 };
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 
 use super::{
     RangeSet,
@@ -171,11 +174,11 @@ impl<'a> Kept<'a> {
         addresses
     }
 
-    /// Has `pod` get these addresses back, and no others; false if that was so already.
+    /// Has `pod`, which is here, get these addresses back, and no others; false if that was so already.
     fn keep(&self, pod: &PodName, addresses: &[IpAddr]) -> Result<bool, StoreError> {
         let before = self.addresses(pod);
         if before == addresses {
-            return Ok(false);
+            return addresses.iter().try_for_each(|address| self.renew(*address)).map(|()| false);
         }
         before.iter().try_for_each(|address| self.forget(*address))?;
         addresses.iter().try_for_each(|address| self.forget(*address))?;
@@ -194,17 +197,30 @@ impl<'a> Kept<'a> {
         Ok(true)
     }
 
-    /// Forgets the pods that were noted first, of those that are away, until so many addresses are left to them.
+    /// Forgets the pods that are away for longest, until so many addresses are left to those that are.
     fn bound(&self, most: usize, in_use: impl Fn(IpAddr) -> bool) -> Result<(), StoreError> {
         let mut away: Vec<(SystemTime, IpAddr)> = Vec::new();
         for (address, _) in all(&self.folder)? {
-            let noted = fs::symlink_metadata(self.folder.join(address.to_string()));
-            let noted = noted.and_then(|metadata| metadata.modified());
-            away.extend(noted.ok().filter(|_| !in_use(address)).map(|noted| (noted, address)));
+            if in_use(address) {
+                self.renew(address)?;
+                continue;
+            }
+            let here = fs::symlink_metadata(self.folder.join(address.to_string()));
+            let here = here.and_then(|metadata| metadata.modified());
+            away.extend(here.ok().map(|here| (here, address)));
         }
         away.sort();
         away.truncate(away.len().saturating_sub(most));
         away.iter().try_for_each(|(_, address)| self.forget(*address))
+    }
+
+    /// Notes that the pod with this address is here.
+    fn renew(&self, address: IpAddr) -> Result<(), StoreError> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        let path = self.folder.join(address.to_string());
+        utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| failed("write", &path)(error.into()))
     }
 
     /// Has nobody get this address back. The pod that was to have it gets none of its others either: where one family has more
@@ -307,6 +323,31 @@ mod tests {
         let forgotten = (1..3000).map(address).find(|it| !kept.iter().any(|(kept, _)| kept == it));
         let free = store.index.next_free(address(1), address(3000), true).unwrap();
         assert_eq!(free, forgotten);
+    }
+
+    #[test]
+    fn the_pods_that_were_here_last_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(folder.path(), "net", "boot").unwrap();
+        let address = |number: u16| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, number]);
+        let come = |store: &mut Store, numbers: std::ops::Range<u16>| {
+            for number in numbers {
+                store.keep(Some(&pod("ci", &format!("run-{number}"))), &[address(number)]).unwrap();
+            }
+        };
+        let [stays, returns, away] = [0, 1, 2].map(address);
+        let owner = Owner { container_id: "c".into(), interface: "eth0".into() };
+        store.reserve(&owner, stays, 0).unwrap();
+        come(&mut store, 0..800);
+        // It comes back once, for less time than passes between two looks.
+        come(&mut store, 1..2);
+        come(&mut store, 800..1500);
+        // It was here all the time, and is restarted.
+        store.release(&owner).unwrap();
+        come(&mut store, 1500..1700);
+        let kept = store.kept().unwrap();
+        let is_kept = |wanted| kept.iter().any(|(address, _)| *address == wanted);
+        assert_eq!([stays, returns, away].map(is_kept), [true, true, false]);
     }
 
     #[test]
