@@ -49,7 +49,8 @@ pub(crate) async fn remove(host: &Namespace, attachment: &Attachment) -> Result<
         remove_rules(&mut batch, Family::BRIDGE, TABLE, &listed, |_, comment| {
             comment == names.comment
         });
-        for chain in [&names.port_chain, &names.mac_chain] {
+        let chains = [&names.port_chain, &names.mac_chain];
+        for chain in chains.into_iter().filter(|name| name.len() <= LONGEST_CHAIN_NAME) {
             if client.has_chain(Family::BRIDGE, TABLE, chain).await? {
                 batch.delete_rules(Family::BRIDGE, TABLE, chain, None);
                 batch.delete_chain(Family::BRIDGE, TABLE, chain);
@@ -88,6 +89,8 @@ fn rules(names: &Names, port: &str, mac: MacAddress) -> Batch {
 }
 
 const TABLE: &str = "nat";
+/// The kernel refuses to look for longer ones.
+const LONGEST_CHAIN_NAME: usize = 255;
 const BASE_CHAIN: &str = "PREROUTING";
 /// Where ebtables translates destinations.
 const PRIORITY: i32 = -300;

@@ -195,6 +195,15 @@ fn what_add_would_refuse_today_can_be_deleted() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn del_of_a_name_too_long_for_add_is_fine() {
+    let (node, pod) = (Node::new(), Pod::new(&"c".repeat(240)));
+    let config = config(&node, json!({"macspoofchk": true}));
+    node.run("bridge", "ADD", &pod, &config).refused();
+    node.run("bridge", "DEL", &pod, &config).ok();
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn an_add_that_fails_leaves_nothing() {
     let (node, pod) = (Node::new(), Pod::new("c1"));
     // A route that the kernel refuses, at the very end.
