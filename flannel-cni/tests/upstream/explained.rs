@@ -184,7 +184,7 @@ const EXPLAINED: &[Explained] = &[
     Explained {
         id: "delete-refused",
         group: "bridge keys",
-        case: "ipam out of range",
+        case: "ipam out of range|type of a key",
         step: "*DEL c1",
         path: "answer/*|files/net1/lock/*|files/net1/mode|ok",
         theirs: "999|true|false|nothing",
