@@ -173,7 +173,7 @@ async fn remove(
     unwanted: impl Fn(&RuleInfo, &str) -> bool,
 ) -> Result<(), Error> {
     let what = "cannot remove the rules for port mappings";
-    update_existing(&call.host, what, async |client| {
+    let removed = update_existing(&call.host, what, async |client| {
         let mut batch = Batch::default();
         for family in [TableFamily::IPV4, TableFamily::IPV6] {
             let listed = client.rules(family, port_rules::TABLE).await?;
@@ -181,8 +181,8 @@ async fn remove(
         }
         plan_removals(client, &mut batch, chains).await.map(|()| batch)
     })
-    .await?;
-    remove_legacy_chains(&call.host, chains).await
+    .await;
+    Error::of_all([removed, remove_legacy_chains(&call.host, chains).await])
 }
 
 /// Whether there is what the rules are to be kept by.

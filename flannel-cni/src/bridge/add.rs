@@ -57,7 +57,8 @@ async fn connect(
     let name = pair::make(&mut host, &master, &pair).await?;
     let wired = async {
         if let Some(mac) = mac.filter(|_| bridge.spoof_check) {
-            spoof_check::add(&call.host, &call.attachment(), &name, mac).await?;
+            let network = &call.config.name;
+            spoof_check::add(&call.host, network, &call.attachment(), &name, mac).await?;
         }
         wire(&mut host, call, bridge, &master, &name, sandbox, given).await
     };
@@ -66,7 +67,7 @@ async fn connect(
         if let Ok(Some(link)) = link_by_name(&mut host, &name).await {
             let _ = delete_link(&mut host, link.index).await;
         }
-        let _ = del::rules(call, bridge.ipam.as_deref()).await;
+        let _ = del::rules(call).await;
     }
     wired
 }

@@ -23,26 +23,25 @@ pub(super) async fn del(call: &Call) -> Result<(), Error> {
         }
     }
     let ipam = ipam_for_removal(&call.config);
-    ask_ipam(call, ipam.as_deref(), Verb::Del).await?;
-    rules(call, ipam.as_deref()).await
+    Error::of_all([ask_ipam(call, ipam.as_deref(), Verb::Del).await, rules(call).await])
 }
 
-/// Removes the rules of the container: what masquerades it also if the configuration does not ask for that any more.
-pub(super) async fn rules(call: &Call, ipam: Option<&str>) -> Result<(), Error> {
-    if call.config.readable(&["macspoofchk"]) == Some(true) {
-        spoof_check::remove(&call.host, &call.attachment()).await?;
-    }
-    if ipam.is_none() {
-        return Ok(());
-    }
-    masquerade::remove(&call.host, &call.config.name, &call.attachment()).await
+/// Removes the rules of the container, also if the configuration does not ask for them any more.
+pub(super) async fn rules(call: &Call) -> Result<(), Error> {
+    let (host, attachment) = (&call.host, call.attachment());
+    Error::of_all([
+        spoof_check::remove(host, &attachment).await,
+        masquerade::remove(host, &call.config.name, &attachment).await,
+    ])
 }
 
-/// Removes what masquerades containers that the runtime does not know, and has their addresses taken back.
+/// Removes the rules of containers that the runtime does not know, and has their addresses taken back.
 pub(super) async fn gc(call: &Call) -> Result<(), Error> {
+    let (host, network, valid) = (&call.host, &call.config.name, call.config.valid_attachments()?);
     let ipam = ipam_for_removal(&call.config);
-    let taken_back = ask_ipam(call, ipam.as_deref(), Verb::Gc).await;
-    let valid = call.config.valid_attachments()?;
-    masquerade::retain(&call.host, &call.config.name, &valid).await?;
-    taken_back
+    Error::of_all([
+        ask_ipam(call, ipam.as_deref(), Verb::Gc).await,
+        spoof_check::retain(host, network, &valid).await,
+        masquerade::retain(host, network, &valid).await,
+    ])
 }

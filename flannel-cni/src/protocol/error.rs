@@ -81,6 +81,16 @@ impl Error {
         self
     }
 
+    /// What failed first, with what else did: removals go on.
+    pub(crate) fn of_all(results: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
+        let mut failed = results.into_iter().filter_map(Result::err);
+        let Some(mut first) = failed.next() else { return Ok(()) };
+        for other in failed {
+            first.message = format!("{}; {}", first.message, other.message);
+        }
+        Err(first)
+    }
+
     /// As a plugin prints it.
     pub fn to_json(&self, version: Version) -> String {
         let mut object = json!({
@@ -105,3 +115,17 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_failures_are_told() {
+        let failed = |code, message| Err(Error::new(code, message).with_details(message));
+        assert_eq!(Error::of_all([Ok(()), Ok(())]), Ok(()));
+        let results = [Ok(()), failed(Code::Io, "a"), Ok(()), failed(Code::Kernel, "b")];
+        let expected = Error::new(Code::Io, "a; b").with_details("a");
+        assert_eq!(Error::of_all(results), Err(expected));
+    }
+}

@@ -109,12 +109,13 @@ pub(crate) async fn remove_chains(
     removal: &Removal,
 ) -> Result<(), Error> {
     let table = if family.is_ipv4() { TableFamily::IPV4 } else { TableFamily::IPV6 };
-    update_existing(host, "cannot remove chains of iptables", async |client| {
+    let removed = update_existing(host, "cannot remove chains of iptables", async |client| {
         let mut batch = Batch::default();
         removal.plan(client, &mut batch, table).await.map(|()| batch)
     })
-    .await?;
-    remove_legacy_of(host, family, slice::from_ref(removal)).await
+    .await;
+    let of_legacy = remove_legacy_of(host, family, slice::from_ref(removal)).await;
+    Error::of_all([removed, of_legacy])
 }
 
 /// Adds to `batch` what removes chains of both families from iptables-nft.
@@ -136,10 +137,11 @@ pub(crate) async fn remove_legacy_chains(
     host: &Namespace,
     removals: &[Removal],
 ) -> Result<(), Error> {
-    for family in Family::ALL {
-        remove_legacy_of(host, family, removals).await?;
-    }
-    Ok(())
+    let [ipv4, ipv6] = Family::ALL;
+    Error::of_all([
+        remove_legacy_of(host, ipv4, removals).await,
+        remove_legacy_of(host, ipv6, removals).await,
+    ])
 }
 
 async fn remove_legacy_of(

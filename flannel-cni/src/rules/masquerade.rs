@@ -57,14 +57,14 @@ pub(crate) async fn remove(
     let what = format!("cannot end masquerading of {}", attachment.container_id);
     let chain = chain_name(network, &attachment.container_id, "");
     let removal = Removal::named(masquerade_iptables::POSTROUTING, &chain);
-    update_existing(host, &what, async |client| {
+    let removed = update_existing(host, &what, async |client| {
         let listed = client.rules(TableFamily::INET, TABLE).await?;
         let mut batch = Batch::default();
         remove_rules_of(&mut batch, network, attachment, &listed);
         plan_removals(client, &mut batch, slice::from_ref(&removal)).await.map(|()| batch)
     })
-    .await?;
-    remove_legacy_chains(host, &[removal]).await
+    .await;
+    Error::of_all([removed, remove_legacy_chains(host, &[removal]).await])
 }
 
 /// Removes the rules of containers of `network` that are not in `valid`.
@@ -79,7 +79,7 @@ pub(crate) async fn retain(
     let removal = Removal::stale(masquerade_iptables::POSTROUTING, comment, chains);
     let prefix = short_hash(network);
     let what = format!("cannot end masquerading of containers that are gone from {network}");
-    update_existing(host, &what, async |client| {
+    let removed = update_existing(host, &what, async |client| {
         let listed = client.rules(TableFamily::INET, TABLE).await?;
         let mut batch = Batch::default();
         remove_rules(&mut batch, TableFamily::INET, TABLE, &listed, |rule, comment| {
@@ -88,8 +88,8 @@ pub(crate) async fn retain(
         });
         plan_removals(client, &mut batch, slice::from_ref(&removal)).await.map(|()| batch)
     })
-    .await?;
-    remove_legacy_chains(host, &[removal]).await
+    .await;
+    Error::of_all([removed, remove_legacy_chains(host, &[removal]).await])
 }
 
 fn remove_rules_of(batch: &mut Batch, network: &str, attachment: &Attachment, listed: &[RuleInfo]) {

@@ -1,9 +1,11 @@
 //! Lets a container send with its own Ethernet address only. Mirrors pkg/link/spoofcheck.go of containernetworking/plugins 1.10.0.
 
-use flannel_firewall::nftables::{Batch, Expression, Family, Hook, Verdict};
+use std::collections::{BTreeSet, HashSet};
+
+use flannel_firewall::nftables::{Batch, Expression, Family, Hook, RuleInfo, Verdict};
 use flannel_netlink::{Namespace, state::MacAddress};
 
-use super::{connect, expressions, remove_rules, update, update_existing};
+use super::{connect, expressions, remove_rules, short_hash, update, update_existing};
 use crate::protocol::{Attachment, Error};
 
 /// The names that the rules of a container have.
@@ -30,12 +32,13 @@ impl Names {
 /// Drops what comes in by `port` from another address than `mac`.
 pub(crate) async fn add(
     host: &Namespace,
+    network: &str,
     attachment: &Attachment,
     port: &str,
     mac: MacAddress,
 ) -> Result<(), Error> {
     update(&mut connect(host)?, "failed to setup spoof-check", async |_| {
-        Ok(rules(&Names::of(attachment), port, mac))
+        Ok(rules(network, &Names::of(attachment), port, mac))
     })
     .await
 }
@@ -61,8 +64,38 @@ pub(crate) async fn remove(host: &Namespace, attachment: &Attachment) -> Result<
     .await
 }
 
-fn rules(names: &Names, port: &str, mac: MacAddress) -> Batch {
+/// Removes the rules of containers of `network` that are not in `valid`. Those that another plugin made do not say which network they
+/// are of, and stay.
+pub(crate) async fn retain(
+    host: &Namespace,
+    network: &str,
+    valid: &[Attachment],
+) -> Result<(), Error> {
+    let valid: HashSet<String> = valid.iter().map(|it| Names::of(it).comment).collect();
+    let tag = short_hash(network);
+    let what = format!("cannot end the spoof-check of containers that are gone from {network}");
+    update_existing(host, &what, async |client| {
+        let listed = client.rules(Family::BRIDGE, TABLE).await?;
+        let stale = |rule: &RuleInfo, comment: &str| {
+            rule.tag.as_ref() == Some(&tag) && !valid.contains(comment)
+        };
+        let mut batch = Batch::default();
+        remove_rules(&mut batch, Family::BRIDGE, TABLE, &listed, stale);
+        let stale = listed.iter().filter(|rule| {
+            rule.chain != BASE_CHAIN && rule.comment.as_ref().is_some_and(|it| stale(rule, it))
+        });
+        for chain in stale.map(|rule| &rule.chain).collect::<BTreeSet<_>>() {
+            batch.delete_chain(Family::BRIDGE, TABLE, chain);
+        }
+        Ok(batch)
+    })
+    .await
+}
+
+/// The comment says which container they are of, and the tag which network, for `GC`.
+fn rules(network: &str, names: &Names, port: &str, mac: MacAddress) -> Batch {
     let Names { comment, port_chain, mac_chain } = names;
+    let tag = short_hash(network);
     let mut batch = Batch::default();
     batch.add_table(Family::BRIDGE, TABLE, 0, None);
     let hook = Hook { kind: "filter".into(), number: Hook::PREROUTING, priority: PRIORITY };
@@ -83,7 +116,7 @@ fn rules(names: &Names, port: &str, mac: MacAddress) -> Batch {
         (mac_chain, from_mac),
         (mac_chain, vec![Expression::Verdict(Verdict::Drop)]),
     ] {
-        batch.add_commented_rule(Family::BRIDGE, TABLE, chain, &rule, Some(comment));
+        batch.add_tagged_rule(Family::BRIDGE, TABLE, chain, &rule, comment, &tag);
     }
     batch
 }

@@ -317,6 +317,31 @@ fn what_another_ethernet_address_sends_is_dropped_if_that_is_asked_for() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn the_check_of_ethernet_addresses_ends_whatever_the_configuration_says_by_then() {
+    let node = Node::new();
+    let rules = || program(&node.host, Path::new("nft"), &["list", "ruleset", "bridge"]);
+    let mut with = config(&node, json!({"cniVersion": "1.1.0", "macspoofchk": true}));
+    let pods = ["c1", "c2", "c3"].map(Pod::new);
+    pods.iter().for_each(|pod| drop(node.run("bridge", "ADD", pod, &with).ok()));
+    let mut other = with.clone();
+    other["name"] = "net2".into();
+    other["ipam"] = json!({});
+    node.run("bridge", "ADD", &Pod::new("c4"), &other).ok();
+    let checked = || ["c1", "c2", "c3", "c4"].map(|id| rules().contains(&format!("{id}-eth0")));
+    assert_eq!(checked(), [true; 4], "{}", rules());
+    with["macspoofchk"] = false.into();
+    // Addresses cannot be taken back; all else goes.
+    let mut failing = with.clone();
+    failing["ipam"]["dataDir"] = "/proc/none".into();
+    node.run("bridge", "DEL", &pods[0], &failing).refused();
+    assert_eq!(checked(), [false, true, true, true], "{}", rules());
+    with["cni.dev/valid-attachments"] = json!([{"containerID": "c3", "ifname": "eth0"}]);
+    node.run("bridge", "GC", &pods[0], &with).ok();
+    assert_eq!(checked(), [false, false, true, true], "{}", rules());
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn without_ipam_there_is_a_link_and_no_address() {
     let (node, pod) = (Node::new(), Pod::new("c1"));
     let config = config(&node, json!({"ipam": {}}));
