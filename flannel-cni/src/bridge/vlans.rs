@@ -17,7 +17,7 @@ use super::{
 use crate::{
     kernel::{self, Port, VlanRange, refused},
     plugin::Call,
-    protocol::Error,
+    protocol::{Code, Error},
 };
 
 /// Which VLANs containers are in.
@@ -166,20 +166,30 @@ pub(super) async fn gateway(
     if link.running {
         return Ok(link);
     }
-    let port = match link.parent.filter(|_| link.kind == LinkKind::Veth) {
-        Some(port) => link_by_index(host, port).await.unwrap_or_default(),
-        None => None,
-    };
-    if let Some(port) = &port {
+    // Anything else than a pair is somebody else's.
+    if link.kind == LinkKind::Veth {
+        let port = other_end(host, &link, master).await?;
         let vlans = Vlans { trunk: BTreeSet::new(), ..bridge.vlans.clone() };
-        join(host, port, &vlans).await?;
-        set_up(host, port).await?;
+        join(host, &port, &vlans).await?;
+        set_up(host, &port).await?;
     }
     set_up(host, &link).await?;
-    if let Some(port) = &port {
-        until_running(host, &call.host, &port.name).await?;
-    }
     until_running(host, &call.host, &name).await
+}
+
+/// The port of the bridge that leads to this interface.
+async fn other_end(host: &mut Connection, link: &Link, master: &Link) -> Result<Link, Error> {
+    let what = || format!("failed to find the other end of {:?}", link.name);
+    let found = match link.parent {
+        Some(port) => link_by_index(host, port).await.map_err(|error| refused(what(), &error))?,
+        None => None,
+    };
+    let leads_here =
+        |port: &Link| (port.parent, port.controller) == (Some(link.index), Some(master.index));
+    found.filter(leads_here).ok_or_else(|| {
+        Error::new(Code::Kernel, format!("{}: no port of {:?} leads there", what(), master.name))
+            .with_details(format!("remove it, and it is made anew: ip link delete {}", link.name))
+    })
 }
 
 fn number(given: i64) -> Option<u16> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use flannel_netlink::Namespace;
 use serde_json::{Value, json};
 
 use crate::{
@@ -72,4 +73,23 @@ fn vlans_are_kept_apart_and_reach_their_gateway() {
     };
     let reached = ["10.1.2.11", "10.1.2.1", "10.1.2.12"].map(reaches);
     assert_eq!(reached, [true, true, false]);
+}
+
+#[test]
+#[ignore = "needs another kernel: run ./ci.sh vm"]
+fn a_gateway_that_does_not_lead_to_the_bridge_is_not_taken() {
+    let (node, elsewhere) = (Node::new(), Pod::new("elsewhere"));
+    let on = |namespace: &Namespace, words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        program(namespace, Path::new("ip"), &words)
+    };
+    on(&node.host, "link add cni0.100 type veth peer name other");
+    on(&node.host, &format!("link set other netns {}", elsewhere.netns()));
+    on(&elsewhere.namespace, "link set other up");
+    let mut config = config(json!({"vlan": 100}));
+    config["ipam"]["dataDir"] = node.folder.path().to_str().unwrap().into();
+    let (_, message) = node.run("bridge", "ADD", &Pod::new("c1"), &config).refused();
+    assert!(message.contains("no port of \"cni0\" leads there"), "{message}");
+    on(&node.host, "link delete cni0.100");
+    node.run("bridge", "ADD", &Pod::new("c1"), &config).ok();
 }
