@@ -72,6 +72,7 @@ fn limit(rate: u64, burst: u64) -> Result<Option<Limit>, String> {
         (_, 0) => "if rate is set, burst must also be set",
         (0, _) => "if burst is set, rate must also be set",
         (1..8, _) => "a rate cannot be less than 8 bits in a second",
+        (_, 1..8) => "a burst cannot be less than 8 bits",
         _ => match u32::try_from(burst / 8) {
             Ok(burst_bytes) if burst_bytes < u32::MAX => {
                 return Ok(Some(Limit { bytes_per_second: rate / 8, burst_bytes }));
@@ -94,7 +95,8 @@ mod tests {
         for (rate, burst, expected) in [
             (1, 0, "if rate is set"),
             (0, 1, "if burst is set"),
-            (7, 8, "less than 8 bits"),
+            (7, 8, "a rate cannot be less than 8 bits"),
+            (8, 7, "a burst cannot be less than 8 bits"),
             (8, u64::from(u32::MAX) * 8, "more than 4GB"),
             (u64::MAX, u64::MAX, "more than 4GB"),
         ] {
