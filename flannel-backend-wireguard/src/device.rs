@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use flannel_backend::opened;
-use flannel_core::{BackendError, Family};
+use flannel_core::BackendError;
 use flannel_netlink::{
     Connection, Ensured, KernelError, LinkSpec, LinkSpecKind, LogLimit, Namespace, delete_link,
     ensure_link,
@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     KIND,
-    config::{DEVICE, DEVICE_V6, Mode, Settings, TunnelSpec},
+    config::{DEVICE, DEVICE_V6, Settings, TunnelSpec},
     key_file,
 };
 
@@ -54,8 +54,8 @@ impl Devices {
         }
     }
 
-    /// Makes the devices fit, and writes nothing to those that do. In the mode `separate` a family that the uplink has no address of
-    /// gets no device.
+    /// Makes the devices fit, and writes nothing to those that do. A family that the uplink has no address of has its device as well:
+    /// without one, its packets between pods would follow the host's other routes, in the clear.
     ///
     /// # Cancel safety
     ///
@@ -81,13 +81,7 @@ impl Devices {
         };
         let mut tunnels = Vec::new();
         for spec in settings.tunnels() {
-            let has_address = spec.families.iter().any(|family| match family {
-                Family::Ipv4 => uplink.v4.is_some(),
-                Family::Ipv6 => uplink.v6.is_some(),
-            });
-            if settings.mode != Mode::Separate || has_address {
-                tunnels.push(self.ensure_one(spec, mtu, &key).await?);
-            }
+            tunnels.push(self.ensure_one(spec, mtu, &key).await?);
         }
         Ok(tunnels)
     }

@@ -78,8 +78,9 @@ impl WireguardNetwork {
     fn follow(&mut self, peers: &Peers) -> Result<(), BackendError> {
         let uplink = self.uplink.current();
         let own_key = self.tunnels.iter().find_map(|it| it.tunnel.device.public_key);
-        let own_key = own_key.ok_or_else(|| BackendError::Interface {
-            source: format!("{} has no address of any family of the network", uplink.name).into(),
+        let own_key = own_key.ok_or_else(|| BackendError::Kernel {
+            operation: "read our public key".into(),
+            source: "no device has one".into(),
         })?;
         let tunnels = self.tunnels.iter().map(|it| it.spec().clone()).collect();
         let local = (uplink.v4, uplink.v6);

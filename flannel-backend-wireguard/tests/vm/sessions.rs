@@ -1,4 +1,4 @@
-//! Sessions with peers: they survive a restart, and a peer without one is named.
+//! Sessions with peers: they survive a restart, and a peer without one is named. What has none is not sent in the clear.
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
@@ -6,10 +6,10 @@ use flannel_core::{
     Backend, FaultKind, NetworkConfig, PeerFault,
     testing::network::{NetworkWorld, Nodes},
 };
-use flannel_netlink::wireguard::SecretKey;
+use flannel_netlink::{iface::lookup_route, wireguard::SecretKey};
 use tokio::time::timeout;
 
-use crate::support::{IPV4, ONE, backend, world, world_where};
+use crate::support::{DUAL, IPV4, ONE, backend, world, world_where};
 
 const DEVICE: &str = "flannel-wg";
 
@@ -32,6 +32,26 @@ async fn a_restart_keeps_devices_and_sessions() {
     assert_eq!(nodes.sync(0).await.writes(), 0);
     assert_eq!(world.link(0, DEVICE).await, link);
     assert_eq!(sessions().await, before);
+}
+
+/// As after a boot, before routers have given the network card its IPv6 address.
+#[tokio::test]
+#[ignore = "needs another kernel: run ./ci.sh vm"]
+async fn without_an_ipv6_address_packets_of_that_family_still_go_into_the_device() {
+    let world = world(DUAL).await;
+    let mut nodes = Nodes::start(&world).await;
+    let host = world.host(0);
+    let addresses = host.addresses();
+    host.set_addresses(addresses.iter().copied().filter(|it| it.is_ipv4())).await.unwrap();
+    nodes.restart(&world).await;
+    nodes.sync(0).await;
+    for (name, block) in [DEVICE, "flannel-wg-v6"].into_iter().zip(world.subnet(1).blocks()) {
+        let way = lookup_route(&mut host.connect().unwrap(), block.ip()).await.unwrap();
+        assert_eq!(way.link, world.link(0, name).await, "{name}");
+        assert_eq!(world.peers(0, name).await.len(), 3, "{name}");
+    }
+    host.set_addresses(addresses).await.unwrap();
+    assert!(nodes.repair(async || world.reaches(0, 1).await).await);
 }
 
 #[tokio::test]
