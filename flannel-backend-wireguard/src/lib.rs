@@ -46,6 +46,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod arrivals;
 mod backend;
 mod config;
 mod device;

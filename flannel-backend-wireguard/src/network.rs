@@ -17,6 +17,7 @@ use ipnetwork::IpNetwork;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
+    arrivals::Arrivals,
     backend::Shared,
     config::OVERHEAD,
     device::Tunnel,
@@ -33,6 +34,7 @@ pub(crate) struct WireguardNetwork {
     paths: PathsWatch,
     /// How large packets to addresses of peers may be, bytes, where that is less than usual.
     limits: BTreeMap<IpAddr, u32>,
+    arrivals: Arrivals,
     plan: Plan,
     tunnels: Vec<TunnelPeers>,
     /// The devices that are watched and have routes, and our subnet.
@@ -50,6 +52,7 @@ impl WireguardNetwork {
             table,
             paths,
             limits: BTreeMap::new(),
+            arrivals: Arrivals::default(),
             plan: Plan::default(),
             tunnels: Vec::new(),
             placed: None,
@@ -84,7 +87,8 @@ impl WireguardNetwork {
         })?;
         let tunnels = self.tunnels.iter().map(|it| it.spec().clone()).collect();
         let local = (uplink.v4, uplink.v6);
-        let plan = Facts { settings: self.shared.settings(), tunnels, own_key, local }.plan(peers);
+        let facts = Facts { settings: self.shared.settings(), tunnels, own_key, local };
+        let plan = facts.plan(peers.own(), self.arrivals.newest_first(peers));
         let limits = self.paths.current().mtus;
         if (&self.plan, &self.limits) != (&plan, &limits) {
             (self.plan, self.limits) = (plan, limits);
@@ -133,9 +137,9 @@ impl WireguardNetwork {
     /// A route for each block of a peer with a small path MTU, by which the kernel tells senders.
     fn narrow_routes(&self, subnet: &Subnet) -> Vec<Object> {
         let narrow = |block: IpNetwork| {
-            let (number, endpoint) = self.plan.endpoints.get(&block)?;
+            let (number, endpoint) = self.plan.endpoint(&block)?;
             let limit = *self.limits.get(&endpoint.ip())?;
-            let link = &self.tunnels.get(*number)?.tunnel.link;
+            let link = &self.tunnels.get(number)?.tunnel.link;
             let mtu = route_mtu(&block, limit, OVERHEAD, link.mtu)?;
             Some(Route { mtu: Some(mtu), ..self.route(block, link) }.into())
         };
@@ -229,7 +233,7 @@ impl Network for WireguardNetwork {
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
         let way = |family| {
             let block = block(subnet, family)?;
-            self.plan.endpoints.contains_key(&block).then_some(RoutingMode::Encapsulated)
+            self.plan.blocks.contains_key(&block).then_some(RoutingMode::Encapsulated)
         };
         let (ipv4, ipv6) = (way(Family::Ipv4), way(Family::Ipv6));
         (ipv4.is_some() || ipv6.is_some()).then(|| Transport::new(ipv4, ipv6))

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use flannel_core::{Family, Lease, LeaseAttrs, PeerFault, Peers, Subnet};
+use flannel_core::{Family, Lease, LeaseAttrs, PeerFault, Subnet};
 use flannel_netlink::wireguard::{PeerConfig, PublicKey, SecretKey};
 use ipnetwork::IpNetwork;
 
@@ -56,16 +56,29 @@ pub(crate) struct Plan {
     pub(crate) faults: BTreeMap<Subnet, Vec<PeerFault>>,
     /// Whose key it is.
     pub(crate) holders: BTreeMap<PublicKey, BTreeSet<Subnet>>,
-    /// Where each block is reached, and by which device.
-    pub(crate) endpoints: BTreeMap<IpNetwork, (usize, SocketAddr)>,
+    /// Behind which peer each block is, and of which device.
+    pub(crate) blocks: BTreeMap<IpNetwork, (usize, PublicKey)>,
+}
+
+impl Plan {
+    /// Where a block is reached, and by which device.
+    pub(crate) fn endpoint(&self, block: &IpNetwork) -> Option<(usize, SocketAddr)> {
+        let (number, key) = self.blocks.get(block)?;
+        Some((*number, self.peers[*number].get(key)?.endpoint))
+    }
 }
 
 impl Facts {
-    /// What `peers` need. A fault of one family of a peer does not stop the other.
-    pub(crate) fn plan(&self, peers: &Peers) -> Plan {
+    /// What `leases` need: of two that contradict each other, the first one counts. A fault of one family of a peer does not stop the
+    /// other.
+    pub(crate) fn plan<'a>(
+        &self,
+        own: &Lease,
+        leases: impl IntoIterator<Item = &'a Lease>,
+    ) -> Plan {
         let mut plan = Plan::default();
         plan.peers.resize(self.tunnels.len(), BTreeMap::new());
-        for peer in peers.iter() {
+        for peer in leases {
             if peer.attrs.backend_type != KIND {
                 let theirs = peer.attrs.backend_type.clone().into_owned();
                 let fault = PeerFault::OtherBackend { ours: KIND.into(), theirs };
@@ -73,7 +86,7 @@ impl Facts {
                 continue;
             }
             for (number, tunnel) in self.tunnels.iter().enumerate() {
-                let added = self.add(peers.own(), peer, tunnel, number, &mut plan);
+                let added = self.add(own, peer, tunnel, number, &mut plan);
                 if let Err(fault) = added {
                     plan.faults.entry(peer.subnet).or_default().push(fault);
                 }
@@ -114,20 +127,32 @@ impl Facts {
         if let Some(block) = blocks.iter().find(|block| block.contains(ip)) {
             return refused(format!("its public address {ip} is inside of its own subnet {block}"));
         }
-        if let Some(other) = plan.peers[number].get(&key).filter(|it| it.endpoint != endpoint) {
-            return refused(format!("its public key is that of the peer at {}", other.endpoint));
+        // The kernel would give it to the one that was set last, and take it from the other.
+        let is_taken = |block: &IpNetwork| {
+            plan.blocks.get(block).filter(|(_, other)| *other != key)?;
+            plan.endpoint(block)
+        };
+        let taken = blocks.iter().find_map(|block| Some((*block, is_taken(block)?.1)));
+        let blocks: Vec<_> = blocks.into_iter().filter(|it| is_taken(it).is_none()).collect();
+        let mut moved = None;
+        if !blocks.is_empty() {
+            let spec = plan.peers[number].entry(key).or_insert_with(|| PeerSpec {
+                endpoint,
+                allowed_ips: BTreeSet::new(),
+                preshared_key: self.settings.preshared_key.clone(),
+                keepalive: self.settings.keepalive,
+            });
+            // A node may have left an older lease behind, also one with another address.
+            spec.allowed_ips.extend(&blocks);
+            moved = Some(spec.endpoint).filter(|it| *it != endpoint);
+            plan.holders.entry(key).or_default().insert(peer.subnet);
+            plan.blocks.extend(blocks.into_iter().map(|block| (block, (number, key))));
         }
-        let spec = plan.peers[number].entry(key).or_insert_with(|| PeerSpec {
-            endpoint,
-            allowed_ips: BTreeSet::new(),
-            preshared_key: self.settings.preshared_key.clone(),
-            keepalive: self.settings.keepalive,
-        });
-        // A node may have left an older lease behind.
-        spec.allowed_ips.extend(&blocks);
-        plan.holders.entry(key).or_default().insert(peer.subnet);
-        plan.endpoints.extend(blocks.into_iter().map(|block| (block, (number, endpoint))));
-        Ok(())
+        match (taken, moved) {
+            (Some((block, other)), _) => refused(format!("{block} is that of the peer at {other}")),
+            (_, Some(other)) => refused(format!("its public key is that of the peer at {other}")),
+            _ => Ok(()),
+        }
     }
 
     fn endpoint(
