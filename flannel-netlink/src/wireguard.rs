@@ -12,7 +12,7 @@ use ipnetwork::IpNetwork;
 
 pub use self::keys::{InvalidKey, PublicKey, SecretKey};
 use self::messages::{fold, get_device, set_device, set_peers};
-use crate::{Connection, KernelError, Namespace, OpenError, Request, generic};
+use crate::{Connection, KernelError, Namespace, OpenError, generic};
 
 /// Reads and sets the WireGuard devices of one namespace.
 #[derive(Debug)]
@@ -111,9 +111,7 @@ impl Wireguard {
     /// Reads only.
     pub async fn get(&mut self, link: u32) -> Result<Device, KernelError> {
         let request = get_device(self.family().await?, link);
-        let read = self.connection.dump_into(&request, Device::default, fold).await;
-        self.connection.wipe();
-        read
+        self.connection.wiped().dump_into(&request, Device::default, fold).await
     }
 
     /// Sets the private key and the port of the device of this index.
@@ -132,7 +130,7 @@ impl Wireguard {
         listen_port: u16,
     ) -> Result<(), KernelError> {
         let request = set_device(self.family().await?, link, private_key, listen_port);
-        self.apply(vec![request]).await.pop().unwrap_or(Ok(()))
+        self.connection.wiped().apply_one(request).await
     }
 
     /// Makes `changes` to the peers of the device of this index, many in one message, and says for each whether the kernel did it. A
@@ -153,19 +151,13 @@ impl Wireguard {
         let mut results = vec![Ok(()); changes.len()];
         let (requests, covered): (Vec<_>, Vec<_>) =
             set_peers(family, link, changes).map(|batch| (batch.request, batch.changes)).unzip();
-        for (answer, covered) in self.apply(requests).await.into_iter().zip(covered) {
+        let answers = self.connection.wiped().apply(&requests).await;
+        for (answer, covered) in answers.into_iter().zip(covered) {
             if answer.is_err() {
                 results[covered].fill(answer);
             }
         }
         results
-    }
-
-    async fn apply(&mut self, mut requests: Vec<Request>) -> Vec<Result<(), KernelError>> {
-        let answers = self.connection.apply(&requests).await;
-        requests.iter_mut().for_each(Request::wipe);
-        self.connection.wipe();
-        answers
     }
 
     async fn family(&mut self) -> Result<u16, KernelError> {

@@ -3,7 +3,7 @@ use std::fmt;
 use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::libc;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use crate::{
     Message,
@@ -13,15 +13,15 @@ use crate::{
 /// One message to the kernel.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Request {
-    /// A whole netlink message, padded, with the sequence number left open.
-    bytes: Vec<u8>,
+    /// A whole netlink message, padded, with the sequence number left open. Overwritten when it is dropped, because keys may be in it.
+    bytes: Zeroizing<Vec<u8>>,
 }
 
 impl Request {
     /// A request of this type (`RTM_*`) with these extra flags (`NLM_F_CREATE`, ...); `body` is
     /// what follows the netlink header.
     pub fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(MESSAGE_HEADER + align(body.len()));
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MESSAGE_HEADER + align(body.len())));
         wire::start_message(&mut bytes, kind, flags | libc::NLM_F_REQUEST as u16);
         bytes.extend_from_slice(body);
         wire::finish_message(&mut bytes);
@@ -31,11 +31,6 @@ impl Request {
     /// The whole message as the kernel would see it, for reading it back.
     pub fn message(&self) -> Option<Message<'_>> {
         messages(&self.bytes).next()
-    }
-
-    /// Overwrites it, for when keys are in it.
-    pub(crate) fn wipe(&mut self) {
-        self.bytes.zeroize();
     }
 
     #[cfg(test)]
@@ -93,7 +88,7 @@ pub(super) fn pack(
 
 /// 32 KiB: larger datagrams are not faster, and the kernel refuses those above its send buffer of
 /// 208 KiB.
-const DATAGRAM_BYTES: usize = 32 << 10;
+pub(super) const DATAGRAM_BYTES: usize = 32 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -43,7 +43,7 @@ impl SecretKey {
 
     /// Its text in base64, which must not be logged.
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(BASE64_STANDARD.encode(*self.0))
+        Zeroizing::new(BASE64_STANDARD.encode(self.0.as_slice()))
     }
 
     pub(super) fn bytes(&self) -> &[u8; LENGTH] {
@@ -52,8 +52,12 @@ impl SecretKey {
 
     /// `None` for zeros, by which the kernel says that there is none.
     pub(super) fn of_kernel(bytes: &[u8]) -> Option<Self> {
-        let bytes = <[u8; LENGTH]>::try_from(bytes).ok()?;
-        (bytes != [0; LENGTH]).then(|| Self::new(bytes))
+        let bytes = <&[u8; LENGTH]>::try_from(bytes).ok()?;
+        (*bytes != [0; LENGTH]).then(|| {
+            let mut key = Self::new([0; LENGTH]);
+            key.0.copy_from_slice(bytes);
+            key
+        })
     }
 }
 
@@ -67,7 +71,9 @@ impl FromStr for PublicKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        decode(text).map(Self)
+        let mut bytes = [0; LENGTH];
+        decode(text, &mut bytes)?;
+        Ok(Self(bytes))
     }
 }
 
@@ -75,7 +81,9 @@ impl FromStr for SecretKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        decode(text).map(Self::new)
+        let mut key = Self::new([0; LENGTH]);
+        decode(text, &mut key.0)?;
+        Ok(key)
     }
 }
 
@@ -97,12 +105,14 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-fn decode(text: &str) -> Result<[u8; LENGTH], InvalidKey> {
-    let mut bytes = [0; LENGTH + 1];
-    match BASE64_STANDARD.decode_slice(text, &mut bytes) {
-        Ok(LENGTH) => Ok(*bytes.first_chunk().expect("it is longer")),
-        _ => Err(InvalidKey),
+/// Writes the key to its place, and leaves no copy on the stack.
+fn decode(text: &str, key: &mut [u8; LENGTH]) -> Result<(), InvalidKey> {
+    let mut bytes = Zeroizing::new([0; LENGTH + 1]);
+    match BASE64_STANDARD.decode_slice(text, &mut *bytes) {
+        Ok(LENGTH) => key.copy_from_slice(&bytes[..LENGTH]),
+        _ => return Err(InvalidKey),
     }
+    Ok(())
 }
 
 /// Of Curve25519, and of preshared keys.
