@@ -50,10 +50,7 @@ impl Wireguard {
         key_file: impl Into<PathBuf>,
     ) -> Result<Self, BackendError> {
         let options = config.backend().options();
-        let families =
-            [(Family::Ipv4, config.ipv4().is_some()), (Family::Ipv6, config.ipv6().is_some())];
-        let families = families.into_iter().filter_map(|(family, has)| has.then_some(family));
-        let settings = read(&options, families.collect())?;
+        let settings = read(&options, families(config))?;
         warn_of_unknown_options(KIND, &options, &KNOWN);
         let shared = Shared {
             settings: settings.into(),
@@ -154,6 +151,13 @@ impl Backend for Wireguard {
         let table = self.shared.routes.open(self.finder.namespace(), names).await?;
         Ok(Box::new(WireguardNetwork::new(Arc::clone(&self.shared), watch, table)))
     }
+}
+
+/// The families of a network.
+pub(crate) fn families(config: &NetworkConfig) -> Vec<Family> {
+    let families =
+        [(Family::Ipv4, config.ipv4().is_some()), (Family::Ipv6, config.ipv6().is_some())];
+    families.into_iter().filter_map(|(family, has)| has.then_some(family)).collect()
 }
 
 fn read(options: &Fields, families: Vec<Family>) -> Result<Settings, BackendError> {

@@ -57,10 +57,12 @@ mod handshakes;
 mod key_file;
 mod lease_data;
 mod network;
+mod outer;
 mod plan;
 mod tunnel_peers;
 
 pub use backend::Wireguard;
+pub use outer::outer_flow;
 
 /// The backend's name in leases and in the network's configuration.
 const KIND: &str = "wireguard";

@@ -155,7 +155,8 @@ impl Facts {
         }
     }
 
-    fn endpoint(
+    /// Where the node is that published `attrs`, for a device whose last family is `last`.
+    pub(crate) fn endpoint(
         &self,
         attrs: &LeaseAttrs,
         tunnel: &TunnelSpec,
@@ -204,7 +205,7 @@ fn data(attrs: &LeaseAttrs, family: Family) -> Option<&flannel_core::RawJson> {
     }
 }
 
-fn address(attrs: &LeaseAttrs, family: Family) -> Option<IpAddr> {
+pub(crate) fn address(attrs: &LeaseAttrs, family: Family) -> Option<IpAddr> {
     match family {
         Family::Ipv4 => attrs.public_ip.map(IpAddr::V4),
         Family::Ipv6 => attrs.public_ipv6.map(IpAddr::V6),

@@ -1,9 +1,16 @@
 //! Reads the store, the kernel and the files of this host. Writes nothing.
 
-use std::{collections::BTreeMap, error::Error, fs, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use flannel_backend_udp::uses_ebpf;
-use flannel_core::{Lease, LeaseEvent, Store};
+use flannel_backend_wireguard::outer_flow;
+use flannel_core::{Family, Lease, LeaseEvent, Store};
 use flannel_firewall::{Direction, Flow, PacketPath, inspect};
 use flannel_netlink::{
     Connection, KernelError, Namespace,
@@ -47,8 +54,13 @@ pub(crate) async fn collect(
     };
     let namespace = options.namespace()?;
     let connection = &mut Connection::open(&namespace)?;
-    let ways_to: Vec<_> =
-        [source, destination].into_iter().chain(public(&stored, &host, options)).collect();
+    let public_of_peer = public(&stored, &host, options);
+    let outer = ends(&host, options).and_then(|(near, far)| encapsulated(&stored, near, far));
+    let ways_to: Vec<_> = [source, destination]
+        .into_iter()
+        .chain(public_of_peer)
+        .chain(outer.map(|(_, peer)| peer.ip()))
+        .collect();
     read_kernel(connection, &mut host, &ways_to).await?;
     read_neighbours(connection, &stored, &mut host, options).await?;
     host.settings = settings(&host);
@@ -93,15 +105,18 @@ async fn findings(
         let path = PacketPath::new(Direction::Forwarded, from, to);
         paths.push((from, to, None, path.through(device(from), device(to))));
     }
-    if let (Some(own), Some(public), Some(port)) =
-        (stored.public(near), stored.public(far), encapsulation_port(stored, near, far))
-    {
-        let flow = Flow { protocol: UDP, source_port: port, destination_port: port };
-        let sent = PacketPath::new(Direction::Sent, own, public).through(None, device(public));
-        paths.push((own, public, Some(port), sent.carrying(flow)));
+    if let Some((own, peer)) = encapsulated(stored, near, far) {
+        let flow = |from: SocketAddr, to: SocketAddr| Flow {
+            protocol: UDP,
+            source_port: from.port(),
+            destination_port: to.port(),
+        };
+        let (here, there) = (own.ip(), peer.ip());
+        let sent = PacketPath::new(Direction::Sent, here, there).through(None, device(there));
+        paths.push((here, there, Some(peer.port()), sent.carrying(flow(own, peer))));
         let received =
-            PacketPath::new(Direction::Received, public, own).through(device(public), None);
-        paths.push((public, own, Some(port), received.carrying(flow)));
+            PacketPath::new(Direction::Received, there, here).through(device(there), None);
+        paths.push((there, here, Some(own.port()), received.carrying(flow(peer, own))));
     }
     let mut found = Vec::new();
     for (from, to, port, path) in paths {
@@ -112,10 +127,14 @@ async fn findings(
     Ok(found)
 }
 
-/// The UDP port that encapsulated packets go to, if packets are encapsulated and rules see that.
-fn encapsulation_port(stored: &Stored, near: IpAddr, far: IpAddr) -> Option<u16> {
+/// Where encapsulated packets come from and go to, ours first, if packets are encapsulated and rules see that.
+fn encapsulated(stored: &Stored, near: IpAddr, far: IpAddr) -> Option<(SocketAddr, SocketAddr)> {
     let backend = stored.config.backend();
-    match backend.kind() {
+    let port = match backend.kind() {
+        "wireguard" => {
+            let family = if near.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+            return outer_flow(&stored.config, &stored.attrs(near)?, &stored.attrs(far)?, family);
+        }
         "udp"
             if [near, far].iter().all(|ip| stored.attrs(*ip).is_some_and(|it| uses_ebpf(&it))) =>
         {
@@ -126,7 +145,8 @@ fn encapsulation_port(stored: &Stored, near: IpAddr, far: IpAddr) -> Option<u16>
             Some(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(UDP_BACKENDS_PORT))
         }
         _ => Tunnel::of(&stored.config, near.is_ipv4()).map(|tunnel| tunnel.port),
-    }
+    }?;
+    Some((SocketAddr::new(stored.public(near)?, port), SocketAddr::new(stored.public(far)?, port)))
 }
 
 /// `IPPROTO_UDP`
@@ -315,4 +335,42 @@ fn settings(host: &Host) -> BTreeMap<String, String> {
         Some((setting, value.trim().to_owned()))
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_asked_about_the_ports_of_the_backend() {
+        let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+        let lease = |n, kind: &str, port| Record {
+            key: format!("10.244.{n}.0-24"),
+            value: Ok(format!(
+                r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":null,"BackendType":"{kind}","BackendData":{{"PublicKey":"{key}","Port":{port}}}}}"#
+            )),
+            owner: None,
+            revision: 1,
+            created: 1,
+            lifetime: Lifetime::Bounded,
+            token: 0,
+        };
+        for (kind, own, peer) in [
+            ("vxlan", 8472, Some(8472)),
+            ("udp", 8285, Some(8285)),
+            ("wireguard", 51820, Some(7)),
+            ("host-gw", 0, None),
+        ] {
+            let config = format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
+            let stored = Stored {
+                place: String::new(),
+                config: config.parse().unwrap(),
+                records: vec![lease(1, kind, 51820), lease(2, kind, 7)],
+            };
+            let [near, far] = [1, 2].map(|n| IpAddr::from([10, 244, n, 9]));
+            let expected =
+                peer.map(|peer| (([192, 0, 2, 1], own).into(), ([192, 0, 2, 2], peer).into()));
+            assert_eq!(encapsulated(&stored, near, far), expected, "{kind}");
+        }
+    }
 }
