@@ -105,6 +105,9 @@ fn push_part(out: &mut Vec<u8>, part: &Part<'_>) {
         }
         let keepalive = config.keepalive.to_ne_bytes();
         push_attribute(out, WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, &keepalive);
+    } else {
+        // If the first part was refused, this one must not add the peer without its preshared key.
+        push_attribute(out, WGPEER_A_FLAGS, &WGPEER_F_UPDATE_ONLY.to_ne_bytes());
     }
     push_nested(out, WGPEER_A_ALLOWEDIPS, |out| {
         for allowed in config.allowed_ips.iter().skip(start).take(ALLOWED_IPS) {
@@ -245,6 +248,7 @@ const WGPEER_A_PRESHARED_KEY: u16 = 2;
 const WGPEER_A_FLAGS: u16 = 3;
 const WGPEER_F_REMOVE_ME: u32 = 1;
 const WGPEER_F_REPLACE_ALLOWEDIPS: u32 = 2;
+const WGPEER_F_UPDATE_ONLY: u32 = 4;
 const WGPEER_A_ENDPOINT: u16 = 4;
 const WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL: u16 = 5;
 const WGPEER_A_LAST_HANDSHAKE_TIME: u16 = 6;

@@ -100,6 +100,16 @@ fn a_peer_with_thousands_of_addresses_is_several_messages() {
     let covered: Vec<_> = messages.iter().map(|batch| batch.changes.clone()).collect();
     assert!(covered[..covered.len() - 1].iter().all(|changes| *changes == (0..1)), "{covered:?}");
     assert_eq!(covered.last(), Some(&(0..2)));
+    let flags = messages.iter().flat_map(|batch| {
+        let message = batch.request.message().unwrap();
+        let (_, attributes) = message.split(HEADER).unwrap();
+        let peers = attributes.filter(|it| it.kind == WGDEVICE_A_PEERS).flat_map(|it| it.nested());
+        let flags = peers.map(|it| it.nested().find(|it| it.kind == WGPEER_A_FLAGS).unwrap().u32());
+        flags.collect::<Vec<_>>()
+    });
+    let flags: Vec<_> = flags.flatten().collect();
+    assert_eq!(flags[0], WGPEER_F_REPLACE_ALLOWEDIPS);
+    assert!(flags[1..20].iter().all(|flags| *flags == WGPEER_F_UPDATE_ONLY), "{flags:?}");
     let device = taken(messages.into_iter());
     assert_eq!(device.peers[0].config.allowed_ips, config.allowed_ips);
     assert_eq!(device.peers[1].config.key, PublicKey::new([8; 32]));
