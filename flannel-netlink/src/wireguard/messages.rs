@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     ops::Range,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use super::{Device, Peer, PeerChange, PeerConfig, PublicKey, SecretKey};
 use crate::{
     Attribute, Message, Request,
     generic::{HEADER, header},
-    wire::{push_attribute, push_ip, push_nested},
+    wire::{push_attribute, push_ip, push_nested, u32_at},
 };
 
 pub(super) fn get_device(family: u16, link: u32) -> Request {
@@ -209,12 +209,15 @@ fn sockaddr(address: SocketAddr) -> Vec<u8> {
 fn endpoint(bytes: &[u8]) -> Option<SocketAddr> {
     let family = u16::from_ne_bytes(*bytes.first_chunk()?);
     let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
-    let ip = match family {
-        AF_INET => IpAddr::from(*bytes.get(4..)?.first_chunk::<4>()?),
-        AF_INET6 => Ipv6Addr::from(*bytes.get(8..)?.first_chunk::<16>()?).into(),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
+    match family {
+        AF_INET => Some((*bytes.get(4..)?.first_chunk::<4>()?, port).into()),
+        AF_INET6 => {
+            let ip = Ipv6Addr::from(*bytes.get(8..)?.first_chunk::<16>()?);
+            let (flow, scope) = (u32_at(bytes, 4)?, u32_at(bytes, 24)?);
+            Some(SocketAddrV6::new(ip, port, flow, scope).into())
+        }
+        _ => None,
+    }
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {

@@ -1,3 +1,5 @@
+use std::net::{IpAddr, SocketAddrV4};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -15,7 +17,11 @@ fn network() -> impl Strategy<Value = IpNetwork> {
 
 fn config() -> impl Strategy<Value = PeerConfig> {
     let secret = prop::option::of(any::<[u8; 32]>().prop_map(SecretKey::new));
-    let address = (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
+    let address = prop_oneof![
+        any::<SocketAddrV4>().prop_map(SocketAddr::V4),
+        // Where it is a link-local address, the scope is a part of it.
+        any::<SocketAddrV6>().prop_map(SocketAddr::V6),
+    ];
     let allowed_ips = prop::collection::btree_set(network(), 0..4);
     (any::<[u8; 32]>(), secret, prop::option::of(address), any::<u16>(), allowed_ips).prop_map(
         |(key, preshared_key, endpoint, keepalive, allowed_ips)| PeerConfig {
