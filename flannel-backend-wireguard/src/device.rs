@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     KIND,
-    config::{DEVICE, DEVICE_V6, Settings, TunnelSpec},
+    config::{DEVICE, DEVICE_V6, OVERHEAD, Settings, TunnelSpec},
     key_file,
 };
 
@@ -67,13 +67,7 @@ impl Devices {
     ) -> Result<Vec<Tunnel>, BackendError> {
         let mtu = settings.device_mtu(uplink);
         if mtu < settings.smallest_mtu() {
-            let reason = format!(
-                "{} has an MTU of {} bytes, and pods over WireGuard need {}",
-                uplink.name,
-                uplink.mtu,
-                uplink.mtu - mtu + settings.smallest_mtu()
-            );
-            return Err(BackendError::Interface { source: reason.into() });
+            return Err(too_narrow(&uplink.name, uplink.mtu, settings.smallest_mtu()));
         }
         let key = match &self.key {
             Some(key) => key.clone(),
@@ -174,6 +168,13 @@ pub(crate) fn public_key(tunnels: &[Tunnel]) -> Option<PublicKey> {
     tunnels.iter().find_map(|tunnel| tunnel.device.public_key)
 }
 
+fn too_narrow(uplink: &str, mtu: u32, smallest: u32) -> BackendError {
+    let needed = smallest + OVERHEAD;
+    let reason =
+        format!("{uplink} has an MTU of {mtu} bytes, and pods over WireGuard need {needed}");
+    BackendError::Interface { source: reason.into() }
+}
+
 fn port_in_use(spec: &TunnelSpec, error: &KernelError) -> BackendError {
     BackendError::Kernel {
         operation: format!("let {} listen on UDP port {}", spec.name, spec.port),
@@ -208,7 +209,16 @@ const ADDRESS_IN_USE: i32 = 98;
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
+
+    #[test]
+    fn an_uplink_below_the_overhead_is_told_the_mtu_that_is_enough() {
+        let error = too_narrow("eth0", 68, 1280);
+        let text = error.source().unwrap().to_string();
+        assert!(text.ends_with("an MTU of 68 bytes, and pods over WireGuard need 1360"), "{text}");
+    }
 
     #[test]
     fn where_the_kernel_has_no_wireguard_the_error_says_what_to_do() {
