@@ -67,6 +67,13 @@ impl Cluster {
         for n in 0..self.testbed.hosts().len() {
             pods.push(self.host(n).add_pod(self.subnet(n)).await.unwrap());
         }
+        // One after the other: where both ends of a WireGuard tunnel begin at the same moment, on one clock, their handshakes can
+        // collide for minutes.
+        for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))) {
+            for ip in to.endpoint().ips() {
+                let _ = from.ping(ip).await;
+            }
+        }
         eventually(async || probe::reachability(&pods).await.complete()).await;
         pods
     }
