@@ -112,10 +112,10 @@ impl Lab {
         self.nodes[n].as_ref().expect("one of ours").backend.stats().dropped(reason)
     }
 
-    /// Waits until so many packets or more were dropped for this reason.
+    /// Waits until so many packets were dropped for this reason, and no more.
     pub(crate) async fn expect_dropped(&self, n: usize, reason: DropReason, count: u64) {
         let deadline = Instant::now() + PATIENCE;
-        while self.dropped(n, reason) < count {
+        while self.dropped(n, reason) != count {
             assert!(Instant::now() < deadline, "{} {reason:?}", self.dropped(n, reason));
             sleep(Duration::from_millis(5)).await;
         }

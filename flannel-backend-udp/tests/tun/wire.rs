@@ -110,14 +110,14 @@ async fn who_sends_to_nobody_is_told() {
     assert_eq!(buffer[20..22], [3, 0]);
     assert_eq!(len, 20 + 8 + 20 + 8);
     assert_eq!(buffer[44..48], [10, 244, 77, 3]);
-    // The kernel's own to groups are among them, which are told nothing.
-    lab.expect_dropped(0, DropReason::NoRoute, 1).await;
     // It is counted after it was written.
     let deadline = Instant::now() + PATIENCE;
     while lab.nodes[0].as_ref().unwrap().backend.stats().answered != 1 {
         assert!(Instant::now() < deadline);
         sleep(Duration::from_millis(5)).await;
     }
+    // The kernel's own to groups are among them, which are told nothing.
+    assert!(lab.dropped(0, DropReason::NoRoute) >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
