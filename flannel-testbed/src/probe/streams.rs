@@ -3,15 +3,15 @@ use futures::future::join_all;
 use super::{PingError, Stream, StreamReport, stream};
 use crate::Endpoint;
 
-/// Starts a [`stream`] from `from` to each address of `to`, `rate` probes per second each.
+/// Starts a [`stream()`] from `from` to each address of `to`, `rate` probes per second each.
 ///
 /// # Errors
 ///
-/// As [`stream`].
+/// As [`stream()`].
 ///
 /// # Panics
 ///
-/// As [`stream`].
+/// As [`stream()`].
 pub fn streams(
     from: impl Into<Endpoint>,
     to: impl Into<Endpoint>,
@@ -25,11 +25,11 @@ pub fn streams(
 ///
 /// # Errors
 ///
-/// As [`stream`].
+/// As [`stream()`].
 ///
 /// # Panics
 ///
-/// As [`stream`].
+/// As [`stream()`].
 pub fn streams_both_ways(
     one: impl Into<Endpoint>,
     other: impl Into<Endpoint>,
