@@ -9,7 +9,7 @@ mod port_chains;
 mod port_rules;
 mod portmap_keys;
 
-use std::{collections::HashSet, path::Path, slice};
+use std::{collections::HashSet, slice};
 
 use flannel_firewall::{
     Family,
@@ -185,11 +185,12 @@ async fn remove(
     Error::of_all([removed, remove_legacy_chains(&call.host, chains).await])
 }
 
-/// Whether there is what the rules are to be kept by.
+/// Whether there is what the rules are to be kept by. Which families pods have is not known.
 async fn status(call: &Call, config: &Portmap) -> Result<(), Error> {
-    let found = match config.backend(&call.host).await? {
-        Backend::Iptables => find_all(&call.host).await,
-        Backend::Nftables => ask_tables(&call.host).await,
+    let found = match (config.backend(&call.host).await?, config.with_conditions()) {
+        (Backend::Iptables, wanted) => find_iptables(&call.host, wanted).await,
+        (Backend::Nftables, (false, false)) => ask_tables(&call.host).await,
+        (Backend::Nftables, _) => ask_tables(&call.host).await.and_then(|()| nft::find().map(drop)),
     };
     found.map_err(|error| Error { code: Code::NotAvailable, ..error })
 }
@@ -200,12 +201,15 @@ async fn ask_tables(host: &Namespace) -> Result<(), Error> {
     answer.map(drop).map_err(|error| refused("the kernel's nf_tables cannot be used", &error))
 }
 
-/// Whether there is iptables for each family that the kernel has.
-async fn find_all(host: &Namespace) -> Result<(), Error> {
-    iptables::find(host, Family::Ipv4).await?;
-    match Path::new("/proc/sys/net/ipv6").exists() {
-        true => iptables::find(host, Family::Ipv6).await.map(drop),
-        false => Ok(()),
+/// Whether there is iptables for the wanted ones of IPv4 and IPv6, or else for one of them.
+async fn find_iptables(host: &Namespace, wanted: (bool, bool)) -> Result<(), Error> {
+    let ipv4 = iptables::find(host, Family::Ipv4).await.map(drop);
+    let ipv6 = iptables::find(host, Family::Ipv6).await.map(drop);
+    match wanted {
+        (false, false) if ipv6.is_ok() => Ok(()),
+        (true, true) => ipv4.and(ipv6),
+        (false, true) => ipv6,
+        _ => ipv4,
     }
 }
 

@@ -11,7 +11,7 @@ mod save_output;
 
 pub(crate) use chain_diff::{Change, diff};
 pub use program::needs_net_raw;
-pub use program::{Program, ProgramError, RunCounter};
+pub use program::{Program, ProgramError, RunCounter, find_program};
 pub(crate) use rule_sync::Iptables;
 pub use rule_text::Words;
 pub use save_output::{Chain, Listing, Table};

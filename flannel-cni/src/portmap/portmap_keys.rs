@@ -112,6 +112,11 @@ impl Portmap {
         if address.is_ipv4() { &self.conditions_v4 } else { &self.conditions_v6 }
     }
 
+    /// Whether there are conditions for IPv4 and for IPv6.
+    pub(super) const fn with_conditions(&self) -> (bool, bool) {
+        (!self.conditions_v4.is_empty(), !self.conditions_v6.is_empty())
+    }
+
     fn words(&self) -> impl Iterator<Item = &String> {
         let conditions = self.conditions_v4.iter().chain(&self.conditions_v6);
         conditions.chain(&self.external_set_mark_chain)

@@ -235,29 +235,56 @@ fn gc_removes_what_the_runtime_does_not_list_and_nothing_else() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
-fn the_status_names_the_iptables_that_is_missing() {
+fn the_status_names_the_program_without_which_no_pod_can_be_connected() {
     let (node, pod) = (Node::new(), Pod::new("x"));
     let tools = node.folder.path().join("tools");
     fs::create_dir(&tools).unwrap();
     fs::copy("/usr/sbin/xtables-nft-multi", tools.join("xtables-nft-multi")).unwrap();
-    let config =
-        json!({"cniVersion": "1.1.0", "name": "n", "type": "portmap", "backend": "iptables"});
+    let config = |backend: &str, keys: Value| {
+        let mut config =
+            json!({"cniVersion": "1.1.0", "name": "n", "type": "portmap", "backend": backend});
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        config
+    };
     // Where programs usually are there is nothing.
     let hidden = "mount -t tmpfs none /usr/sbin && exec \"$0\"";
     let path = format!("{}:/usr/bin:/bin", tools.display());
-    let status = || {
+    let status = |config: Value| {
         let program = node.program("portmap");
         let words = ["unshare", "-m", "sh", "-c", hidden, program.to_str().unwrap()];
         Reply::of(node.start(&words, "STATUS", &pod, &config, &[("PATH", &path)]))
     };
-    for missing in ["iptables", "ip6tables"] {
-        let (code, message) = status().refused();
-        assert_eq!((code, message), (50, format!("failed to locate {missing}")));
+    let install = |name: &str| {
         for suffix in ["", "-save", "-restore"] {
-            symlink("xtables-nft-multi", tools.join(format!("{missing}{suffix}"))).unwrap();
+            symlink("xtables-nft-multi", tools.join(format!("{name}{suffix}"))).unwrap();
         }
+    };
+    let missing = |name: &str| (50, format!("failed to locate {name}"));
+    let of_ipv6 = || config("iptables", json!({"conditionsV6": ["-s", "fd00::/8"]}));
+    assert_eq!(status(config("iptables", json!({}))).refused(), missing("iptables"));
+    install("iptables");
+    // That is all that pods with IPv4 alone need.
+    status(config("iptables", json!({}))).ok();
+    assert_eq!(status(of_ipv6()).refused(), missing("ip6tables"));
+    install("ip6tables");
+    status(of_ipv6()).ok();
+    status(config("nftables", json!({}))).ok();
+    let of_nft = config("nftables", json!({"conditionsV4": ["ip saddr 10.0.0.0/8"]}));
+    let (code, message) = status(of_nft).refused();
+    assert!(code == 50 && message.ends_with("failed to locate nft"), "{code} {message}");
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn nft_is_found_where_iptables_is() {
+    let (node, pod) = (Node::new(), Pod::new("x"));
+    let previous = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.3/24"}]});
+    let mut config = portmap_config(&previous, mappings());
+    config["conditionsV4"] = json!(["ip saddr 10.0.0.0/8"]);
+    config["snat"] = false.into();
+    for verb in ["STATUS", "ADD"] {
+        Reply::of(node.start(&["portmap"], verb, &pod, &config, &[("PATH", "/bin")])).ok();
     }
-    status().ok();
 }
 
 #[test]

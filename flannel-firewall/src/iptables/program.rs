@@ -67,10 +67,7 @@ impl Program {
             Family::Ipv4 => "iptables",
             Family::Ipv6 => "ip6tables",
         };
-        let find = |suffix: &str| {
-            let file = format!("{name}{variant}{suffix}");
-            search(folders).map(|folder| folder.join(&file)).find(|path| path.is_file())
-        };
+        let find = |suffix: &str| find_file(folders, &format!("{name}{variant}{suffix}"));
         let (Some(program), Some(save), Some(restore)) =
             (find(""), find("-save"), find("-restore"))
         else {
@@ -214,6 +211,15 @@ impl ProgramError {
     pub(crate) const fn is_lasting(&self) -> bool {
         matches!(self, Self::MissingNetRaw { .. } | Self::Run { .. })
     }
+}
+
+/// Looks for a program in `PATH`, and where iptables usually is.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    find_file(&[], name)
+}
+
+fn find_file(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
+    search(folders).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 fn search(folders: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
