@@ -1,12 +1,14 @@
 //! Peers behind the kernel's WireGuard: packets between hosts are encrypted and authenticated.
 //!
-//! It equals flannel's on the wire and in leases, so nodes of both share a cluster. Each node has a key pair, and its lease tells
+//! It equals flannel's on the wire, so nodes of both share a cluster. So do its leases, but in modes other than `separate` the port in
+//! those for IPv6 is `ListenPort`, where the device listens; flannel's is `ListenPortV6`. Each node has a key pair, and its lease tells
 //! peers the public key and the UDP port. A route leads the whole network into the device `flannel-wg`, which sends a packet to the
 //! peer whose subnet it is for, and drops it if there is none. It also drops packets from a peer whose source is not in the peer's
 //! subnet. The kernel needs the module `wireguard` (Linux 5.6).
 //!
 //! Devices, keys, ports and peers are what a sync makes match. The kernel sends no notifications of them, so the network reads them
-//! twice a second. The endpoint of a peer is what its lease says; when the peer's packets come from elsewhere, as behind NAT, the
+//! twice a second. Of two leases that contradict each other, the newer one counts, as with flannel, and the other one is named in the
+//! report. The endpoint of a peer is what its lease says; when the peer's packets come from elsewhere, as behind NAT, the
 //! kernel follows them until the lease changes. A peer that does not answer is named in the report. A restart adopts devices as they
 //! are, so that sessions continue.
 //!
@@ -18,10 +20,10 @@
 //!
 //! | member | default | meaning |
 //! | --- | --- | --- |
-//! | `ListenPort` | 51820 | the UDP port |
+//! | `ListenPort` | 51820 | the UDP port, not 0 |
 //! | `ListenPortV6` | 51821 | the UDP port of the second device that `separate` makes for IPv6 |
 //! | `MTU` | that of the network card | the largest packet between hosts, bytes; pods get 80 less |
-//! | `Mode` | `separate` | `separate`: a device for each family of pods, over the same family. Others: one device for both, over IPv4 (`ipv4`), over IPv6 (`ipv6`), or over the family in which the peer has a public address, IPv4 if in both or in neither (`auto`) |
+//! | `Mode` | `separate` | `separate`: a device for each family of pods, over the same family. Others: one device for both, over IPv4 (`ipv4`), over IPv6 (`ipv6`), or over the family in which the peer has a public address, IPv4 if in both or in neither (`auto`). Of our own addresses, those of the network card count for that |
 //! | `PSK` | none | a key that all nodes share, in base64 as `wg genpsk` prints it |
 //! | `PersistentKeepaliveInterval` | 0 | seconds after which an idle peer is sent a packet, so that NAT on the path keeps its mapping; 0 for never |
 //!
