@@ -390,7 +390,7 @@ part_vm() {
     [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
     mapfile -t missing < <(packages_missing "${needed[@]}")
     [ ${#missing[@]} -eq 0 ] || { lacks "no virtual machine: apt-get install ${missing[*]}"; return; }
-    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool without=() log kernel ran seconds wanted status command
+    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool without=() machines=() logs log kernel ran failed=0 seconds wanted status command
     [ "$everything" = true ] || suites+=(flannel-backend-hostgw:netns flannel-backend-vxlan:netns flannel-backend-udp:tun flannel-backend-udp:bpf)
     [ -z "${FLANNEL_VM:-}" ] || read -ra suites <<<"$FLANNEL_VM"
     [ -z "${FLANNEL_VM_KERNELS:-}" ] || read -ra kernels <<<"$FLANNEL_VM_KERNELS"
@@ -428,18 +428,26 @@ for line in sys.stdin:
             lacks "the real flanneld could not be built"; without=(--skip both_programs)
         fi
     fi
-    log=$(mktemp)
+    logs=$(mktemp -d)
     apt-cache show "${kernels[0]}" >/dev/null 2>&1 || apt_install
+    # All machines at once: each takes one processor, and their time does not depend on how fast they are.
     for kernel in "${kernels[@]}"; do
         apt-cache show "$kernel" >/dev/null 2>&1 || { skip "apt-get knows no $kernel"; continue; }
         flannel-testbed/vm.sh "$kernel" 1800 "for suite in /vm/*:*; do
             echo \$suite; \$suite --ignored ${FLANNEL_VM_TESTS:-} ${without[*]} || failed=1
-        done; exit \$failed" "${programs[@]}" 2>&1 | tee "$log"
+        done; exit \$failed" "${programs[@]}" >"$logs/$kernel" 2>&1 &
+        machines+=("$!:$kernel")
+    done
+    for kernel in "${machines[@]}"; do
+        wait "${kernel%%:*}" || failed=1
+        log=$logs/${kernel#*:}
+        cat "$log"
         ran=$(tests_passed "$log")
         echo "vm tests that ran on $(grep -om1 '^Linux [0-9].*' "$log"): $ran"
-        [ "$ran" -gt 0 ]
+        [ "$ran" -gt 0 ] || failed=1
     done
-    rm -f "$log"
+    rm -r "$logs"
+    [ "$failed" = 0 ] || return 1
     # What goes wrong in the machine goes wrong here.
     for command in 7:300:'exit 7' 124:10:'while :; do :; done' 125:300:'echo c >/proc/sysrq-trigger'; do
         IFS=: read -r wanted seconds command <<<"$command"
