@@ -1,15 +1,11 @@
 mod answer;
 mod request;
+mod wiped;
 
-use std::{
-    io,
-    ops::{Deref, DerefMut},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use nix::libc;
 use tokio::time::{Instant, timeout_at};
-use zeroize::Zeroize;
 
 pub use self::request::Request;
 use self::{
@@ -69,12 +65,6 @@ impl Connection {
 
     fn over(socket: KernelSocket) -> Self {
         Self { socket, sequence: 0, datagram: Vec::new() }
-    }
-
-    /// For requests and answers with keys: when this is dropped, also by a future that is, what was sent and received last is
-    /// overwritten.
-    pub(crate) fn wiped(&mut self) -> Wiped<'_> {
-        Wiped(self)
     }
 
     /// This socket's address on netlink. A notification of a change made through this connection
@@ -358,30 +348,6 @@ impl Connection {
     }
 }
 
-/// A connection that forgets what it sent and received.
-pub(crate) struct Wiped<'a>(&'a mut Connection);
-
-impl Deref for Wiped<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.0
-    }
-}
-
-impl DerefMut for Wiped<'_> {
-    fn deref_mut(&mut self) -> &mut Connection {
-        self.0
-    }
-}
-
-impl Drop for Wiped<'_> {
-    fn drop(&mut self) {
-        self.0.datagram.zeroize();
-        self.0.socket.wipe();
-    }
-}
-
 /// Why a netlink socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -424,29 +390,3 @@ const DUMP_ATTEMPTS: usize = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_BATCH_GENID: u16 = 1;
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::timeout;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_was_sent_with_keys_is_overwritten_and_nowhere_else() {
-        let mut connection = Connection::open_generic(&Namespace::current().unwrap()).unwrap();
-        let place = connection.datagram.as_ptr();
-        // The kernel does not answer this type, so that the future is dropped while it waits.
-        let unanswered = Request::new(libc::NLMSG_NOOP as u16, 0, &[7; 20 << 10]);
-        {
-            let mut connection = connection.wiped();
-            let listing = connection.dump(&unanswered, |_| Some(()));
-            assert!(timeout(Duration::ZERO, listing).await.is_err());
-            assert!(connection.datagram.contains(&7));
-        }
-        assert_eq!((connection.datagram.len(), connection.datagram.as_ptr()), (0, place));
-        let requests = [16 << 10, 12 << 10].map(|size| Request::new(u16::MAX, 0, &vec![7; size]));
-        let answers = connection.wiped().apply(&requests).await;
-        assert!(answers.iter().all(Result::is_err), "the kernel has no such family");
-        assert_eq!((connection.datagram.len(), connection.datagram.as_ptr()), (0, place));
-    }
-}
