@@ -58,6 +58,8 @@ pub struct BackendRequest<'a> {
     pub blackhole: bool,
     /// The file that tells others about the subnet. What a backend has to remember until a reboot goes beside it.
     pub subnet_file: &'a Path,
+    /// The file of WireGuard's private key, if it is not beside that one.
+    pub wireguard_key_file: Option<&'a Path>,
 }
 
 impl Backends {
@@ -114,6 +116,7 @@ impl Backends {
             paths,
             blackhole,
             subnet_file,
+            wireguard_key_file: None,
         })
         .map(drop)
     }
@@ -195,15 +198,9 @@ fn vxlan(request: &BackendRequest<'_>) -> Result<Vxlan, BackendError> {
     Ok(if request.blackhole { backend.with_blackholes() } else { backend })
 }
 
-/// The file of WireGuard's private key that flannel's variable names; otherwise it is beside the subnet file.
-pub(crate) fn wireguard_key_file() -> Option<PathBuf> {
-    let path = std::env::var_os("WIREGUARD_KEY_FILE").filter(|path| !path.is_empty());
-    path.map(PathBuf::from)
-}
-
 fn wireguard(request: &BackendRequest<'_>) -> Result<Wireguard, BackendError> {
     let beside = || request.subnet_file.with_file_name("wgkey");
-    let key_file = wireguard_key_file().unwrap_or_else(beside);
+    let key_file = request.wireguard_key_file.map_or_else(beside, Path::to_path_buf);
     let backend = Wireguard::new(request.config, request.uplink.clone(), key_file)?;
     let backend = backend.with_paths(request.paths.clone());
     Ok(if request.blackhole { backend.with_blackholes() } else { backend })

@@ -127,6 +127,7 @@ pub(crate) async fn compose(
         paths: &paths,
         blackhole: options.blackhole,
         subnet_file: &options.subnet_file,
+        wireguard_key_file: options.wireguard_key_file.as_deref(),
     })?;
     let firewall = firewall_options(&options, &config);
     let backend: Arc<dyn Backend> = Arc::new(Firewalled::new(backend, &namespace, firewall));

@@ -29,6 +29,8 @@ pub struct DaemonOptions {
     pub uplink: UplinkOptions,
     /// The file that tells CNI plugins and Docker about the node's subnet. The status socket is beside it.
     pub subnet_file: PathBuf,
+    /// The file of WireGuard's private key; without it `wgkey` beside the subnet file.
+    pub wireguard_key_file: Option<PathBuf>,
     /// The rules around the data path. Who keeps them, the network's configuration says.
     pub firewall: FirewallOptions,
     /// Drop packets to addresses of our subnet that no pod has.
@@ -53,6 +55,7 @@ impl Default for DaemonOptions {
             on_lease_loss: OnLeaseLoss::default(),
             uplink: UplinkOptions::default(),
             subnet_file: "/run/flannel/subnet.env".into(),
+            wireguard_key_file: None,
             firewall: FirewallOptions::default(),
             blackhole: false,
             probe: None,

@@ -15,9 +15,7 @@ use tracing::{info, warn};
 pub(crate) use capabilities::give_up_bpf;
 pub(crate) use denial::Allowed;
 
-use crate::{
-    DaemonOptions, backends::wireguard_key_file, node_id, parent_folder, stores::StorePlan,
-};
+use crate::{DaemonOptions, node_id, parent_folder, stores::StorePlan};
 
 /// What a node has left.
 #[derive(Debug)]
@@ -74,7 +72,7 @@ fn lasting(folder: &Path) -> PathBuf {
 /// The folders that the node writes to.
 fn folders(options: &DaemonOptions, store: &StorePlan) -> Vec<PathBuf> {
     let subnet_file = parent_folder(&options.subnet_file);
-    let key_file = wireguard_key_file().as_deref().and_then(parent_folder);
+    let key_file = options.wireguard_key_file.as_deref().and_then(parent_folder);
     let folders = store.writes.iter().chain(&subnet_file).chain(&key_file);
     let lasting = folders.map(|folder| lasting(folder));
     // It is written when the node starts, and not again.
@@ -91,7 +89,7 @@ mod tests {
     fn the_folders_that_a_node_writes_to_are_those_of_its_options() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        for name in ["run/flannel", "store", "state"] {
+        for name in ["run/flannel", "store", "state", "keys/wireguard"] {
             std::fs::create_dir_all(path(name)).unwrap();
         }
         let named = DaemonOptions {
@@ -106,6 +104,9 @@ mod tests {
         };
         let above = folder.path().to_owned();
         assert_eq!(of(&named), [above.clone(), path("run"), path("state")]);
+        let wireguard_key_file = Some(path("keys/wireguard/wgkey"));
+        let with_key = DaemonOptions { wireguard_key_file, ..named.clone() };
+        assert_eq!(of(&with_key), [above.clone(), path("run"), path("keys"), path("state")]);
         let node_id = Some("n1".parse().unwrap());
         assert_eq!(of(&DaemonOptions { node_id, ..named }), [above, path("run")]);
         assert_eq!(lasting(Path::new("/usr")), Path::new("/usr"), "not the root");

@@ -35,6 +35,8 @@ pub struct TeardownOptions {
     pub network: Vec<IpNetwork>,
     /// The subnet file of the node; it is removed too.
     pub subnet_file: PathBuf,
+    /// With `keep_traffic`: the file of WireGuard's private key, if it is not `wgkey` beside the subnet file.
+    pub wireguard_key_file: Option<PathBuf>,
     /// Leave routes, devices and rules as flanneld would have made them, and the file, so that packets keep flowing until flanneld is
     /// started.
     pub keep_traffic: bool,

@@ -62,6 +62,7 @@ pub(super) async fn hand_over(
         paths: &Paths::default(),
         blackhole: false,
         subnet_file: &options.subnet_file,
+        wireguard_key_file: options.wireguard_key_file.as_deref(),
     })?;
     let masquerade = match env.ip_masq {
         Some(true) => Masquerade::RandomPorts,

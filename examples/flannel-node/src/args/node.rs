@@ -146,6 +146,7 @@ impl NodeArgs {
                 public_ipv6: self.public_ipv6,
             },
             subnet_file: self.subnet_file.clone(),
+            wireguard_key_file: values::wireguard_key_file(),
             firewall: self.traffic.firewall(),
             blackhole: self.traffic.ip_blackhole_route,
             probe: self.probe.options(),

@@ -65,6 +65,7 @@ impl TeardownArgs {
             store: self.store.options(),
             network: self.network.clone().map_or_else(Vec::new, |network| network.0),
             subnet_file: self.subnet_file.clone(),
+            wireguard_key_file: values::wireguard_key_file(),
             keep_traffic: self.keep_traffic,
             release: self.release,
             node_id: self.node_id.clone(),

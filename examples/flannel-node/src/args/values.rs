@@ -1,13 +1,19 @@
 //! Values of flags: how they are written, and what would be valid.
 
 use std::{
-    fmt,
+    env, fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
+    path::PathBuf,
     str::FromStr,
 };
 
 use ipnetwork::IpNetwork;
+
+/// The file of WireGuard's private key, for which flannel has a variable and no flag.
+pub(super) fn wireguard_key_file() -> Option<PathBuf> {
+    env::var_os("WIREGUARD_KEY_FILE").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
 
 /// A switch, in the spellings of Go's `strconv.ParseBool`.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
