@@ -532,7 +532,7 @@ part_msrv() {
     rustup run "$version" cargo check --workspace --all-features --target-dir "${CARGO_TARGET_DIR:-target}/msrv"
 }
 
-# What Miri can run of the udp backend: threads that share a table and counters, and what takes packets apart. It has no sockets,
+# What Miri can run of the udp backend and what it is made of: threads that share a table and counters, and what takes packets apart. It has no sockets,
 # devices and BPF. No proptest of thousands: it is a hundred times slower than a processor.
 part_miri() {
     if [ "${CI:-}" = true ] && ! cargo +nightly miri --version >/dev/null 2>&1; then
@@ -541,7 +541,7 @@ part_miri() {
     if ! cargo +nightly miri --version >/dev/null 2>&1; then
         lacks "Miri: rustup toolchain install nightly --component miri,rust-src"; return
     fi
-    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --locked -p flannel-backend-udp --lib -- \
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --locked -p flannel-backend-udp -p flannel-tunnel --lib -- \
         checksum snapshot stats table wire
 }
 

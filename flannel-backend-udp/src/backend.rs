@@ -7,12 +7,12 @@ use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown
 use flannel_core::{
     Backend, BackendError, BackendReport, Lease, LeaseAttrs, Network, NetworkConfig,
 };
+use flannel_tunnel::device::Device;
 
 use crate::{
     KIND,
     bpf::Owner,
     config::{EngineChoice, KNOWN, Settings, SourceCheck},
-    device::Device,
     ebpf::Ebpf,
     engine::{EngineStats, Userspace},
     network::{Common, Engines, UdpNetwork},
@@ -133,6 +133,7 @@ impl Backend for Udp {
         let watch = self.finder.watch(&uplink)?;
         let namespace = self.finder.namespace();
         let mut device = Device::new(
+            KIND,
             namespace,
             &self.device,
             &self.routes.networks,

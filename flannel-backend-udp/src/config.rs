@@ -3,9 +3,8 @@
 use flannel_backend::{read_mtu, smallest_mtu};
 use flannel_core::{FieldError, Fields};
 use flannel_netlink::state::IpFamily;
+use flannel_tunnel::socket::overhead;
 use ipnetwork::IpNetwork;
-
-use crate::socket::overhead;
 
 /// What the network's configuration says about this backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,8 +3,6 @@
 //! Each worker has a queue of the device and a socket for each family. The kernel spreads flows over queues, and peers over
 //! sockets, so packets of one flow keep their order. Workers share nothing that they write.
 
-mod coalescing;
-mod handover;
 mod inbound;
 mod outbound;
 mod worker;
@@ -12,7 +10,7 @@ mod worker;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -21,16 +19,14 @@ use std::{
 };
 
 use flannel_netlink::Namespace;
+use flannel_tunnel::{handover, snapshot::Snapshot, socket::PeerSocket, tun::Tun};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::Notify;
 
 use crate::{
     plan::ForwardingPlan,
-    snapshot::Snapshot,
-    socket::PeerSocket,
     stats::{Counters, Features},
     table::Table,
-    tun::Tun,
 };
 
 /// Running workers. They keep running when this is dropped: the data path stays until it is [stopped](Self::stop), another engine
@@ -149,11 +145,11 @@ impl Forwarder {
             }
         }
         // The other engine receives packets until it stops; queues and sockets here buffer the rest.
-        let door = handover::take_over(namespace, setup.index);
+        let listener = handover::take_over(namespace, &format!("flannel-udp.{}", setup.index));
         let shared = Arc::clone(&forwarder.shared);
         let guard = thread::Builder::new()
             .name("udp-guard".into())
-            .spawn(move || handover::guard(door, &shared));
+            .spawn(move || handover::guard(listener, &*shared));
         match guard {
             Ok(thread) => forwarder.threads.push(thread),
             Err(source) => {
@@ -229,6 +225,24 @@ impl Shared {
             self.ended.notify_waiters();
         }
         self.stop();
+    }
+}
+
+impl handover::Engine for Shared {
+    fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    fn stops(&self) -> bool {
+        self.stops()
+    }
+
+    fn taken_over(&self) {
+        self.fail(Failure::TakenOver);
+    }
+
+    fn runs(&self) -> bool {
+        self.running.load(Ordering::Acquire) > 0
     }
 }
 

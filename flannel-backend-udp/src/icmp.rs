@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
+use flannel_tunnel::{
     checksum,
     wire::{self, Ip},
 };
@@ -164,10 +164,10 @@ const ICMPV6_FIRST_QUERY: u8 = 128;
 
 #[cfg(test)]
 mod tests {
+    use flannel_tunnel::testing::{arbitrary, packets};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packets;
 
     const DEVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 3, 1, 0));
 
@@ -266,7 +266,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_packet_panics_and_answers_are_right(bytes in packets::arbitrary(), mtu: u32, v6: bool) {
+        fn no_packet_panics_and_answers_are_right(bytes in arbitrary::packet(), mtu: u32, v6: bool) {
             if let Ok(ip) = Ip::new_checked(&bytes) {
                 let device = if v6 { "fd00:1::".parse().unwrap() } else { DEVICE };
                 for problem in [Problem::NoRoute, Problem::TooBig(mtu)] {

@@ -72,30 +72,19 @@
 #![deny(unsafe_code)]
 
 mod backend;
-mod batch;
 mod bpf;
-mod checksum;
 mod config;
-mod device;
 mod ebpf;
 mod engine;
 mod forwarder;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
-mod gro;
 mod icmp;
 mod network;
-#[cfg(test)]
-mod packets;
 mod plan;
-mod segment;
-mod snapshot;
-mod socket;
 mod stats;
 mod table;
-mod tun;
 mod verdict;
-mod wire;
 
 pub use backend::Udp;
 pub use plan::uses_ebpf;

@@ -17,16 +17,15 @@ use flannel_netlink::{
     iface::Interface,
     state::{Address, IpFamily, Link, Object, Route},
 };
+use flannel_tunnel::{device::Device, socket::overhead};
 use ipnetwork::IpNetwork;
 
 use crate::{
     KIND,
     config::Settings,
-    device::Device,
     ebpf::Ebpf,
     engine::{EngineStats, Userspace},
     plan::{self, ForwardingPlan},
-    socket::overhead,
     stats::{EBPF, USERSPACE},
 };
 

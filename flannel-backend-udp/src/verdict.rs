@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{
-    config::SourceCheck,
-    table::Table,
+use flannel_tunnel::{
+    error::PacketError,
     wire::{self, Ip, Udp},
 };
+
+use crate::{config::SourceCheck, table::Table};
 
 /// Each reason with its name for metrics.
 macro_rules! drop_reasons {
@@ -61,6 +62,18 @@ drop_reasons! {
     Version => "version",
     /// The kernel did not take the packet from the device.
     WriteFailed => "write_failed",
+}
+
+impl From<PacketError> for DropReason {
+    fn from(error: PacketError) -> Self {
+        match error {
+            PacketError::BadOffload => Self::BadOffload,
+            PacketError::HeaderLength => Self::HeaderLength,
+            PacketError::Oversized => Self::Oversized,
+            PacketError::Version => Self::Version,
+            _ => Self::Truncated,
+        }
+    }
 }
 
 /// Where a packet from a pod goes, which has been looked at as a whole and has TTL left. [`DropReason::NoRoute`] is to be told
@@ -141,10 +154,11 @@ fn acceptable(packet: &[u8]) -> Result<Ip<'_>, DropReason> {
 
 #[cfg(test)]
 mod tests {
+    use flannel_tunnel::testing::{arbitrary, packets};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{packets, plan::ForwardingPlan};
+    use crate::plan::ForwardingPlan;
 
     fn plan() -> ForwardingPlan {
         let endpoints = [
@@ -246,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in packets::arbitrary()) {
+        fn no_bytes_panic(bytes in arbitrary::packet()) {
             let table = Table::new(&plan());
             if let Ok((ip, _)) = outbound(&bytes, &table) {
                 prop_assert!(ip.ttl() > 1);

@@ -2,16 +2,18 @@
 
 use std::io::{self, IoSliceMut};
 
+use flannel_tunnel::{
+    gro::{Gro, Output, PacketRef},
+    segment::Offload,
+    tun::Queue,
+    wire,
+};
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 
 use super::outbound::Context;
 use crate::{
-    gro::{Gro, Output, PacketRef},
-    segment::Offload,
     stats::Counters,
-    tun::Queue,
     verdict::{self, DropReason},
-    wire,
 };
 
 /// Packets on their way from peers, coalesced where the device accepts large packets.
@@ -85,7 +87,7 @@ fn write(
         Output::Plain(piece) => return write_one(queue, piece.of(buffers), counters),
         Output::Joined { offload, header, data } => (offload, header, data),
     };
-    let mut parts: [&[u8]; 1 + crate::gro::MAX_PARTS] = [&[]; _];
+    let mut parts: [&[u8]; 1 + flannel_tunnel::gro::MAX_PARTS] = [&[]; _];
     parts[0] = header;
     let mut len = 0;
     for (part, piece) in parts[1..].iter_mut().zip(data) {

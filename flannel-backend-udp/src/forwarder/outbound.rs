@@ -5,16 +5,19 @@ use std::{
     time::Duration,
 };
 
-use crate::{
+use flannel_tunnel::{
     batch::{Batch, Batches},
-    icmp::{self, Limiter, Problem},
     segment::{GSO_NONE, Large, Offload},
     socket::{NotSent, PeerSocket},
+    tun::Queue,
+    wire::Ip,
+};
+
+use crate::{
+    icmp::{self, Limiter, Problem},
     stats::Counters,
     table::Table,
-    tun::Queue,
     verdict::{self, DropReason},
-    wire::Ip,
 };
 
 /// Packets on their way to peers, batched so that one system call sends many.
@@ -40,7 +43,7 @@ impl Outbound {
     pub(super) fn new(now: Duration) -> Self {
         Self {
             buffer: vec![0; Queue::HEADROOM + MAX_PACKET].into(),
-            batches: Batches::new(),
+            batches: Batches::default(),
             limiter: Limiter::new(now),
         }
     }
@@ -107,9 +110,10 @@ impl Outbound {
         let Context { sockets, counters, now, .. } = context;
         let send = |batch: &Batch| send(batch, sockets, counters, *now);
         match large {
-            Some(large) => batches.add_large(&large, to, send),
-            None => batches.add(packet, &offload, to, send),
+            Some(large) => batches.add_large(&large, to, send)?,
+            None => batches.add(packet, &offload, to, send)?,
         }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, num::NonZero, os::fd::AsFd, sync::atomic::Ordering, time::Duration};
 
+use flannel_tunnel::{coalescing::Coalescing, socket::PeerSocket, tun::Queue};
 use quinn_udp::BATCH_SIZE;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -12,11 +13,9 @@ use tokio::time::Instant;
 
 use super::{
     Failure, Shared,
-    coalescing::Coalescing,
     inbound::Inbound,
     outbound::{BURST, Context, Outbound},
 };
-use crate::{socket::PeerSocket, tun::Queue};
 
 /// A queue of the device, a socket per family, and the packets in between.
 #[derive(Debug)]

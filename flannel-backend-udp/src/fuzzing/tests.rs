@@ -1,5 +1,7 @@
+use flannel_tunnel::testing::{joined, packets};
+
 use super::*;
-use crate::{packets, verdict::DropReason};
+use crate::verdict::DropReason;
 
 /// Whether anything passes at all is a matter of the bytes: this says what became of them.
 fn outcome(bytes: &[u8]) -> Result<u8, DropReason> {
@@ -36,7 +38,7 @@ fn large_packets_are_described_and_cut() {
     let data = vec![7; 5000];
     let header = &packets::captured()[7][..52];
     let tcp = [header, &data].concat();
-    assert_eq!(outcome(&large(&tcp, 1400)), Ok(crate::segment::GSO_TCPV4));
+    assert_eq!(outcome(&large(&tcp, 1400)), Ok(flannel_tunnel::segment::GSO_TCPV4));
     from_device(&large(&tcp, 1400));
     from_device(&large(&tcp, 1));
 }

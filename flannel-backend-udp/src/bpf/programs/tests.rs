@@ -10,18 +10,19 @@ use std::{
 
 use aya::{TestRun, TestRunOptions};
 use flannel_testbed::Testbed;
+use flannel_tunnel::{
+    socket::overhead,
+    testing::{arbitrary, input, packets},
+    wire::{self, Ip},
+};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     config::SourceCheck,
-    fuzzing::input,
-    packets,
     plan::ForwardingPlan,
-    socket::overhead,
     table::Table,
     verdict::{self, DropReason},
-    wire::{self, Ip},
 };
 
 /// What a program says.
@@ -255,7 +256,7 @@ async fn programs_and_threads_judge_alike() {
         }
         let check = proptest::sample::select(&CHECKS[..]);
         let altered = proptest::option::weighted(0.2, 0usize..9);
-        proptest!(|(packet in packets::arbitrary(), check in check, peer in 1u8..4, altered in altered)| {
+        proptest!(|(packet in arbitrary::packet(), check in check, peer in 1u8..4, altered in altered)| {
             judge.encap(&packet);
             judge.decap(check, peer, &packet, altered);
         });

@@ -2,29 +2,31 @@
 
 use std::net::Ipv6Addr;
 
-use proptest::prelude::*;
-
-use crate::{fuzzing::input, wire};
+use super::input;
+use crate::wire;
 
 /// A UDP packet with right checksums.
-pub(crate) fn udp4(from: [u8; 4], to: [u8; 4], ttl: u8, data: &[u8]) -> Vec<u8> {
+pub fn udp4(from: [u8; 4], to: [u8; 4], ttl: u8, data: &[u8]) -> Vec<u8> {
     ipv4(from, to, ttl, wire::UDP, &udp(data))
 }
 
-pub(crate) fn udp6(from: &str, to: &str, ttl: u8, data: &[u8]) -> Vec<u8> {
+/// The same over IPv6.
+pub fn udp6(from: &str, to: &str, ttl: u8, data: &[u8]) -> Vec<u8> {
     ipv6(from, to, ttl, wire::UDP, &udp(data))
 }
 
 /// A TCP packet with right checksums and a time stamp option.
-pub(crate) fn tcp4(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+pub fn tcp4(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
     ipv4([10, 3, 1, 2], [10, 3, 2, 3], 64, wire::TCP, &tcp(sequence, flags, data))
 }
 
-pub(crate) fn tcp6(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+/// The same over IPv6.
+pub fn tcp6(sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
     ipv6("fd00:1::2", "fd00:2::3", 64, wire::TCP, &tcp(sequence, flags, data))
 }
 
-pub(crate) fn ipv4(from: [u8; 4], to: [u8; 4], ttl: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+/// A packet of `protocol` over IPv4, with right checksums if it is TCP or UDP.
+pub fn ipv4(from: [u8; 4], to: [u8; 4], ttl: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 0, 0x12, 0x34, 0x40, 0, ttl, protocol, 0, 0];
     packet.extend(from.iter().chain(&to));
     packet.extend(payload);
@@ -34,7 +36,8 @@ pub(crate) fn ipv4(from: [u8; 4], to: [u8; 4], ttl: u8, protocol: u8, payload: &
     finish(packet)
 }
 
-pub(crate) fn ipv6(from: &str, to: &str, ttl: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+/// The same over IPv6.
+pub fn ipv6(from: &str, to: &str, ttl: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0, 0, 0, protocol, ttl];
     for address in [from, to] {
         packet.extend(address.parse::<Ipv6Addr>().unwrap().octets());
@@ -45,15 +48,15 @@ pub(crate) fn ipv6(from: &str, to: &str, ttl: u8, protocol: u8, payload: &[u8]) 
 }
 
 /// Packets as a kernel sent them.
-pub(crate) fn captured() -> Vec<Vec<u8>> {
-    let lines = include_str!("../tests/fixtures/datagrams.txt").lines();
+pub fn captured() -> Vec<Vec<u8>> {
+    let lines = include_str!("../../tests/fixtures/datagrams.txt").lines();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
     let packet = |line: &str| line.as_bytes().chunks(2).map(byte).collect();
     lines.filter(|line| !line.starts_with('#')).map(packet).collect()
 }
 
 /// The same IPv4 packet with options, a multiple of four bytes.
-pub(crate) fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
+pub fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
     let mut longer = [&packet[..20], options, &packet[20..]].concat();
     longer[0] += options.len() as u8 / 4;
     let len = longer.len() as u16;
@@ -63,35 +66,8 @@ pub(crate) fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
 }
 
 /// Whether the checksums of a TCP or UDP packet are right.
-pub(crate) fn is_right(packet: &[u8]) -> bool {
+pub fn is_right(packet: &[u8]) -> bool {
     wire::Ip::new_checked(packet).unwrap().has_right_checksums()
-}
-
-/// Bytes that are anything, often close to a packet.
-pub(crate) fn arbitrary() -> impl Strategy<Value = Vec<u8>> {
-    let random = proptest::collection::vec(any::<u8>(), 0..200);
-    let data = || proptest::collection::vec(any::<u8>(), 0..300);
-    let packet = prop_oneof![
-        data().prop_map(|data| udp4([10, 3, 1, 2], [10, 3, 2, 3], 64, &data)),
-        data().prop_map(|data| udp6("fd00:1::2", "fd00:2::3", 64, &data)),
-        (any::<u32>(), any::<u8>(), data()).prop_map(|(at, flags, data)| tcp4(at, flags, &data)),
-        (any::<u32>(), any::<u8>(), data()).prop_map(|(at, flags, data)| tcp6(at, flags, &data)),
-    ];
-    let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
-    let changed = (packet, changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(
-        |(mut packet, changes, cut, is_cut)| {
-            for (at, value) in changes {
-                // Mostly headers.
-                let len = packet.len().min(64);
-                packet[at.index(len)] = value;
-            }
-            if is_cut {
-                packet.truncate(cut.index(packet.len()));
-            }
-            packet
-        },
-    );
-    prop_oneof![random, changed]
 }
 
 fn udp(data: &[u8]) -> Vec<u8> {

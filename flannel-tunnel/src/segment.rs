@@ -2,29 +2,33 @@
 
 use crate::{
     checksum,
-    verdict::DropReason,
+    error::PacketError,
     wire::{self, Ip, Tcp},
 };
 
 /// What precedes each packet of the device: `struct virtio_net_hdr` of linux/virtio_net.h, in the machine's byte order.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Offload {
-    pub(crate) needs_checksum: bool,
-    pub(crate) kind: u8,
+pub struct Offload {
+    /// Whether the checksum of TCP or UDP is left to whoever takes the packet.
+    pub needs_checksum: bool,
+    /// What kind of large packet it is: [`GSO_NONE`] for a packet of the wire.
+    pub kind: u8,
     /// All headers together, bytes.
-    pub(crate) header_len: u16,
+    pub header_len: u16,
     /// What each part carries of the payload, bytes; the last may carry less.
-    pub(crate) size: u16,
+    pub size: u16,
     /// Where the bytes begin that a checksum is to cover.
-    pub(crate) checksum_start: u16,
+    pub checksum_start: u16,
     /// Where the checksum is, from there.
-    pub(crate) checksum_offset: u16,
+    pub checksum_offset: u16,
 }
 
 impl Offload {
-    pub(crate) const LEN: usize = 10;
+    /// Bytes of the header.
+    pub const LEN: usize = 10;
 
-    pub(crate) fn parse(bytes: &[u8; Self::LEN]) -> Self {
+    /// What the header says.
+    pub fn parse(bytes: &[u8; Self::LEN]) -> Self {
         let at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         Self {
             needs_checksum: bytes[0] & NEEDS_CHECKSUM != 0,
@@ -37,7 +41,8 @@ impl Offload {
         }
     }
 
-    pub(crate) fn bytes(&self) -> [u8; Self::LEN] {
+    /// The header that says so.
+    pub fn bytes(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[0] = if self.needs_checksum { NEEDS_CHECKSUM } else { 0 };
         bytes[1] = self.kind;
@@ -54,14 +59,14 @@ impl Offload {
 }
 
 /// Fills in the checksum that the kernel has left to us.
-pub(crate) fn complete_checksum(packet: &mut [u8], offload: &Offload) -> Result<(), DropReason> {
+pub fn complete_checksum(packet: &mut [u8], offload: &Offload) -> Result<(), PacketError> {
     if !offload.needs_checksum {
         return Ok(());
     }
     let start = usize::from(offload.checksum_start);
     let at = start + usize::from(offload.checksum_offset);
     if start < wire::IPV4_HEADER || start > packet.len() || at + 2 > packet.len() || at < start {
-        return Err(DropReason::BadOffload);
+        return Err(PacketError::BadOffload);
     }
     // The sum of the pseudo header is in its place.
     let checksum = !checksum::sum(&packet[start..]);
@@ -72,7 +77,7 @@ pub(crate) fn complete_checksum(packet: &mut [u8], offload: &Offload) -> Result<
 
 /// A large packet, which is whole by its IP header.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Large<'a> {
+pub struct Large<'a> {
     packet: &'a [u8],
     ip_len: usize,
     header_len: usize,
@@ -82,7 +87,7 @@ pub(crate) struct Large<'a> {
 
 impl<'a> Large<'a> {
     /// The packet that `offload` describes as large.
-    pub(crate) fn new_checked(ip: &Ip<'a>, offload: &Offload) -> Result<Self, DropReason> {
+    pub fn new_checked(ip: &Ip<'a>, offload: &Offload) -> Result<Self, PacketError> {
         let (protocol, len) = match (offload.kind, ip) {
             (GSO_TCPV4, Ip::V4(_)) | (GSO_TCPV6, Ip::V6(_)) => {
                 (wire::TCP, Tcp::new_checked(ip.payload()).map(|tcp| tcp.header_len()))
@@ -91,35 +96,35 @@ impl<'a> Large<'a> {
                 let udp = (ip.payload().len() >= wire::UDP_HEADER).then_some(wire::UDP_HEADER);
                 (wire::UDP, udp)
             }
-            _ => return Err(DropReason::BadOffload),
+            _ => return Err(PacketError::BadOffload),
         };
         let (Some(len), size) = (len, usize::from(offload.size)) else {
-            return Err(DropReason::BadOffload);
+            return Err(PacketError::BadOffload);
         };
         if size == 0 || ip.protocol() != protocol || ip.is_fragment() {
-            return Err(DropReason::BadOffload);
+            return Err(PacketError::BadOffload);
         }
         let header_len = ip.header_len() + len;
         Ok(Self { packet: ip.bytes(), ip_len: ip.header_len(), header_len, size, protocol })
     }
 
     /// How many packets it becomes.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         (self.packet.len() - self.header_len).div_ceil(self.size).max(1)
     }
 
     /// The length of all of them but the last, bytes.
-    pub(crate) fn segment_len(&self) -> usize {
+    pub fn segment_len(&self) -> usize {
         self.header_len + self.size
     }
 
     /// The length of the packet of this number, counted from 0, bytes.
-    pub(crate) fn len(&self, n: usize) -> usize {
+    pub fn len(&self, n: usize) -> usize {
         self.header_len + self.data(n).len()
     }
 
     /// Writes the packet of this number to the start of `out`, which has room for it, with a TTL of one less.
-    pub(crate) fn write(&self, n: usize, out: &mut [u8]) {
+    pub fn write(&self, n: usize, out: &mut [u8]) {
         let data = self.data(n);
         let (ip_len, header_len) = (self.ip_len, self.header_len);
         let out = &mut out[..header_len + data.len()];
@@ -169,10 +174,14 @@ impl<'a> Large<'a> {
 
 // linux/virtio_net.h
 const NEEDS_CHECKSUM: u8 = 1;
-pub(crate) const GSO_NONE: u8 = 0;
-pub(crate) const GSO_TCPV4: u8 = 1;
-pub(crate) const GSO_TCPV6: u8 = 4;
-pub(crate) const GSO_UDP: u8 = 5;
+/// A packet of the wire.
+pub const GSO_NONE: u8 = 0;
+/// TCP over IPv4.
+pub const GSO_TCPV4: u8 = 1;
+/// TCP over IPv6.
+pub const GSO_TCPV6: u8 = 4;
+/// UDP, `VIRTIO_NET_HDR_GSO_UDP_L4`.
+pub const GSO_UDP: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 #[cfg(test)]
@@ -180,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packets;
+    use crate::testing::{arbitrary, packets};
 
     fn cut(packet: &[u8], kind: u8, size: u16) -> Vec<Vec<u8>> {
         let ip = Ip::new_checked(packet).unwrap();
@@ -255,7 +264,7 @@ mod tests {
         let mut packet = packet.clone();
         assert!(bad(20, 16, &mut packet).is_ok());
         for (start, offset) in [(20, 9999), (9999, 16), (u16::MAX, u16::MAX), (0, 10), (50, 6)] {
-            assert_eq!(bad(start, offset, &mut packet), Err(DropReason::BadOffload));
+            assert_eq!(bad(start, offset, &mut packet), Err(PacketError::BadOffload));
         }
     }
 
@@ -302,7 +311,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(bytes in packets::arbitrary(), header: [u8; 10]) {
+        fn no_bytes_panic(bytes in arbitrary::packet(), header: [u8; 10]) {
             let mut offload = Offload::parse(&header);
             for kind in [offload.kind, GSO_TCPV4, GSO_TCPV6, GSO_UDP] {
                 offload.kind = kind;

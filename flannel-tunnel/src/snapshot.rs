@@ -7,20 +7,21 @@ use std::sync::{
 
 /// The value, for who replaces it.
 #[derive(Debug, Default)]
-pub(crate) struct Snapshot<T> {
+pub struct Snapshot<T> {
     generation: AtomicU64,
     value: Mutex<Arc<T>>,
 }
 
 /// The value as one reader has it: looking whether it is still the newest costs one load and no lock.
 #[derive(Debug)]
-pub(crate) struct Reader<T> {
+pub struct Reader<T> {
     generation: u64,
     value: Arc<T>,
 }
 
 impl<T> Snapshot<T> {
-    pub(crate) fn replace(&self, value: T) {
+    /// Puts `value` in the place of what readers have.
+    pub fn replace(&self, value: T) {
         let value = Arc::new(value);
         let mut current = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *current, value);
@@ -30,7 +31,8 @@ impl<T> Snapshot<T> {
         drop(before);
     }
 
-    pub(crate) fn reader(&self) -> Reader<T> {
+    /// The value as it is now.
+    pub fn reader(&self) -> Reader<T> {
         let current = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         Reader { generation: self.generation.load(Ordering::Acquire), value: Arc::clone(&current) }
     }
@@ -38,7 +40,7 @@ impl<T> Snapshot<T> {
 
 impl<T> Reader<T> {
     /// The newest value.
-    pub(crate) fn get(&mut self, of: &Snapshot<T>) -> &T {
+    pub fn get(&mut self, of: &Snapshot<T>) -> &T {
         if of.generation.load(Ordering::Acquire) != self.generation {
             *self = of.reader();
         }

@@ -11,14 +11,22 @@ use crate::{
 
 /// Where the bytes of a packet are: in which buffer, from where, and how many.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct PacketRef {
-    pub(crate) buffer: usize,
-    pub(crate) at: usize,
-    pub(crate) len: usize,
+pub struct PacketRef {
+    /// The number of the buffer.
+    pub buffer: usize,
+    /// Where the packet begins in it, bytes.
+    pub at: usize,
+    /// Its length, bytes.
+    pub len: usize,
 }
 
 impl PacketRef {
-    pub(crate) fn of<B: AsRef<[u8]>>(self, buffers: &[B]) -> &[u8] {
+    /// The packet itself.
+    ///
+    /// # Panics
+    ///
+    /// If it is not inside of `buffers`.
+    pub fn of<B: AsRef<[u8]>>(self, buffers: &[B]) -> &[u8] {
         &buffers[self.buffer].as_ref()[self.at..self.at + self.len]
     }
 
@@ -30,16 +38,23 @@ impl PacketRef {
 
 /// What comes out.
 #[derive(Debug)]
-pub(crate) enum Output<'a> {
+pub enum Output<'a> {
     /// A packet as it came.
     Plain(PacketRef),
-    /// Several as one: what the device is told, the headers, and where the data are.
-    Joined { offload: Offload, header: &'a [u8], data: &'a [PacketRef] },
+    /// Several as one.
+    Joined {
+        /// What the device is told.
+        offload: Offload,
+        /// The headers of the whole.
+        header: &'a [u8],
+        /// Where its data are, in their order.
+        data: &'a [PacketRef],
+    },
 }
 
 /// What is being joined. Buffers must stay as they are until it is [flushed](Self::flush).
 #[derive(Debug)]
-pub(crate) struct Gro {
+pub struct Gro {
     /// The first so many are in use, the oldest first.
     groups: Vec<Group>,
     used: usize,
@@ -89,7 +104,7 @@ struct Candidate<'a> {
 
 impl Gro {
     /// Joins TCP, and UDP if the device takes large UDP packets.
-    pub(crate) fn new(udp_gso: bool) -> Self {
+    pub fn new(udp_gso: bool) -> Self {
         let group = || Group {
             key: Key([0; 40]),
             protocol: 0,
@@ -108,7 +123,7 @@ impl Gro {
     }
 
     /// Takes in the packet at `piece`, which is whole; `out` gets whatever is finished by that.
-    pub(crate) fn push<B: AsRef<[u8]>>(
+    pub fn push<B: AsRef<[u8]>>(
         &mut self,
         piece: PacketRef,
         buffers: &[B],
@@ -134,7 +149,7 @@ impl Gro {
     }
 
     /// Lets out all that is left.
-    pub(crate) fn flush(&mut self, mut out: impl FnMut(Output<'_>)) {
+    pub fn flush(&mut self, mut out: impl FnMut(Output<'_>)) {
         while self.used > 0 {
             self.emit(0, &mut out);
         }
@@ -331,7 +346,7 @@ fn classify(ip: Ip<'_>, udp_gso: bool) -> Class<'_> {
         wire::UDP => {
             let header_len = ip.header_len() + wire::UDP_HEADER;
             let is_plain = Udp::new_checked(ip.payload())
-                .is_some_and(|udp| udp.checksum() != 0 && udp.len() == ip.payload().len());
+                .is_some_and(|udp| udp.checksum() != 0 && udp.total_len() == ip.payload().len());
             if has_options || !udp_gso || !is_plain || ip.bytes().len() == header_len {
                 return Class::Flow(key);
             }
@@ -344,7 +359,7 @@ fn classify(ip: Ip<'_>, udp_gso: bool) -> Class<'_> {
 /// Flows that are joined at the same time.
 const GROUPS: usize = 8;
 /// What the kernel cuts a UDP packet into at most: `UDP_MAX_SEGMENTS` before Linux 6.9.
-pub(crate) const MAX_PARTS: usize = 64;
+pub const MAX_PARTS: usize = 64;
 /// IPv6 and the longest TCP header.
 const MAX_HEADER: usize = wire::IPV6_HEADER + 60;
 

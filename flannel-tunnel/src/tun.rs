@@ -12,16 +12,19 @@ use crate::segment::Offload;
 
 /// An attached TUN device: one queue for each worker.
 #[derive(Debug)]
-pub(crate) struct Tun {
-    pub(crate) queues: Vec<Queue>,
-    pub(crate) tcp: bool,
-    pub(crate) udp: bool,
+pub struct Tun {
+    /// Its queues. The kernel spreads flows over them.
+    pub queues: Vec<Queue>,
+    /// Whether large TCP packets pass the device as one.
+    pub tcp: bool,
+    /// Whether large UDP packets do.
+    pub udp: bool,
     /// Why something is not used.
-    pub(crate) missing: Vec<String>,
+    pub missing: Vec<String>,
 }
 
 /// One queue of the device.
-pub(crate) struct Queue {
+pub struct Queue {
     device: SyncDevice,
     /// Each packet is preceded by an [`Offload`].
     has_offload: bool,
@@ -31,7 +34,7 @@ impl Tun {
     /// Attaches to the device of this name, which is made if it is not there, and stays when nobody is attached.
     ///
     /// With less where the kernel has less: one queue, no offload.
-    pub(crate) fn attach(namespace: &Namespace, name: &str, queues: usize) -> io::Result<Self> {
+    pub fn attach(namespace: &Namespace, name: &str, queues: usize) -> io::Result<Self> {
         namespace.run(|| attach_with_less(name, queues)).map_err(io::Error::other)?
     }
 }
@@ -92,10 +95,10 @@ fn finish(
 
 impl Queue {
     /// Bytes to leave free before a packet that is read.
-    pub(crate) const HEADROOM: usize = Offload::LEN;
+    pub const HEADROOM: usize = Offload::LEN;
 
     /// Reads one packet to `buffer` behind [`HEADROOM`](Self::HEADROOM), and returns what the kernel says of it and its length.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<(Offload, usize)> {
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<(Offload, usize)> {
         if !self.has_offload {
             let len = rustix::io::read(&self.device, &mut buffer[Self::HEADROOM..])?;
             return Ok((Offload::default(), len));
@@ -106,7 +109,7 @@ impl Queue {
     }
 
     /// Writes one packet, given in parts.
-    pub(crate) fn write(&self, offload: &Offload, parts: &[&[u8]]) -> io::Result<()> {
+    pub fn write(&self, offload: &Offload, parts: &[&[u8]]) -> io::Result<()> {
         let header = offload.bytes();
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         slices[0] = IoSlice::new(&header);

@@ -2,7 +2,7 @@
 
 /// The ones' complement sum of `bytes` as big-endian words, folded to 16 bits and not complemented. An odd last byte counts as
 /// the upper half of a word.
-pub(crate) fn sum(bytes: &[u8]) -> u16 {
+pub fn sum(bytes: &[u8]) -> u16 {
     // In the machine's own byte order: the sum comes out swapped as a whole (RFC 1071, 2 B). A word of 64 bits is added to one of two
     // sums of 128 with two instructions, on any processor and at any level of optimization; they do not overflow below 2^64 words.
     let (blocks, rest) = bytes.as_chunks::<32>();
@@ -31,13 +31,13 @@ pub(crate) fn sum(bytes: &[u8]) -> u16 {
 }
 
 /// The ones' complement sum of two sums.
-pub(crate) fn add(a: u16, b: u16) -> u16 {
+pub fn add(a: u16, b: u16) -> u16 {
     let (sum, carry) = a.overflowing_add(b);
     sum + u16::from(carry)
 }
 
 /// The checksum after one 16-bit word that it covers changed from `old` to `new`: RFC 1624, equation 3.
-pub(crate) fn updated(checksum: u16, old: u16, new: u16) -> u16 {
+pub fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     !add(add(!checksum, !old), new)
 }
 

@@ -9,13 +9,15 @@ use crate::{
 };
 
 /// What a peer sent.
-pub(crate) struct Datagram {
-    pub(crate) from: IpAddr,
-    pub(crate) packet: Vec<u8>,
+pub struct Datagram {
+    /// Where it came from.
+    pub from: IpAddr,
+    /// What it carries.
+    pub packet: Vec<u8>,
 }
 
 /// A packet of a device with what the device says of it.
-pub(crate) fn device(bytes: &[u8]) -> Option<(Vec<u8>, Offload)> {
+pub fn device(bytes: &[u8]) -> Option<(Vec<u8>, Offload)> {
     let (flags, rest) = bytes.split_first()?;
     let (header, packet) = rest.split_first_chunk()?;
     let (mut packet, mut offload) = (packet.to_vec(), Offload::parse(header));
@@ -34,7 +36,7 @@ pub(crate) fn device(bytes: &[u8]) -> Option<(Vec<u8>, Offload)> {
 }
 
 /// Datagrams that came together.
-pub(crate) fn datagrams(mut bytes: &[u8]) -> Vec<Datagram> {
+pub fn datagrams(mut bytes: &[u8]) -> Vec<Datagram> {
     let mut datagrams: Vec<Datagram> = Vec::new();
     while let [flags, high, low, rest @ ..] = bytes
         && datagrams.len() < MOST
@@ -67,7 +69,7 @@ pub(crate) fn datagrams(mut bytes: &[u8]) -> Vec<Datagram> {
 }
 
 /// The address of a peer.
-pub(crate) fn peer(n: u8) -> IpAddr {
+pub fn peer(n: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, n).into()
 }
 
@@ -127,7 +129,7 @@ fn checksum_offset(ip: &Ip<'_>) -> Option<usize> {
 }
 
 /// Puts the right checksum into a TCP or UDP packet that is whole.
-pub(crate) fn set_checksum(packet: &mut [u8]) {
+pub fn set_checksum(packet: &mut [u8]) {
     let Ok(ip) = Ip::new_checked(packet) else { return };
     let Some(offset) = checksum_offset(&ip) else { return };
     let (start, pseudo) = (ip.header_len(), ip.pseudo_sum(ip.protocol(), ip.payload().len()));

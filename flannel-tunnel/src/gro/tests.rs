@@ -1,10 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    fuzzing::{cut, joined, normalized},
-    packets,
-};
+use crate::testing::{arbitrary, cut, joined, normalized, packets};
 
 fn data(n: usize) -> Vec<u8> {
     (0..n).map(|n| n as u8).collect()
@@ -141,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic_and_none_is_lost(input in proptest::collection::vec(packets::arbitrary(), 0..20)) {
+    fn no_bytes_panic_and_none_is_lost(input in proptest::collection::vec(arbitrary::packet(), 0..20)) {
         let whole = |packets: &[Vec<u8>]| packets.iter().map(Vec::len).sum::<usize>();
         prop_assert_eq!(whole(&cut(&joined(&input))), whole(&input));
     }

@@ -17,7 +17,9 @@ use crate::tun::Tun;
 
 /// The TUN device of one node.
 #[derive(Debug)]
-pub(crate) struct Device {
+pub struct Device {
+    /// The backend that it belongs to, for errors.
+    backend: &'static str,
     namespace: Namespace,
     connection: Option<Connection>,
     networks: Vec<IpNetwork>,
@@ -31,13 +33,17 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn new(
+    /// The device of `backend` that is to be called `wanted`, for packets of `networks`. `is_checked` says whether nobody but the
+    /// engine can send from the device's own addresses.
+    pub fn new(
+        backend: &'static str,
         namespace: &Namespace,
         wanted: &str,
         networks: &[IpNetwork],
         is_checked: bool,
     ) -> Self {
         Self {
+            backend,
             namespace: namespace.clone(),
             connection: None,
             networks: networks.to_vec(),
@@ -50,7 +56,7 @@ impl Device {
 
     /// The name that the device has, or would have if it were made now: the wanted one, or else the first that is free, as with
     /// flannel. A device of ours keeps its name.
-    pub(crate) async fn name(&mut self) -> Result<String, BackendError> {
+    pub async fn name(&mut self) -> Result<String, BackendError> {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
@@ -69,7 +75,7 @@ impl Device {
             info!(device = name, "somebody else's device has this name: taking another");
         }
         Err(BackendError::Unsupported {
-            backend: crate::KIND.into(),
+            backend: self.backend.into(),
             reason: format!(
                 "{} and all names like it are taken by other devices: delete one",
                 self.wanted
@@ -82,7 +88,7 @@ impl Device {
     /// # Cancel safety
     ///
     /// Dropping the future may leave the device half made; the next call finishes it.
-    pub(crate) async fn ensure(&mut self, mtu: u32) -> Result<Link, BackendError> {
+    pub async fn ensure(&mut self, mtu: u32) -> Result<Link, BackendError> {
         let name = self.name().await?;
         let connection = opened(&mut self.connection, &self.namespace)?;
         let failed = |error| refused(&name, error);
@@ -158,7 +164,7 @@ impl Device {
     }
 
     /// Waits until the device carries packets: the kernel starts that in its own time after somebody attaches.
-    pub(crate) async fn settle(&mut self) -> Result<(), BackendError> {
+    pub async fn settle(&mut self) -> Result<(), BackendError> {
         let name = self.name().await?;
         let connection = opened(&mut self.connection, &self.namespace)?;
         let deadline = Instant::now() + SETTLES;
@@ -174,7 +180,7 @@ impl Device {
     }
 
     /// Deletes the device.
-    pub(crate) async fn delete(&mut self) -> Result<(), BackendError> {
+    pub async fn delete(&mut self) -> Result<(), BackendError> {
         let name = self.name().await?;
         self.left = None;
         let connection = opened(&mut self.connection, &self.namespace)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// The packet rate of one worker.
 #[derive(Debug, Default)]
-pub(super) struct Coalescing {
+pub struct Coalescing {
     /// When the current window began.
     since: Duration,
     count: u32,
@@ -17,7 +17,7 @@ pub(super) struct Coalescing {
 
 impl Coalescing {
     /// Counts the packets found by one poll at `now`.
-    pub(super) fn record(&mut self, found: usize, now: Duration) {
+    pub fn record(&mut self, found: usize, now: Duration) {
         self.count = self.count.saturating_add(u32::try_from(found).unwrap_or(u32::MAX));
         let elapsed = now.saturating_sub(self.since);
         if elapsed >= WINDOW {
@@ -27,7 +27,7 @@ impl Coalescing {
     }
 
     /// How long to pause before the next poll.
-    pub(super) fn pause(&self) -> Option<Duration> {
+    pub fn pause(&self) -> Option<Duration> {
         self.is_fast.then_some(PAUSE)
     }
 }

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 
 use crate::{
+    error::PacketError,
     segment::{Large, Offload, complete_checksum},
-    verdict::DropReason,
     wire,
 };
 
 /// What is gathered, for some peers at the same time. Packets to one peer keep their order.
 #[derive(Debug)]
-pub(crate) struct Batches {
+pub struct Batches {
     /// The first so many are in use, the oldest first.
     batches: Vec<Batch>,
     used: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Batches {
 
 /// Packets to one peer: all of one length but the last, which may be shorter.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub struct Batch {
     to: SocketAddr,
     size: usize,
     len: usize,
@@ -27,20 +27,23 @@ pub(crate) struct Batch {
     bytes: Box<[u8]>,
 }
 
-impl Batches {
-    pub(crate) fn new() -> Self {
+impl Default for Batches {
+    /// Nothing yet, with room for what is to come.
+    fn default() -> Self {
         Self { batches: (0..BATCHES).map(|_| Batch::new()).collect(), used: 0 }
     }
+}
 
+impl Batches {
     /// Adds the packets that a large one becomes. `send` gets what there is no room for any more.
-    pub(crate) fn add_large(
+    pub fn add_large(
         &mut self,
         large: &Large<'_>,
         to: SocketAddr,
         mut send: impl FnMut(&Batch),
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), PacketError> {
         if large.segment_len() > MAX_BYTES {
-            return Err(DropReason::BadOffload);
+            return Err(PacketError::BadOffload);
         }
         for n in 0..large.count() {
             large.write(n, self.room(to, large.len(n), &mut send));
@@ -49,15 +52,15 @@ impl Batches {
     }
 
     /// Adds a packet as it is, whole and one hop on. `send` gets what there is no room for any more.
-    pub(crate) fn add(
+    pub fn add(
         &mut self,
         packet: &mut [u8],
         offload: &Offload,
         to: SocketAddr,
         send: impl FnMut(&Batch),
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), PacketError> {
         if packet.len() > MAX_BYTES {
-            return Err(DropReason::Oversized);
+            return Err(PacketError::Oversized);
         }
         complete_checksum(packet, offload)?;
         wire::decrement_ttl(packet);
@@ -66,7 +69,7 @@ impl Batches {
     }
 
     /// Lets `send` have all that is left.
-    pub(crate) fn flush(&mut self, send: impl FnMut(&Batch)) {
+    pub fn flush(&mut self, send: impl FnMut(&Batch)) {
         self.batches[..self.used].iter().for_each(send);
         self.used = 0;
     }
@@ -103,26 +106,28 @@ impl Batch {
         Self { to, size: 0, len: 0, count: 0, is_closed: false, bytes }
     }
 
-    pub(crate) fn to(&self) -> SocketAddr {
+    /// Where the peer is.
+    pub fn to(&self) -> SocketAddr {
         self.to
     }
 
     /// How many packets there are.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count
     }
 
     /// The length of all packets but the last, bytes.
-    pub(crate) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.size
     }
 
     /// All packets, one behind the other.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
-    pub(crate) fn packets(&self) -> impl Iterator<Item = &[u8]> {
+    /// Each packet.
+    pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
         self.bytes().chunks(self.size.max(1))
     }
 
@@ -161,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packets;
+    use crate::testing::packets;
 
     proptest! {
         #[test]
@@ -169,7 +174,7 @@ mod tests {
             steps in proptest::collection::vec((0u8..12, 1usize..300), 0..300),
         ) {
             let peer = |n: u8| SocketAddr::from(([192, 0, 2, n], 8285));
-            let mut batches = Batches::new();
+            let mut batches = Batches::default();
             let (mut added, mut sent) = (Vec::new(), Vec::new());
             let mut send = |batch: &Batch| {
                 assert!(batch.count() <= MAX_SEGMENTS && batch.packets().count() == batch.count());

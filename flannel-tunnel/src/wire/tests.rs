@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::packets;
+use crate::testing::{arbitrary, packets};
 
 #[test]
 fn a_whole_packet_shows_its_fields() {
@@ -9,7 +9,7 @@ fn a_whole_packet_shows_its_fields() {
     let ip = Ip::new_checked(&packet).unwrap();
     assert_eq!((ip.source(), ip.destination()), ([10, 3, 1, 2].into(), [10, 3, 2, 3].into()));
     assert_eq!((ip.ttl(), ip.protocol(), ip.header_len()), (64, UDP, 20));
-    assert_eq!(Udp::new_checked(ip.payload()).unwrap().len(), 13);
+    assert_eq!(Udp::new_checked(ip.payload()).unwrap().total_len(), 13);
     assert!(!ip.is_fragment());
     let Ip::V4(v4) = ip else { panic!() };
     assert!(v4.has_right_checksum());
@@ -24,13 +24,13 @@ fn what_is_not_one_whole_packet_is_refused_by_reason() {
         changed[at] = value;
         Ip::new_checked(&changed).err()
     };
-    assert_eq!(Ip::new_checked(&[]), Err(DropReason::Truncated));
-    assert_eq!(Ip::new_checked(&packet[..19]), Err(DropReason::Truncated));
-    assert_eq!(Ip::new_checked(&packet[..packet.len() - 1]), Err(DropReason::Truncated));
-    assert_eq!(Ip::new_checked(&longer), Err(DropReason::Oversized));
-    assert_eq!(with(0, 0x55), Some(DropReason::Version));
-    assert_eq!(with(0, 0x44), Some(DropReason::HeaderLength));
-    assert_eq!(with(0, 0x4f), Some(DropReason::HeaderLength));
+    assert_eq!(Ip::new_checked(&[]), Err(PacketError::Truncated));
+    assert_eq!(Ip::new_checked(&packet[..19]), Err(PacketError::Truncated));
+    assert_eq!(Ip::new_checked(&packet[..packet.len() - 1]), Err(PacketError::Truncated));
+    assert_eq!(Ip::new_checked(&longer), Err(PacketError::Oversized));
+    assert_eq!(with(0, 0x55), Some(PacketError::Version));
+    assert_eq!(with(0, 0x44), Some(PacketError::HeaderLength));
+    assert_eq!(with(0, 0x4f), Some(PacketError::HeaderLength));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn source_routes_and_senseless_options_are_told_from_others() {
 
 proptest! {
     #[test]
-    fn no_bytes_panic(bytes in packets::arbitrary()) {
+    fn no_bytes_panic(bytes in arbitrary::packet()) {
         if let Ok(ip) = Ip::new_checked(&bytes) {
             let _ = (ip.source(), ip.destination(), ip.ttl(), ip.protocol(), ip.is_fragment());
             prop_assert_eq!(ip.header_len() + ip.payload().len(), bytes.len());
@@ -68,7 +68,7 @@ proptest! {
                 let _ = (tcp.sequence(), tcp.flags());
             }
             if let Some(udp) = Udp::new_checked(ip.payload()) {
-                let _ = (udp.source_port(), udp.len(), udp.checksum());
+                let _ = (udp.source_port(), udp.total_len(), udp.checksum());
             }
         }
     }

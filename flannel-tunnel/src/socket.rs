@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// A socket of one worker, for one family.
 #[derive(Debug)]
-pub(crate) struct PeerSocket {
+pub struct PeerSocket {
     socket: UdpSocket,
     state: UdpSocketState,
     /// Whether the kernel sends several datagrams for one call.
@@ -43,16 +43,17 @@ struct Path {
 
 /// Why datagrams were not sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum NotSent {
+pub enum NotSent {
     /// They cannot be sent as one: to be tried one by one.
     TooLarge,
+    /// The kernel does not send them.
     Failed,
 }
 
 impl PeerSocket {
     /// Opens a socket in `namespace` that shares `local` with those of other workers, and takes datagrams joined if `joins`.
     /// Routers may cut IPv4 datagrams unless `path_mtu_discovery` asks them to say what the path takes.
-    pub(crate) fn open(
+    pub fn open(
         namespace: &Namespace,
         local: SocketAddr,
         joins: bool,
@@ -89,21 +90,24 @@ impl PeerSocket {
         Ok(Self { socket, state, segments, joins, is_ipv4: local.is_ipv4(), probe, paths })
     }
 
-    pub(crate) fn is_ipv4(&self) -> bool {
+    /// Whether its peers have IPv4 addresses.
+    pub fn is_ipv4(&self) -> bool {
         self.is_ipv4
     }
 
-    pub(crate) fn sends_segments(&self) -> bool {
+    /// Whether [`send`](Self::send) takes several datagrams.
+    pub fn sends_segments(&self) -> bool {
         self.segments
     }
 
-    pub(crate) fn receives_joined(&self) -> bool {
+    /// Whether [`receive`](Self::receive) gives several datagrams of a peer as one.
+    pub fn receives_joined(&self) -> bool {
         self.joins
     }
 
     /// The largest packet that a datagram to `peer` takes without being cut, bytes. The kernel is asked at most once a second for
     /// each peer.
-    pub(crate) fn takes(&mut self, peer: SocketAddr, now: Duration) -> usize {
+    pub fn takes(&mut self, peer: SocketAddr, now: Duration) -> usize {
         match self.paths.get(&peer) {
             Some(path) if now.saturating_sub(path.asked) < ASK_EVERY => path.takes,
             _ => self.ask(peer, now),
@@ -111,7 +115,7 @@ impl PeerSocket {
     }
 
     /// Asks the kernel again.
-    pub(crate) fn ask(&mut self, peer: SocketAddr, now: Duration) -> usize {
+    pub fn ask(&mut self, peer: SocketAddr, now: Duration) -> usize {
         if self.paths.len() >= MAX_PATHS {
             self.paths.clear();
         }
@@ -129,7 +133,7 @@ impl PeerSocket {
     }
 
     /// Sends `bytes` as datagrams of `size` bytes each, the last of which may be shorter.
-    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8], size: usize) -> Result<(), NotSent> {
+    pub fn send(&self, to: SocketAddr, bytes: &[u8], size: usize) -> Result<(), NotSent> {
         let transmit = Transmit {
             destination: to,
             ecn: None,
@@ -153,7 +157,7 @@ impl PeerSocket {
     }
 
     /// Takes in what has come. 0 if that is nothing.
-    pub(crate) fn receive(
+    pub fn receive(
         &self,
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
@@ -183,7 +187,7 @@ sockopt_impl!(
 const UDP_NO_CHECK6_RX: libc::c_int = 102;
 
 /// What a datagram adds to a packet, bytes: an IP header of 20 or 40 and a UDP header of 8.
-pub(crate) const fn overhead(peer: IpAddr) -> usize {
+pub const fn overhead(peer: IpAddr) -> usize {
     match peer {
         IpAddr::V4(_) => 28,
         IpAddr::V6(_) => 48,

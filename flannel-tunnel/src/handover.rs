@@ -6,10 +6,10 @@
 use std::{
     io,
     os::{
+        fd::BorrowedFd,
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
-    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -20,12 +20,25 @@ use rustix::{
 };
 use tracing::{debug, info};
 
-use super::{Failure, Shared};
+/// An engine that another one may take over from.
+pub trait Engine {
+    /// Readable once the engine is to stop.
+    fn wake(&self) -> BorrowedFd<'_>;
 
-/// Stops the engine that serves this device, if there is one, and takes over its socket name. `None` if the name cannot be bound: this
-/// engine cannot be taken over then.
-pub(super) fn take_over(namespace: &Namespace, index: u32) -> Option<UnixListener> {
-    let address = SocketAddr::from_abstract_name(format!("flannel-udp.{index}")).ok()?;
+    /// Whether the engine is to stop.
+    fn stops(&self) -> bool;
+
+    /// Lets the engine stop, because another one takes over.
+    fn taken_over(&self);
+
+    /// Whether one of its workers has not ended.
+    fn runs(&self) -> bool;
+}
+
+/// Stops the engine that serves the device of `name` in `namespace`, if there is one, and takes over its socket name. `None` if the
+/// name cannot be bound: this engine cannot be taken over then.
+pub fn take_over(namespace: &Namespace, name: &str) -> Option<UnixListener> {
+    let address = SocketAddr::from_abstract_name(name).ok()?;
     let took = namespace.run(|| {
         if let Ok(stream) = UnixStream::connect_addr(&address) {
             info!("taking over from a running engine");
@@ -46,12 +59,14 @@ pub(super) fn take_over(namespace: &Namespace, index: u32) -> Option<UnixListene
     }
 }
 
-/// Waits until another engine takes over or this one stops.
-pub(super) fn guard(listener: Option<UnixListener>, shared: &Shared) {
+/// Waits until another engine takes over from `engine`, or it stops.
+pub fn guard(listener: Option<UnixListener>, engine: &impl Engine) {
     let Some(listener) = listener else { return };
-    while !shared.stops() {
-        let mut fds =
-            [PollFd::new(&shared.wake, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
+    while !engine.stops() {
+        let mut fds = [
+            PollFd::from_borrowed_fd(engine.wake(), PollFlags::IN),
+            PollFd::new(&listener, PollFlags::IN),
+        ];
         if poll(&mut fds, None).is_err() || fds[1].revents().is_empty() {
             continue;
         }
@@ -59,9 +74,9 @@ pub(super) fn guard(listener: Option<UnixListener>, shared: &Shared) {
         if is_allowed(&stream) {
             // The name must be free before the other end sees the connection closed.
             drop(listener);
-            shared.fail(Failure::TakenOver);
+            engine.taken_over();
             // Workers finish their current burst.
-            while shared.running.load(Ordering::Acquire) > 0 {
+            while engine.runs() {
                 let mut fds = [PollFd::new(&stream, PollFlags::RDHUP)];
                 if poll(&mut fds, Some(&STOP_POLL_INTERVAL)) != Ok(0) {
                     return;
