@@ -123,7 +123,7 @@ pub(crate) struct Throughput {
     /// Who talks to whom.
     #[arg(
         long,
-        value_name = "pods|hosts,...",
+        value_name = "pods|hosts|masqueraded,...",
         value_delimiter = ',',
         default_value = "pods",
         value_enum
@@ -278,6 +278,8 @@ pub(crate) enum Offloads {
 pub(crate) enum Between {
     /// The hosts themselves, by the addresses that their pods have as gateways.
     Hosts,
+    /// Pods whose host translates their addresses to its own.
+    Masqueraded,
     /// Pods, each behind its host's bridge.
     Pods,
 }

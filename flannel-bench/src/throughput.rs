@@ -2,6 +2,7 @@
 
 mod forwarder;
 mod kernel;
+mod masquerading;
 mod offloads;
 mod paths;
 mod udp;
@@ -11,6 +12,7 @@ use std::{fmt, process};
 
 use anyhow::{Context, Result};
 use flannel_testbed::{Endpoint, probe::tcp_throughput};
+use futures::future::try_join_all;
 
 use self::paths::Path;
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
 pub(crate) async fn run(session: &Session, options: &Throughput) -> Result<Vec<Table>> {
     let columns = [
         (TCP, Unit::BitsPerSecond),
+        (TCP_4, Unit::BitsPerSecond),
         (CPU, Unit::CpuSecondsPerGigabyte),
         (OWN_CPU, Unit::CpuSecondsPerGigabyte),
         (PACKETS, Unit::PerSecond),
@@ -62,8 +65,10 @@ pub(crate) async fn run(session: &Session, options: &Throughput) -> Result<Vec<T
     }
     for (_, table) in &mut tables {
         table.compare("TCP of raw", TCP, &[paths::RAW]);
+        table.compare("4 of raw", TCP_4, &[paths::RAW]);
         table.compare("UDP of raw", PACKETS, &[paths::RAW]);
         table.compare("TCP of hand-made vxlan", TCP, &[paths::VXLAN]);
+        table.compare("4 of hand-made vxlan", TCP_4, &[paths::VXLAN]);
         table.compare("UDP of hand-made vxlan", PACKETS, &[paths::VXLAN]);
         table.compare("TCP of forwarder", TCP, &[paths::FORWARDER]);
         table.compare("cpu/GB of forwarder", CPU, &[paths::FORWARDER]);
@@ -85,6 +90,7 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.between {
             Between::Hosts => "host to host",
+            Between::Masqueraded => "pod to pod, masqueraded",
             Between::Pods => "pod to pod",
         })?;
         f.write_str(match self.family {
@@ -110,6 +116,9 @@ async fn measure(
     if case.offloads == Offloads::Off {
         offloads::turn_off(&built).await?;
     }
+    if case.between == Between::Masqueraded {
+        masquerading::turn_on(&built.hosts()[0])?;
+    }
     let [a, b] = &built.ends(case.between);
     warm(a, b).await?;
 
@@ -127,6 +136,10 @@ async fn measure(
     table.add(row, TCP, went.bits_per_second());
     table.add(row, CPU, machine.as_secs_f64() / gigabytes);
     table.add(row, OWN_CPU, own.as_secs_f64() / gigabytes);
+
+    let streams = (0..STREAMS).map(|_| tcp_throughput(a, b, options.duration));
+    let went = try_join_all(streams).await?;
+    table.add(row, TCP_4, went.iter().map(|stream| stream.bits_per_second()).sum());
 
     let received = udp::flood(a, b, options.duration).await?;
     table.add(row, PACKETS, received);
@@ -146,10 +159,13 @@ async fn warm(a: &Endpoint, b: &Endpoint) -> Result<()> {
     Err(last.context("nothing was sent")?.context("no packet gets through"))
 }
 
+/// At once.
+const STREAMS: usize = 4;
 /// Each takes some seconds if nothing comes back.
 const WARM_ROUNDS: u32 = 5;
 
 const TCP: &str = "TCP, 1 stream";
+const TCP_4: &str = "TCP, 4 streams";
 const CPU: &str = "cpu s/GB, machine";
 const OWN_CPU: &str = "cpu s/GB, both ends";
 const PACKETS: &str = "64-byte UDP received";

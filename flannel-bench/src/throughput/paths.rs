@@ -163,7 +163,7 @@ impl Built {
     pub(super) fn ends(&self, between: Between) -> [Endpoint; 2] {
         let end = |n: usize| match between {
             Between::Hosts => self.hosts()[n].gateway_of(&self.pods[n]),
-            Between::Pods => self.pods[n].endpoint(),
+            Between::Masqueraded | Between::Pods => self.pods[n].endpoint(),
         };
         [end(0), end(1)]
     }
