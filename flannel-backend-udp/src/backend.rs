@@ -5,9 +5,12 @@ use std::{num::NonZeroUsize, sync::Arc, thread};
 use async_trait::async_trait;
 use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown_options};
 use flannel_core::{
-    Backend, BackendError, BackendReport, Lease, LeaseAttrs, Network, NetworkConfig,
+    Backend, BackendError, BackendReport, Family, Lease, LeaseAttrs, Network, NetworkConfig,
 };
+#[cfg(any(test, feature = "testing"))]
+use flannel_netlink::Namespace;
 use flannel_tunnel::device::Device;
+use ipnetwork::IpNetwork;
 
 use crate::{
     KIND,
@@ -17,6 +20,7 @@ use crate::{
     engine::{EngineStats, Userspace},
     network::{Common, Engines, UdpNetwork},
     plan,
+    self_test::{Masquerade, Plan, SelfTests},
     stats::Stats,
 };
 
@@ -32,6 +36,7 @@ pub struct Udp {
     port: Option<u16>,
     engine_stats: Arc<EngineStats>,
     paths: Paths,
+    self_tests: Option<Arc<SelfTests>>,
 }
 
 impl Udp {
@@ -47,6 +52,11 @@ impl Udp {
         let settings = Settings::read(&options, &routes.networks)
             .map_err(|source| BackendError::Config { backend: KIND.into(), source })?;
         warn_of_unknown_options(KIND, &options, &KNOWN);
+        let families = routes.networks.iter().map(|network| match network {
+            IpNetwork::V4(_) => Family::Ipv4,
+            IpNetwork::V6(_) => Family::Ipv6,
+        });
+        let self_test = Plan { families: families.collect(), masquerade: None, spoil: None };
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Self {
             settings,
@@ -57,6 +67,7 @@ impl Udp {
             port: None,
             engine_stats: Arc::default(),
             paths: Paths::default(),
+            self_tests: Some(Arc::new(SelfTests::new(self_test))),
         })
     }
 
@@ -83,6 +94,34 @@ impl Udp {
         self
     }
 
+    /// The same with something that translates addresses in the self-test, which otherwise goes without.
+    #[must_use]
+    pub fn with_masquerade(self, masquerade: impl Masquerade) -> Self {
+        self.with_self_test(|plan| plan.masquerade = Some(Arc::new(masquerade)))
+    }
+
+    /// The same with a self-test whose two namespaces are given to `spoil` before anything is sent.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn with_spoiled_self_test(self, spoil: fn(&Namespace, &Namespace)) -> Self {
+        self.with_self_test(|plan| plan.spoil = Some(spoil))
+    }
+
+    /// The same for the nodes of a self-test.
+    pub(crate) fn without_self_test(mut self) -> Self {
+        self.self_tests = None;
+        self
+    }
+
+    fn with_self_test(mut self, change: impl FnOnce(&mut Plan)) -> Self {
+        if let Some(self_tests) = &self.self_tests {
+            let mut plan = self_tests.plan().clone();
+            change(&mut plan);
+            self.self_tests = Some(Arc::new(SelfTests::new(plan)));
+        }
+        self
+    }
+
     /// The same with what somebody finds out about the ways to peers: senders are told of those that take less than the network card.
     #[must_use]
     pub fn with_paths(mut self, paths: Paths) -> Self {
@@ -105,9 +144,33 @@ impl Udp {
         self
     }
 
+    /// Starts the self-test now, on a thread that has the rights of the calling one, unless `Engine` is `userspace`. Otherwise it
+    /// starts when the node is about to publish its lease. It needs `CAP_SYS_ADMIN`, permitted if not effective, which the node
+    /// does not need afterwards.
+    pub fn begin_self_test(&self) {
+        if let (EngineChoice::Auto | EngineChoice::Ebpf, Some(self_tests)) =
+            (self.settings.engine, &self.self_tests)
+        {
+            self_tests.begin();
+        }
+    }
+
     /// What carries packets, how, and what became of them.
     pub fn stats(&self) -> Stats {
-        self.engine_stats.stats()
+        let mut stats = self.engine_stats.stats();
+        stats.self_test = self.self_tests.as_ref().and_then(|self_tests| self_tests.ended());
+        stats
+    }
+
+    /// Whether peers may leave it to our kernel to decapsulate.
+    async fn uses_ebpf(&self) -> bool {
+        match (self.settings.engine, &self.self_tests) {
+            (EngineChoice::Ebpf, _) => true,
+            (EngineChoice::Auto, Some(self_tests)) => {
+                self_tests.outcome().await.is_ok() && !self.engine_stats.is_refused()
+            }
+            (EngineChoice::Auto | EngineChoice::Userspace, _) => false,
+        }
     }
 }
 
@@ -118,8 +181,7 @@ impl Backend for Udp {
         previous: Option<&'a Lease>,
     ) -> Result<LeaseAttrs, BackendError> {
         let Uplink { public_ip, public_ipv6, .. } = self.finder.find_for(previous).await?;
-        let backend_data =
-            plan::backend_data(self.port, self.settings.engine == EngineChoice::Ebpf);
+        let backend_data = plan::backend_data(self.port, self.uses_ebpf().await);
         // No type, as with flannel.
         Ok(LeaseAttrs { public_ip, public_ipv6, backend_data, ..LeaseAttrs::default() })
     }
@@ -146,7 +208,7 @@ impl Backend for Udp {
         let common = Common { settings: self.settings, port, routes: self.routes.clone() };
         let engines = Engines {
             userspace: Userspace::new(namespace, self.workers),
-            ebpf: Ebpf::new(namespace, self.settings.engine, owner),
+            ebpf: Ebpf::new(namespace, self.settings.engine, owner, self.self_tests.clone()),
             engine_stats: Arc::clone(&self.engine_stats),
         };
         let paths = self.paths.watch();

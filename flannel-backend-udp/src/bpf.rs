@@ -28,5 +28,5 @@ pub(crate) use self::{
     engine::{Engine, Meter, remove_leftover},
     error::BpfError,
     hook::Owner,
-    programs::Counts,
+    programs::{Counts, try_load},
 };

@@ -35,10 +35,11 @@ pub(crate) enum SourceCheck {
 /// What carries the packets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum EngineChoice {
+    /// eBPF where the self-test passes, else userspace.
+    #[default]
+    Auto,
     /// eBPF, or no start at all.
     Ebpf,
-    /// What `auto` means as well: the eBPF engine loses packets that are NATed and TCP with peers that run flanneld.
-    #[default]
     Userspace,
 }
 
@@ -53,8 +54,9 @@ impl Settings {
         let port = options.integer("Port", 1..=u64::from(u16::MAX))?;
         let engine = options.parsed("Engine", "auto, ebpf or userspace", |text| {
             Some(match text {
+                "auto" => EngineChoice::Auto,
                 "ebpf" => EngineChoice::Ebpf,
-                "auto" | "userspace" => EngineChoice::Userspace,
+                "userspace" => EngineChoice::Userspace,
                 _ => return None,
             })
         })?;
@@ -122,7 +124,7 @@ mod tests {
             mtu: None,
             source_check: SourceCheck::Peer,
             path_mtu_discovery: true,
-            engine: EngineChoice::Userspace,
+            engine: EngineChoice::Auto,
         };
         assert_eq!(read(r#"{"Type":"udp"}"#), Ok(settings));
     }
@@ -146,7 +148,7 @@ mod tests {
         assert_eq!(check(r#"{"SourceCheck":true}"#), SourceCheck::Subnet);
         assert_eq!(check(r#"{"SourceCheck":"subnet"}"#), SourceCheck::Subnet);
         assert_eq!(check(r#"{"SourceCheck":"none"}"#), SourceCheck::None);
-        assert_eq!(read(r#"{"Engine":"auto"}"#).unwrap().engine, EngineChoice::Userspace);
+        assert_eq!(read(r#"{"Engine":"auto"}"#).unwrap().engine, EngineChoice::Auto);
     }
 
     #[test]

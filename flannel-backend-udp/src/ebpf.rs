@@ -1,8 +1,8 @@
 //! The eBPF engine where it is wanted and the kernel has it.
 
-use std::{error::Error, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use flannel_core::{BackendError, SyncReport};
+use flannel_core::{BackendError, SyncReport, error_chain};
 use flannel_netlink::Namespace;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -13,6 +13,7 @@ use crate::{
     config::EngineChoice,
     engine::EngineStats,
     plan::ForwardingPlan,
+    self_test::{SelfTestError, SelfTests},
 };
 
 /// The eBPF engine, or the reason why there is none.
@@ -21,7 +22,11 @@ pub(crate) struct Ebpf {
     choice: EngineChoice,
     namespace: Namespace,
     owner: Owner,
+    /// `None` for the nodes of a self-test.
+    self_tests: Option<Arc<SelfTests>>,
     state: State,
+    /// Whether what the node publishes has to be asked for again.
+    publishes_anew: bool,
 }
 
 #[derive(Debug)]
@@ -33,16 +38,33 @@ enum State {
         until: Instant,
     },
     Running(Box<bpf::Engine>),
+    /// After a refusal the self-test has to pass first.
+    Testing,
     /// It is not wanted, and nothing of it is left.
     Unwanted,
 }
 
+/// Why there is no eBPF engine.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
+}
+
 impl Ebpf {
-    pub(crate) fn new(namespace: &Namespace, choice: EngineChoice, owner: Owner) -> Self {
-        Self { choice, namespace: namespace.clone(), owner, state: State::New }
+    pub(crate) fn new(
+        namespace: &Namespace,
+        choice: EngineChoice,
+        owner: Owner,
+        self_tests: Option<Arc<SelfTests>>,
+    ) -> Self {
+        let (namespace, state) = (namespace.clone(), State::New);
+        Self { choice, namespace, owner, self_tests, state, publishes_anew: false }
     }
 
-    /// Has the kernel carry packets by these plan, and returns whether it does: else the userspace engine carries all of them.
+    /// Has the kernel carry packets by this plan, and returns whether it does: else the userspace engine carries all of them.
     ///
     /// # Errors
     ///
@@ -66,13 +88,25 @@ impl Ebpf {
                 return Ok(false);
             }
             State::Refused { until } if Instant::now() < *until => return Ok(false),
-            State::New | State::Refused { .. } => {
-                match bpf::Engine::open(&self.namespace, &self.owner) {
-                    Ok(engine) => self.state = State::Running(Box::new(engine)),
-                    Err(error) => return self.refuse(error, plan, tunnel, engine_stats).await,
+            State::Refused { .. } => {
+                if let Some(self_tests) = &self.self_tests {
+                    self_tests.repeat();
                 }
+                self.state = State::Testing;
             }
-            State::Running(_) => {}
+            State::New | State::Running(_) | State::Testing => {}
+        }
+        if !matches!(self.state, State::Running(_)) {
+            let Some(proof) = self.proof().await else {
+                return Ok(false);
+            };
+            let opened = proof
+                .map_err(Refusal::from)
+                .and_then(|()| Ok(bpf::Engine::open(&self.namespace, &self.owner)?));
+            match opened {
+                Ok(engine) => self.state = State::Running(Box::new(engine)),
+                Err(refusal) => return self.refuse(refusal, plan, tunnel, engine_stats).await,
+            }
         }
         let State::Running(engine) = &mut self.state else {
             return Ok(false);
@@ -82,20 +116,39 @@ impl Ebpf {
                 report.added += changes.added;
                 report.replaced += changes.replaced;
                 report.removed += changes.removed;
+                let was_refused = engine_stats.is_refused();
                 if engine_stats.ebpf_started(engine) {
+                    self.publishes_anew |= was_refused && self.choice == EngineChoice::Auto;
                     info!("BPF programs carry packets");
                 }
                 Ok(true)
             }
-            Err(error) => self.refuse(error, plan, tunnel, engine_stats).await,
+            Err(error) => self.refuse(error.into(), plan, tunnel, engine_stats).await,
         }
+    }
+
+    /// Whether the self-test has shown that programs carry packets; `None` if that is still to come, after a refusal. Who insists on
+    /// programs gets them without.
+    async fn proof(&self) -> Option<Result<(), SelfTestError>> {
+        let Some(self_tests) = &self.self_tests else {
+            return Some(Ok(()));
+        };
+        if self.choice == EngineChoice::Ebpf {
+            self_tests.begin();
+            return Some(Ok(()));
+        }
+        let outcome = match self.state {
+            State::Testing => self_tests.ended()?,
+            _ => self_tests.outcome().await,
+        };
+        Some(outcome.map(drop))
     }
 
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
     }
 
-    /// Resolves when what the kernel runs may not be as it was left.
+    /// Resolves when what the kernel runs may not be as it was left, or what the node publishes may be no longer true.
     ///
     /// # Errors
     ///
@@ -105,8 +158,15 @@ impl Ebpf {
     ///
     /// Dropping the future loses nothing.
     pub(crate) async fn drifted(&mut self) -> Result<(), BackendError> {
-        match &mut self.state {
-            State::Running(engine) => engine.drifted().await.map_err(refused),
+        if std::mem::take(&mut self.publishes_anew) {
+            return Ok(());
+        }
+        match (&mut self.state, &self.self_tests) {
+            (State::Running(engine), _) => engine.drifted().await.map_err(refused),
+            (State::Testing, Some(self_tests)) => {
+                self_tests.end().await.ok();
+                Ok(())
+            }
             _ => std::future::pending().await,
         }
     }
@@ -121,7 +181,7 @@ impl Ebpf {
 
     async fn refuse(
         &mut self,
-        error: BpfError,
+        refusal: Refusal,
         plan: &ForwardingPlan,
         tunnel: u32,
         engine_stats: &EngineStats,
@@ -129,13 +189,20 @@ impl Ebpf {
         self.state = State::Refused { until: Instant::now() + RETRY_AFTER };
         // Half of it would drop what it does not know.
         self.remove_leftover(plan, tunnel).await;
-        let reason = chain(&error);
-        engine_stats.ebpf_stopped(&reason);
-        if self.choice == EngineChoice::Ebpf {
-            self.state = State::New;
-            return Err(refused(error));
+        let reason = error_chain(&refusal);
+        let is_news = engine_stats.ebpf_stopped(&reason);
+        match refusal {
+            Refusal::Bpf(error) if self.choice == EngineChoice::Ebpf => {
+                self.state = State::New;
+                return Err(refused(error));
+            }
+            // What passed the test was published.
+            Refusal::Bpf(_) => self.publishes_anew = is_news,
+            Refusal::SelfTest(_) => {}
         }
-        warn!(reason, "BPF programs cannot carry packets: the userspace engine does");
+        if is_news {
+            warn!(reason, "BPF programs do not carry packets: the userspace engine does");
+        }
         Ok(false)
     }
 
@@ -143,7 +210,7 @@ impl Ebpf {
         match bpf::remove_leftover(&self.namespace, plan.link, tunnel, &self.owner).await {
             Ok(true) => info!(link = plan.link, "filters with BPF programs removed"),
             Ok(false) => {}
-            Err(error) => debug!(reason = chain(&error), "filters cannot be looked at"),
+            Err(error) => debug!(reason = error_chain(&error), "filters cannot be looked at"),
         }
     }
 }
@@ -159,16 +226,6 @@ fn refused(error: BpfError) -> BackendError {
             source: error.into(),
         },
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// A kernel that refuses once will mostly refuse again, and the next sync may come soon.

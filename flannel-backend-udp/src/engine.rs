@@ -53,13 +53,19 @@ impl EngineStats {
         true
     }
 
-    /// Records that BPF programs do not forward packets, and why.
-    pub(crate) fn ebpf_stopped(&self, reason: &str) {
+    /// Whether BPF programs do not forward packets although they might.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).refused.is_some()
+    }
+
+    /// Records that BPF programs do not forward packets, and why. Returns whether that was not known.
+    pub(crate) fn ebpf_stopped(&self, reason: &str) -> bool {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.refused = Some(reason.to_owned());
+        let before = entries.refused.replace(reason.to_owned());
         if let Some(meter) = entries.ebpf.take() {
             entries.past.add_ebpf(&meter.counts());
         }
+        before.as_deref() != Some(reason)
     }
 }
 

@@ -36,7 +36,7 @@
 //! | `Port` | 8285 | the UDP port; equal on all nodes |
 //! | `MTU` | that of the network card | the largest packet between hosts, bytes |
 //! | `SourceCheck` | `peer` | `peer`: packets of known peers; `subnet`: those with a source inside of the peer's subnet; `none`: anybody's |
-//! | `Engine` | `auto` | `ebpf` or `userspace`; `auto` means userspace |
+//! | `Engine` | `auto` | `ebpf`, `userspace`, or `auto`: `ebpf` where the self-test passes, else `userspace` |
 //! | `PathMTUDiscovery` | true | between IPv4 hosts, keep routers from cutting datagrams whose packets may not be cut; those of threads, all of them |
 //!
 //! flannel knows `Port` alone and ignores the others. `MTU` may change while a network runs.
@@ -50,9 +50,18 @@
 //! what is unusual. The programs need Linux 5.12, `CAP_BPF` and `CAP_NET_ADMIN`, outside of user namespaces. [`Stats`] says which
 //! engine works, and why not the other.
 //!
-//! The eBPF engine runs by explicit choice only. Programs see datagrams before the host's firewall does, and what they send leaves
-//! behind it. TCP that was handed over in one piece, as veth does, is segmented in software where a bridge is next, which is slower
-//! than the threads are: until a kernel can be told that a packet is not a tunnel's any more, it keeps that mark.
+//! Programs see datagrams before the host's firewall does, and what they send leaves behind it. TCP that was handed over in one piece,
+//! as veth does, is segmented in software where a bridge is next: until a kernel can be told that a packet is not a tunnel's any more,
+//! it keeps that mark.
+//!
+//! # The self-test
+//!
+//! With `auto`, programs are attached to the node's devices only after they have carried packets between two network namespaces that
+//! the backend makes for that: TCP in large packets, UDP datagrams that are sent as one, and TCP with a translated source
+//! ([`Udp::with_masquerade`]), over each family of the network. It runs once, on a thread of its own, before the lease is published,
+//! and takes at most [`SelfTest::LIMIT`]; nothing of it is left. It needs `CAP_SYS_ADMIN` for the namespaces
+//! ([`Udp::begin_self_test`]). Where it fails or cannot be tried, the userspace engine carries all packets, and a line of the log says
+//! why. One that failed is repeated with the first sync after a minute. With `ebpf` it is only reported.
 //!
 //! # Examples
 //!
@@ -82,12 +91,14 @@ pub mod fuzzing;
 mod icmp;
 mod network;
 mod plan;
+mod self_test;
 mod stats;
 mod table;
 mod verdict;
 
 pub use backend::Udp;
 pub use plan::uses_ebpf;
+pub use self_test::{Masquerade, SelfTest, SelfTestError};
 pub use stats::{Engine, Features, Stats, Traffic};
 pub use verdict::DropReason;
 

@@ -4,7 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flannel_core::BackendReport;
 
-use crate::{bpf::Counts, verdict::DropReason};
+use crate::{
+    bpf::Counts,
+    self_test::{SelfTest, SelfTestError},
+    verdict::DropReason,
+};
 
 /// What carries packets, how, and what became of them since the backend was made.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +18,8 @@ pub struct Stats {
     pub engine: Option<Engine>,
     /// Why BPF programs do not carry packets although they might; `None` if they do or were never tried.
     pub ebpf_refused: Option<String>,
+    /// What came of the self-test of BPF programs; `None` if it has not ended, or nobody needs it.
+    pub self_test: Option<Result<SelfTest, SelfTestError>>,
     /// Packets that BPF programs have carried, both ways. They are in `sent` and `received` as well.
     pub by_ebpf: u64,
     /// Packets from pods to peers.
@@ -136,6 +142,13 @@ impl Stats {
         }
         if let Some(reason) = &self.ebpf_refused {
             report.properties.insert("ebpf_refused".into(), reason.clone().into());
+        }
+        if let Some(self_test) = &self.self_test {
+            let text = match self_test {
+                Ok(passed) => passed.to_string(),
+                Err(error) => error.to_string(),
+            };
+            report.properties.insert("self_test".into(), text.into());
         }
         let mut count = |name: &str, count| report.counters.insert(name.to_owned().into(), count);
         for (direction, traffic) in [("received", self.received), ("sent", self.sent)] {

@@ -11,10 +11,14 @@ mod contract;
 mod lab;
 #[path = "bpf/matrix.rs"]
 mod matrix;
+#[path = "bpf/nft.rs"]
+mod nft;
 #[path = "bpf/path.rs"]
 mod path;
 #[path = "tun/safety.rs"]
 mod safety;
+#[path = "bpf/self_test.rs"]
+mod self_test;
 #[path = "tun/support.rs"]
 #[expect(dead_code, reason = "the tests of the userspace engine use all of it")]
 mod support;

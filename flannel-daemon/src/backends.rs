@@ -17,7 +17,7 @@ use flannel_backend_wireguard::Wireguard;
 use flannel_core::{Backend, BackendError, NetworkConfig, NodeId};
 use flannel_netlink::Namespace;
 
-use crate::InvalidOptions;
+use crate::{InvalidOptions, self_test_nat::SelfTestNat};
 
 /// Constructors of backends by the name that a network's configuration has in `Backend.Type`. An embedder [adds](Self::add) its own.
 #[derive(Clone)]
@@ -60,6 +60,8 @@ pub struct BackendRequest<'a> {
     pub subnet_file: &'a Path,
     /// The file of WireGuard's private key, if it is not beside that one.
     pub wireguard_key_file: Option<&'a Path>,
+    /// Whether the node is about to start: the last moment for work on a thread that needs rights which the sandbox gives up.
+    pub starts: bool,
 }
 
 impl Backends {
@@ -70,7 +72,8 @@ impl Backends {
 
     /// Adds a backend under a name; replaces the one that had it.
     ///
-    /// The constructor says whether the network's configuration is valid for the backend, and touches nothing.
+    /// The constructor says whether the network's configuration is valid for the backend, and touches nothing unless the node
+    /// [starts](BackendRequest::starts).
     #[must_use]
     pub fn add<B: Backend, E: Into<Box<dyn Error + Send + Sync>>>(
         mut self,
@@ -117,6 +120,7 @@ impl Backends {
             blackhole,
             subnet_file,
             wireguard_key_file: None,
+            starts: false,
         })
         .map(drop)
     }
@@ -185,7 +189,10 @@ fn host_gw(request: &BackendRequest<'_>) -> Result<HostGw, BackendError> {
 
 fn udp(request: &BackendRequest<'_>) -> Result<Udp, BackendError> {
     let backend = Udp::new(request.config, request.uplink.clone())?;
-    let backend = backend.with_paths(request.paths.clone());
+    let backend = backend.with_paths(request.paths.clone()).with_masquerade(SelfTestNat);
+    if request.starts {
+        backend.begin_self_test();
+    }
     Ok(if request.blackhole { backend.with_blackholes() } else { backend })
 }
 

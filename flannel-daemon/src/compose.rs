@@ -32,7 +32,7 @@ use crate::{
     path_monitor::PathMonitor,
     previous_lease::previous_lease,
     retry::{PAUSE, Retry},
-    sandbox::{self, Allowed},
+    sandbox::{self, Allowed, BpfRights},
     store_metrics::TimedRegistry,
     stores::{OpenStore, StorePlan},
     subnet_file,
@@ -102,7 +102,7 @@ pub(crate) async fn compose(
     backends.check(&config)?;
     without_effect(&options, &config);
     if sandboxed && !backends.loads_bpf(&config) {
-        sandbox::give_up_bpf();
+        sandbox::give_up(BpfRights::Load);
     }
     if !config.backend().is_explicit() {
         warn!("the network config names no Backend, which means udp; vxlan is usually better");
@@ -128,7 +128,11 @@ pub(crate) async fn compose(
         blackhole: options.blackhole,
         subnet_file: &options.subnet_file,
         wireguard_key_file: options.wireguard_key_file.as_deref(),
+        starts: true,
     })?;
+    if sandboxed {
+        sandbox::give_up(BpfRights::Try);
+    }
     let firewall = firewall_options(&options, &config);
     let backend: Arc<dyn Backend> = Arc::new(Firewalled::new(backend, &namespace, firewall));
     let held = subnet_file::read(&options.subnet_file).held();

@@ -50,6 +50,7 @@ mod previous_lease;
 mod readiness;
 mod retry;
 mod sandbox;
+mod self_test_nat;
 pub mod status;
 mod status_socket;
 mod store_metrics;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
-pub(crate) use capabilities::give_up_bpf;
+pub(crate) use capabilities::{BpfRights, give_up};
 pub(crate) use denial::Allowed;
 
 use crate::{DaemonOptions, node_id, parent_folder, stores::StorePlan};

@@ -85,6 +85,15 @@ pub(super) fn load() -> Result<(Programs, Maps), BpfError> {
     Ok((Programs { encap, decap, _object: object }, maps))
 }
 
+/// Loads the programs, and removes them again.
+///
+/// # Errors
+///
+/// [`BpfError`] if the kernel refuses.
+pub(crate) fn try_load() -> Result<(), BpfError> {
+    load().map(drop)
+}
+
 fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(RawFd, u32), BpfError> {
     let program = object.program_mut(name).expect("the object has the program");
     let failed = |error: aya::programs::ProgramError| BpfError::load(name, &error);

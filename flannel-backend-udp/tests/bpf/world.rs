@@ -30,12 +30,22 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// With the userspace engine on the hosts named so, and the eBPF engine on all others.
     pub(crate) async fn new(config: &'static str, userspace: &'static [&'static str]) -> Self {
+        Self::with(config, move |host, config| {
+            let engine = if userspace.contains(&host.name()) { "userspace" } else { "ebpf" };
+            support::udp(host, &config.replace("userspace", engine).parse().unwrap())
+        })
+        .await
+    }
+
+    /// With the backends that `make` makes for a host and this configuration.
+    pub(crate) async fn with(
+        config: &'static str,
+        make: impl Fn(&Host, &str) -> Udp + Send + Sync + 'static,
+    ) -> Self {
         let backends: Arc<Mutex<BTreeMap<String, Arc<Udp>>>> = Arc::default();
         let made = Arc::clone(&backends);
         let make: Factory = Box::new(move |host, _| {
-            let engine = if userspace.contains(&host.name()) { "userspace" } else { "ebpf" };
-            let config = config.replace("userspace", engine).parse().unwrap();
-            let udp = Arc::new(support::udp(host, &config));
+            let udp = Arc::new(make(host, config));
             made.lock().unwrap().insert(host.name().to_owned(), Arc::clone(&udp));
             udp
         });
@@ -44,9 +54,12 @@ impl Cluster {
         Self { world, nodes, backends }
     }
 
+    pub(crate) fn backend(&self, host: usize) -> Arc<Udp> {
+        Arc::clone(&self.backends.lock().unwrap()[self.host(host).name()])
+    }
+
     pub(crate) fn stats(&self, host: usize) -> Stats {
-        let name = self.host(host).name();
-        self.backends.lock().unwrap()[name].stats()
+        self.backend(host).stats()
     }
 
     pub(crate) fn host(&self, host: usize) -> &Host {

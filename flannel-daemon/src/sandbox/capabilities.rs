@@ -11,13 +11,15 @@ pub(super) fn may_configure() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
-/// Keeps what is [`needed`], and `CAP_BPF` until [`give_up_bpf`], and gives up all other capabilities and the ways to get new ones. Says
-/// what is left.
+/// Keeps what is [`needed`], and what a backend with BPF programs needs until [`give_up`], and gives up all other capabilities and the ways
+/// to get new ones. Says what is left.
 pub(super) fn reduce() -> String {
     let Ok(before) = capabilities(None) else { return "unknown".into() };
     let needed = needed();
     let kept = before.permitted & needed;
     let with_bpf = kept | before.permitted & CapabilitySet::BPF;
+    // Not in force: whoever needs it has to raise it.
+    let permitted = with_bpf | before.permitted & CapabilitySet::SYS_ADMIN;
     // What cannot be given up shows in what is left.
     if before.effective.contains(CapabilitySet::SETPCAP) {
         for bit in 0..u64::BITS {
@@ -28,7 +30,7 @@ pub(super) fn reduce() -> String {
         }
     }
     let _ = clear_ambient_capability_set();
-    let sets = CapabilitySets { effective: with_bpf, permitted: with_bpf, inheritable: kept };
+    let sets = CapabilitySets { effective: with_bpf, permitted, inheritable: kept };
     let _ = set_capabilities(None, sets);
     // So that programs which we run may configure the network too when we are not root.
     for capability in kept.iter() {
@@ -36,19 +38,32 @@ pub(super) fn reduce() -> String {
     }
     let _ = set_no_new_privs(true);
     let Ok(after) = capabilities(None) else { return "unknown".into() };
-    let and_bpf = if after.permitted.contains(CapabilitySet::BPF) {
-        " (and bpf until the backend is known)"
-    } else {
-        ""
+    let for_bpf = CapabilitySet::BPF | CapabilitySet::SYS_ADMIN;
+    let for_now = match after.permitted & for_bpf {
+        it if it.is_empty() => String::new(),
+        it => format!(" (and {} until the backend is known)", names(it)),
     };
-    names(after.permitted & !CapabilitySet::BPF) + and_bpf
+    names(after.permitted & !for_bpf) + &for_now
 }
 
-/// Gives up `CAP_BPF`, before the node does anything with the network: the store says whether its backend loads BPF programs.
-pub(crate) fn give_up_bpf() {
+/// What a backend with BPF programs needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum BpfRights {
+    /// Loading programs, and trying them.
+    Load,
+    /// Making namespaces to try them in, which is over once the backend is made.
+    Try,
+}
+
+/// Gives up what `rights` name, before the node does anything with the network: the store says whether its backend loads BPF programs.
+pub(crate) fn give_up(rights: BpfRights) {
     let Ok(mut sets) = capabilities(None) else { return };
-    sets.effective.remove(CapabilitySet::BPF);
-    sets.permitted.remove(CapabilitySet::BPF);
+    let given_up = match rights {
+        BpfRights::Load => CapabilitySet::BPF | CapabilitySet::SYS_ADMIN,
+        BpfRights::Try => CapabilitySet::SYS_ADMIN,
+    };
+    sets.effective.remove(given_up);
+    sets.permitted.remove(given_up);
     // Giving up needs no right.
     let _ = set_capabilities(None, sets);
 }
@@ -93,9 +108,14 @@ mod tests {
     fn nothing_but_what_is_needed_is_left() {
         // Capabilities belong to a thread, so only this test's own loses them.
         let left = reduce();
-        let left = left.split(" (and bpf").next().unwrap();
+        let left = left.split(" (and ").next().unwrap();
         assert!(matches!(left, "net_admin" | "net_admin,net_raw" | "none"), "{left}");
-        give_up_bpf();
+        let sets = capabilities(None).unwrap();
+        assert!(!sets.effective.contains(CapabilitySet::SYS_ADMIN), "{:?}", sets.effective);
+        give_up(BpfRights::Try);
+        let permitted = capabilities(None).unwrap().permitted;
+        assert_eq!(permitted, sets.permitted & !CapabilitySet::SYS_ADMIN);
+        give_up(BpfRights::Load);
         let sets = capabilities(None).unwrap();
         for set in [sets.effective, sets.permitted, sets.inheritable] {
             assert!(needed().contains(set), "{set:?}");

@@ -63,6 +63,7 @@ pub(super) async fn hand_over(
         blackhole: false,
         subnet_file: &options.subnet_file,
         wireguard_key_file: options.wireguard_key_file.as_deref(),
+        starts: false,
     })?;
     let masquerade = match env.ip_masq {
         Some(true) => Masquerade::RandomPorts,
