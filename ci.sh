@@ -16,6 +16,9 @@ cargo() {
 # What did not run, with the reasons.
 skipped=()
 
+# The seconds of processor time that everything has taken so far.
+processor() { awk -v tick="$(getconf CLK_TCK)" '{ print int(($16 + $17) / tick) }' "/proc/$$/stat"; }
+
 # Says that something did not run, and why.
 skip() {
     skipped+=("$part: $*")
@@ -606,9 +609,9 @@ ran=()
 for part; do
     declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: quick ${all[*]})"; exit 2; }
     echo "=== $part"
-    started=$SECONDS
+    started=$SECONDS worked=$(processor)
     "part_$part"
-    echo "=== $part: ok, $((SECONDS - started)) s"
+    echo "=== $part: ok, $((SECONDS - started)) s, $(($(processor) - worked)) s of processors"
     ran+=("$part")
 done
 echo "=== all ok in $SECONDS s: ${ran[*]}"
