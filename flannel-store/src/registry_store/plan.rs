@@ -43,6 +43,11 @@ pub(crate) fn decide<'a>(
     if let Some((_, record)) = kept {
         return Ok(Decision::Take(record));
     }
+    // Leases of the node that has it now are in the way of ours, though not of its own.
+    let usable_as_ours = |(subnet, record): &&(Subnet, &'a Record)| {
+        let owner = record.owner.as_ref().map(|_| node.clone());
+        config.admits(subnet) && winner(&Record { owner, ..(*record).clone() }, records).is_none()
+    };
     let at_our_address = |named: bool| {
         let found = entries.iter().filter(move |(_, record)| {
             attrs.address().is_some()
@@ -50,7 +55,7 @@ pub(crate) fn decide<'a>(
                 && address(record) == attrs.address()
                 && !in_use.contains(&record.key)
         });
-        found.filter(usable).min_by_key(|(subnet, record)| order(subnet, record, hint))
+        found.filter(usable_as_ours).min_by_key(|(subnet, record)| order(subnet, record, hint))
     };
     // One that is named is that of another node, unless this one has lost its name.
     if let Some((_, record)) = at_our_address(false).or_else(|| at_our_address(true)) {

@@ -75,6 +75,18 @@ fn what_another_node_owns_is_taken_at_our_address_alone_and_not_if_it_answers() 
 }
 
 #[test]
+fn nothing_is_taken_from_a_node_that_has_another_lease_for_the_same_addresses() {
+    let records = [
+        record("10.3.0.4-30", "192.0.2.1", Some("n2"), Lapsed),
+        record("10.3.0.4-31", "192.0.2.2", Some("n2"), Bounded),
+    ];
+    let free = "10.3.0.8-30".parse().unwrap();
+    assert_eq!(decide_for_n1(&records, "192.0.2.1", None), Ok(Decision::Create(free)));
+    let by_itself = decide(&config(CONFIG), &records, &node("n2"), &at("192.0.2.1"), None, &[]);
+    assert_eq!(by_itself, Ok(Decision::Delete(&records[1])));
+}
+
+#[test]
 fn of_two_that_overlap_one_stays() {
     let lease = |key: &str, owner: Option<&str>, created, lifetime| Record {
         created,
