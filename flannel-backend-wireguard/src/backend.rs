@@ -6,7 +6,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown_options};
+use flannel_backend::{
+    Paths, TableOptions, Uplink, UplinkFinder, ensure_guards, warn_of_unknown_options,
+};
 use flannel_core::{
     Backend, BackendConfig, BackendError, Family, Fields, Lease, LeaseAttrs, Network, NetworkConfig,
 };
@@ -85,6 +87,15 @@ impl Wireguard {
         self
     }
 
+    /// The same with unreachable routes to the whole network, which count while there is no device: packets between pods never follow
+    /// another route into the clear. Routes of other backends are removed when this one starts. A teardown leaves the unreachable routes
+    /// there, without our mark.
+    #[must_use]
+    pub fn with_required_encryption(mut self) -> Self {
+        self.not_yet_shared().routes.guards = true;
+        self
+    }
+
     fn not_yet_shared(&mut self) -> &mut Shared {
         Arc::get_mut(&mut self.shared)
             .expect("only networks share it, and they need a backend that is done")
@@ -94,6 +105,12 @@ impl Wireguard {
         &self,
         lease: Option<&Lease>,
     ) -> Result<(Uplink, Vec<Tunnel>), BackendError> {
+        let routes = &self.shared.routes;
+        if routes.guards {
+            // Before there is a device, and before what waits for an uplink.
+            let namespace = self.finder.namespace();
+            ensure_guards(namespace, &routes.networks, routes.protocol, routes.table).await?;
+        }
         let uplink = self.finder.find_for(lease).await?;
         let mut devices = self.shared.devices.lock().await;
         let tunnels = devices.ensure(&self.shared.settings(), &uplink.interface).await?;
@@ -151,6 +168,14 @@ impl Backend for Wireguard {
         let table = self.shared.routes.open(self.finder.namespace(), names).await?;
         Ok(Box::new(WireguardNetwork::new(Arc::clone(&self.shared), watch, table)))
     }
+}
+
+/// The device that carries the packets of each family of the network in `config`; none if its options cannot be used.
+pub fn tunnel_devices(config: &NetworkConfig) -> Vec<(Family, &'static str)> {
+    let settings = Settings::read(&config.backend().options(), families(config));
+    let tunnels = settings.map(|settings| settings.tunnels()).unwrap_or_default();
+    let of = |tunnel: TunnelSpec| tunnel.families.into_iter().map(move |it| (it, tunnel.name));
+    tunnels.into_iter().flat_map(of).collect()
 }
 
 /// The families of a network.

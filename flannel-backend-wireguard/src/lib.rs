@@ -63,7 +63,7 @@ mod outer;
 mod plan;
 mod tunnel_peers;
 
-pub use backend::Wireguard;
+pub use backend::{Wireguard, tunnel_devices};
 pub use outer::outer_flow;
 
 /// The backend's name in leases and in the network's configuration.

@@ -9,6 +9,7 @@ mod alloc;
 mod connection;
 mod drift_log;
 pub mod filter;
+mod guard;
 mod leftovers;
 mod mark;
 mod paths;
@@ -22,6 +23,7 @@ mod uplink;
 
 pub use alloc::Alloc;
 pub use connection::opened;
+pub use guard::ensure_guards;
 pub use leftovers::{remove_leftovers, vxlan_device};
 pub use mark::{PROTOCOL, network_number, nexthop_ids};
 pub use paths::{PathFacts, Paths, PathsWatch, route_mtu, smallest_mtu};

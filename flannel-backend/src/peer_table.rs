@@ -15,7 +15,10 @@ use flannel_netlink::{
 };
 use ipnetwork::IpNetwork;
 
-use crate::placement::{Holder, PeerPlan, Placement};
+use crate::{
+    guard::guard,
+    placement::{Holder, PeerPlan, Placement},
+};
 
 /// A [`Table`] whose wants are the plans of all peers, and the node's own objects.
 ///
@@ -36,6 +39,8 @@ pub struct PeerTable {
     number: u32,
     /// Whether there are to be routes that drop what no pod has.
     drops_unused: bool,
+    /// Where packets are refused that no other route takes.
+    guarded: Vec<IpNetwork>,
     /// The node's own subnet as of the last sync.
     local: Option<Subnet>,
 }
@@ -64,6 +69,7 @@ impl PeerTable {
             own: Vec::new(),
             number,
             drops_unused: false,
+            guarded: Vec::new(),
             local: None,
         })
     }
@@ -73,6 +79,13 @@ impl PeerTable {
     #[must_use]
     pub fn with_blackholes(mut self) -> Self {
         self.drops_unused = true;
+        self
+    }
+
+    /// The same with the routes of [`ensure_guards`](crate::ensure_guards) for `networks`.
+    #[must_use]
+    pub fn with_guards(mut self, networks: Vec<IpNetwork>) -> Self {
+        self.guarded = networks;
         self
     }
 
@@ -94,7 +107,8 @@ impl PeerTable {
             (route.table, route.metric) = (self.number, LAST);
             Object::from(route)
         });
-        let objects = self.own.iter().copied().chain(blackholes).collect();
+        let guards = self.guarded.iter().map(|it| guard(*it, self.protocol, self.number).into());
+        let objects = self.own.iter().copied().chain(blackholes).chain(guards).collect();
         self.place(Holder::NODE, objects);
     }
 
@@ -192,13 +206,14 @@ impl PeerTable {
         (transport.ipv4.is_some() || transport.ipv6.is_some()).then_some(transport)
     }
 
-    /// Removes all that carries our mark.
+    /// Removes all that carries our mark. [Guards](Self::with_guards) stay, without it.
     ///
     /// # Errors
     ///
     /// [`BackendError::Kernel`] naming the first object that could not be removed; all others are removed all the same.
     pub async fn teardown(mut self) -> Result<(), BackendError> {
-        self.table.want_only([]);
+        let guards = self.guarded.iter().map(|it| guard(*it, Route::BOOT, self.number).into());
+        self.table.want_only(guards.collect::<Vec<_>>());
         let report = self.table.sync().await.map_err(unreadable)?;
         report.failures.into_iter().next().map_or(Ok(()), |failure| Err(refused(failure)))
     }
@@ -305,4 +320,4 @@ fn unreadable(error: TableError) -> BackendError {
 pub const NEXT_HOPS: &str = "next_hops";
 
 /// The metric of a route that counts only where there is no other: that of a bridge with the same block goes before it.
-const LAST: u32 = 1 << 30;
+pub(crate) const LAST: u32 = 1 << 30;

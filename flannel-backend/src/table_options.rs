@@ -18,6 +18,8 @@ pub struct TableOptions {
     pub table: u32,
     /// Whether packets to addresses of our own subnet that no pod has are dropped.
     pub blackholes: bool,
+    /// Whether packets to the networks that no other route takes are refused.
+    pub guards: bool,
 }
 
 impl TableOptions {
@@ -26,7 +28,7 @@ impl TableOptions {
         let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
         let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
         let networks = ipv4.into_iter().chain(ipv6).collect();
-        Self { networks, protocol: PROTOCOL, table: Route::MAIN, blackholes: false }
+        Self { networks, protocol: PROTOCOL, table: Route::MAIN, blackholes: false, guards: false }
     }
 
     /// Opens the table in `namespace` for a backend with these `devices`, after what other backends of the network have left was
@@ -49,8 +51,11 @@ impl TableOptions {
         mark.table = self.table;
         mark.nexthops = nexthop_ids(namespace, &self.networks, self.table).await?;
         mark.devices = devices.into_iter().collect();
-        let table = PeerTable::open(namespace, mark).await?;
-        Ok(if self.blackholes { table.with_blackholes() } else { table })
+        let mut table = PeerTable::open(namespace, mark).await?;
+        if self.blackholes {
+            table = table.with_blackholes();
+        }
+        Ok(if self.guards { table.with_guards(self.networks.clone()) } else { table })
     }
 }
 

@@ -3,11 +3,12 @@
 use flannel_core::BackendError;
 use flannel_netlink::{
     Namespace, Table,
+    state::Route,
     table::{Mark, TableReport},
 };
 use ipnetwork::IpNetwork;
 
-use crate::{PROTOCOL, nexthop_ids, remove_leftovers};
+use crate::{PROTOCOL, guard::guard, nexthop_ids, remove_leftovers};
 
 /// What [`remove_all`] has removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -22,6 +23,9 @@ pub struct Removed {
 /// Removes all that nodes of `networks` have put into `namespace`: routes and nexthop objects with our mark in the main table,
 /// devices, and filters. Nothing else is touched. For when no node runs there.
 ///
+/// With `guarded`, unreachable routes to the networks are left in their place, without our mark, so that nothing that pods send to each
+/// other follows a default route.
+///
 /// # Errors
 ///
 /// [`BackendError::Kernel`] naming the first thing that could not be removed; all others are removed all the same.
@@ -32,14 +36,17 @@ pub struct Removed {
 pub async fn remove_all(
     namespace: &Namespace,
     networks: &[IpNetwork],
+    guarded: bool,
 ) -> Result<Removed, BackendError> {
     let mut mark = Mark::new(PROTOCOL, networks.to_vec());
-    mark.nexthops = nexthop_ids(namespace, networks, mark.table).await?;
+    let number = mark.table;
+    mark.nexthops = nexthop_ids(namespace, networks, number).await?;
     let refused =
         |operation: &str, source| BackendError::Kernel { operation: operation.into(), source };
     let report = async {
         let mut table = Table::open(namespace, mark).await?;
-        table.want_only([]);
+        let guards = networks.iter().map(|network| guard(*network, Route::BOOT, number).into());
+        table.want_only(guards.filter(|_| guarded).collect::<Vec<_>>());
         table.sync().await
     };
     let report = report.await.map_err(|error| refused("list routes", error.into()));

@@ -15,6 +15,8 @@ use tokio::time::timeout;
 
 #[path = "netns/alloc_backend.rs"]
 mod alloc_backend;
+#[path = "netns/guards.rs"]
+mod guards;
 
 const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
 

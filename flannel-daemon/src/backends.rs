@@ -13,8 +13,8 @@ use flannel_backend_extension::Extension;
 use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
-use flannel_backend_wireguard::Wireguard;
-use flannel_core::{Backend, BackendError, NetworkConfig, NodeId};
+use flannel_backend_wireguard::{Wireguard, tunnel_devices};
+use flannel_core::{Backend, BackendError, Family, NetworkConfig, NodeId};
 use flannel_netlink::Namespace;
 
 use crate::{InvalidOptions, self_test_nat::SelfTestNat};
@@ -25,7 +25,12 @@ pub struct Backends {
     constructors: BTreeMap<String, Arc<dyn Construct>>,
     /// Those that load BPF programs.
     with_bpf: BTreeSet<String>,
+    /// Those that encrypt.
+    encrypting: BTreeMap<String, TunnelDevices>,
 }
+
+/// The devices that carry the packets of pods, for a network's configuration.
+type TunnelDevices = fn(&NetworkConfig) -> Vec<(Family, &'static str)>;
 
 trait Construct: Send + Sync {
     fn construct(&self, request: &BackendRequest<'_>) -> Result<Arc<dyn Backend>, InvalidOptions>;
@@ -56,6 +61,8 @@ pub struct BackendRequest<'a> {
     pub paths: &'a Paths,
     /// Whether packets to addresses of our subnet that no pod has are dropped.
     pub blackhole: bool,
+    /// Whether packets that the backend cannot encrypt are refused. Only those that [encrypt](Backends::encrypting) are asked.
+    pub require_encryption: bool,
     /// The file that tells others about the subnet. What a backend has to remember until a reboot goes beside it.
     pub subnet_file: &'a Path,
     /// The file of WireGuard's private key, if it is not beside that one.
@@ -67,7 +74,11 @@ pub struct BackendRequest<'a> {
 impl Backends {
     /// No backends at all.
     pub const fn empty() -> Self {
-        Self { constructors: BTreeMap::new(), with_bpf: BTreeSet::new() }
+        Self {
+            constructors: BTreeMap::new(),
+            with_bpf: BTreeSet::new(),
+            encrypting: BTreeMap::new(),
+        }
     }
 
     /// Adds a backend under a name; replaces the one that had it.
@@ -95,6 +106,13 @@ impl Backends {
         self
     }
 
+    /// Says that the backend of this name encrypts what goes through its devices, of which `devices` names the one for each family.
+    #[must_use]
+    pub fn encrypting(mut self, name: &str, devices: TunnelDevices) -> Self {
+        self.encrypting.insert(name.into(), devices);
+        self
+    }
+
     /// The names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.constructors.keys().map(String::as_str)
@@ -118,6 +136,7 @@ impl Backends {
             node,
             paths,
             blackhole,
+            require_encryption: false,
             subnet_file,
             wireguard_key_file: None,
             starts: false,
@@ -135,6 +154,30 @@ impl Backends {
     /// Whether the network's backend loads BPF programs.
     pub(crate) fn loads_bpf(&self, config: &NetworkConfig) -> bool {
         self.with_bpf.contains(config.backend().kind())
+    }
+
+    /// The device that encrypts the packets of each family.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOptions`] if the network's backend does not encrypt.
+    pub(crate) fn tunnels(
+        &self,
+        config: &NetworkConfig,
+    ) -> Result<BTreeMap<flannel_firewall::Family, String>, InvalidOptions> {
+        let kind = config.backend().kind();
+        let devices = self.encrypting.get(kind).ok_or_else(|| {
+            let known = self.encrypting.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            InvalidOptions::new(format!(
+                "network config: Backend.Type is {kind:?}, which does not encrypt, and encryption is required: configure {known}, or \
+                 leave out --require-encryption"
+            ))
+        })?;
+        let of = |(family, device): (Family, &str)| match family {
+            Family::Ipv4 => (flannel_firewall::Family::Ipv4, device.to_owned()),
+            Family::Ipv6 => (flannel_firewall::Family::Ipv6, device.to_owned()),
+        };
+        Ok(devices(config).into_iter().map(of).collect())
     }
 
     fn constructor(&self, config: &NetworkConfig) -> Result<&dyn Construct, InvalidOptions> {
@@ -162,6 +205,7 @@ impl Default for Backends {
             .with_bpf("udp")
             .add("vxlan", vxlan)
             .add("wireguard", wireguard)
+            .encrypting("wireguard", tunnel_devices)
     }
 }
 
@@ -209,6 +253,32 @@ fn wireguard(request: &BackendRequest<'_>) -> Result<Wireguard, BackendError> {
     let beside = || request.subnet_file.with_file_name("wgkey");
     let key_file = request.wireguard_key_file.map_or_else(beside, Path::to_path_buf);
     let backend = Wireguard::new(request.config, request.uplink.clone(), key_file)?;
-    let backend = backend.with_paths(request.paths.clone());
+    let mut backend = backend.with_paths(request.paths.clone());
+    if request.require_encryption {
+        backend = backend.with_required_encryption();
+    }
     Ok(if request.blackhole { backend.with_blackholes() } else { backend })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_that_does_not_encrypt_is_refused_where_encryption_is_required() {
+        let backends = Backends::default();
+        let of = |kind: &str| {
+            let json = format!(
+                r#"{{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:3::/48","Backend":{{"Type":"{kind}"}}}}"#
+            );
+            backends.tunnels(&json.parse().unwrap())
+        };
+        let devices: Vec<_> = of("wireguard").unwrap().into_values().collect();
+        assert_eq!(devices, ["flannel-wg", "flannel-wg-v6"]);
+        for kind in ["alloc", "extension", "host-gw", "udp", "vxlan"] {
+            let error = of(kind).unwrap_err().to_string();
+            let words = ["does not encrypt", "configure wireguard", "--require-encryption"];
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
 }

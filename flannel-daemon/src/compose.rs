@@ -100,6 +100,9 @@ pub(crate) async fn compose(
     };
     let (store, config) = connect(store, options.network.as_ref(), daemon, allowed).await?;
     backends.check(&config)?;
+    if options.require_encryption {
+        options.firewall.tunnels = backends.tunnels(&config)?;
+    }
     without_effect(&options, &config);
     if sandboxed && !backends.loads_bpf(&config) {
         sandbox::give_up(BpfRights::Load);
@@ -126,6 +129,7 @@ pub(crate) async fn compose(
         node: named.as_ref(),
         paths: &paths,
         blackhole: options.blackhole,
+        require_encryption: options.require_encryption,
         subnet_file: &options.subnet_file,
         wireguard_key_file: options.wireguard_key_file.as_deref(),
         starts: true,

@@ -35,6 +35,8 @@ pub struct DaemonOptions {
     pub firewall: FirewallOptions,
     /// Drop packets to addresses of our subnet that no pod has.
     pub blackhole: bool,
+    /// Refuse packets between pods of different nodes that would not be encrypted, and networks whose backend does not encrypt.
+    pub require_encryption: bool,
     /// Ask peers what the paths to them take; `None` asks nobody.
     pub probe: Option<flannel_probe::Options>,
     /// Where `/healthz`, `/readyz` and `/metrics` are served; `None` for nowhere.
@@ -58,6 +60,7 @@ impl Default for DaemonOptions {
             wireguard_key_file: None,
             firewall: FirewallOptions::default(),
             blackhole: false,
+            require_encryption: false,
             probe: None,
             health: None,
             health_explain: false,

@@ -40,6 +40,9 @@ pub struct TeardownOptions {
     /// Leave routes, devices and rules as flanneld would have made them, and the file, so that packets keep flowing until flanneld is
     /// started.
     pub keep_traffic: bool,
+    /// Without `keep_traffic`: leave unreachable routes to the network, so that what pods still send to each other does not follow a
+    /// default route in the clear.
+    pub require_encryption: bool,
     /// Give the subnet back as well, so that another node may have it at once.
     pub release: bool,
     /// With `release`: the node's name in the store, if it was given one.
@@ -73,11 +76,15 @@ pub async fn teardown(
         return Ok(());
     }
     let networks = networks(options, stores, &env).await?;
-    let removed = flannel_backend::remove_all(&namespace, &networks).await?;
+    let removed =
+        flannel_backend::remove_all(&namespace, &networks, options.require_encryption).await?;
     for device in &removed.devices {
         report(format!("removed the device {device}"));
     }
     report(format!("removed {} routes and nexthop objects", removed.objects));
+    for network in networks.iter().filter(|_| options.require_encryption) {
+        report(format!("left the unreachable route {network}: ip route del unreachable {network}"));
+    }
     let record = extension_record(&options.subnet_file);
     flannel_backend_extension::remove_all(&namespace, &record).await?;
     let nothing = FirewallOptions { forward: false, networks, ..FirewallOptions::default() };

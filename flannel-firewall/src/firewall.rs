@@ -289,6 +289,7 @@ impl Firewall {
     /// [`FirewallError::Leftovers`] naming what could not be written or removed.
     pub async fn hand_over(mut self, scope: &Scope) -> Result<(), FirewallError> {
         self.options.keep_source.clear();
+        self.options.tunnels.clear();
         self.in_flannels_words = true;
         self.known = None;
         let report = self.sync(scope).await;

@@ -8,7 +8,8 @@
 //!
 //! Packets that leave the network get the address of this node, if that is [asked for](Masquerade), and so do packets from
 //! outside to pods of peers. Packets between pods keep their addresses, and so do packets from outside to pods of this node.
-//! What kube-proxy has marked is left to it. Forwarded packets from and to the network are accepted.
+//! What kube-proxy has marked is left to it. Forwarded packets from and to the network are accepted; if they [have to
+//! go](FirewallOptions::tunnels) by a tunnel between nodes, those that do not are dropped.
 //!
 //! # Who keeps them
 //!
@@ -63,4 +64,4 @@ pub use iptables::needs_net_raw;
 pub use names::{InvalidName, Name};
 pub use options::{FirewallOptions, Masquerade, ModeChoice};
 pub use report::{FIREWALL, FirewallFault, FirewallMode, FirewallReport};
-pub use rules::{Action, Family, Match, Rule, Rules, Scope};
+pub use rules::{Action, Family, Match, NotBy, Rule, Rules, Scope, Side};

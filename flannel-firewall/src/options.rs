@@ -1,10 +1,10 @@
 //! What to keep, and where.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use ipnetwork::IpNetwork;
 
-use crate::names::Name;
+use crate::{names::Name, rules::Family};
 
 /// Which rules a [`Firewall`](crate::Firewall) keeps, and by what means.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,6 +24,9 @@ pub struct FirewallOptions {
     /// Whether forwarded traffic from and to the network is accepted, whatever the rules behind ours say. Rules in a table of
     /// nftables cannot overrule others: see [`FirewallMode`](crate::FirewallMode) in the report.
     pub forward: bool,
+    /// The device of each family by which alone packets between pods of different nodes may go: those that would enter or leave by
+    /// another one are dropped. Families that are not named have no such rules, nor has flannel.
+    pub tunnels: BTreeMap<Family, String>,
     /// Whether the kernel is told to forward packets, where it does not yet.
     pub forwarding: bool,
     /// How often rules are looked at that change without notice, which are those of legacy iptables only. 5 s, as in flannel's
@@ -43,6 +46,7 @@ impl Default for FirewallOptions {
             masquerade: Masquerade::Off,
             keep_source: Vec::new(),
             forward: true,
+            tunnels: BTreeMap::new(),
             forwarding: true,
             check_every: Duration::from_secs(5),
             tool_folders: Vec::new(),

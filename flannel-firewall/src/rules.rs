@@ -87,15 +87,20 @@ impl Rules {
         let Some((network, own)) = scope.blocks(family) else { return Self::default() };
         let is = |block| Some(Match { block, negated: false });
         let is_not = |block| Some(Match { block, negated: true });
-        let rule =
-            |source, destination, action| Rule { marked: false, source, destination, action };
+        let rule = |source, destination, action| Rule {
+            marked: false,
+            source,
+            destination,
+            device: None,
+            action,
+        };
         let mut rules = Self::default();
         if options.masquerade != Masquerade::Off {
             let random_ports = options.masquerade == Masquerade::RandomPorts;
             let masquerade = Action::Masquerade { random_ports };
             // Mirrors the order of masqRules in pkg/trafficmngr/iptables/iptables.go at cdf76059.
             rules.masquerade = vec![
-                Rule { marked: true, source: None, destination: None, action: Action::Return },
+                Rule { marked: true, ..rule(None, None, Action::Return) },
                 rule(is(own), is(network), Action::Return),
                 rule(is(network), is(own), Action::Return),
                 rule(is_not(network), is(own), Action::Return),
@@ -107,11 +112,21 @@ impl Rules {
                 rule(is_not(network), is(network), masquerade),
             ]);
         }
+        if let Some(tunnel) = options.tunnels.get(&family) {
+            let not_by = |side| Some(NotBy { side, device: tunnel.clone() });
+            let passes = if options.forward { Action::Accept } else { Action::Return };
+            rules.forward.extend([
+                rule(is(own), is(own), passes),
+                Rule { device: not_by(Side::Enters), ..rule(is(network), is(own), Action::Drop) },
+                rule(None, is(own), passes),
+                Rule { device: not_by(Side::Leaves), ..rule(None, is(network), Action::Drop) },
+            ]);
+        }
         if options.forward {
-            rules.forward = vec![
+            rules.forward.extend([
                 rule(is(network), None, Action::Accept),
                 rule(None, is(network), Action::Accept),
-            ];
+            ]);
         }
         rules
     }
@@ -150,7 +165,7 @@ fn kept(blocks: &[IpNetwork], family: Family) -> impl Iterator<Item = Option<Mat
 }
 
 /// One rule: what happens to which packets.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Rule {
     /// Only packets that kube-proxy has marked, to be masqueraded by itself.
@@ -159,6 +174,8 @@ pub struct Rule {
     pub source: Option<Match>,
     /// Only packets to there.
     pub destination: Option<Match>,
+    /// Only packets that do not go by there.
+    pub device: Option<NotBy>,
     /// What happens to them.
     pub action: Action,
 }
@@ -173,12 +190,33 @@ pub struct Match {
     pub negated: bool,
 }
 
+/// Packets that enter or leave by any other device than one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct NotBy {
+    /// Which of their two devices is meant.
+    pub side: Side,
+    /// Its name.
+    pub device: String,
+}
+
+/// One of the two devices of a packet that passes through.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// Where it came from.
+    Enters,
+    /// Where it goes.
+    Leaves,
+}
+
 /// What a rule does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Action {
     /// The packet passes.
     Accept,
+    /// The packet is gone.
+    Drop,
     /// The packet gets this node's address.
     Masquerade {
         /// And a random port.

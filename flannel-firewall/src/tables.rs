@@ -21,7 +21,7 @@ use crate::{
         ChainInfo, Client, Expression, Family as TableFamily, Hook, Verdict, uapi::RANDOM_FULLY,
     },
     outcome::Outcome,
-    rules::{Action, Family, KUBE_PROXY_MARK, Rule, Rules},
+    rules::{Action, Family, KUBE_PROXY_MARK, NotBy, Rule, Rules, Side},
 };
 
 /// What we want as table of one family.
@@ -91,8 +91,19 @@ impl DesiredTable {
                 expressions.extend(compare);
             }
         }
+        if let Some(NotBy { side, device }) = &rule.device {
+            let key = match side {
+                Side::Enters => Expression::META_INPUT,
+                Side::Leaves => Expression::META_OUTPUT,
+            };
+            let mut name = device.as_bytes().to_vec();
+            name.resize(DEVICE_NAME, 0);
+            expressions.push(Expression::Meta { register: Expression::REGISTER, key });
+            expressions.push(Expression::compare(true, name));
+        }
         expressions.push(match rule.action {
             Action::Accept => Expression::ACCEPT,
+            Action::Drop => Expression::Verdict(Verdict::Drop),
             Action::Masquerade { random_ports } => {
                 Expression::Masquerade { flags: if random_ports { RANDOM_FULLY } else { 0 } }
             }
@@ -254,6 +265,8 @@ const fn destination_offset(family: Family) -> u32 {
 
 /// `NFT_META_MARK` of linux/netfilter/nf_tables.h.
 const NFT_META_MARK: u32 = 3;
+/// `IFNAMSIZ` of linux/if.h.
+const DEVICE_NAME: usize = 16;
 
 #[cfg(test)]
 mod table_tests;

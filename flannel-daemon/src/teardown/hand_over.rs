@@ -61,6 +61,7 @@ pub(super) async fn hand_over(
         node: None,
         paths: &Paths::default(),
         blackhole: false,
+        require_encryption: false,
         subnet_file: &options.subnet_file,
         wireguard_key_file: options.wireguard_key_file.as_deref(),
         starts: false,

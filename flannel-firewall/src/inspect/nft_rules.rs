@@ -212,7 +212,7 @@ impl Reader<'_> {
             NFT_META_IIF => index(false),
             NFT_META_OIF => index(true),
             Expression::META_INPUT => name(false),
-            NFT_META_OIFNAME => name(true),
+            Expression::META_OUTPUT => name(true),
             Expression::META_FAMILY => Bits::known([TableFamily::from(self.path.family()).0]),
             Expression::META_PROTOCOL => self.protocol(),
             _ => Bits::unknown(16),
@@ -347,7 +347,6 @@ const NFT_META_PROTOCOL: u32 = 1;
 const NFT_META_MARK: u32 = 3;
 const NFT_META_IIF: u32 = 4;
 const NFT_META_OIF: u32 = 5;
-const NFT_META_OIFNAME: u32 = 7;
 
 #[cfg(test)]
 #[path = "nft_rules_tests.rs"]

@@ -70,7 +70,7 @@ fn devices_marks_and_states_are_those_of_a_new_flow() {
     let fits = |expressions: &[Expression]| fits_on(&path, expressions);
     let is = |value: &[u8]| Expression::compare(false, value.to_vec());
     let meta = |key| Expression::Meta { register: 1, key };
-    let (enters, leaves) = (meta(Expression::META_INPUT), meta(NFT_META_OIFNAME));
+    let (enters, leaves) = (meta(Expression::META_INPUT), meta(Expression::META_OUTPUT));
     assert_eq!(fits(&[enters.clone(), is(b"cni0\0")]), Ternary::True);
     assert_eq!(fits(&[enters.clone(), is(b"cni")]), Ternary::True, "a name that begins so");
     assert_eq!(fits(&[enters, is(b"cni\0")]), Ternary::False);

@@ -49,7 +49,7 @@ pub(crate) fn diff(table: Option<&Table>, wanted: &Wanted) -> Option<Change> {
 impl Wanted {
     fn is_in(&self, chain: &Chain) -> bool {
         let there = chain.rules.iter().map(|text| self.read(text));
-        there.eq(self.rules.iter().copied().map(Some))
+        there.eq(self.rules.iter().cloned().map(Some))
     }
 
     /// A rule of our chain; `None` if it is none of the kind we write.
@@ -88,9 +88,10 @@ impl Change {
         self.lines.push(format!(":{} - [0:0]", wanted.chain));
         let there = chain.map_or(&[][..], |chain| &chain.rules);
         let read: Vec<_> = there.iter().map(|text| wanted.read(text)).collect();
-        let is_missing = |rule: &&Rule| !read.contains(&Some(**rule));
+        let is_missing = |rule: &&Rule| !read.iter().flatten().any(|read| read == *rule);
         let missing: Vec<_> = wanted.rules.iter().filter(is_missing).collect();
-        let is_known = |rule: &Option<Rule>| rule.is_some_and(|rule| wanted.rules.contains(&rule));
+        let is_known =
+            |rule: &Option<Rule>| rule.as_ref().is_some_and(|rule| wanted.rules.contains(rule));
         let surplus: Vec<_> = there.iter().zip(&read).filter(|(_, rule)| !is_known(rule)).collect();
         let (mut added, mut removed) = (missing.len(), surplus.len());
         let differences = &mut self.differences;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     options::{FirewallOptions, Masquerade},
-    rules::{Action, Family, testing},
+    rules::{Action, Family, NotBy, Side, testing},
 };
 
 /// What flannel has in `nat`, printed by `iptables -S` of 1.8.9; e2e/kube_test.go at cdf76059 asks for the same.
@@ -275,21 +275,27 @@ proptest! {
 
     #[test]
     fn every_rule_survives_printing_and_parsing(
-        marked: bool, negated: bool, bits: u32, length in 0u8..=32, which in 0..4usize, has in any::<(bool, bool)>(),
+        marked: bool, negated: bool, bits: u32, length in 0u8..=32, which in 0..5usize, has in any::<(bool, bool)>(),
+        enters in proptest::option::of(any::<bool>()),
     ) {
         let block = ipnetwork::IpNetwork::new(std::net::Ipv4Addr::from(bits).into(), length).unwrap();
         let block = ipnetwork::IpNetwork::new(block.network(), length).unwrap();
         let side = |there: bool, negated| there.then_some(crate::rules::Match { block, negated });
         let action = [
             Action::Accept,
+            Action::Drop,
             Action::Return,
             Action::Masquerade { random_ports: false },
             Action::Masquerade { random_ports: true },
         ][which];
-        let rule = Rule { marked, source: side(has.0, negated), destination: side(has.1, !negated), action };
+        let device = enters.map(|enters| NotBy {
+            side: if enters { Side::Enters } else { Side::Leaves },
+            device: "flannel-wg".into(),
+        });
+        let rule = Rule { marked, source: side(has.0, negated), destination: side(has.1, !negated), device, action };
         let [wanted, _] = all(Family::Ipv4);
         let read = Specification::parse(&wanted.text(&rule));
-        prop_assert_eq!(read.as_ref().and_then(|read| read.rule), Some(rule));
+        prop_assert_eq!(read.and_then(|read| read.rule), Some(rule));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use ipnetwork::IpNetwork;
 
 use super::Wanted;
-use crate::rules::{Action, KUBE_PROXY_MARK, Match, Rule};
+use crate::rules::{Action, KUBE_PROXY_MARK, Match, NotBy, Rule, Side};
 
 /// A rule that was read, as far as our own rules go.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,11 +28,19 @@ impl Wanted {
         };
         address("-s", rule.source);
         address("-d", rule.destination);
+        if let Some(NotBy { side, device }) = &rule.device {
+            let option = match side {
+                Side::Enters => "-i",
+                Side::Leaves => "-o",
+            };
+            let _ = write!(text, "! {option} {device} ");
+        }
         if rule.marked {
             let _ = write!(text, "-m mark --mark {KUBE_PROXY_MARK:#x}/{KUBE_PROXY_MARK:#x} ");
         }
         let target = match rule.action {
             Action::Accept => "ACCEPT",
+            Action::Drop => "DROP",
             Action::Masquerade { random_ports: false } => "MASQUERADE",
             Action::Masquerade { random_ports: true } => "MASQUERADE --random-fully",
             Action::Return => "RETURN",
@@ -53,7 +61,7 @@ impl Specification {
     /// The order of options does not matter, for versions of iptables differ in it.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut words = Words(text);
-        let (mut source, mut destination, mut marked) = (None, None, false);
+        let (mut source, mut destination, mut device, mut marked) = (None, None, None, false);
         let (mut comment, mut target, mut random_ports) = (String::new(), None, false);
         let mut negated = false;
         while let Some(word) = words.next() {
@@ -65,6 +73,12 @@ impl Specification {
                 }
                 "-d" | "--destination" if destination.is_none() => {
                     destination = Some(block(&words.next()?, was_negated)?);
+                }
+                "-i" | "--in-interface" if was_negated && device.is_none() => {
+                    device = Some(NotBy { side: Side::Enters, device: words.next()? });
+                }
+                "-o" | "--out-interface" if was_negated && device.is_none() => {
+                    device = Some(NotBy { side: Side::Leaves, device: words.next()? });
                 }
                 _ if was_negated => return None,
                 "-m" | "--match" => {
@@ -88,13 +102,14 @@ impl Specification {
         let target = target?;
         let action = match (target.as_str(), random_ports) {
             ("ACCEPT", false) => Some(Action::Accept),
+            ("DROP", false) => Some(Action::Drop),
             ("MASQUERADE", random_ports) => Some(Action::Masquerade { random_ports }),
             ("RETURN", false) => Some(Action::Return),
             (_, true) => return None,
             _ => None,
         };
-        let is_plain = !marked && source.is_none() && destination.is_none();
-        let rule = action.map(|action| Rule { marked, source, destination, action });
+        let is_plain = !marked && source.is_none() && destination.is_none() && device.is_none();
+        let rule = action.map(|action| Rule { marked, source, destination, device, action });
         if rule.is_none() && !is_plain {
             return None;
         }

@@ -94,6 +94,8 @@ impl Expression {
     pub const VERDICT_REGISTER: u32 = 0;
     /// The name of the device that the packet came in by, `NFT_META_IIFNAME`.
     pub const META_INPUT: u32 = 6;
+    /// The name of the device that the packet leaves by, `NFT_META_OIFNAME`.
+    pub const META_OUTPUT: u32 = 7;
     /// The packet's family, `NFT_META_NFPROTO`.
     pub const META_FAMILY: u32 = 15;
     /// The protocol above IP, `NFT_META_L4PROTO`.

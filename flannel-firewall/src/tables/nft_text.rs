@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::{DesiredChain, DesiredTable};
 use crate::{
     nftables::Hook,
-    rules::{Action, Family, KUBE_PROXY_MARK, Match, Rule},
+    rules::{Action, Family, KUBE_PROXY_MARK, Match, NotBy, Rule, Side},
 };
 
 /// One rule.
@@ -25,8 +25,16 @@ pub(crate) fn rule_text(family: Family, rule: &Rule) -> String {
             false => write!(text, "{block} "),
         };
     }
+    if let Some(NotBy { side, device }) = &rule.device {
+        let name = match side {
+            Side::Enters => "iifname",
+            Side::Leaves => "oifname",
+        };
+        let _ = write!(text, "{name} != \"{device}\" ");
+    }
     text + match rule.action {
         Action::Accept => "accept",
+        Action::Drop => "drop",
         Action::Masquerade { random_ports: false } => "masquerade",
         Action::Masquerade { random_ports: true } => "masquerade fully-random",
         Action::Return => "return",

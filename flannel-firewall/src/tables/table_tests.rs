@@ -48,6 +48,29 @@ fn the_text_is_what_nft_prints() {
     assert_eq!(table(Family::Ipv6).to_string(), ipv6);
 }
 
+/// Printed by nft 1.0.6.
+const BY_TUNNEL: &str = r#"		ip saddr 10.244.7.0/24 ip daddr 10.244.7.0/24 accept
+		ip saddr 10.244.0.0/16 ip daddr 10.244.7.0/24 iifname != "flannel-wg" drop
+		ip daddr 10.244.7.0/24 accept
+		ip daddr 10.244.0.0/16 oifname != "flannel-wg" drop
+		ip saddr 10.244.0.0/16 accept
+		ip daddr 10.244.0.0/16 accept
+"#;
+
+#[test]
+fn packets_between_nodes_go_by_the_tunnel_if_they_have_to() {
+    let mut options = FirewallOptions::default();
+    options.tunnels.insert(Family::Ipv4, "flannel-wg".into());
+    let of = |family| {
+        let rules = Rules::new(&testing::scope(), family, &options);
+        DesiredTable::new(family, rules, &Name::default()).to_string()
+    };
+    assert!(of(Family::Ipv4).contains(BY_TUNNEL), "{}", of(Family::Ipv4));
+    assert!(!of(Family::Ipv6).contains("drop"));
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/firewall.md");
+    assert!(std::fs::read_to_string(page).unwrap().contains(BY_TUNNEL));
+}
+
 #[test]
 fn the_documentation_shows_this_table() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/firewall.md");
@@ -60,7 +83,7 @@ fn prefixes_are_compared_as_nft_does() {
     let compiled = |block: &str| {
         let source = Some(crate::rules::Match { block: block.parse().unwrap(), negated: false });
         let action = Action::Return;
-        let rule = Rule { marked: false, source, destination: None, action };
+        let rule = Rule { marked: false, source, destination: None, device: None, action };
         let mut expressions = table(Family::Ipv4).compile(&rule);
         expressions.pop();
         expressions
@@ -163,7 +186,7 @@ proptest! {
         let block = IpNetwork::new(block.network(), length).unwrap();
         let source = Some(crate::rules::Match { block, negated });
         let action = Action::Accept;
-        let rule = Rule { marked: true, source, destination: None, action };
+        let rule = Rule { marked: true, source, destination: None, device: None, action };
         let compiled = DesiredTable::new(family, Rules::default(), &Name::default()).compile(&rule);
         prop_assert_eq!(source_of(family, &compiled), Some(block));
         let any = Rule { source: None, ..rule };

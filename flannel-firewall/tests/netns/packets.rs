@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use flannel_firewall::{Family, Firewall, FirewallOptions};
+
 use crate::world::{Mode, World, receive, scope, socket};
 
 /// Every kind of traffic has the source that it should have, in both families.
@@ -80,9 +82,9 @@ async fn packets_to_some_keep_their_source_if_that_is_asked_for() {
         let world = World::new(mode).await;
         let outside = world.outside();
         let keep_source = outside.endpoint().ips().map(Into::into).collect();
-        let options = flannel_firewall::FirewallOptions { keep_source, ..world.options() };
+        let options = FirewallOptions { keep_source, ..world.options() };
         let namespace = world.node().namespace();
-        let mut firewall = flannel_firewall::Firewall::open(namespace, options).await.unwrap();
+        let mut firewall = Firewall::open(namespace, options).await.unwrap();
         assert_eq!(firewall.sync(&scope()).await.faults, []);
         let other = world.testbed.host(1);
         for ((pod_ip, to), other_ip) in
@@ -101,6 +103,42 @@ async fn packets_to_some_keep_their_source_if_that_is_asked_for() {
         let report = plain.sync(&scope()).await;
         assert!(report.faults.is_empty() && report.writes() > 0, "{mode:?}: {report:?}");
         assert_eq!(plain.sync(&scope()).await.writes(), 0, "{mode:?}");
+    }
+}
+
+/// Whatever the routes say.
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn packets_between_pods_of_two_nodes_go_by_the_tunnel_or_not_at_all() {
+    for mode in Mode::ALL {
+        let world = World::new(mode).await;
+        let (pod, peer, outside) = (&world.pod, &world.peer_pod, world.outside());
+        let uplink = world.run("ip -o route get 192.0.2.2 | sed 's/.* dev //; s/ .*//'").await;
+        for (tunnel, passes) in [("flannel-wg", false), (uplink.trim(), true)] {
+            let tunnels = Family::ALL.map(|family| (family, tunnel.to_owned())).into();
+            let options = FirewallOptions { tunnels, ..world.options() };
+            let mut firewall = Firewall::open(world.node().namespace(), options).await.unwrap();
+            let report = firewall.sync(&scope()).await;
+            assert!(report.is_exact() && report.notes.is_empty(), "{mode:?}: {report:?}");
+            assert_eq!(firewall.sync(&scope()).await.writes(), 0, "{mode:?}");
+            for ((pod_ip, peer_ip), outside_ip) in
+                pod.endpoint().ips().zip(peer.endpoint().ips()).zip(outside.endpoint().ips())
+            {
+                let case = format!("{mode:?} {tunnel} {pod_ip}");
+                let node = Some(world.node_ip(pod_ip));
+                let pod = (pod.namespace(), pod_ip);
+                let peer = (peer.namespace(), peer_ip);
+                let outside = (outside.namespace(), outside_ip);
+                let seen = |from, to| world.source_seen(from, to);
+                assert_eq!(seen(pod, peer).await, passes.then_some(pod_ip), "{case}: to a peer");
+                assert_eq!(seen(peer, pod).await, passes.then_some(peer_ip), "{case}: from one");
+                assert_eq!(seen(outside, peer).await, node.filter(|_| passes), "{case}: through");
+                assert_eq!(seen(outside, pod).await, Some(outside_ip), "{case}: from outside");
+                assert_eq!(seen(pod, outside).await, node, "{case}: to the outside");
+            }
+            firewall.teardown().await.unwrap();
+            assert!(!world.ours().await.contains(tunnel), "{mode:?}");
+        }
     }
 }
 
@@ -145,9 +183,9 @@ async fn ports_are_random_if_that_is_asked_for() {
             (flannel_firewall::Masquerade::RandomPorts, false),
         ] {
             let world = World::new(mode).await;
-            let options = flannel_firewall::FirewallOptions { masquerade, ..world.options() };
+            let options = FirewallOptions { masquerade, ..world.options() };
             let namespace = world.node().namespace();
-            let mut firewall = flannel_firewall::Firewall::open(namespace, options).await.unwrap();
+            let mut firewall = Firewall::open(namespace, options).await.unwrap();
             assert!(firewall.sync(&scope()).await.is_exact());
             let receiver = socket(world.outside().namespace(), world.outside().ip()).await;
             let target = receiver.local_addr().unwrap();

@@ -149,6 +149,7 @@ impl NodeArgs {
             wireguard_key_file: values::wireguard_key_file(),
             firewall: self.traffic.firewall(),
             blackhole: self.traffic.ip_blackhole_route,
+            require_encryption: self.traffic.require_encryption,
             probe: self.probe.options(),
             health: self.health.address(),
             health_explain: self.health.healthz_explain,

@@ -46,6 +46,10 @@ pub(crate) struct TeardownArgs {
     #[arg(long, conflicts_with = "release")]
     pub(crate) keep_traffic: bool,
 
+    /// Leave unreachable routes to the network, so that what pods still send to each other does not follow a default route in the clear.
+    #[arg(long, conflicts_with = "keep_traffic")]
+    pub(crate) require_encryption: bool,
+
     /// Give the subnet back as well, so that another node may have it at once.
     #[arg(long)]
     pub(crate) release: bool,
@@ -67,6 +71,7 @@ impl TeardownArgs {
             subnet_file: self.subnet_file.clone(),
             wireguard_key_file: values::wireguard_key_file(),
             keep_traffic: self.keep_traffic,
+            require_encryption: self.require_encryption,
             release: self.release,
             node_id: self.node_id.clone(),
             state_dir: self.state_dir.clone(),

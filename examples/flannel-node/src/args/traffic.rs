@@ -40,6 +40,11 @@ pub(crate) struct TrafficArgs {
     #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(crate) ip_blackhole_route: bool,
+
+    /// Refuse packets between pods of different nodes that would not be encrypted, and networks whose backend does not encrypt.
+    #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) require_encryption: bool,
 }
 
 impl TrafficArgs {
