@@ -10,18 +10,15 @@ mod worker;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     thread,
 };
 
 use flannel_netlink::Namespace;
-use flannel_tunnel::{handover, snapshot::Snapshot, socket::PeerSocket, tun::Tun};
-use rustix::event::{EventfdFlags, eventfd};
-use tokio::sync::Notify;
+pub(crate) use flannel_tunnel::control::Failure;
+use flannel_tunnel::{
+    control::Control, handover, snapshot::Snapshot, socket::PeerSocket, tun::Tun,
+};
 
 use crate::{
     plan::ForwardingPlan,
@@ -41,25 +38,9 @@ pub(crate) struct Forwarder {
 /// What workers and their owner share.
 #[derive(Debug)]
 struct Shared {
+    control: Control,
     table: Snapshot<Table>,
     counters: Vec<Counters>,
-    /// Readable when workers are to stop.
-    wake: OwnedFd,
-    stops: AtomicBool,
-    /// Workers that have not ended.
-    running: AtomicUsize,
-    failure: Mutex<Option<Failure>>,
-    /// Notified when a worker ends by itself.
-    ended: Notify,
-}
-
-/// Why a worker ended by itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Failure {
-    /// A device or socket is no longer usable.
-    Broken(String),
-    /// Another engine has taken over the device.
-    TakenOver,
 }
 
 /// What workers are started with.
@@ -110,16 +91,11 @@ impl Forwarder {
             sockets.push(setup.local.iter().map(open).collect::<Result<Vec<_>, _>>()?);
         }
         let features = features(&tun, sockets.iter().flatten().next(), setup.joins);
-        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
-            .map_err(|error| thread_error(error.into()))?;
+        let control = Control::new(tun.queues.len()).map_err(thread_error)?;
         let shared = Arc::new(Shared {
+            control,
             table: Snapshot::default(),
             counters: tun.queues.iter().map(|_| Counters::default()).collect(),
-            wake,
-            stops: AtomicBool::new(false),
-            running: AtomicUsize::new(tun.queues.len()),
-            failure: Mutex::default(),
-            ended: Notify::new(),
         });
         shared.table.replace(Table::new(plan));
         let mut forwarder = Self { shared, features, threads: Vec::new() };
@@ -149,7 +125,7 @@ impl Forwarder {
         let shared = Arc::clone(&forwarder.shared);
         let guard = thread::Builder::new()
             .name("udp-guard".into())
-            .spawn(move || handover::guard(listener, &*shared));
+            .spawn(move || handover::guard(listener, &shared.control));
         match guard {
             Ok(thread) => forwarder.threads.push(thread),
             Err(source) => {
@@ -175,23 +151,17 @@ impl Forwarder {
 
     /// Why a worker ended by itself, if one did.
     pub(crate) fn failure(&self) -> Option<Failure> {
-        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.control.failure()
     }
 
     /// Resolves once a worker has ended by itself.
     pub(crate) async fn ended(&self) {
-        loop {
-            let ended = self.shared.ended.notified();
-            if self.failure().is_some() {
-                return;
-            }
-            ended.await;
-        }
+        self.shared.control.ended().await;
     }
 
     /// Stops the workers and waits for them.
     pub(crate) fn stop(mut self) {
-        self.shared.stop();
+        self.shared.control.stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -205,44 +175,6 @@ pub(crate) struct Meter(Arc<Shared>);
 impl Meter {
     pub(crate) fn counters(&self) -> &[Counters] {
         &self.0.counters
-    }
-}
-
-impl Shared {
-    fn stop(&self) {
-        self.stops.store(true, Ordering::Release);
-        // It stays readable, for all workers.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
-    fn stops(&self) -> bool {
-        self.stops.load(Ordering::Acquire)
-    }
-
-    fn fail(&self, failure: Failure) {
-        if !self.stops() {
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
-            self.ended.notify_waiters();
-        }
-        self.stop();
-    }
-}
-
-impl handover::Engine for Shared {
-    fn wake(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
-    }
-
-    fn stops(&self) -> bool {
-        self.stops()
-    }
-
-    fn taken_over(&self) {
-        self.fail(Failure::TakenOver);
-    }
-
-    fn runs(&self) -> bool {
-        self.running.load(Ordering::Acquire) > 0
     }
 }
 

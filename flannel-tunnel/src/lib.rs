@@ -11,10 +11,12 @@
 pub mod batch;
 pub mod checksum;
 pub mod coalescing;
+pub mod control;
 pub mod device;
 pub mod error;
 pub mod gro;
 pub mod handover;
+pub mod prefixes;
 pub mod segment;
 pub mod snapshot;
 pub mod socket;

@@ -1,6 +1,6 @@
 //! One worker thread of the userspace engine.
 
-use std::{net::IpAddr, num::NonZero, os::fd::AsFd, sync::atomic::Ordering, time::Duration};
+use std::{net::IpAddr, num::NonZero, os::fd::AsFd, time::Duration};
 
 use flannel_tunnel::{coalescing::Coalescing, socket::PeerSocket, tun::Queue};
 use quinn_udp::BATCH_SIZE;
@@ -55,9 +55,9 @@ impl Worker {
     /// Forwards packets until it is stopped or cannot continue.
     pub(super) fn run(mut self, shared: &Shared) {
         if let Err(reason) = self.carry(shared) {
-            shared.fail(Failure::Broken(reason));
+            shared.control.fail(Failure::Broken(reason));
         }
-        shared.running.fetch_sub(1, Ordering::Release);
+        shared.control.worker_ended();
     }
 
     fn carry(&mut self, shared: &Shared) -> Result<(), String> {
@@ -69,7 +69,7 @@ impl Worker {
         let mut bursts = 0;
         loop {
             // What has arrived is forwarded even then.
-            let stops = shared.stops();
+            let stops = shared.control.stops();
             let mut context = Context {
                 queue: &self.queue,
                 sockets: &mut self.sockets,
@@ -123,7 +123,7 @@ impl Worker {
         let watched = |n: usize| match (n, self.sockets.get(n.wrapping_sub(2))) {
             (1, _) => self.queue.as_fd(),
             (_, Some(socket)) => socket.as_fd(),
-            _ => shared.wake.as_fd(),
+            _ => shared.control.as_fd(),
         };
         let mut fds: [PollFd<'_>; 1 + WATCHED] =
             std::array::from_fn(|n| PollFd::from_borrowed_fd(watched(n), PollFlags::IN));
@@ -137,7 +137,7 @@ impl Worker {
 
 /// Sleeps for `pause` or until the workers are stopped. Packets that arrive meanwhile wake nobody.
 fn pause_polling(shared: &Shared, pause: Duration) {
-    let mut fds = [PollFd::new(&shared.wake, PollFlags::IN)];
+    let mut fds = [PollFd::new(&shared.control, PollFlags::IN)];
     let pause = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
     let _ = poll(&mut fds, Some(&pause));
 }
