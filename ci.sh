@@ -187,8 +187,9 @@ part_tun() {
     if ! { : <>/dev/net/tun; } 2>/dev/null; then
         skip "/dev/net/tun cannot be opened (modprobe tun, or give the container the device)"; return
     fi
+    local go=(); build_wireguard_go || { lacks "wireguard-go could not be built"; go=(--skip wireguard_go); }
     local log; log=$(mktemp)
-    cargo test --offline --workspace --all-features --test tun -- --ignored 2>&1 | tee "$log"
+    cargo test --offline --workspace --all-features --test tun -- --ignored "${go[@]}" 2>&1 | tee "$log"
     local ran; ran=$(tests_passed "$log")
     rm -f "$log"
     echo "tun tests that ran: $ran"
@@ -271,6 +272,20 @@ has_go() {
     GOTOOLCHAIN=auto go -C "$1" version >/dev/null 2>&1 && return
     echo "no Go $(sed -n 's/^go //p' "$1/go.mod") or newer to build $2 with: https://go.dev/dl"; return 1
 }
+
+# The wireguard-go that the userspace engine is tested beside, in the version of its go.mod.
+build_wireguard_go() {
+    local module=flannel-testbed/wireguard-go
+    local out; out=$(realpath -m "${CARGO_TARGET_DIR:-target}")/wireguard-go/wireguard-go
+    [ -x "$out" ] && [ "$out" -nt "$module/go.sum" ] && return
+    has_go "$module" wireguard-go || return
+    mkdir -p "${out%/*}"
+    # With another name first, a build that is interrupted leaves nothing that looks whole.
+    CGO_ENABLED=0 GOTOOLCHAIN=auto go -C "$module" build -mod=readonly -trimpath -ldflags "-s -w" -o "$out.new" golang.zx2c4.com/wireguard
+    mv "$out.new" "$out"
+}
+
+part_wireguard_go() { build_wireguard_go || lacks "wireguard-go could not be built"; }
 
 # The real flanneld in target/flanneld: built once for each version, from the module in flannel-testbed/flanneld.
 build_flanneld() {

@@ -10,7 +10,8 @@ use flannel_backend::{
     Paths, TableOptions, Uplink, UplinkFinder, ensure_guards, warn_of_unknown_options,
 };
 use flannel_core::{
-    Backend, BackendConfig, BackendError, Family, Fields, Lease, LeaseAttrs, Network, NetworkConfig,
+    Backend, BackendConfig, BackendError, BackendReport, Family, Fields, Lease, LeaseAttrs,
+    Network, NetworkConfig,
 };
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     device::{Devices, Tunnel, public_key},
     lease_data,
     network::WireguardNetwork,
+    userspace::EngineStats,
 };
 
 /// Carries packets in the kernel's WireGuard.
@@ -34,6 +36,7 @@ pub(crate) struct Shared {
     settings: Mutex<Settings>,
     pub(crate) routes: TableOptions,
     pub(crate) devices: tokio::sync::Mutex<Devices>,
+    stats: Arc<EngineStats>,
     /// What is known of the paths to peers.
     pub(crate) paths: Paths,
 }
@@ -44,7 +47,7 @@ impl Wireguard {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Config`] if one of the options ListenPort, ListenPortV6, MTU, Mode, PSK and PersistentKeepaliveInterval is
+    /// [`BackendError::Config`] if one of the options Engine, ListenPort, ListenPortV6, MTU, Mode, PSK and PersistentKeepaliveInterval is
     /// invalid.
     pub fn new(
         config: &NetworkConfig,
@@ -54,10 +57,14 @@ impl Wireguard {
         let options = config.backend().options();
         let settings = read(&options, families(config))?;
         warn_of_unknown_options(KIND, &options, &KNOWN);
+        let (routes, stats) = (TableOptions::new(config), Arc::<EngineStats>::default());
+        let (namespace, key_file) = (finder.namespace(), key_file.into());
+        let devices = Devices::new(namespace, &routes.networks, key_file, Arc::clone(&stats));
         let shared = Shared {
             settings: settings.into(),
-            routes: TableOptions::new(config),
-            devices: Devices::new(finder.namespace(), key_file.into()).into(),
+            routes,
+            devices: devices.into(),
+            stats,
             paths: Paths::default(),
         };
         Ok(Self { shared: Arc::new(shared), finder })
@@ -159,6 +166,10 @@ impl Backend for Wireguard {
             }
         }
         Ok(attrs)
+    }
+
+    fn report(&self) -> BackendReport {
+        self.shared.stats.report()
     }
 
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {

@@ -15,6 +15,7 @@ pub(crate) struct Settings {
     /// Seconds, 0 for never.
     pub(crate) keepalive: u16,
     pub(crate) mode: Mode,
+    pub(crate) engine: EngineChoice,
     /// The families of the network.
     pub(crate) families: Vec<Family>,
 }
@@ -28,6 +29,15 @@ pub(crate) enum Mode {
     Auto,
     /// One device, over this family.
     Over(Family),
+}
+
+/// What is to encrypt packets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum EngineChoice {
+    /// The kernel if it can, else threads of this process.
+    Auto,
+    Kernel,
+    Userspace,
 }
 
 /// A device, with the pods' families that it carries.
@@ -54,6 +64,12 @@ impl Settings {
                 _ => None,
             }
         };
+        let engine = |text: &str| match text {
+            "auto" => Some(EngineChoice::Auto),
+            KERNEL => Some(EngineChoice::Kernel),
+            USERSPACE => Some(EngineChoice::Userspace),
+            _ => None,
+        };
         let ports = 1..=u64::from(u16::MAX);
         let expected = "separate, auto, or ipv4 or ipv6 in a network of that family";
         let settings = Self {
@@ -64,6 +80,9 @@ impl Settings {
             preshared_key: read_psk(options)?,
             keepalive: keepalive.unwrap_or_default() as u16,
             mode: options.parsed("Mode", expected, mode)?.unwrap_or(Mode::Separate),
+            engine: options
+                .parsed("Engine", "auto, kernel or userspace", engine)?
+                .unwrap_or(EngineChoice::Auto),
             families,
         };
         if let [one, other] = &*settings.tunnels()
@@ -107,7 +126,11 @@ impl Settings {
     /// The keys of what it cannot: peers would not be reached until all nodes have adopted it.
     pub(crate) fn adopt(&self, wanted: Self) -> Result<Self, &'static str> {
         let adopted = Self { mtu: wanted.mtu, keepalive: wanted.keepalive, ..self.clone() };
-        if adopted == wanted { Ok(adopted) } else { Err("ListenPort, ListenPortV6, Mode and PSK") }
+        if adopted == wanted {
+            Ok(adopted)
+        } else {
+            Err("Engine, ListenPort, ListenPortV6, Mode and PSK")
+        }
     }
 
     /// What a pod may send, bytes.
@@ -155,8 +178,20 @@ pub(crate) const DEVICE_V6: &str = "flannel-wg-v6";
 pub(crate) const OVERHEAD: u32 = 80;
 
 /// All options.
-pub(crate) const KNOWN: [&str; 7] =
-    ["Type", "ListenPort", "ListenPortV6", "MTU", "Mode", "PSK", "PersistentKeepaliveInterval"];
+pub(crate) const KNOWN: [&str; 8] = [
+    "Type",
+    "Engine",
+    "ListenPort",
+    "ListenPortV6",
+    "MTU",
+    "Mode",
+    "PSK",
+    "PersistentKeepaliveInterval",
+];
+
+// The names of engines.
+pub(crate) const KERNEL: &str = "kernel";
+pub(crate) const USERSPACE: &str = "userspace";
 
 #[cfg(test)]
 mod tests {
@@ -206,6 +241,7 @@ mod tests {
         for (json, families, words) in [
             (r#"{"ListenPort":0}"#, &DUAL[..], "ListenPort is 0, expected a whole number from 1"),
             (r#"{"ListenPortV6":51820}"#, &DUAL, "ListenPortV6 is 51820, expected another port"),
+            (r#"{"Engine":"go"}"#, &DUAL, "Engine is \"go\", expected auto, kernel or userspace"),
             (r#"{"Mode":"Auto"}"#, &DUAL, "Mode is \"Auto\", expected separate, auto"),
             (r#"{"Mode":"ipv6"}"#, &DUAL[..1], "Mode is \"ipv6\", expected separate, auto"),
             (r#"{"MTU":1359}"#, &DUAL, "MTU is 1359, expected a whole number from 1360 to"),
@@ -233,8 +269,14 @@ mod tests {
         let adopt = |json| running.adopt(read(json, &DUAL).unwrap());
         let json = r#"{"MTU":1400,"PersistentKeepaliveInterval":25}"#;
         assert_eq!(adopt(json), Ok(read(json, &DUAL).unwrap()));
-        for json in [r#"{"ListenPort":1}"#, r#"{"Mode":"auto","MTU":1400}"#] {
-            assert_eq!(adopt(json), Err("ListenPort, ListenPortV6, Mode and PSK"), "{json}");
+        for json in
+            [r#"{"ListenPort":1}"#, r#"{"Mode":"auto","MTU":1400}"#, r#"{"Engine":"kernel"}"#]
+        {
+            assert_eq!(
+                adopt(json),
+                Err("Engine, ListenPort, ListenPortV6, Mode and PSK"),
+                "{json}"
+            );
         }
     }
 

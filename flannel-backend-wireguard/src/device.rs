@@ -1,6 +1,6 @@
 //! Our own devices, created and kept as they should be.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use flannel_backend::opened;
 use flannel_core::BackendError;
@@ -12,13 +12,15 @@ use flannel_netlink::{
     state::{Link, LinkKind},
     wireguard::{Device, PeerChange, PublicKey, SecretKey, Wireguard},
 };
+use ipnetwork::IpNetwork;
 use tokio::time::Instant;
 use tracing::info;
 
 use crate::{
     KIND,
-    config::{DEVICE, DEVICE_V6, OVERHEAD, Settings, TunnelSpec},
+    config::{DEVICE, DEVICE_V6, EngineChoice, KERNEL, OVERHEAD, Settings, TunnelSpec, USERSPACE},
     key_file,
+    userspace::{EngineStats, Userspace},
 };
 
 /// The devices of one node, and its private key.
@@ -30,6 +32,10 @@ pub(crate) struct Devices {
     key: Option<SecretKey>,
     connection: Option<Connection>,
     wireguard: Option<Wireguard>,
+    userspace: Userspace,
+    /// `None` before the first device.
+    is_userspace: Option<bool>,
+    stats: Arc<EngineStats>,
     log: LogLimit,
 }
 
@@ -43,13 +49,21 @@ pub(crate) struct Tunnel {
 }
 
 impl Devices {
-    pub(crate) fn new(namespace: &Namespace, key_file: PathBuf) -> Self {
+    pub(crate) fn new(
+        namespace: &Namespace,
+        networks: &[IpNetwork],
+        key_file: PathBuf,
+        stats: Arc<EngineStats>,
+    ) -> Self {
         Self {
             namespace: namespace.clone(),
             key_file,
             key: None,
             connection: None,
             wireguard: None,
+            userspace: Userspace::new(namespace, networks, Arc::clone(&stats)),
+            is_userspace: None,
+            stats,
             log: LogLimit::default(),
         }
     }
@@ -73,11 +87,59 @@ impl Devices {
             Some(key) => key.clone(),
             None => self.key.insert(key_file::load(&self.key_file)?).clone(),
         };
+        let is_userspace = self.is_userspace(settings.engine).await?;
         let mut tunnels = Vec::new();
         for spec in settings.tunnels() {
-            tunnels.push(self.ensure_one(spec, mtu, &key).await?);
+            tunnels.push(match is_userspace {
+                true => self.ensure_userspace(spec, mtu, &key).await?,
+                false => self.ensure_one(spec, mtu, &key).await?,
+            });
         }
         Ok(tunnels)
+    }
+
+    /// Whether threads of this process encrypt packets, which stays as it is once it is decided.
+    async fn is_userspace(&mut self, engine: EngineChoice) -> Result<bool, BackendError> {
+        if let Some(is_userspace) = self.is_userspace {
+            return Ok(is_userspace);
+        }
+        let is_userspace = match engine {
+            EngineChoice::Kernel => false,
+            EngineChoice::Userspace => true,
+            EngineChoice::Auto => {
+                // Asked without making a device: one of an earlier run may be there.
+                let asked = self.wireguard()?.is_supported().await;
+                let has_it = asked.map_err(|error| BackendError::Kernel {
+                    operation: "ask the kernel for WireGuard".into(),
+                    source: error.into(),
+                })?;
+                if !has_it {
+                    info!("the kernel has no WireGuard: threads of this process encrypt packets");
+                }
+                !has_it
+            }
+        };
+        self.stats.chose(if is_userspace { USERSPACE } else { KERNEL });
+        self.is_userspace = Some(is_userspace);
+        Ok(is_userspace)
+    }
+
+    async fn ensure_userspace(
+        &mut self,
+        spec: TunnelSpec,
+        mtu: u32,
+        key: &SecretKey,
+    ) -> Result<Tunnel, BackendError> {
+        let name = spec.name;
+        let connection = opened(&mut self.connection, &self.namespace)?;
+        let failed = |error| refused(name, error);
+        let mut before = link_by_name(connection, name).await.map_err(failed)?;
+        if let Some(link) = before.take_if(|link| link.kind == LinkKind::Other(KIND.into())) {
+            delete_link(connection, link.index).await.map_err(failed)?;
+        }
+        let (link, ensured) = self.userspace.ensure(&spec, before, mtu, key).await?;
+        let device = self.read(&link).await?;
+        Ok(Tunnel { spec, link, device, ensured })
     }
 
     async fn ensure_one(
@@ -113,6 +175,9 @@ impl Devices {
 
     /// The device as it is now.
     pub(crate) async fn read(&mut self, link: &Link) -> Result<Device, BackendError> {
+        if self.is_userspace == Some(true) {
+            return Ok(self.userspace.read(&link.name, self.key.as_ref()));
+        }
         self.wireguard()?.get(link.index).await.map_err(|error| refused(&link.name, error))
     }
 
@@ -126,16 +191,23 @@ impl Devices {
         link: &Link,
         changes: &[PeerChange],
     ) -> Result<Vec<Result<(), KernelError>>, BackendError> {
+        if self.is_userspace == Some(true) {
+            self.userspace.set_peers(&link.name, changes).await?;
+            return Ok(vec![Ok(()); changes.len()]);
+        }
         Ok(self.wireguard()?.set_peers(link.index, changes).await)
     }
 
     /// Deletes the devices; all of them, even if one is refused.
     pub(crate) async fn delete(&mut self) -> Result<(), BackendError> {
+        self.userspace.stop();
         let mut result = Ok(());
         for name in [DEVICE, DEVICE_V6] {
             let connection = opened(&mut self.connection, &self.namespace)?;
             let deleted = match link_by_name(connection, name).await {
-                Ok(Some(Link { index, kind: LinkKind::Other(kind), .. })) if kind == KIND => {
+                Ok(Some(Link { index, kind: LinkKind::Other(kind), .. }))
+                    if kind == KIND || kind == TUN =>
+                {
                     delete_link(connection, index).await
                 }
                 Ok(_) => Ok(()),
@@ -189,7 +261,7 @@ fn refused(name: &str, error: KernelError) -> BackendError {
             backend: KIND.into(),
             reason: format!(
                 "the kernel has no WireGuard ({error}): load the module wireguard, boot a kernel that has it (Linux 5.6 or newer), or \
-                 configure another backend, such as vxlan, which does not encrypt"
+                 set Engine to userspace"
             ),
         };
     }
@@ -204,6 +276,8 @@ const fn past_tense(ensured: Ensured) -> &'static str {
     }
 }
 
+/// The kind of the devices of the userspace engine.
+const TUN: &str = "tun";
 /// `EADDRINUSE`
 const ADDRESS_IN_USE: i32 = 98;
 
@@ -226,7 +300,7 @@ mod tests {
         let error = refused(DEVICE, KernelError::new(95));
         assert!(!error.is_retryable());
         let text = error.to_string();
-        for words in ["the kernel has no WireGuard", "Linux 5.6", "another backend"] {
+        for words in ["the kernel has no WireGuard", "Linux 5.6", "Engine to userspace"] {
             assert!(text.contains(words), "{text}");
         }
     }

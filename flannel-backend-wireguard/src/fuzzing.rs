@@ -27,3 +27,14 @@ pub fn texts(bytes: &[u8]) {
         assert_eq!(settings.adopt(settings.clone()), Ok(settings.clone()));
     }
 }
+
+/// Messages to a peer that has a session: each is a byte that says what it is, two bytes of length, and as many bytes.
+///
+/// A message that the other end sent is opened once and carries what was sent. No other one is opened, and none ends the session.
+///
+/// # Panics
+///
+/// If that does not hold.
+pub fn messages(bytes: &[u8]) {
+    crate::engine::fuzzing::messages(bytes);
+}

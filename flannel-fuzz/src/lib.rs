@@ -19,7 +19,7 @@ pub use cni::cni;
 pub use config::config;
 pub use file_entry::file_entry;
 pub use flannel_backend_udp::fuzzing::{from_device, from_peers};
-pub use flannel_backend_wireguard::fuzzing::texts as wireguard;
+pub use flannel_backend_wireguard::fuzzing::{messages as wireguard_messages, texts as wireguard};
 pub use key::key;
 pub use kube::kube;
 pub use lease::lease;
@@ -36,7 +36,7 @@ pub struct Target {
 }
 
 /// All there are.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "cni", check: cni },
     Target { name: "config", check: config },
     Target { name: "file_entry", check: file_entry },
@@ -48,6 +48,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "probe", check: probe },
     Target { name: "subnet_env", check: subnet_env },
     Target { name: "wireguard", check: wireguard },
+    Target { name: "wireguard_messages", check: wireguard_messages },
 ];
 
 /// The program in the README compiles. It is here because a crate that is published has no file from outside of it.

@@ -100,6 +100,23 @@ impl Wireguard {
         Ok(Self { connection: Connection::open_generic(namespace)?, family: None })
     }
 
+    /// Whether the kernel has WireGuard; one that has it as a module loads that.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    ///
+    /// # Cancel safety
+    ///
+    /// Reads only.
+    pub async fn is_supported(&mut self) -> Result<bool, KernelError> {
+        match self.family().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The device of this index.
     ///
     /// # Errors

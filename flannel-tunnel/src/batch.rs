@@ -74,8 +74,12 @@ impl Batches {
         self.used = 0;
     }
 
-    /// Room for the next packet to `to`, of this length.
-    fn room(&mut self, to: SocketAddr, len: usize, mut send: impl FnMut(&Batch)) -> &mut [u8] {
+    /// Room for the next packet to `to`, of `len` bytes: at most [`MAX_BYTES`]. `send` gets what there is no room for any more.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is larger.
+    pub fn room(&mut self, to: SocketAddr, len: usize, mut send: impl FnMut(&Batch)) -> &mut [u8] {
         let at = match self.batches[..self.used].iter().position(|batch| batch.to == to) {
             Some(at) => at,
             None if self.used < BATCHES => {
@@ -155,7 +159,7 @@ impl Batch {
 }
 
 /// What a datagram takes over IPv4, and what several that are sent as one may have together, bytes.
-const MAX_BYTES: usize = 65_507;
+pub const MAX_BYTES: usize = 65_507;
 /// What the kernel takes as one: `UDP_MAX_SEGMENTS` before Linux 6.9.
 const MAX_SEGMENTS: usize = 64;
 /// Peers that are gathered for at the same time.

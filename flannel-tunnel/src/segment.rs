@@ -125,6 +125,16 @@ impl<'a> Large<'a> {
 
     /// Writes the packet of this number to the start of `out`, which has room for it, with a TTL of one less.
     pub fn write(&self, n: usize, out: &mut [u8]) {
+        self.write_after(1, n, out);
+    }
+
+    /// The same with the TTL that it has.
+    pub fn write_unrouted(&self, n: usize, out: &mut [u8]) {
+        self.write_after(0, n, out);
+    }
+
+    /// The same `hops` routers on.
+    fn write_after(&self, hops: u8, n: usize, out: &mut [u8]) {
         let data = self.data(n);
         let (ip_len, header_len) = (self.ip_len, self.header_len);
         let out = &mut out[..header_len + data.len()];
@@ -133,13 +143,13 @@ impl<'a> Large<'a> {
         let behind = out.len() - ip_len;
         if ip_len == wire::IPV6_HEADER && out[0] >> 4 == 6 {
             wire::put_u16(out, 4, behind as u16);
-            out[7] -= 1;
+            out[7] -= hops;
         } else {
             let len = out.len() as u16;
             wire::put_u16(out, 2, len);
             let id = wire::u16_at(out, 4).wrapping_add(n as u16);
             wire::put_u16(out, 4, id);
-            out[8] -= 1;
+            out[8] -= hops;
             wire::fill_ipv4_checksum(out, ip_len);
         }
         let at = if self.protocol == wire::TCP {

@@ -22,7 +22,8 @@ impl PublicKey {
         Self(bytes)
     }
 
-    pub(super) const fn bytes(&self) -> &[u8; LENGTH] {
+    /// Its bytes.
+    pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
@@ -46,7 +47,8 @@ impl SecretKey {
         Zeroizing::new(BASE64_STANDARD.encode(self.0.as_slice()))
     }
 
-    pub(super) fn bytes(&self) -> &[u8; LENGTH] {
+    /// Its bytes, which must not be logged. Copies of them are not overwritten when the key is dropped.
+    pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 

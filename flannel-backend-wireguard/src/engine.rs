@@ -1,0 +1,383 @@
+//! WireGuard in threads of this process, for kernels without it.
+//!
+//! Each queue of the TUN device has a thread that encrypts what pods send, and each pair of sockets has one that decrypts what peers
+//! send; the kernel spreads flows over queues, and peers over sockets, so packets of one flow keep their order. A thread holds a peer for one
+//! batch, so that peers do not wait for each other, and the two directions of one peer for at most 64 packets. The ticker does what
+//! is due by time, and sleeps while nothing is.
+
+mod counters;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzzing;
+mod inbound;
+mod outbound;
+mod routing;
+mod session;
+mod ticker;
+mod worker;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use boringtun::{noise::rate_limiter::RateLimiter, x25519};
+use flannel_core::BackendReport;
+use flannel_netlink::{
+    Namespace,
+    wireguard::{Peer, PeerChange, PublicKey, SecretKey},
+};
+use flannel_tunnel::{
+    control::{Control, Failure},
+    handover,
+    snapshot::Snapshot,
+    socket::PeerSocket,
+    tun::Tun,
+};
+use ipnetwork::IpNetwork;
+
+use self::{
+    counters::{Counters, NAMES},
+    routing::Routing,
+    session::Session,
+    ticker::Alarm,
+    worker::Worker,
+};
+
+/// Running threads. They keep running when this is dropped: the data path stays until it is [stopped](Self::stop), another engine takes
+/// over, or the process ends.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    setup: Setup,
+    features: Vec<(&'static str, bool)>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// What an engine is started with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Setup {
+    /// The device's name.
+    pub(crate) device: String,
+    /// The device's index, by which the engine that carries its packets is found.
+    pub(crate) index: u32,
+    pub(crate) port: u16,
+    pub(crate) private_key: SecretKey,
+    /// Queues of the device, each with its threads.
+    pub(crate) workers: usize,
+}
+
+/// Why an engine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("attach to device {name}")]
+    Attach { name: String, source: io::Error },
+    #[error("listen on UDP port {port}")]
+    Listen { port: u16, source: io::Error },
+    #[error("start a thread to carry packets")]
+    Thread { source: io::Error },
+}
+
+/// What the threads share.
+struct Shared {
+    control: Control,
+    identity: Identity,
+    routing: Snapshot<Routing>,
+    peers: Mutex<Peers>,
+    counters: Vec<Counters>,
+    /// The device's, bytes.
+    mtu: AtomicUsize,
+    alarm: Alarm,
+}
+
+/// Our own keys, and what looks at handshakes.
+struct Identity {
+    private: x25519::StaticSecret,
+    public: x25519::PublicKey,
+    /// Answers handshakes with cookies when there are too many.
+    limiter: RateLimiter,
+    /// For those that the other one has let pass.
+    verified: Arc<RateLimiter>,
+}
+
+/// Peers by key, each with the 24 bits that its local indices begin with.
+#[derive(Default)]
+struct Peers {
+    sessions: BTreeMap<PublicKey, (u32, Arc<Session>)>,
+    /// Whose a block is.
+    owners: BTreeMap<IpNetwork, PublicKey>,
+    next: u32,
+}
+
+impl Engine {
+    /// Starts an engine in `namespace` with `peers`. One that serves the same device stops once this one runs.
+    pub(crate) fn start(
+        namespace: &Namespace,
+        setup: Setup,
+        mtu: u32,
+        peers: &[PeerChange],
+    ) -> Result<Self, StartError> {
+        let Setup { port, workers, .. } = setup;
+        let thread_error = |source| StartError::Thread { source };
+        let tun = Tun::attach(namespace, &setup.device, workers)
+            .map_err(|source| StartError::Attach { name: setup.device.clone(), source })?;
+        let queues = tun.queues.len();
+        let open = || open(namespace, port);
+        let sockets = std::iter::repeat_with(open).take(queues).collect::<Result<Vec<_>, _>>();
+        let sockets = sockets.map_err(|source| StartError::Listen { port, source })?;
+        let socket = sockets.iter().flatten().next();
+        let features = vec![
+            ("tun_tcp", tun.tcp),
+            ("tun_udp", tun.udp),
+            ("udp_gro", socket.is_some_and(PeerSocket::receives_joined)),
+            ("udp_segment", socket.is_some_and(PeerSocket::sends_segments)),
+        ];
+        let shared = Arc::new(Shared {
+            control: Control::new(2 * queues + 1).map_err(thread_error)?,
+            identity: Identity::new(&setup.private_key),
+            routing: Snapshot::default(),
+            peers: Mutex::new(Peers { next: rand_index(), ..Peers::default() }),
+            counters: (0..=2 * queues).map(|_| Counters::default()).collect(),
+            mtu: AtomicUsize::new(mtu as usize),
+            alarm: Alarm::new().map_err(thread_error)?,
+        });
+        let mut engine = Self { shared, setup, features, threads: Vec::new() };
+        engine.set_peers(peers);
+        let started = engine.start_threads(namespace, tun, sockets);
+        if let Err(source) = started {
+            engine.stop();
+            return Err(StartError::Thread { source });
+        }
+        Ok(engine)
+    }
+
+    fn start_threads(
+        &mut self,
+        namespace: &Namespace,
+        tun: Tun,
+        sockets: Vec<Vec<PeerSocket>>,
+    ) -> io::Result<()> {
+        let joins = (tun.tcp, tun.udp);
+        for (n, (queue, sockets)) in tun.queues.into_iter().zip(sockets).enumerate() {
+            let (queue, sockets): (_, Arc<[_]>) = (Arc::new(queue), sockets.into());
+            let worker = |number| Worker::new(number, Arc::clone(&queue), Arc::clone(&sockets));
+            if n == 0 {
+                let ticker = worker(0);
+                self.spawn("wg-ticker".into(), move |shared| ticker.tick(shared))?;
+            }
+            let (outbound, inbound) = (worker(2 * n + 1), worker(2 * n + 2));
+            self.spawn(format!("wg-out-{n}"), move |shared| outbound.send(shared))?;
+            self.spawn(format!("wg-in-{n}"), move |shared| inbound.receive(shared, joins))?;
+        }
+        // The other engine receives packets until it stops; queues and sockets here buffer the rest.
+        let name = format!("flannel-wg.{}", self.setup.index);
+        let listener = handover::take_over(namespace, &name);
+        let shared = Arc::clone(&self.shared);
+        let guard = move || handover::guard(listener, &shared.control);
+        self.threads.push(thread::Builder::new().name("wg-guard".into()).spawn(guard)?);
+        Ok(())
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce(&Shared) -> Result<(), String> + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let body = move || {
+            // What boringtun has to say of each handshake, at up to the level of errors, would be the peers' to choose.
+            let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
+            if let Err(reason) = run(&shared) {
+                shared.control.fail(Failure::Broken(reason));
+            }
+            shared.control.worker_ended();
+        };
+        self.threads.push(thread::Builder::new().name(name).spawn(body)?);
+        Ok(())
+    }
+
+    pub(crate) const fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Goes on with a device of this MTU, bytes.
+    pub(crate) fn set_mtu(&self, mtu: u32) {
+        self.shared.mtu.store(mtu as usize, Ordering::Relaxed);
+    }
+
+    /// Makes `changes` to peers. Sessions of others go on, and so do those of peers that keep their preshared key.
+    pub(crate) fn set_peers(&self, changes: &[PeerChange]) {
+        let shared = &*self.shared;
+        let mut peers = shared.lock_peers();
+        changes.iter().for_each(|change| peers.apply(change, shared));
+        if changes.is_empty() {
+            return;
+        }
+        let of = peers.sessions.values().map(|(index, session)| (*index, session));
+        shared.routing.replace(Routing::new(of));
+        // The ticker has to find them there.
+        for change in changes {
+            if let PeerChange::Set(config) = change
+                && config.keepalive > 0
+                && let Some((_, session)) = peers.sessions.get(&config.key)
+            {
+                shared.wake(session);
+            }
+        }
+    }
+
+    /// The peers as the kernel would show them.
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        self.shared.lock_peers().sessions.values().map(|(_, session)| session.show()).collect()
+    }
+
+    /// Why a thread ended by itself, if one did.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.shared.control.failure()
+    }
+
+    /// Stops the threads and waits for them.
+    pub(crate) fn stop(mut self) {
+        self.shared.control.stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn meter(&self) -> Meter {
+        Meter { shared: Arc::clone(&self.shared), features: self.features.clone() }
+    }
+}
+
+/// The counters of threads, also after they have ended, and the features of the kernel that they use.
+#[derive(Clone)]
+pub(crate) struct Meter {
+    shared: Arc<Shared>,
+    features: Vec<(&'static str, bool)>,
+}
+
+impl Meter {
+    /// Adds what became of packets so far to `report`.
+    pub(crate) fn add_to(&self, report: &mut BackendReport) {
+        let queues = (self.shared.counters.len() - 1) / 2;
+        report.properties.insert("workers".into(), queues.to_string().into());
+        for (name, used) in &self.features {
+            let used = if *used { "used" } else { "unused" };
+            report.properties.insert((*name).into(), used.into());
+        }
+        for counters in &self.shared.counters {
+            for (name, value) in NAMES.into_iter().zip(counters.values()) {
+                *report.counters.entry(name.into()).or_default() += value;
+            }
+        }
+    }
+
+    /// The features of the kernel that are not used.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        self.features.iter().filter(|(_, used)| !used).map(|(name, _)| *name).collect()
+    }
+}
+
+impl std::fmt::Debug for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meter").field("features", &self.features).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock_peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mtu(&self) -> usize {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Lets the ticker look at a peer.
+    fn wake(&self, session: &Arc<Session>) {
+        self.alarm.ring(Arc::clone(session));
+    }
+}
+
+impl Identity {
+    fn new(private_key: &SecretKey) -> Self {
+        let private = x25519::StaticSecret::from(*private_key.bytes());
+        let public = x25519::PublicKey::from(&private);
+        Self {
+            limiter: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
+            verified: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            private,
+            public,
+        }
+    }
+}
+
+impl Peers {
+    fn apply(&mut self, change: &PeerChange, shared: &Shared) {
+        let key = change.key();
+        self.owners.retain(|_, owner| *owner != key);
+        let config = match change {
+            PeerChange::Remove(_) => {
+                self.sessions.remove(&key);
+                return;
+            }
+            PeerChange::Set(config) => config,
+        };
+        for block in &config.allowed_ips {
+            let before = self.owners.insert(*block, key);
+            // The last peer that an address is given to has it.
+            if let Some((_, other)) = before.and_then(|other| self.sessions.get(&other)) {
+                other.lock().config.allowed_ips.remove(block);
+            }
+        }
+        if let Some((index, session)) = self.sessions.get(&key) {
+            session.configure(&shared.identity, config, *index);
+        } else {
+            let index = self.next;
+            self.next = (index + 1) & INDICES;
+            let session = Arc::new(Session::new(&shared.identity, config.clone(), index));
+            self.sessions.insert(key, (index, session));
+        }
+    }
+}
+
+/// The public key that belongs to a private one.
+pub(crate) fn public_key(private_key: &SecretKey) -> PublicKey {
+    let private = x25519::StaticSecret::from(*private_key.bytes());
+    PublicKey::new(x25519::PublicKey::from(&private).to_bytes())
+}
+
+/// A socket for each family that the host has.
+fn open(namespace: &Namespace, port: u16) -> io::Result<Vec<PeerSocket>> {
+    let open = |local: SocketAddr| PeerSocket::open(namespace, local, true, false);
+    let mut sockets = vec![open((Ipv4Addr::UNSPECIFIED, port).into())?];
+    match open((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Ok(socket) => sockets.push(socket),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        // A host without IPv6.
+        Err(_) => {}
+    }
+    Ok(sockets)
+}
+
+/// Where local indices begin: not where those of an earlier engine did, whose sessions peers may still use.
+fn rand_index() -> u32 {
+    let mut bytes = [0; 4];
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    u32::from_ne_bytes(bytes) & INDICES
+}
+
+/// Local indices begin with 24 bits that say whose they are.
+const INDICES: u32 = 0x00ff_ffff;
+/// Handshakes a second above which the next ones are answered with a cookie: together they take a quarter of a processor.
+const HANDSHAKES_PER_SECOND: u64 = 1000;

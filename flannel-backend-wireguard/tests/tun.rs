@@ -1,0 +1,16 @@
+//! The userspace engine on a real kernel, with real packets.
+//!
+//! These tests need more than a user namespace: a TUN device is made through `/dev/net/tun`.
+
+#[path = "tun/contract.rs"]
+mod contract;
+#[path = "tun/floods.rs"]
+mod floods;
+#[path = "tun/lab.rs"]
+mod lab;
+#[path = "tun/peers.rs"]
+mod peers;
+#[path = "tun/traffic.rs"]
+mod traffic;
+#[path = "tun/wireguard_go.rs"]
+mod wireguard_go;
