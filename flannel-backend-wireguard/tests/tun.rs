@@ -8,6 +8,8 @@ mod contract;
 mod floods;
 #[path = "tun/lab.rs"]
 mod lab;
+#[path = "tun/many.rs"]
+mod many;
 #[path = "tun/peers.rs"]
 mod peers;
 #[path = "tun/traffic.rs"]
