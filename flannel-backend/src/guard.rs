@@ -43,10 +43,10 @@ pub async fn ensure_guards(
         let routes = routes.map_err(|error| unread(error.into()))?;
         let wanted = guard(*network, protocol, table);
         if !routes.contains(&wanted) {
+            let operation = || format!("write the unreachable route {network}");
             let written = connection.apply_one(wanted.replace()).await;
-            result = result.and(written.map_err(|error| {
-                refused(format!("write the unreachable route {network}"), error.into())
-            }));
+            let written = written.map_err(|error| refused(operation(), error.into()));
+            result = result.and(written);
         }
     }
     result

@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::Value;
 
+#[path = "vm/capture.rs"]
+mod capture;
 #[path = "netns/dropping.rs"]
 mod dropping;
 #[path = "netns/narrowing.rs"]
@@ -19,6 +21,8 @@ mod narrowing;
 mod outer_rules;
 #[path = "netns/renumbering.rs"]
 mod renumbering;
+#[path = "netns/required_encryption.rs"]
+mod required_encryption;
 #[path = "netns/support.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod support;
@@ -145,4 +149,13 @@ fn metrics(socket: &Path) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn where_encryption_is_required_nothing_is_in_the_clear_in_any_phase() {
+    required_encryption::holds_in_every_phase(
+        r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"wireguard","Engine":"userspace"}}"#,
+    )
+    .await;
 }
