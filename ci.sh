@@ -40,7 +40,7 @@ packages_missing() {
 }
 
 # command -> the Debian package that has it
-tools=(c++:g++ cc:gcc etcd:etcd-server etcdctl:etcd-client ethtool:ethtool ip:iproute2 iptables:iptables nft:nftables python3:python3 shellcheck:shellcheck unshare:util-linux)
+tools=(c++:g++ cc:gcc curl:curl etcd:etcd-server etcdctl:etcd-client ethtool:ethtool ip:iproute2 iptables:iptables nft:nftables openssl:openssl ping:iputils-ping python3:python3 shellcheck:shellcheck unshare:util-linux)
 
 part_tools() {
     local missing; mapfile -t missing < <(packages_missing "${tools[@]}")
