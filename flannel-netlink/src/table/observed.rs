@@ -318,6 +318,8 @@ impl ObservedTable {
     fn object_added(&mut self, object: Object, replaces: bool) -> Option<bool> {
         let held = self.entries.added(object, replaces);
         if held.is_some() {
+            // What somebody puts in the place of ours that is not wanted any more is theirs.
+            self.entries.disown(&object.key(), |object| self.mark.owns(object, &self.our_devices));
             self.settle(&object.key());
         } else if self.mark.owns(&object, &self.our_devices) {
             self.entries.set_held(&object.key(), vec![object]);

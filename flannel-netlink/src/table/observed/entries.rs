@@ -195,6 +195,14 @@ impl Entries {
         Some(wanted)
     }
 
+    /// Where nothing is wanted, only what `is_owned` is kept of what the kernel holds.
+    pub(super) fn disown(&mut self, key: &Key, is_owned: impl Fn(&Object) -> bool) {
+        if self.wanted(key).is_none() {
+            let held = self.both(key).1.into_iter().filter(is_owned).collect();
+            self.set_held(key, held);
+        }
+    }
+
     /// The kernel holds exactly `held` under `key`, in this order.
     pub(super) fn set_held(&mut self, key: &Key, held: Vec<Object>) {
         self.set(*key, self.wanted_tagged(key), held);

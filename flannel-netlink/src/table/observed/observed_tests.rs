@@ -223,6 +223,18 @@ fn our_own_writes_are_no_drift() {
 }
 
 #[test]
+fn what_another_puts_in_the_place_of_what_is_not_wanted_any_more_stays() {
+    let (mut observed, mut kernel) = synced();
+    let theirs = route(1, 2, 4);
+    observed.forget(&theirs.key());
+    kernel.replace(theirs, THEIRS);
+    catch_up(&mut observed, &mut kernel);
+    assert_eq!(sync(&mut observed, &mut kernel), 0);
+    assert_eq!(kernel.objects[&theirs.key()], [theirs]);
+    assert_eq!(observed.take_changes(|_| true), []);
+}
+
+#[test]
 fn what_the_owner_breaks_itself_is_put_right_after_the_next_listing() {
     let (mut observed, mut kernel) = synced();
     kernel.delete(&route(1, 1, PROTOCOL), OURS);
