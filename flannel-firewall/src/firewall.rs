@@ -85,7 +85,7 @@ impl Firewall {
     ///
     /// # Errors
     ///
-    /// [`FirewallError::Unsupported`] if packets are to be masqueraded and what is to do that is not there;
+    /// [`FirewallError::Unsupported`] if packets are to be masqueraded or to be dropped and what is to do that is not there;
     /// [`FirewallError::Kernel`] otherwise.
     ///
     /// # Cancel safety
@@ -116,8 +116,9 @@ impl Firewall {
             }
             // Also for who asks for iptables and has none: the same rules, and no program is there whose rules could matter more.
             _ if client.is_some() => Some(FirewallMode::Nftables),
-            // Rules that accept do nothing where nothing refuses; without the others pods cannot talk to the outside.
-            _ if options.masquerade == Masquerade::Off => None,
+            // Rules that accept do nothing where nothing refuses; without masquerading pods cannot talk to the outside, and without rules
+            // that drop they could talk in the clear.
+            _ if options.masquerade == Masquerade::Off && options.tunnels.is_empty() => None,
             choice => {
                 let reason = choice.remedy().to_owned();
                 return Err(FirewallError::Unsupported { reason });

@@ -3,7 +3,7 @@
 use std::fs;
 
 use flannel_firewall::{
-    Firewall, FirewallError, FirewallMode, FirewallOptions, Masquerade, ModeChoice, Scope,
+    Family, Firewall, FirewallError, FirewallMode, FirewallOptions, Masquerade, ModeChoice, Scope,
 };
 use flannel_testbed::Powerless;
 
@@ -259,6 +259,11 @@ async fn forward_rules_that_nobody_can_keep_are_no_reason_to_stop() {
     assert!(error.to_string().contains("remove EnableNFTables"), "{error}");
 
     let options = FirewallOptions { masquerade: Masquerade::Off, ..without_iptables(&world) };
+    // Rules that drop what is in the clear are one.
+    let tunnels = [(Family::Ipv4, "flannel-wg".to_owned())].into();
+    let error = open(FirewallOptions { tunnels, ..options.clone() }).await.unwrap_err();
+    assert!(matches!(error, FirewallError::Unsupported { .. }), "{error}");
+
     let mut firewall = open(options).await.unwrap();
     assert_eq!(firewall.mode(), None);
     let report = firewall.sync(&scope()).await;
