@@ -12,6 +12,8 @@ mod lab;
 mod many;
 #[path = "tun/peers.rs"]
 mod peers;
+#[path = "vm/thousands.rs"]
+mod thousands;
 #[path = "tun/traffic.rs"]
 mod traffic;
 #[path = "tun/wireguard_go.rs"]

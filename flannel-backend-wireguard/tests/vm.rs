@@ -10,3 +10,5 @@ mod many;
 mod sessions;
 #[path = "vm/support.rs"]
 mod support;
+#[path = "vm/thousands.rs"]
+mod thousands;

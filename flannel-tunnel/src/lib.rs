@@ -2,7 +2,7 @@
 //!
 //! A TUN device with `IFF_VNET_HDR` hands over TCP and UDP of up to 64 KiB as one packet, and takes such packets. UDP sockets send many
 //! datagrams for one call (`UDP_SEGMENT`) and receive many as one (`UDP_GRO`). Between the two, [`segment`] makes the packets of the
-//! wire out of a large one, [`batch`] gathers what goes to one peer, and [`gro`] joins what came of one flow. [`device`] keeps the
+//! wire out of a large one, [`batch`] gathers what goes to one peer, and [`gro`] joins what came of one flow, which [`delivery`] writes. [`device`] keeps the
 //! TUN device as it should be, and [`handover`] passes it from one engine to the next.
 //!
 //! No function here blocks, but for [`handover::guard`] and sockets whose network card is behind.
@@ -12,6 +12,7 @@ pub mod batch;
 pub mod checksum;
 pub mod coalescing;
 pub mod control;
+pub mod delivery;
 pub mod device;
 pub mod error;
 pub mod gro;

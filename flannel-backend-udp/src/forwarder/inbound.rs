@@ -3,9 +3,8 @@
 use std::io::{self, IoSliceMut};
 
 use flannel_tunnel::{
-    gro::{Gro, Output, PacketRef},
-    segment::Offload,
-    tun::Queue,
+    delivery::{self, Tally},
+    gro::{Gro, PacketRef},
     wire,
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta};
@@ -15,6 +14,16 @@ use crate::{
     stats::Counters,
     verdict::{self, DropReason},
 };
+
+impl Tally for Counters {
+    fn written(&self, packets: usize, bytes: usize) {
+        self.received.add(packets, bytes);
+    }
+
+    fn not_written(&self, packets: usize) {
+        self.dropped_many(DropReason::WriteFailed, packets);
+    }
+}
 
 /// Packets on their way from peers, coalesced where the device accepts large packets.
 #[derive(Debug)]
@@ -61,57 +70,18 @@ impl Inbound {
                         wire::decrement_ttl(packet);
                         if *joins {
                             join.push(piece, buffers, |out| {
-                                write(queue, out, buffers, counters, joins)
+                                delivery::write(queue, out, buffers, joins, counters)
                             });
                         } else {
-                            write_one(queue, piece.of(buffers), counters);
+                            delivery::write_one(queue, piece.of(buffers), counters);
                         }
                     }
                     Err(reason) => counters.dropped(reason),
                 }
             }
         }
-        join.flush(|out| write(queue, out, buffers, counters, joins));
+        join.flush(|out| delivery::write(queue, out, buffers, joins, counters));
         Ok(received)
-    }
-}
-
-fn write(
-    queue: &Queue,
-    out: Output<'_>,
-    buffers: &[Box<[u8]>],
-    counters: &Counters,
-    joins: &mut bool,
-) {
-    let (offload, header, data) = match out {
-        Output::Plain(piece) => return write_one(queue, piece.of(buffers), counters),
-        Output::Joined { offload, header, data } => (offload, header, data),
-    };
-    let mut parts: [&[u8]; 1 + flannel_tunnel::gro::MAX_PARTS] = [&[]; _];
-    parts[0] = header;
-    let mut len = 0;
-    for (part, piece) in parts[1..].iter_mut().zip(data) {
-        *part = piece.of(buffers);
-        len += header.len() + piece.len;
-    }
-    match queue.write(&offload, &parts[..=data.len()]) {
-        Ok(()) => counters.received.add(data.len(), len),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            // Some kernels refuse valid large packets: write them one by one.
-            *joins = false;
-            for piece in data {
-                let (at, len) = (piece.at - header.len(), piece.len + header.len());
-                write_one(queue, PacketRef { at, len, ..*piece }.of(buffers), counters);
-            }
-        }
-        Err(_) => counters.dropped_many(DropReason::WriteFailed, data.len()),
-    }
-}
-
-fn write_one(queue: &Queue, packet: &[u8], counters: &Counters) {
-    match queue.write(&Offload::default(), &[packet]) {
-        Ok(()) => counters.received.add(1, packet.len()),
-        Err(_) => counters.dropped(DropReason::WriteFailed),
     }
 }
 

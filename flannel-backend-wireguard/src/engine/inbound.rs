@@ -9,9 +9,8 @@ use std::{
 use boringtun::noise::{Packet, TunnResult, handshake::parse_handshake_anon};
 use flannel_netlink::wireguard::PublicKey;
 use flannel_tunnel::{
-    gro::{Gro, MAX_PARTS, Output, PacketRef},
-    segment::Offload,
-    tun::Queue,
+    delivery::{self, Tally},
+    gro::{Gro, PacketRef},
     wire::Ip,
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta};
@@ -21,6 +20,18 @@ use super::{
     outbound::{Context, of_packet},
     session::{COOKIE, DATA, INITIATION, MAX_HANDSHAKE, OVERHEAD, RESPONSE, Received, Session},
 };
+
+impl Tally for Counters {
+    fn written(&self, packets: usize, bytes: usize) {
+        self.add(Count::PacketsReceived, packets);
+        self.add(Count::BytesReceived, bytes);
+        self.add(Count::CallsReceived, 1);
+    }
+
+    fn not_written(&self, packets: usize) {
+        self.add(Count::WriteFailed, packets);
+    }
+}
 
 /// Messages from peers, and the packets that they carry.
 pub(super) struct Inbound {
@@ -70,13 +81,15 @@ impl Inbound {
             opener.open(messages, meta.addr, (number, &mut plain[number]), opened, context);
             for piece in opened.drain(..) {
                 if *joins {
-                    join.push(piece, plain, |out| write(queue, out, plain, counters, joins));
+                    join.push(piece, plain, |out| {
+                        delivery::write(queue, out, plain, joins, counters)
+                    });
                 } else {
-                    write_one(queue, piece.of(plain), counters);
+                    delivery::write_one(queue, piece.of(plain), counters);
                 }
             }
         }
-        join.flush(|out| write(queue, out, plain, counters, joins));
+        join.flush(|out| delivery::write(queue, out, plain, joins, counters));
         Ok(received)
     }
 }
@@ -219,52 +232,6 @@ fn check(packet: &[u8], session: &Arc<Session>, context: &Context<'_>) -> Result
         Some(owner) if Arc::ptr_eq(owner, session) => Ok(()),
         _ => Err(Count::SpoofedSource),
     }
-}
-
-fn write(
-    queue: &Queue,
-    out: Output<'_>,
-    buffers: &[Box<[u8]>],
-    counters: &Counters,
-    joins: &mut bool,
-) {
-    let (offload, header, data) = match out {
-        Output::Plain(piece) => return write_one(queue, piece.of(buffers), counters),
-        Output::Joined { offload, header, data } => (offload, header, data),
-    };
-    let mut parts: [&[u8]; 1 + MAX_PARTS] = [&[]; _];
-    parts[0] = header;
-    let mut len = 0;
-    for (part, piece) in parts[1..].iter_mut().zip(data) {
-        *part = piece.of(buffers);
-        len += header.len() + piece.len;
-    }
-    match queue.write(&offload, &parts[..=data.len()]) {
-        Ok(()) => received(counters, data.len(), len),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            // Some kernels refuse valid large packets: write them one by one.
-            *joins = false;
-            for piece in data {
-                let (at, len) = (piece.at - header.len(), piece.len + header.len());
-                write_one(queue, PacketRef { at, len, ..*piece }.of(buffers), counters);
-            }
-        }
-        Err(_) => counters.add(Count::WriteFailed, data.len()),
-    }
-}
-
-fn write_one(queue: &Queue, packet: &[u8], counters: &Counters) {
-    match queue.write(&Offload::default(), &[packet]) {
-        Ok(()) => received(counters, 1, packet.len()),
-        Err(_) => counters.add(Count::WriteFailed, 1),
-    }
-}
-
-/// One call that took so many packets with so many bytes.
-fn received(counters: &Counters, packets: usize, bytes: usize) {
-    counters.add(Count::PacketsReceived, packets);
-    counters.add(Count::BytesReceived, bytes);
-    counters.add(Count::CallsReceived, 1);
 }
 
 /// The largest message from a socket, bytes.

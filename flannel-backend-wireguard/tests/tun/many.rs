@@ -2,31 +2,21 @@
 
 use std::{fs, time::Duration};
 
-use flannel_core::{Lease, LeaseAttrs, RawJson};
-use flannel_netlink::wireguard::PublicKey;
 use tokio::time::{Instant, sleep};
 
-use crate::lab::{IPV4, Lab};
+use crate::{
+    lab::{IPV4, Lab},
+    thousands::leases,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn of_5000_peers_one_change_is_one_write() {
     let mut lab = Lab::new(&[IPV4; 2]).await;
     let attrs = lab.leases[1].attrs.clone();
-    let lease = |n: u16, port: u16| {
-        let mut key = [7; 32];
-        key[..2].copy_from_slice(&n.to_be_bytes());
-        let key = PublicKey::new(key);
-        let data = format!(r#"{{"PublicKey":"{key}","Port":{port}}}"#);
-        let data = Some(RawJson::new(&data).unwrap());
-        let subnet = format!("10.244.{}.{}-29", 64 + n / 32, n % 32 * 8);
-        Lease::new(subnet.parse().unwrap(), LeaseAttrs { backend_data: data, ..attrs.clone() })
-    };
-    // One of them says another port.
-    let leases = |port| (0..5000).map(move |n| (n, if n == 7 { port } else { 51820 }));
     let mut writes = Vec::new();
     for port in [51820, 999, 999] {
-        let peers = lab.peers_of(0, leases(port).map(|(n, port)| lease(n, port)).collect());
+        let peers = lab.peers_of(0, leases(&attrs, port).collect());
         let started = Instant::now();
         let report = lab.nodes[0].network.sync(&peers).await.unwrap();
         println!("{} writes in {:?}", report.writes(), started.elapsed());

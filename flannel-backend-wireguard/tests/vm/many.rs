@@ -3,10 +3,12 @@
 
 use std::{fs, process::Command};
 
-use flannel_core::{Lease, LeaseAttrs, RawJson, testing::network::Nodes};
-use flannel_netlink::wireguard::PublicKey;
+use flannel_core::testing::network::Nodes;
 
-use crate::support::{IPV4, World, world};
+use crate::{
+    support::{IPV4, World, world},
+    thousands::leases,
+};
 
 /// How many datagrams went between the kernel of host 0 and whoever talks netlink to it, in both directions.
 struct Counter<'a>(&'a World);
@@ -35,19 +37,8 @@ async fn of_5000_peers_one_change_is_one_message() {
     let world = world(IPV4).await;
     let mut nodes = Nodes::start(&world).await;
     let attrs = nodes.lease(1).attrs.clone();
-    let lease = |n: u16, port: u16| {
-        let mut key = [7; 32];
-        key[..2].copy_from_slice(&n.to_be_bytes());
-        let key = PublicKey::new(key);
-        let data = format!(r#"{{"PublicKey":"{key}","Port":{port}}}"#);
-        let data = Some(RawJson::new(&data).unwrap());
-        let subnet = format!("10.244.{}.{}-29", 64 + n / 32, n % 32 * 8);
-        Lease::new(subnet.parse().unwrap(), LeaseAttrs { backend_data: data, ..attrs.clone() })
-    };
-    // One of them says another port.
-    let leases = |port| (0..5000).map(move |n| (n, if n == 7 { port } else { 51820 }));
-    let all = nodes.peers(0, leases(51820).map(|(n, port)| lease(n, port)));
-    let one_changed = nodes.peers(0, leases(999).map(|(n, port)| lease(n, port)));
+    let all = nodes.peers(0, leases(&attrs, 51820));
+    let one_changed = nodes.peers(0, leases(&attrs, 999));
     let report = nodes.network(0).sync(&all).await.unwrap();
     assert_eq!((report.added, report.removed, report.problems.len()), (5000, 3, 0));
     let peers = world.peers(0, "flannel-wg").await;
