@@ -17,7 +17,8 @@ use crate::{
 /// returns their names. Routes need no such care: they carry our mark.
 ///
 /// A device is ours if it is a VXLAN device with [our name](vxlan_device) for its VNI, a TUN device of
-/// the name `flannel` with a number that nobody is attached to, or a WireGuard device of the name `flannel-wg` or `flannel-wg-v6`;
+/// the name `flannel` with a number that nobody is attached to, or a WireGuard device or such a TUN device of the name `flannel-wg` or
+/// `flannel-wg-v6`;
 /// it is no port of a bridge, and it has addresses of single hosts inside of `networks` and no others, link-local ones aside.
 ///
 /// Filters whose [`Label`] names these networks go first, but for those that give packets to a device in `keep`.
@@ -127,14 +128,14 @@ fn refused(operation: &str, error: impl std::error::Error + Send + Sync + 'stati
 }
 
 fn is_named(link: &Link) -> bool {
+    let is_wireguards = || ["flannel-wg", "flannel-wg-v6"].contains(&&*link.name);
     let is_named = match &link.kind {
         LinkKind::Other(kind) if kind == "tun" => {
             let number = link.name.strip_prefix("flannel").unwrap_or_default();
-            !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
+            let is_udps = !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit());
+            is_udps || is_wireguards()
         }
-        LinkKind::Other(kind) if kind == "wireguard" => {
-            ["flannel-wg", "flannel-wg-v6"].contains(&&*link.name)
-        }
+        LinkKind::Other(kind) if kind == "wireguard" => is_wireguards(),
         LinkKind::Vxlan(vxlan) => {
             IpFamily::ALL.iter().any(|family| vxlan_device(*family, vxlan.vni) == link.name)
         }
@@ -224,10 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_tun_device_with_a_number_is_named_like_ours() {
+    fn only_a_tun_device_with_a_number_or_of_wireguards_names_is_named_like_ours() {
         let tun = |name: &str| link(name, LinkKind::Other("tun".into()));
         assert!(is_named(&tun("flannel0")));
         assert!(is_named(&tun("flannel12")));
+        assert!(is_named(&tun("flannel-wg")) && is_named(&tun("flannel-wg-v6")));
         for name in ["flannel", "flannelx", "flannel-1", "tun0", "0"] {
             assert!(!is_named(&tun(name)), "{name}");
         }

@@ -74,6 +74,8 @@ pub(crate) async fn holds_in_every_phase(network: &'static str) {
     cluster.host(0).run(teardown).await.unwrap();
     sleep(Duration::from_millis(500)).await;
     assert_eq!(capture.plain(), 0);
+    let devices = cluster.shell(0, "ip -o link").await;
+    assert!(!devices.contains("flannel-wg"), "{devices}");
 
     // What the default routes would have carried.
     for block in BLOCKS {
