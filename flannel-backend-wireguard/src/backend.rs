@@ -13,6 +13,7 @@ use flannel_core::{
     Backend, BackendConfig, BackendError, BackendReport, Family, Fields, Lease, LeaseAttrs,
     Network, NetworkConfig,
 };
+use tokio::sync::OnceCell;
 
 use crate::{
     KIND,
@@ -28,6 +29,8 @@ use crate::{
 pub struct Wireguard {
     shared: Arc<Shared>,
     finder: UplinkFinder,
+    /// Set once the routes are there that refuse what no device takes, if those are wanted.
+    guarded: OnceCell<()>,
 }
 
 /// What the backend and its network work on together.
@@ -67,7 +70,7 @@ impl Wireguard {
             stats,
             paths: Paths::default(),
         };
-        Ok(Self { shared: Arc::new(shared), finder })
+        Ok(Self { shared: Arc::new(shared), finder, guarded: OnceCell::new() })
     }
 
     /// The same with another mark on its routes: a routing protocol number and a table. Our routes are told from others by them,
@@ -112,11 +115,11 @@ impl Wireguard {
         &self,
         lease: Option<&Lease>,
     ) -> Result<(Uplink, Vec<Tunnel>), BackendError> {
-        let routes = &self.shared.routes;
-        if routes.guards {
-            // Before there is a device, and before what waits for an uplink.
-            let namespace = self.finder.namespace();
-            ensure_guards(namespace, &routes.networks, routes.protocol, routes.table).await?;
+        let TableOptions { networks, protocol, table, guards, .. } = &self.shared.routes;
+        if *guards {
+            // Before there is a device, and before what waits for an uplink. Later they are among what is kept in the table.
+            let ensured = ensure_guards(self.finder.namespace(), networks, *protocol, *table);
+            self.guarded.get_or_try_init(|| ensured).await?;
         }
         let uplink = self.finder.find_for(lease).await?;
         let mut devices = self.shared.devices.lock().await;
