@@ -399,7 +399,8 @@ part_kube() {
 # Debian's kernels that tests run on in a virtual machine.
 vm_kernels=(linux-image-cloud-amd64 linux-image-6.12-cloud-amd64)
 
-# On other kernels than this one: tests/vm.rs of every crate, and when asked for by name, suites that run on this kernel as well.
+# On other kernels than this one: tests/vm.rs of every crate, and when asked for by name, suites that run on this kernel as well. Tests in
+# a module "once" run on one kernel only: those of the first suite on the first kernel, those of the second on the second, and so on.
 # FLANNEL_VM is a list of suites instead (flannel-backend-vxlan:netns), FLANNEL_VM_TESTS one of words in names of tests, and
 # FLANNEL_VM_KERNELS one of kernels.
 part_vm() {
@@ -408,7 +409,7 @@ part_vm() {
     [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
     mapfile -t missing < <(packages_missing "${needed[@]}")
     [ ${#missing[@]} -eq 0 ] || { lacks "no virtual machine: apt-get install ${missing[*]}"; return; }
-    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool without=() machines=() logs log kernel ran failed=0 seconds wanted status command
+    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool without=() known=() machines=() n=0 logs log kernel ran failed=0 seconds wanted status command
     [ "$everything" = true ] || suites+=(flannel-backend-hostgw:netns flannel-backend-vxlan:netns flannel-backend-udp:tun flannel-backend-udp:bpf)
     [ -z "${FLANNEL_VM:-}" ] || read -ra suites <<<"$FLANNEL_VM"
     [ -z "${FLANNEL_VM_KERNELS:-}" ] || read -ra kernels <<<"$FLANNEL_VM_KERNELS"
@@ -448,12 +449,17 @@ for line in sys.stdin:
     fi
     logs=$(mktemp -d)
     apt-cache show "${kernels[0]}" >/dev/null 2>&1 || apt_install
-    # All machines at once: each takes one processor, and their time does not depend on how fast they are.
     for kernel in "${kernels[@]}"; do
-        apt-cache show "$kernel" >/dev/null 2>&1 || { skip "apt-get knows no $kernel"; continue; }
-        flannel-testbed/vm.sh "$kernel" 1800 "for suite in /vm/*:*; do
-            echo \$suite; \$suite --ignored ${FLANNEL_VM_TESTS:-} ${without[*]} || failed=1
+        if apt-cache show "$kernel" >/dev/null 2>&1; then known+=("$kernel"); else skip "apt-get knows no $kernel"; fi
+    done
+    [ ${#known[@]} -gt 0 ] || return 1
+    # All machines at once: each takes one processor, and their time does not depend on how fast they are.
+    for kernel in "${known[@]}"; do
+        flannel-testbed/vm.sh "$kernel" 1800 "suites=0; for suite in /vm/*:*; do
+            echo \$suite; once=; [ \$((suites++ % ${#known[@]})) = $n ] || once='--skip once::'
+            \$suite --ignored ${FLANNEL_VM_TESTS:-} ${without[*]} \$once || failed=1
         done; exit \$failed" "${programs[@]}" >"$logs/$kernel" 2>&1 &
+        n=$((n + 1))
         machines+=("$!:$kernel")
     done
     for kernel in "${machines[@]}"; do
@@ -470,7 +476,7 @@ for line in sys.stdin:
     for command in 7:300:'exit 7' 124:10:'while :; do :; done' 125:300:'echo c >/proc/sysrq-trigger'; do
         IFS=: read -r wanted seconds command <<<"$command"
         status=0
-        flannel-testbed/vm.sh "${kernels[0]}" "$seconds" "$command" >/dev/null 2>&1 || status=$?
+        flannel-testbed/vm.sh "${known[0]}" "$seconds" "$command" >/dev/null 2>&1 || status=$?
         [ "$status" = "$wanted" ] || { echo "the machine ended with $status instead of $wanted: $command"; return 1; }
     done
 }
@@ -608,11 +614,13 @@ for package in json.load(sys.stdin)["packages"]:
         print(package["name"])')
 }
 
-# The first command of the README, as whoever runs this and without root.
+# The first command of the README, as whoever runs this and without root. The program is the tests' one: part_features checks the crate alone.
 part_demo() {
-    cargo run --quiet -p flannel-node -- demo
+    cargo test --workspace --all-features --test e2e --no-run
+    local node=${CARGO_TARGET_DIR:-target}/debug/flannel-node
+    "$node" demo
     if unshare -rn true 2>/dev/null; then
-        unshare -rn cargo run --locked --offline --quiet -p flannel-node -- demo
+        unshare -rn "$node" demo
     fi
 }
 

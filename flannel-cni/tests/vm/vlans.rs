@@ -5,14 +5,7 @@ use std::path::Path;
 use flannel_netlink::Namespace;
 use serde_json::{Value, json};
 
-use crate::{
-    matrix::{
-        Case,
-        Step::{Call, Ip},
-        compare,
-    },
-    support::{Node, Pod, program},
-};
+use crate::support::{Node, Pod, program};
 
 fn config(keys: Value) -> Value {
     let mut config = json!({
@@ -26,28 +19,44 @@ fn config(keys: Value) -> Value {
     config
 }
 
-// Emulation is slow: a look takes a second.
-#[test]
-#[ignore = "needs another kernel: run ./ci.sh vm"]
-fn containers_in_vlans_are_as_upstreams() {
-    let trunk = json!([{"minID": 10, "maxID": 12}, {"id": 20}]);
-    let (bridge, other_default) = (
-        Ip("host", "link add cni0 type bridge"),
-        Ip("host", "link add cni0 type bridge vlan_filtering 1 vlan_default_pvid 7"),
-    );
-    let cases = [
-        ("vlan", json!({"vlan": 100, "mtu": 1400}), vec![]),
-        ("default kept", json!({"vlan": 100, "preserveDefaultVlan": true}), vec![bridge]),
-        ("another default", json!({"vlan": 100}), vec![other_default]),
-        ("trunk", json!({"vlanTrunk": trunk, "ipam": {}}), vec![]),
-        ("trunk with vlan", json!({"vlan": 20, "vlanTrunk": trunk, "isGateway": false}), vec![]),
-    ];
-    let cases = cases.map(|(name, keys, before)| {
-        let life = [Call("ADD", "c1"), Call("CHECK", "c1"), Call("ADD", "c2"), Call("DEL", "c1")];
-        let steps = before.into_iter().chain(life).collect();
-        Case { name: name.to_owned(), config: config(keys), steps }
-    });
-    compare("bridge vlan", &cases);
+mod once {
+    use serde_json::json;
+
+    use super::config;
+    use crate::matrix::{
+        Case,
+        Step::{Call, Ip},
+        compare,
+    };
+
+    // Emulation is slow: a look takes a second.
+    #[test]
+    #[ignore = "needs another kernel: run ./ci.sh vm"]
+    fn containers_in_vlans_are_as_upstreams() {
+        let trunk = json!([{"minID": 10, "maxID": 12}, {"id": 20}]);
+        let (bridge, other_default) = (
+            Ip("host", "link add cni0 type bridge"),
+            Ip("host", "link add cni0 type bridge vlan_filtering 1 vlan_default_pvid 7"),
+        );
+        let cases = [
+            ("vlan", json!({"vlan": 100, "mtu": 1400}), vec![]),
+            ("default kept", json!({"vlan": 100, "preserveDefaultVlan": true}), vec![bridge]),
+            ("another default", json!({"vlan": 100}), vec![other_default]),
+            ("trunk", json!({"vlanTrunk": trunk, "ipam": {}}), vec![]),
+            (
+                "trunk with vlan",
+                json!({"vlan": 20, "vlanTrunk": trunk, "isGateway": false}),
+                vec![],
+            ),
+        ];
+        let cases = cases.map(|(name, keys, before)| {
+            let life =
+                [Call("ADD", "c1"), Call("CHECK", "c1"), Call("ADD", "c2"), Call("DEL", "c1")];
+            let steps = before.into_iter().chain(life).collect();
+            Case { name: name.to_owned(), config: config(keys), steps }
+        });
+        compare("bridge vlan", &cases);
+    }
 }
 
 #[test]
