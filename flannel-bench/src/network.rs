@@ -22,10 +22,11 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Backends with options, by the names that they have on the command line. Every other name is that of a type without any.
-const VARIANTS: [(&str, &str); 3] = [
+const VARIANTS: [(&str, &str); 4] = [
     ("udp-ebpf", r#"{"Type":"udp","Engine":"ebpf"}"#),
     ("udp-userspace", r#"{"Type":"udp","Engine":"userspace"}"#),
     ("vxlan-direct", r#"{"Type":"vxlan","DirectRouting":true}"#),
+    ("wireguard-userspace", r#"{"Type":"wireguard","Engine":"userspace"}"#),
 ];
 
 /// The backend's part of the network's configuration.
@@ -134,9 +135,6 @@ const NETWORK_V6: Ipv6Network =
         None => panic!("48 is a prefix length"),
     };
 
-/// All pods of both families, as lists of networks are written.
-pub(crate) const NETWORKS: &str = "10.0.0.0/8,fd00:10::/48";
-
 /// Some of the 65,536 subnets are left over for real nodes.
 const MOST_PEERS: u32 = 65_000;
 
@@ -166,7 +164,6 @@ mod tests {
                 assert_eq!(network(name, family).unwrap().backend().kind(), kind(name));
             }
         }
-        assert_eq!(NETWORKS, format!("{NETWORK},{NETWORK_V6}"));
         assert_eq!(own_block(1, Family::V4).to_string(), "10.0.2.0/24");
         assert_eq!(own_block(1, Family::V6).to_string(), "fd00:10:0:2::/64");
     }

@@ -74,6 +74,9 @@ pub(crate) async fn run(session: &Session, options: &Throughput) -> Result<Vec<T
         table.compare("cpu/GB of forwarder", CPU, &[paths::FORWARDER]);
         table.compare("UDP of forwarder", PACKETS, &[paths::FORWARDER]);
         table.compare("TCP of wireguard-go", TCP, &[paths::WIREGUARD_GO]);
+        table.compare("4 of wireguard-go", TCP_4, &[paths::WIREGUARD_GO]);
+        table.compare("cpu/GB of wireguard-go", CPU, &[paths::WIREGUARD_GO]);
+        table.compare("UDP of wireguard-go", PACKETS, &[paths::WIREGUARD_GO]);
     }
     Ok(tables.into_iter().map(|(_, table)| table).collect())
 }

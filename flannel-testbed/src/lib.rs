@@ -45,7 +45,7 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
-mod cni_plugins;
+mod built;
 mod endpoint;
 mod error;
 mod etcd;
@@ -67,7 +67,7 @@ mod testbed;
 mod uplink;
 
 pub use blocks::{Blocks, InvalidBlocks};
-pub use cni_plugins::cni_plugins;
+pub use built::{cni_plugins, wireguard_go};
 pub use endpoint::Endpoint;
 pub use error::TestbedError;
 pub use etcd::Etcd;

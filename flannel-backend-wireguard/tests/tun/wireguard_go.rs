@@ -5,7 +5,6 @@
 )]
 
 use std::{
-    env,
     fmt::Write as _,
     io::{Read, Write as _},
     net::{IpAddr, SocketAddr},
@@ -20,17 +19,11 @@ use flannel_netlink::wireguard::{PublicKey, SecretKey};
 use flannel_testbed::{
     Pod, Process,
     probe::{Ping, tcp_throughput},
+    wireguard_go,
 };
 use tokio::time::{sleep, timeout};
 
 use crate::lab::{DUAL, IPV4, Lab};
-
-/// The program, from the target folder that this process was built in: `./ci.sh wireguard_go` builds it.
-fn program() -> PathBuf {
-    let own = env::current_exe().unwrap();
-    let mut folders = own.ancestors().map(|folder| folder.join("wireguard-go/wireguard-go"));
-    folders.find(|path| path.is_file()).expect("wireguard-go: run ./ci.sh wireguard_go")
-}
 
 /// One that runs on the second host of a lab, in the place of its node.
 struct WireguardGo {
@@ -45,7 +38,8 @@ impl WireguardGo {
         // Its socket has the device's name, in a folder that all tests share.
         let device = format!("wg{}", std::process::id() % 100_000);
         let device = format!("{device}{}", if endpoint.is_ipv4() { "a" } else { "b" });
-        let mut command = Command::new(program());
+        let mut command =
+            Command::new(wireguard_go().expect("wireguard-go: run ./ci.sh wireguard_go"));
         command.args(["-f", &device]);
         let process = host.spawn(command).unwrap();
         let socket = PathBuf::from(format!("/var/run/wireguard/{device}.sock"));
