@@ -47,6 +47,7 @@ mod tests {
             backend_type: crate::KIND.into(),
             backend_data: data(ports[0]),
             backend_v6_data: data(ports[1]),
+            second: None,
         }
     }
 

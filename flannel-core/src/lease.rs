@@ -1,5 +1,7 @@
 //! Leases, and flannel's JSON for what a node tells its peers.
 
+mod second_backend;
+
 use std::{
     borrow::Cow,
     fmt,
@@ -10,6 +12,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 use serde_json::value::RawValue;
+
+pub use second_backend::{SecondBackend, SecondRole};
 
 use crate::{
     fields::{FieldError, Fields, shorten},
@@ -45,7 +49,7 @@ impl Lease {
 /// What a node publishes about itself with its lease.
 ///
 /// [`fmt::Display`] prints and [`str::parse`] reads flannel's JSON: compact, members in this order, `PublicIP` always there,
-/// `PublicIPv6` `null` when unset, the others left out when empty. With serde it has the same form, in JSON only.
+/// `PublicIPv6` `null` when unset, the others left out when empty; behind them [`SecondBackend`], where there is one. With serde it has the same form, in JSON only.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LeaseAttrs {
     /// The IPv4 address at which peers reach the node; flannel writes `0.0.0.0` for none.
@@ -58,6 +62,8 @@ pub struct LeaseAttrs {
     pub backend_data: Option<RawJson>,
     /// What the backend tells its peers about IPv6.
     pub backend_v6_data: Option<RawJson>,
+    /// Another backend by which the node is reached as well, while the network moves from one to the other.
+    pub second: Option<Box<SecondBackend>>,
 }
 
 /// A text that is not a lease's JSON.
@@ -121,18 +127,22 @@ impl FromStr for LeaseAttrs {
             public_ipv6: fields
                 .parsed("PublicIPv6", "an IPv6 address", |text| text.parse().ok())?
                 .filter(|ip| *ip != Ipv6Addr::UNSPECIFIED),
-            backend_type: fields.text("BackendType")?.map_or(Cow::Borrowed(""), known),
+            backend_type: fields.text("BackendType")?.map_or(Cow::Borrowed(""), backend_type),
             backend_data: raw("BackendData"),
             backend_v6_data: raw("BackendV6Data"),
+            second: fields.raw(SECOND_BACKEND).and_then(|text| text.parse().ok()).map(Box::new),
         })
     }
 }
 
 /// Ten thousand leases have the same few types.
-fn known(backend_type: String) -> Cow<'static, str> {
+pub(crate) fn backend_type(backend_type: String) -> Cow<'static, str> {
     let known = BACKEND_TYPES.into_iter().find(|known| *known == backend_type);
     known.map_or(Cow::Owned(backend_type), Cow::Borrowed)
 }
+
+/// The member that is no member of flannel's.
+const SECOND_BACKEND: &str = "SecondBackend";
 
 /// What flannel's backends write, at cdf76059.
 const BACKEND_TYPES: [&str; 6] = ["extension", "host-gw", "ipip", "ipsec", "vxlan", "wireguard"];
@@ -164,6 +174,9 @@ impl Serialize for LeaseAttrs {
         }
         if let Some(data) = &self.backend_v6_data {
             map.serialize_entry("BackendV6Data", data)?;
+        }
+        if let Some(second) = &self.second {
+            map.serialize_entry(SECOND_BACKEND, second)?;
         }
         map.end()
     }
@@ -285,6 +298,8 @@ mod tests {
             v6 in proptest::option::of(prop_oneof![Just(0), any::<u128>()]),
             backend_type in "[ -~é<>&\u{2028}]{0,20}",
             data in proptest::option::of("\\PC{0,30}"),
+            role in proptest::option::of(prop::sample::select(&[SecondRole::Next, SecondRole::InUse, SecondRole::Unused])),
+            second_type in "[ -~é<>&\u{2028}]{0,20}",
         ) -> LeaseAttrs {
             let data = data.map(|text| RawJson::new(&serde_json::to_string(&text).unwrap()).unwrap());
             LeaseAttrs {
@@ -292,7 +307,11 @@ mod tests {
                 public_ipv6: v6.map(Ipv6Addr::from),
                 backend_type: backend_type.into(),
                 backend_data: data.clone(),
-                backend_v6_data: data,
+                backend_v6_data: data.clone(),
+                second: role.map(|role| {
+                    let (backend_data, backend_v6_data) = (data.clone(), data);
+                    Box::new(SecondBackend { backend_type: second_type.into(), backend_data, backend_v6_data, role })
+                }),
             }
         }
     }

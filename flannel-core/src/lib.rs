@@ -30,7 +30,10 @@ pub use config::{Adopted, BackendConfig, ConfigError, NetworkConfig, NetworkConf
 pub use fault::{Activity, Fault, FaultKind, error_chain};
 pub use fields::{FieldError, Fields};
 pub use identity::{InvalidNodeId, NodeId};
-pub use lease::{InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson};
+pub use lease::{
+    InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson, SecondBackend,
+    SecondRole,
+};
 pub use node::{
     Liveness, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped,
     Totals,

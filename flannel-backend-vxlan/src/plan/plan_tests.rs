@@ -22,6 +22,7 @@ fn peer(key: &str) -> Lease {
         backend_type: "vxlan".into(),
         backend_data: data(MAC4),
         backend_v6_data: data(MAC6),
+        second: None,
     };
     Lease::new(key.parse().unwrap(), attrs)
 }

@@ -17,6 +17,7 @@ fn lease(n: u8) -> Lease {
         backend_type: KIND.into(),
         backend_data: data(n, 51820),
         backend_v6_data: data(n, 51821),
+        second: None,
     };
     Lease::new(format!("10.3.{n}.0-24&fd00:10:3:{n}::-64").parse().unwrap(), attrs)
 }

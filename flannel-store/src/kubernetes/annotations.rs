@@ -98,6 +98,13 @@ impl AnnotationNames {
             let own = || attrs.public_ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).to_string();
             set(PUBLIC_IPV6, overwritten(PUBLIC_IPV6_OVERWRITE).unwrap_or_else(own));
         }
+        let has_second = self.get(present, SECOND_BACKEND).is_some_and(|text| !text.is_empty());
+        match &attrs.second {
+            Some(second) => set(SECOND_BACKEND, second.to_string()),
+            // What is empty is not there.
+            None if has_second => set(SECOND_BACKEND, String::new()),
+            None => {}
+        }
         wanted
     }
 
@@ -111,6 +118,7 @@ impl AnnotationNames {
             RawJson::new(text).ok()
         };
         let kind = self.get(present, BACKEND_TYPE).unwrap_or_default();
+        let second = self.get(present, SECOND_BACKEND).and_then(|text| text.parse().ok());
         let public_ip: Option<Ipv4Addr> =
             self.get(present, PUBLIC_IP).and_then(|it| it.parse().ok());
         let public_ipv6: Option<Ipv6Addr> =
@@ -121,6 +129,7 @@ impl AnnotationNames {
             backend_type: known(kind),
             backend_data: data(BACKEND_DATA),
             backend_v6_data: data(BACKEND_V6_DATA),
+            second: second.map(Box::new),
         })
     }
 
@@ -143,9 +152,17 @@ impl AnnotationNames {
 
     /// Those that [`missing`](Self::missing) may write.
     pub(crate) fn ours(&self) -> impl Iterator<Item = String> {
-        [MANAGED, BACKEND_TYPE, BACKEND_DATA, BACKEND_V6_DATA, PUBLIC_IP, PUBLIC_IPV6]
-            .into_iter()
-            .map(|suffix| self.name(suffix))
+        [
+            MANAGED,
+            BACKEND_TYPE,
+            BACKEND_DATA,
+            BACKEND_V6_DATA,
+            PUBLIC_IP,
+            PUBLIC_IPV6,
+            SECOND_BACKEND,
+        ]
+        .into_iter()
+        .map(|suffix| self.name(suffix))
     }
 }
 
@@ -169,6 +186,8 @@ const PUBLIC_IP: &str = "public-ip";
 const PUBLIC_IP_OVERWRITE: &str = "public-ip-overwrite";
 const PUBLIC_IPV6: &str = "public-ipv6";
 const PUBLIC_IPV6_OVERWRITE: &str = "public-ipv6-overwrite";
+/// Not flannel's: what the node publishes about another backend, while the network moves from one to another.
+const SECOND_BACKEND: &str = "second-backend";
 
 #[cfg(test)]
 mod tests {
@@ -263,6 +282,7 @@ mod tests {
             v6 in any::<Option<u128>>(),
             kind in "(vxlan|host-gw|wireguard|udp|)",
             data in proptest::option::of("[a-z]{0,9}"),
+            (second, before) in (any::<bool>(), any::<bool>()),
             other in proptest::collection::btree_map("[a-z]{1,5}", "[a-z]{0,5}", 0..4),
         ) {
             let json = |text: &String| RawJson::new(&serde_json::to_string(text).unwrap()).unwrap();
@@ -272,15 +292,20 @@ mod tests {
                 backend_type: kind.into(),
                 backend_data: data.as_ref().map(json),
                 backend_v6_data: data.as_ref().map(json),
+                second: second.then(|| Box::new(r#"{"Type":"vxlan","Data":{},"Role":"next"}"#.parse().unwrap())),
             };
             let mut present: Present<'_> =
                 other.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            if before {
+                present.insert(names().name(SECOND_BACKEND).into(), r#"{"Type":"","Role":"unused"}"#.into());
+            }
             let written = names().missing(&attrs, &present);
             prop_assert!(written.keys().all(|name| names().ours().any(|it| it == *name)));
             present.extend(written.into_iter().map(|(name, value)| (name.into(), value.into())));
             prop_assert!(names().missing(&attrs, &present).is_empty());
             let read = names().read(&present).unwrap();
             prop_assert_eq!(&read.backend_type, &attrs.backend_type);
+            prop_assert_eq!(&read.second, &attrs.second);
             if attrs.backend_type != "vxlan" || data.is_some() {
                 prop_assert_eq!(read.public_ip, attrs.public_ip);
                 prop_assert_eq!(read.backend_data, attrs.backend_data);
