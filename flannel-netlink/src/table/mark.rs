@@ -12,6 +12,9 @@ use crate::state::{ForwardingEntry, Neighbour, Object, Route, Via};
 pub struct Mark {
     /// The routing protocol number of our routes and nexthop objects.
     pub protocol: u8,
+    /// The routing protocol number of another owner that agrees with us on who leads where, if there is one: its routes do not
+    /// override ours.
+    pub sibling: Option<u8>,
     /// The routing table that our routes are in.
     pub table: u32,
     /// The networks that our routes, and the addresses on our devices, are inside of.
@@ -28,6 +31,7 @@ impl Mark {
     pub fn new(protocol: u8, networks: impl IntoIterator<Item = IpNetwork>) -> Self {
         Self {
             protocol,
+            sibling: None,
             table: Route::MAIN,
             networks: networks.into_iter().collect(),
             // An empty range.

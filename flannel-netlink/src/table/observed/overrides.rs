@@ -91,6 +91,7 @@ impl ObservedTable {
         let may_go_before = route.table == self.mark.table
             && self.mark.contains(route.destination)
             && !is_local()
+            && self.mark.sibling != Some(route.protocol)
             && !self.mark.owns(object, &self.our_devices);
         may_go_before.then_some(route)
     }
@@ -173,6 +174,16 @@ mod tests {
         }
         table.end_listing(vec![part]);
         table.take_changes(|_| true).into_iter().map(|drift| drift.change).collect()
+    }
+
+    #[test]
+    fn a_route_of_a_sibling_is_no_override() {
+        let mut mark = Mark::new(90, ["fd00::/16".parse().unwrap()]);
+        mark.sibling = Some(91);
+        let mut table = ObservedTable::new(mark);
+        table.want(Route { protocol: 90, ..route(1024) }.into(), 0);
+        assert_eq!(told(&mut table, Route { protocol: 91, ..route(512) }, true), []);
+        assert_eq!(told(&mut table, Route { protocol: 92, ..route(512) }, true).len(), 1);
     }
 
     #[test]
