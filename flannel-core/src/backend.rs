@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::{
-    config::BackendConfig,
+    config::{BackendConfig, NetworkConfig},
     fields::FieldError,
     lease::{Lease, LeaseAttrs},
     peers::Peers,
@@ -101,6 +101,37 @@ pub trait Network: fmt::Debug + Send {
     fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
         let reason = "its options are read when it starts".into();
         Err(BackendError::Unsupported { backend: options.kind().into(), reason })
+    }
+
+    /// Moves to the backend of `config`, which is another, from the next sync on.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unsupported`] or [`BackendError::Config`], and nothing has changed, if that takes a restart. It does unless this
+    /// is the network of a [`Migrating`](crate::Migrating) backend.
+    fn migrate(&mut self, config: &NetworkConfig) -> Result<(), BackendError> {
+        let reason = "its network is made of one backend".into();
+        Err(BackendError::Unsupported { backend: config.backend().kind().into(), reason })
+    }
+
+    /// Beside another network of this node: what a peer publishes for this one as far as it has not published it yet, if that
+    /// follows from what it has; packets from it are accepted then. Nothing does, unless a backend knows better.
+    fn foresee(&self, attrs: &LeaseAttrs) -> Option<LeaseAttrs> {
+        let _ = attrs;
+        None
+    }
+
+    /// Beside another network of this node: whether peers on [standby](Peers::is_standby) are to be among those of a sync. Not if this
+    /// network accepts packets from anybody.
+    fn knows_senders(&self) -> bool {
+        false
+    }
+
+    /// Beside another network of this node: whether the peer that holds `subnet` is known to accept what this one sends. One that
+    /// publishes that it does needs no other proof, unless a backend knows better.
+    fn is_accepted(&self, subnet: &Subnet) -> bool {
+        let _ = subnet;
+        true
     }
 
     /// How packets reach the peer that holds `subnet`, as of the last sync; `None` if it is not served, or if this network does not

@@ -10,6 +10,7 @@ mod fault;
 mod fields;
 mod identity;
 mod lease;
+mod migration;
 mod node;
 mod peer_fault;
 mod peers;
@@ -31,18 +32,22 @@ pub use fault::{Activity, Fault, FaultKind, error_chain};
 pub use fields::{FieldError, Fields};
 pub use identity::{InvalidNodeId, NodeId};
 pub use lease::{
-    InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson, SecondBackend,
-    SecondRole,
+    InvalidJson, Lease, LeaseAttrs, LeaseError, LeaseEvent, MAX_LEASE_BYTES, RawJson,
+    SecondBackend, SecondRole,
 };
+pub use migration::{BackendSource, Migrating, MigrationOptions, MigrationRecord, Place, Recorded};
 pub use node::{
     Liveness, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped,
     Totals,
 };
 pub use peer_fault::{Family, PeerFault, PeerProblem};
-pub use peers::{FoldOutcome, Peers, Revision};
+pub use peers::{FoldOutcome, NetworkShare, Peers, Revision, RouteScope};
 pub use public_address::{UnusableAddress, check_chosen_address, check_published};
 pub use random::SplitMix64;
-pub use report::{BackendReport, Repaired, RoutingMode, SyncReport, Transport, Warning};
+pub use report::{
+    BackendReport, MigrationReport, Repaired, RoutingMode, SyncReport, Transport, WaitingPeer,
+    Warning,
+};
 pub use store::{Store, StoreError, SubnetLease, trusted_for};
 pub use subnet::{InvalidSubnetKey, Subnet};
 pub use subnet_env::SubnetEnv;

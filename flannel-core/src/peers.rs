@@ -1,10 +1,14 @@
 //! The other nodes, folded from lease events.
 
+mod network_share;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
 };
+
+pub use network_share::{NetworkShare, RouteScope};
 
 use crate::{
     cidr::Cidr,
@@ -31,6 +35,7 @@ pub struct Peers {
     at_own: Option<Arc<Lease>>,
     revision: Revision,
     changes: VecDeque<Subnet>,
+    share: Option<Arc<NetworkShare>>,
 }
 
 /// A moment in the life of one set of [`Peers`] and of its clones, to ask what changed since.
@@ -63,7 +68,31 @@ impl Peers {
             at_own: None,
             revision: Revision { lineage: Arc::new(()), number: 0 },
             changes: VecDeque::new(),
+            share: None,
         }
+    }
+
+    /// The same peers as one of two networks of a node has to serve them: with our lease and those of the peers as `project` shows
+    /// them, and without those for which it returns `None`.
+    pub fn shared(
+        &self,
+        own: Lease,
+        share: NetworkShare,
+        project: impl Fn(&Arc<Lease>) -> Option<Arc<Lease>>,
+    ) -> Self {
+        let accepted = self.accepted.iter().filter_map(project).collect();
+        let empty = Self::new(self.config.clone(), own);
+        Self { accepted, share: Some(Arc::new(share)), ..empty }
+    }
+
+    /// Whether another network of this node sends packets to the peer, and this one only has to accept what comes from it.
+    pub fn is_standby(&self, subnet: &Subnet) -> bool {
+        self.share.as_ref().is_some_and(|share| share.standby.contains(subnet))
+    }
+
+    /// Which routes a network has that leads the whole network into one device.
+    pub fn route_scope(&self) -> RouteScope {
+        self.share.as_ref().map(|share| share.scope).unwrap_or_default()
     }
 
     /// Takes in one event of the watch.

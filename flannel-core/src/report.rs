@@ -1,5 +1,7 @@
 //! What a sync did, in numbers and by name.
 
+mod migration_report;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -7,6 +9,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use migration_report::{MigrationReport, WaitingPeer};
 
 use crate::{Fault, PeerProblem};
 
@@ -42,6 +46,8 @@ pub struct SyncReport {
     /// What is wrong with peers that are not, or not fully, served after this sync, in the order of their subnets. A peer may have
     /// several problems.
     pub problems: Vec<PeerProblem>,
+    /// How far the node is on its way from one backend to another, if it is.
+    pub migration: Option<MigrationReport>,
 }
 
 impl SyncReport {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Backend, BackendConfig, BackendError, BackendReport, Lease, LeaseAttrs, Network, Peers, Subnet,
-    SyncReport, Transport,
+    Backend, BackendConfig, BackendError, BackendReport, Lease, LeaseAttrs, Network, NetworkConfig,
+    Peers, Subnet, SyncReport, Transport,
 };
 use flannel_netlink::Namespace;
 
@@ -92,6 +92,10 @@ impl Network for FirewalledNetwork {
 
     fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
         self.inner.reconfigure(options)
+    }
+
+    fn migrate(&mut self, config: &NetworkConfig) -> Result<(), BackendError> {
+        self.inner.migrate(config)
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::NetworkConfig;
+use super::{BackendConfig, NetworkConfig};
 use crate::{
     cidr::{Cidr, SubnetRange},
     fault::{Activity, Fault, FaultKind},
@@ -22,8 +22,8 @@ pub struct Adopted {
 impl NetworkConfig {
     /// What a node that runs with `self` makes of `wanted`, which is what the store has now.
     ///
-    /// A network that was enlarged, other subnet lengths and other bounds are adopted. Another network, another family, another
-    /// firewall and another backend are not. Options of the backend are: the backend says what it makes of them.
+    /// A network that was enlarged, other subnet lengths and other bounds are adopted. Another network, another family and another
+    /// firewall are not. Another backend and other options of it are: the running network says what it makes of them.
     pub fn adopt(&self, wanted: &Self) -> Adopted {
         let mut conflicts = Vec::new();
         let ipv4 = adopt_range(self.ipv4, wanted.ipv4, Family::Ipv4, &mut conflicts);
@@ -37,18 +37,19 @@ impl NetworkConfig {
                 shown(wanted.enable_nftables),
             ));
         }
-        let same_backend = self.backend.kind() == wanted.backend.kind();
-        if !same_backend {
-            conflicts.push(conflict("Backend.Type", self.backend.kind(), wanted.backend.kind()));
-        }
-        let backend = if same_backend { &wanted.backend } else { &self.backend }.clone();
+        let backend = wanted.backend.clone();
         let config = Self { ipv4, ipv6, enable_nftables: self.enable_nftables, backend };
         Adopted { config, conflicts }
     }
 
-    /// The same network with the backend options of `other`.
+    /// The same network with the backend of `other`.
     pub(crate) fn with_backend_of(&self, other: &Self) -> Self {
-        Self { backend: other.backend.clone(), ..self.clone() }
+        self.with_backend(other.backend.clone())
+    }
+
+    /// The same network with this backend.
+    pub(crate) fn with_backend(&self, backend: BackendConfig) -> Self {
+        Self { backend, ..self.clone() }
     }
 }
 
@@ -125,16 +126,15 @@ mod tests {
         );
         let Adopted { config: adopted, conflicts } = running.adopt(&wanted);
         assert_eq!((adopted.ipv4(), adopted.ipv6()), (running.ipv4(), wanted.ipv6()));
-        assert_eq!(adopted.backend().kind(), "vxlan");
+        assert_eq!(adopted.backend().kind(), "host-gw");
         let texts: Vec<_> = conflicts.iter().map(ToString::to_string).collect();
         for (text, values) in texts.iter().zip([
             ["Network 10.4.0.0/16", "runs with 10.3.0.0/16"],
             ["EnableNFTables true", "runs with unset"],
-            ["Backend.Type host-gw", "runs with vxlan"],
         ]) {
             assert!(values.iter().all(|value| text.contains(value)), "{text}");
         }
-        assert_eq!(texts.len(), 3);
+        assert_eq!(texts.len(), 2);
         assert!(conflicts.iter().all(|fault| fault.kind.is_partial()));
 
         let one = running.adopt(&config(r#"{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan"}}"#));

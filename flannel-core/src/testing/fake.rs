@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    mem,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -25,12 +24,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct FakeBackend {
     host: Arc<Host>,
+    kind: &'static str,
 }
 
 /// The running data path of a [`FakeBackend`].
 #[derive(Debug)]
 pub struct FakeNetwork {
     host: Arc<Host>,
+    kind: &'static str,
 }
 
 #[derive(Debug)]
@@ -42,6 +43,7 @@ struct Host {
 #[derive(Debug)]
 struct State {
     address: Ipv4Addr,
+    is_up: bool,
     routes: BTreeMap<Subnet, IpAddr>,
     started: Vec<Subnet>,
     failing_starts: u32,
@@ -54,8 +56,14 @@ struct State {
 impl FakeBackend {
     /// A host with the public address `address` and no routes.
     pub fn new(address: Ipv4Addr) -> Self {
+        Self::of_kind("fake", address)
+    }
+
+    /// The same, published as a backend of this kind.
+    pub fn of_kind(kind: &'static str, address: Ipv4Addr) -> Self {
         let state = State {
             address,
+            is_up: false,
             routes: BTreeMap::new(),
             started: Vec::new(),
             failing_starts: 0,
@@ -64,12 +72,17 @@ impl FakeBackend {
             syncs: 0,
             writes: 0,
         };
-        Self { host: Arc::new(Host { state: Mutex::new(state), drift: Notify::new() }) }
+        Self { host: Arc::new(Host { state: Mutex::new(state), drift: Notify::new() }), kind }
     }
 
     /// The public address of the host.
     pub fn address(&self) -> Ipv4Addr {
         self.host.state().address
+    }
+
+    /// Whether the host's data path accepts packets: it was started and not torn down since.
+    pub fn is_up(&self) -> bool {
+        self.host.state().is_up
     }
 
     /// The routes of the host: each peer's subnet and address.
@@ -145,7 +158,7 @@ impl Backend for FakeBackend {
         _previous: Option<&'a Lease>,
     ) -> Result<LeaseAttrs, BackendError> {
         let public_ip = Some(self.host.state().address);
-        Ok(LeaseAttrs { public_ip, backend_type: KIND.into(), ..LeaseAttrs::default() })
+        Ok(LeaseAttrs { public_ip, backend_type: self.kind.into(), ..LeaseAttrs::default() })
     }
 
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
@@ -155,7 +168,8 @@ impl Backend for FakeBackend {
             return Err(refused("start"));
         }
         state.started.push(lease.subnet);
-        Ok(Box::new(FakeNetwork { host: Arc::clone(&self.host) }))
+        state.is_up = true;
+        Ok(Box::new(FakeNetwork { host: Arc::clone(&self.host), kind: self.kind }))
     }
 }
 
@@ -178,11 +192,11 @@ impl Network for FakeNetwork {
         for lease in peers.iter() {
             let problem = |fault| PeerProblem::new(lease.subnet, lease.attrs.address(), fault);
             match lease.attrs.address() {
-                _ if lease.attrs.backend_type != KIND => {
+                _ if lease.attrs.backend_type != self.kind => {
                     let theirs = lease.attrs.backend_type.clone().into_owned();
                     report
                         .problems
-                        .push(problem(PeerFault::OtherBackend { ours: KIND.into(), theirs }));
+                        .push(problem(PeerFault::OtherBackend { ours: self.kind.into(), theirs }));
                 }
                 Some(address) => drop(desired.insert(lease.subnet, address)),
                 None => {
@@ -225,7 +239,8 @@ impl Network for FakeNetwork {
     }
 
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
-        mem::take(&mut self.host.state().routes);
+        let mut state = self.host.state();
+        (state.routes, state.is_up) = (BTreeMap::new(), false);
         Ok(())
     }
 }
@@ -233,5 +248,3 @@ impl Network for FakeNetwork {
 fn refused(operation: &str) -> BackendError {
     BackendError::Kernel { operation: operation.into(), source: "refused by the test".into() }
 }
-
-const KIND: &str = "fake";

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::Driver;
 use crate::{
-    backend::Network,
+    backend::{BackendError, Network},
     config::{Adopted, NetworkConfig, conflict},
     fault::{Activity, Fault, error_chain},
     node::session::Session,
@@ -50,11 +50,12 @@ impl Driver {
         self.succeed(Activity::Config);
         let running = session.peers.config();
         let Adopted { mut config, mut conflicts } = running.adopt(wanted);
-        if config.backend() != running.backend()
-            && let Err(error) = network.reconfigure(config.backend())
-        {
-            let json = |config: &NetworkConfig| config.backend().to_string();
-            let fault = conflict("Backend", json(running), json(&config));
+        if let Err(error) = change_backend(network, running, &config) {
+            let fault = if is_migration(running, &config) {
+                conflict("Backend.Type", running.backend().kind(), config.backend().kind())
+            } else {
+                conflict("Backend", running.backend(), config.backend())
+            };
             conflicts.push(Fault {
                 reason: format!("{}: {}", fault.reason, error_chain(&error)),
                 ..fault
@@ -76,5 +77,25 @@ impl Driver {
         Arc::make_mut(&mut session.peers).set_config(config);
         session.sync_at = Some(Instant::now());
         self.show_peers(session);
+    }
+}
+
+/// Whether the backend itself is another, not only its options.
+fn is_migration(running: &NetworkConfig, wanted: &NetworkConfig) -> bool {
+    running.backend().kind() != wanted.backend().kind()
+}
+
+/// Lets the network go on with the backend of `wanted`.
+fn change_backend(
+    network: &mut dyn Network,
+    running: &NetworkConfig,
+    wanted: &NetworkConfig,
+) -> Result<(), BackendError> {
+    if is_migration(running, wanted) {
+        network.migrate(wanted)
+    } else if running.backend() != wanted.backend() {
+        network.reconfigure(wanted.backend())
+    } else {
+        Ok(())
     }
 }

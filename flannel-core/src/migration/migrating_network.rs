@@ -1,0 +1,166 @@
+//! The networks of one or two backends as one network.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    select,
+    time::{Instant, sleep_until},
+};
+
+use super::{merge::fault, migration_plan::Side, shared_state::Shared};
+use crate::{
+    backend::{BackendError, Network},
+    config::{BackendConfig, NetworkConfig},
+    lease::Lease,
+    peer_fault::{PeerFault, PeerProblem},
+    peers::{Peers, RouteScope},
+    report::{SyncReport, Transport},
+    subnet::Subnet,
+};
+
+#[derive(Debug)]
+pub(super) struct MigratingNetwork {
+    pub(super) shared: Arc<Shared>,
+    pub(super) base: Box<dyn Network>,
+    pub(super) beside: Option<Box<dyn Network>>,
+    /// By which backend peers are sent to since the last sync.
+    pub(super) via: BTreeMap<Subnet, Side>,
+    /// The peers to which the kernel refuses the way by the new backend, as of this sync.
+    pub(super) refused: BTreeSet<Subnet>,
+    /// Since when the lease does not name the backend any more that is left.
+    pub(super) left_at: Option<Instant>,
+    /// When to sync again.
+    pub(super) look_at: Option<Instant>,
+}
+
+impl MigratingNetwork {
+    pub(super) async fn start(shared: Arc<Shared>, lease: &Lease) -> Result<Self, BackendError> {
+        let running = shared.state().base.clone();
+        let base = running.backend.start(&running.own_lease(lease)).await?;
+        Ok(Self {
+            shared,
+            base,
+            beside: None,
+            via: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            left_at: None,
+            look_at: None,
+        })
+    }
+
+    pub(super) fn network(&mut self, side: Side) -> Option<&mut Box<dyn Network>> {
+        match side {
+            Side::Base => Some(&mut self.base),
+            Side::Beside => self.beside.as_mut(),
+        }
+    }
+}
+
+#[async_trait]
+impl Network for MigratingNetwork {
+    fn mtu(&self) -> u32 {
+        let beside = self.beside.as_ref().map(|network| network.mtu());
+        beside.into_iter().chain([self.base.mtu()]).min().unwrap_or_default()
+    }
+
+    async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
+        self.look_at = None;
+        let state = self.shared.state().clone();
+        let Some(beside) = state.beside else {
+            return self.sync_alone(&state.base, peers, RouteScope::Network).await;
+        };
+        if let Err(error) = self.start_beside(&beside, peers.own()).await {
+            let mut report = self.sync_alone(&state.base, peers, RouteScope::Network).await?;
+            let operation = format!("start {} beside {}", beside.kind(), state.base.kind());
+            report.faults.push(fault(operation, &error));
+            return Ok(report);
+        }
+        let beside = self.shared.state().beside.clone().unwrap_or(beside);
+        let (mut report, plan) =
+            self.sync_both([&state.base, &beside], state.target, peers).await?;
+        let unreached = peers.iter().filter(|peer| !plan.via.contains_key(&peer.subnet));
+        let ours = if state.target == Side::Base { state.base.kind() } else { beside.kind() };
+        for peer in unreached {
+            let theirs = peer.attrs.backend_type.clone().into_owned();
+            let fault = PeerFault::OtherBackend { ours: ours.into(), theirs };
+            report.problems.push(PeerProblem::new(peer.subnet, peer.attrs.address(), fault));
+        }
+        report.problems.sort_by_key(|problem| problem.peer);
+        report.migration = self.finish_if_due(&plan, state.target, peers).await;
+        Ok(report)
+    }
+
+    async fn drifted(&mut self) -> Result<(), BackendError> {
+        {
+            let state = self.shared.state();
+            if state.beside.is_some() && state.layout.is_some() && state.layout != state.advertised
+            {
+                return Ok(());
+            }
+        }
+        let look = async {
+            match self.look_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let beside = async {
+            match &mut self.beside {
+                Some(network) => network.drifted().await,
+                None => std::future::pending().await,
+            }
+        };
+        select! {
+            () = look => Ok(()),
+            drifted = self.base.drifted() => drifted,
+            drifted = beside => drifted,
+        }
+    }
+
+    fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
+        let state = self.shared.state().clone();
+        let side = Side::ALL
+            .into_iter()
+            .find(|side| state.side(*side).is_some_and(|running| running.kind() == options.kind()));
+        let side = side.unwrap_or(Side::Base);
+        if let Some(network) = self.network(side) {
+            network.reconfigure(options)?;
+        }
+        if let Some(running) = self.shared.state().side_mut(side) {
+            running.recorded.config = running.recorded.config.with_backend(options.clone());
+        }
+        self.remember();
+        Ok(())
+    }
+
+    fn migrate(&mut self, config: &NetworkConfig) -> Result<(), BackendError> {
+        self.begin(config)
+    }
+
+    fn transport(&self, subnet: &Subnet) -> Option<Transport> {
+        match (self.via.get(subnet), &self.beside) {
+            (Some(Side::Beside), Some(beside)) => beside.transport(subnet),
+            _ => self.base.transport(subnet),
+        }
+    }
+
+    async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
+        let beside = match self.beside {
+            Some(network) => network.teardown().await,
+            None => Ok(()),
+        };
+        self.base.teardown().await.and(beside)
+    }
+
+    async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
+        let beside = match self.beside {
+            Some(network) => network.hand_over().await,
+            None => Ok(()),
+        };
+        self.base.hand_over().await.and(beside)
+    }
+}

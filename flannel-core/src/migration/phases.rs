@@ -1,0 +1,154 @@
+//! How a migration begins and ends.
+
+use std::{collections::BTreeMap, mem};
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{
+    Recorded,
+    migrating_network::MigratingNetwork,
+    migration_plan::{Layout, MigrationPlan, Published, Side},
+    shared_state::{Running, lease_type},
+};
+use crate::{
+    backend::{BackendError, Network},
+    config::NetworkConfig,
+    fault::error_chain,
+    peers::{Peers, RouteScope},
+    report::{MigrationReport, WaitingPeer},
+};
+
+impl MigratingNetwork {
+    /// Goes on to the end when there is nothing else to do: the backend that is left goes when nobody can send by it any more.
+    pub(super) async fn finish_if_due(
+        &mut self,
+        plan: &MigrationPlan,
+        target: Side,
+        peers: &Peers,
+    ) -> Option<MigrationReport> {
+        let (is_left, linger) = {
+            let mut state = self.shared.state();
+            state.layout = Some(plan.layout);
+            let published = Published::by(&peers.own().attrs);
+            let only = Published {
+                first: state.side(target).map_or("", |running| &running.backend_type),
+                second: None,
+            };
+            (plan.layout == Layout::Only(target) && published == only, self.shared.options.linger)
+        };
+        if !is_left {
+            self.left_at = None;
+        } else {
+            let now = Instant::now();
+            let until = *self.left_at.get_or_insert(now) + linger;
+            if until <= now {
+                self.finish(target, peers).await;
+                return None;
+            }
+            self.look_at = Some(until);
+        }
+        Some(self.progress(plan, target, peers))
+    }
+
+    fn progress(&self, plan: &MigrationPlan, target: Side, peers: &Peers) -> MigrationReport {
+        let state = self.shared.state();
+        let kind = |side| state.side(side).map_or_else(String::new, |it| it.kind().to_owned());
+        let waiting = if plan.late.is_empty() { &plan.waiting } else { &plan.late };
+        let named = waiting.iter().filter_map(|subnet| peers.get(subnet));
+        MigrationReport {
+            from: kind(target.other()),
+            to: kind(target),
+            moved: plan.via.values().filter(|side| **side == target).count(),
+            peers: peers.len(),
+            waiting: waiting.len(),
+            named: named.take(MigrationReport::NAMED).map(WaitingPeer::new).collect(),
+            leaving: matches!(plan.layout, Layout::Only(_)),
+            then: state.then.as_ref().map(|config| config.backend().kind().to_owned()),
+        }
+    }
+
+    /// Takes down the backend that is left.
+    async fn finish(&mut self, target: Side, peers: &Peers) {
+        let Some(beside) = self.beside.take() else { return };
+        let (left, kept) = {
+            let state = self.shared.state();
+            (state.side(target.other()).cloned(), state.side(target).cloned())
+        };
+        let (Some(left), Some(kept)) = (left, kept) else { return };
+        let old = match target {
+            Side::Base => beside,
+            Side::Beside => {
+                let old = mem::replace(&mut self.base, beside);
+                // Its route for the whole network is there before those to peers go.
+                if let Err(error) = self.sync_alone(&kept, peers, RouteScope::Both).await {
+                    warn!("cannot sync {} alone: {}", kept.kind(), error_chain(&error));
+                }
+                old
+            }
+        };
+        if let Err(error) = old.teardown().await {
+            warn!("cannot take down {}: {}", left.kind(), error_chain(&error));
+        }
+        info!(backend = kept.kind(), left = left.kind(), "migration finished");
+        let then = {
+            let mut state = self.shared.state();
+            (state.base, state.beside, state.target) = (kept, None, Side::Base);
+            (state.layout, state.advertised) = (None, None);
+            state.then.take()
+        };
+        self.remember();
+        (self.via, self.left_at) = (BTreeMap::new(), None);
+        self.look_at = Some(Instant::now());
+        if let Some(config) = then
+            && let Err(error) = self.begin(&config)
+        {
+            warn!("cannot move to {}: {}", config.backend().kind(), error_chain(&error));
+        }
+    }
+
+    pub(super) fn remember(&self) {
+        let record = self.shared.state().record();
+        if let Err(error) = self.shared.source.remember(&record) {
+            warn!("cannot remember the backend over a restart: {}", error_chain(&error));
+        }
+    }
+
+    /// Begins to move to the backend of `config`, or turns back to it.
+    pub(super) fn begin(&mut self, config: &NetworkConfig) -> Result<(), BackendError> {
+        let kind = config.backend().kind();
+        let state = self.shared.state().clone();
+        let known = Side::ALL
+            .into_iter()
+            .find(|side| state.side(*side).is_some_and(|running| running.kind() == kind));
+        if let Some(side) = known {
+            if let Some(running) = state.side(side)
+                && running.recorded.config.backend() != config.backend()
+            {
+                self.reconfigure(config.backend())?;
+            }
+            let mut state = self.shared.state();
+            (state.target, state.then) = (side, None);
+            return Ok(());
+        }
+        if state.beside.is_some() {
+            self.shared.state().then = Some(config.clone());
+            return Ok(());
+        }
+        if lease_type(kind) == state.base.backend_type {
+            let reason =
+                format!("{} publishes the same, take another one in between", state.base.kind());
+            return Err(BackendError::Unsupported { backend: kind.into(), reason });
+        }
+        let alternate = !state.base.recorded.alternate;
+        let recorded = Recorded { config: config.clone(), alternate };
+        let beside = Running::new(self.shared.source.as_ref(), recorded, true)?;
+        let mut record = state.record();
+        record.beside = Some(beside.recorded.clone());
+        self.shared.source.remember(&record)?;
+        info!(from = state.base.kind(), to = kind, "migration begins");
+        let mut state = self.shared.state();
+        (state.beside, state.target, state.layout) = (Some(beside), Side::Beside, None);
+        Ok(())
+    }
+}
