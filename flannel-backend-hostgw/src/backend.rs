@@ -5,7 +5,7 @@ use flannel_backend::{
     Paths, TableOptions, Uplink, UplinkFinder, read_mtu, smallest_mtu, warn_of_unknown_options,
 };
 use flannel_core::{
-    Backend, BackendConfig, BackendError, Lease, LeaseAttrs, Network, NetworkConfig,
+    Backend, BackendConfig, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, Place,
 };
 use flannel_netlink::state::IpFamily;
 use ipnetwork::IpNetwork;
@@ -39,6 +39,13 @@ impl HostGw {
     #[must_use]
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
         (self.routes.protocol, self.routes.table) = (protocol, table);
+        self
+    }
+
+    /// The same beside another backend of the node, or with the second mark.
+    #[must_use]
+    pub fn at(mut self, place: Place) -> Self {
+        self.routes.at(place);
         self
     }
 

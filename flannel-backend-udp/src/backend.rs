@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, sync::Arc, thread};
 use async_trait::async_trait;
 use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown_options};
 use flannel_core::{
-    Backend, BackendError, BackendReport, Family, Lease, LeaseAttrs, Network, NetworkConfig,
+    Backend, BackendError, BackendReport, Family, Lease, LeaseAttrs, Network, NetworkConfig, Place,
 };
 #[cfg(any(test, feature = "testing"))]
 use flannel_netlink::Namespace;
@@ -84,6 +84,13 @@ impl Udp {
     #[must_use]
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
         (self.routes.protocol, self.routes.table) = (protocol, table);
+        self
+    }
+
+    /// The same beside another backend of the node, or with the second mark.
+    #[must_use]
+    pub fn at(mut self, place: Place) -> Self {
+        self.routes.at(place);
         self
     }
 

@@ -11,7 +11,8 @@ use flannel_backend::{
     NEXT_HOPS, PathsWatch, PeerPlan, PeerTable, TableOptions, UplinkWatch, route_mtu, smallest_mtu,
 };
 use flannel_core::{
-    BackendConfig, BackendError, Network, Peers, RoutingMode, Subnet, SyncReport, Transport,
+    BackendConfig, BackendError, Lease, LeaseAttrs, Network, Peers, RouteScope, RoutingMode,
+    Subnet, SyncReport, Transport,
 };
 use flannel_netlink::{
     iface::Interface,
@@ -40,8 +41,8 @@ pub(crate) struct UdpNetwork {
     paths: PathsWatch,
     /// How large packets to addresses of peers may be, bytes, where that is less than usual.
     limits: BTreeMap<IpAddr, u32>,
-    /// The device that is watched, and whose address and route are wanted.
-    placed: Option<(Link, Subnet)>,
+    /// The device that is watched, whose address and routes are wanted, and which routes.
+    placed: Option<(Link, Subnet, RouteScope)>,
     /// Where peers were reached after the last sync.
     endpoints: Option<BTreeMap<IpNetwork, SocketAddr>>,
 }
@@ -77,12 +78,12 @@ impl UdpNetwork {
     }
 
     /// Wants the address and the route of this device, and lets its drift be told.
-    fn place(&mut self, link: &Link, own: &Subnet) {
-        let placed = (link.clone(), *own);
+    fn place(&mut self, link: &Link, own: &Subnet, scope: RouteScope) {
+        let placed = (link.clone(), *own, scope);
         if self.placed.as_ref() == Some(&placed) {
             return;
         }
-        self.table.want_own(self.common.own_objects(link, own));
+        self.table.want_own(self.common.own_objects(link, own, scope));
         self.table.replan();
         self.table.table().watch_link(link.clone());
         self.placed = Some(placed);
@@ -122,7 +123,7 @@ impl Common {
     }
 
     /// As with flannel: the subnet's own address, alone, and the network behind the device.
-    fn own_objects(&self, link: &Link, own: &Subnet) -> Vec<Object> {
+    fn own_objects(&self, link: &Link, own: &Subnet, scope: RouteScope) -> Vec<Object> {
         let address = |block: IpNetwork| {
             let mut address = Address::new(link.index, IpNetwork::from(block.network()));
             address.no_duplicate_detection = true;
@@ -130,25 +131,26 @@ impl Common {
         };
         let addresses = own.blocks().map(address);
         let route = |network: &IpNetwork| self.route(*network, link.index).into();
-        addresses.chain(self.routes.networks.iter().map(route)).collect()
+        let networks = self.routes.networks.iter().filter(|_| scope.has_network());
+        addresses.chain(networks.map(route)).collect()
     }
 
     /// A route for each block of a peer with a small path MTU: the kernel fragments what may be fragmented, and reports the MTU
-    /// to other senders.
-    fn narrow_routes(
+    /// to other senders. In a scope of peers, all blocks have one.
+    fn peer_routes(
         &self,
         endpoints: &[(IpNetwork, SocketAddr)],
         limits: &BTreeMap<IpAddr, u32>,
         link: &Link,
+        scope: RouteScope,
     ) -> Vec<Object> {
-        let narrow = |(block, endpoint): &(IpNetwork, SocketAddr)| {
-            let (limit, overhead) = (*limits.get(&endpoint.ip())?, overhead(endpoint.ip()) as u32);
-            let mtu = route_mtu(block, limit, overhead, link.mtu)?;
-            let mut route = self.route(*block, link.index);
-            route.mtu = Some(mtu);
-            Some(route.into())
+        let route = |(block, endpoint): &(IpNetwork, SocketAddr)| {
+            let (limit, overhead) = (limits.get(&endpoint.ip()), overhead(endpoint.ip()) as u32);
+            let mtu = limit.and_then(|limit| route_mtu(block, *limit, overhead, link.mtu));
+            let route = Route { mtu, ..self.route(*block, link.index) };
+            (mtu.is_some() || scope.has_peers()).then(|| route.into())
         };
-        endpoints.iter().filter_map(narrow).collect()
+        endpoints.iter().filter_map(route).collect()
     }
 
     fn route(&self, block: IpNetwork, link: u32) -> Route {
@@ -205,7 +207,8 @@ impl Network for UdpNetwork {
             .ebpf
             .sync(&plan, link.index, &self.engines.engine_stats, &mut ours)
             .await?;
-        self.place(&link, &plan.own);
+        let scope = peers.route_scope();
+        self.place(&link, &plan.own, scope);
         let limits = self.paths.current().mtus;
         if self.limits != limits {
             self.limits = limits;
@@ -213,9 +216,12 @@ impl Network for UdpNetwork {
         }
         let (own, port) = (plan.own, self.common.settings.port);
         let (common, limits) = (&self.common, &self.limits);
-        let plan_peer = |peer: &_| {
+        let plan_peer = |peer: &Lease| {
             let (endpoints, faults) = plan::endpoints(&own, peer, port);
-            let objects = common.narrow_routes(&endpoints, limits, &link);
+            let objects = match peers.is_standby(&peer.subnet) {
+                true => Vec::new(),
+                false => common.peer_routes(&endpoints, limits, &link, scope),
+            };
             PeerPlan { objects, faults }
         };
         let synced = self.table.sync(peers, plan_peer).await;
@@ -250,6 +256,16 @@ impl Network for UdpNetwork {
             reason: format!("{fixed} are read when it starts"),
         })?;
         Ok(())
+    }
+
+    /// It publishes its addresses, which every backend does.
+    fn foresee(&self, attrs: &LeaseAttrs) -> Option<LeaseAttrs> {
+        let LeaseAttrs { public_ip, public_ipv6, .. } = *attrs;
+        Some(LeaseAttrs { public_ip, public_ipv6, ..LeaseAttrs::default() })
+    }
+
+    fn knows_senders(&self) -> bool {
+        true
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

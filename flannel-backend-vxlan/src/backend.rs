@@ -8,7 +8,8 @@ use std::{
 use async_trait::async_trait;
 use flannel_backend::{Paths, TableOptions, Uplink, UplinkFinder, warn_of_unknown_options};
 use flannel_core::{
-    Backend, BackendConfig, BackendError, Fields, Lease, LeaseAttrs, Network, NetworkConfig, NodeId,
+    Backend, BackendConfig, BackendError, Fields, Lease, LeaseAttrs, Network, NetworkConfig,
+    NodeId, Place,
 };
 use flannel_netlink::iface::Interface;
 
@@ -68,6 +69,13 @@ impl Vxlan {
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
         let routes = &mut self.not_yet_shared().routes;
         (routes.protocol, routes.table) = (protocol, table);
+        self
+    }
+
+    /// The same beside another backend of the node, or with the second mark.
+    #[must_use]
+    pub fn at(mut self, place: Place) -> Self {
+        self.not_yet_shared().routes.at(place);
         self
     }
 

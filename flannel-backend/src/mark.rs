@@ -12,6 +12,17 @@ use ipnetwork::IpNetwork;
 /// The routing protocol number of our routes and nexthop objects: 241, which `/etc/iproute2/rt_protos` gives to nobody.
 pub const PROTOCOL: u8 = 241;
 
+/// The same of a backend that works beside another one of the same node: 242, which that file gives to nobody either.
+pub const SECOND_PROTOCOL: u8 = 242;
+
+/// Those of `ids`, which are a network's, that are for nexthop objects with this protocol number: two backends of one node, which work
+/// beside each other, have a half each.
+pub fn nexthop_ids_of(protocol: u8, ids: RangeInclusive<u32>) -> RangeInclusive<u32> {
+    let (first, last) = ids.into_inner();
+    let middle = first + (last - first) / 2;
+    if protocol == SECOND_PROTOCOL { middle + 1..=last } else { first..=middle }
+}
+
 /// The ids of nexthop objects for a network in `namespace`, with routes in this table.
 ///
 /// Ids are shared by all programs of a namespace. Each network has a block of 2^20 in the upper half of the numbers, where no
@@ -49,7 +60,8 @@ async fn users(
     table: u32,
 ) -> Result<Vec<(u32, IpNetwork)>, KernelError> {
     let nexthops = list_nexthops(connection).await?;
-    if nexthops.iter().all(|nexthop| nexthop.protocol != PROTOCOL) {
+    let is_ours = |protocol| [PROTOCOL, SECOND_PROTOCOL].contains(&protocol);
+    if !nexthops.iter().any(|nexthop| is_ours(nexthop.protocol)) {
         return Ok(Vec::new());
     }
     let mut users = Vec::new();
@@ -115,6 +127,15 @@ mod tests {
     fn a_block_is_in_the_upper_half_and_stays_what_it_was() {
         let ids = choose_block(&network("10.3.0.0/16"), []);
         assert_eq!((*ids.start(), ids.end() - ids.start()), (0x88d0_0000, (1 << 20) - 1));
+    }
+
+    #[test]
+    fn two_backends_of_one_network_share_no_id() {
+        let ids = choose_block(&network("10.3.0.0/16"), []);
+        let [first, second] =
+            [PROTOCOL, SECOND_PROTOCOL].map(|protocol| nexthop_ids_of(protocol, ids.clone()));
+        assert_eq!((first.start(), second.end()), (ids.start(), ids.end()));
+        assert_eq!(first.end() + 1, *second.start());
     }
 
     #[test]

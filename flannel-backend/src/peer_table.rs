@@ -41,8 +41,9 @@ pub struct PeerTable {
     drops_unused: bool,
     /// Where packets are refused that no other route takes.
     guarded: Vec<IpNetwork>,
-    /// The node's own subnet as of the last sync.
+    /// The node's own subnet as of the last sync, and whether the network as a whole is another backend's.
     local: Option<Subnet>,
+    is_second: bool,
 }
 
 impl PeerTable {
@@ -71,6 +72,7 @@ impl PeerTable {
             drops_unused: false,
             guarded: Vec::new(),
             local: None,
+            is_second: false,
         })
     }
 
@@ -101,13 +103,14 @@ impl PeerTable {
     }
 
     fn place_own(&mut self) {
-        let local = self.local.filter(|_| self.drops_unused);
+        let local = self.local.filter(|_| self.drops_unused && !self.is_second);
         let blackholes = local.iter().flat_map(Subnet::blocks).map(|block| {
             let mut route = Route::new(block, self.protocol).blackhole();
             (route.table, route.metric) = (self.number, LAST);
             Object::from(route)
         });
-        let guards = self.guarded.iter().map(|it| guard(*it, self.protocol, self.number).into());
+        let guarded = self.guarded.iter().filter(|_| !self.is_second);
+        let guards = guarded.map(|it| guard(*it, self.protocol, self.number).into());
         let objects = self.own.iter().copied().chain(blackholes).chain(guards).collect();
         self.place(Holder::NODE, objects);
     }
@@ -133,7 +136,9 @@ impl PeerTable {
         plan: impl Fn(&Lease) -> PeerPlan,
     ) -> Result<SyncReport, BackendError> {
         let own = peers.own().subnet;
-        if self.local.replace(own) != Some(own) {
+        let is_second = !peers.route_scope().has_network();
+        let was_second = std::mem::replace(&mut self.is_second, is_second);
+        if self.local.replace(own) != Some(own) || was_second != is_second {
             self.table.set_local(own.blocks().collect());
             self.place_own();
         }

@@ -1,11 +1,11 @@
 //! What backends make a table of routes from, and how they read options.
 
-use flannel_core::{BackendError, FieldError, Fields, NetworkConfig};
+use flannel_core::{BackendError, FieldError, Fields, NetworkConfig, Place};
 use flannel_netlink::{Namespace, state::Route, table::Mark};
 use ipnetwork::IpNetwork;
 use tracing::warn;
 
-use crate::{PROTOCOL, PeerTable, nexthop_ids, remove_leftovers};
+use crate::{PROTOCOL, PeerTable, SECOND_PROTOCOL, nexthop_ids, nexthop_ids_of, remove_leftovers};
 
 /// Where a backend's routes are, and which are its own.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +20,8 @@ pub struct TableOptions {
     pub blackholes: bool,
     /// Whether packets to the networks that no other route takes are refused.
     pub guards: bool,
+    /// Whether another backend of this node has devices and filters of its own, which stay.
+    pub beside_another: bool,
 }
 
 impl TableOptions {
@@ -28,7 +30,20 @@ impl TableOptions {
         let ipv4 = config.ipv4().map(|range| IpNetwork::V4(range.network()));
         let ipv6 = config.ipv6().map(|range| IpNetwork::V6(range.network()));
         let networks = ipv4.into_iter().chain(ipv6).collect();
-        Self { networks, protocol: PROTOCOL, table: Route::MAIN, blackholes: false, guards: false }
+        Self {
+            networks,
+            protocol: PROTOCOL,
+            table: Route::MAIN,
+            blackholes: false,
+            guards: false,
+            beside_another: false,
+        }
+    }
+
+    /// The same where [`Place`] says.
+    pub fn at(&mut self, place: Place) {
+        self.beside_another = place.beside;
+        self.protocol = if place.alternate { SECOND_PROTOCOL } else { PROTOCOL };
     }
 
     /// Opens the table in `namespace` for a backend with these `devices`, after what other backends of the network have left was
@@ -46,10 +61,18 @@ impl TableOptions {
         namespace: &Namespace,
         devices: Vec<String>,
     ) -> Result<PeerTable, BackendError> {
-        remove_leftovers(namespace, &self.networks, &devices).await?;
+        if !self.beside_another {
+            remove_leftovers(namespace, &self.networks, &devices).await?;
+        }
         let mut mark = Mark::new(self.protocol, self.networks.clone());
         mark.table = self.table;
-        mark.nexthops = nexthop_ids(namespace, &self.networks, self.table).await?;
+        mark.sibling = match self.protocol {
+            PROTOCOL => Some(SECOND_PROTOCOL),
+            SECOND_PROTOCOL => Some(PROTOCOL),
+            _ => None,
+        };
+        let ids = nexthop_ids(namespace, &self.networks, self.table).await?;
+        mark.nexthops = nexthop_ids_of(self.protocol, ids);
         mark.devices = devices.into_iter().collect();
         let mut table = PeerTable::open(namespace, mark).await?;
         if self.blackholes {

@@ -8,7 +8,7 @@ use flannel_netlink::{
 };
 use ipnetwork::IpNetwork;
 
-use crate::{PROTOCOL, guard::guard, nexthop_ids, remove_leftovers};
+use crate::{PROTOCOL, SECOND_PROTOCOL, guard::guard, nexthop_ids, remove_leftovers};
 
 /// What [`remove_all`] has removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -38,23 +38,31 @@ pub async fn remove_all(
     networks: &[IpNetwork],
     guarded: bool,
 ) -> Result<Removed, BackendError> {
-    let mut mark = Mark::new(PROTOCOL, networks.to_vec());
-    let number = mark.table;
-    mark.nexthops = nexthop_ids(namespace, networks, number).await?;
     let refused =
         |operation: &str, source| BackendError::Kernel { operation: operation.into(), source };
-    let report = async {
-        let mut table = Table::open(namespace, mark).await?;
-        let guards = networks.iter().map(|network| guard(*network, Route::BOOT, number).into());
-        table.want_only(guards.filter(|_| guarded).collect::<Vec<_>>());
-        table.sync().await
-    };
-    let report = report.await.map_err(|error| refused("list routes", error.into()));
+    let mut reports = Vec::new();
+    for protocol in [PROTOCOL, SECOND_PROTOCOL] {
+        let mut mark = Mark::new(protocol, networks.to_vec());
+        let number = mark.table;
+        mark.nexthops = nexthop_ids(namespace, networks, number).await?;
+        let report = async {
+            let mut table = Table::open(namespace, mark).await?;
+            let guards = networks.iter().map(|network| guard(*network, Route::BOOT, number).into());
+            table.want_only(guards.filter(|_| guarded).collect::<Vec<_>>());
+            table.sync().await
+        };
+        reports.push(report.await.map_err(|error| refused("list routes", error.into())));
+    }
     // Devices go also if routes do not.
     let devices = remove_leftovers(namespace, networks, &[]).await;
-    let TableReport { removed, failures, .. } = report?;
-    match failures.into_iter().next() {
-        None => Ok(Removed { devices: devices?, objects: removed }),
+    let (mut objects, mut failed) = (0, None);
+    for report in reports {
+        let TableReport { removed, failures, .. } = report?;
+        objects += removed;
+        failed = failed.or_else(|| failures.into_iter().next());
+    }
+    match failed {
+        None => Ok(Removed { devices: devices?, objects }),
         Some(failure) => Err(refused(&format!("delete {}", failure.object), failure.source.into())),
     }
 }
