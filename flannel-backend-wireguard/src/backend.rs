@@ -11,7 +11,7 @@ use flannel_backend::{
 };
 use flannel_core::{
     Backend, BackendConfig, BackendError, BackendReport, Family, Fields, Lease, LeaseAttrs,
-    Network, NetworkConfig,
+    Network, NetworkConfig, Place,
 };
 use tokio::sync::OnceCell;
 
@@ -79,6 +79,13 @@ impl Wireguard {
     pub fn with_mark(mut self, protocol: u8, table: u32) -> Self {
         let routes = &mut self.not_yet_shared().routes;
         (routes.protocol, routes.table) = (protocol, table);
+        self
+    }
+
+    /// The same beside another backend of the node, or with the second mark.
+    #[must_use]
+    pub fn at(mut self, place: Place) -> Self {
+        self.not_yet_shared().routes.at(place);
         self
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use flannel_backend::{NEXT_HOPS, PathsWatch, PeerPlan, PeerTable, UplinkWatch, route_mtu};
 use flannel_core::{
-    BackendConfig, BackendError, Family, Lease, Network, PeerFault, PeerProblem, Peers,
+    BackendConfig, BackendError, Family, Lease, Network, PeerFault, PeerProblem, Peers, RouteScope,
     RoutingMode, Subnet, SyncReport, Transport,
 };
 use flannel_netlink::{
@@ -37,8 +37,8 @@ pub(crate) struct WireguardNetwork {
     arrivals: Arrivals,
     plan: Plan,
     tunnels: Vec<TunnelPeers>,
-    /// The devices that are watched and have routes, and our subnet.
-    placed: Option<(Vec<Link>, Subnet)>,
+    /// The devices that are watched and have routes, our subnet, and which routes.
+    placed: Option<(Vec<Link>, Subnet, RouteScope)>,
     look_at: Instant,
     log: LogLimit,
 }
@@ -88,7 +88,8 @@ impl WireguardNetwork {
         let tunnels = self.tunnels.iter().map(|it| it.spec().clone()).collect();
         let local = (uplink.v4, uplink.v6);
         let facts = Facts { settings: self.shared.settings(), tunnels, own_key, local };
-        let plan = facts.plan(peers.own(), self.arrivals.newest_first(peers));
+        let mut plan = facts.plan(peers.own(), self.arrivals.newest_first(peers));
+        plan.shake_hands_with(|subnet| peers.is_standby(subnet));
         let limits = self.paths.current().mtus;
         if (&self.plan, &self.limits) != (&plan, &limits) {
             (self.plan, self.limits) = (plan, limits);
@@ -98,9 +99,9 @@ impl WireguardNetwork {
     }
 
     /// Wants the addresses of our devices and the routes into them, and lets drift of the devices be told.
-    fn place(&mut self, own: &Subnet) {
+    fn place(&mut self, own: &Subnet, scope: RouteScope) {
         let links: Vec<_> = self.tunnels.iter().map(|it| it.tunnel.link.clone()).collect();
-        let placed = (links, *own);
+        let placed = (links, *own, scope);
         if self.placed.as_ref() == Some(&placed) {
             return;
         }
@@ -109,14 +110,14 @@ impl WireguardNetwork {
             self.table.table().watch_link(Link { queue: 0, ..link.clone() });
         }
         let objects: Vec<_> =
-            self.tunnels.iter().flat_map(|it| self.own_objects(it, own)).collect();
+            self.tunnels.iter().flat_map(|it| self.own_objects(it, own, scope)).collect();
         self.table.want_own(objects);
         self.table.replan();
         self.placed = Some(placed);
     }
 
     /// As with flannel: the subnet's own address, alone, and the whole network behind the device, which drops what is for no peer.
-    fn own_objects(&self, tunnel: &TunnelPeers, own: &Subnet) -> Vec<Object> {
+    fn own_objects(&self, tunnel: &TunnelPeers, own: &Subnet, scope: RouteScope) -> Vec<Object> {
         let link = &tunnel.tunnel.link;
         let of = |family: &Family| {
             let block = block(own, *family)?;
@@ -124,7 +125,8 @@ impl WireguardNetwork {
             let network = networks.find(|network| network.is_ipv4() == block.is_ipv4())?;
             let mut address = Address::new(link.index, IpNetwork::from(block.network()));
             address.no_duplicate_detection = true;
-            Some([Object::from(address), self.route(*network, link).into()])
+            let route = scope.has_network().then(|| self.route(*network, link).into());
+            Some([Some(Object::from(address)), route].into_iter().flatten())
         };
         tunnel.spec().families.iter().filter_map(of).flatten().collect()
     }
@@ -134,16 +136,18 @@ impl WireguardNetwork {
         Route { table: self.shared.routes.table, ..route }
     }
 
-    /// A route for each block of a peer with a small path MTU, by which the kernel tells senders.
-    fn narrow_routes(&self, subnet: &Subnet) -> Vec<Object> {
-        let narrow = |block: IpNetwork| {
+    /// A route for each block of a peer with a small path MTU, by which the kernel tells senders. In a scope of peers, all blocks have
+    /// one.
+    fn peer_routes(&self, subnet: &Subnet, scope: RouteScope) -> Vec<Object> {
+        let route = |block: IpNetwork| {
             let (number, endpoint) = self.plan.endpoint(&block)?;
-            let limit = *self.limits.get(&endpoint.ip())?;
             let link = &self.tunnels.get(number)?.tunnel.link;
-            let mtu = route_mtu(&block, limit, OVERHEAD, link.mtu)?;
-            Some(Route { mtu: Some(mtu), ..self.route(block, link) }.into())
+            let limit = self.limits.get(&endpoint.ip());
+            let mtu = limit.and_then(|limit| route_mtu(&block, *limit, OVERHEAD, link.mtu));
+            let route = Route { mtu, ..self.route(block, link) };
+            (mtu.is_some() || scope.has_peers()).then(|| route.into())
         };
-        subnet.blocks().filter_map(narrow).collect()
+        subnet.blocks().filter_map(route).collect()
     }
 
     async fn sync_tunnels(
@@ -200,14 +204,18 @@ impl Network for WireguardNetwork {
         let tunnels = shared.devices.lock().await.ensure(&shared.settings(), uplink).await?;
         self.keep(tunnels);
         self.follow(peers)?;
-        self.place(&peers.own().subnet);
+        let scope = peers.route_scope();
+        self.place(&peers.own().subnet, scope);
         let mut ours = SyncReport::default();
         let faults = self.sync_tunnels(&mut ours).await?;
         let plans: BTreeMap<_, _> = peers
             .iter()
             .map(|peer| {
                 let faults = self.plan.faults.get(&peer.subnet).cloned().unwrap_or_default();
-                let objects = self.narrow_routes(&peer.subnet);
+                let objects = match peers.is_standby(&peer.subnet) {
+                    true => Vec::new(),
+                    false => self.peer_routes(&peer.subnet, scope),
+                };
                 (peer.subnet, PeerPlan { objects, faults })
             })
             .collect();
@@ -228,6 +236,19 @@ impl Network for WireguardNetwork {
 
     fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
         self.shared.reconfigure(options)
+    }
+
+    fn knows_senders(&self) -> bool {
+        true
+    }
+
+    /// A handshake shows that the peer has our key.
+    fn is_accepted(&self, subnet: &Subnet) -> bool {
+        let is_answered = |block: IpNetwork| {
+            let (number, key) = self.plan.blocks.get(&block)?;
+            Some(self.tunnels.get(*number)?.has_session(key))
+        };
+        subnet.blocks().filter_map(is_answered).all(|is_answered| is_answered)
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

@@ -66,6 +66,18 @@ impl Plan {
         let (number, key) = self.blocks.get(block)?;
         Some((*number, self.peers[*number].get(key)?.endpoint))
     }
+
+    /// Lets the kernel begin handshakes with peers that nothing is sent to yet: those all of whose subnets are on standby.
+    pub(crate) fn shake_hands_with(&mut self, is_standby: impl Fn(&Subnet) -> bool) {
+        for (key, subnets) in &self.holders {
+            if subnets.iter().all(&is_standby) {
+                let specs = self.peers.iter_mut().filter_map(|peers| peers.get_mut(key));
+                for spec in specs.filter(|spec| spec.keepalive == 0) {
+                    spec.keepalive = STANDBY_KEEPALIVE;
+                }
+            }
+        }
+    }
 }
 
 impl Facts {
@@ -190,6 +202,9 @@ impl Facts {
         }
     }
 }
+
+/// Seconds: WireGuard repeats a handshake that is not answered after 5 s.
+const STANDBY_KEEPALIVE: u16 = 5;
 
 pub(crate) fn block(subnet: &Subnet, family: Family) -> Option<IpNetwork> {
     match family {

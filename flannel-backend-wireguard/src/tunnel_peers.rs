@@ -17,7 +17,7 @@ use crate::{
     config::TunnelSpec,
     device::{Devices, Tunnel},
     difference::difference,
-    handshakes::{Handshakes, TIMEOUT, wall_clock},
+    handshakes::{Handshakes, TIMEOUT, has_session, wall_clock},
     plan::PeerSpec,
 };
 
@@ -114,6 +114,13 @@ impl TunnelPeers {
         Ok(!devices.is_right(&self.tunnel.spec, &device)
             || unanswered != self.unanswered
             || changes.iter().any(|change| !self.refused.contains(&change.key())))
+    }
+
+    /// Whether the peer has answered a handshake whose keys were in use when the device was read last.
+    pub(crate) fn has_session(&self, key: &PublicKey) -> bool {
+        let mut peers = self.tunnel.device.peers.iter();
+        let peer = peers.find(|peer| peer.config.key == *key);
+        peer.is_some_and(|peer| has_session(peer, wall_clock()))
     }
 
     /// Where the lease of a peer said that it is when the peer was set.

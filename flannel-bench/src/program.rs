@@ -120,6 +120,17 @@ impl Node {
         Ok((SubnetEnv::parse(&text), at))
     }
 
+    /// Lets the next node in its place not know which backend this one had: one that knows keeps that for as long as peers need it.
+    pub(crate) fn forget_backend(&self) -> Result<()> {
+        let record = self.env.with_extension("backend.json");
+        match fs::remove_file(&record) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", record.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Its process number.
     pub(crate) fn pid(&self) -> Result<u32> {
         self.process.pid().context("the node has ended")

@@ -14,7 +14,7 @@ use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
 use flannel_backend_wireguard::{Wireguard, tunnel_devices};
-use flannel_core::{Backend, BackendError, Family, NetworkConfig, NodeId};
+use flannel_core::{Backend, BackendError, Family, NetworkConfig, NodeId, Place};
 use flannel_netlink::Namespace;
 
 use crate::{InvalidOptions, self_test_nat::SelfTestNat};
@@ -27,6 +27,8 @@ pub struct Backends {
     with_bpf: BTreeSet<String>,
     /// Those that encrypt.
     encrypting: BTreeMap<String, TunnelDevices>,
+    /// Those that work beside another one.
+    migrating: BTreeSet<String>,
 }
 
 /// The devices that carry the packets of pods, for a network's configuration.
@@ -69,6 +71,8 @@ pub struct BackendRequest<'a> {
     pub wireguard_key_file: Option<&'a Path>,
     /// Whether the node is about to start: the last moment for work on a thread that needs rights which the sandbox gives up.
     pub starts: bool,
+    /// Whether it is to work beside another backend of the node.
+    pub place: Place,
 }
 
 impl Backends {
@@ -78,6 +82,7 @@ impl Backends {
             constructors: BTreeMap::new(),
             with_bpf: BTreeSet::new(),
             encrypting: BTreeMap::new(),
+            migrating: BTreeSet::new(),
         }
     }
 
@@ -113,6 +118,13 @@ impl Backends {
         self
     }
 
+    /// Lets a running node move to and from the backend of this name, which works at any [`Place`].
+    #[must_use]
+    pub fn migrating(mut self, name: &str) -> Self {
+        self.migrating.insert(name.into());
+        self
+    }
+
     /// The names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.constructors.keys().map(String::as_str)
@@ -140,6 +152,7 @@ impl Backends {
             subnet_file,
             wireguard_key_file: None,
             starts: false,
+            place: Place::default(),
         })
         .map(drop)
     }
@@ -148,7 +161,14 @@ impl Backends {
         &self,
         request: &BackendRequest<'_>,
     ) -> Result<Arc<dyn Backend>, InvalidOptions> {
-        self.constructor(request.config)?.construct(request)
+        let (constructor, kind) =
+            (self.constructor(request.config)?, request.config.backend().kind());
+        if request.place.beside && !self.migrating.contains(kind) {
+            return Err(InvalidOptions::new(format!(
+                "the {kind} backend does not work beside another one"
+            )));
+        }
+        constructor.construct(request)
     }
 
     /// Whether the network's backend loads BPF programs.
@@ -201,11 +221,15 @@ impl Default for Backends {
             .add("alloc", |request| Ok::<_, BackendError>(Alloc::new(request.uplink.clone())))
             .add("extension", extension)
             .add("host-gw", host_gw)
+            .migrating("host-gw")
             .add("udp", udp)
+            .migrating("udp")
             .with_bpf("udp")
             .add("vxlan", vxlan)
+            .migrating("vxlan")
             .add("wireguard", wireguard)
             .encrypting("wireguard", tunnel_devices)
+            .migrating("wireguard")
     }
 }
 
@@ -227,13 +251,14 @@ fn extension(request: &BackendRequest<'_>) -> Result<Extension, BackendError> {
 
 fn host_gw(request: &BackendRequest<'_>) -> Result<HostGw, BackendError> {
     let backend = HostGw::new(request.config, request.uplink.clone())?;
-    let backend = backend.with_paths(request.paths.clone());
+    let backend = backend.with_paths(request.paths.clone()).at(request.place);
     Ok(if request.blackhole { backend.with_blackholes() } else { backend })
 }
 
 fn udp(request: &BackendRequest<'_>) -> Result<Udp, BackendError> {
     let backend = Udp::new(request.config, request.uplink.clone())?;
-    let backend = backend.with_paths(request.paths.clone()).with_masquerade(SelfTestNat);
+    let backend =
+        backend.with_paths(request.paths.clone()).with_masquerade(SelfTestNat).at(request.place);
     if request.starts {
         backend.begin_self_test();
     }
@@ -242,7 +267,7 @@ fn udp(request: &BackendRequest<'_>) -> Result<Udp, BackendError> {
 
 fn vxlan(request: &BackendRequest<'_>) -> Result<Vxlan, BackendError> {
     let backend = Vxlan::new(request.config, request.uplink.clone())?;
-    let mut backend = backend.with_paths(request.paths.clone());
+    let mut backend = backend.with_paths(request.paths.clone()).at(request.place);
     if let Some(node) = request.node {
         backend = backend.with_identity(node.clone());
     }
@@ -253,7 +278,7 @@ fn wireguard(request: &BackendRequest<'_>) -> Result<Wireguard, BackendError> {
     let beside = || request.subnet_file.with_file_name("wgkey");
     let key_file = request.wireguard_key_file.map_or_else(beside, Path::to_path_buf);
     let backend = Wireguard::new(request.config, request.uplink.clone(), key_file)?;
-    let mut backend = backend.with_paths(request.paths.clone());
+    let mut backend = backend.with_paths(request.paths.clone()).at(request.place);
     if request.require_encryption {
         backend = backend.with_required_encryption();
     }

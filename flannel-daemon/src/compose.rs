@@ -1,10 +1,14 @@
 //! The one place where store, backend, firewall and probe are put together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
 use flannel_core::{
-    Backend, BackendError, NetworkConfig, Node, NodeId, NodeOptions, Store, StoreError, Subnet,
+    Backend, BackendError, Migrating, MigrationOptions, NetworkConfig, Node, NodeId, NodeOptions,
+    Store, StoreError, Subnet,
 };
 use flannel_firewall::{FirewallOptions, Firewalled, ModeChoice};
 use flannel_netlink::{Namespace, iface::InterfaceChanges};
@@ -23,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Backends, DaemonError, DaemonOptions, InvalidOptions,
-    backends::BackendRequest,
+    backend_source::{self, Source},
     error::chain,
     handle::{DaemonHandle, Facts},
     host_lock::{self, HostLock},
@@ -104,7 +108,9 @@ pub(crate) async fn compose(
         options.firewall.tunnels = backends.tunnels(&config)?;
     }
     without_effect(&options, &config);
-    if sandboxed && !backends.loads_bpf(&config) {
+    // The backend from before may be needed for a while.
+    let mut before = backend_source::recalled(&options.subnet_file);
+    if sandboxed && !backends.loads_bpf(&config) && !before.any(|it| backends.loads_bpf(&it)) {
         sandbox::give_up(BpfRights::Load);
     }
     if !config.backend().is_explicit() {
@@ -122,18 +128,22 @@ pub(crate) async fn compose(
         }
     };
     let paths = Paths::default();
-    let backend = backends.build(&BackendRequest {
-        config: &config,
-        namespace: &namespace,
-        uplink: &finder,
-        node: named.as_ref(),
-        paths: &paths,
+    let source = Source {
+        backends,
+        namespace: namespace.clone(),
+        uplink: finder.clone(),
+        node: named.clone(),
+        paths: paths.clone(),
         blackhole: options.blackhole,
         require_encryption: options.require_encryption,
-        subnet_file: &options.subnet_file,
-        wireguard_key_file: options.wireguard_key_file.as_deref(),
-        starts: true,
-    })?;
+        subnet_file: options.subnet_file.clone(),
+        wireguard_key_file: options.wireguard_key_file.clone(),
+        starts: AtomicBool::new(true),
+    };
+    let source = Arc::new(source);
+    let backend = Migrating::new(source.clone(), &config, MigrationOptions::default());
+    let backend = Arc::new(backend.map_err(InvalidOptions::new)?);
+    source.has_started();
     if sandboxed {
         sandbox::give_up(BpfRights::Try);
     }

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod atomic_file;
+mod backend_source;
 mod backends;
 pub mod cni_conf;
 mod compose;

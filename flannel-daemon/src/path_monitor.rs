@@ -43,25 +43,20 @@ pub(crate) async fn run(monitor: PathMonitor, node: NodeHandle, daemon: DaemonHa
     info!("peers are asked what the ways to them take, and answered");
     tokio::select! {
         never = prober.run() => match never {},
-        () = aim(&handle, &finder, &config, node) => {}
+        () = aim(&handle, &finder, node) => {}
         () = act(handle.clone(), &finder, &config, &paths, &daemon) => {}
     }
 }
 
 /// Keeps the prober at the peers that there are. Ends with the node.
-async fn aim(
-    prober: &ProberHandle,
-    finder: &UplinkFinder,
-    config: &NetworkConfig,
-    mut node: NodeHandle,
-) {
+async fn aim(prober: &ProberHandle, finder: &UplinkFinder, mut node: NodeHandle) {
     loop {
         if let (Some(peers), Some(transports)) = (node.peers().await, node.transports().await)
             && let Ok(uplink) = finder.find().await
         {
             let transports = transports.into_iter().collect();
             prober.set_targets(probe_targets::targets(
-                config,
+                peers.config(),
                 (&uplink.interface).into(),
                 &peers,
                 &transports,
@@ -97,6 +92,9 @@ async fn act(
         facts.software_checksums.clone_from(&probed.software_checksums);
         paths.set(facts);
         let uplink = finder.find().await.map(|uplink| uplink.interface.name);
+        if let Some(config) = daemon.status().and_then(|status| status.config) {
+            reporter.follow(&config);
+        }
         reporter.report(
             &probed.findings,
             &findings,

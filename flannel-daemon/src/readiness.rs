@@ -122,6 +122,8 @@ pub(crate) fn judge(view: &View<'_>) -> Readiness {
             let reasons = because(&[Activity::Watch, Activity::Renew]);
             readiness.notes.push(format!("store: offline, the data path stays as it is{reasons}"));
         }
+        let migration = status.last_sync.iter().find_map(|sync| sync.migration.as_ref());
+        readiness.notes.extend(migration.map(|it| format!("migration: {it}")));
         readiness.notes.extend(without_a_way(status).map(|text| format!("peers: {text}")));
         let partial = status.faults.iter().filter(|fault| fault.kind.is_partial());
         readiness.notes.extend(partial.map(|fault| named_fault(&fault)));

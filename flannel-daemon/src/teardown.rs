@@ -19,7 +19,7 @@ use ipnetwork::IpNetwork;
 pub use error::TeardownError;
 
 use crate::{
-    FileError, StoreOptions, Stores,
+    FileError, StoreOptions, Stores, backend_source,
     backends::extension_record,
     node_id,
     operate::{self, OperateError},
@@ -72,6 +72,7 @@ pub async fn teardown(
     let namespace = Namespace::current()?;
     if options.keep_traffic {
         hand_over::hand_over(options, stores, &env, &namespace, &mut report).await?;
+        remove(&backend_source::file(&options.subnet_file))?;
         remove(&socket)?;
         return Ok(());
     }
@@ -93,6 +94,7 @@ pub async fn teardown(
     if options.release {
         release(options, stores, &env, &namespace, &mut report).await?;
     }
+    remove(&backend_source::file(&options.subnet_file))?;
     // Last, so that another attempt finds it.
     for path in [&options.subnet_file, &socket] {
         if remove(path)? {

@@ -16,6 +16,10 @@ mod firewall;
 mod handover;
 #[path = "netns/keep_traffic.rs"]
 mod keep_traffic;
+#[path = "netns/migrating.rs"]
+mod migrating;
+#[path = "netns/migration.rs"]
+mod migration;
 #[path = "netns/narrowing.rs"]
 mod narrowing;
 #[path = "netns/plugins.rs"]

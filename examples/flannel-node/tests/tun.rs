@@ -15,6 +15,8 @@ use serde_json::Value;
 mod capture;
 #[path = "netns/dropping.rs"]
 mod dropping;
+#[path = "netns/migrating.rs"]
+mod migrating;
 #[path = "netns/narrowing.rs"]
 mod narrowing;
 #[path = "netns/outer_rules.rs"]
@@ -27,7 +29,8 @@ mod required_encryption;
 #[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 
-use support::{Cluster, eventually, program};
+use migrating::{Trouble, loses_nothing};
+use support::{Cluster, HOST_GW, VXLAN, eventually, program};
 
 const USERSPACE: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"userspace"}}"#;
 const EBPF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"ebpf"}}"#;
@@ -65,6 +68,21 @@ async fn a_link_that_takes_less_later_is_respected_in_five_seconds() {
 async fn another_address_costs_200_ms_at_most() {
     for network in [USERSPACE, EBPF] {
         renumbering::costs_little(network).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn nodes_move_between_udp_and_others_without_a_lost_packet() {
+    loses_nothing(&[EBPF, VXLAN, EBPF, HOST_GW, EBPF], Trouble::Nothing).await;
+    loses_nothing(&[USERSPACE, VXLAN, USERSPACE, HOST_GW, USERSPACE], Trouble::Nothing).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_node_that_is_killed_or_lags_in_a_migration_of_udp_loses_no_packet() {
+    for trouble in [Trouble::Killed, Trouble::Lags] {
+        loses_nothing(&[EBPF, VXLAN, EBPF], trouble).await;
     }
 }
 

@@ -6,6 +6,8 @@ mod capture;
 mod encrypted;
 #[path = "vm/mixed.rs"]
 mod mixed;
+#[path = "vm/moving.rs"]
+mod moving;
 #[path = "flanneld/support.rs"]
 #[expect(dead_code, reason = "the tests on this kernel use all of it")]
 mod support;

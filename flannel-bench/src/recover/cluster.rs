@@ -144,6 +144,7 @@ impl Cluster {
         for node in &mut self.nodes {
             node.process.terminate()?;
             node.process.wait().await?;
+            node.forget_backend()?;
         }
         self.site.leases.reconfigure(config).await?;
         for (node, host) in self.nodes.iter_mut().zip(self.site.hosts()) {

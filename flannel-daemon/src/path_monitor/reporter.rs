@@ -25,8 +25,15 @@ enum News {
 
 impl Reporter {
     pub(super) fn new(config: &NetworkConfig) -> Self {
+        let mut reporter = Self { devices: [None, None], limit: LogLimit::default() };
+        reporter.follow(config);
+        reporter
+    }
+
+    /// Names the devices of the network's backend, which may be another by now.
+    pub(super) fn follow(&mut self, config: &NetworkConfig) {
         let device = |is_ipv4| Tunnel::of(config, is_ipv4).map(|tunnel| tunnel.device);
-        Self { devices: [true, false].map(device), limit: LogLimit::default() }
+        self.devices = [true, false].map(device);
     }
 
     /// Tells what is in `after` and was not in `before`. `uplink` is the name of the network card.

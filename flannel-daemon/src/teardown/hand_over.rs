@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
 use flannel_core::{
-    Backend, BackendError, LeaseAttrs, LeaseEvent, NodeId, Peers, Store, Subnet, SubnetEnv,
+    Backend, BackendError, LeaseAttrs, LeaseEvent, NodeId, Peers, Place, Store, Subnet, SubnetEnv,
 };
 use flannel_firewall::{FirewallOptions, Firewalled, Masquerade, ModeChoice};
 use flannel_netlink::Namespace;
@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use super::{TeardownError, TeardownOptions};
 use crate::{
-    Backends, InvalidOptions, OpenStore, Stores, backends::BackendRequest, stores::StoreRequest,
+    Backends, InvalidOptions, OpenStore, Stores, backend_source, backends::BackendRequest,
+    stores::StoreRequest,
 };
 
 /// Starts the network of the node that wrote the subnet file once more, with the leases that the store has, and ends it in flanneld's
@@ -54,6 +55,10 @@ pub(super) async fn hand_over(
     let LeaseAttrs { public_ip, public_ipv6, .. } = peers.own().attrs;
     let uplink = UplinkOptions { public_ip, public_ipv6, ..UplinkOptions::default() };
     let finder = UplinkFinder::new(namespace, &config, &uplink).map_err(InvalidOptions::new)?;
+    let record = backend_source::recall(&options.subnet_file);
+    // What there is has its mark.
+    let alternate = record.is_some_and(|record| record.base.alternate);
+    let place = Place { beside: false, alternate };
     let backend = Backends::default().build(&BackendRequest {
         config: &config,
         namespace,
@@ -65,6 +70,7 @@ pub(super) async fn hand_over(
         subnet_file: &options.subnet_file,
         wireguard_key_file: options.wireguard_key_file.as_deref(),
         starts: false,
+        place,
     })?;
     let masquerade = match env.ip_masq {
         Some(true) => Masquerade::RandomPorts,

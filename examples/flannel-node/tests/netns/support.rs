@@ -24,7 +24,8 @@ pub(crate) const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"
 pub(crate) struct Cluster {
     pub(crate) testbed: Testbed,
     pub(crate) folder: TempDir,
-    network: &'static str,
+    /// What a node stores if there is no network, and has to be there otherwise.
+    pub(crate) network: &'static str,
 }
 
 impl Cluster {

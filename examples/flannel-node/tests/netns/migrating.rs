@@ -1,0 +1,186 @@
+//! Steps for nodes that move from one backend to another, while pods on all hosts send each other 100 packets a second.
+
+use std::{fs, process::Command, time::Duration};
+
+use flannel_testbed::{
+    Pod, Process,
+    probe::{self, Streams},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::support::{Cluster, asked, program};
+
+const HOSTS: usize = 3;
+
+/// What happens to one of the nodes meanwhile.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Trouble {
+    Nothing,
+    /// It is killed in each phase, and started again after a while.
+    Killed,
+    /// It does nothing for a while, and learns of nothing.
+    Lags,
+}
+
+/// Moves a cluster through these networks, and returns how long each took. No packet is lost, and nothing is left of the backends before.
+pub(crate) async fn loses_nothing(networks: &[&'static str], trouble: Trouble) {
+    let mut cluster = Cluster::new(HOSTS as u32, networks[0]).await;
+    if networks.iter().any(|network| network.contains("ebpf")) {
+        // While Linux makes or removes the qdisc that filters hang on, a device sends nothing: some milliseconds.
+        for n in 0..HOSTS {
+            cluster.shell(n, "tc qdisc add dev eth0 clsact").await;
+        }
+    }
+    let (mut nodes, pods) = cluster.start_all().await;
+    let streams = all_streams(&pods);
+    timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
+    let before = devices(&cluster).await;
+    for network in &networks[1..] {
+        let began = Instant::now();
+        configure(&cluster, network).await;
+        cluster.network = network;
+        match trouble {
+            Trouble::Nothing => {}
+            Trouble::Killed => kill_in_each_phase(&cluster, &mut nodes).await,
+            Trouble::Lags => lag(&cluster, &mut nodes[1], network).await,
+        }
+        finished(&cluster, network).await;
+        println!("{network}: {trouble:?}: {:?}", began.elapsed());
+    }
+    timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
+    let report = streams.stop().await;
+    println!("{networks:?}, {trouble:?}: {report}");
+    assert_eq!(report.lost, 0, "{networks:?}, {trouble:?}: {report}");
+    if networks.first() == networks.last() {
+        assert_eq!(devices(&cluster).await, before);
+    }
+}
+
+fn all_streams(pods: &[Pod]) -> AllStreams {
+    let pairs = [(0, 1), (0, 2), (1, 2)];
+    let both_ways = |(a, b): (usize, usize)| probe::streams_both_ways(&pods[a], &pods[b], 100);
+    AllStreams(pairs.map(|pair| both_ways(pair).unwrap()).into())
+}
+
+struct AllStreams(Vec<Streams>);
+
+impl AllStreams {
+    async fn flowing(&self) {
+        for streams in &self.0 {
+            streams.flowing().await;
+        }
+    }
+
+    async fn stop(self) -> probe::StreamReport {
+        let mut reports = Vec::new();
+        for streams in self.0 {
+            reports.push(streams.stop().await);
+        }
+        reports.into_iter().sum()
+    }
+}
+
+/// Stores another network, as an operator does.
+async fn configure(cluster: &Cluster, network: &str) {
+    #[expect(clippy::disallowed_methods, reason = "this test is about the program itself")]
+    let mut command = Command::new(program());
+    command.args(["config", "set", "--store", &cluster.store(), network]);
+    cluster.host(0).run(command).await.unwrap();
+}
+
+/// Waits until every node has only the backend of `network`, and says so.
+async fn finished(cluster: &Cluster, network: &str) {
+    let kind = kind(network);
+    let is_done = |n: usize| {
+        let lease = cluster.lease(n);
+        let is_it = match kind.as_str() {
+            // It has no name in a lease.
+            "udp" => !lease.contains("BackendType"),
+            kind => lease.contains(&format!(r#""BackendType":"{kind}""#)),
+        };
+        is_it && !lease.contains("SecondBackend") && record(cluster, n).contains(r#""beside":null"#)
+    };
+    let done = async {
+        while !(0..HOSTS).all(is_done) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if timeout(Duration::from_secs(90), done).await.is_err() {
+        for n in 0..HOSTS {
+            let status = asked(&cluster.subnet_file(n).with_extension("sock"), "/status").1;
+            println!("{n}: {}\n{status}", cluster.lease(n));
+        }
+        panic!("{network}: not finished");
+    }
+    for n in 0..HOSTS {
+        let (_, ready) = asked(&cluster.subnet_file(n).with_extension("sock"), "/readyz");
+        assert!(!ready.contains("migration"), "{ready}");
+        let routes = cluster.shell(n, "ip route show table all; ip nexthop show").await;
+        let marks = ["proto 241", "proto 242"].map(|mark| routes.contains(mark));
+        assert_eq!(marks.iter().filter(|marked| **marked).count(), 1, "{routes}");
+    }
+}
+
+/// What a node remembers of its backends.
+fn record(cluster: &Cluster, n: usize) -> String {
+    fs::read_to_string(cluster.subnet_file(n).with_extension("backend.json")).unwrap_or_default()
+}
+
+fn kind(network: &str) -> String {
+    let network: serde_json::Value = serde_json::from_str(network).unwrap();
+    network["Backend"]["Type"].as_str().unwrap().to_owned()
+}
+
+/// Kills node 1 as soon as its lease says that it has come to a phase, and starts it again.
+async fn kill_in_each_phase(cluster: &Cluster, nodes: &mut [Process]) {
+    let phases: [&dyn Fn(&str) -> bool; 3] =
+        [&|lease| lease.contains("next"), &|lease| lease.contains("unused"), &|lease| {
+            !lease.contains("SecondBackend")
+        }];
+    for (number, is_in_phase) in phases.into_iter().enumerate() {
+        // In the last phase it may be too late: the phases go by in milliseconds, and whoever restarts comes later.
+        let wait = async {
+            while !is_in_phase(&cluster.lease(1)) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), wait).await.ok();
+        println!("killed in phase {number}: {}", cluster.lease(1));
+        nodes[1].kill().unwrap();
+        nodes[1].wait().await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        nodes[1] = cluster.start(1).await;
+    }
+}
+
+/// Stops node 1 for some seconds. The others wait for it, say so, and are ready.
+async fn lag(cluster: &Cluster, node: &mut Process, network: &str) {
+    node.pause().unwrap();
+    sleep(Duration::from_secs(5)).await;
+    let (code, ready) = asked(&cluster.subnet_file(0).with_extension("sock"), "/readyz");
+    assert_eq!(code, 200, "{ready}");
+    let name = format!("needed by {}", holder(cluster, 1));
+    assert!(
+        ready.contains("1 of 2 peers are sent to by") && ready.contains(&name),
+        "{network}: {ready}"
+    );
+    node.resume().unwrap();
+}
+
+/// How the store names the node.
+fn holder(cluster: &Cluster, n: usize) -> String {
+    let id = fs::read_to_string(cluster.state_folder(n).join("node-id")).unwrap_or_default();
+    id.trim().to_owned()
+}
+
+/// The devices of all hosts.
+async fn devices(cluster: &Cluster) -> Vec<String> {
+    let mut devices = Vec::new();
+    for n in 0..HOSTS {
+        let said = cluster.shell(n, "ip -o link show").await;
+        let names = said.lines().filter_map(|line| line.split(": ").nth(1));
+        devices.extend(names.map(|name| name.split('@').next().unwrap_or(name).to_owned()));
+    }
+    devices.sort();
+    devices
+}

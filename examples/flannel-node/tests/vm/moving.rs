@@ -1,0 +1,47 @@
+//! The network moves to wireguard and back while pods talk.
+
+use std::time::Duration;
+
+use flannel_testbed::probe;
+use tokio::time::timeout;
+
+use crate::support::{Cluster, dual, eventually};
+
+#[tokio::test]
+#[ignore = "needs another kernel: run ./ci.sh vm"]
+async fn nodes_move_from_vxlan_to_wireguard_and_back_without_a_lost_packet() {
+    let cluster = Cluster::new(2, &dual("vxlan")).await;
+    let _nodes = [cluster.start_ours(0).await, cluster.start_ours(1).await];
+    let pods = cluster.connected_pods().await;
+    let mut streams = Vec::new();
+    for (from, to) in [(0, 1), (1, 0)] {
+        for ip in pods[to].endpoint().ips() {
+            streams.push(probe::stream(&pods[from], ip, 50).unwrap());
+        }
+    }
+    for stream in &streams {
+        timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
+    }
+    for (kind, other) in [("wireguard", "flannel.1"), ("vxlan", "flannel-wg")] {
+        cluster.etcd.ctl(&["put", "/coreos.com/network/config", &dual(kind)]).await.unwrap();
+        eventually(async || {
+            let leases = ["get", "--prefix", "--print-value-only", "/coreos.com/network/subnets"];
+            let leases = cluster.etcd.ctl(&leases).await.unwrap();
+            let mut devices = String::new();
+            for n in 0..2 {
+                devices += &cluster.shell(n, "ip -o link show").await;
+            }
+            let moved = leases.matches(&format!(r#""BackendType":"{kind}""#)).count() == 2;
+            moved && !leases.contains("SecondBackend") && !devices.contains(&format!(" {other}: "))
+        })
+        .await;
+        for stream in &streams {
+            timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
+        }
+    }
+    for stream in streams {
+        let report = stream.stop().await;
+        println!("{report}");
+        assert_eq!(report.lost, 0, "{report}");
+    }
+}
