@@ -25,7 +25,7 @@ pub use alloc::Alloc;
 pub use connection::opened;
 pub use guard::ensure_guards;
 pub use leftovers::{remove_leftovers, vxlan_device};
-pub use mark::{PROTOCOL, SECOND_PROTOCOL, network_number, nexthop_ids, nexthop_ids_of};
+pub use mark::{PROTOCOL, PROTOCOLS, SECOND_PROTOCOL, network_number, nexthop_ids, nexthop_ids_of};
 pub use paths::{PathFacts, Paths, PathsWatch, route_mtu, smallest_mtu};
 pub use peer_table::{NEXT_HOPS, PeerTable};
 pub use placement::PeerPlan;

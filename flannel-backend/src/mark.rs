@@ -15,6 +15,9 @@ pub const PROTOCOL: u8 = 241;
 /// The same of a backend that works beside another one of the same node: 242, which that file gives to nobody either.
 pub const SECOND_PROTOCOL: u8 = 242;
 
+/// Both numbers, by which what is ours is known.
+pub const PROTOCOLS: [u8; 2] = [PROTOCOL, SECOND_PROTOCOL];
+
 /// Those of `ids`, which are a network's, that are for nexthop objects with this protocol number: two backends of one node, which work
 /// beside each other, have a half each.
 pub fn nexthop_ids_of(protocol: u8, ids: RangeInclusive<u32>) -> RangeInclusive<u32> {
@@ -60,8 +63,7 @@ async fn users(
     table: u32,
 ) -> Result<Vec<(u32, IpNetwork)>, KernelError> {
     let nexthops = list_nexthops(connection).await?;
-    let is_ours = |protocol| [PROTOCOL, SECOND_PROTOCOL].contains(&protocol);
-    if !nexthops.iter().any(|nexthop| is_ours(nexthop.protocol)) {
+    if !nexthops.iter().any(|nexthop| PROTOCOLS.contains(&nexthop.protocol)) {
         return Ok(Vec::new());
     }
     let mut users = Vec::new();
@@ -132,8 +134,7 @@ mod tests {
     #[test]
     fn two_backends_of_one_network_share_no_id() {
         let ids = choose_block(&network("10.3.0.0/16"), []);
-        let [first, second] =
-            [PROTOCOL, SECOND_PROTOCOL].map(|protocol| nexthop_ids_of(protocol, ids.clone()));
+        let [first, second] = PROTOCOLS.map(|protocol| nexthop_ids_of(protocol, ids.clone()));
         assert_eq!((first.start(), second.end()), (ids.start(), ids.end()));
         assert_eq!(first.end() + 1, *second.start());
     }

@@ -8,7 +8,7 @@ use flannel_netlink::{
 };
 use ipnetwork::IpNetwork;
 
-use crate::{PROTOCOL, SECOND_PROTOCOL, guard::guard, nexthop_ids, remove_leftovers};
+use crate::{PROTOCOLS, guard::guard, nexthop_ids, remove_leftovers};
 
 /// What [`remove_all`] has removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -41,7 +41,7 @@ pub async fn remove_all(
     let refused =
         |operation: &str, source| BackendError::Kernel { operation: operation.into(), source };
     let mut reports = Vec::new();
-    for protocol in [PROTOCOL, SECOND_PROTOCOL] {
+    for protocol in PROTOCOLS {
         let mut mark = Mark::new(protocol, networks.to_vec());
         let number = mark.table;
         mark.nexthops = nexthop_ids(namespace, networks, number).await?;

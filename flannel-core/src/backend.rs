@@ -114,6 +114,11 @@ pub trait Network: fmt::Debug + Send {
         Err(BackendError::Unsupported { backend: config.backend().kind().into(), reason })
     }
 
+    /// Whether peers are reached by either of two backends, until all have moved to one.
+    fn is_migrating(&self) -> bool {
+        false
+    }
+
     /// Beside another network of this node: what a peer publishes for this one as far as it has not published it yet, if that
     /// follows from what it has; packets from it are accepted then. Nothing does, unless a backend knows better.
     fn foresee(&self, attrs: &LeaseAttrs) -> Option<LeaseAttrs> {

@@ -56,6 +56,16 @@ pub trait BackendSource: fmt::Debug + Send + Sync + 'static {
     fn build(&self, config: &NetworkConfig, place: Place)
     -> Result<Arc<dyn Backend>, BackendError>;
 
+    /// Refuses a backend that a running node may not move to, nor back to. None, unless a source knows better.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unsupported`] with the reason.
+    fn admit(&self, config: &NetworkConfig) -> Result<(), BackendError> {
+        let _ = config;
+        Ok(())
+    }
+
     /// Keeps `record` until the next [`recall`](Self::recall), also over a restart of the process, with all secrets that are in it.
     ///
     /// # Errors

@@ -46,14 +46,6 @@ impl BackendSource for Source {
         config: &NetworkConfig,
         place: Place,
     ) -> Result<Arc<dyn Backend>, BackendError> {
-        let refused = |error: InvalidOptions| BackendError::Unsupported {
-            backend: config.backend().kind().into(),
-            reason: chain(&error),
-        };
-        if self.require_encryption {
-            // Nor does a backend from before that does not encrypt carry packets until all have moved.
-            self.backends.tunnels(config).map_err(refused)?;
-        }
         let request = BackendRequest {
             config,
             namespace: &self.namespace,
@@ -67,7 +59,16 @@ impl BackendSource for Source {
             starts: self.starts.load(Ordering::Relaxed),
             place,
         };
-        self.backends.build(&request).map_err(refused)
+        self.backends.build(&request).map_err(|error| unsupported(config, &error))
+    }
+
+    /// No network that does not encrypt is moved to where that is required. One from before the start is moved away from.
+    fn admit(&self, config: &NetworkConfig) -> Result<(), BackendError> {
+        let admitted = match self.require_encryption {
+            true => self.backends.tunnels(config).map(drop),
+            false => Ok(()),
+        };
+        admitted.map_err(|error| unsupported(config, &error))
     }
 
     fn remember(&self, record: &MigrationRecord) -> Result<(), BackendError> {
@@ -84,6 +85,10 @@ impl BackendSource for Source {
     fn recall(&self) -> Option<MigrationRecord> {
         recall(&self.subnet_file)
     }
+}
+
+fn unsupported(config: &NetworkConfig, error: &InvalidOptions) -> BackendError {
+    BackendError::Unsupported { backend: config.backend().kind().into(), reason: chain(error) }
 }
 
 /// Where it is kept: beside the subnet file, which does not outlive a reboot either.

@@ -81,7 +81,9 @@ impl Network for FirewalledNetwork {
     }
 
     async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
-        let scope = Scope::new(peers.config(), &peers.own().subnet);
+        let mut scope = Scope::new(peers.config(), &peers.own().subnet);
+        // A backend that is left carries packets until all peers have moved.
+        scope.tunnels_only = !self.inner.is_migrating();
         // Neither waits for the other: a lock that some iptables holds is no reason to leave a peer unserved.
         let (synced, firewall) = tokio::join!(self.inner.sync(peers), self.firewall.sync(&scope));
         self.scope = scope;
@@ -96,6 +98,10 @@ impl Network for FirewalledNetwork {
 
     fn migrate(&mut self, config: &NetworkConfig) -> Result<(), BackendError> {
         self.inner.migrate(config)
+    }
+
+    fn is_migrating(&self) -> bool {
+        self.inner.is_migrating()
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {

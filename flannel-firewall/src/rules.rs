@@ -49,16 +49,19 @@ impl fmt::Display for Family {
 pub struct Scope {
     ipv4: Option<(IpNetwork, IpNetwork)>,
     ipv6: Option<(IpNetwork, IpNetwork)>,
+    /// Whether packets between nodes go by no other way than [`FirewallOptions::tunnels`], if there are any.
+    pub tunnels_only: bool,
 }
 
 impl Scope {
-    /// The scope of the node that holds `subnet` of the network.
+    /// The scope of the node that holds `subnet` of the network, whose packets take the tunnels that there are.
     pub fn new(config: &NetworkConfig, subnet: &Subnet) -> Self {
         let ipv4 = config.ipv4().zip(subnet.ipv4());
         let ipv6 = config.ipv6().zip(subnet.ipv6());
         Self {
             ipv4: ipv4.map(|(range, own)| (range.network().into(), own.into())),
             ipv6: ipv6.map(|(range, own)| (range.network().into(), own.into())),
+            tunnels_only: true,
         }
     }
 
@@ -112,7 +115,7 @@ impl Rules {
                 rule(is_not(network), is(network), masquerade),
             ]);
         }
-        if let Some(tunnel) = options.tunnels.get(&family) {
+        if let Some(tunnel) = options.tunnels.get(&family).filter(|_| scope.tunnels_only) {
             let not_by = |side| Some(NotBy { side, device: tunnel.clone() });
             let passes = if options.forward { Action::Accept } else { Action::Return };
             rules.forward.extend([

@@ -15,6 +15,8 @@ use serde_json::Value;
 mod capture;
 #[path = "netns/dropping.rs"]
 mod dropping;
+#[path = "netns/encrypting.rs"]
+mod encrypting;
 #[path = "netns/migrating.rs"]
 mod migrating;
 #[path = "netns/narrowing.rs"]
@@ -34,6 +36,7 @@ use support::{Cluster, HOST_GW, VXLAN, eventually, program};
 
 const USERSPACE: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"userspace"}}"#;
 const EBPF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"ebpf"}}"#;
+const WIREGUARD: &str = r#"{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"wireguard","Engine":"userspace"}}"#;
 
 #[tokio::test]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
@@ -76,6 +79,21 @@ async fn another_address_costs_200_ms_at_most() {
 async fn nodes_move_between_udp_and_others_without_a_lost_packet() {
     loses_nothing(&[EBPF, VXLAN, EBPF, HOST_GW, EBPF], Trouble::Nothing).await;
     loses_nothing(&[USERSPACE, VXLAN, USERSPACE, HOST_GW, USERSPACE], Trouble::Nothing).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn nodes_move_between_wireguard_and_others_without_a_lost_packet() {
+    // In its sandbox, a node that has started without programs may load none later.
+    let networks = [EBPF, WIREGUARD, VXLAN, WIREGUARD, HOST_GW, WIREGUARD, EBPF];
+    loses_nothing(&networks, Trouble::Nothing).await;
+    loses_nothing(&[USERSPACE, WIREGUARD, USERSPACE], Trouble::Nothing).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn clear_text_ends_when_the_last_peer_has_moved() {
+    encrypting::ends_with_the_last_peer(HOST_GW, WIREGUARD).await;
 }
 
 #[tokio::test]

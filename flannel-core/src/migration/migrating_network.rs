@@ -141,6 +141,10 @@ impl Network for MigratingNetwork {
         self.begin(config)
     }
 
+    fn is_migrating(&self) -> bool {
+        self.shared.state().beside.is_some()
+    }
+
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
         match (self.via.get(subnet), &self.beside) {
             (Some(Side::Beside), Some(beside)) => beside.transport(subnet),

@@ -116,6 +116,7 @@ impl MigratingNetwork {
 
     /// Begins to move to the backend of `config`, or turns back to it.
     pub(super) fn begin(&mut self, config: &NetworkConfig) -> Result<(), BackendError> {
+        self.shared.source.admit(config)?;
         let kind = config.backend().kind();
         let state = self.shared.state().clone();
         let known = Side::ALL

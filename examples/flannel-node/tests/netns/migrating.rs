@@ -81,7 +81,7 @@ impl AllStreams {
 }
 
 /// Stores another network, as an operator does.
-async fn configure(cluster: &Cluster, network: &str) {
+pub(crate) async fn configure(cluster: &Cluster, network: &str) {
     #[expect(clippy::disallowed_methods, reason = "this test is about the program itself")]
     let mut command = Command::new(program());
     command.args(["config", "set", "--store", &cluster.store(), network]);
@@ -89,7 +89,7 @@ async fn configure(cluster: &Cluster, network: &str) {
 }
 
 /// Waits until every node has only the backend of `network`, and says so.
-async fn finished(cluster: &Cluster, network: &str) {
+pub(crate) async fn finished(cluster: &Cluster, network: &str) {
     let kind = kind(network);
     let is_done = |n: usize| {
         let lease = cluster.lease(n);
@@ -100,19 +100,20 @@ async fn finished(cluster: &Cluster, network: &str) {
         };
         is_it && !lease.contains("SecondBackend") && record(cluster, n).contains(r#""beside":null"#)
     };
+    let hosts = cluster.testbed.hosts().len();
     let done = async {
-        while !(0..HOSTS).all(is_done) {
+        while !(0..hosts).all(is_done) {
             sleep(Duration::from_millis(20)).await;
         }
     };
     if timeout(Duration::from_secs(90), done).await.is_err() {
-        for n in 0..HOSTS {
+        for n in 0..hosts {
             let status = asked(&cluster.subnet_file(n).with_extension("sock"), "/status").1;
             println!("{n}: {}\n{status}", cluster.lease(n));
         }
         panic!("{network}: not finished");
     }
-    for n in 0..HOSTS {
+    for n in 0..hosts {
         let (_, ready) = asked(&cluster.subnet_file(n).with_extension("sock"), "/readyz");
         assert!(!ready.contains("migration"), "{ready}");
         let routes = cluster.shell(n, "ip route show table all; ip nexthop show").await;

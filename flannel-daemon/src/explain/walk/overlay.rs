@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flannel_backend::PROTOCOL;
+use flannel_backend::PROTOCOLS;
 use flannel_core::Fields;
 use flannel_netlink::state::{Link, LinkKind, MacAddress, Route, RouteKind, Via};
 use ipnetwork::IpNetwork;
@@ -100,7 +100,7 @@ pub(super) fn route(
         Ok(led) => led,
         Err(says) => return Err(broken(LINK, says, NODE_REPAIRS)),
     };
-    let by_others = route.protocol != PROTOCOL;
+    let by_others = !PROTOCOLS.contains(&route.protocol);
     let mut same = host.routes.iter().filter(|it| it.destination == block);
     if led != expected && by_others && same.any(|it| lead(facts, it) == Ok(expected)) {
         let says = format!(
