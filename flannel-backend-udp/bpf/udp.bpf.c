@@ -30,6 +30,7 @@ static long (*skb_adjust_room)(struct __sk_buff *skb, __s32 diff, __u32 mode, __
 static long (*skb_change_head)(struct __sk_buff *skb, __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
 static long (*skb_store_bytes)(struct __sk_buff *skb, __u32 at, const void *from, __u32 len, __u64 flags) =
 	(void *)BPF_FUNC_skb_store_bytes;
+static long (*skb_load_bytes)(const struct __sk_buff *skb, __u32 at, void *to, __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;
 static long (*redirect)(__u32 device, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *next, int len, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
@@ -59,7 +60,7 @@ struct traffic {
 };
 // A peer, by its address.
 struct peer {
-	struct traffic sent, received, spoofed;
+	struct traffic sent, received, spoofed, failed;
 };
 // The only entry of `config`.
 struct config {
@@ -172,11 +173,12 @@ INLINE void *find(void *map, const __u32 *address)
 	return map_lookup(map, &whole);
 }
 
-// A packet that is still to be segmented counts as its segments.
-INLINE void add(struct traffic *traffic, __u32 bytes, __u32 gso_size)
+// A packet that is still to be segmented counts as its segments, each of which gets these bytes of headers.
+INLINE void add(struct traffic *traffic, __u32 bytes, __u32 gso_size, __u32 headers)
 {
-	__sync_fetch_and_add(&traffic->packets, gso_size ? (bytes + gso_size - 1) / gso_size : 1);
-	__sync_fetch_and_add(&traffic->bytes, bytes);
+	__u32 more = gso_size && bytes > headers ? (bytes - headers - 1) / gso_size : 0;
+	__sync_fetch_and_add(&traffic->packets, 1 + more);
+	__sync_fetch_and_add(&traffic->bytes, bytes + more * headers);
 }
 
 // One less, with the checksum updated by RFC 1624.
@@ -240,7 +242,8 @@ INLINE long make_room(struct __sk_buff *skb, __u32 len, __u64 family)
 	return skb_adjust_room(skb, len, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | family);
 }
 
-INLINE int send(const struct bpf_fib_lookup *route, __u32 family, long is_resolved, struct peer *peer, __u32 bytes, __u32 gso_size)
+INLINE int send(const struct bpf_fib_lookup *route, __u32 family, long is_resolved, struct peer *peer, __u32 bytes, __u32 gso_size,
+		__u32 headers)
 {
 	struct bpf_redir_neigh next = { .nh_family = family };
 	copy6(next.ipv6_nh, route->ipv6_dst);
@@ -248,7 +251,7 @@ INLINE int send(const struct bpf_fib_lookup *route, __u32 family, long is_resolv
 	// it gets a new one.
 	long verdict = is_resolved ? redirect_neigh(route->ifindex, &next, sizeof(next), 0) : redirect_neigh(route->ifindex, 0, 0, 0);
 	if (verdict == TC_ACT_REDIRECT)
-		add(&peer->sent, bytes, gso_size);
+		add(&peer->sent, bytes, gso_size, headers);
 	return verdict;
 }
 
@@ -289,9 +292,11 @@ INLINE int encap4(struct __sk_buff *skb)
 	if (make_room(skb, sizeof(outer), BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
 		return TC_ACT_UNSPEC;
 	if (skb_change_head(skb, ETHERNET, 0) || skb_store_bytes(skb, ETHERNET, &outer, sizeof(outer), 0) ||
-	    skb_store_bytes(skb, ETHERNET + sizeof(outer), &inner, sizeof(inner), 0))
+	    skb_store_bytes(skb, ETHERNET + sizeof(outer), &inner, sizeof(inner), 0)) {
+		add(&peer->failed, bytes, gso_size, size - gso_size);
 		return TC_ACT_SHOT;
-	return send(&route, route.family, is_resolved, peer, bytes, gso_size);
+	}
+	return send(&route, route.family, is_resolved, peer, bytes, gso_size, size - gso_size);
 }
 
 INLINE int encap6(struct __sk_buff *skb)
@@ -329,9 +334,11 @@ INLINE int encap6(struct __sk_buff *skb)
 	if (make_room(skb, sizeof(outer), BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
 		return TC_ACT_UNSPEC;
 	if (skb_change_head(skb, ETHERNET, 0) || skb_store_bytes(skb, ETHERNET, &outer, sizeof(outer), 0) ||
-	    skb_store_bytes(skb, ETHERNET + sizeof(outer) + 7, &ttl, 1, 0))
+	    skb_store_bytes(skb, ETHERNET + sizeof(outer) + 7, &ttl, 1, 0)) {
+		add(&peer->failed, bytes, gso_size, size - gso_size);
 		return TC_ACT_SHOT;
-	return send(&route, route.family, is_resolved, peer, bytes, gso_size);
+	}
+	return send(&route, route.family, is_resolved, peer, bytes, gso_size, size - gso_size);
 }
 
 SEC("classifier") int flannel_encap(struct __sk_buff *skb)
@@ -349,30 +356,36 @@ INLINE int has(struct __sk_buff *skb, __u32 len)
 	return skb->len >= len && skb_pull_data(skb, len) == 0;
 }
 
-// The tunnel device receives the packet, if the source check lets it pass. `source` is the inner one, `size` that of the packet.
+// The tunnel device receives the packet, if the source check lets it pass. `source` is the inner one, `size` that of the packet, and
+// `payload` where that of its IP header of `header` bytes begins.
 INLINE int deliver(struct __sk_buff *skb, const struct config *own, const __u32 *outer_source, const __u32 *source, __u32 outer,
-		   __u32 size)
+		   __u32 size, __u32 header, __u32 payload)
 {
 	struct peer *peer = find(&peers, outer_source);
 	__u32 gso_size = skb->gso_size, accepts = !(own->flags & CHECK_PEER);
+	__u8 data_offset = 0;
+	// Nothing but TCP is still to be segmented in here.
+	if (gso_size)
+		skb_load_bytes(skb, payload + 12, &data_offset, 1);
+	header += (data_offset >> 4) * 4;
 	struct traffic *traffic = peer ? &peer->received : map_lookup(&unknown, &accepts);
 	if (!traffic)
 		return TC_ACT_UNSPEC;
 	if (!peer && !accepts) {
-		add(traffic, size, gso_size);
+		add(traffic, size, gso_size, header);
 		return TC_ACT_SHOT;
 	}
 	if (own->flags & CHECK_SUBNET) {
 		struct endpoint *sender = find(&endpoints, source);
 		if (!sender || !same6(sender->address, outer_source)) {
 			if (peer)
-				add(&peer->spoofed, size, gso_size);
+				add(&peer->spoofed, size, gso_size, header);
 			return TC_ACT_SHOT;
 		}
 	}
 	if (skb_adjust_room(skb, -(__s32)outer, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return TC_ACT_UNSPEC;
-	add(traffic, size, gso_size);
+	add(traffic, size, gso_size, header);
 	return redirect(own->tunnel, BPF_F_INGRESS);
 }
 
@@ -460,7 +473,7 @@ INLINE int decap4(struct __sk_buff *skb, const struct config *own, const __u32 a
 	map4(outer_source, outer->from);
 	map4(source, ip->from);
 	decrement_ttl4(ip);
-	return deliver(skb, own, outer_source, source, sizeof(struct outer4), size);
+	return deliver(skb, own, outer_source, source, sizeof(struct outer4), size, sizeof(*ip), at + sizeof(*packet));
 }
 
 INLINE int decap6(struct __sk_buff *skb, const struct config *own, const __u32 at)
@@ -488,7 +501,7 @@ INLINE int decap6(struct __sk_buff *skb, const struct config *own, const __u32 a
 	copy6(outer_source, outer->from);
 	copy6(source, ip->from);
 	ip->ttl -= 1;
-	return deliver(skb, own, outer_source, source, sizeof(struct outer6), size);
+	return deliver(skb, own, outer_source, source, sizeof(struct outer6), size, sizeof(*ip), at + sizeof(*packet));
 }
 
 SEC("classifier") int flannel_decap(struct __sk_buff *skb)

@@ -1,8 +1,9 @@
 //! The engines' statistics, and the userspace engine as a sync sees it.
 
 use std::{
-    net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use flannel_core::BackendError;
@@ -12,8 +13,10 @@ use tracing::{info, warn};
 use crate::{
     bpf,
     forwarder::{Failure, Forwarder, Meter, Setup, StartError},
+    peer_stats::PeerCounters,
     plan::ForwardingPlan,
     stats::{Engine, Features, Stats},
+    table::Table,
 };
 
 /// Statistics over all engines that a network has had.
@@ -22,12 +25,14 @@ pub(crate) struct EngineStats(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// Of userspace engines that have ended.
+    /// Of engines that have ended.
     past: Stats,
     present: Option<(Features, Meter)>,
     /// Set while BPF programs forward the packets of peers that have them; the userspace engine serves the others.
     ebpf: Option<bpf::Meter>,
     refused: Option<String>,
+    /// Of all userspace engines, for the peers of the last plan.
+    peers: BTreeMap<IpAddr, Arc<PeerCounters>>,
 }
 
 impl EngineStats {
@@ -46,11 +51,23 @@ impl EngineStats {
     /// Records that BPF programs forward packets. Returns whether they did not before.
     pub(crate) fn ebpf_started(&self, engine: &bpf::Engine) -> bool {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.ebpf.is_some() {
+        if entries.ebpf.as_ref().is_some_and(|meter| meter.is_of(engine)) {
             return false;
         }
-        (entries.ebpf, entries.refused) = (Some(engine.meter()), None);
+        if let Some(before) = entries.ebpf.replace(engine.meter()) {
+            entries.past.add_ebpf(&before.counts());
+        }
+        entries.refused = None;
         true
+    }
+
+    /// What workers go by. It counts the packets of peers here, and those of others are forgotten.
+    fn table(&self, plan: &ForwardingPlan) -> Table {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Entries { peers, past, .. } = &mut *entries;
+        let table = Table::new(plan).counted_in(peers);
+        past.peers.retain(|ip, _| peers.contains_key(ip));
+        table
     }
 
     /// Whether BPF programs do not forward packets although they might.
@@ -83,6 +100,9 @@ impl Entries {
         }
         if let Some(meter) = &self.ebpf {
             stats.add_ebpf(&meter.counts());
+        }
+        for (ip, counters) in &self.peers {
+            stats.peers.entry(*ip).or_default().add(&counters.read());
         }
         stats
     }
@@ -158,7 +178,7 @@ impl Userspace {
             let failure = running.forwarder.failure();
             if failure.is_none() && running.setup == setup {
                 if running.plan != plan {
-                    running.forwarder.replace(&plan);
+                    running.forwarder.replace(engine_stats.table(&plan));
                     running.plan = plan;
                 }
                 return Ok(());
@@ -170,7 +190,8 @@ impl Userspace {
         if let Some(Running { forwarder, .. }) = self.running.take() {
             forwarder.stop();
         }
-        let forwarder = Forwarder::start(&self.namespace, &setup, &plan).map_err(refused)?;
+        let forwarder = Forwarder::start(&self.namespace, &setup, engine_stats.table(&plan))
+            .map_err(refused)?;
         let features = forwarder.features();
         info!(device = setup.device, workers = features.workers, tun_tcp = features.tun_tcp, tun_udp = features.tun_udp,
             udp_segment = features.udp_segment, udp_gro = features.udp_gro, missing = ?features.missing, "userspace engine started");

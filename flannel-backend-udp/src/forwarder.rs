@@ -21,7 +21,6 @@ use flannel_tunnel::{
 };
 
 use crate::{
-    plan::ForwardingPlan,
     stats::{Counters, Features},
     table::Table,
 };
@@ -77,7 +76,7 @@ impl Forwarder {
     pub(crate) fn start(
         namespace: &Namespace,
         setup: &Setup,
-        plan: &ForwardingPlan,
+        table: Table,
     ) -> Result<Self, StartError> {
         let thread_error = |source| StartError::Thread { source };
         let tun = Tun::attach(namespace, &setup.device, setup.workers)
@@ -97,7 +96,7 @@ impl Forwarder {
             table: Snapshot::default(),
             counters: tun.queues.iter().map(|_| Counters::default()).collect(),
         });
-        shared.table.replace(Table::new(plan));
+        shared.table.replace(table);
         let mut forwarder = Self { shared, features, threads: Vec::new() };
         for (n, (queue, sockets)) in tun.queues.into_iter().zip(sockets).enumerate() {
             let shared = Arc::clone(&forwarder.shared);
@@ -136,9 +135,9 @@ impl Forwarder {
         Ok(forwarder)
     }
 
-    /// Makes workers use `plan` from now on.
-    pub(crate) fn replace(&self, plan: &ForwardingPlan) {
-        self.shared.table.replace(Table::new(plan));
+    /// Makes workers go by `table` from now on.
+    pub(crate) fn replace(&self, table: Table) {
+        self.shared.table.replace(table);
     }
 
     pub(crate) fn features(&self) -> &Features {

@@ -18,7 +18,7 @@
 //!
 //! Datagrams from addresses that are no peer's; with `SourceCheck` `subnet`, packets whose source is not inside of the subnet of the peer
 //! that sent them; packets that are not whole, end too early or too late, name the routers to pass, or may pass no other. [`DropReason`] has all
-//! reasons, and [`Udp::stats`] counts them.
+//! reasons, and [`Udp::stats`] counts them, also for each peer.
 //!
 //! # What senders are told
 //!
@@ -90,6 +90,7 @@ mod forwarder;
 pub mod fuzzing;
 mod icmp;
 mod network;
+mod peer_stats;
 mod plan;
 mod self_test;
 mod stats;
@@ -97,6 +98,7 @@ mod table;
 mod verdict;
 
 pub use backend::Udp;
+pub use peer_stats::PeerStats;
 pub use plan::uses_ebpf;
 pub use self_test::{Masquerade, SelfTest, SelfTestError};
 pub use stats::{Engine, Features, Stats, Traffic};

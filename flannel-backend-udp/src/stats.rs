@@ -1,11 +1,16 @@
 //! What an embedder can read about the data path.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use flannel_core::BackendReport;
 
 use crate::{
     bpf::Counts,
+    peer_stats::PeerStats,
     self_test::{SelfTest, SelfTestError},
     verdict::DropReason,
 };
@@ -28,6 +33,8 @@ pub struct Stats {
     pub received: Traffic,
     /// Senders that were told that their packet cannot be carried.
     pub answered: u64,
+    /// What became of the packets of each peer there is, by its address.
+    pub peers: BTreeMap<IpAddr, PeerStats>,
     drops: [u64; DropReason::ALL.len()],
 }
 
@@ -110,15 +117,20 @@ impl Stats {
     }
 
     pub(crate) fn add_ebpf(&mut self, counts: &Counts) {
-        for (traffic, tally) in
-            [(&mut self.sent, counts.sent), (&mut self.received, counts.received)]
+        let PeerStats { packets_sent, bytes_sent, packets_received, bytes_received, .. } =
+            counts.all;
+        self.sent.packets += packets_sent;
+        self.sent.bytes += bytes_sent;
+        self.received.packets += packets_received;
+        self.received.bytes += bytes_received;
+        self.by_ebpf += packets_sent + packets_received;
+        for (reason, drops) in counts.all.dropped_outbound.iter().chain(&counts.all.dropped_inbound)
         {
-            traffic.packets += tally.packets;
-            traffic.bytes += tally.bytes;
-            self.by_ebpf += tally.packets;
+            self.drops[*reason as usize] += drops;
         }
-        self.drops[DropReason::SpoofedSource as usize] += counts.spoofed_source;
-        self.drops[DropReason::UnknownPeer as usize] += counts.unknown_peer;
+        for (ip, peer) in &counts.peers {
+            self.peers.entry(*ip).or_default().add(peer);
+        }
     }
 
     /// All reasons with their counts.
@@ -161,6 +173,7 @@ impl Stats {
         for (reason, drops) in self.drops() {
             count(&format!("dropped_{}", reason.name()), drops);
         }
+        report.peers = self.peers.iter().map(|(ip, peer)| (*ip, peer.report())).collect();
         report
     }
 }
@@ -213,11 +226,7 @@ impl TrafficCounters {
 }
 
 impl Counters {
-    pub(crate) fn dropped(&self, reason: DropReason) {
-        self.dropped_many(reason, 1);
-    }
-
-    pub(crate) fn dropped_many(&self, reason: DropReason, packets: usize) {
+    pub(crate) fn dropped(&self, reason: DropReason, packets: usize) {
         self.drops[reason as usize].add(packets as u64);
     }
 
@@ -240,8 +249,8 @@ mod tests {
         let counters = [Counters::default(), Counters::default()];
         counters[0].sent.add(44, 65_000);
         counters[1].sent.add(1, 64);
-        counters[1].dropped(DropReason::UnknownPeer);
-        counters[0].dropped_many(DropReason::SendFailed, 3);
+        counters[1].dropped(DropReason::UnknownPeer, 1);
+        counters[0].dropped(DropReason::SendFailed, 3);
         let mut stats = Stats::default();
         counters.iter().for_each(|counters| counters.add_to(&mut stats));
         assert_eq!(stats.sent, Traffic { packets: 45, bytes: 65_064, calls: 2 });

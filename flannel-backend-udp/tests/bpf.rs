@@ -6,6 +6,8 @@
 
 #[path = "tun/contract.rs"]
 mod contract;
+#[path = "bpf/counts.rs"]
+mod counts;
 #[path = "tun/lab.rs"]
 #[expect(dead_code, reason = "the tests of the userspace engine use all of it")]
 mod lab;
@@ -15,6 +17,8 @@ mod matrix;
 mod nft;
 #[path = "bpf/path.rs"]
 mod path;
+#[path = "tun/peers.rs"]
+mod peers;
 #[path = "tun/safety.rs"]
 mod safety;
 #[path = "bpf/self_test.rs"]

@@ -10,6 +10,8 @@ mod contract;
 mod lab;
 #[path = "tun/load.rs"]
 mod load;
+#[path = "tun/peers.rs"]
+mod peers;
 #[path = "tun/repairs.rs"]
 mod repairs;
 #[path = "tun/safety.rs"]

@@ -6,6 +6,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
 };
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,8 @@ pub struct BackendReport {
     pub properties: BTreeMap<Cow<'static, str>, Cow<'static, str>>,
     /// What it has counted since it was made, by name: `packets_sent`.
     pub counters: BTreeMap<Cow<'static, str>, u64>,
+    /// The same of each peer it has now, by the address that the peer is reached at; empty if the backend does not count them apart.
+    pub peers: BTreeMap<IpAddr, BTreeMap<Cow<'static, str>, u64>>,
 }
 
 /// Something that works and may not do what is expected of it.

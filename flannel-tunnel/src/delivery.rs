@@ -10,11 +10,11 @@ use crate::{
 
 /// Counts what became of packets for the device.
 pub trait Tally {
-    /// One call took so many packets with so many bytes.
-    fn written(&self, packets: usize, bytes: usize);
+    /// One call took these packets. Each had so many more bytes of headers.
+    fn written(&self, packets: &[PacketRef], headers: usize);
 
-    /// The device took none of so many packets.
-    fn not_written(&self, packets: usize);
+    /// The device took none of these packets.
+    fn not_written(&self, packets: &[PacketRef]);
 }
 
 /// Writes what was joined of packets in `buffers`. Where the kernel refuses a large packet, its parts are written one by one, and `joins`
@@ -27,34 +27,32 @@ pub fn write(
     tally: &impl Tally,
 ) {
     let (offload, header, data) = match out {
-        Output::Plain(piece) => return write_one(queue, piece.of(buffers), tally),
+        Output::Plain(piece) => return write_one(queue, piece, buffers, tally),
         Output::Joined { offload, header, data } => (offload, header, data),
     };
     let mut parts: [&[u8]; 1 + MAX_PARTS] = [&[]; _];
     parts[0] = header;
-    let mut len = 0;
     for (part, piece) in parts[1..].iter_mut().zip(data) {
         *part = piece.of(buffers);
-        len += header.len() + piece.len;
     }
     match queue.write(&offload, &parts[..=data.len()]) {
-        Ok(()) => tally.written(data.len(), len),
+        Ok(()) => tally.written(data, header.len()),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             // Some kernels refuse valid large packets.
             *joins = false;
             for piece in data {
                 let (at, len) = (piece.at - header.len(), piece.len + header.len());
-                write_one(queue, PacketRef { at, len, ..*piece }.of(buffers), tally);
+                write_one(queue, PacketRef { at, len, ..*piece }, buffers, tally);
             }
         }
-        Err(_) => tally.not_written(data.len()),
+        Err(_) => tally.not_written(data),
     }
 }
 
 /// Writes a packet as it is.
-pub fn write_one(queue: &Queue, packet: &[u8], tally: &impl Tally) {
-    match queue.write(&Offload::default(), &[packet]) {
-        Ok(()) => tally.written(1, packet.len()),
-        Err(_) => tally.not_written(1),
+pub fn write_one(queue: &Queue, packet: PacketRef, buffers: &[Box<[u8]>], tally: &impl Tally) {
+    match queue.write(&Offload::default(), &[packet.of(buffers)]) {
+        Ok(()) => tally.written(&[packet], 0),
+        Err(_) => tally.not_written(&[packet]),
     }
 }

@@ -40,6 +40,10 @@ impl Meter {
     pub(crate) fn counts(&self) -> Counts {
         locked(&self.0).counts()
     }
+
+    pub(crate) fn is_of(&self, engine: &Engine) -> bool {
+        Arc::ptr_eq(&self.0, &engine.maps)
+    }
 }
 
 impl Engine {

@@ -9,7 +9,7 @@ use crate::config::SourceCheck;
 /// A value of `endpoints`.
 pub(super) type Endpoint = [u8; 20];
 /// A value of `peers`.
-pub(super) type Peer = [u8; 48];
+pub(super) type Peer = [u8; 64];
 
 /// What the programs know about this node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -20,7 +20,7 @@ use super::{
     error::BpfError,
     layout::{self, Config, Endpoint, Peer},
 };
-use crate::stats::Traffic;
+use crate::{peer_stats::PeerStats, verdict::DropReason};
 
 /// Loaded programs, each with its number.
 pub(super) struct Programs {
@@ -40,16 +40,15 @@ pub(super) struct Maps {
     known: BTreeSet<IpAddr>,
     written_config: Option<Config>,
     /// Of peers that are no more.
-    past: Counts,
+    past: PeerStats,
 }
 
 /// What became of packets that programs saw.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Counts {
-    pub(crate) sent: Traffic,
-    pub(crate) received: Traffic,
-    pub(crate) spoofed_source: u64,
-    pub(crate) unknown_peer: u64,
+    /// Those of peers that there are or were, and of anybody else.
+    pub(crate) all: PeerStats,
+    pub(crate) peers: BTreeMap<IpAddr, PeerStats>,
 }
 
 /// What was written.
@@ -80,7 +79,7 @@ pub(super) fn load() -> Result<(Programs, Maps), BpfError> {
         written: BTreeMap::new(),
         known: BTreeSet::new(),
         written_config: None,
-        past: Counts::default(),
+        past: PeerStats::default(),
     };
     Ok((Programs { encap, decap, _object: object }, maps))
 }
@@ -122,7 +121,7 @@ impl Maps {
             .collect();
         let known: BTreeSet<IpAddr> = endpoints.values().map(SocketAddr::ip).collect();
         for ip in known.difference(&self.known.clone()) {
-            self.peers.insert(&whole(*ip), [0; 48], 0).map_err(failed("peers"))?;
+            self.peers.insert(&whole(*ip), [0; 64], 0).map_err(failed("peers"))?;
             self.known.insert(*ip);
         }
         for (block, endpoint) in &desired {
@@ -144,7 +143,7 @@ impl Maps {
         }
         for ip in self.known.clone().difference(&known) {
             if let Ok(peer) = self.peers.get(&whole(*ip), 0) {
-                self.past.add(&peer);
+                self.past.add(&peer_stats(&peer));
             }
             self.peers.remove(&whole(*ip)).map_err(failed("peers"))?;
             self.known.remove(ip);
@@ -172,32 +171,34 @@ impl Maps {
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let mut counts = self.past;
+        let mut counts = Counts { all: self.past.clone(), peers: BTreeMap::new() };
         for ip in &self.known {
             if let Ok(peer) = self.peers.get(&whole(*ip), 0) {
-                counts.add(&peer);
+                let peer = peer_stats(&peer);
+                counts.all.add(&peer);
+                counts.peers.insert(*ip, peer);
             }
         }
         if let (Ok(dropped), Ok(received)) = (self.unknown.get(&0, 0), self.unknown.get(&1, 0)) {
-            counts.unknown_peer += dropped.iter().map(|traffic| number(traffic, 0)).sum::<u64>();
-            received.iter().for_each(|traffic| counts.received.add(traffic));
+            let sum = |values: &[[u8; 16]], at| values.iter().map(|it| number(it, at)).sum::<u64>();
+            counts.all.packets_received += sum(&received, 0);
+            counts.all.bytes_received += sum(&received, 8);
+            *counts.all.dropped_inbound.entry(DropReason::UnknownPeer).or_default() +=
+                sum(&dropped, 0);
         }
         counts
     }
 }
 
-impl Counts {
-    fn add(&mut self, peer: &Peer) {
-        self.sent.add(&peer[..16]);
-        self.received.add(&peer[16..32]);
-        self.spoofed_source += number(peer, 32);
-    }
-}
-
-impl Traffic {
-    fn add(&mut self, bytes: &[u8]) {
-        self.packets += number(bytes, 0);
-        self.bytes += number(bytes, 8);
+fn peer_stats(peer: &Peer) -> PeerStats {
+    let drops = |reason, packets| (packets > 0).then_some((reason, packets)).into_iter().collect();
+    PeerStats {
+        packets_sent: number(peer, 0),
+        bytes_sent: number(peer, 8),
+        packets_received: number(peer, 16),
+        bytes_received: number(peer, 24),
+        dropped_inbound: drops(DropReason::SpoofedSource, number(peer, 32)),
+        dropped_outbound: drops(DropReason::SendFailed, number(peer, 48)),
     }
 }
 

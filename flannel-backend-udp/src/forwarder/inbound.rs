@@ -11,17 +11,42 @@ use quinn_udp::{BATCH_SIZE, RecvMeta};
 
 use super::outbound::Context;
 use crate::{
+    peer_stats::{Direction, PeerCounters},
     stats::Counters,
     verdict::{self, DropReason},
 };
 
-impl Tally for Counters {
-    fn written(&self, packets: usize, bytes: usize) {
-        self.received.add(packets, bytes);
+/// Counts what the worker received, and from whom.
+struct Received<'a> {
+    counters: &'a Counters,
+    /// Who sent what is in each buffer.
+    senders: [Option<&'a PeerCounters>; BATCH_SIZE],
+}
+
+impl Received<'_> {
+    fn dropped(&self, buffer: usize, reason: DropReason, packets: usize) {
+        self.counters.dropped(reason, packets);
+        if let Some(sender) = self.senders[buffer] {
+            sender.dropped(Direction::Inbound, reason, packets);
+        }
+    }
+}
+
+impl Tally for Received<'_> {
+    fn written(&self, packets: &[PacketRef], headers: usize) {
+        let bytes = |packets: &[PacketRef]| packets.iter().map(|piece| headers + piece.len).sum();
+        self.counters.received.add(packets.len(), bytes(packets));
+        for packets in packets.chunk_by(|a, b| a.buffer == b.buffer) {
+            if let Some(sender) = self.senders[packets[0].buffer] {
+                sender.received(packets.len(), bytes(packets));
+            }
+        }
     }
 
-    fn not_written(&self, packets: usize) {
-        self.dropped_many(DropReason::WriteFailed, packets);
+    fn not_written(&self, packets: &[PacketRef]) {
+        for piece in packets {
+            self.dropped(piece.buffer, DropReason::WriteFailed, 1);
+        }
     }
 }
 
@@ -54,13 +79,16 @@ impl Inbound {
                 std::array::from_fn(|_| slices.next().expect("as many buffers"));
             context.sockets[socket].receive(&mut slices, meta)?
         };
-        let (queue, counters) = (context.queue, context.counters);
-        let mut verdict = verdict::Inbound::new(context.table);
-        for (buffer, meta) in meta[..received].iter().enumerate() {
+        let (queue, counters, table) = (context.queue, context.counters, context.table);
+        let meta = &meta[..received];
+        let sender = |n: usize| meta.get(n).and_then(|meta| table.counters(meta.addr.ip()));
+        let tally = Received { counters, senders: std::array::from_fn(sender) };
+        let mut verdict = verdict::Inbound::new(table);
+        for (buffer, meta) in meta.iter().enumerate() {
             let stride = meta.stride.max(1);
             let from = meta.addr.ip();
             if meta.len == 0 {
-                counters.dropped(DropReason::Truncated);
+                tally.dropped(buffer, DropReason::Truncated, 1);
             }
             for at in (0..meta.len).step_by(stride) {
                 let piece = PacketRef { buffer, at, len: stride.min(meta.len - at) };
@@ -70,17 +98,17 @@ impl Inbound {
                         wire::decrement_ttl(packet);
                         if *joins {
                             join.push(piece, buffers, |out| {
-                                delivery::write(queue, out, buffers, joins, counters)
+                                delivery::write(queue, out, buffers, joins, &tally)
                             });
                         } else {
-                            delivery::write_one(queue, piece.of(buffers), counters);
+                            delivery::write_one(queue, piece, buffers, &tally);
                         }
                     }
-                    Err(reason) => counters.dropped(reason),
+                    Err(reason) => tally.dropped(buffer, reason, 1),
                 }
             }
         }
-        join.flush(|out| delivery::write(queue, out, buffers, joins, counters));
+        join.flush(|out| delivery::write(queue, out, buffers, joins, &tally));
         Ok(received)
     }
 }

@@ -15,6 +15,7 @@ use flannel_tunnel::{
 
 use crate::{
     icmp::{self, Limiter, Problem},
+    peer_stats::Direction,
     stats::Counters,
     table::Table,
     verdict::{self, DropReason},
@@ -58,8 +59,8 @@ impl Outbound {
             match context.queue.read(&mut self.buffer) {
                 Ok((offload, len)) => {
                     taken += 1;
-                    if let Err(reason) = self.take(offload, len, context) {
-                        context.counters.dropped(reason);
+                    if let Err((reason, peer)) = self.take(offload, len, context) {
+                        context.dropped(peer, reason, 1);
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break Ok(taken),
@@ -67,79 +68,95 @@ impl Outbound {
                 Err(error) => break Err(error),
             }
         };
-        let Context { sockets, counters, now, .. } = context;
-        self.batches.flush(|batch| send(batch, sockets, counters, *now));
+        self.batches.flush(|batch| send(batch, context));
         result
     }
 
+    /// Fails with the reason, and the peer if there is one.
     fn take(
         &mut self,
         offload: Offload,
         len: usize,
         context: &mut Context<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), (DropReason, Option<IpAddr>)> {
         let Self { buffer, batches, limiter } = self;
         let packet = &mut buffer[Queue::HEADROOM..Queue::HEADROOM + len];
         let (ip, to) = match verdict::outbound(packet, context.table) {
             Ok(found) => found,
             Err(reason) => {
-                if reason == DropReason::NoRoute
-                    && let Ok(ip) = Ip::new_checked(packet)
-                {
-                    send_icmp_error(&ip, Problem::NoRoute, limiter, context);
+                let ip = Ip::new_checked(packet).ok();
+                if let (DropReason::NoRoute, Some(ip)) = (reason, &ip) {
+                    send_icmp_error(ip, Problem::NoRoute, limiter, context);
                 }
-                return Err(reason);
+                let peer = ip.and_then(|ip| context.table.endpoint(ip.destination()));
+                return Err((reason, peer.map(|peer| peer.ip())));
             }
         };
+        let failed = |reason: DropReason| (reason, Some(to.ip()));
         let large = match offload.kind {
             GSO_NONE => None,
-            _ => Some(Large::new_checked(&ip, &offload)?),
+            _ => Some(Large::new_checked(&ip, &offload).map_err(|error| failed(error.into()))?),
         };
         let longest = large.map_or(len, |large| large.segment_len());
         if longest > MIN_PATH_MTU {
             let may_be_cut = matches!(ip, Ip::V4(v4) if !v4.dont_fragment());
-            let socket = socket_for(context.sockets, to).ok_or(DropReason::SendFailed)?;
+            let socket = socket_for(context.sockets, to);
+            let socket = socket.ok_or_else(|| failed(DropReason::SendFailed))?;
             let takes = socket.takes(to, context.now);
             // No IPv6 sender goes below this. The kernel sends the datagram in fragments.
             let takes = if matches!(ip, Ip::V6(_)) { takes.max(MIN_IPV6_MTU) } else { takes };
             if longest > takes && !may_be_cut {
                 send_icmp_error(&ip, Problem::TooBig(takes as u32), limiter, context);
-                return Err(DropReason::TooBig);
+                return Err(failed(DropReason::TooBig));
             }
         }
-        let Context { sockets, counters, now, .. } = context;
-        let send = |batch: &Batch| send(batch, sockets, counters, *now);
+        let send = |batch: &Batch| send(batch, context);
         match large {
-            Some(large) => batches.add_large(&large, to, send)?,
-            None => batches.add(packet, &offload, to, send)?,
+            Some(large) => batches.add_large(&large, to, send),
+            None => batches.add(packet, &offload, to, send),
         }
-        Ok(())
+        .map_err(|error| failed(error.into()))
+    }
+}
+
+impl Context<'_> {
+    fn sent(&self, peer: IpAddr, packets: usize, bytes: usize) {
+        self.counters.sent.add(packets, bytes);
+        if let Some(peer) = self.table.counters(peer) {
+            peer.sent(packets, bytes);
+        }
+    }
+
+    fn dropped(&self, peer: Option<IpAddr>, reason: DropReason, packets: usize) {
+        self.counters.dropped(reason, packets);
+        if let Some(peer) = peer.and_then(|peer| self.table.counters(peer)) {
+            peer.dropped(Direction::Outbound, reason, packets);
+        }
     }
 }
 
 /// Sends a batch to its peer.
-fn send(batch: &Batch, sockets: &mut [PeerSocket], counters: &Counters, now: Duration) {
-    let Some(socket) = socket_for(sockets, batch.to()) else {
-        counters.dropped_many(DropReason::SendFailed, batch.count());
-        return;
-    };
-    if batch.count() > 1 && socket.sends_segments() {
-        match socket.send(batch.to(), batch.bytes(), batch.size()) {
-            Ok(()) => return counters.sent.add(batch.count(), batch.bytes().len()),
+fn send(batch: &Batch, context: &mut Context<'_>) {
+    let (to, peer) = (batch.to(), batch.to().ip());
+    let socket =
+        socket_for(context.sockets, to).filter(|it| batch.count() > 1 && it.sends_segments());
+    if let Some(socket) = socket {
+        match socket.send(to, batch.bytes(), batch.size()) {
+            Ok(()) => return context.sent(peer, batch.count(), batch.bytes().len()),
             Err(NotSent::TooLarge) => {
                 // The path MTU may have shrunk.
-                socket.ask(batch.to(), now);
+                socket.ask(to, context.now);
             }
             Err(NotSent::Failed) => {
-                counters.dropped_many(DropReason::SendFailed, batch.count());
-                return;
+                return context.dropped(Some(peer), DropReason::SendFailed, batch.count());
             }
         }
     }
     for packet in batch.packets() {
-        match socket.send(batch.to(), packet, packet.len()) {
-            Ok(()) => counters.sent.add(1, packet.len()),
-            Err(_) => counters.dropped(DropReason::SendFailed),
+        let socket = socket_for(context.sockets, to);
+        match socket.map(|socket| socket.send(to, packet, packet.len())) {
+            Some(Ok(())) => context.sent(peer, 1, packet.len()),
+            _ => context.dropped(Some(peer), DropReason::SendFailed, 1),
         }
     }
 }

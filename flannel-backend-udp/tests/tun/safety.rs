@@ -21,7 +21,7 @@ sockopt_impl!(
 );
 
 /// A UDP packet from `from` to the pod of host 0, without a UDP checksum.
-fn packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+pub(crate) fn packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 33, 0, 0, 0x40, 0, 62, 17, 0, 0];
     packet.extend(from);
     packet.extend(to);

@@ -22,14 +22,14 @@ use super::{
 };
 
 impl Tally for Counters {
-    fn written(&self, packets: usize, bytes: usize) {
-        self.add(Count::PacketsReceived, packets);
-        self.add(Count::BytesReceived, bytes);
+    fn written(&self, packets: &[PacketRef], headers: usize) {
+        self.add(Count::PacketsReceived, packets.len());
+        self.add(Count::BytesReceived, packets.iter().map(|piece| headers + piece.len).sum());
         self.add(Count::CallsReceived, 1);
     }
 
-    fn not_written(&self, packets: usize) {
-        self.add(Count::WriteFailed, packets);
+    fn not_written(&self, packets: &[PacketRef]) {
+        self.add(Count::WriteFailed, packets.len());
     }
 }
 
@@ -85,7 +85,7 @@ impl Inbound {
                         delivery::write(queue, out, plain, joins, counters)
                     });
                 } else {
-                    delivery::write_one(queue, piece.of(plain), counters);
+                    delivery::write_one(queue, piece, plain, counters);
                 }
             }
         }
