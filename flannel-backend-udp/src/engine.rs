@@ -224,6 +224,7 @@ fn refused(error: StartError) -> BackendError {
     match error {
         StartError::Attach { source, .. }
         | StartError::Listen { source, .. }
+        | StartError::Paths { source }
         | StartError::Thread { source } => {
             BackendError::Kernel { operation, source: source.into() }
         }

@@ -1,7 +1,8 @@
 //! The userspace engine: threads that forward packets between the device and the sockets.
 //!
 //! Each worker has a queue of the device and a socket for each family. The kernel spreads flows over queues, and peers over
-//! sockets, so packets of one flow keep their order. Workers share nothing that they write.
+//! sockets, so packets of one flow keep their order. Workers share nothing that they write, but the
+//! counts of peers.
 
 mod inbound;
 mod outbound;
@@ -11,15 +12,16 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    thread,
 };
 
 use flannel_netlink::Namespace;
 pub(crate) use flannel_tunnel::control::Failure;
 use flannel_tunnel::{
-    control::Control, handover, snapshot::Snapshot, socket::PeerSocket, tun::Tun,
+    control::Control, path_mtus::PathMtus, snapshot::Snapshot, socket::PeerSocket, tun::Tun,
+    worker::Workers,
 };
 
+use self::worker::Worker;
 use crate::{
     stats::{Counters, Features},
     table::Table,
@@ -29,9 +31,8 @@ use crate::{
 /// [takes over](Self::start), or the process ends.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    shared: Arc<Shared>,
+    workers: Workers<Shared>,
     features: Features,
-    threads: Vec<thread::JoinHandle<()>>,
 }
 
 /// What workers and their owner share.
@@ -67,6 +68,8 @@ pub(crate) enum StartError {
     Attach { name: String, source: io::Error },
     #[error("listen on UDP {address}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("open a socket to ask for path MTUs")]
+    Paths { source: io::Error },
     #[error("start a thread to carry packets")]
     Thread { source: io::Error },
 }
@@ -87,57 +90,30 @@ impl Forwarder {
                 PeerSocket::open(namespace, *address, setup.joins, setup.path_mtu_discovery)
                     .map_err(|source| StartError::Listen { address: *address, source })
             };
-            sockets.push(setup.local.iter().map(open).collect::<Result<Vec<_>, _>>()?);
+            let opened = setup.local.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            let paths = PathMtus::open(namespace, &setup.local);
+            sockets.push((opened, paths.map_err(|source| StartError::Paths { source })?));
         }
-        let features = features(&tun, sockets.iter().flatten().next(), setup.joins);
-        let control = Control::new(tun.queues.len()).map_err(thread_error)?;
-        let shared = Arc::new(Shared {
-            control,
+        let features =
+            features(&tun, sockets.iter().flat_map(|(sockets, _)| sockets).next(), setup.joins);
+        let shared = Shared {
+            control: Control::new(tun.queues.len()).map_err(thread_error)?,
             table: Snapshot::default(),
             counters: tun.queues.iter().map(|_| Counters::default()).collect(),
-        });
+        };
         shared.table.replace(table);
-        let mut forwarder = Self { shared, features, threads: Vec::new() };
-        for (n, (queue, sockets)) in tun.queues.into_iter().zip(sockets).enumerate() {
-            let shared = Arc::clone(&forwarder.shared);
-            let worker = worker::Worker::new(
-                n,
-                queue,
-                sockets,
-                setup.own.clone(),
-                &tun_joins(&forwarder.features),
-            );
-            let spawned = thread::Builder::new()
-                .name(format!("udp-{n}"))
-                .spawn(move || worker.run(&shared))
-                .map_err(thread_error);
-            match spawned {
-                Ok(thread) => forwarder.threads.push(thread),
-                Err(error) => {
-                    forwarder.stop();
-                    return Err(error);
-                }
-            }
+        let mut workers = Workers::new(shared);
+        let started = start(namespace, setup, tun, sockets, &mut workers);
+        if let Err(source) = started {
+            workers.stop();
+            return Err(thread_error(source));
         }
-        // The other engine receives packets until it stops; queues and sockets here buffer the rest.
-        let listener = handover::take_over(namespace, &format!("flannel-udp.{}", setup.index));
-        let shared = Arc::clone(&forwarder.shared);
-        let guard = thread::Builder::new()
-            .name("udp-guard".into())
-            .spawn(move || handover::guard(listener, &shared.control));
-        match guard {
-            Ok(thread) => forwarder.threads.push(thread),
-            Err(source) => {
-                forwarder.stop();
-                return Err(StartError::Thread { source });
-            }
-        }
-        Ok(forwarder)
+        Ok(Self { workers, features })
     }
 
     /// Makes workers go by `table` from now on.
     pub(crate) fn replace(&self, table: Table) {
-        self.shared.table.replace(table);
+        self.workers.shared().table.replace(table);
     }
 
     pub(crate) fn features(&self) -> &Features {
@@ -145,25 +121,44 @@ impl Forwarder {
     }
 
     pub(crate) fn meter(&self) -> Meter {
-        Meter(Arc::clone(&self.shared))
+        Meter(Arc::clone(self.workers.shared()))
     }
 
     /// Why a worker ended by itself, if one did.
     pub(crate) fn failure(&self) -> Option<Failure> {
-        self.shared.control.failure()
+        self.workers.shared().control.failure()
     }
 
     /// Resolves once a worker has ended by itself.
     pub(crate) async fn ended(&self) {
-        self.shared.control.ended().await;
+        self.workers.shared().control.ended().await;
     }
 
     /// Stops the workers and waits for them.
-    pub(crate) fn stop(mut self) {
-        self.shared.control.stop();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+    pub(crate) fn stop(self) {
+        self.workers.stop();
+    }
+}
+
+fn start(
+    namespace: &Namespace,
+    setup: &Setup,
+    tun: Tun,
+    sockets: Vec<(Vec<PeerSocket>, PathMtus)>,
+    workers: &mut Workers<Shared>,
+) -> io::Result<()> {
+    let joins = (tun.tcp, tun.udp);
+    for (number, (queue, (sockets, paths))) in tun.queues.into_iter().zip(sockets).enumerate() {
+        let own = setup.own.clone();
+        let worker = Worker { number, queue, sockets, paths, own, joins };
+        workers.spawn(format!("udp-{number}"), move |shared| worker.run(shared))?;
+    }
+    workers.take_over(namespace, &format!("flannel-udp.{}", setup.index))
+}
+
+impl AsRef<Control> for Shared {
+    fn as_ref(&self) -> &Control {
+        &self.control
     }
 }
 
@@ -175,11 +170,6 @@ impl Meter {
     pub(crate) fn counters(&self) -> &[Counters] {
         &self.0.counters
     }
-}
-
-/// Which large packets the device accepts: any, and UDP.
-fn tun_joins(features: &Features) -> (bool, bool) {
-    (features.tun_tcp, features.tun_udp)
 }
 
 fn features(tun: &Tun, socket: Option<&PeerSocket>, joins: bool) -> Features {

@@ -23,7 +23,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
 };
 
 use boringtun::{noise::rate_limiter::RateLimiter, x25519};
@@ -34,10 +33,10 @@ use flannel_netlink::{
 };
 use flannel_tunnel::{
     control::{Control, Failure},
-    handover,
     snapshot::Snapshot,
     socket::PeerSocket,
     tun::Tun,
+    worker::Workers,
 };
 use ipnetwork::IpNetwork;
 
@@ -52,10 +51,9 @@ use self::{
 /// Running threads. They keep running when this is dropped: the data path stays until it is [stopped](Self::stop), another engine takes
 /// over, or the process ends.
 pub(crate) struct Engine {
-    shared: Arc<Shared>,
+    workers: Workers<Shared>,
     setup: Setup,
     features: Vec<(&'static str, bool)>,
-    threads: Vec<thread::JoinHandle<()>>,
 }
 
 /// What an engine is started with.
@@ -136,7 +134,7 @@ impl Engine {
             ("udp_gro", socket.is_some_and(PeerSocket::receives_joined)),
             ("udp_segment", socket.is_some_and(PeerSocket::sends_segments)),
         ];
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             control: Control::new(2 * queues + 1).map_err(thread_error)?,
             identity: Identity::new(&setup.private_key),
             routing: Snapshot::default(),
@@ -144,8 +142,8 @@ impl Engine {
             counters: (0..=2 * queues).map(|_| Counters::default()).collect(),
             mtu: AtomicUsize::new(mtu as usize),
             alarm: Alarm::new().map_err(thread_error)?,
-        });
-        let mut engine = Self { shared, setup, features, threads: Vec::new() };
+        };
+        let mut engine = Self { workers: Workers::new(shared), setup, features };
         engine.set_peers(peers);
         let started = engine.start_threads(namespace, tun, sockets);
         if let Err(source) = started {
@@ -173,13 +171,7 @@ impl Engine {
             self.spawn(format!("wg-out-{n}"), move |shared| outbound.send(shared))?;
             self.spawn(format!("wg-in-{n}"), move |shared| inbound.receive(shared, joins))?;
         }
-        // The other engine receives packets until it stops; queues and sockets here buffer the rest.
-        let name = format!("flannel-wg.{}", self.setup.index);
-        let listener = handover::take_over(namespace, &name);
-        let shared = Arc::clone(&self.shared);
-        let guard = move || handover::guard(listener, &shared.control);
-        self.threads.push(thread::Builder::new().name("wg-guard".into()).spawn(guard)?);
-        Ok(())
+        self.workers.take_over(namespace, &format!("flannel-wg.{}", self.setup.index))
     }
 
     fn spawn(
@@ -187,17 +179,11 @@ impl Engine {
         name: String,
         run: impl FnOnce(&Shared) -> Result<(), String> + Send + 'static,
     ) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let body = move || {
+        self.workers.spawn(name, move |shared| {
             // What boringtun has to say of each handshake, at up to the level of errors, would be the peers' to choose.
             let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
-            if let Err(reason) = run(&shared) {
-                shared.control.fail(Failure::Broken(reason));
-            }
-            shared.control.worker_ended();
-        };
-        self.threads.push(thread::Builder::new().name(name).spawn(body)?);
-        Ok(())
+            run(shared)
+        })
     }
 
     pub(crate) const fn setup(&self) -> &Setup {
@@ -206,12 +192,12 @@ impl Engine {
 
     /// Goes on with a device of this MTU, bytes.
     pub(crate) fn set_mtu(&self, mtu: u32) {
-        self.shared.mtu.store(mtu as usize, Ordering::Relaxed);
+        self.workers.shared().mtu.store(mtu as usize, Ordering::Relaxed);
     }
 
     /// Makes `changes` to peers. Sessions of others go on, and so do those of peers that keep their preshared key.
     pub(crate) fn set_peers(&self, changes: &[PeerChange]) {
-        let shared = &*self.shared;
+        let shared = self.workers.shared();
         let mut peers = shared.lock_peers();
         changes.iter().for_each(|change| peers.apply(change, shared));
         if changes.is_empty() {
@@ -232,24 +218,27 @@ impl Engine {
 
     /// The peers as the kernel would show them.
     pub(crate) fn peers(&self) -> Vec<Peer> {
-        self.shared.lock_peers().sessions.values().map(|(_, session)| session.show()).collect()
+        self.workers
+            .shared()
+            .lock_peers()
+            .sessions
+            .values()
+            .map(|(_, session)| session.show())
+            .collect()
     }
 
     /// Why a thread ended by itself, if one did.
     pub(crate) fn failure(&self) -> Option<Failure> {
-        self.shared.control.failure()
+        self.workers.shared().control.failure()
     }
 
     /// Stops the threads and waits for them.
-    pub(crate) fn stop(mut self) {
-        self.shared.control.stop();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+    pub(crate) fn stop(self) {
+        self.workers.stop();
     }
 
     pub(crate) fn meter(&self) -> Meter {
-        Meter { shared: Arc::clone(&self.shared), features: self.features.clone() }
+        Meter { shared: Arc::clone(self.workers.shared()), features: self.features.clone() }
     }
 }
 
@@ -291,6 +280,12 @@ impl std::fmt::Debug for Meter {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}
+
+impl AsRef<Control> for Shared {
+    fn as_ref(&self) -> &Control {
+        &self.control
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::{
-    gro::{MAX_PARTS, Output, PacketRef},
+    gro::{Gro, MAX_PARTS, Output, PacketRef},
     segment::Offload,
     tun::Queue,
 };
@@ -17,9 +17,46 @@ pub trait Tally {
     fn not_written(&self, packets: &[PacketRef]);
 }
 
+/// The way into the device.
+#[derive(Debug)]
+pub struct Delivery {
+    join: Gro,
+    /// Whether the device accepts large packets.
+    joins: bool,
+}
+
+impl Delivery {
+    /// Into a device that accepts large TCP and UDP packets, or not.
+    pub fn new((tcp, udp): (bool, bool)) -> Self {
+        Self { join: Gro::new(udp), joins: tcp }
+    }
+
+    /// Takes a packet in `buffers`, which stay as they are until all is [flushed](Self::flush).
+    pub fn push(
+        &mut self,
+        packet: PacketRef,
+        queue: &Queue,
+        buffers: &[Box<[u8]>],
+        tally: &impl Tally,
+    ) {
+        let Self { join, joins } = self;
+        if *joins {
+            join.push(packet, buffers, |out| write(queue, out, buffers, joins, tally));
+        } else {
+            write_one(queue, packet, buffers, tally);
+        }
+    }
+
+    /// Writes all that is left.
+    pub fn flush(&mut self, queue: &Queue, buffers: &[Box<[u8]>], tally: &impl Tally) {
+        let Self { join, joins } = self;
+        join.flush(|out| write(queue, out, buffers, joins, tally));
+    }
+}
+
 /// Writes what was joined of packets in `buffers`. Where the kernel refuses a large packet, its parts are written one by one, and `joins`
 /// is false from then on.
-pub fn write(
+fn write(
     queue: &Queue,
     out: Output<'_>,
     buffers: &[Box<[u8]>],
@@ -50,7 +87,7 @@ pub fn write(
 }
 
 /// Writes a packet as it is.
-pub fn write_one(queue: &Queue, packet: PacketRef, buffers: &[Box<[u8]>], tally: &impl Tally) {
+fn write_one(queue: &Queue, packet: PacketRef, buffers: &[Box<[u8]>], tally: &impl Tally) {
     match queue.write(&Offload::default(), &[packet.of(buffers)]) {
         Ok(()) => tally.written(&[packet], 0),
         Err(_) => tally.not_written(&[packet]),

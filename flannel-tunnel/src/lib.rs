@@ -2,8 +2,8 @@
 //!
 //! A TUN device with `IFF_VNET_HDR` hands over TCP and UDP of up to 64 KiB as one packet, and takes such packets. UDP sockets send many
 //! datagrams for one call (`UDP_SEGMENT`) and receive many as one (`UDP_GRO`). Between the two, [`segment`] makes the packets of the
-//! wire out of a large one, [`batch`] gathers what goes to one peer, and [`gro`] joins what came of one flow, which [`delivery`] writes. [`device`] keeps the
-//! TUN device as it should be, and [`handover`] passes it from one engine to the next.
+//! wire out of a large one, [`batch`] gathers what goes to one peer, and [`gro`] joins what came of one flow, which [`delivery`] writes. [`worker`] is what the
+//! threads have in common, [`device`] keeps the TUN device as it should be, and [`handover`] passes it from one engine to the next.
 //!
 //! No function here blocks, but for [`handover::guard`] and sockets whose network card is behind.
 #![deny(unsafe_code)]
@@ -17,6 +17,8 @@ pub mod device;
 pub mod error;
 pub mod gro;
 pub mod handover;
+pub mod inbox;
+pub mod path_mtus;
 pub mod prefixes;
 pub mod segment;
 pub mod snapshot;
@@ -25,3 +27,4 @@ pub mod socket;
 pub mod testing;
 pub mod tun;
 pub mod wire;
+pub mod worker;

@@ -1,11 +1,9 @@
 //! The socket that datagrams to and from peers pass.
 
 use std::{
-    collections::HashMap,
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
-    time::Duration,
 };
 
 use flannel_netlink::Namespace;
@@ -17,6 +15,8 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::batch::Batch;
+
 /// A socket of one worker, for one family.
 #[derive(Debug)]
 pub struct PeerSocket {
@@ -27,18 +27,15 @@ pub struct PeerSocket {
     /// Whether the kernel joins datagrams before we see them.
     joins: bool,
     is_ipv4: bool,
-    /// Asks the kernel what it knows about paths.
-    probe: UdpSocket,
-    paths: HashMap<SocketAddr, Path>,
 }
 
-/// What the way to a peer takes.
-#[derive(Clone, Copy, Debug)]
-struct Path {
-    /// The largest packet inside of a datagram, bytes.
-    takes: usize,
-    /// When the kernel was asked, as a time since some beginning.
-    asked: Duration,
+/// Counts what became of datagrams for peers.
+pub trait SentTally {
+    /// One call took so many datagrams with so many bytes.
+    fn sent(&self, to: SocketAddr, datagrams: usize, bytes: usize);
+
+    /// The kernel took none of so many datagrams.
+    fn not_sent(&self, to: SocketAddr, datagrams: usize);
 }
 
 /// Why datagrams were not sent.
@@ -59,12 +56,7 @@ impl PeerSocket {
         joins: bool,
         path_mtu_discovery: bool,
     ) -> io::Result<Self> {
-        let sockets = || -> io::Result<_> {
-            let own = bound(local, true)?;
-            let probe = bound(SocketAddr::new(local.ip(), 0), false)?;
-            Ok((own, probe))
-        };
-        let (socket, probe) = namespace.run(sockets).map_err(io::Error::other)??;
+        let socket = namespace.run(|| bound(local)).map_err(io::Error::other)??;
         let state = UdpSocketState::new((&socket).into())?;
         // A path that is found to be small must not lose packets that may not be told so: those are sent in fragments, as
         // flannel does.
@@ -86,13 +78,48 @@ impl PeerSocket {
             let _ = nix::sys::socket::setsockopt(&socket, UdpGroSegment, &false);
         }
         let segments = state.max_gso_segments() > 1;
-        let paths = HashMap::new();
-        Ok(Self { socket, state, segments, joins, is_ipv4: local.is_ipv4(), probe, paths })
+        Ok(Self { socket, state, segments, joins, is_ipv4: local.is_ipv4() })
     }
 
-    /// Whether its peers have IPv4 addresses.
-    pub fn is_ipv4(&self) -> bool {
-        self.is_ipv4
+    /// The one of `sockets` by which `peer` is reached.
+    pub fn to(sockets: &[Self], peer: SocketAddr) -> Option<&Self> {
+        sockets.iter().find(|socket| socket.is_ipv4 == peer.is_ipv4())
+    }
+
+    /// Sends a batch by one of `sockets`, one by one what the kernel does not take as one.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSent::TooLarge`] if that was so because of a size: the path MTU may have shrunk.
+    pub fn send_batch(
+        sockets: &[Self],
+        batch: &Batch,
+        tally: &impl SentTally,
+    ) -> Result<(), NotSent> {
+        let to = batch.to();
+        let Some(socket) = Self::to(sockets, to) else {
+            tally.not_sent(to, batch.count());
+            return Ok(());
+        };
+        let mut result = Ok(());
+        if batch.count() > 1 && socket.segments {
+            result = socket.send(to, batch.bytes(), batch.size());
+            match result {
+                Ok(()) => tally.sent(to, batch.count(), batch.bytes().len()),
+                Err(NotSent::Failed) => tally.not_sent(to, batch.count()),
+                Err(NotSent::TooLarge) => {}
+            }
+            if result != Err(NotSent::TooLarge) {
+                return Ok(());
+            }
+        }
+        for packet in batch.packets() {
+            match socket.send(to, packet, packet.len()) {
+                Ok(()) => tally.sent(to, 1, packet.len()),
+                Err(_) => tally.not_sent(to, 1),
+            }
+        }
+        result
     }
 
     /// Whether [`send`](Self::send) takes several datagrams.
@@ -103,33 +130,6 @@ impl PeerSocket {
     /// Whether [`receive`](Self::receive) gives several datagrams of a peer as one.
     pub fn receives_joined(&self) -> bool {
         self.joins
-    }
-
-    /// The largest packet that a datagram to `peer` takes without being cut, bytes. The kernel is asked at most once a second for
-    /// each peer.
-    pub fn takes(&mut self, peer: SocketAddr, now: Duration) -> usize {
-        match self.paths.get(&peer) {
-            Some(path) if now.saturating_sub(path.asked) < ASK_EVERY => path.takes,
-            _ => self.ask(peer, now),
-        }
-    }
-
-    /// Asks the kernel again.
-    pub fn ask(&mut self, peer: SocketAddr, now: Duration) -> usize {
-        if self.paths.len() >= MAX_PATHS {
-            self.paths.clear();
-        }
-        let mtu = self.probe.connect(peer).and_then(|()| {
-            Ok(match peer.ip() {
-                IpAddr::V4(_) => sockopt::ip_mtu(&self.probe)?,
-                IpAddr::V6(_) => sockopt::ipv6_mtu(&self.probe)?,
-            })
-        });
-        // Where there is no way, sending says so.
-        let takes =
-            mtu.map_or(usize::MAX, |mtu| (mtu as usize).saturating_sub(overhead(peer.ip())));
-        self.paths.insert(peer, Path { takes, asked: now });
-        takes
     }
 
     /// Sends `bytes` as datagrams of `size` bytes each, the last of which may be shorter.
@@ -201,19 +201,16 @@ fn is_about_size(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::INVAL | Errno::IO | Errno::MSGSIZE))
 }
 
-fn bound(local: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
+fn bound(local: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-    if is_shared {
-        socket.set_reuse_port(true)?;
-        for force in
-            [sockopt::set_socket_recv_buffer_size_force, sockopt::set_socket_recv_buffer_size]
-        {
-            if force(&socket, QUEUE_BYTES).is_ok() {
-                break;
-            }
+    socket.set_reuse_port(true)?;
+    for force in [sockopt::set_socket_recv_buffer_size_force, sockopt::set_socket_recv_buffer_size]
+    {
+        if force(&socket, QUEUE_BYTES).is_ok() {
+            break;
         }
-        socket.set_send_buffer_size(QUEUE_BYTES)?;
     }
+    socket.set_send_buffer_size(QUEUE_BYTES)?;
     if local.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -223,10 +220,6 @@ fn bound(local: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
 
 /// What we ask as queues of a socket: some thousands of full packets, for a burst while a worker is not running.
 const QUEUE_BYTES: usize = 4 << 20;
-/// How old what we know about a path may be.
-const ASK_EVERY: Duration = Duration::from_secs(1);
-/// Above this many peers, what is known about paths is asked anew.
-const MAX_PATHS: usize = 16 * 1024;
 /// An error may belong to an earlier datagram, and it may be necessary to wait.
 const ATTEMPTS: usize = 3;
 const SEND_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };

@@ -1,11 +1,11 @@
 //! From peers to the device.
 
-use std::io::{self, IoSliceMut};
-
 use flannel_tunnel::{
-    delivery::{self, Tally},
-    gro::{Gro, PacketRef},
+    delivery::{Delivery, Tally},
+    gro::PacketRef,
+    inbox::Inbox,
     wire,
+    worker::Found,
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 
@@ -53,65 +53,49 @@ impl Tally for Received<'_> {
 /// Packets on their way from peers, coalesced where the device accepts large packets.
 #[derive(Debug)]
 pub(super) struct Inbound {
-    buffers: Vec<Box<[u8]>>,
-    meta: [RecvMeta; BATCH_SIZE],
-    join: Gro,
-    /// Whether the device accepts large packets.
-    joins: bool,
+    inbox: Inbox,
+    delivery: Delivery,
 }
 
 impl Inbound {
-    pub(super) fn new(joins: bool, udp_gso: bool) -> Self {
-        Self {
-            buffers: (0..BATCH_SIZE).map(|_| vec![0; MAX_PACKET].into()).collect(),
-            meta: [RecvMeta::default(); BATCH_SIZE],
-            join: Gro::new(udp_gso),
-            joins,
-        }
+    /// Into a device that accepts large TCP and UDP packets, or not.
+    pub(super) fn new(joins: (bool, bool)) -> Self {
+        Self { inbox: Inbox::default(), delivery: Delivery::new(joins) }
     }
 
-    /// Receives from one of the sockets and writes to the device. Returns how many messages the kernel had.
-    pub(super) fn run(&mut self, socket: usize, context: &mut Context<'_>) -> io::Result<usize> {
-        let Self { buffers, meta, join, joins } = self;
-        let received = {
-            let mut slices = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer));
-            let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
-                std::array::from_fn(|_| slices.next().expect("as many buffers"));
-            context.sockets[socket].receive(&mut slices, meta)?
-        };
-        let (queue, counters, table) = (context.queue, context.counters, context.table);
-        let meta = &meta[..received];
-        let sender = |n: usize| meta.get(n).and_then(|meta| table.counters(meta.addr.ip()));
-        let tally = Received { counters, senders: std::array::from_fn(sender) };
-        let mut verdict = verdict::Inbound::new(table);
-        for (buffer, meta) in meta.iter().enumerate() {
-            let stride = meta.stride.max(1);
-            let from = meta.addr.ip();
-            if meta.len == 0 {
-                tally.dropped(buffer, DropReason::Truncated, 1);
-            }
-            for at in (0..meta.len).step_by(stride) {
-                let piece = PacketRef { buffer, at, len: stride.min(meta.len - at) };
-                let packet = &mut buffers[buffer][at..at + piece.len];
-                match verdict.judge(packet, from) {
-                    Ok(_) => {
-                        wire::decrement_ttl(packet);
-                        if *joins {
-                            join.push(piece, buffers, |out| {
-                                delivery::write(queue, out, buffers, joins, &tally)
-                            });
-                        } else {
-                            delivery::write_one(queue, piece, buffers, &tally);
-                        }
-                    }
-                    Err(reason) => tally.dropped(buffer, reason, 1),
-                }
-            }
-        }
-        join.flush(|out| delivery::write(queue, out, buffers, joins, &tally));
-        Ok(received)
+    /// Receives from the sockets and writes to the device.
+    pub(super) fn run(&mut self, context: &Context<'_>) -> Result<Found, String> {
+        let Self { inbox, delivery } = self;
+        inbox.receive(context.sockets, |buffers, meta| take(buffers, meta, delivery, context))
     }
 }
 
-/// The largest message from a socket, bytes.
-const MAX_PACKET: usize = 65_536;
+fn take(
+    buffers: &mut [Box<[u8]>],
+    meta: &[RecvMeta],
+    delivery: &mut Delivery,
+    context: &Context<'_>,
+) {
+    let Context { queue, counters, table, .. } = *context;
+    let sender = |n: usize| meta.get(n).and_then(|meta| table.counters(meta.addr.ip()));
+    let tally = Received { counters, senders: std::array::from_fn(sender) };
+    let mut verdict = verdict::Inbound::new(table);
+    for (buffer, meta) in meta.iter().enumerate() {
+        let stride = meta.stride.max(1);
+        if meta.len == 0 {
+            tally.dropped(buffer, DropReason::Truncated, 1);
+        }
+        for at in (0..meta.len).step_by(stride) {
+            let piece = PacketRef { buffer, at, len: stride.min(meta.len - at) };
+            let packet = &mut buffers[buffer][at..at + piece.len];
+            match verdict.judge(packet, meta.addr.ip()) {
+                Ok(_) => {
+                    wire::decrement_ttl(packet);
+                    delivery.push(piece, queue, buffers, &tally);
+                }
+                Err(reason) => tally.dropped(buffer, reason, 1),
+            }
+        }
+    }
+    delivery.flush(queue, buffers, &tally);
+}

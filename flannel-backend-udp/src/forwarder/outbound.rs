@@ -7,10 +7,12 @@ use std::{
 
 use flannel_tunnel::{
     batch::{Batch, Batches},
+    path_mtus::PathMtus,
     segment::{GSO_NONE, Large, Offload},
-    socket::{NotSent, PeerSocket},
+    socket::{NotSent, PeerSocket, SentTally},
     tun::Queue,
     wire::Ip,
+    worker::{self, Found},
 };
 
 use crate::{
@@ -26,13 +28,14 @@ use crate::{
 pub(super) struct Outbound {
     buffer: Box<[u8]>,
     batches: Batches,
+    paths: PathMtus,
     limiter: Limiter,
 }
 
 /// What handling a packet needs.
 pub(super) struct Context<'a> {
     pub(super) queue: &'a Queue,
-    pub(super) sockets: &'a mut [PeerSocket],
+    pub(super) sockets: &'a [PeerSocket],
     pub(super) table: &'a Table,
     pub(super) counters: &'a Counters,
     /// The addresses of our device.
@@ -41,35 +44,27 @@ pub(super) struct Context<'a> {
 }
 
 impl Outbound {
-    pub(super) fn new(now: Duration) -> Self {
+    pub(super) fn new(paths: PathMtus) -> Self {
         Self {
             buffer: vec![0; Queue::HEADROOM + MAX_PACKET].into(),
             batches: Batches::default(),
-            limiter: Limiter::new(now),
+            paths,
+            limiter: Limiter::new(Duration::ZERO),
         }
     }
 
-    /// Reads packets from the device until it is empty or a burst is full, and sends them. Returns how many.
-    pub(super) fn run(&mut self, context: &mut Context<'_>) -> std::io::Result<usize> {
-        let mut taken = 0;
-        let result = loop {
-            if taken == BURST {
-                break Ok(taken);
+    /// Reads packets from the device until it is empty or a burst is full, and sends them.
+    pub(super) fn run(&mut self, context: &Context<'_>) -> Result<Found, String> {
+        let found = worker::burst(|| {
+            let (offload, len) = context.queue.read(&mut self.buffer)?;
+            if let Err((reason, peer)) = self.take(offload, len, context) {
+                context.dropped(peer, reason, 1);
             }
-            match context.queue.read(&mut self.buffer) {
-                Ok((offload, len)) => {
-                    taken += 1;
-                    if let Err((reason, peer)) = self.take(offload, len, context) {
-                        context.dropped(peer, reason, 1);
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break Ok(taken),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
-            }
-        };
-        self.batches.flush(|batch| send(batch, context));
-        result
+            Ok(())
+        });
+        let Self { batches, paths, .. } = self;
+        batches.flush(|batch| send(batch, paths, context));
+        found
     }
 
     /// Fails with the reason, and the peer if there is one.
@@ -77,9 +72,9 @@ impl Outbound {
         &mut self,
         offload: Offload,
         len: usize,
-        context: &mut Context<'_>,
+        context: &Context<'_>,
     ) -> Result<(), (DropReason, Option<IpAddr>)> {
-        let Self { buffer, batches, limiter } = self;
+        let Self { buffer, batches, paths, limiter } = self;
         let packet = &mut buffer[Queue::HEADROOM..Queue::HEADROOM + len];
         let (ip, to) = match verdict::outbound(packet, context.table) {
             Ok(found) => found,
@@ -100,9 +95,7 @@ impl Outbound {
         let longest = large.map_or(len, |large| large.segment_len());
         if longest > MIN_PATH_MTU {
             let may_be_cut = matches!(ip, Ip::V4(v4) if !v4.dont_fragment());
-            let socket = socket_for(context.sockets, to);
-            let socket = socket.ok_or_else(|| failed(DropReason::SendFailed))?;
-            let takes = socket.takes(to, context.now);
+            let takes = paths.takes(to, context.now);
             // No IPv6 sender goes below this. The kernel sends the datagram in fragments.
             let takes = if matches!(ip, Ip::V6(_)) { takes.max(MIN_IPV6_MTU) } else { takes };
             if longest > takes && !may_be_cut {
@@ -110,7 +103,7 @@ impl Outbound {
                 return Err(failed(DropReason::TooBig));
             }
         }
-        let send = |batch: &Batch| send(batch, context);
+        let send = |batch: &Batch| send(batch, paths, context);
         match large {
             Some(large) => batches.add_large(&large, to, send),
             None => batches.add(packet, &offload, to, send),
@@ -120,13 +113,6 @@ impl Outbound {
 }
 
 impl Context<'_> {
-    fn sent(&self, peer: IpAddr, packets: usize, bytes: usize) {
-        self.counters.sent.add(packets, bytes);
-        if let Some(peer) = self.table.counters(peer) {
-            peer.sent(packets, bytes);
-        }
-    }
-
     fn dropped(&self, peer: Option<IpAddr>, reason: DropReason, packets: usize) {
         self.counters.dropped(reason, packets);
         if let Some(peer) = peer.and_then(|peer| self.table.counters(peer)) {
@@ -135,34 +121,25 @@ impl Context<'_> {
     }
 }
 
-/// Sends a batch to its peer.
-fn send(batch: &Batch, context: &mut Context<'_>) {
-    let (to, peer) = (batch.to(), batch.to().ip());
-    let socket =
-        socket_for(context.sockets, to).filter(|it| batch.count() > 1 && it.sends_segments());
-    if let Some(socket) = socket {
-        match socket.send(to, batch.bytes(), batch.size()) {
-            Ok(()) => return context.sent(peer, batch.count(), batch.bytes().len()),
-            Err(NotSent::TooLarge) => {
-                // The path MTU may have shrunk.
-                socket.ask(to, context.now);
-            }
-            Err(NotSent::Failed) => {
-                return context.dropped(Some(peer), DropReason::SendFailed, batch.count());
-            }
+impl SentTally for Context<'_> {
+    fn sent(&self, to: SocketAddr, packets: usize, bytes: usize) {
+        self.counters.sent.add(packets, bytes);
+        if let Some(peer) = self.table.counters(to.ip()) {
+            peer.sent(packets, bytes);
         }
     }
-    for packet in batch.packets() {
-        let socket = socket_for(context.sockets, to);
-        match socket.map(|socket| socket.send(to, packet, packet.len())) {
-            Some(Ok(())) => context.sent(peer, 1, packet.len()),
-            _ => context.dropped(Some(peer), DropReason::SendFailed, 1),
-        }
+
+    fn not_sent(&self, to: SocketAddr, packets: usize) {
+        self.dropped(Some(to.ip()), DropReason::SendFailed, packets);
     }
 }
 
-fn socket_for(sockets: &mut [PeerSocket], to: SocketAddr) -> Option<&mut PeerSocket> {
-    sockets.iter_mut().find(|socket| socket.is_ipv4() == to.is_ipv4())
+/// Sends a batch to its peer.
+fn send(batch: &Batch, paths: &mut PathMtus, context: &Context<'_>) {
+    if PeerSocket::send_batch(context.sockets, batch, context) == Err(NotSent::TooLarge) {
+        // The path MTU may have shrunk.
+        paths.ask(batch.to(), context.now);
+    }
 }
 
 fn send_icmp_error(ip: &Ip<'_>, problem: Problem, limiter: &mut Limiter, context: &Context<'_>) {
@@ -178,8 +155,6 @@ fn send_icmp_error(ip: &Ip<'_>, problem: Problem, limiter: &mut Limiter, context
 
 /// The largest read from a device, bytes.
 const MAX_PACKET: usize = 65_536;
-/// Packets from the device before it is the sockets' turn.
-pub(super) const BURST: usize = 64;
 /// The minimum IPv6 link MTU (RFC 8200), bytes.
 const MIN_IPV6_MTU: usize = 1280;
 /// What every path carries, bytes: that without the outer headers.

@@ -1,19 +1,16 @@
 //! From peers to the device.
 
-use std::{
-    io::{self, IoSliceMut},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use boringtun::noise::{Packet, TunnResult, handshake::parse_handshake_anon};
 use flannel_netlink::wireguard::PublicKey;
 use flannel_tunnel::{
-    delivery::{self, Tally},
-    gro::{Gro, PacketRef},
+    delivery::{Delivery, Tally},
+    gro::PacketRef,
+    inbox::{self, Inbox, MAX_MESSAGE},
     wire::Ip,
+    worker::Found,
 };
-use quinn_udp::{BATCH_SIZE, RecvMeta};
 
 use super::{
     counters::{Count, Counters},
@@ -35,15 +32,12 @@ impl Tally for Counters {
 
 /// Messages from peers, and the packets that they carry.
 pub(super) struct Inbound {
-    buffers: Vec<Box<[u8]>>,
+    inbox: Inbox,
     /// What is decrypted, at the places where it was encrypted.
     plain: Vec<Box<[u8]>>,
-    meta: [RecvMeta; BATCH_SIZE],
     opened: Vec<PacketRef>,
     opener: Opener,
-    join: Gro,
-    /// Whether the device accepts large packets.
-    joins: bool,
+    delivery: Delivery,
 }
 
 /// What takes messages apart: no sockets and no device.
@@ -52,45 +46,31 @@ pub(super) struct Opener {
 }
 
 impl Inbound {
-    pub(super) fn new(joins: bool, udp_gso: bool) -> Self {
-        let buffers = || (0..BATCH_SIZE).map(|_| vec![0; MAX_MESSAGE].into()).collect();
+    /// Into a device that accepts large TCP and UDP packets, or not.
+    pub(super) fn new(joins: (bool, bool)) -> Self {
         Self {
-            buffers: buffers(),
-            plain: buffers(),
-            meta: [RecvMeta::default(); BATCH_SIZE],
+            inbox: Inbox::default(),
+            plain: inbox::buffers(),
             opened: Vec::new(),
             opener: Opener::new(),
-            join: Gro::new(udp_gso),
-            joins,
+            delivery: Delivery::new(joins),
         }
     }
 
-    /// Receives from the socket of this number and writes to the device. Returns how many messages the kernel had.
-    pub(super) fn run(&mut self, socket: usize, context: &Context<'_>) -> io::Result<usize> {
-        let Self { buffers, plain, meta, opened, opener, join, joins } = self;
-        let received = {
-            let mut slices = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer));
-            let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
-                std::array::from_fn(|_| slices.next().expect("as many buffers"));
-            context.sockets[socket].receive(&mut slices, meta)?
-        };
+    /// Receives from the sockets and writes to the device.
+    pub(super) fn run(&mut self, context: &Context<'_>) -> Result<Found, String> {
+        let Self { inbox, plain, opened, opener, delivery } = self;
         let (queue, counters) = (context.queue, context.counters);
-        for (number, meta) in meta[..received].iter().enumerate() {
-            let messages = (&buffers[number][..meta.len], meta.stride.max(1));
-            opened.clear();
-            opener.open(messages, meta.addr, (number, &mut plain[number]), opened, context);
-            for piece in opened.drain(..) {
-                if *joins {
-                    join.push(piece, plain, |out| {
-                        delivery::write(queue, out, plain, joins, counters)
-                    });
-                } else {
-                    delivery::write_one(queue, piece, plain, counters);
+        inbox.receive(context.sockets, |buffers, meta| {
+            for (number, meta) in meta.iter().enumerate() {
+                let messages = (&buffers[number][..meta.len], meta.stride.max(1));
+                opener.open(messages, meta.addr, (number, &mut plain[number]), opened, context);
+                for piece in opened.drain(..) {
+                    delivery.push(piece, queue, plain, counters);
                 }
             }
-        }
-        join.flush(|out| delivery::write(queue, out, plain, joins, counters));
-        Ok(received)
+            delivery.flush(queue, plain, counters);
+        })
     }
 }
 
@@ -233,6 +213,3 @@ fn check(packet: &[u8], session: &Arc<Session>, context: &Context<'_>) -> Result
         _ => Err(Count::SpoofedSource),
     }
 }
-
-/// The largest message from a socket, bytes.
-const MAX_MESSAGE: usize = 65_536;

@@ -1,14 +1,15 @@
 //! From the device to peers.
 
-use std::{io, net::SocketAddr};
+use std::net::SocketAddr;
 
 use flannel_tunnel::{
     batch::{Batch, Batches, MAX_BYTES},
     error::PacketError,
     segment::{GSO_NONE, Large, Offload, complete_checksum},
-    socket::{NotSent, PeerSocket},
+    socket::{PeerSocket, SentTally},
     tun::Queue,
     wire::Ip,
+    worker::{self, Found},
 };
 use tokio::time::Instant;
 
@@ -48,28 +49,18 @@ impl Outbound {
         }
     }
 
-    /// Reads packets from the device until it is empty or a burst is full, and sends them. Returns how many.
-    pub(super) fn run(&mut self, context: &Context<'_>) -> io::Result<usize> {
-        let mut taken = 0;
-        let result = loop {
-            if taken == BURST {
-                break Ok(taken);
+    /// Reads packets from the device until it is empty or a burst is full, and sends them.
+    pub(super) fn run(&mut self, context: &Context<'_>) -> Result<Found, String> {
+        let end = Queue::HEADROOM + MAX_PACKET;
+        let found = worker::burst(|| {
+            let (offload, len) = context.queue.read(&mut self.buffer[..end])?;
+            if let Err(count) = self.take(offload, len, context) {
+                context.counters.add(count, 1);
             }
-            let end = Queue::HEADROOM + MAX_PACKET;
-            match context.queue.read(&mut self.buffer[..end]) {
-                Ok((offload, len)) => {
-                    taken += 1;
-                    if let Err(count) = self.take(offload, len, context) {
-                        context.counters.add(count, 1);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(taken),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
-            }
-        };
-        self.batches.flush(|batch| send(batch, context));
-        result
+            Ok(())
+        });
+        self.batches.flush(|batch| context.send_batch(batch));
+        found
     }
 
     fn take(&mut self, offload: Offload, len: usize, context: &Context<'_>) -> Result<(), Count> {
@@ -111,7 +102,7 @@ fn seal(
         return Err(Count::BadOffload);
     }
     if state.has_session() {
-        let room = batches.room(to, padded + OVERHEAD, |batch| send(batch, context));
+        let room = batches.room(to, padded + OVERHEAD, |batch| context.send_batch(batch));
         state.seal(&packet[..padded], room, context.now);
     } else {
         let mut out = |to: SocketAddr, message: &[u8]| context.send(to, message);
@@ -125,53 +116,35 @@ fn padded(len: usize, mtu: usize) -> usize {
     len.next_multiple_of(PADDING).min(mtu.max(len))
 }
 
-/// Sends a batch to its peer.
-fn send(batch: &Batch, context: &Context<'_>) {
-    let counters = context.counters;
-    let Some(socket) = context.socket_for(batch.to()) else {
-        counters.add(Count::SendFailed, batch.count());
-        return;
-    };
-    if batch.count() > 1 && socket.sends_segments() {
-        match socket.send(batch.to(), batch.bytes(), batch.size()) {
-            Ok(()) => return sent_packets(counters, batch.count(), batch.bytes().len()),
-            Err(NotSent::TooLarge) => {}
-            Err(NotSent::Failed) => {
-                counters.add(Count::SendFailed, batch.count());
-                return;
-            }
-        }
-    }
-    for packet in batch.packets() {
-        match socket.send(batch.to(), packet, packet.len()) {
-            Ok(()) => sent_packets(counters, 1, packet.len()),
-            Err(_) => counters.add(Count::SendFailed, 1),
-        }
-    }
-}
-
 impl Context<'_> {
     /// Sends a message that is alone.
     pub(super) fn send(&self, to: SocketAddr, message: &[u8]) {
-        let sent = self.socket_for(to).map(|socket| socket.send(to, message, message.len()));
+        let sent = PeerSocket::to(self.sockets, to);
+        let sent = sent.map(|socket| socket.send(to, message, message.len()));
         if sent != Some(Ok(())) {
-            self.counters.add(Count::SendFailed, 1);
+            self.counters.not_sent(to, 1);
         } else if message[0] == DATA && message.len() > OVERHEAD {
             // It has waited for a session.
-            sent_packets(self.counters, 1, message.len());
+            self.counters.sent(to, 1, message.len());
         }
     }
 
-    fn socket_for(&self, to: SocketAddr) -> Option<&PeerSocket> {
-        self.sockets.iter().find(|socket| socket.is_ipv4() == to.is_ipv4())
+    fn send_batch(&self, batch: &Batch) {
+        // What is too large is sent in fragments.
+        let _ = PeerSocket::send_batch(self.sockets, batch, self.counters);
     }
 }
 
-/// One call that took so many messages of so many bytes.
-fn sent_packets(counters: &Counters, packets: usize, bytes: usize) {
-    counters.add(Count::PacketsSent, packets);
-    counters.add(Count::BytesSent, bytes - packets * OVERHEAD);
-    counters.add(Count::CallsSent, 1);
+impl SentTally for Counters {
+    fn sent(&self, _: SocketAddr, messages: usize, bytes: usize) {
+        self.add(Count::PacketsSent, messages);
+        self.add(Count::BytesSent, bytes - messages * OVERHEAD);
+        self.add(Count::CallsSent, 1);
+    }
+
+    fn not_sent(&self, _: SocketAddr, messages: usize) {
+        self.add(Count::SendFailed, messages);
+    }
 }
 
 pub(super) fn of_packet(error: PacketError) -> Count {
@@ -183,8 +156,6 @@ pub(super) fn of_packet(error: PacketError) -> Count {
 
 /// The largest read from a device, bytes.
 const MAX_PACKET: usize = 65_536;
-/// Packets from the device before it is looked whether to stop.
-pub(super) const BURST: usize = 64;
 /// Bytes.
 const PADDING: usize = 16;
 
