@@ -80,7 +80,7 @@ async fn what_was_sent_before_is_not_taken_again() {
         }
     }
     assert!(messages.len() >= 7, "{} messages", messages.len());
-    let received = lab.count(0, "packets_received");
+    let received = settles(&lab, "packets_received", 5).await;
     let to = SocketAddr::new(lab.testbed.host(0).ip(), 51820);
     let bind = || UdpSocket::bind("0.0.0.0:0").unwrap();
     let other = lab.testbed.host(1).namespace().run(bind).unwrap();
