@@ -75,6 +75,15 @@ fn throughput_over_ipv6_has_a_table_of_its_own() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn throughput_of_masqueraded_pods_has_a_table_of_its_own() {
+    let arguments = "--duration 0.2 --round-trips 50 --between masqueraded --only static,host-gw";
+    let tables = bench(&format!("throughput {arguments}"));
+    assert_eq!(tables[0]["title"], "pod to pod, masqueraded");
+    sample(&tables[0], "host-gw", "TCP of raw");
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn another_program_is_measured_in_the_same_run() {
     let node = env!("CARGO_BIN_EXE_flannel-bench").replace("flannel-bench", "flannel-node");
     let tables = bench(&format!("footprint --peers 3 --idle 0.1 --peer other={node}"));

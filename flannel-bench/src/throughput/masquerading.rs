@@ -18,4 +18,4 @@ pub(super) fn turn_on(host: &Host) -> Result<()> {
 }
 
 /// Packets that are forwarded have come in by a device.
-const RULES: &str = "table inet bench { chain c { type nat hook postrouting priority srcnat; iifname != \"\" masquerade; }; }";
+const RULES: &str = "table inet bench { chain c { type nat hook postrouting priority srcnat; iif != 0 masquerade; }; }";
