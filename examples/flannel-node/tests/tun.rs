@@ -107,7 +107,15 @@ async fn a_node_that_is_killed_or_lags_in_a_migration_of_udp_loses_no_packet() {
 #[tokio::test]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn rules_of_the_host_drop_what_is_documented() {
-    outer_rules::are_obeyed_as_documented(USERSPACE, EBPF).await;
+    let wireguard =
+        r#"{"Network":"10.244.0.0/16","Backend":{"Type":"wireguard","Engine":"userspace"}}"#;
+    outer_rules::are_obeyed_as_documented(&[
+        ("`vxlan`", VXLAN),
+        ("`udp`, `userspace`", USERSPACE),
+        ("`udp`, `ebpf`", EBPF),
+        ("`wireguard`, `userspace`", wireguard),
+    ])
+    .await;
 }
 
 async fn shown(network: &'static str, engine: &str) {

@@ -34,8 +34,9 @@ impl Cluster {
         let cluster = Self { server, testbed, folder };
         for n in 0..hosts {
             let blocks = [format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")];
-            let count = if network.contains("IPv6Network") { 2 } else { 1 };
-            let blocks: Vec<_> = blocks.iter().map(String::as_str).take(count).collect();
+            let has = [!network.contains(r#""EnableIPv4":false"#), network.contains("IPv6Network")];
+            let blocks = blocks.iter().zip(has).filter(|(_, has)| *has);
+            let blocks: Vec<_> = blocks.map(|(block, _)| block.as_str()).collect();
             cluster.server.add_node(&format!("node{n}"), &blocks, true);
         }
         cluster
@@ -83,6 +84,12 @@ impl Cluster {
         let mut pods = Vec::new();
         for n in 0..self.testbed.hosts().len() {
             pods.push(self.host(n).add_pod(subnet(&self.subnet_file(n))).await.unwrap());
+        }
+        // One after the other, for the reason that the tests with etcd give.
+        for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))) {
+            for ip in to.endpoint().ips() {
+                let _ = from.ping(ip).await;
+            }
         }
         eventually("pods reach each other", async || probe::reachability(&pods).await.complete())
             .await;

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use flannel_testbed::{Flanneld, Process};
 
-use crate::support::{Cluster, dual, ipv4};
+use crate::{
+    cluster,
+    support::{Cluster, dual, ipv4},
+};
 
 /// flanneld on hosts 0 and 2, and this program on host 1, all of which reach each other.
 async fn mixed(network: &str) -> (Cluster, [Flanneld; 2], Process) {
@@ -69,4 +72,32 @@ async fn pods_of_both_programs_reach_each_other_by_one_device_over_ipv4() {
 #[ignore = "needs another kernel and the real flanneld: run ./ci.sh vm"]
 async fn pods_of_both_programs_reach_each_other_by_one_device_over_either_family() {
     mixed(&with(&dual("wireguard"), r#""Mode":"auto","PersistentKeepaliveInterval":25"#)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs another kernel and the real flanneld: run ./ci.sh vm"]
+async fn pods_of_both_programs_reach_each_other_by_one_device_over_ipv6() {
+    // flanneld announces ListenPortV6 for a device that listens on ListenPort.
+    mixed(&with(&dual("wireguard"), r#""Mode":"ipv6","ListenPortV6":51820"#)).await;
+}
+
+/// By Kubernetes: flanneld has no such networks in etcd.
+#[tokio::test]
+#[ignore = "needs another kernel and the real flanneld: run ./ci.sh vm"]
+async fn pods_of_both_programs_reach_each_other_where_there_is_only_ipv6() {
+    let network = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"wireguard"}}"#;
+    let cluster = cluster::Cluster::new(3, network).await;
+    cluster.shell(0, "modprobe br_netfilter").await;
+    let mut theirs = Vec::new();
+    for n in [0, 2] {
+        let mut command = cluster.theirs(n);
+        command.arg("-iptables-forward-rules=false");
+        command.env("WIREGUARD_KEY_FILE", cluster.subnet_file(n).with_file_name("wgkey"));
+        let started = Flanneld::start(cluster.host(n), command, &cluster.subnet_file(n)).await;
+        theirs.push(started.unwrap());
+    }
+    let _ours = cluster.start_ours(1).await;
+    cluster.connected_pods().await;
+    let names = |n| cluster.annotations(n).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(1), names(0));
 }

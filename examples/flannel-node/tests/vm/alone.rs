@@ -1,0 +1,32 @@
+//! Nodes of this program alone, with the kernel's engine: what is tested on this kernel with the other one.
+
+use crate::capture;
+
+#[path = "../netns/outer_rules.rs"]
+mod outer_rules;
+#[path = "../netns/required_encryption.rs"]
+mod required_encryption;
+#[path = "../netns/support.rs"]
+#[expect(dead_code, reason = "the tests on this kernel use all of it")]
+mod support;
+
+mod once {
+    use super::{outer_rules, required_encryption};
+
+    #[tokio::test]
+    #[ignore = "needs another kernel: run ./ci.sh vm"]
+    async fn where_encryption_is_required_nothing_is_in_the_clear_in_any_phase() {
+        required_encryption::holds_in_every_phase(
+            r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"wireguard","Engine":"kernel"}}"#,
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs another kernel: run ./ci.sh vm"]
+    async fn rules_of_the_host_drop_what_is_documented() {
+        let network =
+            r#"{"Network":"10.244.0.0/16","Backend":{"Type":"wireguard","Engine":"kernel"}}"#;
+        outer_rules::are_obeyed_as_documented(&[("`wireguard`, `kernel`", network)]).await;
+    }
+}
