@@ -52,4 +52,7 @@ async fn a_peer_counts_on_while_it_is_there() {
     assert_eq!(counts(&lab, 2), Some(PeerStats::default()), "it has come back");
     let report = lab.node(0).backend.report();
     assert_eq!(report.peers[&IpAddr::from(lab.address(1))]["packets_received"], 3);
+    let peers = lab.peers_of(0, vec![lab.leases[2].clone()]);
+    lab.node(0).network.sync(&peers).await.unwrap();
+    assert_eq!(counts(&lab, 1), None);
 }
