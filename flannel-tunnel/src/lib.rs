@@ -5,7 +5,7 @@
 //! wire out of a large one, [`batch`] gathers what goes to one peer, and [`gro`] joins what came of one flow, which [`delivery`] writes. [`worker`] is what the
 //! threads have in common, [`device`] keeps the TUN device as it should be, and [`handover`] passes it from one engine to the next.
 //!
-//! No function here blocks, but for [`handover::guard`] and sockets whose network card is behind.
+//! No function here blocks, but for those of [`worker`], [`handover::guard`] and sockets whose network card is behind.
 #![deny(unsafe_code)]
 
 pub mod batch;
