@@ -71,26 +71,32 @@ async fn a_worker_without_a_processor_loses_nothing() {
         // Those of another test may have ended.
         pin.status().unwrap();
     }
-    // It goes before all that is not of its kind, and the kernel ends it if we do not.
-    let hog = "ulimit -t 1; echo; while :; do :; done";
-    let mut command = std::process::Command::new("taskset");
-    command.args(["-c", &cpu, "chrt", "-f", "1", "sh", "-c", hog]).stdout(Stdio::piped());
-    let mut hog = command.spawn().unwrap();
-    hog.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
-    for number in 0..BACKLOG {
-        from.send(&number.to_be_bytes()).unwrap();
+    // A sender that takes a second, on a machine with other work, outlasts the hog: the kernel gives others a twentieth of each.
+    for _ in 0..ATTEMPTS {
+        // It goes before all that is not of its kind, and the kernel ends it if we do not.
+        let hog = "ulimit -t 1; echo; while :; do :; done";
+        let mut command = std::process::Command::new("taskset");
+        command.args(["-c", &cpu, "chrt", "-f", "1", "sh", "-c", hog]).stdout(Stdio::piped());
+        let mut hog = command.spawn().unwrap();
+        hog.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        for number in 0..BACKLOG {
+            from.send(&number.to_be_bytes()).unwrap();
+        }
+        to.set_nonblocking(true).unwrap();
+        let is_stuck = to.peek(&mut [0; 4]).is_err();
+        hog.kill().unwrap();
+        hog.wait().unwrap();
+        to.set_nonblocking(false).unwrap();
+        let mut packet = [0; 4];
+        for number in 0..BACKLOG {
+            assert_eq!(to.recv(&mut packet).unwrap(), 4, "after {number}");
+            assert_eq!(u32::from_be_bytes(packet), number);
+        }
+        if is_stuck {
+            return;
+        }
     }
-    to.set_nonblocking(true).unwrap();
-    let carried = to.recv(&mut [0; 4]);
-    hog.kill().unwrap();
-    hog.wait().unwrap();
-    assert!(carried.is_err(), "a worker was running");
-    to.set_nonblocking(false).unwrap();
-    let mut packet = [0; 4];
-    for number in 0..BACKLOG {
-        assert_eq!(to.recv(&mut packet).unwrap(), 4, "after {number}");
-        assert_eq!(u32::from_be_bytes(packet), number);
-    }
+    panic!("a worker was running each time");
 }
 
 /// The threads that carry packets in this process, by their numbers.
@@ -127,5 +133,7 @@ const WARM: u32 = 15;
 const MAX_GROWTH: u64 = 4096;
 /// Packets that wait for a worker: four times what a TUN device holds by itself.
 const BACKLOG: u32 = 2000;
+/// How often they may have to be sent until all have waited.
+const ATTEMPTS: usize = 20;
 /// How long it takes unless somebody says otherwise.
 const SHORT: Duration = Duration::from_secs(3);
