@@ -140,6 +140,8 @@ fn send(mut stream: TcpStream, duration: Duration) -> io::Result<()> {
 }
 
 fn take(listener: &TcpListener, duration: Duration) -> io::Result<Throughput> {
+    // The sender has a connection, but what it sent last for it may be lost, and all that it sends after that.
+    set_socket_timeout(listener, Timeout::Recv, Some(duration + STALLED))?;
     let (mut stream, _) = listener.accept()?;
     let started = Instant::now();
     stream.set_read_timeout(Some(duration + STALLED))?;
