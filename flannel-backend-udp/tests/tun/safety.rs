@@ -134,10 +134,13 @@ async fn the_engine_and_what_it_uses_can_be_read() {
     // Programs do not take apart what the kernel has joined.
     assert_eq!(features.udp_gro, engine.name() == "userspace");
     assert_eq!(features.tun_udp && features.udp_gro, features.missing.is_empty(), "{features:?}");
-    assert!(stats.sent.packets > 0, "{stats:?}");
-    // The answer is with the pod a moment before it is counted.
+    // Both are with the pods a moment before they are counted.
+    let counted = || {
+        let stats = lab.nodes[0].as_ref().unwrap().backend.stats();
+        stats.sent.packets > 0 && stats.received.packets > 0
+    };
     let deadline = Instant::now() + crate::lab::PATIENCE;
-    while lab.nodes[0].as_ref().unwrap().backend.stats().received.packets == 0 {
+    while !counted() {
         assert!(Instant::now() < deadline);
         tokio::task::yield_now().await;
     }
