@@ -184,6 +184,8 @@ async fn another_backend_finds_nothing_of_the_udp_backend_when_it_is_ready() {
             fs::remove_file(cluster.folder.path().join("store/config")).unwrap();
             for (n, node) in nodes.iter_mut().enumerate() {
                 end(node, n == 0).await;
+                // As a node that has never had another backend: it would migrate.
+                fs::remove_file(cluster.subnet_file(n).with_extension("backend.json")).unwrap();
                 let command = cluster.command(program(), n);
                 let arguments: Vec<_> = command.get_args().collect();
                 let mut other = Command::new(program());
