@@ -17,7 +17,7 @@ use crate::{
     config::{BackendConfig, NetworkConfig},
     lease::Lease,
     peer_fault::{PeerFault, PeerProblem},
-    peers::{Peers, RouteScope},
+    peers::{Peers, Revision, RouteScope},
     report::{SyncReport, Transport},
     subnet::Subnet,
 };
@@ -27,8 +27,11 @@ pub(super) struct MigratingNetwork {
     pub(super) shared: Arc<Shared>,
     pub(super) base: Box<dyn Network>,
     pub(super) beside: Option<Box<dyn Network>>,
-    /// By which backend peers are sent to since the last sync.
-    pub(super) via: BTreeMap<Subnet, Side>,
+    /// By which backend peers are sent to since the last sync; `None` if all are by the only one. Those that a process before may have
+    /// left to either are missing.
+    pub(super) via: Option<BTreeMap<Subnet, Side>>,
+    /// When nobody had a second backend, neither we nor a peer, and we synced alone.
+    pub(super) plain_at: Option<Revision>,
     /// The peers to which the kernel refuses the way by the new backend, as of this sync.
     pub(super) refused: BTreeSet<Subnet>,
     /// Since when the lease does not name the backend any more that is left.
@@ -45,7 +48,8 @@ impl MigratingNetwork {
             shared,
             base,
             beside: None,
-            via: BTreeMap::new(),
+            via: Some(BTreeMap::new()),
+            plain_at: None,
             refused: BTreeSet::new(),
             left_at: None,
             look_at: None,
@@ -146,7 +150,7 @@ impl Network for MigratingNetwork {
     }
 
     fn transport(&self, subnet: &Subnet) -> Option<Transport> {
-        match (self.via.get(subnet), &self.beside) {
+        match (self.via.as_ref().and_then(|via| via.get(subnet)), &self.beside) {
             (Some(Side::Beside), Some(beside)) => beside.transport(subnet),
             _ => self.base.transport(subnet),
         }

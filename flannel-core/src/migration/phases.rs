@@ -98,7 +98,7 @@ impl MigratingNetwork {
             state.then.take()
         };
         self.remember();
-        (self.via, self.left_at) = (BTreeMap::new(), None);
+        (self.via, self.left_at) = (Some(BTreeMap::new()), None);
         self.look_at = Some(Instant::now());
         if let Some(config) = then
             && let Err(error) = self.begin(&config)

@@ -32,10 +32,8 @@ impl MigratingNetwork {
         peers: &Peers,
         scope: RouteScope,
     ) -> Result<SyncReport, BackendError> {
-        self.via = peers.iter().map(|peer| (peer.subnet, Side::Base)).collect();
-        let has_second = |lease: &Lease| lease.attrs.second.is_some();
-        let is_plain = !has_second(peers.own()) && !peers.iter().any(has_second);
-        if is_plain && scope == RouteScope::Network {
+        self.via = None;
+        if self.is_plain(peers) && scope == RouteScope::Network {
             return self.base.sync(peers).await;
         }
         let share = NetworkShare { scope, ..NetworkShare::default() };
@@ -43,6 +41,19 @@ impl MigratingNetwork {
             Some(lease_of(lease, &base.backend_type).unwrap_or_else(|| Arc::clone(lease)))
         };
         self.base.sync(&peers.shared(base.own_lease(peers.own()), share, shown)).await
+    }
+
+    /// Whether nobody has a second backend. Looks at those that have changed since it was so: there may be ten thousand others.
+    fn is_plain(&mut self, peers: &Peers) -> bool {
+        let has_second = |lease: &Lease| lease.attrs.second.is_some();
+        let changed = self.plain_at.take().and_then(|known| peers.changed_since(&known));
+        let has_any = match changed {
+            Some(changed) => changed.iter().filter_map(|it| peers.get(it)).any(has_second),
+            None => peers.iter().any(has_second),
+        };
+        let is_plain = !has_any && !has_second(peers.own());
+        self.plain_at = is_plain.then(|| peers.revision().clone());
+        is_plain
     }
 
     /// Starts the second backend, if that is not done yet.
@@ -113,11 +124,13 @@ impl MigratingNetwork {
         let published_done =
             situation.published.is_done_with(&running(target.other()).backend_type);
         self.refused.clear();
+        let all_by_base = || peers.iter().map(|peer| (peer.subnet, Side::Base)).collect();
+        let before = self.via.clone().unwrap_or_else(all_by_base);
         let awaited = Cell::new(false);
         let mut report = SyncReport::default();
         loop {
             let plan = situation.plan(peers, |side, subnet| {
-                let is_known = self.via.get(subnet) == Some(&side) || published_done;
+                let is_known = before.get(subnet) == Some(&side) || published_done;
                 let network =
                     if side == Side::Base { Some(&self.base) } else { self.beside.as_ref() };
                 let accepts =
@@ -127,7 +140,7 @@ impl MigratingNetwork {
             });
             let moves_to = |side: Side| {
                 let from = Some(&side.other());
-                plan.via.iter().any(|(subnet, to)| *to == side && self.via.get(subnet) == from)
+                plan.via.iter().any(|(subnet, to)| *to == side && before.get(subnet) == from)
             };
             let first = match (moves_to(Side::Base), moves_to(Side::Beside)) {
                 (true, false) => Side::Base,
@@ -135,7 +148,6 @@ impl MigratingNetwork {
                 _ => target,
             };
             let both_ways = moves_to(Side::Base) && moves_to(Side::Beside);
-            let before = self.via.clone();
             let serves = |side: Side| {
                 let via = &plan.via;
                 move |subnet: &Subnet| via.get(subnet) == Some(&side)
@@ -191,7 +203,7 @@ impl MigratingNetwork {
                 let again = self.sync_side(first, running(first), peers, serves(first)).await?;
                 add(&mut report, again, |_| false, first);
             }
-            self.via.clone_from(&plan.via);
+            self.via = Some(plan.via.clone());
             if awaited.get() {
                 self.look_at = Some(Instant::now() + AWAIT);
             }
