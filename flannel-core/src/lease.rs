@@ -49,7 +49,8 @@ impl Lease {
 /// What a node publishes about itself with its lease.
 ///
 /// [`fmt::Display`] prints and [`str::parse`] reads flannel's JSON: compact, members in this order, `PublicIP` always there,
-/// `PublicIPv6` `null` when unset, the others left out when empty; behind them [`SecondBackend`], where there is one. With serde it has the same form, in JSON only.
+/// `PublicIPv6` `null` when unset, the others left out when empty; behind them [`SecondBackend`], where there is one. With serde it has
+/// the same form, in JSON only.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LeaseAttrs {
     /// The IPv4 address at which peers reach the node; flannel writes `0.0.0.0` for none.

@@ -1,6 +1,6 @@
 //! Which backend a network uses, with options that only the backend understands.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 
@@ -33,6 +33,14 @@ impl BackendConfig {
     /// The backend's type in lower case: `udp` if the configuration has no `Backend`, empty if it has one without a `Type`.
     pub fn kind(&self) -> &str {
         &self.kind
+    }
+
+    /// What a lease calls the backend: flannel's `udp` has no name there.
+    pub fn lease_type(&self) -> Cow<'static, str> {
+        match self.kind() {
+            "udp" => Cow::Borrowed(""),
+            kind => crate::lease::backend_type(kind.to_owned()),
+        }
     }
 
     /// Whether the configuration names its backend; if not, `udp` is flannel's default.

@@ -9,7 +9,7 @@ use super::{
     Recorded,
     migrating_network::MigratingNetwork,
     migration_plan::{Layout, MigrationPlan, Published, Side},
-    shared_state::{Running, lease_type},
+    shared_state::Running,
 };
 use crate::{
     backend::{BackendError, Network},
@@ -136,7 +136,7 @@ impl MigratingNetwork {
             self.shared.state().then = Some(config.clone());
             return Ok(());
         }
-        if lease_type(kind) == state.base.backend_type {
+        if config.backend().lease_type() == state.base.backend_type {
             let reason =
                 format!("{} publishes the same, take another one in between", state.base.kind());
             return Err(BackendError::Unsupported { backend: kind.into(), reason });

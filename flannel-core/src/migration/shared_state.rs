@@ -61,7 +61,7 @@ impl Running {
     ) -> Result<Self, BackendError> {
         let place = Place { beside, alternate: recorded.alternate };
         let backend = source.build(&recorded.config, place)?;
-        let backend_type = lease_type(recorded.config.backend().kind());
+        let backend_type = recorded.config.backend().lease_type();
         Ok(Self { recorded, backend, backend_type, attrs: None })
     }
 
@@ -199,7 +199,8 @@ fn first_state(source: &dyn BackendSource, config: &NetworkConfig) -> Result<Sta
     let (base, beside) = (current(base), current(beside));
     let target = if kind(&base) == wanted { Side::Base } else { Side::Beside };
     let is_third = target == Side::Beside && kind(&beside) != wanted;
-    if lease_type(&kind(&base)) == lease_type(&kind(&beside)) {
+    let lease_type = |recorded: &Recorded| recorded.config.backend().lease_type();
+    if lease_type(&base) == lease_type(&beside) {
         return alone(base.alternate);
     }
     let alternate = if target == Side::Base { base.alternate } else { beside.alternate };
@@ -218,13 +219,5 @@ fn first_state(source: &dyn BackendSource, config: &NetworkConfig) -> Result<Sta
             warn!("cannot go on with the backend from before: {}", error_chain(&error));
             alone(alternate)
         }
-    }
-}
-
-/// What a lease calls a backend of this kind: flannel's `udp` has no name there.
-pub(super) fn lease_type(kind: &str) -> Cow<'static, str> {
-    match kind {
-        "udp" => Cow::Borrowed(""),
-        kind => crate::lease::backend_type(kind.to_owned()),
     }
 }

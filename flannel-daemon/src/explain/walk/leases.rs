@@ -127,10 +127,9 @@ pub(super) fn peer(facts: &Facts, ends: &Ends, far: IpAddr) -> Result<Peer, Brok
     let lease = valid(LINK, record, &remedy)?;
     let theirs = &*lease.attrs.backend_type;
     let ours = facts.stored.config.backend().kind();
-    // Flannel's udp publishes no name.
-    let published = if ours == "udp" { "" } else { ours };
-    let also = lease.attrs.second.as_ref().map(|second| &*second.backend_type);
-    if theirs != published && also != Some(published) {
+    let published = facts.stored.config.backend().lease_type();
+    let also = lease.attrs.second.as_ref().map(|second| &second.backend_type);
+    if theirs != published && also != Some(&published) {
         let says = format!(
             "the lease {} is of the backend {theirs:?}, and the network's is {ours:?}",
             record.key
