@@ -41,10 +41,12 @@ pub async fn remove_all(
     let refused =
         |operation: &str, source| BackendError::Kernel { operation: operation.into(), source };
     let mut reports = Vec::new();
+    let number = Route::MAIN;
+    // Before routes go by which they are known.
+    let ids = nexthop_ids(namespace, networks, number).await?;
     for protocol in PROTOCOLS {
         let mut mark = Mark::new(protocol, networks.to_vec());
-        let number = mark.table;
-        mark.nexthops = nexthop_ids(namespace, networks, number).await?;
+        mark.nexthops = ids.clone();
         let report = async {
             let mut table = Table::open(namespace, mark).await?;
             let guards = networks.iter().map(|network| guard(*network, Route::BOOT, number).into());
