@@ -45,6 +45,12 @@ pub fn streams_both_ways(
 #[derive(Debug)]
 pub struct Streams(Vec<Stream>);
 
+impl FromIterator<Self> for Streams {
+    fn from_iter<I: IntoIterator<Item = Self>>(several: I) -> Self {
+        Self(several.into_iter().flat_map(|streams| streams.0).collect())
+    }
+}
+
 impl Streams {
     /// Waits until each of them is answered a probe that was sent after this call.
     ///

@@ -56,28 +56,9 @@ pub(crate) async fn loses_nothing(networks: &[&'static str], trouble: Trouble) {
     }
 }
 
-fn all_streams(pods: &[Pod]) -> AllStreams {
-    let pairs = [(0, 1), (0, 2), (1, 2)];
-    let both_ways = |(a, b): (usize, usize)| probe::streams_both_ways(&pods[a], &pods[b], 100);
-    AllStreams(pairs.map(|pair| both_ways(pair).unwrap()).into())
-}
-
-struct AllStreams(Vec<Streams>);
-
-impl AllStreams {
-    async fn flowing(&self) {
-        for streams in &self.0 {
-            streams.flowing().await;
-        }
-    }
-
-    async fn stop(self) -> probe::StreamReport {
-        let mut reports = Vec::new();
-        for streams in self.0 {
-            reports.push(streams.stop().await);
-        }
-        reports.into_iter().sum()
-    }
+fn all_streams(pods: &[Pod]) -> Streams {
+    let pairs = [(0, 1), (0, 2), (1, 2)].into_iter();
+    pairs.map(|(a, b)| probe::streams_both_ways(&pods[a], &pods[b], 100).unwrap()).collect()
 }
 
 /// Stores another network, as an operator does.

@@ -18,15 +18,8 @@ async fn packets_between_pods_are_encrypted_and_kept_through_start_restart_and_k
     let capture = Capture::start(&cluster.testbed, pods.to_vec());
     let mut nodes = [cluster.start_ours(0).await, cluster.start_ours(1).await];
     let pods = cluster.connected_pods().await;
-    let mut streams = Vec::new();
-    for (from, to) in [(0, 1), (1, 0)] {
-        for ip in pods[to].endpoint().ips() {
-            streams.push(probe::stream(&pods[from], ip, 50).unwrap());
-        }
-    }
-    for stream in &streams {
-        timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
-    }
+    let streams = probe::streams_both_ways(&pods[0], &pods[1], 50).unwrap();
+    timeout(Duration::from_secs(60), streams.flowing()).await.expect("packets flow");
     for (n, kill) in [(0, true), (1, false)] {
         let node = &mut nodes[n];
         if kill { node.kill() } else { node.terminate() }.unwrap();
@@ -37,10 +30,8 @@ async fn packets_between_pods_are_encrypted_and_kept_through_start_restart_and_k
         let before = capture.encrypted();
         eventually(async || capture.encrypted() > before + 200).await;
     }
-    for stream in streams {
-        let report = stream.stop().await;
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = streams.stop().await;
+    assert_eq!(report.lost, 0, "{report}");
     assert_eq!(capture.plain(), 0);
 
     // The capture would have seen them.

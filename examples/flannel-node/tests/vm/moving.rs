@@ -13,15 +13,8 @@ async fn nodes_move_from_vxlan_to_wireguard_and_back_without_a_lost_packet() {
     let cluster = Cluster::new(2, &dual("vxlan")).await;
     let _nodes = [cluster.start_ours(0).await, cluster.start_ours(1).await];
     let pods = cluster.connected_pods().await;
-    let mut streams = Vec::new();
-    for (from, to) in [(0, 1), (1, 0)] {
-        for ip in pods[to].endpoint().ips() {
-            streams.push(probe::stream(&pods[from], ip, 50).unwrap());
-        }
-    }
-    for stream in &streams {
-        timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
-    }
+    let streams = probe::streams_both_ways(&pods[0], &pods[1], 50).unwrap();
+    timeout(Duration::from_secs(60), streams.flowing()).await.expect("packets flow");
     for (kind, other) in [("wireguard", "flannel.1"), ("vxlan", "flannel-wg")] {
         cluster.etcd.ctl(&["put", "/coreos.com/network/config", &dual(kind)]).await.unwrap();
         eventually(async || {
@@ -35,13 +28,9 @@ async fn nodes_move_from_vxlan_to_wireguard_and_back_without_a_lost_packet() {
             moved && !leases.contains("SecondBackend") && !devices.contains(&format!(" {other}: "))
         })
         .await;
-        for stream in &streams {
-            timeout(Duration::from_secs(60), stream.flowing()).await.expect("packets flow");
-        }
+        timeout(Duration::from_secs(60), streams.flowing()).await.expect("packets flow");
     }
-    for stream in streams {
-        let report = stream.stop().await;
-        println!("{report}");
-        assert_eq!(report.lost, 0, "{report}");
-    }
+    let report = streams.stop().await;
+    println!("{report}");
+    assert_eq!(report.lost, 0, "{report}");
 }
