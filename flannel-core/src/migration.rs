@@ -1,5 +1,7 @@
 //! From one backend to another while packets flow.
 
+#[cfg(test)]
+mod alone_tests;
 mod merge;
 mod migrating_network;
 mod migration_plan;
