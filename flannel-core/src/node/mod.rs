@@ -57,8 +57,9 @@ pub struct NodeOptions {
     pub deadline: Duration,
     /// What to do when the lease is lost to another owner or deleted.
     pub on_lease_loss: OnLeaseLoss,
-    /// How long a peer is served after its lease has gone, unless another takes its place. 1 s: a node whose lease was deleted by
-    /// mistake has it again in less, and its pods lose no packet meanwhile.
+    /// How long a peer is served after its lease has gone, unless another takes its place. 5 s: a node whose lease was deleted by
+    /// mistake has it again in a tenth of a second, or in two where machines and store have too much to do, and its pods lose no packet
+    /// meanwhile. A node that has gone for good does not answer either way.
     pub removal_grace: Duration,
     /// The same if most peers have gone at once, or together with the network's configuration, or were missing when the leases were
     /// listed anew: a store that was emptied or restored from a backup. 2 min: longer than any node that runs needs to have its lease
@@ -205,7 +206,7 @@ impl Default for NodeOptions {
             deadline: Duration::from_secs(30),
             on_lease_loss: OnLeaseLoss::default(),
             renew_margin: Duration::from_secs(60 * 60),
-            removal_grace: Duration::from_secs(1),
+            removal_grace: Duration::from_secs(5),
             bulk_removal_grace: Duration::from_secs(120),
             liveness: None,
             retry_longest: Duration::from_secs(30),

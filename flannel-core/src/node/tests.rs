@@ -292,20 +292,20 @@ async fn events_during_a_sync_are_in_the_next_one() {
 async fn a_peer_that_comes_back_at_once_is_served_all_the_time() {
     let (store, events) = store(&Held::new(OWN));
     let backend = fake();
-    let node = node(store, backend.clone());
+    let (node, grace) = (node(store, backend.clone()), NodeOptions::default().removal_grace);
     let handle = node.handle();
     tokio::spawn(node.run());
     let peer = lease("10.3.2.0-24", 2);
     events.send(Ok(LeaseEvent::Reset(vec![peer.clone()]))).unwrap();
     settle().await;
     events.send(Ok(LeaseEvent::Remove(peer.subnet))).unwrap();
-    sleep(Duration::from_millis(900)).await;
+    sleep(grace - Duration::from_millis(100)).await;
     events.send(Ok(LeaseEvent::Upsert(peer.clone()))).unwrap();
-    sleep(Duration::from_secs(5)).await;
+    sleep(2 * grace).await;
     assert_eq!((backend.syncs(), backend.routes().len()), (1, 1));
 
     events.send(Ok(LeaseEvent::Remove(peer.subnet))).unwrap();
-    sleep(Duration::from_millis(999)).await;
+    sleep(grace - Duration::from_millis(1)).await;
     assert_eq!((handle.status().peers, backend.routes().len()), (Some(1), 1));
     sleep(Duration::from_millis(2)).await;
     assert_eq!((handle.status().peers, backend.routes().len()), (Some(0), 0));

@@ -84,8 +84,8 @@ async fn wiped(backend: &str) {
     sleep(Duration::from_secs(60)).await;
     world.put_config().await;
     world.recovers().await;
-    // What is served for a second or so more is over by then.
-    sleep(Duration::from_secs(3)).await;
+    // What is served for some seconds more is over by then.
+    sleep(Duration::from_secs(7)).await;
     assert_eq!(world.trial.subnets(), subnets);
     traffic.lost_nothing("etcd wiped").await;
 }

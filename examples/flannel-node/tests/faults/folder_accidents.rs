@@ -89,8 +89,8 @@ impl World {
         .await;
         trial.all_ready().await;
         trial.converged().await;
-        // What is served for a second or so more is over by then.
-        sleep(Duration::from_secs(3)).await;
+        // What is served for some seconds more is over by then.
+        sleep(Duration::from_secs(7)).await;
     }
 }
 

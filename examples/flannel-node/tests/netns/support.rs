@@ -140,5 +140,5 @@ pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(10), wait).await.expect("within ten seconds");
+    timeout(Duration::from_secs(60), wait).await.expect("within a minute");
 }
