@@ -7,7 +7,7 @@ use flannel_netlink::{
 };
 use ipnetwork::IpNetwork;
 
-use crate::peer_table::LAST;
+use crate::{PROTOCOLS, peer_table::LAST};
 
 /// The route that counts where no other leads to `network`: senders are told that it cannot be reached, and a default route does not
 /// carry their packets into the clear.
@@ -18,7 +18,7 @@ pub(crate) fn guard(network: IpNetwork, protocol: u8, table: u32) -> Route {
 }
 
 /// Has a route of this protocol in `table` refuse packets to each of `networks` that no other route takes. Writes nothing where it is
-/// there.
+/// there, be it that of another backend of ours.
 ///
 /// # Errors
 ///
@@ -42,7 +42,8 @@ pub async fn ensure_guards(
         let routes = list_routes(&mut connection, table, family).await;
         let routes = routes.map_err(|error| unread(error.into()))?;
         let wanted = guard(*network, protocol, table);
-        if !routes.contains(&wanted) {
+        let is_there = |protocol: &u8| routes.contains(&Route { protocol: *protocol, ..wanted });
+        if !PROTOCOLS.iter().chain([&protocol]).any(is_there) {
             let operation = || format!("write the unreachable route {network}");
             let written = connection.apply_one(wanted.replace()).await;
             let written = written.map_err(|error| refused(operation(), error.into()));

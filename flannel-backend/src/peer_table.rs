@@ -5,8 +5,8 @@ mod report;
 use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_core::{
-    BackendError, Lease, PeerFault, Peers, Repaired, Revision, RoutingMode, Subnet, SyncReport,
-    Transport,
+    BackendError, Lease, PeerFault, Peers, Repaired, Revision, RouteScope, RoutingMode, Subnet,
+    SyncReport, Transport,
 };
 use flannel_netlink::{
     LogLimit, Namespace, Table,
@@ -41,9 +41,10 @@ pub struct PeerTable {
     drops_unused: bool,
     /// Where packets are refused that no other route takes.
     guarded: Vec<IpNetwork>,
-    /// The node's own subnet as of the last sync, and whether the network as a whole is another backend's.
+    /// The node's own subnet as of the last sync.
     local: Option<Subnet>,
-    is_second: bool,
+    /// Which routes are wanted as of the last sync.
+    scope: RouteScope,
 }
 
 impl PeerTable {
@@ -72,7 +73,7 @@ impl PeerTable {
             drops_unused: false,
             guarded: Vec::new(),
             local: None,
-            is_second: false,
+            scope: RouteScope::default(),
         })
     }
 
@@ -103,16 +104,21 @@ impl PeerTable {
     }
 
     fn place_own(&mut self) {
-        let local = self.local.filter(|_| self.drops_unused && !self.is_second);
+        let local = self.local.filter(|_| self.drops_unused && self.scope.has_network());
         let blackholes = local.iter().flat_map(Subnet::blocks).map(|block| {
             let mut route = Route::new(block, self.protocol).blackhole();
             (route.table, route.metric) = (self.number, LAST);
             Object::from(route)
         });
-        let guarded = self.guarded.iter().filter(|_| !self.is_second);
-        let guards = guarded.map(|it| guard(*it, self.protocol, self.number).into());
+        let guards = self.guards().map(|it| guard(it, self.protocol, self.number).into());
         let objects = self.own.iter().copied().chain(blackholes).chain(guards).collect();
         self.place(Holder::NODE, objects);
+    }
+
+    /// The networks that are guarded: none while another network of the node has the routes for that.
+    fn guards(&self) -> impl Iterator<Item = IpNetwork> + '_ {
+        let is_alone = self.scope == RouteScope::Network;
+        self.guarded.iter().filter(move |_| is_alone).copied()
     }
 
     /// Forgets what was planned, so that the next [`sync`](Self::sync) plans every peer anew: for when what plans depend on has
@@ -136,9 +142,9 @@ impl PeerTable {
         plan: impl Fn(&Lease) -> PeerPlan,
     ) -> Result<SyncReport, BackendError> {
         let own = peers.own().subnet;
-        let is_second = !peers.route_scope().has_network();
-        let was_second = std::mem::replace(&mut self.is_second, is_second);
-        if self.local.replace(own) != Some(own) || was_second != is_second {
+        let scope = peers.route_scope();
+        let before = std::mem::replace(&mut self.scope, scope);
+        if self.local.replace(own) != Some(own) || before != scope {
             self.table.set_local(own.blocks().collect());
             self.place_own();
         }
@@ -211,13 +217,13 @@ impl PeerTable {
         (transport.ipv4.is_some() || transport.ipv6.is_some()).then_some(transport)
     }
 
-    /// Removes all that carries our mark. [Guards](Self::with_guards) stay, without it.
+    /// Removes all that carries our mark but [guards](Self::with_guards), which the node's next backend takes over.
     ///
     /// # Errors
     ///
     /// [`BackendError::Kernel`] naming the first object that could not be removed; all others are removed all the same.
     pub async fn teardown(mut self) -> Result<(), BackendError> {
-        let guards = self.guarded.iter().map(|it| guard(*it, Route::BOOT, self.number).into());
+        let guards = self.guards().map(|it| guard(it, self.protocol, self.number).into());
         self.table.want_only(guards.collect::<Vec<_>>());
         let report = self.table.sync().await.map_err(unreadable)?;
         report.failures.into_iter().next().map_or(Ok(()), |failure| Err(refused(failure)))

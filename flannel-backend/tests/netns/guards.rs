@@ -57,7 +57,7 @@ async fn what_no_tunnel_takes_is_refused_from_the_first_moment_and_after_the_end
     assert_eq!((report.writes(), report.read >= 2), (0, true), "{report:?}");
     assert_eq!(guards(host).await, [PROTOCOL; 2]);
     table.teardown().await.unwrap();
-    assert_eq!(guards(host).await, [Route::BOOT; 2]);
+    assert_eq!(guards(host).await, [PROTOCOL; 2], "for the next backend of the node");
     assert!(refuses(host).await);
 
     // The next start takes them back.
