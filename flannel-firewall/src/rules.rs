@@ -199,7 +199,7 @@ pub struct Match {
 pub struct NotBy {
     /// Which of their two devices is meant.
     pub side: Side,
-    /// Its name.
+    /// Its name, or with `+` at the end how it begins.
     pub device: String,
 }
 

@@ -96,8 +96,14 @@ impl DesiredTable {
                 Side::Enters => Expression::META_INPUT,
                 Side::Leaves => Expression::META_OUTPUT,
             };
-            let mut name = device.as_bytes().to_vec();
-            name.resize(DEVICE_NAME, 0);
+            let name = match device.strip_suffix('+') {
+                Some(beginning) => beginning.as_bytes().to_vec(),
+                None => {
+                    let mut name = device.as_bytes().to_vec();
+                    name.resize(DEVICE_NAME, 0);
+                    name
+                }
+            };
             expressions.push(Expression::Meta { register: Expression::REGISTER, key });
             expressions.push(Expression::compare(true, name));
         }

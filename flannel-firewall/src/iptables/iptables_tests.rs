@@ -290,7 +290,7 @@ proptest! {
         ][which];
         let device = enters.map(|enters| NotBy {
             side: if enters { Side::Enters } else { Side::Leaves },
-            device: "flannel-wg".into(),
+            device: "flannel-wg+".into(),
         });
         let rule = Rule { marked, source: side(has.0, negated), destination: side(has.1, !negated), device, action };
         let [wanted, _] = all(Family::Ipv4);

@@ -30,7 +30,10 @@ pub(crate) fn rule_text(family: Family, rule: &Rule) -> String {
             Side::Enters => "iifname",
             Side::Leaves => "oifname",
         };
-        let _ = write!(text, "{name} != \"{device}\" ");
+        let _ = match device.strip_suffix('+') {
+            Some(beginning) => write!(text, "{name} != \"{beginning}*\" "),
+            None => write!(text, "{name} != \"{device}\" "),
+        };
     }
     text + match rule.action {
         Action::Accept => "accept",

@@ -114,7 +114,10 @@ async fn packets_between_pods_of_two_nodes_go_by_the_tunnel_or_not_at_all() {
         let world = World::new(mode).await;
         let (pod, peer, outside) = (&world.pod, &world.peer_pod, world.outside());
         let uplink = world.run("ip -o route get 192.0.2.2 | sed 's/.* dev //; s/ .*//'").await;
-        for (tunnel, passes) in [("flannel-wg", false), (uplink.trim(), true)] {
+        let pattern = format!("{}+", &uplink.trim()[..2]);
+        for (tunnel, passes) in
+            [("flannel-wg", false), ("flannel-wg+", false), (uplink.trim(), true), (&pattern, true)]
+        {
             let tunnels = Family::ALL.map(|family| (family, tunnel.to_owned())).into();
             let options = FirewallOptions { tunnels, ..world.options() };
             let mut firewall = Firewall::open(world.node().namespace(), options).await.unwrap();
