@@ -46,7 +46,7 @@ pub(crate) struct Shared {
 
 impl Wireguard {
     /// The backend of the network in `config`, on the uplink that `finder` finds, with the private key in `key_file`, which is created
-    /// when it is first needed.
+    /// when it is first needed. Where `config` names it `wireguard-2`, the key is in the file of that name with `-2` behind it.
     ///
     /// # Errors
     ///
@@ -59,10 +59,12 @@ impl Wireguard {
     ) -> Result<Self, BackendError> {
         let options = config.backend().options();
         let settings = read(&options, families(config))?;
-        warn_of_unknown_options(KIND, &options, &KNOWN);
+        warn_of_unknown_options(settings.instance.name(), &options, &KNOWN);
         let (routes, stats) = (TableOptions::new(config), Arc::<EngineStats>::default());
-        let (namespace, key_file) = (finder.namespace(), key_file.into());
-        let devices = Devices::new(namespace, &routes.networks, key_file, Arc::clone(&stats));
+        let (namespace, key_file) =
+            (finder.namespace(), settings.instance.key_file(key_file.into()));
+        let (instance, stats_of) = (settings.instance, Arc::clone(&stats));
+        let devices = Devices::new(namespace, &routes.networks, instance, key_file, stats_of);
         let shared = Shared {
             settings: settings.into(),
             routes,
@@ -106,10 +108,18 @@ impl Wireguard {
 
     /// The same with unreachable routes to the whole network, which count while there is no device: packets between pods never follow
     /// another route into the clear. Routes of other backends are removed when this one starts. A teardown leaves the unreachable routes
-    /// there, without our mark.
+    /// there.
     #[must_use]
     pub fn with_required_encryption(mut self) -> Self {
         self.not_yet_shared().routes.guards = true;
+        self
+    }
+
+    /// The same with a private key that goes with the devices when the network is [torn down](Network::teardown): the next one has a key
+    /// that nobody knows.
+    #[must_use]
+    pub fn with_new_keys(mut self) -> Self {
+        self.not_yet_shared().devices.get_mut().renews_key = true;
         self
     }
 
@@ -145,7 +155,7 @@ impl Shared {
         let running = self.settings();
         let wanted = read(&options.options(), running.families.clone())?;
         let adopted = running.adopt(wanted).map_err(|fixed| BackendError::Unsupported {
-            backend: KIND.into(),
+            backend: running.instance.name().into(),
             reason: format!("{fixed} are read when it starts"),
         })?;
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = adopted;
@@ -162,7 +172,7 @@ impl Backend for Wireguard {
     ) -> Result<LeaseAttrs, BackendError> {
         let (uplink, tunnels) = self.ensure_devices(previous).await?;
         let Uplink { public_ip, public_ipv6, .. } = uplink;
-        let backend_type = KIND.into();
+        let backend_type = self.shared.settings().instance.name().into();
         let mut attrs =
             LeaseAttrs { public_ip, public_ipv6, backend_type, ..LeaseAttrs::default() };
         let key = public_key(&tunnels);
@@ -189,14 +199,6 @@ impl Backend for Wireguard {
         let table = self.shared.routes.open(self.finder.namespace(), names).await?;
         Ok(Box::new(WireguardNetwork::new(Arc::clone(&self.shared), watch, table)))
     }
-}
-
-/// The device that carries the packets of each family of the network in `config`; none if its options cannot be used.
-pub fn tunnel_devices(config: &NetworkConfig) -> Vec<(Family, &'static str)> {
-    let settings = Settings::read(&config.backend().options(), families(config));
-    let tunnels = settings.map(|settings| settings.tunnels()).unwrap_or_default();
-    let of = |tunnel: TunnelSpec| tunnel.families.into_iter().map(move |it| (it, tunnel.name));
-    tunnels.into_iter().flat_map(of).collect()
 }
 
 /// The families of a network.

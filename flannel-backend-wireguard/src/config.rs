@@ -1,12 +1,17 @@
 //! The backend's options.
 
+use std::path::PathBuf;
+
 use flannel_backend::{read_mtu, smallest_mtu};
 use flannel_core::{Family, FieldError, Fields};
 use flannel_netlink::{iface::Interface, state::IpFamily, wireguard::SecretKey};
 
+use crate::KIND;
+
 /// What the network's configuration says about WireGuard.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Settings {
+    pub(crate) instance: Instance,
     pub(crate) listen_port: u16,
     pub(crate) listen_port_v6: u16,
     /// The largest packet of the underlay, bytes; `None` takes the uplink's.
@@ -18,6 +23,15 @@ pub(crate) struct Settings {
     pub(crate) engine: EngineChoice,
     /// The families of the network.
     pub(crate) families: Vec<Family>,
+}
+
+/// The backend has two names, under which it does the same by other devices, ports and keys. So a network gets new keys when it moves
+/// from one name to the other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Instance {
+    /// flannel's.
+    First,
+    Second,
 }
 
 /// How the packets of pods are carried.
@@ -50,6 +64,48 @@ pub(crate) struct TunnelSpec {
     pub(crate) families: Vec<Family>,
 }
 
+impl Instance {
+    fn named(kind: &str) -> Self {
+        if kind.eq_ignore_ascii_case(Self::Second.name()) { Self::Second } else { Self::First }
+    }
+
+    /// As in leases and in the network's configuration.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::First => KIND,
+            Self::Second => "wireguard-2",
+        }
+    }
+
+    /// The names of its devices; flannel's have no number.
+    pub(crate) const fn devices(self) -> [&'static str; 2] {
+        match self {
+            Self::First => ["flannel-wg", "flannel-wg-v6"],
+            Self::Second => ["flannel-wg2", "flannel-wg2-v6"],
+        }
+    }
+
+    /// The file of its private key, where that of the first one is in `first`.
+    pub(crate) fn key_file(self, first: PathBuf) -> PathBuf {
+        match self {
+            Self::First => first,
+            Self::Second => {
+                let mut name = first.into_os_string();
+                name.push("-2");
+                name.into()
+            }
+        }
+    }
+
+    /// How far its ports are above those that are configured: both instances have two, and are there at the same time.
+    const fn ports_above(self) -> u16 {
+        match self {
+            Self::First => 0,
+            Self::Second => 2,
+        }
+    }
+}
+
 impl Settings {
     /// Reads the options for a network with these families. Defaults are flannel's.
     pub(crate) fn read(options: &Fields, families: Vec<Family>) -> Result<Self, FieldError> {
@@ -70,12 +126,16 @@ impl Settings {
             USERSPACE => Some(EngineChoice::Userspace),
             _ => None,
         };
-        let ports = 1..=u64::from(u16::MAX);
+        let instance = Instance::named(options.text("Type")?.as_deref().unwrap_or_default());
+        let above = instance.ports_above();
+        let ports = 1..=u64::from(u16::MAX - above);
         let expected = "separate, auto, or ipv4 or ipv6 in a network of that family";
         let settings = Self {
+            instance,
             // The range makes the conversions lossless.
-            listen_port: options.integer("ListenPort", ports.clone())?.unwrap_or(51820) as u16,
-            listen_port_v6: options.integer("ListenPortV6", ports)?.unwrap_or(51821) as u16,
+            listen_port: options.integer("ListenPort", ports.clone())?.unwrap_or(51820) as u16
+                + above,
+            listen_port_v6: options.integer("ListenPortV6", ports)?.unwrap_or(51821) as u16 + above,
             mtu: read_mtu(options, smallest(&families) + OVERHEAD)?,
             preshared_key: read_psk(options)?,
             keepalive: keepalive.unwrap_or_default() as u16,
@@ -89,7 +149,7 @@ impl Settings {
             && one.port == other.port
         {
             let expected = "another port than ListenPort: each device has its own".into();
-            let (key, value) = ("ListenPortV6".into(), other.port.to_string());
+            let (key, value) = ("ListenPortV6".into(), (other.port - above).to_string());
             return Err(FieldError::Invalid { key, value, expected });
         }
         Ok(settings)
@@ -97,14 +157,15 @@ impl Settings {
 
     /// The devices to create.
     pub(crate) fn tunnels(&self) -> Vec<TunnelSpec> {
+        let [name, name_v6] = self.instance.devices();
         let first = |families| TunnelSpec {
-            name: DEVICE,
+            name,
             port: self.listen_port,
             port_option: "ListenPort",
             families,
         };
         let second = |families| TunnelSpec {
-            name: DEVICE_V6,
+            name: name_v6,
             port: self.listen_port_v6,
             port_option: "ListenPortV6",
             families,
@@ -169,10 +230,6 @@ fn read_psk(options: &Fields) -> Result<Option<SecretKey>, FieldError> {
     options.parsed("PSK", "", read).map(Option::flatten).map_err(hidden)
 }
 
-/// The names of flannel's devices.
-pub(crate) const DEVICE: &str = "flannel-wg";
-pub(crate) const DEVICE_V6: &str = "flannel-wg-v6";
-
 /// What WireGuard adds to a packet over IPv6, bytes: an IP header of 40, a UDP header of 8, and 32 of its own. Over IPv4 it is 20 less;
 /// flannel subtracts the same for both.
 pub(crate) const OVERHEAD: u32 = 80;
@@ -198,6 +255,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::DEVICES;
 
     const DUAL: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
@@ -220,6 +278,27 @@ mod tests {
         assert_eq!(tunnels(&DUAL), [v4.clone(), v6.clone()]);
         assert_eq!(tunnels(&DUAL[1..]), [v6]);
         assert_eq!(tunnels(&DUAL[..1]), [v4]);
+    }
+
+    #[test]
+    fn the_second_instance_shares_neither_device_nor_port_with_the_first() {
+        for options in ["", r#","ListenPort":7,"ListenPortV6":8"#] {
+            let of = |kind| {
+                let json = format!(r#"{{"Type":"{kind}"{options}}}"#);
+                let settings = read(&json, &DUAL).unwrap();
+                (settings.instance.name(), settings.tunnels())
+            };
+            let ((_, first), (name, second)) = (of("wireguard"), of("WireGuard-2"));
+            assert_eq!(name, "wireguard-2");
+            for tunnel in &second {
+                let is_apart = |it: &TunnelSpec| it.name != tunnel.name && it.port != tunnel.port;
+                assert!(first.iter().all(is_apart), "{tunnel:?}");
+                let beginning = DEVICES.strip_suffix('+').unwrap();
+                assert!(tunnel.name.starts_with(beginning) && tunnel.name.len() < 16);
+            }
+        }
+        let error = read(r#"{"Type":"wireguard-2","ListenPort":65534}"#, &DUAL).unwrap_err();
+        assert!(error.contains("from 1 to 65533"), "{error}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tracing::info;
 
 use crate::{
     KIND,
-    config::{DEVICE, DEVICE_V6, EngineChoice, KERNEL, OVERHEAD, Settings, TunnelSpec, USERSPACE},
+    config::{EngineChoice, Instance, KERNEL, OVERHEAD, Settings, TunnelSpec, USERSPACE},
     key_file,
     userspace::{EngineStats, Userspace},
 };
@@ -27,7 +27,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Devices {
     namespace: Namespace,
+    instance: Instance,
     key_file: PathBuf,
+    /// Whether the key's file goes with the devices.
+    pub(crate) renews_key: bool,
     /// Read once.
     key: Option<SecretKey>,
     connection: Option<Connection>,
@@ -52,12 +55,15 @@ impl Devices {
     pub(crate) fn new(
         namespace: &Namespace,
         networks: &[IpNetwork],
+        instance: Instance,
         key_file: PathBuf,
         stats: Arc<EngineStats>,
     ) -> Self {
         Self {
             namespace: namespace.clone(),
+            instance,
             key_file,
+            renews_key: false,
             key: None,
             connection: None,
             wireguard: None,
@@ -198,11 +204,11 @@ impl Devices {
         Ok(self.wireguard()?.set_peers(link.index, changes).await)
     }
 
-    /// Deletes the devices; all of them, even if one is refused.
+    /// Deletes the devices; all of them, even if one is refused. Then the private key, if another one is wanted next time.
     pub(crate) async fn delete(&mut self) -> Result<(), BackendError> {
         self.userspace.stop();
         let mut result = Ok(());
-        for name in [DEVICE, DEVICE_V6] {
+        for name in self.instance.devices() {
             let connection = opened(&mut self.connection, &self.namespace)?;
             let deleted = match link_by_name(connection, name).await {
                 Ok(Some(Link { index, kind: LinkKind::Other(kind), .. }))
@@ -219,6 +225,10 @@ impl Devices {
             };
             let deleted = deleted.map_err(refused);
             result = result.and(deleted);
+        }
+        if self.renews_key {
+            self.key = None;
+            result = result.and(key_file::remove(&self.key_file));
         }
         result
     }
@@ -297,7 +307,7 @@ mod tests {
     #[test]
     fn where_the_kernel_has_no_wireguard_the_error_says_what_to_do() {
         // EOPNOTSUPP, which a kernel says to a kind of device that it does not know.
-        let error = refused(DEVICE, KernelError::new(95));
+        let error = refused("flannel-wg", KernelError::new(95));
         assert!(!error.is_retryable());
         let text = error.to_string();
         for words in ["the kernel has no WireGuard", "Linux 5.6", "Engine to userspace"] {

@@ -18,31 +18,40 @@ use crate::KIND;
 /// The key in the file at `path`. A file that does not exist is created with a new key, readable by its owner only and in one step: of
 /// two processes that create it at once, both get the same key.
 pub(crate) fn load(path: &Path) -> Result<SecretKey, BackendError> {
-    let failed = |operation: &str, source: io::Error| BackendError::Kernel {
-        operation: format!("{operation} the private key {}", path.display()),
-        source: source.into(),
-    };
-    if let Some(key) = read(path, failed)? {
+    if let Some(key) = read(path)? {
         return Ok(key);
     }
-    let created = create(path).map_err(|error| failed("write", error))?;
+    let created = create(path).map_err(|error| failed(path, "write", error))?;
     if created {
         info!(file = %path.display(), "private key created");
     }
-    let vanished = || failed("read", io::ErrorKind::NotFound.into());
-    read(path, failed)?.ok_or_else(vanished)
+    let vanished = || failed(path, "read", io::ErrorKind::NotFound.into());
+    read(path)?.ok_or_else(vanished)
 }
 
-fn read(
-    path: &Path,
-    failed: impl Fn(&str, io::Error) -> BackendError,
-) -> Result<Option<SecretKey>, BackendError> {
+/// Removes the file.
+pub(crate) fn remove(path: &Path) -> Result<(), BackendError> {
+    match fs::remove_file(path) {
+        Ok(()) => info!(file = %path.display(), "private key removed"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(path, "remove", error)),
+    }
+    Ok(())
+}
+
+fn failed(path: &Path, operation: &str, source: io::Error) -> BackendError {
+    let operation = format!("{operation} the private key {}", path.display());
+    BackendError::Kernel { operation, source: source.into() }
+}
+
+fn read(path: &Path) -> Result<Option<SecretKey>, BackendError> {
     let text = match fs::read(path) {
         Ok(text) => Zeroizing::new(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("read", error)),
+        Err(error) => return Err(failed(path, "read", error)),
     };
-    let mode = fs::metadata(path).map_err(|error| failed("read", error))?.permissions().mode();
+    let mode =
+        fs::metadata(path).map_err(|error| failed(path, "read", error))?.permissions().mode();
     if mode & OTHERS != 0 {
         warn!(file = %path.display(), "others can read the private key: chmod 600");
     }

@@ -80,8 +80,11 @@ mod plan;
 mod tunnel_peers;
 mod userspace;
 
-pub use backend::{Wireguard, tunnel_devices};
+pub use backend::Wireguard;
 pub use outer::outer_flow;
 
-/// The backend's name in leases and in the network's configuration.
+/// All devices of the backend, by either of its names: a pattern of iptables.
+pub const DEVICES: &str = "flannel-wg+";
+
+/// The backend's first name in leases and in the network's configuration, and the kernel's for its devices.
 const KIND: &str = "wireguard";

@@ -10,7 +10,6 @@ use flannel_netlink::wireguard::{PeerConfig, PublicKey, SecretKey};
 use ipnetwork::IpNetwork;
 
 use crate::{
-    KIND,
     config::{Mode, Settings, TunnelSpec},
     lease_data,
 };
@@ -91,9 +90,10 @@ impl Facts {
         let mut plan = Plan::default();
         plan.peers.resize(self.tunnels.len(), BTreeMap::new());
         for peer in leases {
-            if peer.attrs.backend_type != KIND {
+            let ours = self.settings.instance.name();
+            if peer.attrs.backend_type != ours {
                 let theirs = peer.attrs.backend_type.clone().into_owned();
-                let fault = PeerFault::OtherBackend { ours: KIND.into(), theirs };
+                let fault = PeerFault::OtherBackend { ours: ours.into(), theirs };
                 plan.faults.entry(peer.subnet).or_default().push(fault);
                 continue;
             }

@@ -17,8 +17,8 @@ use crate::{
 /// returns their names. Routes need no such care: they carry our mark.
 ///
 /// A device is ours if it is a VXLAN device with [our name](vxlan_device) for its VNI, a TUN device of
-/// the name `flannel` with a number that nobody is attached to, or a WireGuard device or such a TUN device of the name `flannel-wg` or
-/// `flannel-wg-v6`;
+/// the name `flannel` with a number that nobody is attached to, or a WireGuard device or such a TUN device of the name `flannel-wg`,
+/// `flannel-wg-v6`, `flannel-wg2` or `flannel-wg2-v6`;
 /// it is no port of a bridge, and it has addresses of single hosts inside of `networks` and no others, link-local ones aside.
 ///
 /// Filters whose [`Label`] names these networks go first, but for those that give packets to a device in `keep`.
@@ -127,8 +127,12 @@ fn refused(operation: &str, error: impl std::error::Error + Send + Sync + 'stati
     BackendError::Kernel { operation: operation.to_owned(), source: error.into() }
 }
 
+/// Those of both names of the backend.
+const WIREGUARD_DEVICES: [&str; 4] =
+    ["flannel-wg", "flannel-wg-v6", "flannel-wg2", "flannel-wg2-v6"];
+
 fn is_named(link: &Link) -> bool {
-    let is_wireguards = || ["flannel-wg", "flannel-wg-v6"].contains(&&*link.name);
+    let is_wireguards = || WIREGUARD_DEVICES.contains(&&*link.name);
     let is_named = match &link.kind {
         LinkKind::Other(kind) if kind == "tun" => {
             let number = link.name.strip_prefix("flannel").unwrap_or_default();
@@ -229,7 +233,7 @@ mod tests {
         let tun = |name: &str| link(name, LinkKind::Other("tun".into()));
         assert!(is_named(&tun("flannel0")));
         assert!(is_named(&tun("flannel12")));
-        assert!(is_named(&tun("flannel-wg")) && is_named(&tun("flannel-wg-v6")));
+        assert!(WIREGUARD_DEVICES.iter().all(|name| is_named(&tun(name))));
         for name in ["flannel", "flannelx", "flannel-1", "tun0", "0"] {
             assert!(!is_named(&tun(name)), "{name}");
         }
@@ -237,10 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_wireguard_device_of_our_two_names_is_named_like_ours() {
+    fn only_a_wireguard_device_of_our_names_is_named_like_ours() {
         let wireguard = |name: &str| link(name, LinkKind::Other("wireguard".into()));
-        assert!(is_named(&wireguard("flannel-wg")) && is_named(&wireguard("flannel-wg-v6")));
-        for name in ["wg0", "flannel-wg0", "flannel0", "flannel.1"] {
+        assert!(WIREGUARD_DEVICES.iter().all(|name| is_named(&wireguard(name))));
+        for name in ["wg0", "flannel-wg0", "flannel-wg1", "flannel0", "flannel.1"] {
             assert!(!is_named(&wireguard(name)), "{name}");
         }
         assert!(!is_named(&link("flannel-wg", LinkKind::Bridge)));

@@ -13,8 +13,9 @@ use flannel_backend_extension::Extension;
 use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
-use flannel_backend_wireguard::{Wireguard, tunnel_devices};
-use flannel_core::{Backend, BackendError, Family, NetworkConfig, NodeId, Place};
+use flannel_backend_wireguard::{DEVICES, Wireguard};
+use flannel_core::{Backend, BackendError, NetworkConfig, NodeId, Place};
+use flannel_firewall::Family;
 use flannel_netlink::Namespace;
 
 use crate::{InvalidOptions, self_test_nat::SelfTestNat};
@@ -25,14 +26,11 @@ pub struct Backends {
     constructors: BTreeMap<String, Arc<dyn Construct>>,
     /// Those that load BPF programs.
     with_bpf: BTreeSet<String>,
-    /// Those that encrypt.
-    encrypting: BTreeMap<String, TunnelDevices>,
+    /// Those that encrypt, with their devices.
+    encrypting: BTreeMap<String, String>,
     /// Those that work beside another one.
     migrating: BTreeSet<String>,
 }
-
-/// The devices that carry the packets of pods, for a network's configuration.
-type TunnelDevices = fn(&NetworkConfig) -> Vec<(Family, &'static str)>;
 
 trait Construct: Send + Sync {
     fn construct(&self, request: &BackendRequest<'_>) -> Result<Arc<dyn Backend>, InvalidOptions>;
@@ -67,7 +65,7 @@ pub struct BackendRequest<'a> {
     pub require_encryption: bool,
     /// The file that tells others about the subnet. What a backend has to remember until a reboot goes beside it.
     pub subnet_file: &'a Path,
-    /// The file of WireGuard's private key, if it is not beside that one.
+    /// The file of WireGuard's private key, if it is not beside that one. Then it is the operator's, and is not removed.
     pub wireguard_key_file: Option<&'a Path>,
     /// Whether the node is about to start: the last moment for work on a thread that needs rights which the sandbox gives up.
     pub starts: bool,
@@ -111,10 +109,11 @@ impl Backends {
         self
     }
 
-    /// Says that the backend of this name encrypts what goes through its devices, of which `devices` names the one for each family.
+    /// Says that the backend of this name encrypts what goes through its `devices`, as
+    /// [`FirewallOptions::tunnels`](flannel_firewall::FirewallOptions::tunnels) names them. Backends between which nodes migrate have the same.
     #[must_use]
-    pub fn encrypting(mut self, name: &str, devices: TunnelDevices) -> Self {
-        self.encrypting.insert(name.into(), devices);
+    pub fn encrypting(mut self, name: &str, devices: &str) -> Self {
+        self.encrypting.insert(name.into(), devices.into());
         self
     }
 
@@ -176,7 +175,7 @@ impl Backends {
         self.with_bpf.contains(config.backend().kind())
     }
 
-    /// The device that encrypts the packets of each family.
+    /// The devices that encrypt the packets of each family.
     ///
     /// # Errors
     ///
@@ -184,7 +183,7 @@ impl Backends {
     pub(crate) fn tunnels(
         &self,
         config: &NetworkConfig,
-    ) -> Result<BTreeMap<flannel_firewall::Family, String>, InvalidOptions> {
+    ) -> Result<BTreeMap<Family, String>, InvalidOptions> {
         let kind = config.backend().kind();
         let devices = self.encrypting.get(kind).ok_or_else(|| {
             let known = self.encrypting.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -193,11 +192,10 @@ impl Backends {
                  leave out --require-encryption"
             ))
         })?;
-        let of = |(family, device): (Family, &str)| match family {
-            Family::Ipv4 => (flannel_firewall::Family::Ipv4, device.to_owned()),
-            Family::Ipv6 => (flannel_firewall::Family::Ipv6, device.to_owned()),
-        };
-        Ok(devices(config).into_iter().map(of).collect())
+        let has =
+            [(Family::Ipv4, config.ipv4().is_some()), (Family::Ipv6, config.ipv6().is_some())];
+        let with = |(family, has): (Family, bool)| has.then(|| (family, devices.clone()));
+        Ok(has.into_iter().filter_map(with).collect())
     }
 
     fn constructor(&self, config: &NetworkConfig) -> Result<&dyn Construct, InvalidOptions> {
@@ -228,8 +226,11 @@ impl Default for Backends {
             .add("vxlan", vxlan)
             .migrating("vxlan")
             .add("wireguard", wireguard)
-            .encrypting("wireguard", tunnel_devices)
+            .encrypting("wireguard", DEVICES)
             .migrating("wireguard")
+            .add("wireguard-2", wireguard)
+            .encrypting("wireguard-2", DEVICES)
+            .migrating("wireguard-2")
     }
 }
 
@@ -279,6 +280,9 @@ fn wireguard(request: &BackendRequest<'_>) -> Result<Wireguard, BackendError> {
     let key_file = request.wireguard_key_file.map_or_else(beside, Path::to_path_buf);
     let backend = Wireguard::new(request.config, request.uplink.clone(), key_file)?;
     let mut backend = backend.with_paths(request.paths.clone()).at(request.place);
+    if request.wireguard_key_file.is_none() {
+        backend = backend.with_new_keys();
+    }
     if request.require_encryption {
         backend = backend.with_required_encryption();
     }
@@ -298,8 +302,10 @@ mod tests {
             );
             backends.tunnels(&json.parse().unwrap())
         };
-        let devices: Vec<_> = of("wireguard").unwrap().into_values().collect();
-        assert_eq!(devices, ["flannel-wg", "flannel-wg-v6"]);
+        for kind in ["wireguard", "wireguard-2"] {
+            let devices: Vec<_> = of(kind).unwrap().into_values().collect();
+            assert_eq!(devices, ["flannel-wg+", "flannel-wg+"], "those of either name");
+        }
         for kind in ["alloc", "extension", "host-gw", "udp", "vxlan"] {
             let error = of(kind).unwrap_err().to_string();
             let words = ["does not encrypt", "configure wireguard", "--require-encryption"];

@@ -2,7 +2,7 @@ use flannel_core::{LeaseEvent, NetworkConfig, Peers, RawJson};
 use proptest::prelude::*;
 
 use super::*;
-use crate::arrivals::Arrivals;
+use crate::{KIND, arrivals::Arrivals};
 
 const DUAL: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 

@@ -131,7 +131,7 @@ async fn findings(
 fn encapsulated(stored: &Stored, near: IpAddr, far: IpAddr) -> Option<(SocketAddr, SocketAddr)> {
     let backend = stored.config.backend();
     let port = match backend.kind() {
-        "wireguard" => {
+        "wireguard" | "wireguard-2" => {
             let family = if near.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
             return outer_flow(&stored.config, &stored.attrs(near)?, &stored.attrs(far)?, family);
         }

@@ -111,7 +111,7 @@ fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
     let tunnel = tunnel.map(|(device, _)| device);
     let route = match facts.stored.config.backend().kind() {
         "host-gw" | "vxlan" => overlay::route(facts, &peer, &way, tunnel, far)?,
-        "udp" | "wireguard" => overlay::route_to_all(facts, far)?,
+        "udp" | "wireguard" | "wireguard-2" => overlay::route_to_all(facts, far)?,
         _ => overlay::any_route(facts, far)?,
     };
     pass("route", route);

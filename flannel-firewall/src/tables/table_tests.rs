@@ -50,9 +50,9 @@ fn the_text_is_what_nft_prints() {
 
 /// Printed by nft 1.0.6.
 const BY_TUNNEL: &str = r#"		ip saddr 10.244.7.0/24 ip daddr 10.244.7.0/24 accept
-		ip saddr 10.244.0.0/16 ip daddr 10.244.7.0/24 iifname != "flannel-wg" drop
+		ip saddr 10.244.0.0/16 ip daddr 10.244.7.0/24 iifname != "flannel-wg*" drop
 		ip daddr 10.244.7.0/24 accept
-		ip daddr 10.244.0.0/16 oifname != "flannel-wg" drop
+		ip daddr 10.244.0.0/16 oifname != "flannel-wg*" drop
 		ip saddr 10.244.0.0/16 accept
 		ip daddr 10.244.0.0/16 accept
 "#;
@@ -60,7 +60,7 @@ const BY_TUNNEL: &str = r#"		ip saddr 10.244.7.0/24 ip daddr 10.244.7.0/24 accep
 #[test]
 fn packets_between_nodes_go_by_the_tunnel_if_they_have_to() {
     let mut options = FirewallOptions::default();
-    options.tunnels.insert(Family::Ipv4, "flannel-wg".into());
+    options.tunnels.insert(Family::Ipv4, "flannel-wg+".into());
     let of = |family| {
         let rules = Rules::new(&testing::scope(), family, &options);
         DesiredTable::new(family, rules, &Name::default()).to_string()

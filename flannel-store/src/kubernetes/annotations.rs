@@ -90,7 +90,9 @@ impl AnnotationNames {
         }
         let has_ipv6 = match &*attrs.backend_type {
             "vxlan" => attrs.backend_v6_data.is_some(),
-            "wireguard" => attrs.backend_v6_data.is_some() && attrs.public_ipv6.is_some(),
+            "wireguard" | "wireguard-2" => {
+                attrs.backend_v6_data.is_some() && attrs.public_ipv6.is_some()
+            }
             _ => attrs.public_ipv6.is_some(),
         };
         if has_ipv6 {
