@@ -38,6 +38,7 @@ mod handle;
 mod health_server;
 mod host_lock;
 mod journal;
+mod key_rotation;
 pub mod kubectl;
 mod metrics;
 mod node_id;

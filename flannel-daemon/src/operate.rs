@@ -7,6 +7,7 @@ use flannel_store::{
     ConfigText, Lifetime, NewRecord, Record, Registry, RegistryError, Snapshot, network_config,
 };
 
+pub use crate::key_rotation::rotate_key;
 use crate::{Backends, InvalidOptions};
 
 /// Why something was not done in a store.
@@ -23,6 +24,16 @@ pub enum OperateError {
         subnet: Subnet,
         /// The node, if it is known by name.
         holder: Option<NodeId>,
+    },
+    /// Nodes have not finished the move to the backend that they are to leave.
+    #[error(
+        "{} nodes have two backends ({}): try again when flannel-node status shows no migration any more",
+        leases.len(),
+        FirstFew(leases)
+    )]
+    Moving {
+        /// Their leases.
+        leases: Vec<Subnet>,
     },
     /// There is no such lease.
     #[error("there is no lease {subnet}")]

@@ -1,6 +1,7 @@
 //! `flannel-node leases` and `flannel-node config`.
 
 use std::{
+    fs,
     io::{IsTerminal, stderr, stdin},
     net::IpAddr,
 };
@@ -72,6 +73,18 @@ pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
                 "stored in {}; running nodes adopt what they can, and their status says what has to wait",
                 was.place
             );
+        }
+        ConfigCommand::RotateKey { psk_file, store } => {
+            let preshared_key = psk_file.map(|file| {
+                let read = fs::read_to_string(&file);
+                read.with_context(|| format!("cannot read the preshared key {}", file.display()))
+            });
+            let preshared_key = preshared_key.transpose()?;
+            let preshared_key = preshared_key.as_deref().map(str::trim);
+            let registry = open(&store).await?;
+            let backends = Backends::default();
+            let was = operate::rotate_key(registry.as_ref(), preshared_key, &backends).await?;
+            say!("stored in {}; flannel-node status shows how far nodes have moved", was.place);
         }
     }
     Ok(())

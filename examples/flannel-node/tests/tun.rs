@@ -37,6 +37,7 @@ use support::{Cluster, HOST_GW, VXLAN, eventually, program};
 const USERSPACE: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"userspace"}}"#;
 const EBPF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"ebpf"}}"#;
 const WIREGUARD: &str = r#"{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"wireguard","Engine":"userspace"}}"#;
+const WIREGUARD_2: &str = r#"{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"wireguard-2","Engine":"userspace"}}"#;
 
 #[tokio::test]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
@@ -94,6 +95,12 @@ async fn nodes_move_between_wireguard_and_others_without_a_lost_packet() {
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn clear_text_ends_when_the_last_peer_has_moved() {
     encrypting::ends_with_the_last_peer(HOST_GW, WIREGUARD).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn keys_are_rotated_without_a_lost_packet_and_none_is_in_the_clear() {
+    encrypting::get_new_keys(WIREGUARD, WIREGUARD_2).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! What operators do with a network's store.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use clap::Subcommand;
 use flannel_core::Subnet;
@@ -61,6 +64,14 @@ pub(crate) enum ConfigCommand {
         /// Store it all the same; nodes whose leases do not fit take others when they start again.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Give all nodes of a wireguard network new private keys while packets flow: they move to wireguard-2, and the next time back.
+    RotateKey {
+        /// A file with a new preshared key for the network, as wg genpsk prints it.
+        #[arg(long, value_name = "FILE")]
+        psk_file: Option<PathBuf>,
         #[command(flatten)]
         store: StoreArgs,
     },

@@ -1,8 +1,9 @@
-//! Nodes that are to send nothing in the clear as soon as all of them can encrypt.
+//! Nodes that are to send nothing in the clear as soon as all of them can encrypt, and when they get new keys.
+#![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
 
-use std::time::Duration;
+use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
-use flannel_testbed::probe;
+use flannel_testbed::probe::{self, Streams};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -42,7 +43,7 @@ pub(crate) async fn ends_with_the_last_peer(clear: &'static str, encrypted: &'st
     };
     eventually(async || in_the_clear(0.1).await == 0).await;
     let rules = async || cluster.shell(0, "nft list ruleset").await;
-    eventually(async || rules().await.contains("oifname != \"flannel-wg\"")).await;
+    eventually(async || rules().await.contains("oifname != \"flannel-wg*\"")).await;
     let encrypted_before = capture.encrypted();
     assert_eq!(in_the_clear(1.0).await, 0);
     assert!(capture.encrypted() > encrypted_before + 100);
@@ -52,4 +53,62 @@ pub(crate) async fn ends_with_the_last_peer(clear: &'static str, encrypted: &'st
     assert_eq!(in_the_clear(2.0).await, 0);
     let report = streams.stop().await;
     assert_eq!(report.lost, 0, "{report}");
+}
+
+/// The keys of all nodes of the network `first` change, and its preshared key. `second` is the network under its other name.
+pub(crate) async fn get_new_keys(first: &'static str, second: &'static str) {
+    let cluster = Cluster::new(3, first).await;
+    let (mut nodes, mut pods) = (Vec::new(), Vec::new());
+    for n in 0..3 {
+        let mut command = cluster.command(program(), n);
+        command.arg("-require-encryption");
+        nodes.push(cluster.run(n, command).await);
+        pods.push(cluster.host(n).add_pod(cluster.subnet(n)).await.unwrap());
+    }
+    let capture = Capture::start(&cluster.testbed, vec!["10.244.0.0/16".parse().unwrap()]);
+    eventually(async || probe::reachability(&pods).await.complete()).await;
+    let pairs = [(0, 1), (0, 2), (1, 2)].into_iter();
+    let streams: Streams =
+        pairs.map(|(a, b)| probe::streams_both_ways(&pods[a], &pods[b], 100).unwrap()).collect();
+    timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
+
+    let preshared_key = cluster.state_folder(0).with_file_name("psk");
+    let key_files = ["wgkey", "wgkey-2"];
+    let keys = |name: &str| -> Vec<_> {
+        let file = |n| cluster.subnet_file(n).with_file_name(name);
+        (0..3).filter_map(|n| fs::read_to_string(file(n)).ok()).collect()
+    };
+    let mut seen: BTreeSet<_> = keys(key_files[0]).into_iter().collect();
+    for (network, now, psk) in
+        [(second, 1, Some("AwMD")), (first, 0, Some("CQkJ")), (second, 1, None)]
+    {
+        let mut command = Command::new(program());
+        command.args(["config", "rotate-key", "--store", &cluster.store()]);
+        if let Some(psk) = psk {
+            let bytes = format!("{}AwM=", psk.repeat(10));
+            fs::write(&preshared_key, bytes).unwrap();
+            command.arg("--psk-file").arg(&preshared_key);
+        }
+        cluster.host(0).run(command).await.unwrap();
+        finished(&cluster, network).await;
+        assert!(
+            keys(key_files[1 - now]).is_empty(),
+            "a key that is not used any more is not there"
+        );
+        let new = keys(key_files[now]);
+        assert_eq!(new.len(), 3);
+        for key in new {
+            assert!(seen.insert(key), "it is a new one");
+        }
+        timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
+    }
+    let report = streams.stop().await;
+    println!("{report}");
+    assert_eq!((report.lost, capture.plain()), (0, 0), "{report}");
+    assert!(capture.encrypted() > report.received);
+    for node in nodes {
+        let output = node.output();
+        let quarrels = output.iter().filter(|line| line.contains("by another process"));
+        assert_eq!(quarrels.collect::<Vec<_>>(), [""; 0], "one backend takes what is the other's");
+    }
 }

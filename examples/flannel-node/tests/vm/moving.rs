@@ -1,4 +1,4 @@
-//! The network moves to wireguard and back while pods talk.
+//! The network moves to wireguard and back, or gets new keys, while pods talk.
 
 use std::time::Duration;
 
@@ -10,12 +10,23 @@ use crate::support::{Cluster, dual, eventually};
 #[tokio::test]
 #[ignore = "needs another kernel: run ./ci.sh vm"]
 async fn nodes_move_from_vxlan_to_wireguard_and_back_without_a_lost_packet() {
-    let cluster = Cluster::new(2, &dual("vxlan")).await;
+    lose_nothing("vxlan", [("wireguard", "flannel.1"), ("vxlan", "flannel-wg")]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs another kernel: run ./ci.sh vm"]
+async fn nodes_get_new_keys_without_a_lost_packet() {
+    lose_nothing("wireguard", [("wireguard-2", "flannel-wg"), ("wireguard", "flannel-wg2")]).await;
+}
+
+/// Moves a network from backend to backend. After each move, a device of the one before is gone.
+async fn lose_nothing(first: &str, moves: [(&str, &str); 2]) {
+    let cluster = Cluster::new(2, &dual(first)).await;
     let _nodes = [cluster.start_ours(0).await, cluster.start_ours(1).await];
     let pods = cluster.connected_pods().await;
     let streams = probe::streams_both_ways(&pods[0], &pods[1], 50).unwrap();
     timeout(Duration::from_secs(60), streams.flowing()).await.expect("packets flow");
-    for (kind, other) in [("wireguard", "flannel.1"), ("vxlan", "flannel-wg")] {
+    for (kind, other) in moves {
         cluster.etcd.ctl(&["put", "/coreos.com/network/config", &dual(kind)]).await.unwrap();
         eventually(async || {
             let leases = ["get", "--prefix", "--print-value-only", "/coreos.com/network/subnets"];
