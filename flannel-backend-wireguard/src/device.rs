@@ -228,7 +228,8 @@ impl Devices {
         }
         if self.renews_key {
             self.key = None;
-            result = result.and(key_file::remove(&self.key_file));
+            let removed = key_file::remove(&self.key_file);
+            result = result.and(removed);
         }
         result
     }
