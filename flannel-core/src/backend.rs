@@ -223,3 +223,49 @@ impl BackendError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Knows nothing better than the defaults.
+    #[derive(Debug)]
+    struct Plain;
+
+    #[async_trait]
+    impl Network for Plain {
+        fn mtu(&self) -> u32 {
+            1500
+        }
+
+        async fn sync(&mut self, _: &Peers) -> Result<SyncReport, BackendError> {
+            Ok(SyncReport::default())
+        }
+
+        async fn drifted(&mut self) -> Result<(), BackendError> {
+            Ok(())
+        }
+
+        async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_network_that_says_nothing_is_of_one_backend_and_open_to_all() {
+        let config: NetworkConfig =
+            r#"{"Network":"10.3.0.0/16","Backend":{"Type":"other"}}"#.parse().unwrap();
+        let (mut network, subnet) = (Box::new(Plain), "10.3.2.0-24".parse().unwrap());
+        assert!(!network.is_migrating() && !network.knows_senders());
+        assert!(network.is_accepted(&subnet));
+        assert_eq!(network.transport(&subnet), None);
+        assert_eq!(network.foresee(&LeaseAttrs::default()), None);
+        for refused in [
+            network.migrate(&config),
+            network.reconfigure(config.backend()),
+            network.hand_over().await,
+        ] {
+            assert!(matches!(refused, Err(BackendError::Unsupported { .. })), "{refused:?}");
+        }
+    }
+}

@@ -131,15 +131,15 @@ impl NetworkConfig {
 
     /// Whether `subnet` is one that a node may hold: its families are exactly the enabled ones, each in range and of the right size.
     pub fn admits(&self, subnet: &Subnet) -> bool {
-        let fits4 = match (&self.ipv4, subnet.ipv4()) {
-            (Some(range), Some(block)) => range.contains(block),
-            (range, block) => range.is_none() && block.is_none(),
-        };
-        let fits6 = match (&self.ipv6, subnet.ipv6()) {
-            (Some(range), Some(block)) => range.contains(block),
-            (range, block) => range.is_none() && block.is_none(),
-        };
-        fits4 && fits6
+        fits(self.ipv4.as_ref(), subnet.ipv4()) && fits(self.ipv6.as_ref(), subnet.ipv6())
+    }
+}
+
+fn fits<C: Cidr>(range: Option<&SubnetRange<C>>, block: Option<C>) -> bool {
+    match (range, block) {
+        (Some(range), Some(block)) => range.contains(block),
+        (None, None) => true,
+        _ => false,
     }
 }
 

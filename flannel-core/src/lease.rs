@@ -291,6 +291,8 @@ mod tests {
         assert_eq!(error.to_string(), r#"lease: PublicIP is "::1", expected an IPv4 address"#);
         let long = format!(r#"{{"PublicIP":"1.2.3.4","x":"{}"}}"#, "x".repeat(MAX_LEASE_BYTES));
         assert!(matches!(long.parse::<LeaseAttrs>(), Err(LeaseError::Oversized { .. })));
+        let longest = long.replacen(&"x".repeat(long.len() - MAX_LEASE_BYTES + 1), "x", 1);
+        assert_eq!((longest.len(), longest.parse::<LeaseAttrs>().is_ok()), (MAX_LEASE_BYTES, true));
     }
 
     prop_compose! {

@@ -1,9 +1,9 @@
 //! From one backend to another while packets flow.
 
-#[cfg(test)]
-mod alone_tests;
 mod merge;
 mod migrating_network;
+#[cfg(test)]
+mod migrating_tests;
 mod migration_plan;
 #[cfg(test)]
 mod model_tests;

@@ -38,5 +38,6 @@ mod tests {
             [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!(numbers, expected);
         assert!((0..1000).all(|end| random.below(end + 1) <= end));
+        assert!((0..100).any(|_| random.below(3) == 2));
     }
 }

@@ -183,6 +183,8 @@ mod tests {
         let plan = PeerFault::NoAddress { family: Family::Ipv6 };
         let mut report = SyncReport { added: 1, ..SyncReport::default() };
         assert_eq!((report.writes(), report.wants_retry(), report.is_exact()), (1, false, true));
+        (report.replaced, report.removed) = (2, 4);
+        assert_eq!(report.writes(), 7);
         report.problems = vec![peer(plan)];
         assert!(!report.wants_retry());
         report.problems.push(peer(kernel));

@@ -190,6 +190,11 @@ fn only_subnets_of_exactly_the_enabled_families_are_admitted() {
     assert!(admits("10.3.1.0-24"));
     assert!(!admits("10.3.0.0-24"));
     assert!(!admits("10.3.1.0-25"));
+    let one = r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.7.0","SubnetMax":"10.3.7.0"}"#;
+    let one: NetworkConfig = one.parse().unwrap();
+    assert!(
+        one.admits(&"10.3.7.0-24".parse().unwrap()) && !one.admits(&"10.3.8.0-24".parse().unwrap())
+    );
     assert!(!admits("10.4.1.0-24"));
     assert!(!admits("10.3.1.0-24&fd00::-64"));
     assert!(!admits("fd00::-64"));

@@ -1,28 +1,49 @@
-//! A node with one backend, among others that migrate.
+//! A node among others that migrate, and on its way itself.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::{sleep, timeout};
 
 use super::{BackendSource, Migrating, MigrationOptions, MigrationRecord, Place};
 use crate::{
-    Backend, BackendError, Lease, LeaseAttrs, LeaseEvent, NetworkConfig, Peers, SecondBackend,
-    SecondRole, testing::FakeBackend,
+    Backend, BackendError, Lease, LeaseAttrs, LeaseEvent, Network, NetworkConfig, Peers,
+    SecondBackend, SecondRole, testing::FakeBackend,
 };
 
+/// Has these backends, by kind, and a memory.
 #[derive(Debug)]
-struct Source(FakeBackend);
+struct Source(Vec<(&'static str, FakeBackend)>, Mutex<Option<MigrationRecord>>);
 
 impl BackendSource for Source {
-    fn build(&self, _: &NetworkConfig, _: Place) -> Result<Arc<dyn Backend>, BackendError> {
-        Ok(Arc::new(self.0.clone()))
+    fn build(&self, config: &NetworkConfig, _: Place) -> Result<Arc<dyn Backend>, BackendError> {
+        let kind = config.backend().kind();
+        let (_, backend) = self.0.iter().find(|(known, _)| *known == kind).unwrap();
+        Ok(Arc::new(backend.clone()))
     }
 
-    fn remember(&self, _: &MigrationRecord) -> Result<(), BackendError> {
+    fn remember(&self, record: &MigrationRecord) -> Result<(), BackendError> {
+        *self.1.lock().unwrap() = Some(record.clone());
         Ok(())
     }
 
     fn recall(&self) -> Option<MigrationRecord> {
-        None
+        self.1.lock().unwrap().clone()
     }
+}
+
+/// Hosts with a backend each, and the source that makes them.
+fn hosts() -> ([FakeBackend; 2], Arc<Source>) {
+    let kinds = ["one", "two"];
+    let hosts = kinds.map(|kind| FakeBackend::of_kind(kind, [192, 0, 2, 1].into()));
+    let source = kinds.into_iter().zip(hosts.clone()).collect();
+    (hosts, Arc::new(Source(source, Mutex::default())))
+}
+
+fn config(kind: &str) -> NetworkConfig {
+    format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"{kind}"}}}}"#).parse().unwrap()
 }
 
 fn lease(n: u8, kind: &'static str, second: Option<&'static str>) -> Lease {
@@ -42,10 +63,8 @@ fn lease(n: u8, kind: &'static str, second: Option<&'static str>) -> Lease {
 
 #[tokio::test]
 async fn a_peer_is_reached_from_when_it_publishes_our_backend_as_its_second_one() {
-    let host = FakeBackend::of_kind("two", [192, 0, 2, 1].into());
-    let config: NetworkConfig =
-        r#"{"Network":"10.3.0.0/16","Backend":{"Type":"two"}}"#.parse().unwrap();
-    let source = Arc::new(Source(host.clone()));
+    let ([_, host], source) = hosts();
+    let config = config("two");
     let backend = Migrating::new(source, &config, MigrationOptions::default()).unwrap();
     let own = lease(1, "two", None);
     let mut network = backend.start(&own).await.unwrap();
@@ -65,4 +84,110 @@ async fn a_peer_is_reached_from_when_it_publishes_our_backend_as_its_second_one(
         reached.push((routes.contains_key(&"10.3.2.0-24".parse().unwrap()), routes.len()));
     }
     assert_eq!(reached, [(false, 1), (false, 1), (true, 2), (true, 3), (true, 3), (false, 2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_networks_are_one_until_the_node_has_moved() {
+    let (hosts, source) = hosts();
+    hosts[0].set_mtu(1450);
+    hosts[1].set_mtu(1370);
+    let backend = Migrating::new(source, &config("one"), MigrationOptions::default()).unwrap();
+    let own = backend.advertise(None).await.unwrap();
+    let own = Lease::new("10.3.1.0-24".parse().unwrap(), own);
+    let mut network = backend.start(&own).await.unwrap();
+    assert_eq!((network.mtu(), network.is_migrating()), (1450, false));
+    let seen = |own: Lease| {
+        let mut peers = Peers::new(config("one"), own);
+        peers.fold(LeaseEvent::Upsert(lease(2, "one", Some("two"))));
+        peers.fold(LeaseEvent::Upsert(lease(3, "one", None)));
+        peers
+    };
+    let peers = seen(own);
+    network.sync(&peers).await.unwrap();
+
+    network.migrate(&config("two")).unwrap();
+    network.sync(&peers).await.unwrap();
+    assert_eq!((network.mtu(), network.is_migrating()), (1370, true), "the smaller one");
+    let is_pending = async |network: &mut Box<dyn Network>| {
+        timeout(Duration::from_secs(60), network.drifted()).await.is_err()
+    };
+    assert!(!is_pending(&mut network).await, "it has more to publish");
+    let attrs = backend.advertise(Some(peers.own())).await.unwrap();
+    assert!(is_pending(&mut network).await);
+
+    network.sync(&seen(Lease { attrs, ..peers.own().clone() })).await.unwrap();
+    assert_eq!(hosts.each_ref().map(|it| it.routes().len()), [1, 1]);
+    // The fake says that a peer is reached where it has a route.
+    let [moved, late] = [2, 3].map(|n| lease(n, "", None).subnet);
+    assert!(network.transport(&moved).is_some() && network.transport(&late).is_some());
+    hosts[1].meddle(|routes| routes.clear());
+    assert!(network.transport(&moved).is_none() && network.transport(&late).is_some());
+    hosts[0].meddle(|routes| routes.clear());
+    assert!(network.transport(&late).is_none());
+    // Each of them was meddled with.
+    assert!(!is_pending(&mut network).await && !is_pending(&mut network).await);
+    assert!(is_pending(&mut network).await);
+
+    network.teardown().await.unwrap();
+    assert_eq!(hosts.each_ref().map(FakeBackend::is_up), [false; 2]);
+}
+
+/// What a node with these attributes says of its backends.
+fn said(attrs: &LeaseAttrs) -> String {
+    let second = attrs.second.as_ref().map(|it| format!(", {} {:?}", it.backend_type, it.role));
+    format!("{}{}", attrs.backend_type, second.unwrap_or_default())
+}
+
+/// Two nodes in step: what one says in a round, the other one said in the round before.
+#[tokio::test(start_paused = true)]
+async fn two_nodes_move_together_also_if_they_restart_in_each_round() {
+    for restarts in [false, true] {
+        let (hosts, source) = hosts();
+        let options = MigrationOptions::default();
+        let begin =
+            |wanted: &str| Migrating::new(source.clone(), &config(wanted), options).unwrap();
+        let mut backend = begin("one");
+        let mut attrs = backend.advertise(None).await.unwrap();
+        let own = |attrs: &LeaseAttrs| Lease::new("10.3.1.0-24".parse().unwrap(), attrs.clone());
+        let mut network = backend.start(&own(&attrs)).await.unwrap();
+        network.migrate(&config("two")).unwrap();
+        let mut rounds = Vec::new();
+        for round in 0..7 {
+            // Whoever restarts lingers once more.
+            if restarts && round < 4 {
+                drop(network);
+                backend = begin("two");
+                attrs = backend.advertise(Some(&own(&attrs))).await.unwrap();
+                network = backend.start(&own(&attrs)).await.unwrap();
+            }
+            let mut peers = Peers::new(config("two"), own(&attrs));
+            let public_ip = Some([192, 0, 2, 2].into());
+            let peer =
+                Lease::new("10.3.2.0-24".parse().unwrap(), LeaseAttrs { public_ip, ..attrs });
+            peers.fold(LeaseEvent::Upsert(peer));
+            let report = network.sync(&peers).await.unwrap();
+            assert!(report.problems.is_empty() && report.faults.is_empty(), "{report:?}");
+            attrs = backend.advertise(Some(peers.own())).await.unwrap();
+            let engines = backend.report().properties["kind"].clone();
+            let progress = report.migration.map(|it| {
+                format!(
+                    "{} to {}, {} of {}, {} waited for",
+                    it.from, it.to, it.moved, it.peers, it.waiting
+                )
+            });
+            rounds.push(format!("{}; {engines}; {}", said(&attrs), progress.unwrap_or_default()));
+            assert!(hosts.iter().any(|host| host.routes().len() == 1), "the peer has a way");
+            sleep(options.linger).await;
+        }
+        let said = [
+            "one, two Next; two; one to two, 0 of 1, 1 waited for",
+            "two, one Unused; two; one to two, 1 of 1, 1 waited for",
+            "two; two; one to two, 1 of 1, 0 waited for",
+            "two; two; one to two, 1 of 1, 0 waited for",
+            "two; two; ",
+            "two; two; ",
+            "two; two; ",
+        ];
+        assert_eq!(rounds, said, "{restarts}");
+    }
 }

@@ -197,11 +197,12 @@ mod tests {
     #[test]
     fn who_does_not_come_back_in_time_is_gone() {
         let mut world = World::new(2..=9);
-        (2..=4).for_each(|n| world.event(remove(n)));
+        // Half of them are not most.
+        (2..=5).for_each(|n| world.event(remove(n)));
         world.event(LeaseEvent::Upsert(lease(3)));
         assert_eq!(world.after(0, &[]), [2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(world.removals.next(), Some(world.now + SECOND));
-        assert_eq!(world.after(1, &[2]), [3, 5, 6, 7, 8, 9], "an answer counts only for bulk");
+        assert_eq!(world.after(1, &[2]), [3, 6, 7, 8, 9], "an answer counts only for bulk");
         assert_eq!(world.removals.next(), None);
     }
 

@@ -215,3 +215,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_one_of_two_networks_is_shown_says_who_is_on_standby_and_which_routes_it_has() {
+    let mut peers = peers();
+    for key in ["10.3.2.0-24", "10.3.3.0-24", "10.3.4.0-24"] {
+        peers.fold(LeaseEvent::Upsert(lease(key, "192.0.2.9")));
+    }
+    let [standby, served, hidden] =
+        ["10.3.2.0-24", "10.3.3.0-24", "10.3.4.0-24"].map(|key| key.parse::<Subnet>().unwrap());
+    let share = NetworkShare { standby: [standby].into(), scope: RouteScope::Peers };
+    let own = lease("10.3.1.0-24", "192.0.2.7");
+    let shared = peers
+        .shared(own.clone(), share, |lease| (lease.subnet != hidden).then(|| Arc::clone(lease)));
+    assert_eq!(
+        (shared.own(), keys(&shared)),
+        (&own, vec!["10.3.2.0-24".into(), "10.3.3.0-24".into()])
+    );
+    assert_eq!((shared.len(), shared.is_empty()), (2, false));
+    assert_eq!((shared.is_standby(&standby), shared.is_standby(&served)), (true, false));
+    assert_eq!(
+        (shared.route_scope(), peers.route_scope()),
+        (RouteScope::Peers, RouteScope::Network)
+    );
+    assert!(!peers.is_standby(&standby));
+}

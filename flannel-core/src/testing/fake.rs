@@ -15,7 +15,7 @@ use crate::{
     lease::{Lease, LeaseAttrs},
     peer_fault::{Family, PeerFault, PeerProblem},
     peers::Peers,
-    report::{RoutingMode, SyncReport, Transport},
+    report::{BackendReport, RoutingMode, SyncReport, Transport},
     subnet::Subnet,
 };
 
@@ -44,6 +44,7 @@ struct Host {
 struct State {
     address: Ipv4Addr,
     is_up: bool,
+    mtu: u32,
     routes: BTreeMap<Subnet, IpAddr>,
     started: Vec<Subnet>,
     failing_starts: u32,
@@ -64,6 +65,7 @@ impl FakeBackend {
         let state = State {
             address,
             is_up: false,
+            mtu: 1500,
             routes: BTreeMap::new(),
             started: Vec::new(),
             failing_starts: 0,
@@ -117,6 +119,11 @@ impl FakeBackend {
         self.host.drift.notify_one();
     }
 
+    /// Gives pods another MTU, bytes; 1500 before that.
+    pub fn set_mtu(&self, mtu: u32) {
+        self.host.state().mtu = mtu;
+    }
+
     /// Lets the next `count` starts fail.
     pub fn fail_starts(&self, count: u32) {
         self.host.state().failing_starts = count;
@@ -161,6 +168,12 @@ impl Backend for FakeBackend {
         Ok(LeaseAttrs { public_ip, backend_type: self.kind.into(), ..LeaseAttrs::default() })
     }
 
+    fn report(&self) -> BackendReport {
+        let mut report = BackendReport::default();
+        report.properties.insert("kind".into(), self.kind.into());
+        report
+    }
+
     async fn start(&self, lease: &Lease) -> Result<Box<dyn Network>, BackendError> {
         let mut state = self.host.state();
         if state.failing_starts > 0 {
@@ -176,7 +189,7 @@ impl Backend for FakeBackend {
 #[async_trait]
 impl Network for FakeNetwork {
     fn mtu(&self) -> u32 {
-        1500
+        self.host.state().mtu
     }
 
     async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
