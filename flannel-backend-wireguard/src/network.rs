@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     arrivals::Arrivals,
     backend::Shared,
-    config::OVERHEAD,
+    config::{Instance, OVERHEAD},
     device::Tunnel,
     plan::{Facts, Plan, block},
     tunnel_peers::TunnelPeers,
@@ -279,6 +279,10 @@ impl Network for WireguardNetwork {
 
     /// The devices stay until flanneld replaces them with its own.
     async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
+        if let instance @ Instance::Second = self.shared.settings().instance {
+            let reason = "flannel has no such backend: rotate the keys once more".into();
+            return Err(BackendError::Unsupported { backend: instance.name().into(), reason });
+        }
         self.table.hand_over().await
     }
 }

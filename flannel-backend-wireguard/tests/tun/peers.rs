@@ -3,12 +3,15 @@
 
 use std::{net::UdpSocket, process::Command, time::Duration};
 
-use flannel_core::{Backend, PeerFault};
+use flannel_core::{Backend, BackendError, PeerFault};
 use flannel_testbed::probe;
 use ipnetwork::IpNetwork;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::lab::{IPV4, Lab};
+
+const SECOND: &str =
+    r#"{"Network":"10.244.0.0/16","Backend":{"Type":"wireguard-2","Engine":"userspace"}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
@@ -144,3 +147,20 @@ async fn a_peer_sends_from_its_own_addresses() {
 
 /// What a handshake may take on a busy machine, in packets of 10 ms.
 const LOST: u64 = 10;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn flannel_is_given_what_has_its_name() {
+    for (config, device, is_flannels) in
+        [(IPV4, "flannel-wg", true), (SECOND, "flannel-wg2", false)]
+    {
+        let mut lab = Lab::new(&[config; 2]).await;
+        assert!(lab.reaches(0, 1).await, "{device}");
+        let handed_over = lab.nodes.remove(0).network.hand_over().await;
+        let is_refused = matches!(handed_over, Err(BackendError::Unsupported { .. }));
+        assert_eq!((handed_over.is_ok(), is_refused), (is_flannels, !is_flannels), "{device}");
+        let mut show = Command::new("ip");
+        show.args(["link", "show", device]);
+        lab.testbed.host(0).run(show).await.expect("the device stays");
+    }
+}
