@@ -77,6 +77,8 @@ class Manifests(unittest.TestCase):
             "further keys": {"Network": "10.244.0.0/16", "EnableNFTables": True, "Backend": {"Type": "vxlan", "VNI": 7}},
         }.items():
             self.assertEqual(net_conf(rendered(VALUES[name])), expected, name)
+        other_name = {"flannel": VALUES["wireguard"]["flannel"] | {"backend": "wireguard-2"}}
+        self.assertEqual(net_conf(rendered(other_name))["Backend"], {"Type": "wireguard-2", "ListenPort": 4000, "Mode": "ipv4"})
 
     def test_values_become_the_daemon_set(self):
         daemon = container(rendered(VALUES["host-gw"]))

@@ -24,7 +24,7 @@ annotations:
 {{- define "flannel.netConf" -}}
 {{- $flannel := .Values.flannel }}
 {{- $backend := dict "Type" $flannel.backend }}
-{{- $port := ternary "ListenPort" "Port" (eq $flannel.backend "wireguard") }}
+{{- $port := ternary "ListenPort" "Port" (hasPrefix "wireguard" $flannel.backend) }}
 {{- range $key, $value := dict $port $flannel.backendPort "VNI" $flannel.vni "GBP" $flannel.GBP "DirectRouting" $flannel.directRouting "MTU" $flannel.mtu }}
 {{- if not (kindIs "invalid" $value) }}
 {{- $_ := set $backend $key $value }}
