@@ -4,7 +4,7 @@
 use std::{env, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 
 use flannel_testbed::{Process, probe};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 #[expect(dead_code, reason = "the tests in namespaces use the rest")]
 #[path = "netns/support.rs"]
@@ -125,8 +125,9 @@ async fn the_udp_backend_keeps_the_capability_for_programs_in_the_kernel() {
 }
 
 /// Ends the node of host 0 by SIGKILL and SIGTERM in turns and starts it again: 4 times unless `FLANNEL_RESTARTS` says otherwise.
-/// Returns how many of the packets sent every 5 ms were lost, and the longest gaps of all rounds, the shortest first.
-async fn restarts(network: &'static str) -> (u64, Vec<Duration>) {
+/// Returns how many of the packets sent every 5 ms were lost, and for each round the longest gap between answers, and how long no node was
+/// ready.
+async fn restarts(network: &'static str) -> (u64, Vec<[Duration; 2]>) {
     let rounds = env::var("FLANNEL_RESTARTS").map_or(4, |rounds| rounds.parse().expect("a number"));
     let cluster = Cluster::new(2, network).await;
     let (mut nodes, pods) = cluster.start_all().await;
@@ -134,16 +135,17 @@ async fn restarts(network: &'static str) -> (u64, Vec<Duration>) {
     for round in 0..rounds {
         let streams = probe::streams_both_ways(&pods[0], &pods[1], 200).unwrap();
         timeout(Duration::from_secs(5), streams.flowing()).await.expect("packets flow");
+        let ended = Instant::now();
         end(&mut nodes[0], round % 2 == 0).await;
         fs::remove_file(cluster.subnet_file(0)).unwrap();
         nodes[0] = cluster.start(0).await;
+        let away = ended.elapsed();
         timeout(Duration::from_secs(5), streams.flowing()).await.expect("packets flow");
         let report = streams.stop().await;
         lost += report.lost;
-        gaps.push(report.longest_gap);
+        gaps.push([report.longest_gap, away]);
     }
-    gaps.sort();
-    println!("{rounds} restarts, {network}: {lost} lost, gaps {gaps:?}");
+    println!("{rounds} restarts, {network}: {lost} lost, gaps and times away {gaps:?}");
     (lost, gaps)
 }
 
@@ -168,10 +170,10 @@ async fn programs_in_the_kernel_lose_no_packet_while_the_node_is_away() {
 #[ignore = "needs root: run ./ci.sh root as root"]
 async fn the_userspace_engine_loses_what_comes_while_the_node_is_away() {
     let (_, gaps) = restarts(USERSPACE).await;
-    let half = gaps.len() / 2;
-    assert!(gaps[half] < Duration::from_millis(100), "{gaps:?}");
-    // One alone says more about what else the machine does.
-    assert!(gaps[gaps.len() - 1] < Duration::from_millis(500), "{gaps:?}");
+    // How long a start takes says more about what else the machine does. Probes may be late there as well.
+    for [gap, away] in &gaps {
+        assert!(*gap < *away + Duration::from_millis(250), "{gaps:?}");
+    }
 }
 
 #[tokio::test]
