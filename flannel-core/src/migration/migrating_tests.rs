@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::{BackendSource, Migrating, MigrationOptions, MigrationRecord, Place};
 use crate::{
     Backend, BackendError, Lease, LeaseAttrs, LeaseEvent, Network, NetworkConfig, Peers,
-    SecondBackend, SecondRole, testing::FakeBackend,
+    SecondBackend, SecondRole, SyncReport, testing::FakeBackend,
 };
 
 /// Has these backends, by kind, and a memory.
@@ -138,6 +138,25 @@ fn said(attrs: &LeaseAttrs) -> String {
     format!("{}{}", attrs.backend_type, second.unwrap_or_default())
 }
 
+fn own(attrs: &LeaseAttrs) -> Lease {
+    Lease::new("10.3.1.0-24".parse().unwrap(), attrs.clone())
+}
+
+/// A sync beside a peer in step: it publishes what we have published before. Returns what we publish then.
+async fn round(
+    backend: &Migrating,
+    network: &mut Box<dyn Network>,
+    attrs: LeaseAttrs,
+) -> (LeaseAttrs, SyncReport) {
+    let mut peers = Peers::new(config("two"), own(&attrs));
+    let public_ip = Some([192, 0, 2, 2].into());
+    let peer = LeaseAttrs { public_ip, ..attrs };
+    peers.fold(LeaseEvent::Upsert(Lease::new("10.3.2.0-24".parse().unwrap(), peer)));
+    let report = network.sync(&peers).await.unwrap();
+    assert!(report.problems.is_empty() && report.faults.is_empty(), "{report:?}");
+    (backend.advertise(Some(peers.own())).await.unwrap(), report)
+}
+
 /// Two nodes in step: what one says in a round, the other one said in the round before.
 #[tokio::test(start_paused = true)]
 async fn two_nodes_move_together_also_if_they_restart_in_each_round() {
@@ -148,26 +167,19 @@ async fn two_nodes_move_together_also_if_they_restart_in_each_round() {
             |wanted: &str| Migrating::new(source.clone(), &config(wanted), options).unwrap();
         let mut backend = begin("one");
         let mut attrs = backend.advertise(None).await.unwrap();
-        let own = |attrs: &LeaseAttrs| Lease::new("10.3.1.0-24".parse().unwrap(), attrs.clone());
         let mut network = backend.start(&own(&attrs)).await.unwrap();
         network.migrate(&config("two")).unwrap();
         let mut rounds = Vec::new();
-        for round in 0..7 {
+        for n in 0..7 {
             // Whoever restarts lingers once more.
-            if restarts && round < 4 {
+            if restarts && n < 4 {
                 drop(network);
                 backend = begin("two");
                 attrs = backend.advertise(Some(&own(&attrs))).await.unwrap();
                 network = backend.start(&own(&attrs)).await.unwrap();
             }
-            let mut peers = Peers::new(config("two"), own(&attrs));
-            let public_ip = Some([192, 0, 2, 2].into());
-            let peer =
-                Lease::new("10.3.2.0-24".parse().unwrap(), LeaseAttrs { public_ip, ..attrs });
-            peers.fold(LeaseEvent::Upsert(peer));
-            let report = network.sync(&peers).await.unwrap();
-            assert!(report.problems.is_empty() && report.faults.is_empty(), "{report:?}");
-            attrs = backend.advertise(Some(peers.own())).await.unwrap();
+            let report;
+            (attrs, report) = round(&backend, &mut network, attrs).await;
             let engines = backend.report().properties["kind"].clone();
             let progress = report.migration.map(|it| {
                 format!(
@@ -190,4 +202,36 @@ async fn two_nodes_move_together_also_if_they_restart_in_each_round() {
         ];
         assert_eq!(rounds, said, "{restarts}");
     }
+}
+
+/// Peers have seen that it goes, and what it published goes with it: keys, for instance.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_the_lease_has_ceased_to_name_comes_back_as_a_new_one() {
+    let (hosts, source) = hosts();
+    let options = MigrationOptions::default();
+    let backend = Migrating::new(source, &config("one"), options).unwrap();
+    let mut attrs = backend.advertise(None).await.unwrap();
+    let mut network = backend.start(&own(&attrs)).await.unwrap();
+    network.migrate(&config("two")).unwrap();
+    for _ in 0..4 {
+        (attrs, _) = round(&backend, &mut network, attrs).await;
+    }
+    assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true), "it lingers");
+    network.migrate(&config("one")).unwrap();
+    (attrs, _) = round(&backend, &mut network, attrs).await;
+    assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true));
+    sleep(options.linger).await;
+    (attrs, _) = round(&backend, &mut network, attrs).await;
+    assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), false), "it is taken down");
+    for _ in 0..4 {
+        (attrs, _) = round(&backend, &mut network, attrs).await;
+        assert!(hosts.iter().any(|host| host.routes().len() == 1), "the peer has a way");
+    }
+    sleep(options.linger).await;
+    (attrs, _) = round(&backend, &mut network, attrs).await;
+    assert_eq!(
+        (said(&attrs), hosts.each_ref().map(FakeBackend::is_up)),
+        ("one".into(), [true, false])
+    );
+    assert_eq!(hosts[0].started().len(), 2);
 }

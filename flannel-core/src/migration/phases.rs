@@ -39,6 +39,7 @@ impl MigratingNetwork {
         };
         if !is_left {
             self.left_at = None;
+            self.turn_back();
         } else {
             let now = Instant::now();
             let until = *self.left_at.get_or_insert(now) + linger;
@@ -49,6 +50,22 @@ impl MigratingNetwork {
             self.look_at = Some(until);
         }
         Some(self.progress(plan, target, peers))
+    }
+
+    /// Goes back at once to what was to be taken down first, because peers need it again.
+    fn turn_back(&mut self) {
+        let mut state = self.shared.state();
+        let is_known = |config: &NetworkConfig| {
+            let kind = config.backend().kind();
+            Side::ALL.into_iter().any(|side| state.side(side).is_some_and(|it| it.kind() == kind))
+        };
+        let Some(config) = state.then.clone().filter(is_known) else { return };
+        state.then = None;
+        drop(state);
+        self.look_at = Some(Instant::now());
+        if let Err(error) = self.begin(&config) {
+            warn!("cannot move to {}: {}", config.backend().kind(), error_chain(&error));
+        }
     }
 
     fn progress(&self, plan: &MigrationPlan, target: Side, peers: &Peers) -> MigrationReport {
@@ -123,6 +140,11 @@ impl MigratingNetwork {
             .into_iter()
             .find(|side| state.side(*side).is_some_and(|running| running.kind() == kind));
         if let Some(side) = known {
+            // What the lease does not name any more is on its way out, and comes back as a new one.
+            if side != state.target && self.left_at.is_some() {
+                self.shared.state().then = Some(config.clone());
+                return Ok(());
+            }
             if let Some(running) = state.side(side)
                 && running.recorded.config.backend() != config.backend()
             {
