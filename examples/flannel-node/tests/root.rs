@@ -170,10 +170,11 @@ async fn programs_in_the_kernel_lose_no_packet_while_the_node_is_away() {
 #[ignore = "needs root: run ./ci.sh root as root"]
 async fn the_userspace_engine_loses_what_comes_while_the_node_is_away() {
     let (_, gaps) = restarts(USERSPACE).await;
-    // How long a start takes says more about what else the machine does. Probes may be late there as well.
-    for [gap, away] in &gaps {
-        assert!(*gap < *away + Duration::from_millis(250), "{gaps:?}");
-    }
+    // How long a start takes says more about what else the machine does. Probes may be late there as well, but not all of them.
+    let mut late: Vec<_> = gaps.iter().map(|[gap, away]| gap.saturating_sub(*away)).collect();
+    late.sort();
+    assert!(late[late.len() / 2] < Duration::from_millis(100), "{gaps:?}");
+    assert!(late[late.len() - 1] < Duration::from_millis(250), "{gaps:?}");
 }
 
 #[tokio::test]

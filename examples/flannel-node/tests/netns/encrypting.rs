@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
-use flannel_testbed::probe::{self, Streams};
+use flannel_testbed::probe;
 use tokio::time::{sleep, timeout};
 
 use super::{
     capture::Capture,
-    migrating::{configure, finished},
+    migrating::{all_streams, configure, finished},
     support::{Cluster, asked, eventually, program},
 };
 
@@ -58,18 +58,9 @@ pub(crate) async fn ends_with_the_last_peer(clear: &'static str, encrypted: &'st
 /// The keys of all nodes of the network `first` change, and its preshared key. `second` is the network under its other name.
 pub(crate) async fn get_new_keys(first: &'static str, second: &'static str) {
     let cluster = Cluster::new(3, first).await;
-    let (mut nodes, mut pods) = (Vec::new(), Vec::new());
-    for n in 0..3 {
-        let mut command = cluster.command(program(), n);
-        command.arg("-require-encryption");
-        nodes.push(cluster.run(n, command).await);
-        pods.push(cluster.host(n).add_pod(cluster.subnet(n)).await.unwrap());
-    }
+    let (nodes, pods) = cluster.start_all_with(&["-require-encryption"]).await;
     let capture = Capture::start(&cluster.testbed, vec!["10.244.0.0/16".parse().unwrap()]);
-    eventually(async || probe::reachability(&pods).await.complete()).await;
-    let pairs = [(0, 1), (0, 2), (1, 2)].into_iter();
-    let streams: Streams =
-        pairs.map(|(a, b)| probe::streams_both_ways(&pods[a], &pods[b], 100).unwrap()).collect();
+    let streams = all_streams(&pods);
     timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
 
     let preshared_key = cluster.state_folder(0).with_file_name("psk");

@@ -56,7 +56,8 @@ pub(crate) async fn loses_nothing(networks: &[&'static str], trouble: Trouble) {
     }
 }
 
-fn all_streams(pods: &[Pod]) -> Streams {
+/// 100 packets a second between all pods of three hosts.
+pub(crate) fn all_streams(pods: &[Pod]) -> Streams {
     let pairs = [(0, 1), (0, 2), (1, 2)].into_iter();
     pairs.map(|(a, b)| probe::streams_both_ways(&pods[a], &pods[b], 100).unwrap()).collect()
 }

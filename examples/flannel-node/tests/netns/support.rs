@@ -85,9 +85,16 @@ impl Cluster {
 
     /// Starts the nodes of all hosts and a pod behind each, and waits until all reach each other.
     pub(crate) async fn start_all(&self) -> (Vec<Process>, Vec<Pod>) {
+        self.start_all_with(&[]).await
+    }
+
+    /// The same with further arguments for each node.
+    pub(crate) async fn start_all_with(&self, arguments: &[&str]) -> (Vec<Process>, Vec<Pod>) {
         let (mut nodes, mut pods) = (Vec::new(), Vec::new());
         for n in 0..self.testbed.hosts().len() {
-            nodes.push(self.start(n).await);
+            let mut command = self.command(program(), n);
+            command.args(arguments);
+            nodes.push(self.run(n, command).await);
             pods.push(self.host(n).add_pod(self.subnet(n)).await.unwrap());
         }
         eventually(async || probe::reachability(&pods).await.complete()).await;
