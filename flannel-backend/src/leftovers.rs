@@ -16,10 +16,10 @@ use crate::{
 /// Removes the devices that another backend or another VNI of ours has left in `namespace`, except those named in `keep`, and
 /// returns their names. Routes need no such care: they carry our mark.
 ///
-/// A device is ours if it is a VXLAN device with [our name](vxlan_device) for its VNI, a TUN device of
-/// the name `flannel` with a number that nobody is attached to, or a WireGuard device or such a TUN device of the name `flannel-wg`,
-/// `flannel-wg-v6`, `flannel-wg2` or `flannel-wg2-v6`;
-/// it is no port of a bridge, and it has addresses of single hosts inside of `networks` and no others, link-local ones aside.
+/// A device is ours if it is a VXLAN device with [our name](vxlan_device) for its VNI, a TUN device of the name `flannel` with a number
+/// that nobody is attached to, or a WireGuard device or such a TUN device of the name `flannel-wg`, `flannel-wg-v6`, `flannel-wg2` or
+/// `flannel-wg2-v6`; it is no port of a bridge, and it has addresses of single hosts inside of `networks` and no others, link-local
+/// ones aside.
 ///
 /// Filters whose [`Label`] names these networks go first, but for those that give packets to a device in `keep`.
 ///

@@ -25,7 +25,8 @@ pub struct FirewallOptions {
     /// nftables cannot overrule others: see [`FirewallMode`](crate::FirewallMode) in the report.
     pub forward: bool,
     /// The device of each family by which alone packets between pods of different nodes may go: those that would enter or leave by
-    /// another one are dropped. A name that ends in `+` stands for all that begin so, as in iptables. Families that are not named have no such rules, nor has flannel.
+    /// another one are dropped. A name that ends in `+` stands for all that begin so, as in iptables. Families that are not named have no
+    /// such rules, nor has flannel.
     pub tunnels: BTreeMap<Family, String>,
     /// Whether the kernel is told to forward packets, where it does not yet.
     pub forwarding: bool,
