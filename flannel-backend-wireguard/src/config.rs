@@ -6,7 +6,7 @@ use flannel_backend::{read_mtu, smallest_mtu};
 use flannel_core::{Family, FieldError, Fields};
 use flannel_netlink::{iface::Interface, state::IpFamily, wireguard::SecretKey};
 
-use crate::KIND;
+use crate::NAMES;
 
 /// What the network's configuration says about WireGuard.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -71,10 +71,7 @@ impl Instance {
 
     /// As in leases and in the network's configuration.
     pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::First => KIND,
-            Self::Second => "wireguard-2",
-        }
+        NAMES[self as usize]
     }
 
     /// The names of its devices; flannel's have no number.

@@ -86,5 +86,8 @@ pub use outer::outer_flow;
 /// All devices of the backend, by either of its names: a pattern of iptables.
 pub const DEVICES: &str = "flannel-wg+";
 
-/// The backend's first name in leases and in the network's configuration, and the kernel's for its devices.
+/// The backend's names in leases and in the network's configuration: flannel's, and the one that a network moves to, and back, for new keys.
+pub const NAMES: [&str; 2] = [KIND, "wireguard-2"];
+
+/// The first name, and the kernel's for its devices.
 const KIND: &str = "wireguard";

@@ -279,7 +279,8 @@ impl Network for WireguardNetwork {
 
     /// The devices stay until flanneld replaces them with its own.
     async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
-        if let instance @ Instance::Second = self.shared.settings().instance {
+        let instance = self.shared.settings().instance;
+        if instance == Instance::Second {
             let reason = "flannel has no such backend: rotate the keys once more".into();
             return Err(BackendError::Unsupported { backend: instance.name().into(), reason });
         }

@@ -89,8 +89,8 @@ impl Facts {
     ) -> Plan {
         let mut plan = Plan::default();
         plan.peers.resize(self.tunnels.len(), BTreeMap::new());
+        let ours = self.settings.instance.name();
         for peer in leases {
-            let ours = self.settings.instance.name();
             if peer.attrs.backend_type != ours {
                 let theirs = peer.attrs.backend_type.clone().into_owned();
                 let fault = PeerFault::OtherBackend { ours: ours.into(), theirs };

@@ -13,7 +13,7 @@ use flannel_backend_extension::Extension;
 use flannel_backend_hostgw::HostGw;
 use flannel_backend_udp::Udp;
 use flannel_backend_vxlan::Vxlan;
-use flannel_backend_wireguard::{DEVICES, Wireguard};
+use flannel_backend_wireguard::{DEVICES, NAMES, Wireguard};
 use flannel_core::{Backend, BackendError, NetworkConfig, NodeId, Place};
 use flannel_firewall::Family;
 use flannel_netlink::Namespace;
@@ -215,7 +215,7 @@ impl Backends {
 impl Default for Backends {
     /// Those of this project.
     fn default() -> Self {
-        Self::empty()
+        let backends = Self::empty()
             .add("alloc", |request| Ok::<_, BackendError>(Alloc::new(request.uplink.clone())))
             .add("extension", extension)
             .add("host-gw", host_gw)
@@ -224,13 +224,10 @@ impl Default for Backends {
             .migrating("udp")
             .with_bpf("udp")
             .add("vxlan", vxlan)
-            .migrating("vxlan")
-            .add("wireguard", wireguard)
-            .encrypting("wireguard", DEVICES)
-            .migrating("wireguard")
-            .add("wireguard-2", wireguard)
-            .encrypting("wireguard-2", DEVICES)
-            .migrating("wireguard-2")
+            .migrating("vxlan");
+        NAMES.into_iter().fold(backends, |backends, name| {
+            backends.add(name, wireguard).encrypting(name, DEVICES).migrating(name)
+        })
     }
 }
 
@@ -302,7 +299,7 @@ mod tests {
             );
             backends.tunnels(&json.parse().unwrap())
         };
-        for kind in ["wireguard", "wireguard-2"] {
+        for kind in NAMES {
             let devices: Vec<_> = of(kind).unwrap().into_values().collect();
             assert_eq!(devices, ["flannel-wg+", "flannel-wg+"], "those of either name");
         }

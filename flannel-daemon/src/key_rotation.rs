@@ -1,5 +1,6 @@
 //! New keys for all nodes of a WireGuard network, by a move to the other name of the backend.
 
+use flannel_backend_wireguard::NAMES;
 use flannel_store::{ConfigText, Registry};
 use serde_json::{Map, Value};
 
@@ -61,8 +62,6 @@ fn member<'a>(object: &'a mut Map<String, Value>, name: &str) -> &'a mut Value {
     let known = object.keys().find(|key| key.eq_ignore_ascii_case(name)).cloned();
     object.entry(known.unwrap_or_else(|| name.into())).or_insert(Value::Null)
 }
-
-const NAMES: [&str; 2] = ["wireguard", "wireguard-2"];
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use flannel_backend_udp::uses_ebpf;
-use flannel_backend_wireguard::outer_flow;
+use flannel_backend_wireguard::{NAMES, outer_flow};
 use flannel_core::{Family, Lease, LeaseEvent, Store};
 use flannel_firewall::{Direction, Flow, PacketPath, inspect};
 use flannel_netlink::{
@@ -131,7 +131,7 @@ async fn findings(
 fn encapsulated(stored: &Stored, near: IpAddr, far: IpAddr) -> Option<(SocketAddr, SocketAddr)> {
     let backend = stored.config.backend();
     let port = match backend.kind() {
-        "wireguard" | "wireguard-2" => {
+        kind if NAMES.contains(&kind) => {
             let family = if near.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
             return outer_flow(&stored.config, &stored.attrs(near)?, &stored.attrs(far)?, family);
         }

@@ -11,6 +11,7 @@ mod walk_tests;
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
+use flannel_backend_wireguard::NAMES;
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Facts, Running};
@@ -111,7 +112,7 @@ fn follow(facts: &Facts, passed: &mut Vec<Passed>) -> Result<(), Broken> {
     let tunnel = tunnel.map(|(device, _)| device);
     let route = match facts.stored.config.backend().kind() {
         "host-gw" | "vxlan" => overlay::route(facts, &peer, &way, tunnel, far)?,
-        "udp" | "wireguard" | "wireguard-2" => overlay::route_to_all(facts, far)?,
+        kind if kind == "udp" || NAMES.contains(&kind) => overlay::route_to_all(facts, far)?,
         _ => overlay::any_route(facts, far)?,
     };
     pass("route", route);
