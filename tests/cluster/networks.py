@@ -15,6 +15,7 @@ MANIFESTS = {
 }
 NAMESPACE, DAEMON_SET = "kube-flannel", "kube-flannel-ds"
 VXLAN = {"Type": "vxlan"}
+TUN = ("udp", "wireguard", "wireguard-2")
 
 
 def objects(network: str, families: list[Family], backend: dict = VXLAN, all_plugins: bool = False, **settings) -> list[dict]:
@@ -26,7 +27,7 @@ def objects(network: str, families: list[Family], backend: dict = VXLAN, all_plu
     for document in documents:
         if document["kind"] == "ConfigMap":
             document["data"]["net-conf.json"] = json.dumps(net_conf(families, backend) | settings)
-        if document["kind"] == "DaemonSet" and backend["Type"] == "udp":
+        if document["kind"] == "DaemonSet" and backend["Type"] in TUN:
             give_tun(document["spec"]["template"]["spec"])
         if all_plugins and network == "flannel-node":
             replace_plugins(document)
@@ -52,20 +53,15 @@ def replace_plugins(document: dict) -> None:
 
 
 def give_tun(pod: dict) -> None:
-    """What the udp backend needs besides, as docs/kubernetes.md says."""
+    """What backends with an engine of their own need besides, as docs/kubernetes.md says."""
     pod["volumes"].append({"name": "tun", "hostPath": {"path": "/dev/net/tun", "type": "CharDevice"}})
     pod["containers"][0]["volumeMounts"].append({"name": "tun", "mountPath": "/dev/net/tun"})
 
 
-def apply(cluster: Cluster, network: str, *, restart: bool = False, **settings) -> None:
-    """Applies a network's manifest and waits until it runs on all nodes.
-
-    Pods read the configuration when they start: `restart` restarts those that run, if nothing but the configuration changed.
-    """
+def apply(cluster: Cluster, network: str, **settings) -> None:
+    """Applies a network's manifest and waits until it runs on all nodes."""
     items = {"apiVersion": "v1", "kind": "List", "items": objects(network, cluster.families, **settings)}
     cluster.kubectl("apply", "-f", "-", input=json.dumps(items))
-    if restart:
-        cluster.kubectl("rollout", "restart", f"daemonset/{DAEMON_SET}", "-n", NAMESPACE)
     wait(cluster)
 
 

@@ -76,6 +76,7 @@ SCENARIOS = {
     "faults": Scenario(family="46", trials=FAULTS),
     "host-gw": Scenario(backend={"Type": "host-gw"}, proxy="iptables", trials=FEW, conformance=True),
     "udp": Scenario(backend={"Type": "udp"}, trials=FEW, conformance=True),
+    "wireguard": Scenario(family="46", backend={"Type": "wireguard"}, trials=(*FEW, trials.keys_are_rotated), conformance=True),
     "v4": Scenario(trials=FEW, conformance=True),
     "v6": Scenario(family="6", trials=FEW, conformance=True),
     "iptables": Scenario(family="46", proxy="iptables", trials=FEW, conformance=True),

@@ -13,6 +13,7 @@ from networks import DAEMON_SET, NAMESPACE
 from workload import HOST_PORT, NODE_PORT, PORT, Workload, url
 
 OUR_AGENT = "flannel-kube"
+BACKEND_TYPE, BACKEND_DATA, SECOND_BACKEND = (f"flannel.alpha.coreos.com/{key}" for key in ("backend-type", "backend-data", "second-backend"))
 
 
 def check(condition: bool, what: str) -> None:
@@ -215,11 +216,41 @@ def published(cluster: Cluster) -> dict:
 
 
 def the_backend_changes(cluster: Cluster, workload: Workload) -> str:
-    for backend in ({"Type": "host-gw"}, {"Type": "vxlan"}):
-        networks.apply(cluster, "flannel-node", backend=backend, restart=True)
-        check_ready(cluster)
-        pods_reach_each_other_and_services(cluster, workload)
-    return "vxlan to host-gw and back"
+    """By nothing but the ConfigMap."""
+    with pings.running(workload.flows()) as lost:
+        for backend in ({"Type": "host-gw"}, {"Type": "vxlan"}):
+            move(cluster, backend)
+            check_ready(cluster)
+            pods_reach_each_other_and_services(cluster, workload)
+    return f"vxlan to host-gw and back; {none_lost(lost)}"
+
+
+def move(cluster: Cluster, backend: dict) -> None:
+    """Changes the backend in the ConfigMap and waits until all nodes have moved. Kubelets take up to two minutes to show it to them."""
+    def moved() -> bool:
+        nodes = published(cluster).values()
+        return all(each.get(BACKEND_TYPE) == backend["Type"] and not each.get(SECOND_BACKEND) for each in nodes)
+
+    networks.apply(cluster, "flannel-node", backend=backend)
+    cluster.until(f"all nodes to have moved to {backend['Type']}", 300, moved)
+
+
+def keys_are_rotated(cluster: Cluster, workload: Workload) -> str:
+    """There and back, which makes new keys each time."""
+    keys = [public_keys(cluster)]
+    with pings.running(workload.flows()) as lost:
+        for name in ("wireguard-2", "wireguard"):
+            move(cluster, {"Type": name})
+            keys.append(public_keys(cluster))
+            check_ready(cluster)
+            pods_reach_each_other_and_services(cluster, workload)
+    count = sum(map(len, keys))
+    check(count == 3 * len(cluster.nodes) and len(set().union(*keys)) == count, f"keys {keys}")
+    return f"{count} keys; {none_lost(lost)}"
+
+
+def public_keys(cluster: Cluster) -> set[str]:
+    return {json.loads(each[BACKEND_DATA])["PublicKey"] for each in published(cluster).values()}
 
 
 def what_is_wrong_with_a_peer_is_an_event(cluster: Cluster, _workload: Workload) -> str:
