@@ -54,16 +54,19 @@ impl MigratingNetwork {
 
     /// Goes back at once to what was to be taken down first, because peers need it again.
     fn turn_back(&mut self) {
-        let mut state = self.shared.state();
-        let is_known = |config: &NetworkConfig| {
-            let kind = config.backend().kind();
-            Side::ALL.into_iter().any(|side| state.side(side).is_some_and(|it| it.kind() == kind))
+        let then = {
+            let mut state = self.shared.state();
+            let is_there = state.then.as_ref().is_some_and(|it| state.side_of(it).is_some());
+            is_there.then(|| state.then.take()).flatten()
         };
-        let Some(config) = state.then.clone().filter(is_known) else { return };
-        state.then = None;
-        drop(state);
-        self.look_at = Some(Instant::now());
-        if let Err(error) = self.begin(&config) {
+        if let Some(config) = then {
+            self.look_at = Some(Instant::now());
+            self.go_on_to(&config);
+        }
+    }
+
+    fn go_on_to(&mut self, config: &NetworkConfig) {
+        if let Err(error) = self.begin(config) {
             warn!("cannot move to {}: {}", config.backend().kind(), error_chain(&error));
         }
     }
@@ -117,10 +120,8 @@ impl MigratingNetwork {
         self.remember();
         (self.via, self.left_at) = (Some(BTreeMap::new()), None);
         self.look_at = Some(Instant::now());
-        if let Some(config) = then
-            && let Err(error) = self.begin(&config)
-        {
-            warn!("cannot move to {}: {}", config.backend().kind(), error_chain(&error));
+        if let Some(config) = then {
+            self.go_on_to(&config);
         }
     }
 
@@ -136,10 +137,7 @@ impl MigratingNetwork {
         self.shared.source.admit(config)?;
         let kind = config.backend().kind();
         let state = self.shared.state().clone();
-        let known = Side::ALL
-            .into_iter()
-            .find(|side| state.side(*side).is_some_and(|running| running.kind() == kind));
-        if let Some(side) = known {
+        if let Some(side) = state.side_of(config) {
             // What the lease does not name any more is on its way out, and comes back as a new one.
             if side != state.target && self.left_at.is_some() {
                 self.shared.state().then = Some(config.clone());

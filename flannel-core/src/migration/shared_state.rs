@@ -38,7 +38,7 @@ pub(super) struct State {
     pub(super) layout: Option<Layout>,
     /// What was advertised last.
     pub(super) advertised: Option<Layout>,
-    /// The configuration of a third backend, which is moved to afterwards.
+    /// What is moved to afterwards: a third backend, or one that has to be taken down first.
     pub(super) then: Option<NetworkConfig>,
 }
 
@@ -89,6 +89,13 @@ impl State {
             Side::Base => Some(&mut self.base),
             Side::Beside => self.beside.as_mut(),
         }
+    }
+
+    /// The side that the backend of `config` is on, if it is there.
+    pub(super) fn side_of(&self, config: &NetworkConfig) -> Option<Side> {
+        let kind = config.backend().kind();
+        let is_it = |side: &Side| self.side(*side).is_some_and(|running| running.kind() == kind);
+        Side::ALL.into_iter().find(is_it)
     }
 
     pub(super) fn record(&self) -> MigrationRecord {
