@@ -8,7 +8,7 @@ use flannel_testbed::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::support::{Cluster, asked, eventually, program};
+use super::support::{Cluster, asked, program};
 
 const HOSTS: usize = 3;
 
@@ -83,27 +83,27 @@ pub(crate) async fn finished(cluster: &Cluster, network: &str) {
         is_it && !lease.contains("SecondBackend") && record(cluster, n).contains(r#""beside":null"#)
     };
     let hosts = cluster.testbed.hosts().len();
+    // The sync after the last says so, and takes over the route that refuses.
+    let is_said = async |n: usize| {
+        let (_, ready) = asked(&cluster.subnet_file(n).with_extension("sock"), "/readyz");
+        let routes = cluster.shell(n, "ip route show table all; ip nexthop show").await;
+        let marks = ["proto 241", "proto 242"].map(|mark| routes.contains(mark));
+        !ready.contains("migration") && marks[0] != marks[1]
+    };
     let done = async {
-        while !(0..hosts).all(is_done) {
-            sleep(Duration::from_millis(20)).await;
+        for n in 0..hosts {
+            while !(is_done(n) && is_said(n).await) {
+                sleep(Duration::from_millis(20)).await;
+            }
         }
     };
     if timeout(Duration::from_secs(90), done).await.is_err() {
         for n in 0..hosts {
             let status = asked(&cluster.subnet_file(n).with_extension("sock"), "/status").1;
-            println!("{n}: {}\n{status}", cluster.lease(n));
+            let routes = cluster.shell(n, "ip route show table all").await;
+            println!("{n}: {}\n{status}\n{routes}", cluster.lease(n));
         }
         panic!("{network}: not finished");
-    }
-    for n in 0..hosts {
-        // The sync after the last says so, and takes over the route that refuses.
-        eventually(async || {
-            let (_, ready) = asked(&cluster.subnet_file(n).with_extension("sock"), "/readyz");
-            let routes = cluster.shell(n, "ip route show table all; ip nexthop show").await;
-            let marks = ["proto 241", "proto 242"].map(|mark| routes.contains(mark));
-            !ready.contains("migration") && marks[0] != marks[1]
-        })
-        .await;
     }
 }
 
