@@ -3,6 +3,7 @@
 import json
 import time
 
+import networks
 import pings
 from lab import Cluster
 from trials import check, check_ready, none_lost, ready, routes, wait_for
@@ -36,10 +37,10 @@ def the_api_server_is_killed_while_nodes_come_and_go(cluster: Cluster, workload:
 
 def made_up(cluster: Cluster, number: int) -> dict:
     subnets = [subnet(family.pods, number) for family in cluster.families]
-    address = {f"flannel.alpha.coreos.com/public-{'ipv6' if family.version == 6 else 'ip'}": family.host(200) for family in cluster.families}
+    address = {f"{networks.ANNOTATIONS}/public-{'ipv6' if family.version == 6 else 'ip'}": family.host(200) for family in cluster.families}
     mac = json.dumps({"VNI": 1, "VtepMAC": f"02:00:00:00:00:{number:02x}"})
-    data = {f"flannel.alpha.coreos.com/backend-{'v6-' if family.version == 6 else ''}data": mac for family in cluster.families}
-    kind = {"flannel.alpha.coreos.com/kube-subnet-manager": "true", "flannel.alpha.coreos.com/backend-type": "vxlan"}
+    data = {f"{networks.ANNOTATIONS}/backend-{'v6-' if family.version == 6 else ''}data": mac for family in cluster.families}
+    kind = {f"{networks.ANNOTATIONS}/kube-subnet-manager": "true", f"{networks.ANNOTATIONS}/backend-type": "vxlan"}
     return {
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": MADE_UP.format(number), "annotations": address | data | kind},

@@ -15,6 +15,7 @@ MANIFESTS = {
 }
 NAMESPACE, DAEMON_SET = "kube-flannel", "kube-flannel-ds"
 VXLAN = {"Type": "vxlan"}
+ANNOTATIONS = "flannel.alpha.coreos.com"
 TUN = ("udp", "wireguard", "wireguard-2")
 
 

@@ -13,7 +13,7 @@ from networks import DAEMON_SET, NAMESPACE
 from workload import HOST_PORT, NODE_PORT, PORT, Workload, url
 
 OUR_AGENT = "flannel-kube"
-BACKEND_TYPE, BACKEND_DATA, SECOND_BACKEND = (f"flannel.alpha.coreos.com/{key}" for key in ("backend-type", "backend-data", "second-backend"))
+BACKEND_TYPE, BACKEND_DATA, SECOND_BACKEND = (f"{networks.ANNOTATIONS}/{key}" for key in ("backend-type", "backend-data", "second-backend"))
 
 
 def check(condition: bool, what: str) -> None:
@@ -262,7 +262,7 @@ def what_is_wrong_with_a_peer_is_an_event(cluster: Cluster, _workload: Workload)
     names = ["ghost1", "ghost2"]
     try:
         for number, name in enumerate(names, 1):
-            annotations = {f"flannel.alpha.coreos.com/{key}": value for key, value in {
+            annotations = {f"{networks.ANNOTATIONS}/{key}": value for key, value in {
                 "kube-subnet-manager": "true", "backend-type": "ipip", "backend-data": "null", "public-ip": f"192.0.2.{number}",
             }.items()}
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "annotations": annotations}}
