@@ -481,11 +481,10 @@ for line in sys.stdin:
     done
 }
 
-# Tests of the store and of the parsers, of which there are many: release without what makes only the result small. Both crates at
-# once, so that what they share is built once.
+# Tests of the store, of which there are many: release without what makes only the result small.
 optimised() {
     CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        cargo test --release -q -p flannel-store -p flannel-fuzz --all-features "$@"
+        cargo test --release -q -p flannel-store --all-features "$@"
 }
 
 # The lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
@@ -502,19 +501,17 @@ part_simulate() {
 
 # Texts and packets from outside: variants of known ones, and what libFuzzer finds in a few seconds, with all targets at once.
 part_fuzz() {
-    PROPTEST_CASES=3000 optimised --test variants
-    # What tells libFuzzer where a program has been. cargo-fuzz sets the same, and a sanitizer that safe code can do without.
-    local flags="-Cpasses=sancov-module -Cdebug-assertions --cfg=fuzzing" flag
-    for flag in level=4 inline-8bit-counters pc-table trace-compares; do flags+=" -Cllvm-args=-sanitizer-coverage-$flag"; done
-    local host; host=$(rustc -vV | sed -n 's/^host: //p')
-    local folder=${CARGO_TARGET_DIR:-target}/fuzz
-    RUSTFLAGS=$flags cargo build --release --manifest-path fuzz/Cargo.toml --target "$host" --target-dir "$folder"
-    local source target logs running=() failed=0
+    PROPTEST_CASES=3000 cargo test -q --workspace --all-features --test variants
+    # With what the tests' crates depend on.
+    local program=(env RUSTC_WORKSPACE_WRAPPER=flannel-fuzz/instrumented.sh cargo test -q --locked --workspace --all-features --bin libfuzzer)
+    "${program[@]}" --no-run
+    local target logs running=() failed=0 folder
+    folder=$(realpath "${CARGO_TARGET_DIR:-target}")/fuzz
     logs=$(mktemp -d)
-    for source in fuzz/fuzz_targets/*.rs; do
-        target=$(basename "$source" .rs)
-        mkdir -p "fuzz/corpus/$target" "fuzz/artifacts/$target"
-        "$folder/$host/release/$target" "fuzz/corpus/$target" "flannel-fuzz/seeds/$target" -artifact_prefix="fuzz/artifacts/$target/" \
+    for target in flannel-fuzz/seeds/*; do
+        target=${target##*/}
+        mkdir -p "$folder/$target"
+        FLANNEL_FUZZ_TARGET=$target "${program[@]}" -- "$folder/$target" "$PWD/flannel-fuzz/seeds/$target" -artifact_prefix="$folder/$target-" \
             -verbosity=0 -print_final_stats=1 -max_total_time="${FLANNEL_FUZZ_SECONDS:-25}" >"$logs/$target" 2>&1 &
         running+=("$!:$target")
     done

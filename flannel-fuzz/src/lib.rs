@@ -1,9 +1,8 @@
 //! What has to hold for every text and every packet that comes from outside: one function for each kind, which takes any bytes and
 //! panics if the parser does, or if what it made of them is not what it says.
 //!
-//! Tests run them over what is in `seeds` and over millions of variants of those; the programs in the folder `fuzz`, which
-//! is outside of the workspace, run them under libFuzzer. Another kind is one more function, an entry in [`TARGETS`], a folder of
-//! seeds and a program of three lines.
+//! Tests run them over what is in `seeds` and over millions of variants of those; the program `libfuzzer` runs them under libFuzzer.
+//! Another kind is one more function, an entry in [`TARGETS`] and a folder of seeds.
 #![forbid(unsafe_code)]
 
 mod cni;
@@ -29,7 +28,7 @@ pub use subnet_env::subnet_env;
 /// One kind of text or packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// The name of its program and of its folder in `seeds`.
+    /// Its name, which is that of its folder in `seeds`.
     pub name: &'static str,
     /// Panics if the parser does not do what it has to.
     pub check: fn(&[u8]),
