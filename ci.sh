@@ -481,22 +481,17 @@ for line in sys.stdin:
     done
 }
 
-# Tests of the store, of which there are many: release without what makes only the result small.
-optimised() {
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        cargo test --release -q -p flannel-store --all-features "$@"
-}
-
 # The lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
 part_simulate() {
-    optimised --lib --test cluster --test racing --no-run
-    optimised --test racing
-    optimised --lib model -- --nocapture | grep -oE '[0-9]+ nodes, [0-9]+ subnets.*|^test result.*'
-    local runs=${FLANNEL_SIM_RUNS:-2000} first=$(($(date +%s) * 1000))
+    local tests=(cargo test -q --workspace --all-features) runs=${FLANNEL_SIM_RUNS:-2000} first=$(($(date +%s) * 1000))
+    FLANNEL_RACE_ROUNDS=1000 "${tests[@]}" --test racing -- --skip in_a_folder
+    FLANNEL_RACE_ROUNDS=20 "${tests[@]}" --test racing -- in_a_folder
+    FLANNEL_MODEL_STATES=1500000 "${tests[@]}" --lib -- --nocapture registry_store::model |
+        grep -oE '[0-9]+ nodes, [0-9]+ subnets.*|^test result.* [1-9][0-9]* passed.*'
     echo "$runs schedules, the same in every run"
-    FLANNEL_SIM_RUNS=$runs optimised --test cluster -- --nocapture
+    FLANNEL_SIM_RUNS=$runs "${tests[@]}" --test cluster -- --nocapture
     echo "$((runs / 4)) schedules of this run: FLANNEL_SIM_FIRST=$first"
-    FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=$((runs / 4)) optimised --test cluster -- --nocapture whatever
+    FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=$((runs / 4)) "${tests[@]}" --test cluster -- --nocapture whatever
 }
 
 # Texts and packets from outside: variants of known ones, and what libFuzzer finds in a few seconds, with all targets at once.

@@ -14,6 +14,7 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    thread,
     time::Duration,
 };
 
@@ -53,17 +54,26 @@ fn whatever_happens_no_subnet_is_held_twice_and_everybody_converges() {
             first..first + variable("FLANNEL_SIM_RUNS").unwrap_or(RUNS)
         }
     };
-    let (mut nodes, mut longest) = (0, 0);
-    for seed in seeds.clone() {
+    let (runs, first) = (seeds.end - seeds.start, seeds.start);
+    let nodes_of = |seed| {
         let history = checked_run(seed);
-        nodes += history.nodes;
-        longest = longest.max(history.nodes);
-        if seeds.end - seeds.start == 1 {
+        if runs == 1 {
             println!("{}\nhistory {:016x}", history.lines.join("\n"), history.hash());
         }
-    }
-    let (runs, first) = (seeds.end - seeds.start, seeds.start);
-    println!("{runs} runs from seed {first} on, {nodes} nodes in all, {longest} at most");
+        history.nodes
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let nodes: Vec<usize> = thread::scope(|scope| {
+        let every = |n| seeds.clone().skip(n).step_by(threads);
+        let some = |n| scope.spawn(move || every(n).map(nodes_of).collect::<Vec<_>>());
+        let running: Vec<_> = (0..threads).map(some).collect();
+        running
+            .into_iter()
+            .flat_map(|some| some.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
+    let (all, longest) = (nodes.iter().sum::<usize>(), nodes.iter().max().unwrap_or(&0));
+    println!("{runs} runs from seed {first} on, {all} nodes in all, {longest} at most");
 }
 
 #[test]
