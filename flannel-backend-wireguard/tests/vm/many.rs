@@ -3,12 +3,7 @@
 
 use std::{fs, process::Command};
 
-use flannel_core::testing::network::Nodes;
-
-use crate::{
-    support::{IPV4, World, world},
-    thousands::leases,
-};
+use crate::support::World;
 
 /// How many datagrams went between the kernel of host 0 and whoever talks netlink to it, in both directions.
 struct Counter<'a>(&'a World);
@@ -31,40 +26,51 @@ impl<'a> Counter<'a> {
     }
 }
 
-#[tokio::test]
-#[ignore = "needs another kernel: run ./ci.sh vm"]
-async fn of_5000_peers_one_change_is_one_message() {
-    let world = world(IPV4).await;
-    let mut nodes = Nodes::start(&world).await;
-    let attrs = nodes.lease(1).attrs.clone();
-    let all = nodes.peers(0, leases(&attrs, 51820));
-    let one_changed = nodes.peers(0, leases(&attrs, 999));
-    let report = nodes.network(0).sync(&all).await.unwrap();
-    assert_eq!((report.added, report.removed, report.problems.len()), (5000, 3, 0));
-    let peers = world.peers(0, "flannel-wg").await;
-    assert_eq!(peers.len(), 5000);
-    assert!(peers.iter().all(|peer| peer.allowed_ips.len() == 1));
+mod once {
+    use flannel_core::testing::network::Nodes;
 
-    let counter = Counter::new(&world).await;
-    let mut counts = Vec::new();
-    // The kernel's answers grow to the size that the first reads have shown to be of use.
-    for peers in [&all, &all, &all, &one_changed, &all, &all] {
-        let before = counter.count();
-        let report = nodes.network(0).sync(peers).await.unwrap();
-        counts.push((report.writes(), counter.count() - before));
-    }
-    let [_, _, (nothing, reads), changed, changed_back, (nothing_again, reads_again)] = counts[..]
-    else {
-        panic!("{counts:?}")
+    use super::Counter;
+    use crate::{
+        support::{IPV4, world},
+        thousands::leases,
     };
-    println!("datagrams: {counts:?}");
-    assert_eq!((nothing, nothing_again, reads), (0, 0, reads_again));
-    // A request and its acknowledgement.
-    assert_eq!((changed, changed_back), ((1, reads + 2), (1, reads + 2)));
-    let before = counter.count();
-    assert_eq!(nodes.sync(0).await.writes(), 5003);
-    let removal = counter.count() - before - reads;
-    // 48 bytes for each that is removed.
-    println!("datagrams to remove them: {removal}");
-    assert!(removal < 2 * 20, "{removal}");
+
+    #[tokio::test]
+    #[ignore = "needs another kernel: run ./ci.sh vm"]
+    async fn of_5000_peers_one_change_is_one_message() {
+        let world = world(IPV4).await;
+        let mut nodes = Nodes::start(&world).await;
+        let attrs = nodes.lease(1).attrs.clone();
+        let all = nodes.peers(0, leases(&attrs, 51820));
+        let one_changed = nodes.peers(0, leases(&attrs, 999));
+        let report = nodes.network(0).sync(&all).await.unwrap();
+        assert_eq!((report.added, report.removed, report.problems.len()), (5000, 3, 0));
+        let peers = world.peers(0, "flannel-wg").await;
+        assert_eq!(peers.len(), 5000);
+        assert!(peers.iter().all(|peer| peer.allowed_ips.len() == 1));
+
+        let counter = Counter::new(&world).await;
+        let mut counts = Vec::new();
+        // The kernel's answers grow to the size that the first reads have shown to be of use.
+        for peers in [&all, &all, &all, &one_changed, &all, &all] {
+            let before = counter.count();
+            let report = nodes.network(0).sync(peers).await.unwrap();
+            counts.push((report.writes(), counter.count() - before));
+        }
+        let [_, _, (nothing, reads), changed, changed_back, (nothing_again, reads_again)] =
+            counts[..]
+        else {
+            panic!("{counts:?}")
+        };
+        println!("datagrams: {counts:?}");
+        assert_eq!((nothing, nothing_again, reads), (0, 0, reads_again));
+        // A request and its acknowledgement.
+        assert_eq!((changed, changed_back), ((1, reads + 2), (1, reads + 2)));
+        let before = counter.count();
+        assert_eq!(nodes.sync(0).await.writes(), 5003);
+        let removal = counter.count() - before - reads;
+        // 48 bytes for each that is removed.
+        println!("datagrams to remove them: {removal}");
+        assert!(removal < 2 * 20, "{removal}");
+    }
 }
