@@ -399,17 +399,21 @@ part_kube() {
 # Debian's kernels that tests run on in a virtual machine.
 vm_kernels=(linux-image-cloud-amd64 linux-image-6.12-cloud-amd64)
 
+# The machines that were started, their logs, and what may be left of them when everything has ended early.
+machines=() machine_logs=
+trap '[ -z "$machine_logs" ] || for machine in "${machines[@]}"; do kill -- "-${machine%%:*}" 2>/dev/null || true; done' EXIT
+
 # On other kernels than this one: tests/vm.rs of every crate, and when asked for by name, suites that run on this kernel as well. Tests in
 # a module "once" run on one kernel only: those of the first suite on the first kernel, those of the second on the second, and so on.
 # FLANNEL_VM is a list of suites instead (flannel-backend-vxlan:netns), FLANNEL_VM_TESTS one of words in names of tests, and
-# FLANNEL_VM_KERNELS one of kernels.
-part_vm() {
+# FLANNEL_VM_KERNELS one of kernels. This starts the machines, and part_vm waits for them: in between they take what time nobody needs.
+part_vm_start() {
     local needed=(apt-get:apt busybox:busybox-static cpio:cpio depmod:kmod qemu-system-x86_64:qemu-system-x86 strip:binutils) missing
     mapfile -t missing < <(packages_missing "${needed[@]}")
     [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
     mapfile -t missing < <(packages_missing "${needed[@]}")
     [ ${#missing[@]} -eq 0 ] || { lacks "no virtual machine: apt-get install ${missing[*]}"; return; }
-    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool without=() known=() machines=() n=0 logs log kernel ran failed=0 seconds wanted status command
+    local kernels=("${vm_kernels[@]}") suites=(vm) names programs tool without=() known=() n=0 kernel
     [ "$everything" = true ] || suites+=(flannel-backend-hostgw:netns flannel-backend-vxlan:netns flannel-backend-udp:tun flannel-backend-udp:bpf)
     [ -z "${FLANNEL_VM:-}" ] || read -ra suites <<<"$FLANNEL_VM"
     [ -z "${FLANNEL_VM_KERNELS:-}" ] || read -ra kernels <<<"$FLANNEL_VM_KERNELS"
@@ -447,36 +451,45 @@ for line in sys.stdin:
             lacks "the real flanneld could not be built"; without=(--skip both_programs)
         fi
     fi
-    logs=$(mktemp -d)
     apt-cache show "${kernels[0]}" >/dev/null 2>&1 || apt_install
     for kernel in "${kernels[@]}"; do
         if apt-cache show "$kernel" >/dev/null 2>&1; then known+=("$kernel"); else skip "apt-get knows no $kernel"; fi
     done
     [ ${#known[@]} -gt 0 ] || return 1
-    # All machines at once: each takes one processor, and their time does not depend on how fast they are.
+    machine_logs=$(mktemp -d)
+    # All machines at once: each takes one processor, and their time does not depend on how fast they are. Each is a group of processes.
+    set -m
     for kernel in "${known[@]}"; do
-        flannel-testbed/vm.sh "$kernel" 1800 "suites=0; for suite in /vm/*:*; do
+        flannel-testbed/vm.sh "$kernel" 3600 "suites=0; for suite in /vm/*:*; do
             echo \$suite; once=; [ \$((suites++ % ${#known[@]})) = $n ] || once='--skip once::'
             \$suite --ignored ${FLANNEL_VM_TESTS:-} ${without[*]} \$once || failed=1
-        done; exit \$failed" "${programs[@]}" >"$logs/$kernel" 2>&1 &
+        done; exit \$failed" "${programs[@]}" >"$machine_logs/$kernel" 2>&1 &
         n=$((n + 1))
         machines+=("$!:$kernel")
     done
-    for kernel in "${machines[@]}"; do
-        wait "${kernel%%:*}" || failed=1
-        log=$logs/${kernel#*:}
+    set +m
+}
+
+part_vm() {
+    [ -n "$machine_logs" ] || part_vm_start
+    [ -n "$machine_logs" ] || return 0
+    local machine log ran failed=0 seconds wanted status command
+    for machine in "${machines[@]}"; do
+        wait "${machine%%:*}" || failed=1
+        log=$machine_logs/${machine#*:}
         cat "$log"
         ran=$(tests_passed "$log")
         echo "vm tests that ran on $(grep -om1 '^Linux [0-9].*' "$log"): $ran"
         [ "$ran" -gt 0 ] || failed=1
     done
-    rm -r "$logs"
+    rm -r "$machine_logs"
+    machine_logs=
     [ "$failed" = 0 ] || return 1
     # What goes wrong in the machine goes wrong here.
     for command in 7:300:'exit 7' 124:10:'while :; do :; done' 125:300:'echo c >/proc/sysrq-trigger'; do
         IFS=: read -r wanted seconds command <<<"$command"
         status=0
-        flannel-testbed/vm.sh "${known[0]}" "$seconds" "$command" >/dev/null 2>&1 || status=$?
+        flannel-testbed/vm.sh "${machines[0]#*:}" "$seconds" "$command" >/dev/null 2>&1 || status=$?
         [ "$status" = "$wanted" ] || { echo "the machine ended with $status instead of $wanted: $command"; return 1; }
     done
 }
@@ -526,7 +539,7 @@ part_features() {
     local crate feature
     while read -r crate feature; do
         echo "$crate: ${feature:-no features}"
-        cargo clippy -q -p "$crate" --no-default-features ${feature:+--features "$feature"} -- -D warnings
+        cargo clippy -q -p "$crate" --no-deps --no-default-features ${feature:+--features "$feature"} -- -D warnings
     done < <(cargo metadata --no-deps --format-version 1 | python3 -c '
 import json, sys
 for package in json.load(sys.stdin)["packages"]:
@@ -616,7 +629,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld kube cni manifests vm cluster demo)
+all=(tools fmt clippy test vm_start doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld kube cni manifests vm cluster demo)
 everything=false
 [ $# -gt 0 ] || { everything=true; set -- "${all[@]}"; }
 [ "$*" = quick ] && set -- fmt clippy unit
