@@ -31,7 +31,7 @@ pub(crate) fn messages(mut bytes: &[u8]) {
             0 => {
                 let is_taken = open(&mut here.lock(), own).is_some();
                 assert!(!is_taken, "{own:x?} was opened");
-                let mut scratch = [0; 2 * MAX_HANDSHAKE];
+                let mut scratch = vec![0; own.len() + MAX_HANDSHAKE];
                 let answered =
                     here.lock().handshake(own, FROM, &mut scratch, Instant::now(), &mut send);
                 // A cookie reply has a message authentication code as well.
@@ -126,6 +126,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn long_messages_that_nobody_sent_are_not_opened() {
+        for index in 0..=8 {
+            let mut message = vec![0, 1000_u16.to_be_bytes()[0], 1000_u16.to_be_bytes()[1]];
+            message.extend([4, 0, 0, 0, index, 7, 0, 0]);
+            message.resize(3 + 1000, 0);
+            messages(&message);
+        }
+    }
 
     #[test]
     fn each_kind_of_message_passes() {
