@@ -135,7 +135,7 @@ async fn both_nodes_explain_a_path_to_a_pod_and_to_those_behind_a_service() {
             "source": source, "destination": destination,
             "passed": [{"link": "network", "says": "10.3.0.0/16"}], "broken": broken,
         });
-        (path == "explain").then(|| (200, explanation.to_string()))
+        (path == "explain").then(|| (200, explanation.to_string().into()))
     });
     let explained = async |from: &str, to: &str| {
         let access = access(&server);
@@ -233,8 +233,9 @@ async fn a_measurement_leaves_no_pod_behind() {
     ] {
         let server = cluster();
         let log = log.clone();
-        server
-            .answer_with(move |request| request.path.ends_with("/log").then(|| (200, log.clone())));
+        server.answer_with(move |request| {
+            request.path.ends_with("/log").then(|| (200, log.clone().into()))
+        });
         let (access, options) = (access(&server), options());
         let mut said = Vec::new();
         let outcome = soon(async {

@@ -15,5 +15,7 @@ pub fn kube(bytes: &[u8]) {
             whole.iter().map(|item| serde_json::from_slice(item).expect("an item")).collect();
         assert_eq!(&found, items);
     }
-    assert_eq!(watch(bytes, bytes.len()), watch(bytes, 7));
+    for is_protobuf in [false, true] {
+        assert_eq!(watch(bytes, bytes.len(), is_protobuf), watch(bytes, 7, is_protobuf));
+    }
 }

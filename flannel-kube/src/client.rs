@@ -51,6 +51,8 @@ pub(crate) struct Answer {
     call: Call,
     connection: Connection,
     body: Incoming,
+    /// Whether it is protobuf, and not JSON.
+    pub(crate) is_protobuf: bool,
     /// When something came last.
     heard: Instant,
 }
@@ -220,7 +222,12 @@ impl Client {
         let (head, body) = head.map_err(late)?.map_err(Reason::Broken)?.into_parts();
         let client = self.clone();
         let heard = Instant::now();
-        let mut answer = Answer { client, call: call.clone(), connection, body, heard };
+        let is_protobuf = head
+            .headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(PROTOBUF.as_bytes()));
+        let mut answer =
+            Answer { client, call: call.clone(), connection, body, is_protobuf, heard };
         if head.status.is_success() {
             return Ok(answer);
         }
@@ -346,4 +353,5 @@ const LONGEST_IDLE: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 4;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const JSON: &str = "application/json";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";

@@ -3,7 +3,7 @@
 //! * [`ClientConfig`] says which API server to talk to, and as whom: as the pod that this process runs in, or as a kubeconfig says.
 //! * [`Client`] makes requests. Nothing of an answer is kept that was not asked for: lists are taken apart while they arrive, and
 //!   a watch holds one event at a time.
-//! * [`Reflector`] follows all objects of one kind, and keeps what a [`Projection`] makes of each.
+//! * [`Reflector`] follows all objects of one kind, and keeps what a [`Projection`] makes of each. Nodes may come in protobuf.
 //!
 //! All of it works on the caller's task: there are no background tasks, and dropping a future or a reflector ends its connections.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ mod leading;
 mod list;
 mod list_splitter;
 mod objects;
+mod protobuf;
 mod reflector;
 mod request;
 mod watch;

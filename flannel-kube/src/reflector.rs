@@ -30,6 +30,8 @@ pub use projection::{Merged, Projection};
 pub struct ReflectorOptions {
     /// Follow metadata only after the first snapshot: much less of what changes all the time is sent then.
     pub metadata_only: bool,
+    /// Ask for protobuf, which only Nodes are read from: fewer bytes, and less work for both ends. Servers that have none send JSON.
+    pub protobuf: bool,
     /// The longest time without a line before a stream counts as dead: servers send a bookmark about every minute.
     pub quiet_limit: Duration,
     /// How many objects a page has, from servers that do not stream lists.
@@ -86,6 +88,7 @@ impl Default for ReflectorOptions {
     fn default() -> Self {
         Self {
             metadata_only: false,
+            protobuf: false,
             quiet_limit: Duration::from_secs(90),
             page: 500,
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(15)),
@@ -282,9 +285,7 @@ impl<P: Projection> Reflector<P> {
             ("timeoutSeconds", &seconds),
         ];
         let mut call = Call::all(&self.resource, Verb::Watch, &query);
-        if self.options.metadata_only {
-            call.accept = METADATA;
-        }
+        call.accept = accepted(self.options.metadata_only, self.options.protobuf);
         match WatchStream::open(&self.client, call).await {
             Ok(stream) => {
                 let since = Instant::now();
@@ -359,7 +360,18 @@ impl<P: Projection> fmt::Debug for Reflector<P> {
     }
 }
 
-/// What a watch of metadata accepts.
-const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// What a watch accepts.
+fn accepted(metadata_only: bool, protobuf: bool) -> &'static str {
+    match (metadata_only, protobuf) {
+        (false, false) => "application/json",
+        (false, true) => "application/vnd.kubernetes.protobuf,application/json",
+        (true, false) => "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+        (true, true) => {
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,\
+             application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+        }
+    }
+}
+
 /// Half of the longest time that a watch is asked for, in seconds.
 const LONGEST_WATCH: u64 = 300;

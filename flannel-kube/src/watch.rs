@@ -2,26 +2,29 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::Error as _};
 use serde_json::value::RawValue;
 
 use crate::{
     Client, RequestError,
     client::{Answer, Call, LONGEST_OBJECT},
     error::{ApiStatus, Reason},
-    frames::{Frames, LineTooLong},
+    frames::{FrameKind, FrameTooLong, Frames},
     objects::MetadataOf,
+    protobuf,
 };
 
 /// A watch that is open. Dropping it ends it.
 pub(crate) struct WatchStream {
     answer: Answer,
     frames: Frames,
+    /// The object of the last event, where the stream is protobuf.
+    object: String,
     /// Whether anything has come.
     has_spoken: bool,
 }
 
-/// What one line of a watch says.
+/// What one frame of a watch says.
 #[derive(Debug)]
 pub(crate) enum WatchEvent<'a> {
     /// Nothing happened up to this version. The first one of a WatchList ends the initial objects.
@@ -37,10 +40,12 @@ pub(crate) enum WatchEvent<'a> {
 impl WatchStream {
     pub(crate) async fn open(client: &Client, call: Call) -> Result<Self, RequestError> {
         let answer = client.open(call).await?;
-        Ok(Self { answer, frames: Frames::new(LONGEST_OBJECT), has_spoken: false })
+        let kind = if answer.is_protobuf { FrameKind::Length } else { FrameKind::Line };
+        let frames = Frames::new(kind, LONGEST_OBJECT);
+        Ok(Self { answer, frames, object: String::new(), has_spoken: false })
     }
 
-    /// Waits until there is a line; `false` if the server has closed the stream.
+    /// Waits until something comes; `false` if the server has closed the stream.
     ///
     /// # Cancel safety
     ///
@@ -48,7 +53,7 @@ impl WatchStream {
     pub(crate) async fn receive(&mut self, limit: Duration) -> Result<bool, RequestError> {
         let Some(bytes) = self.answer.chunk(limit).await? else { return Ok(false) };
         self.has_spoken = true;
-        self.frames.push(&bytes).map_err(|LineTooLong| {
+        self.frames.push(&bytes).map_err(|FrameTooLong| {
             self.answer.failed(Reason::Oversized { limit: LONGEST_OBJECT })
         })?;
         Ok(true)
@@ -61,7 +66,11 @@ impl WatchStream {
 
     /// The next event that has been received.
     pub(crate) fn event(&mut self) -> Option<Result<WatchEvent<'_>, serde_json::Error>> {
-        self.frames.next().map(parse)
+        let frame = self.frames.next()?;
+        Some(match self.answer.is_protobuf {
+            true => parse_protobuf(frame, &mut self.object),
+            false => parse(frame),
+        })
     }
 
     pub(crate) fn failed(&self, reason: Reason) -> RequestError {
@@ -78,6 +87,21 @@ pub(crate) fn parse(line: &[u8]) -> Result<WatchEvent<'_>, serde_json::Error> {
             (kind, object.get())
         }
     };
+    event(kind, object)
+}
+
+/// What a frame says, whose object is put into `object`.
+pub(crate) fn parse_protobuf<'a>(
+    frame: &[u8],
+    object: &'a mut String,
+) -> Result<WatchEvent<'a>, serde_json::Error> {
+    let (kind, json) = protobuf::event(frame).map_err(serde_json::Error::custom)?;
+    *object = json;
+    let unknown = || serde_json::Error::custom(format!("{kind:?} is no kind of event"));
+    event(Kind::of(&kind).ok_or_else(unknown)?, object)
+}
+
+fn event(kind: Kind, object: &str) -> Result<WatchEvent<'_>, serde_json::Error> {
     Ok(match kind {
         Kind::Added | Kind::Modified => WatchEvent::Upserted(object),
         Kind::Deleted => WatchEvent::Deleted(object),
@@ -96,15 +120,7 @@ fn split(line: &[u8]) -> Option<(Kind, &str)> {
     let line = str::from_utf8(line).ok()?.trim_ascii();
     let (kind, rest) = line.strip_prefix(r#"{"type":""#)?.split_once('"')?;
     let object = rest.strip_prefix(r#","object":"#)?.strip_suffix('}')?;
-    let kind = match kind {
-        "ADDED" => Kind::Added,
-        "BOOKMARK" => Kind::Bookmark,
-        "DELETED" => Kind::Deleted,
-        "ERROR" => Kind::Error,
-        "MODIFIED" => Kind::Modified,
-        _ => return None,
-    };
-    Some((kind, object))
+    Some((Kind::of(kind)?, object))
 }
 
 #[derive(Deserialize)]
@@ -123,6 +139,19 @@ enum Kind {
     Deleted,
     Error,
     Modified,
+}
+
+impl Kind {
+    fn of(text: &str) -> Option<Self> {
+        Some(match text {
+            "ADDED" => Self::Added,
+            "BOOKMARK" => Self::Bookmark,
+            "DELETED" => Self::Deleted,
+            "ERROR" => Self::Error,
+            "MODIFIED" => Self::Modified,
+            _ => return None,
+        })
+    }
 }
 
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";

@@ -48,6 +48,7 @@ fn client(server: &FakeApiServer) -> Client {
 fn reflector(server: &FakeApiServer, metadata_only: bool) -> Reflector<Blocks> {
     let options = ReflectorOptions {
         metadata_only,
+        protobuf: metadata_only,
         quiet_limit: Duration::from_secs(2),
         page: 3,
         backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(100)),
@@ -115,6 +116,25 @@ async fn a_snapshot_is_whole_by_stream_and_by_pages() {
         let pages = asked.iter().filter(|it| it.query.contains("limit=3")).count();
         assert_eq!(pages, if watch_list { 0 } else { 4 });
     }
+}
+
+#[tokio::test]
+async fn servers_without_protobuf_send_json_and_the_same_comes_out() {
+    let mut found = Vec::new();
+    for protobuf in [false, true] {
+        let server = server(4);
+        server.behave(|it| it.protobuf = protobuf);
+        let mut reflector = reflector(&server, true);
+        soon(reflector.next()).await.unwrap();
+        note(&server, "n1", "quoted \"\u{e9}\n");
+        server.delete("nodes", "n2");
+        server.add_node("late", &[], true);
+        server.patch("nodes", "late", &json!({"spec": {"podCIDR": "10.244.9.0/24"}}));
+        until_true(&mut reflector, &server, &["n1", "n2", "n3", "n4", "late"]).await;
+        assert_eq!(reflector.malformed(), 0);
+        found.push(known(&reflector));
+    }
+    assert_eq!(found[0], found[1]);
 }
 
 #[tokio::test]
@@ -276,7 +296,7 @@ async fn a_request_that_cannot_be_written_is_an_error() {
     // More than a URL may have.
     let next = "x".repeat(70_000);
     let page = json!({"metadata": {"resourceVersion": "1", "continue": next}, "items": []});
-    server.answer_with(move |_| Some((200, page.to_string())));
+    server.answer_with(move |_| Some((200, page.to_string().into())));
     let error = soon(client(&server).list(&nodes, 1, |_| {})).await.unwrap_err();
     assert!(matches!(error.reason, Reason::Request(_)), "{error:?}");
 }

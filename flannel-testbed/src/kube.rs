@@ -3,6 +3,7 @@
 mod http;
 mod merge;
 mod objects;
+mod protobuf;
 mod sample_node;
 mod serve;
 mod streams;
@@ -42,6 +43,8 @@ pub struct FakeApiServer {
 pub struct Behaviour {
     /// Whether it streams lists.
     pub watch_list: bool,
+    /// Whether it has protobuf for who wants it; what it has is enough for Nodes.
+    pub protobuf: bool,
     /// How often a watch gets a bookmark.
     pub bookmark_every: Duration,
     /// The token that it accepts; any if none.
@@ -71,6 +74,21 @@ pub struct Refusal {
     pub retry_after: Option<u64>,
 }
 
+/// What an answer says.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// JSON, or whatever else is a text.
+    Text(String),
+    /// The stream of a watch in protobuf.
+    Protobuf(Vec<u8>),
+}
+
+impl<T: Into<String>> From<T> for Body {
+    fn from(text: T) -> Self {
+        Self::Text(text.into())
+    }
+}
+
 /// A request that the server got.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Request {
@@ -89,7 +107,7 @@ pub struct Request {
 struct Bind(Box<dyn Fn() -> io::Result<TcpListener> + Send + Sync>);
 
 /// What is asked before anything else.
-type Answers = Box<dyn Fn(&Request) -> Option<(u16, String)> + Send + Sync>;
+type Answers = Box<dyn Fn(&Request) -> Option<(u16, Body)> + Send + Sync>;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -246,7 +264,7 @@ impl FakeApiServer {
     /// Answers requests as `answers` says, with an HTTP status and a body, where that says anything: for what is behind pods.
     pub fn answer_with(
         &self,
-        answers: impl Fn(&Request) -> Option<(u16, String)> + Send + Sync + 'static,
+        answers: impl Fn(&Request) -> Option<(u16, Body)> + Send + Sync + 'static,
     ) {
         *self.shared.answers.0.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Box::new(answers));
@@ -312,6 +330,7 @@ impl Default for Behaviour {
     fn default() -> Self {
         Self {
             watch_list: true,
+            protobuf: true,
             bookmark_every: Duration::from_secs(60),
             token: None,
             refusal: None,
@@ -330,7 +349,7 @@ impl Shared {
 }
 
 impl Special {
-    fn answer(&self, request: &Request) -> Option<(u16, String)> {
+    fn answer(&self, request: &Request) -> Option<(u16, Body)> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         answers.as_ref().and_then(|answers| answers(request))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Projection, Reflector};
+use super::{Projection, Reflector, accepted};
 use crate::{
     RequestError, Verb,
     client::{Call, QUIET_LIMIT},
@@ -44,7 +44,8 @@ impl<P: Projection> Reflector<P> {
             ("resourceVersionMatch", "NotOlderThan"),
             ("timeoutSeconds", &seconds),
         ];
-        let call = Call::all(&self.resource, Verb::Watch, &query);
+        let mut call = Call::all(&self.resource, Verb::Watch, &query);
+        call.accept = accepted(false, self.options.protobuf);
         let mut stream = WatchStream::open(&self.client, call).await?;
         let mut objects = BTreeMap::new();
         loop {

@@ -80,7 +80,8 @@ async fn what_changes_while_it_is_read_is_read_again() {
     .await;
     // The first answer is of before the change, and on its way when that is seen.
     let stale = Mutex::new(server.get("nodes", "bad"));
-    let answer = move || stale.lock().unwrap().take().map(|object| (200, object.to_string()));
+    let answer =
+        move || stale.lock().unwrap().take().map(|object| (200, object.to_string().into()));
     server.answer_with(move |request| (request.path == BAD).then(&answer)?);
     let disturb = async {
         while !server.take_requests().iter().any(|it| it.path == BAD) {

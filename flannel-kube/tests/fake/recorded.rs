@@ -1,5 +1,8 @@
 //! What a real API server answered, replayed: by a server, and to the parsers. `recordings/record.py` records it anew.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use flannel_testbed::kube::Body;
+
 use super::*;
 
 /// A question and its answer.
@@ -9,7 +12,14 @@ struct Recording {
     path: String,
     query: String,
     code: u16,
-    body: String,
+    body: Body,
+}
+
+impl Recording {
+    fn text(&self) -> &str {
+        let Body::Text(text) = &self.body else { panic!("it is protobuf") };
+        text
+    }
 }
 
 fn recording(name: &str) -> Recording {
@@ -22,12 +32,14 @@ fn recording(name: &str) -> Recording {
     let answer =
         if answer.starts_with('{') { answer.split_once("\n\n").unwrap().1 } else { answer };
     let (head, body) = answer.split_once("\n\n").unwrap();
+    let protobuf = || STANDARD.decode(body.replace('\n', "")).unwrap();
+    let is_protobuf = head.contains("application/vnd.kubernetes.protobuf");
     Recording {
         method: method.into(),
         path: path.into(),
         query: query.into(),
         code: head.lines().next().unwrap().parse().unwrap(),
-        body: body.into(),
+        body: if is_protobuf { Body::Protobuf(protobuf()) } else { body.into() },
     }
 }
 
@@ -53,11 +65,12 @@ fn names(reflector: &Reflector<Blocks>) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_recorded_list_and_a_recorded_stream_are_the_same_snapshot() {
+async fn a_recorded_list_and_recorded_streams_are_the_same_snapshot() {
     let streamed = replay(&["watch-list"]);
+    let in_protobuf = replay(&["watch-list-protobuf"]);
     let paged = replay(&["list-page-1", "list-page-2", "watch-list-refused"]);
     let mut snapshots = Vec::new();
-    for server in [&streamed, &paged] {
+    for server in [&streamed, &in_protobuf, &paged] {
         let mut reflector = reflector(server, true);
         assert_eq!(soon(reflector.next()).await.unwrap(), Reflection::Reset);
         assert_eq!(names(&reflector), ["n1", "n2", "n3"]);
@@ -72,27 +85,33 @@ async fn a_recorded_list_and_a_recorded_stream_are_the_same_snapshot() {
         assert!(asked.iter().any(|it| it.query.contains(&version)), "{version}: {asked:?}");
     }
     assert_eq!(snapshots[0], snapshots[1]);
+    assert_eq!(snapshots[0], snapshots[2]);
     assert_eq!(snapshots[0].1, 0);
 }
 
 #[tokio::test]
 async fn a_recorded_watch_of_metadata_is_followed_with_what_is_missing_read() {
-    let server = replay(&["watch-list", "watch-metadata"]);
-    let mut reflector = reflector(&server, true);
-    soon(reflector.next()).await.unwrap();
-    // n4 is new: the server has it as n1 is, but for the name.
-    let whole = recording("get").body.replace("\"n1\"", "\"n4\"");
-    server.put("nodes", "n4", serde_json::from_str(&whole).unwrap());
-    let follow = async {
-        while names(&reflector) != ["n1", "n2", "n4"] {
-            reflector.next().await.unwrap();
-        }
-    };
-    soon(follow).await;
-    assert_eq!(reflector.malformed(), 0);
-    let asked = server.take_requests();
-    let read: Vec<_> = asked.iter().filter(|it| it.query.is_empty()).map(|it| &*it.path).collect();
-    assert_eq!(read[0], "/api/v1/nodes/n4");
+    for recordings in
+        [["watch-list", "watch-metadata"], ["watch-list-protobuf", "watch-metadata-protobuf"]]
+    {
+        let server = replay(&recordings);
+        let mut reflector = reflector(&server, true);
+        soon(reflector.next()).await.unwrap();
+        // n4 is new: the server has it as n1 is, but for the name.
+        let whole = recording("get").text().replace("\"n1\"", "\"n4\"");
+        server.put("nodes", "n4", serde_json::from_str(&whole).unwrap());
+        let follow = async {
+            while names(&reflector) != ["n1", "n2", "n4"] {
+                reflector.next().await.unwrap();
+            }
+        };
+        soon(follow).await;
+        assert_eq!(reflector.malformed(), 0);
+        let asked = server.take_requests();
+        let read: Vec<_> =
+            asked.iter().filter(|it| it.query.is_empty()).map(|it| &*it.path).collect();
+        assert_eq!(read[0], "/api/v1/nodes/n4");
+    }
 }
 
 #[tokio::test]
@@ -119,14 +138,16 @@ async fn recorded_refusals_are_what_they_say() {
 
 #[tokio::test]
 async fn a_recorded_loss_of_history_is_followed_by_another_list() {
-    let server = replay(&["watch-list", "watch-expired"]);
-    let mut reflector = reflector(&server, true);
-    for _ in 0..3 {
-        assert_eq!(soon(reflector.next()).await.unwrap(), Reflection::Reset);
-        assert_eq!(names(&reflector), ["n1", "n2", "n3"]);
+    for expired in ["watch-expired", "watch-expired-protobuf"] {
+        let server = replay(&["watch-list", expired]);
+        let mut reflector = reflector(&server, true);
+        for _ in 0..3 {
+            assert_eq!(soon(reflector.next()).await.unwrap(), Reflection::Reset);
+            assert_eq!(names(&reflector), ["n1", "n2", "n3"]);
+        }
     }
     let server = replay(&["watch-list-refused", "list-page-1", "list-expired"]);
-    let mut reflector = super::reflector(&server, true);
+    let mut reflector = reflector(&server, true);
     let error = soon(reflector.next()).await.unwrap_err();
     assert_eq!((error.status().unwrap().code, reflector.objects().len()), (410, 0));
 }
@@ -153,7 +174,7 @@ async fn the_tests_server_refuses_as_the_real_one_does() {
         (status.code, status.reason.clone())
     };
     let real = |name: &str| {
-        let body: serde_json::Value = serde_json::from_str(&recording(name).body).unwrap();
+        let body: serde_json::Value = serde_json::from_str(recording(name).text()).unwrap();
         (recording(name).code, body["reason"].as_str().unwrap().to_owned())
     };
     let missing = soon(client.get(&nodes, "nobody")).await.unwrap_err();

@@ -2,9 +2,11 @@
 """Records what a real API server answers, for tests that replay it: record.py [FOLDER WITH kube-apiserver AND etcd].
 
 Both programs are those of tests/cluster. They run in a network namespace without anything else, on made-up Nodes, so that nothing of this
-machine gets into the recordings. Each is a file: the request, an empty line, the status with the headers that matter, an empty line, the body.
+machine gets into the recordings. Each is a file: the request, an empty line, the status with the headers that matter, an empty line, the body,
+which is in base64 if it is protobuf.
 """
 
+import base64
 import http.client
 import json
 import os
@@ -20,6 +22,8 @@ HERE = Path(__file__).resolve().parent
 PROGRAMS = Path(sys.argv[1] if len(sys.argv) > 1 else Path.home() / ".cache/flannel-cluster/bin")
 ADDRESS = "192.0.2.1"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+PROTOBUF = "application/vnd.kubernetes.protobuf"
+PROTOBUF_METADATA = f"{PROTOBUF};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 MERGE = "application/strategic-merge-patch+json"
 KEPT_HEADERS = ("content-type", "content-encoding", "retry-after")
 # Good for these servers alone, which nobody else can reach.
@@ -83,7 +87,9 @@ def ask(method: str, path: str, body=None, accept="application/json", kind="appl
     connection.request(method, path, None if body is None else json.dumps(body), headers)
     answer = connection.getresponse()
     kept = [f"{name}: {value}" for name, value in answer.getheaders() if name.lower() in KEPT_HEADERS]
-    said = answer.read().decode()
+    said = answer.read()
+    is_protobuf = (answer.getheader("content-type") or "").startswith(PROTOBUF)
+    said = base64.encodebytes(said).decode() if is_protobuf else said.decode()
     connection.close()
     return answer.status, kept, said
 
@@ -165,11 +171,13 @@ def record_all(servers: Servers) -> None:
     record("list-page-2", "GET", f"/api/v1/nodes?limit=2&continue={token}")
     initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
     record("watch-list", "GET", f"/api/v1/nodes?watch=true&allowWatchBookmarks=true&{initial}&timeoutSeconds=2")
+    record("watch-list-protobuf", "GET", f"/api/v1/nodes?watch=true&allowWatchBookmarks=true&{initial}&timeoutSeconds=2", PROTOBUF)
     changing = threading.Thread(target=changes)
     changing.start()
     # A server sends a bookmark two seconds before it ends a watch.
     record("watch-metadata", "GET", watch(version, 8), METADATA)
     changing.join()
+    record("watch-metadata-protobuf", "GET", watch(version, 3), PROTOBUF_METADATA)
     record("patch", "PATCH", "/api/v1/nodes/n1/status", body=published(1), kind=MERGE, agent="flanneld")
     record("not-found", "GET", "/api/v1/nodes/nobody")
     record("already-exists", "POST", "/api/v1/nodes", body=node("n1"))
@@ -184,6 +192,7 @@ def record_all(servers: Servers) -> None:
     # What was before its start is not in its cache, and in etcd no more.
     record("list-expired", "GET", f"/api/v1/nodes?limit=2&continue={token}")
     record("watch-expired", "GET", watch("1", 5))
+    record("watch-expired-protobuf", "GET", watch("1", 5), PROTOBUF)
     record("watch-list-refused", "GET", f"/api/v1/nodes?watch=true&allowWatchBookmarks=true&{initial}&timeoutSeconds=2")
 
 

@@ -16,7 +16,8 @@ use super::{Families, KubernetesStore, LastState, LeaseView, NodeProjection, una
 /// All leases, and then what becomes of them.
 pub(super) fn watch(store: KubernetesStore) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
     let projection = NodeProjection { names: store.shared.names.clone() };
-    let options = ReflectorOptions { metadata_only: true, ..ReflectorOptions::default() };
+    let options =
+        ReflectorOptions { metadata_only: true, protobuf: true, ..ReflectorOptions::default() };
     let (client, nodes) = (store.shared.client.clone(), Resource::cluster("nodes"));
     let reflector = Reflector::new(client, nodes, projection, options);
     let watch = LeaseWatch {

@@ -8,6 +8,8 @@ use tokio::net::TcpStream;
 
 use super::Request;
 
+pub(super) const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
+
 /// A connection, and what of the next request has come.
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
@@ -63,20 +65,32 @@ impl Connection {
         &mut self,
         code: u16,
         retry_after: Option<u64>,
-        body: &str,
+        text: &str,
+    ) -> io::Result<()> {
+        self.write_whole(code, retry_after, "application/json", text.as_bytes()).await
+    }
+
+    pub(super) async fn write_whole(
+        &mut self,
+        code: u16,
+        retry_after: Option<u64>,
+        content_type: &str,
+        body: &[u8],
     ) -> io::Result<()> {
         let retry = retry_after.map(|it| format!("Retry-After: {it}\r\n")).unwrap_or_default();
         let head = format!(
-            "HTTP/1.1 {code} Whatever\r\nContent-Type: application/json\r\n{retry}Content-Length: {}\r\n\r\n",
+            "HTTP/1.1 {code} Whatever\r\nContent-Type: {content_type}\r\n{retry}Content-Length: {}\r\n\r\n",
             body.len()
         );
         self.stream.write_all(head.as_bytes()).await?;
-        self.stream.write_all(body.as_bytes()).await
+        self.stream.write_all(body).await
     }
 
     /// Begins an answer of chunks.
-    pub(super) async fn begin(&mut self) -> io::Result<()> {
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    pub(super) async fn begin(&mut self, content_type: &str) -> io::Result<()> {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
         self.stream.write_all(head.as_bytes()).await
     }
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinSet, time::sleep};
 
 use super::{
-    Refusal, Request, Shared,
-    http::{Connection, parameter},
+    Body, Refusal, Request, Shared,
+    http::{Connection, PROTOBUF_STREAM, parameter},
     streams::watch,
     write,
 };
@@ -52,7 +52,10 @@ async fn connection(mut connection: Connection, shared: &Shared) -> io::Result<(
                 connection.answer(refusal.code, refusal.retry_after, &body).await?;
             }
             Ok(target) => match shared.answers.answer(&request) {
-                Some((code, body)) => connection.answer(code, None, &body).await?,
+                Some((code, Body::Text(text))) => connection.answer(code, None, &text).await?,
+                Some((code, Body::Protobuf(bytes))) => {
+                    connection.write_whole(code, None, PROTOBUF_STREAM, &bytes).await?;
+                }
                 None => answer(&mut connection, shared, &request, &target).await?,
             },
         }
@@ -160,7 +163,7 @@ async fn list(
         json!({ "resourceVersion": version.to_string(), "continue": next.unwrap_or_default() });
     let kind = kind(&target.plural);
     let head = format!(r#"{{"kind":"{kind}List","apiVersion":"v1","metadata":{meta},"items":["#);
-    connection.begin().await?;
+    connection.begin("application/json").await?;
     connection.chunk(head.as_bytes()).await?;
     let mut separator = "";
     for item in items {

@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Refusal, Request, Shared,
-    http::{Connection, parameter},
+    http::{Connection, PROTOBUF_STREAM, parameter},
     objects::{Change, Expired},
+    protobuf,
     serve::{Target, kind, selects, status},
 };
 
@@ -36,7 +37,8 @@ pub(super) async fn watch(
         state.next_stream - 1
     };
     let _open = Open(shared);
-    connection.begin().await?;
+    let format = Format::of(request, shared);
+    connection.begin(format.content_type()).await?;
     let mut changed = shared.changed.subscribe();
     let mut version = match query("resourceVersion").and_then(|it| it.parse::<u64>().ok()) {
         Some(version) if version > 0 && !is_initial => version,
@@ -57,11 +59,11 @@ pub(super) async fn watch(
             for (key, object) in objects {
                 let change =
                     Change { version, plural: target.plural.clone(), key, kind: "ADDED", object };
-                send(connection, shared, request, target, &change).await?;
+                send(connection, shared, request, target, format, &change).await?;
             }
             if is_initial {
                 let end = json!({"k8s.io/initial-events-end": "true"});
-                bookmark(connection, target, version, &end).await?;
+                bookmark(connection, target, format, version, &end).await?;
             }
             version
         }
@@ -73,7 +75,7 @@ pub(super) async fn watch(
         is_expired
     };
     if is_expired {
-        return expired(connection, version).await;
+        return expired(connection, format, version).await;
     }
     let until = query("timeoutSeconds").and_then(|it| it.parse().ok()).unwrap_or(1800);
     let until = Instant::now() + Duration::from_secs(until);
@@ -92,18 +94,18 @@ pub(super) async fn watch(
         }
         if !is_silent {
             match news {
-                Err(Expired) => return expired(connection, version).await,
+                Err(Expired) => return expired(connection, format, version).await,
                 Ok(news) => {
                     for change in news {
                         version = change.version;
-                        send(connection, shared, request, target, &change).await?;
+                        send(connection, shared, request, target, format, &change).await?;
                     }
                 }
             }
             if next_bookmark <= Instant::now() {
                 let now = shared.state().objects.version();
                 version = version.max(now);
-                bookmark(connection, target, version, &json!({})).await?;
+                bookmark(connection, target, format, version, &json!({})).await?;
                 next_bookmark = Instant::now() + shared.state().behaviour.bookmark_every;
             }
         }
@@ -124,23 +126,56 @@ async fn send(
     shared: &Shared,
     request: &Request,
     target: &Target,
+    format: Format,
     change: &Change,
 ) -> io::Result<()> {
     if change.plural != target.plural || !selects(request, target, &change.key) {
         return Ok(());
     }
     let Change { kind, object, .. } = change;
-    let line = if request.accept.contains("as=PartialObjectMetadata") {
+    let frame = if request.accept.contains("as=PartialObjectMetadata") {
         let view: View<'_> = serde_json::from_str(object)?;
-        format!(
-            "{{\"type\":\"{kind}\",\"object\":{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{}}}}}\n",
+        let object = format!(
+            "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{}}}",
             view.metadata
-        )
+        );
+        format.frame(kind, &object)?
     } else {
-        format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+        format.frame(kind, object)?
     };
-    shared.state().bytes_sent += line.len() as u64;
-    connection.chunk(line.as_bytes()).await
+    shared.state().bytes_sent += frame.len() as u64;
+    connection.chunk(&frame).await
+}
+
+/// What a stream is written in.
+#[derive(Clone, Copy, PartialEq)]
+enum Format {
+    Json,
+    Protobuf,
+}
+
+impl Format {
+    fn of(request: &Request, shared: &Shared) -> Self {
+        let is_wanted = request.accept.starts_with(protobuf::CONTENT_TYPE);
+        match is_wanted && shared.state().behaviour.protobuf {
+            true => Self::Protobuf,
+            false => Self::Json,
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Protobuf => PROTOBUF_STREAM,
+        }
+    }
+
+    fn frame(self, kind: &str, object: &str) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Json => Ok(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes()),
+            Self::Protobuf => Ok(protobuf::frame(kind, object)?),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -152,6 +187,7 @@ struct View<'a> {
 async fn bookmark(
     connection: &mut Connection,
     target: &Target,
+    format: Format,
     version: u64,
     annotations: &Value,
 ) -> io::Result<()> {
@@ -160,18 +196,13 @@ async fn bookmark(
         "resourceVersion": version.to_string(), "creationTimestamp": null, "annotations": annotations,
     });
     let object = json!({ "kind": kind, "apiVersion": "v1", "metadata": meta });
-    let line = format!("{}\n", json!({ "type": "BOOKMARK", "object": object }));
-    connection.chunk(line.as_bytes()).await
+    connection.chunk(&format.frame("BOOKMARK", &object.to_string())?).await
 }
 
-async fn expired(connection: &mut Connection, version: u64) -> io::Result<()> {
+async fn expired(connection: &mut Connection, format: Format, version: u64) -> io::Result<()> {
     let message = format!("too old resource version: {version}");
-    error(connection, &Refusal::new(410, "Expired", &message)).await
-}
-
-async fn error(connection: &mut Connection, refusal: &Refusal) -> io::Result<()> {
-    let line = format!("{}\n", json!({ "type": "ERROR", "object": status(refusal) }));
-    connection.chunk(line.as_bytes()).await?;
+    let refusal = status(&Refusal::new(410, "Expired", &message)).to_string();
+    connection.chunk(&format.frame("ERROR", &refusal)?).await?;
     connection.end().await
 }
 

@@ -80,7 +80,7 @@ async fn kubectl_flannel_shows_nodes_and_explains_paths_from_both_ends() {
         });
         let text = text.ok()?.ok()?;
         let (head, body) = text.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.into()))
     });
     let config = cluster.folder.path().join("kubeconfig");
     let text = json!({
