@@ -638,7 +638,7 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test vm_start doc pure features package msrv miri deny dist simulate fuzz netns tun bpf root etcd flanneld kube cni manifests vm cluster demo)
+all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz vm_start netns tun bpf root etcd flanneld kube cni manifests vm cluster demo)
 everything=false
 [ $# -gt 0 ] || { everything=true; set -- "${all[@]}"; }
 [ "$*" = quick ] && set -- fmt clippy unit
