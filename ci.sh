@@ -401,7 +401,7 @@ vm_kernels=(linux-image-cloud-amd64 linux-image-6.12-cloud-amd64)
 
 # The machines that were started, their logs, and what may be left of them when everything has ended early.
 machines=() machine_logs=
-trap '[ -z "$machine_logs" ] || for machine in "${machines[@]}"; do kill -- "-${machine%%:*}" 2>/dev/null || true; done' EXIT
+trap '[ -z "$machine_logs" ] || { for machine in "${machines[@]}"; do kill -- "-${machine%%:*}" 2>/dev/null || true; done; rm -r "$machine_logs"; }' EXIT
 
 # On other kernels than this one: tests/vm.rs of every crate, and when asked for by name, suites that run on this kernel as well. Tests in
 # a module "once" run on one kernel only: those of the first suite on the first kernel, those of the second on the second, and so on.
@@ -516,19 +516,22 @@ part_simulate() {
     FLANNEL_SIM_FIRST=$first FLANNEL_SIM_RUNS=$((runs / 4)) optimised --test cluster -- --nocapture whatever
 }
 
+# libFuzzer's program, with the crates of the workspace instrumented, and built with what all tests depend on.
+instrumented() {
+    RUSTC_WORKSPACE_WRAPPER=flannel-fuzz/instrumented.sh cargo test -q --workspace --all-features --bin libfuzzer "$@"
+}
+
 # Texts and packets from outside: variants of known ones, and what libFuzzer finds in a few seconds, with all targets at once.
 part_fuzz() {
     PROPTEST_CASES=3000 cargo test -q --workspace --all-features --test variants
-    # With what the tests' crates depend on.
-    local program=(env RUSTC_WORKSPACE_WRAPPER=flannel-fuzz/instrumented.sh cargo test -q --locked --workspace --all-features --bin libfuzzer)
-    "${program[@]}" --no-run
+    instrumented --no-run
     local target logs running=() failed=0 folder
     folder=$(realpath "${CARGO_TARGET_DIR:-target}")/fuzz
     logs=$(mktemp -d)
     for target in flannel-fuzz/seeds/*; do
         target=${target##*/}
         mkdir -p "$folder/$target"
-        FLANNEL_FUZZ_TARGET=$target "${program[@]}" -- "$folder/$target" "$PWD/flannel-fuzz/seeds/$target" -artifact_prefix="$folder/$target-" \
+        FLANNEL_FUZZ_TARGET=$target instrumented -- "$folder/$target" "$PWD/flannel-fuzz/seeds/$target" -artifact_prefix="$folder/$target-" \
             -verbosity=0 -print_final_stats=1 -max_total_time="${FLANNEL_FUZZ_SECONDS:-25}" >"$logs/$target" 2>&1 &
         running+=("$!:$target")
     done

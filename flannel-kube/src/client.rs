@@ -20,6 +20,7 @@ use crate::{
     dial::dial,
     error::{ApiStatus, Reason, RequestError},
     exchange::Connection,
+    frames::FrameKind,
     request::{Verb, with_query},
 };
 
@@ -51,8 +52,8 @@ pub(crate) struct Answer {
     call: Call,
     connection: Connection,
     body: Incoming,
-    /// Whether it is protobuf, and not JSON.
-    pub(crate) is_protobuf: bool,
+    /// What it consists of, if it is the stream of a watch.
+    pub(crate) frames: FrameKind,
     /// When something came last.
     heard: Instant,
 }
@@ -222,12 +223,11 @@ impl Client {
         let (head, body) = head.map_err(late)?.map_err(Reason::Broken)?.into_parts();
         let client = self.clone();
         let heard = Instant::now();
-        let is_protobuf = head
-            .headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(PROTOBUF.as_bytes()));
-        let mut answer =
-            Answer { client, call: call.clone(), connection, body, is_protobuf, heard };
+        let frames = match head.headers.get(CONTENT_TYPE) {
+            Some(kind) if kind.as_bytes().starts_with(PROTOBUF.as_bytes()) => FrameKind::Protobuf,
+            _ => FrameKind::Json,
+        };
+        let mut answer = Answer { client, call: call.clone(), connection, body, frames, heard };
         if head.status.is_success() {
             return Ok(answer);
         }

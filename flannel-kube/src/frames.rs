@@ -14,13 +14,13 @@ pub(crate) struct Frames {
     kind: FrameKind,
 }
 
-/// How a frame ends.
+/// What frames are written in, which says how they end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FrameKind {
-    /// With its line.
-    Line,
-    /// After as many bytes as a number of four bytes says, which comes before it.
-    Length,
+    /// Each is a line.
+    Json,
+    /// Before each is a number of four bytes, which says how many bytes it has.
+    Protobuf,
 }
 
 /// A frame is longer than the limit.
@@ -44,11 +44,11 @@ impl Frames {
         }
         self.buffer.extend_from_slice(bytes);
         let longest = match self.kind {
-            FrameKind::Line => {
+            FrameKind::Json => {
                 let unfinished = self.buffer.iter().rev().position(|byte| *byte == b'\n');
                 unfinished.unwrap_or(self.buffer.len())
             }
-            FrameKind::Length => self.length().unwrap_or(0),
+            FrameKind::Protobuf => self.length().unwrap_or(0),
         };
         match longest > self.limit {
             true => Err(FrameTooLong),
@@ -59,8 +59,8 @@ impl Frames {
     /// The next whole frame, without its end or its length.
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         match self.kind {
-            FrameKind::Line => self.line(),
-            FrameKind::Length => {
+            FrameKind::Json => self.line(),
+            FrameKind::Protobuf => {
                 let from = self.start + LENGTH;
                 let frame = from..from + self.length()?;
                 if frame.end > self.buffer.len() {
@@ -112,7 +112,7 @@ mod tests {
             size in 1..30_usize,
         ) {
             let text = lines.iter().map(|line| format!("{line}\n\r\n")).collect::<String>() + &rest;
-            let (mut frames, mut found) = (Frames::new(FrameKind::Line, 20), Vec::new());
+            let (mut frames, mut found) = (Frames::new(FrameKind::Json, 20), Vec::new());
             for chunk in text.as_bytes().chunks(size) {
                 frames.push(chunk).unwrap();
                 while let Some(line) = frames.next() {
@@ -132,7 +132,7 @@ mod tests {
         ) {
             let with_length = |frame: &Vec<u8>| [&[0, 0, 0, frame.len() as u8], &frame[..]].concat();
             let bytes = frames.iter().flat_map(with_length).chain(rest.clone()).collect::<Vec<_>>();
-            let (mut cut, mut found) = (Frames::new(FrameKind::Length, 20), Vec::new());
+            let (mut cut, mut found) = (Frames::new(FrameKind::Protobuf, 20), Vec::new());
             for chunk in bytes.chunks(size) {
                 cut.push(chunk).unwrap();
                 while let Some(frame) = cut.next() {
@@ -147,15 +147,15 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_limit_is_refused_before_the_frame_comes() {
-        let mut frames = Frames::new(FrameKind::Length, 10);
+        let mut frames = Frames::new(FrameKind::Protobuf, 10);
         assert_eq!(frames.push(&[0, 0, 0, 10, 1]), Ok(()));
-        assert_eq!(Frames::new(FrameKind::Length, 10).push(&[0, 0, 0, 11]), Err(FrameTooLong));
-        assert_eq!(Frames::new(FrameKind::Length, 10).push(&[255; 4]), Err(FrameTooLong));
+        assert_eq!(Frames::new(FrameKind::Protobuf, 10).push(&[0, 0, 0, 11]), Err(FrameTooLong));
+        assert_eq!(Frames::new(FrameKind::Protobuf, 10).push(&[255; 4]), Err(FrameTooLong));
     }
 
     #[test]
     fn a_line_without_end_is_refused() {
-        let mut frames = Frames::new(FrameKind::Line, 10);
+        let mut frames = Frames::new(FrameKind::Json, 10);
         assert_eq!(frames.push(b"12345\n1234567890"), Ok(()));
         assert_eq!(frames.push(b"1"), Err(FrameTooLong));
     }

@@ -24,19 +24,16 @@ pub fn list(bytes: &[u8], chunk: usize) -> Option<Vec<Vec<u8>>> {
 
 /// Takes a watch's stream apart, and returns the nodes in it.
 pub fn watch(bytes: &[u8], chunk: usize, is_protobuf: bool) -> Vec<String> {
-    let kind = if is_protobuf { FrameKind::Length } else { FrameKind::Line };
+    let kind = if is_protobuf { FrameKind::Protobuf } else { FrameKind::Json };
     let (mut frames, mut names) = (Frames::new(kind, 64 * 1024), Vec::new());
-    let mut object = String::new();
+    let mut json = String::new();
     for chunk in bytes.chunks(chunk.max(1)) {
         if frames.push(chunk).is_err() {
             break;
         }
-        while let Some(line) = frames.next() {
-            let event = match is_protobuf {
-                true => watch::parse_protobuf(line, &mut object),
-                false => watch::parse(line),
-            };
-            if let Ok(WatchEvent::Upserted(object) | WatchEvent::Deleted(object)) = event
+        while let Some(frame) = frames.next() {
+            if let Ok(WatchEvent::Upserted(object) | WatchEvent::Deleted(object)) =
+                watch::parse(kind, frame, &mut json)
                 && let Ok(node) = NodeView::without_status(object)
             {
                 names.push(node.metadata.name.into_owned());

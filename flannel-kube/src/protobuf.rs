@@ -1,4 +1,4 @@
-//! Nodes in protobuf: half of the bytes of JSON, a fraction of the work for the server, and what is not wanted is passed over.
+//! Nodes in protobuf: a fifth of the bytes less than in JSON, a fraction of the work for the server, and what is not wanted is passed over.
 //!
 //! The messages are those of `generated.proto` in k8s.io/apimachinery (`runtime`, `meta/v1`) and k8s.io/api (`core/v1`), with the wanted
 //! members alone. What comes out is the same in JSON, which is small then, so that there is one way to read objects.
@@ -22,8 +22,7 @@ fn object_of(bytes: &[u8]) -> Result<String, DecodeError> {
     let Unknown { type_meta, raw } = Unknown::decode(envelope)?;
     let json = match &*type_meta.unwrap_or_default().kind {
         "Status" => serde_json::to_string(&Status::decode(&*raw)?),
-        "Node" => serde_json::to_string(&Node::decode(&*raw)?),
-        _ => serde_json::to_string(&AnyObject::decode(&*raw)?),
+        _ => serde_json::to_string(&Node::decode(&*raw)?),
     };
     Ok(json.expect("texts and numbers are JSON"))
 }
@@ -59,13 +58,7 @@ struct TypeMeta {
     kind: String,
 }
 
-#[derive(Message, Serialize)]
-struct AnyObject {
-    #[prost(message, optional, tag = "1")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<ObjectMeta>,
-}
-
+/// A Node, or the metadata of one.
 #[derive(Message, Serialize)]
 struct Node {
     #[prost(message, optional, tag = "1")]

@@ -40,8 +40,7 @@ pub(crate) enum WatchEvent<'a> {
 impl WatchStream {
     pub(crate) async fn open(client: &Client, call: Call) -> Result<Self, RequestError> {
         let answer = client.open(call).await?;
-        let kind = if answer.is_protobuf { FrameKind::Length } else { FrameKind::Line };
-        let frames = Frames::new(kind, LONGEST_OBJECT);
+        let frames = Frames::new(answer.frames, LONGEST_OBJECT);
         Ok(Self { answer, frames, object: String::new(), has_spoken: false })
     }
 
@@ -66,11 +65,7 @@ impl WatchStream {
 
     /// The next event that has been received.
     pub(crate) fn event(&mut self) -> Option<Result<WatchEvent<'_>, serde_json::Error>> {
-        let frame = self.frames.next()?;
-        Some(match self.answer.is_protobuf {
-            true => parse_protobuf(frame, &mut self.object),
-            false => parse(frame),
-        })
+        self.frames.next().map(|frame| parse(self.answer.frames, frame, &mut self.object))
     }
 
     pub(crate) fn failed(&self, reason: Reason) -> RequestError {
@@ -78,30 +73,27 @@ impl WatchStream {
     }
 }
 
-/// What a line says.
-pub(crate) fn parse(line: &[u8]) -> Result<WatchEvent<'_>, serde_json::Error> {
-    let (kind, object) = match split(line) {
-        Some(parts) => parts,
-        None => {
-            let Line { kind, object } = serde_json::from_slice(line)?;
-            (kind, object.get())
+/// What a frame says. If it is protobuf, its object is put into `json`.
+pub(crate) fn parse<'a>(
+    frames: FrameKind,
+    frame: &'a [u8],
+    json: &'a mut String,
+) -> Result<WatchEvent<'a>, serde_json::Error> {
+    let (kind, object) = match frames {
+        FrameKind::Json => match split(frame) {
+            Some(parts) => parts,
+            None => {
+                let Line { kind, object } = serde_json::from_slice(frame)?;
+                (kind, object.get())
+            }
+        },
+        FrameKind::Protobuf => {
+            let kind;
+            (kind, *json) = protobuf::event(frame).map_err(serde_json::Error::custom)?;
+            let unknown = || serde_json::Error::custom(format!("{kind:?} is no kind of event"));
+            (Kind::of(&kind).ok_or_else(unknown)?, json.as_str())
         }
     };
-    event(kind, object)
-}
-
-/// What a frame says, whose object is put into `object`.
-pub(crate) fn parse_protobuf<'a>(
-    frame: &[u8],
-    object: &'a mut String,
-) -> Result<WatchEvent<'a>, serde_json::Error> {
-    let (kind, json) = protobuf::event(frame).map_err(serde_json::Error::custom)?;
-    *object = json;
-    let unknown = || serde_json::Error::custom(format!("{kind:?} is no kind of event"));
-    event(Kind::of(&kind).ok_or_else(unknown)?, object)
-}
-
-fn event(kind: Kind, object: &str) -> Result<WatchEvent<'_>, serde_json::Error> {
     Ok(match kind {
         Kind::Added | Kind::Modified => WatchEvent::Upserted(object),
         Kind::Deleted => WatchEvent::Deleted(object),
@@ -162,22 +154,26 @@ mod tests {
 
     #[test]
     fn lines_are_what_an_api_server_sends() {
+        let (json, unused) = (FrameKind::Json, &mut String::new());
         let line = br#"{"type":"BOOKMARK","object":{"kind":"Node","apiVersion":"v1","metadata":{"resourceVersion":"7","creationTimestamp":null,"annotations":{"k8s.io/initial-events-end":"true"}},"spec":{},"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":0}},"nodeInfo":{}}}}"#;
-        let WatchEvent::Bookmark { version, ends_initial } = parse(line).unwrap() else { panic!() };
+        let WatchEvent::Bookmark { version, ends_initial } = parse(json, line, unused).unwrap()
+        else {
+            panic!()
+        };
         assert_eq!((version.as_str(), ends_initial), ("7", true));
         let line = br#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old resource version: 1 (8)","reason":"Expired","code":410}}"#;
-        let WatchEvent::Error(status) = parse(line).unwrap() else { panic!() };
+        let WatchEvent::Error(status) = parse(json, line, unused).unwrap() else { panic!() };
         assert!(status.is_expired());
         let WatchEvent::Deleted(object) =
-            parse(br#"{"type":"DELETED","object":{"a":[1, 2]}}"#).unwrap()
+            parse(json, br#"{"type":"DELETED","object":{"a":[1, 2]}}"#, unused).unwrap()
         else {
             panic!()
         };
         assert_eq!(object, r#"{"a":[1, 2]}"#);
         let spaced = br#"{ "object": {"a":1}, "type": "ADDED" }"#;
-        assert!(matches!(parse(spaced).unwrap(), WatchEvent::Upserted(r#"{"a":1}"#)));
+        assert!(matches!(parse(json, spaced, unused).unwrap(), WatchEvent::Upserted(r#"{"a":1}"#)));
         for line in [&b""[..], b"{}", br#"{"type":"OTHER","object":{}}"#, br#"{"type":"ADDED"}"#] {
-            assert!(parse(line).is_err());
+            assert!(parse(json, line, unused).is_err());
         }
     }
 }

@@ -14,7 +14,7 @@ use flannel_kube::{
     Client, ClientConfig, Credentials, Merged, NodeView, ObjectMeta, Projection, Reason,
     Reflection, Reflector, ReflectorOptions, RequestError, Resource,
 };
-use flannel_testbed::kube::{FakeApiServer, Refusal};
+use flannel_testbed::kube::{FakeApiServer, Refusal, Request};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -132,6 +132,12 @@ async fn servers_without_protobuf_send_json_and_the_same_comes_out() {
         server.patch("nodes", "late", &json!({"spec": {"podCIDR": "10.244.9.0/24"}}));
         until_true(&mut reflector, &server, &["n1", "n2", "n3", "n4", "late"]).await;
         assert_eq!(reflector.malformed(), 0);
+        let watches = server.take_requests();
+        let watches = watches.iter().filter(|it| it.query.contains("watch=true"));
+        assert!(watches.clone().count() > 1);
+        let is_asked = |it: &Request| it.accept.starts_with("application/vnd.kubernetes.protobuf");
+        assert!(watches.clone().all(is_asked), "protobuf first");
+        assert!(watches.clone().all(|it| it.accept.contains(",application/json")), "JSON else");
         found.push(known(&reflector));
     }
     assert_eq!(found[0], found[1]);

@@ -8,8 +8,6 @@ use tokio::net::TcpStream;
 
 use super::Request;
 
-pub(super) const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
-
 /// A connection, and what of the next request has come.
 pub(super) struct Connection {
     pub(super) stream: TcpStream,

@@ -5,24 +5,27 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+/// What is asked for.
 pub(super) const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
+/// What a watch of that is.
+pub(super) const STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 /// A frame of a watch: `WatchEvent` behind its length, with the object in an envelope.
 pub(super) fn frame(kind: &str, object: &str) -> serde_json::Result<Vec<u8>> {
     let object: Object<'_> = serde_json::from_str(object)?;
     let type_meta =
         [field(1, object.api_version.as_bytes()), field(2, object.kind.as_bytes())].concat();
-    let envelope = [field(1, &type_meta), field(2, &raw(&object)?), field(3, b""), field(4, b"")];
+    let envelope = [field(1, &type_meta), field(2, &raw(&object)), field(3, b""), field(4, b"")];
     let envelope = [b"k8s\0".to_vec(), envelope.concat()].concat();
     let event = [field(1, kind.as_bytes()), field(2, &field(1, &envelope))].concat();
     let length = u32::try_from(event.len()).expect("it is small").to_be_bytes();
     Ok([length.to_vec(), event].concat())
 }
 
-fn raw(object: &Object<'_>) -> serde_json::Result<Vec<u8>> {
+fn raw(object: &Object<'_>) -> Vec<u8> {
     if object.kind == "Status" {
         let words = [field(3, object.message.as_bytes()), field(4, object.reason.as_bytes())];
-        return Ok([words.concat(), number(6, object.code)].concat());
+        return [words.concat(), number(6, object.code)].concat();
     }
     let meta = &object.metadata;
     let mut bytes = field(1, meta.name.as_bytes());
@@ -39,7 +42,7 @@ fn raw(object: &Object<'_>) -> serde_json::Result<Vec<u8>> {
         bytes.extend(field(2, &spec.collect::<Vec<_>>()));
         bytes.extend(field(3, object.status.map_or("", RawValue::get).as_bytes()));
     }
-    Ok(bytes)
+    bytes
 }
 
 /// A member with a length.

@@ -7,7 +7,8 @@ use tokio::{sync::oneshot, task::JoinSet, time::sleep};
 
 use super::{
     Body, Refusal, Request, Shared,
-    http::{Connection, PROTOBUF_STREAM, parameter},
+    http::{Connection, parameter},
+    protobuf,
     streams::watch,
     write,
 };
@@ -54,7 +55,7 @@ async fn connection(mut connection: Connection, shared: &Shared) -> io::Result<(
             Ok(target) => match shared.answers.answer(&request) {
                 Some((code, Body::Text(text))) => connection.answer(code, None, &text).await?,
                 Some((code, Body::Protobuf(bytes))) => {
-                    connection.write_whole(code, None, PROTOBUF_STREAM, &bytes).await?;
+                    connection.write_whole(code, None, protobuf::STREAM, &bytes).await?;
                 }
                 None => answer(&mut connection, shared, &request, &target).await?,
             },

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Refusal, Request, Shared,
-    http::{Connection, PROTOBUF_STREAM, parameter},
+    http::{Connection, parameter},
     objects::{Change, Expired},
     protobuf,
     serve::{Target, kind, selects, status},
@@ -148,7 +148,7 @@ async fn send(
 }
 
 /// What a stream is written in.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Format {
     Json,
     Protobuf,
@@ -166,7 +166,7 @@ impl Format {
     fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
-            Self::Protobuf => PROTOBUF_STREAM,
+            Self::Protobuf => protobuf::STREAM,
         }
     }
 
