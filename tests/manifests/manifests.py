@@ -22,7 +22,7 @@ VALUES: dict[str, dict] = {
     "udp by eBPF": {"flannel": {"backend": "udp", "backendConfig": {"Engine": "ebpf"}, "capabilities": ["NET_ADMIN", "BPF"]}},
     "wireguard": {"flannel": {"backend": "wireguard", "backendPort": 4000, "backendConfig": {"Mode": "ipv4"}}},
     "values of flannel's chart": {
-        "global": {"imagePullSecrets": [{"name": "registry"}]},
+        "global": {"imagePullSecrets": [{"name": "registry"}]}, "netpol": {"enabled": False, "args": ["--v=2"]},
         "flannel": {"vni": 4096, "backendPort": 4789, "GBP": True, "directRouting": True, "enableNFTables": True,
                     "image": {"repository": "registry.example.com/flannel-node", "tag": "1"}},
     },
@@ -36,7 +36,10 @@ VALUES: dict[str, dict] = {
                     "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
                     "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                         {"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]}]}]}}},
-                    "updateStrategy": {"type": "OnDelete"}, "priorityClassName": "system-cluster-critical"},
+                    "updateStrategy": {"type": "OnDelete"}, "priorityClassName": "system-cluster-critical",
+                    "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "50m"}},
+                    "healthz": {"port": 9081, "livenessProbe": {"failureThreshold": 5}, "readinessProbe": {"periodSeconds": 2}},
+                    "tolerations": [{"key": "example.com/network", "operator": "Exists"}]},
     },
     "as little as possible": {
         "rbac": {"create": False}, "serviceAccount": {"create": False},
@@ -78,8 +81,12 @@ def one(objects: list[dict], kind: str) -> dict:
     return found
 
 
+def pod_of(objects: list[dict]) -> dict:
+    return one(objects, "DaemonSet")["spec"]["template"]["spec"]
+
+
 def container(objects: list[dict], name: str = "kube-flannel") -> dict:
-    pod = one(objects, "DaemonSet")["spec"]["template"]["spec"]
+    pod = pod_of(objects)
     [found] = [each for each in pod.get("initContainers", []) + pod["containers"] if each["name"] == name]
     return found
 

@@ -7,7 +7,7 @@ import subprocess
 import unittest
 
 import yaml
-from manifests import DIST, ROOT, TOOLS, VALUES, Refused, container, net_conf, one, plain, rendered
+from manifests import DIST, ROOT, TOOLS, VALUES, Refused, container, net_conf, one, plain, pod_of, rendered
 
 
 class Manifests(unittest.TestCase):
@@ -102,6 +102,31 @@ class Manifests(unittest.TestCase):
         images = {container(objects, name)["image"] for name in ("install-cni-plugin", "install-cni", "kube-flannel")}
         self.assertEqual(images, {"registry.example.com/mirror/flannel-node:0.1.0"})
 
+    def test_values_become_what_schedules_and_watches_the_pods(self):
+        values = VALUES["all labels"]["flannel"]
+        pod, daemon = pod_of(rendered(VALUES["all labels"])), container(rendered(VALUES["all labels"]))
+        for name in ("affinity", "nodeSelector", "priorityClassName", "tolerations"):
+            self.assertEqual(pod[name], values[name], name)
+        self.assertIn(values["extraVolumes"][0], pod["volumes"])
+        self.assertIn(values["extraVolumeMounts"][0], daemon["volumeMounts"])
+        self.assertIn(values["extraEnv"][0], daemon["env"])
+        self.assertEqual(daemon["resources"]["limits"], {"memory": "64Mi"})
+        self.assertEqual(daemon["resources"]["requests"], {"cpu": "50m", "memory": "20Mi"})
+        self.assertIn("--healthz-port=9081", daemon["args"])
+        self.assertEqual(daemon["ports"], [{"name": "healthz", "containerPort": 9081, "protocol": "TCP"}])
+        for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+            self.assertEqual(daemon[probe]["httpGet"], {"path": path, "port": "healthz"})
+        self.assertEqual([daemon["livenessProbe"]["failureThreshold"], daemon["readinessProbe"]["periodSeconds"]], [5, 2])
+
+        pod = pod_of(rendered(VALUES["as little as possible"]))
+        self.assertFalse({"imagePullSecrets", "nodeSelector", "tolerations"} & set(pod))
+        self.assertEqual(pod_of(rendered(VALUES["values of flannel's chart"]))["imagePullSecrets"], [{"name": "registry"}])
+        monitor = one(rendered(VALUES["monitored"]), "PodMonitor")
+        self.assertEqual(monitor["metadata"]["labels"]["release"], "prometheus")
+        self.assertEqual(monitor["spec"]["podMetricsEndpoints"], [{"port": "healthz", "interval": "15s"}])
+        self.assertEqual(monitor["spec"]["selector"], one(rendered({}), "DaemonSet")["spec"]["selector"])
+        self.assertNotIn("PodMonitor", [each["kind"] for each in rendered({})])
+
     def test_values_say_which_plugins_are_installed(self):
         def install(values: dict) -> tuple[str, list[str]]:
             found = container(rendered(values), "install-cni-plugin")
@@ -135,7 +160,8 @@ class Manifests(unittest.TestCase):
             ({"podCidr": "10.0.0.0"}, "podCidr"),
             ({"podCidr": "fd00::/56"}, "podCidr"),
             ({"podCidrv6": "10.0.0.0/8"}, "podCidrv6"),
-            ({"netpol": {"enabled": True}}, "netpol"),
+            ({"netpol": {"enabled": True}}, "netpol.enabled: this chart has no engine for network policies"),
+            ({"netpol": {"enabled": "no"}}, "netpol"),
             ({"flannel": {"backend": "ipip"}}, "backend"),
             ({"flannel": {"vni": 16777216}}, "vni"),
             ({"flannel": {"healthz": {"port": 65536}}}, "port"),
