@@ -66,6 +66,13 @@ def apply(cluster: Cluster, network: str, **settings) -> None:
     wait(cluster)
 
 
+def give_argument(cluster: Cluster, argument: str) -> None:
+    """Adds an argument to the daemon's, until the manifest is applied again."""
+    patch = [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": argument}]
+    cluster.kubectl("patch", "daemonset", DAEMON_SET, "-n", NAMESPACE, "--type=json", "-p", json.dumps(patch))
+    wait(cluster)
+
+
 def wait(cluster: Cluster, seconds: int = 300) -> None:
     cluster.kubectl("rollout", "status", f"daemonset/{DAEMON_SET}", "-n", NAMESPACE, f"--timeout={seconds}s")
 

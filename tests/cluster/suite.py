@@ -47,6 +47,7 @@ TRIALS = (
     trials.pods_reach_each_other_and_services,
     trials.pods_see_each_others_addresses,
     trials.a_path_is_explained_in_a_pod_of_the_network,
+    trials.kubectl_flannel_asks_all_nodes,
     trials.a_node_joins_is_drained_and_deleted,
     trials.a_node_object_is_made_anew_and_gets_other_subnets,
     trials.an_update_rolls_without_a_lost_packet,
@@ -95,6 +96,9 @@ def main() -> None:
     image = CACHE / "flannel-node.tar"
     images.pack(arguments.program, image)
     shutil.copy(arguments.program.with_name("flannel-cni"), plugins.OURS)
+    trials.PLUGIN.parent.mkdir(exist_ok=True)
+    trials.PLUGIN.unlink(missing_ok=True)
+    trials.PLUGIN.symlink_to(arguments.program.absolute())
     names = list(SCENARIOS) if arguments.scenarios == ["all"] else arguments.scenarios or [name for name, scenario in SCENARIOS.items() if scenario.always]
     failed = [failure for name in names for failure in run(name, image, arguments.only, arguments.keep and name == names[-1])]
     print(f"{len(failed)} failed" + "".join(f"\n  {failure}" for failure in failed))
@@ -147,7 +151,10 @@ def dry_run(cluster: Cluster) -> None:
     import manifests
 
     if not (manifests.TOOLS / "helm").exists():
-        print(f"left out: the chart's objects, because there is no {manifests.TOOLS}/helm (./ci.sh manifests builds it)")
+        text = f"the chart's objects, because there is no {manifests.TOOLS}/helm (./ci.sh manifests builds it)"
+        if os.environ.get("CI") == "true":
+            raise Failure(f"not tried: {text}")
+        print(f"left out: {text}")
         return
     count = 0
     for name, values in manifests.VALUES.items():

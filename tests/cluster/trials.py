@@ -1,6 +1,8 @@
 """What has to work on a cluster whose network is deployed by the shipped manifest. Each trial says in a sentence what holds."""
 
 import json
+import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import audit
 import networks
 import pings
 from cluster import add_node
-from lab import STATE, Cluster, Failure
+from lab import CACHE, STATE, Cluster, Failure
 from networks import DAEMON_SET, NAMESPACE
+from nodes import enter
 from workload import HOST_PORT, NODE_PORT, PORT, Workload, url
 
 OUR_AGENT = "flannel-kube"
+PLUGIN = CACHE / "plugin/kubectl-flannel"  # where the suite put it
 BACKEND_TYPE, BACKEND_DATA, SECOND_BACKEND = (f"{networks.ANNOTATIONS}/{key}" for key in ("backend-type", "backend-data", "second-backend"))
 
 
@@ -68,23 +72,45 @@ def a_path_is_explained_in_a_pod_of_the_network(cluster: Cluster, workload: Work
     return f"in {len(ends)} families"
 
 
+def kubectl_flannel_asks_all_nodes(cluster: Cluster, _workload: Workload) -> str:
+    """As operators call it, through kubectl and the API server's proxy."""
+    first, second = list(cluster.nodes)[:2]
+    networks.give_argument(cluster, "--healthz-explain")
+    try:
+        head, *rows = plugin(cluster, "status").splitlines()
+        ready = head.split().index("READY")
+        check(len(rows) == len(cluster.nodes) and {row.split()[ready] for row in rows} == {"yes"}, "\n".join([head, *rows]))
+        paths = {f"echo-{second}": 2, "svc/echo": 2 * len(cluster.nodes) - 1}  # the node at each end, once
+        for destination, views in paths.items():
+            said = plugin(cluster, "explain", f"echo-{first}", destination, "-n", "default")
+            check(said.count("reach each other") == views * len(cluster.families), said)
+        measured = plugin(cluster, "bench", first, second, "--seconds", "1")
+        left = [pod["metadata"]["name"] for pod in cluster.objects("pods", "-n", NAMESPACE, "-l", "app=flannel-bench")]
+        check(not left, f"pods are left: {left}")
+    finally:
+        networks.apply(cluster, "flannel-node")
+    return f"{len(rows)} nodes, {' '.join(measured.split())}"
+
+
+def plugin(cluster: Cluster, *arguments: str) -> str:
+    """What `kubectl flannel` says: kubectl finds the program by the name that the suite gave it."""
+    command = enter(cluster.nodes[cluster.control_plane]["pid"], "kubectl", "flannel", *arguments, namespaces=("--net",))
+    variables = {"PATH": f"{PLUGIN.parent}:{os.environ['PATH']}", "KUBECONFIG": str(STATE / "admin.conf")}
+    result = subprocess.run(command, text=True, capture_output=True, env=os.environ | variables)
+    check(result.returncode == 0, f"kubectl flannel {' '.join(arguments)} ended with {result.returncode}: {result.stderr}{result.stdout}")
+    return result.stdout
+
+
 def a_node_joins_is_drained_and_deleted(cluster: Cluster, workload: Workload) -> str:
     first = cluster.control_plane
     with pings.running(workload.flows()) as lost:
-        begin = time.monotonic()
-        name = add_node(cluster)
-        cluster.until("the new node to be ready", 120, cluster.all_ready)
-        ready = time.monotonic() - begin
-        workload.add_to(name)
-        workload.wait()
+        name, ready = join(cluster, workload)
         answers = workload.ask(f"echo-{first}", [url(address, PORT) for address in workload.addresses(f"echo-{name}")])
         check(set(answers) == {f"echo-{name}"}, f"the new node's pod answers {answers}")
         subnets = json.loads(cluster.kubectl("get", "node", name, "-o", "json"))["spec"]["podCIDRs"]
         for subnet in subnets:
             check(bool(routes(cluster, first, subnet)), f"no route to {subnet}")
-        cluster.kubectl("drain", name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
-        cluster.remove_node(name)
-        cluster.kubectl("delete", "node", name)
+        leave(cluster, name)
         begin = time.monotonic()
         cluster.until("routes to be gone", 30, lambda: not any(routes(cluster, first, subnet) for subnet in subnets))
         gone = time.monotonic() - begin
@@ -92,25 +118,46 @@ def a_node_joins_is_drained_and_deleted(cluster: Cluster, workload: Workload) ->
 
 
 def a_node_object_is_made_anew_and_gets_other_subnets(cluster: Cluster, workload: Workload) -> str:
-    """As after a mistaken `kubectl delete node`. Pods that run keep their addresses, which are nobody's any more; new ones have to work."""
-    node = list(cluster.nodes)[-1]
-    before = subnets_of(cluster, node)
-    cluster.kubectl("delete", "node", node)
-    # A kubelet registers its node when it starts.
-    cluster.restart(node, "kubelet")
-    cluster.until("other subnets", 120, lambda: (subnets_of(cluster, node) or before) != before)
+    """As after a mistaken `kubectl delete node`. Pods that run keep their addresses, which are nobody's any more; new ones have to work.
+
+    Pods of other nodes notice nothing."""
+    with pings.running(workload.flows()) as lost:
+        node, _ = join(cluster, workload)
+        before = subnets_of(cluster, node)
+        cluster.kubectl("delete", "node", node)
+        # A kubelet registers its node when it starts.
+        cluster.restart(node, "kubelet")
+        cluster.until("other subnets", 120, lambda: (subnets_of(cluster, node) or before) != before)
+        begin = time.monotonic()
+        cluster.until("nodes that are ready", 180, cluster.all_ready)
+        check_ready(cluster)
+        for name in (f"echo-{node}", f"host-{node}"):
+            cluster.kubectl("delete", "pod", name, "-n", "default", "--ignore-not-found", "--grace-period=1")
+        workload.add_to(node)
+        workload.wait()
+        took = time.monotonic() - begin
+        reached = pods_reach_each_other_and_services(cluster, workload)
+        for subnet in before:
+            check(not routes(cluster, cluster.control_plane, subnet), f"a route to {subnet} is left")
+        leave(cluster, node)
+    return f"pods {took:.1f} s after it had another subnet; {reached}; {none_lost(lost)}"
+
+
+def join(cluster: Cluster, workload: Workload) -> tuple[str, float]:
+    """Adds a node with its pods: its name, and the seconds until it was ready."""
     begin = time.monotonic()
-    cluster.until("nodes that are ready", 180, cluster.all_ready)
-    check_ready(cluster)
-    for name in (f"echo-{node}", f"host-{node}"):
-        cluster.kubectl("delete", "pod", name, "-n", "default", "--ignore-not-found", "--grace-period=1")
-    workload.add_to(node)
+    name = add_node(cluster)
+    cluster.until("the new node to be ready", 120, cluster.all_ready)
+    ready = time.monotonic() - begin
+    workload.add_to(name)
     workload.wait()
-    took = time.monotonic() - begin
-    reached = pods_reach_each_other_and_services(cluster, workload)
-    for subnet in before:
-        check(not routes(cluster, cluster.control_plane, subnet), f"a route to {subnet} is left")
-    return f"pods {took:.1f} s after it had another subnet; {reached}"
+    return name, ready
+
+
+def leave(cluster: Cluster, name: str) -> None:
+    cluster.kubectl("drain", name, "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
+    cluster.remove_node(name)
+    cluster.kubectl("delete", "node", name)
 
 
 def subnets_of(cluster: Cluster, node: str) -> list[str]:
