@@ -92,12 +92,19 @@ part_links() {
     return $bad
 }
 
-# flannel-core decides and does no I/O: its dependencies show it.
+# flannel-core decides and does no I/O: its dependencies show it. Nothing new is linked in twice.
 part_pure() {
     local tree
     tree=$(cargo tree -p flannel-core -e normal --prefix none)
     if grep -E '^(mio|socket2|nix|rustix|libc|netlink|rtnetlink|tonic|kube|hyper)[ -]' <<<"$tree"; then
         echo "flannel-core depends on an I/O crate"; return 1
+    fi
+    # What the program has in several versions is what deny.toml says, also where no cargo-deny looks.
+    local several listed
+    several=$(cargo tree -p flannel-node --all-features -e no-dev -d --depth 0 --prefix none | awk 'NF { print $1, $2 }' | sort -u | cut -d ' ' -f 1 | uniq -d)
+    listed=$(sed -n '/^skip = \[/,/^\]/s/.*crate = "\([^"@]*\).*/\1/p' deny.toml | sort)
+    if [ "$several" != "$listed" ]; then
+        printf 'in several versions:\n%s\nlisted in deny.toml:\n%s\n' "$several" "$listed"; return 1
     fi
 }
 
