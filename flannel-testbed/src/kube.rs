@@ -7,9 +7,11 @@ mod protobuf;
 mod sample_node;
 mod serve;
 mod streams;
+mod target;
 mod write;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,6 +27,8 @@ use tokio::{
 
 use objects::Objects;
 use sample_node::node;
+
+pub use target::Right;
 
 /// An API server in this process, with a thread of its own. It ends when the value is dropped.
 ///
@@ -51,6 +55,8 @@ pub struct Behaviour {
     pub token: Option<String>,
     /// What it answers instead, to so many requests.
     pub refusal: Option<(Refusal, usize)>,
+    /// The rights that whoever asks has; all if none.
+    pub allowed: Option<BTreeSet<Right>>,
     /// Which methods of which kinds nobody has the right to, such as `POST` of `events`.
     pub forbidden: Vec<(String, String)>,
     /// How many of the next watches are told at once that what they go on from is gone.
@@ -334,6 +340,7 @@ impl Default for Behaviour {
             bookmark_every: Duration::from_secs(60),
             token: None,
             refusal: None,
+            allowed: None,
             forbidden: Vec::new(),
             expired_watches: 0,
             delay: Duration::ZERO,

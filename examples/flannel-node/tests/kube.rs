@@ -11,3 +11,5 @@ mod node_objects;
 mod operators;
 #[path = "kube/outages.rs"]
 mod outages;
+#[path = "kube/rights.rs"]
+mod rights;

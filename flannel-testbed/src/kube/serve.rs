@@ -10,6 +10,7 @@ use super::{
     http::{Connection, parameter},
     protobuf,
     streams::watch,
+    target::Target,
     write,
 };
 
@@ -64,15 +65,6 @@ async fn connection(mut connection: Connection, shared: &Shared) -> io::Result<(
     Ok(())
 }
 
-/// What a path is about.
-pub(super) struct Target {
-    pub(super) plural: String,
-    /// The object's key, which has its namespace in front.
-    pub(super) key: Option<String>,
-    pub(super) namespace: Option<String>,
-    pub(super) part: Option<String>,
-}
-
 /// Whether the request is served, and what it is about.
 fn admit(shared: &Shared, request: &Request, token: Option<String>) -> Result<Target, Refusal> {
     let mut state = shared.state();
@@ -91,26 +83,22 @@ fn admit(shared: &Shared, request: &Request, token: Option<String>) -> Result<Ta
     }
     let not_found =
         || Refusal::new(404, "NotFound", "the server could not find the requested resource");
-    let rest = request.path.strip_prefix("/api/v1/").ok_or_else(not_found)?;
-    let mut parts = rest.split('/');
-    let mut plural = parts.next().unwrap_or_default();
-    let mut namespace = None;
-    if plural == "namespaces" {
-        namespace = parts.next().map(str::to_owned);
-        plural = parts.next().ok_or_else(not_found)?;
+    if let Some(allowed) = &behaviour.allowed
+        && !request.right().is_some_and(|it| allowed.iter().any(|right| right.covers(&it)))
+    {
+        let message = match request.right() {
+            Some(right) => format!("{} is forbidden: User \"nobody\" {right}", right.resource),
+            None => format!("forbidden: User \"nobody\" cannot get path {:?}", request.path),
+        };
+        return Err(Refusal::new(403, "Forbidden", &message));
     }
-    let name = parts.next();
-    let key = name.map(|name| match &namespace {
-        Some(namespace) => format!("{namespace}/{name}"),
-        None => name.into(),
-    });
-    let part = parts.next().map(str::to_owned);
-    let (method, plural) = (&request.method, plural.to_owned());
+    let target = Target::of(&request.path).ok_or_else(not_found)?;
+    let (method, plural) = (&request.method, &target.plural);
     if state.behaviour.forbidden.iter().any(|it| *it == (method.clone(), plural.clone())) {
         let message = format!("{plural} is forbidden: User cannot {method} resource {plural:?}");
         return Err(Refusal::new(403, "Forbidden", &message));
     }
-    Ok(Target { plural, key, namespace, part })
+    Ok(target)
 }
 
 async fn answer(
@@ -119,9 +107,10 @@ async fn answer(
     request: &Request,
     target: &Target,
 ) -> io::Result<()> {
-    let is_watch = parameter(&request.query, "watch").is_some_and(|it| it == "true" || it == "1");
     let answered = match (&target.key, request.method.as_str()) {
-        (None, "GET") if is_watch => return watch(connection, shared, request, target).await,
+        (None, "GET") if request.is_watch() => {
+            return watch(connection, shared, request, target).await;
+        }
         (None, "GET") => return list(connection, shared, request, target).await,
         (Some(key), "GET") => write::existing(shared, target, key),
         _ => write::write(shared, request, target),

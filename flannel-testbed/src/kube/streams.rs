@@ -11,7 +11,8 @@ use super::{
     http::{Connection, parameter},
     objects::{Change, Expired},
     protobuf,
-    serve::{Target, kind, selects, status},
+    serve::{kind, selects, status},
+    target::Target,
 };
 
 pub(super) async fn watch(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Refusal, Request, Shared, serve::Target};
+use super::{Refusal, Request, Shared, target::Target};
 
 /// An HTTP status and an object, or what is answered instead.
 type Answered = Result<(u16, Arc<str>), Refusal>;
