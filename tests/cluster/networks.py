@@ -19,10 +19,11 @@ ANNOTATIONS = "flannel.alpha.coreos.com"
 TUN = ("udp", "wireguard", "wireguard-2")
 
 
-def objects(network: str, families: list[Family], backend: dict = VXLAN, all_plugins: bool = False, **settings) -> list[dict]:
+def objects(network: str, families: list[Family], backend: dict = VXLAN, all_plugins: bool = False, capabilities: tuple[str, ...] = (),
+            **settings) -> list[dict]:
     """The manifest's objects, with the network's configuration edited as an operator does.
 
-    `all_plugins` installs all of our CNI plugins in place of those that are there.
+    `all_plugins` installs all of our CNI plugins in place of those that are there. `capabilities` are added to those of our daemon's container.
     """
     documents = list(yaml.safe_load_all(Path(MANIFESTS[network]).read_text()))
     for document in documents:
@@ -30,6 +31,8 @@ def objects(network: str, families: list[Family], backend: dict = VXLAN, all_plu
             document["data"]["net-conf.json"] = json.dumps(net_conf(families, backend) | settings)
         if document["kind"] == "DaemonSet" and backend["Type"] in TUN:
             give_tun(document["spec"]["template"]["spec"])
+        if document["kind"] == "DaemonSet" and network == "flannel-node":
+            document["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]["add"] += capabilities
         if all_plugins and network == "flannel-node":
             replace_plugins(document)
     return documents

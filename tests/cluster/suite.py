@@ -37,6 +37,8 @@ class Scenario:
     trials: tuple = ()
     # All of our CNI plugins, in place of containernetworking's.
     all_plugins: bool = False
+    # Of the daemon's container, besides those in the manifest.
+    capabilities: tuple[str, ...] = ()
     conformance: bool = False
     # For every change; others when they are named.
     always: bool = False
@@ -59,6 +61,7 @@ TRIALS = (
     trials.rights_are_those_that_are_used,
 )
 FEW = TRIALS[:3]
+EBPF = (*FEW, trials.programs_carry_packets_on_all_nodes, trials.an_update_rolls_without_a_lost_packet)
 PLUGINS = (
     plugins.ports_of_nodes_lead_to_pods,
     plugins.a_node_says_why_no_pod_can_start,
@@ -76,7 +79,8 @@ SCENARIOS = {
     "few": Scenario(family="46", trials=(*FEW, trials.no_right_is_missing)),
     "faults": Scenario(family="46", trials=FAULTS),
     "host-gw": Scenario(backend={"Type": "host-gw"}, proxy="iptables", trials=FEW, conformance=True),
-    "udp": Scenario(backend={"Type": "udp"}, trials=FEW, conformance=True),
+    "udp": Scenario(backend={"Type": "udp"}, trials=(*FEW, trials.threads_carry_packets_on_all_nodes), conformance=True),
+    "udp-ebpf": Scenario(family="46", backend={"Type": "udp", "Engine": "ebpf"}, capabilities=("BPF",), trials=EBPF, conformance=True),
     "wireguard": Scenario(family="46", backend={"Type": "wireguard"}, trials=(*FEW, trials.keys_are_rotated), conformance=True),
     "v4": Scenario(trials=FEW, conformance=True),
     "v6": Scenario(family="6", trials=FEW, conformance=True),
@@ -112,7 +116,8 @@ def run(name: str, image: Path, only: str, keep: bool) -> list[str]:
     failed = []
     clusters.down()
     try:
-        cluster = clusters.up(2, scenario.family, scenario.proxy, "flannel-node", [image], backend=scenario.backend, all_plugins=scenario.all_plugins)
+        cluster = clusters.up(2, scenario.family, scenario.proxy, "flannel-node", [image], backend=scenario.backend, all_plugins=scenario.all_plugins,
+                              capabilities=scenario.capabilities)
         workload = Workload(cluster).create()
         dry_run(cluster)
         for trial in scenario.trials:

@@ -101,6 +101,31 @@ def plugin(cluster: Cluster, *arguments: str) -> str:
     return result.stdout
 
 
+def programs_carry_packets_on_all_nodes(cluster: Cluster, _workload: Workload) -> str:
+    """With CAP_NET_ADMIN and CAP_BPF, and after others have sent packets."""
+    return carry_packets(cluster, "ebpf", 1 << 12 | 1 << 39)
+
+
+def threads_carry_packets_on_all_nodes(cluster: Cluster, _workload: Workload) -> str:
+    """With CAP_NET_ADMIN alone."""
+    return carry_packets(cluster, "userspace", 1 << 12)
+
+
+def carry_packets(cluster: Cluster, engine: str, rights: int) -> str:
+    said = []
+    for node, pod in networks.pods(cluster).items():
+        command = ["exec", pod["metadata"]["name"], "-n", NAMESPACE, "-c", "kube-flannel", "--", "/flannel-node", "status", "--json"]
+        report = json.loads(cluster.kubectl(*command))["backend_report"]
+        properties, by_ebpf = report["properties"], report["counters"]["packets_by_ebpf"]
+        check(properties["engine"] == engine and (by_ebpf > 0) == (engine == "ebpf"), f"{node}: {report}")
+        status = cluster.run(node, "cat", f"/proc/{network_process(cluster, node)}/status", text=True, capture_output=True).stdout
+        [effective] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")]
+        check(effective == rights, f"{node} has the capabilities {effective:x}")
+        said.append(f"{by_ebpf} packets by programs on {node}, self-test: {properties.get('self_test', 'none')}")
+    check(len(said) == len(cluster.nodes), f"{len(said)} pods of the network")
+    return f"{engine}, capabilities {rights:x}; " + "; ".join(said)
+
+
 def a_node_joins_is_drained_and_deleted(cluster: Cluster, workload: Workload) -> str:
     first = cluster.control_plane
     with pings.running(workload.flows()) as lost:
