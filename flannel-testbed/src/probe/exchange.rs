@@ -158,7 +158,7 @@ impl Exchange {
         Ok(socket)
     }
 
-    /// A path that is found to take less costs a packet or two.
+    /// A path that is found to take less costs a packet.
     fn retried(
         &self,
         data: impl Fn() -> String,
@@ -280,7 +280,7 @@ const UDP_SIZES: [(usize, usize); 11] = [
     (3500, 1000),
 ];
 const ICMP_SIZES: [usize; 4] = [56, 1444, 8000, 60_000];
-const ATTEMPTS: usize = 6;
+const ATTEMPTS: usize = 2;
 /// How long a packet is waited for.
 const LOST: Duration = Duration::from_millis(500);
 /// How long a stalled connection is waited for.

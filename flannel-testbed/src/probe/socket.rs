@@ -5,6 +5,7 @@ use std::{
 };
 
 use flannel_netlink::Namespace;
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
@@ -19,10 +20,12 @@ pub(super) fn open(namespace: &Namespace, to: IpAddr) -> io::Result<UdpSocket> {
     bind(namespace, SocketAddr::new(any, 0))
 }
 
-/// Binds a UDP socket inside `namespace`.
+/// Binds a UDP socket inside `namespace`. It keeps what comes while this process waits for a processor.
 pub(super) fn bind(namespace: &Namespace, address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = namespace.run(|| StdUdpSocket::bind(address)).map_err(io::Error::other)??;
     socket.set_nonblocking(true)?;
+    // Who may not have it has what the system allows.
+    let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
     UdpSocket::from_std(socket)
 }
 
@@ -43,5 +46,7 @@ pub(super) fn new_id() -> u64 {
 
 /// RFC 862.
 pub(super) const ECHO_PORT: u16 = 7;
+/// Bytes: a second of 4000 probes, for each of which the kernel counts about 1 kB.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// More than any UDP payload.
 pub(super) const LARGEST_DATAGRAM: usize = 1 << 16;
