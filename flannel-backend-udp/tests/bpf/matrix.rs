@@ -3,22 +3,21 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    os::fd::{AsFd, AsRawFd},
 };
 
+use aya::programs::{ProgramInfo, loaded_programs};
+use flannel_backend::filter::{self, Direction, Label};
 use flannel_backend_udp::DropReason;
 use flannel_netlink::Namespace;
 use flannel_testbed::{
     OFFLOADS,
-    probe::{Exchange, ExchangeError, Ping},
+    probe::{self, Exchange, ExchangeError},
 };
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    support,
+    support::{self, Kernel},
     world::{Cluster, run},
 };
 
@@ -255,28 +254,29 @@ fn ip(pod: &flannel_testbed::Pod, is_ipv4: bool) -> IpAddr {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
-async fn a_restart_loses_nothing_and_a_removed_filter_comes_back() {
-    let mut cluster = Cluster::new(support::IPV4, &[]).await;
-    assert!(cluster.reaches(0, 1).await);
-    let (from, to) = (cluster.world.pod(0).clone(), cluster.world.pod(1).ip());
-    let stops = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&stops);
-    let pings = tokio::spawn(async move {
-        let (mut sent, mut lost) = (0, 0);
-        while !stop.load(Ordering::Relaxed) {
-            sent += 1;
-            lost += u32::from(from.ping_with(to, Ping::default()).await.is_err());
+async fn a_restart_or_an_upgrade_loses_nothing_and_a_removed_filter_comes_back() {
+    let mut cluster = Cluster::new(support::DUAL, &[]).await;
+    let pods = [cluster.world.pod(0).clone(), cluster.world.pod(1).clone()];
+    let streams = probe::streams_both_ways(&pods[0], &pods[1], 1000).unwrap();
+    streams.flowing().await;
+    let mut numbers = filters(&cluster, None).await;
+    for round in 0..6 {
+        // Filters as a node of another build left them, in every second round.
+        if round % 2 == 0 {
+            numbers = filters(&cluster, Some(round)).await;
         }
-        (sent, lost)
-    });
-    for _ in 0..6 {
         cluster.nodes.restart(&cluster.world).await;
         let report = cluster.nodes.sync(0).await;
         assert_eq!(report.writes(), 0, "{report:?}");
+        let others = filters(&cluster, None).await;
+        assert!(numbers.iter().all(|(_, number)| !others.iter().any(|(_, it)| it == number)));
+        assert!(others.iter().all(|(label, _)| label.version > 6), "{others:?}");
+        numbers = others;
+        streams.flowing().await;
     }
-    stops.store(true, Ordering::Relaxed);
-    let (sent, lost) = pings.await.unwrap();
-    assert!(sent > 3 && lost == 0, "{lost} of {sent}");
+    let report = streams.stop().await;
+    println!("6 restarts, 3 of them upgrades: {report}");
+    assert!(report.sent > 1000 && report.lost == 0, "{report}");
     for (device, direction) in [("eth0", "ingress"), ("flannel0", "egress")] {
         cluster.run(0, &format!("tc qdisc del dev {device} clsact"));
         let repaired = cluster.nodes.repair(async || {
@@ -288,4 +288,28 @@ async fn a_restart_loses_nothing_and_a_removed_filter_comes_back() {
         });
         assert!(repaired.await, "{device}");
     }
+}
+
+/// The labels and programs of host 0's filters, which get this version if one is given.
+async fn filters(cluster: &Cluster, version: Option<u64>) -> Vec<(Label, u32)> {
+    let mut kernel = Kernel::of(cluster.host(0));
+    let mut filters = Vec::new();
+    for (device, direction) in [("eth0", Direction::In), ("flannel0", Direction::Out)] {
+        let link = kernel.link(device).await.index;
+        let there = filter::list_filters(&mut kernel.0, link, direction).await.unwrap();
+        let [filter] = &there[..] else { panic!("{there:?}") };
+        let number = filter.program.unwrap();
+        let mut label: Label = filter.label.as_ref().unwrap().parse().unwrap();
+        if let Some(version) = version {
+            label.version = version;
+            let is_it = |it: &ProgramInfo| it.id() == number;
+            let program = loaded_programs().flatten().find(is_it).unwrap().fd().unwrap();
+            let descriptor = program.as_fd().as_raw_fd();
+            let text = label.to_string();
+            let request = filter::replace(link, direction, filter.handle, descriptor, &text);
+            kernel.0.apply_one(request).await.unwrap();
+        }
+        filters.push((label, number));
+    }
+    filters
 }
