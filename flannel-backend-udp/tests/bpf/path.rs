@@ -1,8 +1,13 @@
-//! What routers say of the path to a peer about packets that programs sent.
+//! Paths to peers: which of them packets take, from which port, and what routers say of those that programs sent.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::Read,
+    net::{IpAddr, UdpSocket},
+    time::Duration,
+};
 
-use flannel_testbed::probe::Ping;
+use flannel_testbed::{Pod, probe::Ping};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{support, world::Cluster};
@@ -56,4 +61,79 @@ fn call_small(cluster: &Cluster, is_ipv4: bool) {
     let raw = || Socket::new(Domain::for_address(to), Type::RAW, Some(protocol));
     let router = cluster.host(2).namespace().run(raw).unwrap().unwrap();
     router.send_to(&message, &to.into()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn a_rule_of_the_host_chooses_the_path_to_a_peer() {
+    for userspace in [&[][..], &["host1", "host2", "host3", "host4"]] {
+        let cluster = Cluster::new(support::DUAL, userspace).await;
+        let [peer, router] = [1, 2].map(|n| cluster.host(n));
+        for (ip, peer, router) in [
+            ("ip -4", peer.ipv4().unwrap().into(), router.ipv4().unwrap().into()),
+            ("ip -6", IpAddr::from(peer.ipv6().unwrap()), IpAddr::from(router.ipv6().unwrap())),
+        ] {
+            cluster.run(0, &format!("{ip} rule add to {peer} lookup 77"));
+            cluster.run(0, &format!("{ip} route add {peer} via {router} dev eth0 table 77"));
+        }
+        cluster.run(2, "nft add table inet t");
+        let chain = "{ type filter hook forward priority 0 ; }";
+        cluster.run(2, &format!("nft add chain inet t forward {chain}"));
+        for to in cluster.world.pod(1).endpoint().ips() {
+            let family = if to.is_ipv4() { "ipv4" } else { "ipv6" };
+            let rule = format!("meta nfproto {family} udp dport 8285 counter");
+            cluster.run(2, &format!("nft add rule inet t forward {rule}"));
+            cluster.world.pod(0).ping(to).await.unwrap();
+            let counted = cluster.run(2, "nft list chain inet t forward");
+            assert!(!counted.contains("packets 0 "), "{userspace:?}, {family}: {counted}");
+        }
+        assert_eq!(cluster.stats(0).by_ebpf >= 2, userspace.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for bpf(2): run ./ci.sh bpf as root"]
+async fn each_flow_has_a_source_port_of_its_own() {
+    for userspace in [&[][..], &["host1"]] {
+        let cluster = Cluster::new(support::DUAL, userspace).await;
+        let (from, to) = (cluster.world.pod(0), cluster.world.pod(1));
+        for to in to.endpoint().ips() {
+            from.ping(to).await.unwrap();
+            let ports: Vec<_> = (0..4).map(|_| source_ports(&cluster, from, to)).collect();
+            assert!(ports.iter().all(|it| it.len() == 1), "{to}: one flow, one port: {ports:?}");
+            let all: BTreeSet<u16> = ports.into_iter().flatten().collect();
+            if userspace.is_empty() {
+                assert!(all.len() > 1 && all.iter().all(|port| *port >= 0xc000), "{to}: {all:?}");
+            } else {
+                assert_eq!(all, [8285].into(), "{to}");
+            }
+        }
+    }
+}
+
+/// From which ports host 1 gets the datagrams of a flow.
+fn source_ports(cluster: &Cluster, from: &Pod, to: IpAddr) -> BTreeSet<u16> {
+    let all = i32::from(0x0003_u16.to_be()); // ETH_P_ALL
+    let open = || Socket::new(Domain::PACKET, Type::RAW, Some(all.into()));
+    let mut wire = cluster.host(1).namespace().run(open).unwrap().unwrap();
+    wire.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let flow = from.namespace().run(|| UdpSocket::bind((any, 0))).unwrap().unwrap();
+    let inner_port = flow.local_addr().unwrap().port();
+    let header = if to.is_ipv4() { 20 } else { 40 };
+    let mut ports = BTreeSet::new();
+    for _ in 0..5 {
+        flow.send_to(b"hello", (to, 7777)).unwrap();
+        loop {
+            let mut frame = [0; 2048];
+            let len = wire.read(&mut frame).unwrap();
+            let port = |at| u16::from_be_bytes([frame[at], frame[at + 1]]);
+            let (outer, inner) = (14 + header, 14 + header + 8 + header);
+            if len == inner + 8 + 5 && port(outer + 2) == 8285 && port(inner) == inner_port {
+                ports.insert(port(outer));
+                break;
+            }
+        }
+    }
+    ports
 }
