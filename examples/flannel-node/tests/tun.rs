@@ -125,6 +125,30 @@ async fn rules_of_the_host_drop_what_is_documented() {
     .await;
 }
 
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn rules_of_the_host_drop_what_is_documented_with_ipv6() {
+    macro_rules! ipv6 {
+        ($backend:literal) => {
+            concat!(
+                r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":"#,
+                $backend,
+                "}"
+            )
+        };
+    }
+    outer_rules::are_obeyed_as_documented(&[
+        ("`vxlan`", ipv6!(r#"{"Type":"vxlan"}"#)),
+        ("`udp`, `userspace`", ipv6!(r#"{"Type":"udp","Engine":"userspace"}"#)),
+        ("`udp`, `ebpf`", ipv6!(r#"{"Type":"udp","Engine":"ebpf"}"#)),
+        (
+            "`wireguard`, `userspace`",
+            ipv6!(r#"{"Type":"wireguard","Engine":"userspace","ListenPortV6":51820}"#),
+        ),
+    ])
+    .await;
+}
+
 async fn shown(network: &'static str, engine: &str) {
     let cluster = Cluster::new(2, network).await;
     let (_nodes, pods) = cluster.start_all().await;
