@@ -15,8 +15,9 @@
 //! take datagrams without checksum (`UDP_NO_CHECK6_RX`).
 //!
 //! The filters keep programs and maps while no process runs. The next process loads new ones, fills their maps, and replaces the
-//! filters, each in one step, so that there is no packet without a program. They hang on clsact qdiscs, not on tcx links: such a link
-//! ends with the process unless it is pinned in a bpffs, which containers rarely have.
+//! filters, each in one step, so that there is no packet without a program. They hang on clsact qdiscs, although a device drops packets
+//! while it gets its first, and not on tcx links: such a link ends with the process unless it is pinned in a bpffs, which containers
+//! rarely have. A program attached to tcx without a link would stay, but aya attaches to tcx by links only.
 
 mod engine;
 mod error;
