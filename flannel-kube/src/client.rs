@@ -10,7 +10,10 @@ use http_body_util::Full;
 use hyper::{
     Request,
     body::{Bytes, Incoming},
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT},
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER,
+        USER_AGENT,
+    },
     http::request::Builder,
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -227,6 +230,10 @@ impl Client {
             Some(kind) if kind.as_bytes().starts_with(PROTOBUF.as_bytes()) => FrameKind::Protobuf,
             _ => FrameKind::Json,
         };
+        if let Some(encoding) = head.headers.get(CONTENT_ENCODING).filter(|it| *it != "identity") {
+            let encoding = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
+            return Err(Reason::Encoded { encoding });
+        }
         let mut answer = Answer { client, call: call.clone(), connection, body, frames, heard };
         if head.status.is_success() {
             return Ok(answer);

@@ -39,6 +39,14 @@ pub enum Reason {
     /// The answer is not what was asked for.
     #[error("the answer is not as expected")]
     Decode(#[source] serde_json::Error),
+    /// The answer is compressed, which was not asked for.
+    #[error(
+        "the answer is in the encoding {encoding}, which was not asked for: let no proxy in between compress answers"
+    )]
+    Encoded {
+        /// What it is called.
+        encoding: String,
+    },
     /// Our certificate or the signers of the API server's cannot be used.
     #[error("{place} cannot be used for TLS")]
     Certificate {

@@ -276,6 +276,22 @@ async fn refusals_have_the_servers_words_and_busy_servers_are_asked_again() {
 }
 
 #[tokio::test]
+async fn no_answer_is_to_be_compressed_and_one_that_is_all_the_same_is_refused_by_name() {
+    let server = server(3);
+    for watch_list in [true, false] {
+        server.behave(|it| it.watch_list = watch_list);
+        soon(reflector(&server, watch_list).next()).await.unwrap();
+    }
+    let (client, nodes) = (client(&server), Resource::cluster("nodes"));
+    soon(client.get(&nodes, "n1")).await.unwrap();
+    let asked = server.take_requests();
+    assert!(asked.len() >= 4 && asked.iter().all(|it| it.accept_encoding.is_empty()), "{asked:?}");
+    server.behave(|it| it.compresses_unasked = true);
+    let error = soon(client.list(&nodes, 9, |_| {})).await.unwrap_err();
+    assert!(error.reason.to_string().contains("in the encoding gzip, which was not"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_token_that_expired_is_replaced_by_what_is_in_its_file() {
     let server = server(1);
     server.behave(|it| it.token = Some("new".into()));

@@ -1,5 +1,7 @@
-//! A Kubernetes API server for tests: nodes, pods and ConfigMaps in memory, served over real connections, with faults on demand.
+//! A Kubernetes API server for tests: nodes, pods, policies and what else they need in memory, served over real connections, with
+//! faults on demand.
 
+mod gzip;
 mod http;
 mod merge;
 mod objects;
@@ -61,6 +63,8 @@ pub struct Behaviour {
     pub forbidden: Vec<(String, String)>,
     /// How many of the next watches are told at once that what they go on from is gone.
     pub expired_watches: usize,
+    /// Whether lists are compressed for everybody, as by a proxy that does more than it should.
+    pub compresses_unasked: bool,
     /// How long it thinks before each answer.
     pub delay: Duration,
     /// The path of which requests are not answered at all.
@@ -106,6 +110,8 @@ pub struct Request {
     pub query: String,
     /// What is accepted.
     pub accept: String,
+    /// In which encodings, such as `gzip`.
+    pub accept_encoding: String,
     /// The body.
     pub body: String,
 }
@@ -343,6 +349,7 @@ impl Default for Behaviour {
             allowed: None,
             forbidden: Vec::new(),
             expired_watches: 0,
+            compresses_unasked: false,
             delay: Duration::ZERO,
             unanswered: None,
         }

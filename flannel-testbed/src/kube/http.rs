@@ -54,6 +54,7 @@ impl Connection {
             path: path.into(),
             query: query.into(),
             accept: header("accept").unwrap_or_default(),
+            accept_encoding: header("accept-encoding").unwrap_or_default(),
             body: String::from_utf8_lossy(&body).into_owned(),
         };
         Ok(Some((request, token)))
@@ -85,9 +86,15 @@ impl Connection {
     }
 
     /// Begins an answer of chunks.
-    pub(super) async fn begin(&mut self, content_type: &str) -> io::Result<()> {
+    pub(super) async fn begin(
+        &mut self,
+        content_type: &str,
+        encoding: Option<&str>,
+    ) -> io::Result<()> {
+        let encoding = encoding.map(|it| format!("Content-Encoding: {it}\r\n"));
         let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n{}Transfer-Encoding: chunked\r\n\r\n",
+            encoding.unwrap_or_default()
         );
         self.stream.write_all(head.as_bytes()).await
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinSet, time::sleep};
 
 use super::{
-    Body, Refusal, Request, Shared,
+    Body, Refusal, Request, Shared, gzip,
     http::{Connection, parameter},
     protobuf,
     streams::watch,
@@ -152,17 +152,27 @@ async fn list(
     let meta =
         json!({ "resourceVersion": version.to_string(), "continue": next.unwrap_or_default() });
     let kind = kind(&target.plural);
-    let head = format!(r#"{{"kind":"{kind}List","apiVersion":"v1","metadata":{meta},"items":["#);
-    connection.begin("application/json").await?;
-    connection.chunk(head.as_bytes()).await?;
-    let mut separator = "";
-    for item in items {
-        let text = format!("{separator}{item}");
-        shared.state().bytes_sent += text.len() as u64;
-        connection.chunk(text.as_bytes()).await?;
-        separator = ",";
+    let version = target.api_version();
+    let head =
+        format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{meta},"items":["#);
+    let pieces = items.into_iter().enumerate().map(|(n, item)| match n {
+        0 => item.to_string(),
+        _ => format!(",{item}"),
+    });
+    let pieces = std::iter::once(head).chain(pieces).chain(["]}\n".to_owned()]);
+    let is_wanted = request.accept_encoding.split([',', ' ']).any(|it| it == "gzip");
+    let is_compressed = is_wanted || shared.state().behaviour.compresses_unasked;
+    connection.begin("application/json", is_compressed.then_some("gzip")).await?;
+    if is_compressed {
+        let whole = gzip::file(pieces.collect::<String>().as_bytes());
+        shared.state().bytes_sent += whole.len() as u64;
+        connection.chunk(&whole).await?;
+    } else {
+        for piece in pieces {
+            shared.state().bytes_sent += piece.len() as u64;
+            connection.chunk(piece.as_bytes()).await?;
+        }
     }
-    connection.chunk(b"]}\n").await?;
     connection.end().await
 }
 
@@ -171,6 +181,8 @@ pub(super) fn kind(plural: &str) -> &'static str {
     match plural {
         "configmaps" => "ConfigMap",
         "events" => "Event",
+        "namespaces" => "Namespace",
+        "networkpolicies" => "NetworkPolicy",
         "pods" => "Pod",
         _ => "Node",
     }

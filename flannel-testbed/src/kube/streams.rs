@@ -39,7 +39,7 @@ pub(super) async fn watch(
     };
     let _open = Open(shared);
     let format = Format::of(request, shared);
-    connection.begin(format.content_type()).await?;
+    connection.begin(format.content_type(), None).await?;
     let mut changed = shared.changed.subscribe();
     let mut version = match query("resourceVersion").and_then(|it| it.parse::<u64>().ok()) {
         Some(version) if version > 0 && !is_initial => version,
@@ -196,7 +196,7 @@ async fn bookmark(
     let meta = json!({
         "resourceVersion": version.to_string(), "creationTimestamp": null, "annotations": annotations,
     });
-    let object = json!({ "kind": kind, "apiVersion": "v1", "metadata": meta });
+    let object = json!({ "kind": kind, "apiVersion": target.api_version(), "metadata": meta });
     connection.chunk(&format.frame("BOOKMARK", &object.to_string())?).await
 }
 

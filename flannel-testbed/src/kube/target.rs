@@ -6,6 +6,7 @@ use super::Request;
 pub(super) struct Target {
     /// The API group; empty for the core's.
     group: String,
+    version: String,
     pub(super) plural: String,
     /// The object's key, which has its namespace in front.
     pub(super) key: Option<String>,
@@ -29,13 +30,11 @@ pub struct Right {
 impl Target {
     /// `None` if the API has no such path.
     pub(super) fn of(path: &str) -> Option<Self> {
-        let (group, rest) = match path.strip_prefix("/api/v1/") {
+        let (group, rest) = match path.strip_prefix("/api/") {
             Some(rest) => ("", rest),
-            None => {
-                let (group, rest) = path.strip_prefix("/apis/")?.split_once('/')?;
-                (group, rest.split_once('/')?.1)
-            }
+            None => path.strip_prefix("/apis/")?.split_once('/')?,
         };
+        let (version, rest) = rest.split_once('/')?;
         let parts: Vec<&str> = rest.split('/').collect();
         let (namespace, parts) = match parts[..] {
             ["namespaces", namespace, _, ..] => (Some(namespace), &parts[2..]),
@@ -47,7 +46,16 @@ impl Target {
             None => name,
         });
         let namespace = namespace.map(str::to_owned);
-        Some(Self { group: group.into(), plural: part(0)?, key, namespace, part: part(2) })
+        let (group, version) = (group.into(), version.into());
+        Some(Self { group, version, plural: part(0)?, key, namespace, part: part(2) })
+    }
+
+    /// What objects say that they are of, such as `networking.k8s.io/v1`.
+    pub(super) fn api_version(&self) -> String {
+        match self.group.as_str() {
+            "" => self.version.clone(),
+            group => format!("{group}/{}", self.version),
+        }
     }
 }
 
