@@ -34,9 +34,14 @@ async fn a_node_without_a_block_waits_and_says_what_for() {
     let cluster = Cluster::new(1, &ipv4("host-gw")).await;
     cluster.server.delete("nodes", "node0");
     cluster.server.add_node("node0", &[], true);
-    let mut process = cluster.host(0).spawn(cluster.ours(0)).unwrap();
-    let waits = |line: &str| line.contains("node0 has no spec.podCIDR yet");
-    process.line(Duration::from_secs(60), waits).await.unwrap();
+    let mut command = cluster.ours(0);
+    command.arg("-healthz-port=8081");
+    let mut process = cluster.host(0).spawn(command).unwrap();
+    let reason = "node0 has no spec.podCIDR yet";
+    process.line(Duration::from_secs(60), |line| line.contains(reason)).await.unwrap();
+    let asked = "curl -sS -w ' %{http_code}' http://127.0.0.1:8081/readyz";
+    let answer = cluster.shell(0, asked).await;
+    assert!(answer.contains(reason) && answer.ends_with(" 503"), "{answer}");
     let spec = json!({"podCIDR": "10.244.9.0/24", "podCIDRs": ["10.244.9.0/24"]});
     cluster.server.patch("nodes", "node0", &json!({ "spec": spec }));
     let ready = |line: &str| line.contains(" ready subnet=");
