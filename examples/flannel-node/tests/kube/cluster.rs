@@ -69,7 +69,11 @@ impl Cluster {
     }
 
     pub(crate) async fn start_ours(&self, n: usize) -> Process {
-        let mut process = self.host(n).spawn(self.ours(n)).unwrap();
+        self.start(n, self.ours(n)).await
+    }
+
+    pub(crate) async fn start(&self, n: usize, command: Command) -> Process {
+        let mut process = self.host(n).spawn(command).unwrap();
         let ready = |line: &str| line.contains(" ready subnet=");
         process.line(Duration::from_secs(60), ready).await.unwrap();
         process
@@ -100,6 +104,19 @@ impl Cluster {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
         self.host(n).run(command).await.unwrap()
+    }
+
+    /// Waits until hosts have routes to these blocks 10.244.N.0/24, and none to those.
+    pub(crate) async fn converged(&self, hosts: &[usize], present: &[u8], gone: &[u8]) {
+        for host in hosts {
+            // A peer that is missing from a new list stays for two minutes.
+            within(Duration::from_secs(200), "hosts have the routes that they need", async || {
+                let routes = self.shell(*host, "ip route").await;
+                let has = |n: &u8| routes.contains(&format!("10.244.{n}.0/24"));
+                present.iter().all(has) && !gone.iter().any(has)
+            })
+            .await;
+        }
     }
 
     /// A Node with the block 10.244.N.0/24 whose vxlan peer nobody runs.
@@ -138,13 +155,17 @@ impl Cluster {
     }
 }
 
-pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
+    within(Duration::from_secs(90), what, condition).await;
+}
+
+pub(crate) async fn within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !condition().await {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(Duration::from_secs(90), wait).await.unwrap_or_else(|_| panic!("{what}: not in time"));
+    timeout(limit, wait).await.unwrap_or_else(|_| panic!("{what}: not in time"));
 }
 
 pub(crate) fn ipv4(backend: &str) -> String {
