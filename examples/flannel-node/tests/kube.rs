@@ -13,3 +13,5 @@ mod operators;
 mod outages;
 #[path = "kube/rights.rs"]
 mod rights;
+#[path = "kube/third_node.rs"]
+mod third_node;
