@@ -394,7 +394,8 @@ part_kube() {
     fi
     cargo test --workspace --all-features --test fake --test kubernetes 2>&1 | tee "$log"
     cargo test --workspace --all-features --test kube --no-run
-    local tests=(cargo test --offline --workspace --all-features --test kube -- --ignored --test-threads 2 "${without[@]}")
+    # The programs wait more than they work.
+    local tests=(cargo test --offline --workspace --all-features --test kube -- --ignored --test-threads 4 "${without[@]}")
     if [ "$(id -u)" = 0 ]; then
         "${tests[@]}" 2>&1 | tee -a "$log"
     else
