@@ -282,6 +282,40 @@ fn a_third_backend_waits_until_the_second_is_reached() {
     });
 }
 
+/// What a node does not name any more it does not name again before that was taken down: peers know by then what was published of it.
+#[test]
+fn nodes_that_restart_while_they_linger_take_down_what_they_left_before_it_comes_back() {
+    for restarted in 0..=NODES {
+        run(async move {
+            let mut world = World::new(1).await;
+            world.configure("two");
+            world.pass(Duration::from_secs(5)).await;
+            let status = world.running[0].as_ref().unwrap().1.status();
+            assert!(status.last_sync.unwrap().migration.unwrap().leaving);
+            for n in 0..restarted {
+                world.kill(n);
+            }
+            world.configure("one");
+            for n in 0..restarted {
+                world.start(n).await;
+            }
+            world.pass(Duration::from_secs(5)).await;
+            for node in world.running.iter().flatten() {
+                let status = node.1.status();
+                assert_eq!(&*status.lease.unwrap().attrs.backend_type, "two");
+                assert_eq!(
+                    status.last_sync.unwrap().migration.unwrap().then.as_deref(),
+                    Some("one")
+                );
+            }
+            world.settle("one").await;
+            let started = |machine: &Machine| machine.hosts["one"].started().len();
+            let wanted = (0..NODES).map(|n| if n < restarted { 3 } else { 2 });
+            assert!(world.machines.iter().map(started).eq(wanted), "{restarted} restarted");
+        });
+    }
+}
+
 #[test]
 fn a_node_that_was_away_while_the_backend_changed_is_reached_by_the_old_one() {
     run(async {

@@ -11,7 +11,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{merge::fault, migration_plan::Side, shared_state::Shared};
+use super::{
+    merge::fault,
+    migration_plan::{Published, Side},
+    shared_state::Shared,
+};
 use crate::{
     backend::{BackendError, Network},
     config::{BackendConfig, NetworkConfig},
@@ -44,6 +48,19 @@ impl MigratingNetwork {
     pub(super) async fn start(shared: Arc<Shared>, lease: &Lease) -> Result<Self, BackendError> {
         let running = shared.state().base.clone();
         let base = running.backend.start(&running.own_lease(lease)).await?;
+        let is_left = {
+            let mut state = shared.state();
+            let beside = state.beside.as_ref();
+            let only = beside.map(|it| Published { first: &it.backend_type, second: None });
+            let is_left = only == Some(Published::by(&lease.attrs));
+            // Peers have seen that it goes: it is taken down, and comes back as a new one. The second backend is not looked at: a lease
+            // that names the base alone may be from before the second one was first published.
+            if is_left && state.target == Side::Base {
+                state.then = Some(state.base.recorded.config.clone());
+                state.target = Side::Beside;
+            }
+            is_left
+        };
         Ok(Self {
             shared,
             base,
@@ -51,7 +68,7 @@ impl MigratingNetwork {
             via: Some(BTreeMap::new()),
             plain_at: None,
             refused: BTreeSet::new(),
-            left_at: None,
+            left_at: is_left.then(Instant::now),
             look_at: None,
         })
     }

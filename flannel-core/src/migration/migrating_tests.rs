@@ -235,3 +235,48 @@ async fn a_backend_that_the_lease_has_ceased_to_name_comes_back_as_a_new_one() {
     );
     assert_eq!(hosts[0].started().len(), 2);
 }
+
+/// The node does not remember that it lingers: its lease says so.
+#[tokio::test(start_paused = true)]
+async fn what_the_lease_does_not_name_comes_back_as_a_new_one_also_after_a_restart() {
+    // The backend is another one again before the restart, and before the first sync after it.
+    for learns_late in [false, true] {
+        let (hosts, source) = hosts();
+        let options = MigrationOptions::default();
+        let begin =
+            |wanted: &str| Migrating::new(source.clone(), &config(wanted), options).unwrap();
+        let backend = begin("one");
+        let mut attrs = backend.advertise(None).await.unwrap();
+        let mut network = backend.start(&own(&attrs)).await.unwrap();
+        network.migrate(&config("two")).unwrap();
+        for _ in 0..4 {
+            (attrs, _) = round(&backend, &mut network, attrs).await;
+        }
+        assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true), "it lingers");
+        drop(network);
+        let backend = begin(if learns_late { "two" } else { "one" });
+        attrs = backend.advertise(Some(&own(&attrs))).await.unwrap();
+        let mut network = backend.start(&own(&attrs)).await.unwrap();
+        if learns_late {
+            network.migrate(&config("one")).unwrap();
+        }
+        let report;
+        (attrs, report) = round(&backend, &mut network, attrs).await;
+        assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true), "it still lingers");
+        assert_eq!(report.migration.unwrap().then.as_deref(), Some("one"));
+        sleep(options.linger).await;
+        (attrs, _) = round(&backend, &mut network, attrs).await;
+        assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), false), "it is taken down");
+        for _ in 0..4 {
+            (attrs, _) = round(&backend, &mut network, attrs).await;
+            assert!(hosts.iter().any(|host| host.routes().len() == 1), "the peer has a way");
+        }
+        sleep(options.linger).await;
+        (attrs, _) = round(&backend, &mut network, attrs).await;
+        assert_eq!(
+            (said(&attrs), hosts.each_ref().map(FakeBackend::is_up)),
+            ("one".into(), [true, false])
+        );
+        assert_eq!(hosts[0].started().len(), 3, "first, after the restart, and as a new one");
+    }
+}

@@ -117,7 +117,13 @@ impl Situation<'_> {
                 waiting.push(peer.subnet);
             }
         }
-        let layout = self.layout(has_moved, waiting.is_empty());
+        let has_left = self.published == Published { first: self.name(self.target), second: None };
+        // What the lease does not name any more is named again only for a peer that takes nothing else. Others wait until it comes back as
+        // a new one.
+        let layout = match has_left && late.is_empty() {
+            true => Layout::Only(self.target),
+            false => self.layout(has_moved, waiting.is_empty()),
+        };
         MigrationPlan { via, layout, waiting, late }
     }
 
