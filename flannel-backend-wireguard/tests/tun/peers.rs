@@ -1,5 +1,8 @@
 //! Peers that change, start anew, move, and have another key.
-#![expect(clippy::disallowed_methods, reason = "ip sets up a pod that lies")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "ip sets up a pod that lies, nft a host that translates"
+)]
 
 use std::{net::UdpSocket, process::Command, time::Duration};
 
@@ -142,6 +145,36 @@ async fn a_peer_sends_from_its_own_addresses() {
     while lab.count(0, "dropped_spoofed_source") < 10 {
         assert!(Instant::now() < deadline, "{:?}", lab.nodes[0].backend.report());
         sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Translates what host 1 sends to its peers, as a router does that others reach nothing behind: from this port, and to nothing else.
+async fn translate(lab: &Lab, port: u16) {
+    let rules = format!(
+        "add table ip router; delete table ip router; table ip router {{
+            chain out {{ type filter hook postrouting priority 300; udp sport 51820 udp sport set {port}; }}
+            chain in {{ type filter hook prerouting priority -300; udp dport 51820 drop; udp dport {port} udp dport set 51820; }}
+        }}"
+    );
+    let mut nft = Command::new("nft");
+    nft.arg(rules);
+    lab.testbed.host(1).run(nft).await.unwrap();
+}
+
+/// Its pods are silent: keepalives alone tell where it is, and keep telling.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn a_peer_behind_a_router_is_reached_as_long_as_it_sends_keepalives() {
+    let with_keepalives = IPV4.replace("}}", r#","PersistentKeepaliveInterval":1}}"#);
+    for (config, is_reached) in [(&*with_keepalives, true), (IPV4, false)] {
+        let lab = Lab::new(&[IPV4, config]).await;
+        assert!(lab.reaches(1, 0).await);
+        for port in [40_000, 40_001] {
+            translate(&lab, port).await;
+            let found = async { while !lab.reaches(0, 1).await {} };
+            let found = timeout(Duration::from_secs(5), found).await.is_ok();
+            assert_eq!(found, is_reached, "{config}, port {port}");
+        }
     }
 }
 
