@@ -18,6 +18,7 @@ mod throughput;
 pub(crate) use echo::serve;
 pub use exchange::{Exchange, ExchangeError};
 pub use flow::{Flow, flow};
+pub use packet::carries_probe;
 pub use ping::{Ping, PingError, Pong, ping};
 pub use reachability::{Reachability, Unreachable, reachability};
 pub use stream::{Stream, stream};

@@ -42,6 +42,11 @@ impl Packet {
     }
 }
 
+/// Whether a frame has a probe or an answer in it as it is, behind whatever headers.
+pub fn carries_probe(frame: &[u8]) -> bool {
+    frame.windows(6).any(|bytes| bytes.starts_with(MAGIC) && matches!(bytes[4..], [0, 0 | 1]))
+}
+
 fn to_ipv6(ip: IpAddr) -> Ipv6Addr {
     match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use flannel_testbed::Testbed;
+use flannel_testbed::{Testbed, probe::carries_probe};
 use ipnetwork::IpNetwork;
 use socket2::{Domain, Socket, Type};
 
@@ -23,8 +23,12 @@ pub(crate) struct Capture {
 
 #[derive(Default)]
 struct Counts {
-    /// Those with an address of the pods' networks in their outer header.
+    /// Those in the clear.
     plain: AtomicU64,
+    /// Those of them with an address of the pods' networks in their outer header, IPv4 and IPv6.
+    of_pods: [AtomicU64; 2],
+    /// Those with a probe of a pod in whatever they consist of otherwise.
+    probes: AtomicU64,
     /// Those of WireGuard's data, type 4 of its messages, in UDP.
     encrypted: AtomicU64,
     is_over: AtomicBool,
@@ -55,6 +59,12 @@ impl Capture {
         self.counts.plain.load(Relaxed)
     }
 
+    /// Whether it has seen packets of each family with addresses of pods, and with their probes.
+    pub(crate) fn sees_all(&self) -> bool {
+        let Counts { of_pods: [v4, v6], probes, .. } = &*self.counts;
+        [v4, v6, probes].iter().all(|count| count.load(Relaxed) > 0)
+    }
+
     pub(crate) fn encrypted(&self) -> u64 {
         self.counts.encrypted.load(Relaxed)
     }
@@ -70,10 +80,16 @@ impl Drop for Capture {
 
 impl Counts {
     fn take_in(&self, frame: &[u8], pods: &[IpNetwork]) {
-        let Some((addresses, protocol, payload)) = ip_header(frame) else { return };
-        if addresses.iter().any(|address| pods.iter().any(|block| block.contains(*address))) {
-            self.plain.fetch_add(1, Relaxed);
+        let has_probe = carries_probe(frame);
+        self.probes.fetch_add(has_probe.into(), Relaxed);
+        let header = ip_header(frame);
+        let is_pods = |address: &IpAddr| pods.iter().any(|block| block.contains(*address));
+        let of_pods = header.filter(|(addresses, ..)| addresses.iter().any(is_pods));
+        if let Some(([source, _], ..)) = of_pods {
+            self.of_pods[usize::from(source.is_ipv6())].fetch_add(1, Relaxed);
         }
+        self.plain.fetch_add((has_probe || of_pods.is_some()).into(), Relaxed);
+        let Some((_, protocol, payload)) = header else { return };
         if protocol == UDP && payload.get(8..12) == Some(&[4, 0, 0, 0]) {
             self.encrypted.fetch_add(1, Relaxed);
         }
@@ -97,3 +113,20 @@ fn ip_header(frame: &[u8]) -> Option<([IpAddr; 2], u8, &[u8])> {
 const UDP: u8 = 17;
 /// linux/if_ether.h
 const ETH_P_ALL: u16 = 3;
+
+#[test]
+fn a_probe_is_in_the_clear_in_whatever_it_is() {
+    let counts = Counts::default();
+    let pods = ["10.244.0.0/16".parse().unwrap()];
+    // Ethernet, and IPv4 between hosts with UDP to vxlan's port.
+    let mut frame = vec![0; 14 + 20 + 8 + 50];
+    frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+    frame[23] = UDP;
+    frame[26..34].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
+    frame[36..38].copy_from_slice(&8472_u16.to_be_bytes());
+    counts.take_in(&frame, &pods);
+    assert_eq!(counts.plain.load(Relaxed), 0);
+    frame.extend(b"fltb\0\x01and so on");
+    counts.take_in(&frame, &pods);
+    assert_eq!((counts.plain.load(Relaxed), counts.probes.load(Relaxed)), (1, 1));
+}

@@ -39,6 +39,8 @@ async fn packets_between_pods_are_encrypted_and_kept_through_start_restart_and_k
         let to = (cluster.subnet(to), cluster.host(to));
         cluster.host(from).add_route(to.0, to.1).await.unwrap();
     }
-    pods[0].ping(pods[1].ip()).await.unwrap();
-    eventually(async || capture.plain() > 0).await;
+    for ip in pods[1].endpoint().ips() {
+        pods[0].ping(ip).await.unwrap();
+    }
+    eventually(async || capture.sees_all()).await;
 }
