@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     capture::Capture,
-    migrating::{all_streams, configure, finished},
+    migrating::{all_streams, configure, finished, holder},
     support::{Cluster, asked, eventually, program},
 };
 
@@ -32,7 +32,8 @@ pub(crate) async fn ends_with_the_last_peer(clear: &'static str, encrypted: &'st
     let mut command = cluster.command(program(), 0);
     command.arg("-require-encryption");
     nodes[0] = cluster.run(0, command).await;
-    eventually(async || readiness().contains("host-gw is still needed by")).await;
+    let needed = format!("host-gw is still needed by {}", holder(&cluster, 1));
+    eventually(async || readiness().contains(&needed)).await;
     nodes[1].resume().unwrap();
     finished(&cluster, encrypted).await;
 

@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::support::{Cluster, asked, program};
 
 const HOSTS: usize = 3;
+/// How often it is looked how far nodes are.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What happens to one of the nodes meanwhile.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,9 +39,14 @@ pub(crate) async fn loses_nothing(networks: &[&'static str], trouble: Trouble) {
     let before = devices(&cluster).await;
     for network in &networks[1..] {
         let began = Instant::now();
-        if trouble == Trouble::Lags {
-            // Before there is something to learn of.
-            nodes[1].pause().unwrap();
+        // Before there is something to learn of.
+        let paused: &[usize] = match trouble {
+            Trouble::Nothing => &[],
+            Trouble::Killed => &[0, 2],
+            Trouble::Lags => &[1],
+        };
+        for n in paused {
+            nodes[*n].pause().unwrap();
         }
         configure(&cluster, network).await;
         cluster.network = network;
@@ -97,7 +104,7 @@ pub(crate) async fn finished(cluster: &Cluster, network: &str) {
     let done = async {
         for n in 0..hosts {
             while !(is_done(n) && is_said(n).await) {
-                sleep(Duration::from_millis(20)).await;
+                sleep(LOOK).await;
             }
         }
     };
@@ -121,26 +128,46 @@ fn kind(network: &str) -> String {
     network["Backend"]["Type"].as_str().unwrap().to_owned()
 }
 
-/// Kills node 1 as soon as its lease says that it has come to a phase, and starts it again.
+/// Kills node 1 in each phase, and starts it again. The others, which are stopped, let each phase last.
 async fn kill_in_each_phase(cluster: &Cluster, nodes: &mut [Process]) {
-    let phases: [&dyn Fn(&str) -> bool; 3] =
-        [&|lease| lease.contains("next"), &|lease| lease.contains("unused"), &|lease| {
-            !lease.contains("SecondBackend")
-        }];
-    for (number, is_in_phase) in phases.into_iter().enumerate() {
-        // In the last phase it may be too late: the phases go by in milliseconds, and whoever restarts comes later.
-        let wait = async {
-            while !is_in_phase(&cluster.lease(1)) {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        timeout(Duration::from_secs(20), wait).await.ok();
-        println!("killed in phase {number}: {}", cluster.lease(1));
-        nodes[1].kill().unwrap();
-        nodes[1].wait().await.unwrap();
-        sleep(Duration::from_millis(500)).await;
-        nodes[1] = cluster.start(1).await;
-    }
+    comes_to(cluster, 1, |lease| lease.contains("next")).await;
+    restart(cluster, &mut nodes[1]).await;
+    // The first one does not say yet that it can be sent to by the new backend, and node 2 goes no further either.
+    nodes[2].resume().unwrap();
+    comes_to(cluster, 2, |lease| lease.contains("next")).await;
+    // Not while it holds the store, which the others could not write to then.
+    sleep(Duration::from_millis(500)).await;
+    nodes[2].pause().unwrap();
+    nodes[0].resume().unwrap();
+    // Node 2 does not say yet that it is done with the old one.
+    comes_to(cluster, 1, |lease| lease.contains("unused")).await;
+    restart(cluster, &mut nodes[1]).await;
+    assert!(cluster.lease(1).contains("unused"), "{}", cluster.lease(1));
+    nodes[2].resume().unwrap();
+    // The old one lingers for 10 s.
+    comes_to(cluster, 1, |lease| !lease.contains("SecondBackend")).await;
+    assert!(!record(cluster, 1).contains(r#""beside":null"#), "it is too late to kill it");
+    restart(cluster, &mut nodes[1]).await;
+}
+
+/// Waits until a node's lease says that it has come to a phase.
+async fn comes_to(cluster: &Cluster, n: usize, is_there: impl Fn(&str) -> bool) {
+    let wait = async {
+        while !is_there(&cluster.lease(n)) {
+            sleep(LOOK).await;
+        }
+    };
+    let is_in_time = timeout(Duration::from_secs(20), wait).await.is_ok();
+    assert!(is_in_time, "node {n} has not come to a phase: {}", cluster.lease(n));
+}
+
+/// Kills node 1, and starts it again after a while.
+async fn restart(cluster: &Cluster, node: &mut Process) {
+    println!("killed: {}", cluster.lease(1));
+    node.kill().unwrap();
+    node.wait().await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    *node = cluster.start(1).await;
 }
 
 /// Lets node 1, which is stopped, go on after some seconds. The others wait for it, say so, and are ready.
@@ -157,7 +184,7 @@ async fn lag(cluster: &Cluster, node: &mut Process, network: &str) {
 }
 
 /// How the store names the node.
-fn holder(cluster: &Cluster, n: usize) -> String {
+pub(crate) fn holder(cluster: &Cluster, n: usize) -> String {
     let id = fs::read_to_string(cluster.state_folder(n).join("node-id")).unwrap_or_default();
     id.trim().to_owned()
 }
