@@ -17,6 +17,8 @@ mod capture;
 mod dropping;
 #[path = "netns/encrypting.rs"]
 mod encrypting;
+#[path = "netns/large_packets.rs"]
+mod large_packets;
 #[path = "netns/migrating.rs"]
 mod migrating;
 #[path = "netns/narrowing.rs"]
@@ -89,6 +91,12 @@ async fn nodes_move_between_wireguard_and_others_without_a_lost_packet() {
     let networks = [EBPF, WIREGUARD, VXLAN, WIREGUARD, HOST_GW, WIREGUARD, EBPF];
     loses_nothing(&networks, Trouble::Nothing).await;
     loses_nothing(&[USERSPACE, WIREGUARD, USERSPACE], Trouble::Nothing).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn large_packets_get_through_while_nodes_move_to_a_backend_that_takes_less() {
+    large_packets::get_through(HOST_GW, WIREGUARD, 1420).await;
 }
 
 #[tokio::test]
