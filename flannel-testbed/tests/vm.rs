@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "ip(8) makes devices of any kind")]
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use flannel_testbed::{Blocks, Testbed};
 
@@ -25,9 +25,19 @@ async fn pods_reach_each_other() {
 #[ignore = "needs another kernel: run ./ci.sh vm"]
 async fn modules_are_loaded_when_they_are_needed() {
     let testbed = Testbed::new(1).await.unwrap();
-    for kind in ["dummy", "ifb", "wireguard"] {
+    for kind in ["dummy", "ifb", "vrf table 7", "wireguard"] {
         let mut ip = Command::new("ip");
-        ip.args(["link", "add", kind, "type", kind]);
+        ip.args(["link", "add", "new0", "type"]).args(kind.split(' '));
         testbed.host(0).run(ip).await.unwrap();
+        let mut ip = Command::new("ip");
+        ip.args(["link", "delete", "new0"]);
+        testbed.host(0).run(ip).await.unwrap();
+    }
+    // What devices are not all of, and ipip, whose first device comes with it.
+    for module in ["esp4", "fou", "ipip", "nft_queue", "sch_netem", "sctp", "xfrm_user"] {
+        let mut modprobe = Command::new("modprobe");
+        modprobe.arg(module);
+        testbed.host(0).run(modprobe).await.unwrap();
+        assert!(Path::new("/sys/module").join(module).exists(), "{module}");
     }
 }
