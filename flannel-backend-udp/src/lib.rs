@@ -62,6 +62,16 @@
 //! have BPF has the other engine. `ipip` carries no IPv6, so a peer with both families takes two devices and another way to receive. The
 //! port is the kernel's: there is no socket behind it that takes what is unusual, tells senders, or counts.
 //!
+//! # Why the kernel's bareudp is no engine
+//!
+//! A device of that kind (Linux 5.7) sends and receives the datagrams of all peers, in both families, by routes with `encap ip`. The
+//! host's firewall sees them as it sees vxlan's. Where it receives, packets lose the mark, and TCP between pods is as fast as with vxlan. But no
+//! kernel of Debian 12 has it, 6.1 or 6.12. Built for 6.1, it leaves inner checksums to the uplink, and veth leaves them unfinished: a
+//! peer with the userspace engine answers pings, and no TCP connects. No such engine fits beside it for those peers and for what is
+//! unusual, because the port is the device's. It is the port of all peers, it takes datagrams from anybody, and routers cut those that it
+//! sends, so that pods do not learn the path MTU. Where the uplink cannot segment a tunnel's packets, IPv6 is segmented as if it were IPv4,
+//! and lost.
+//!
 //! # The self-test
 //!
 //! With `auto`, programs are attached to the node's devices only after they have carried packets between two network namespaces that
