@@ -3,6 +3,7 @@
 use std::{error::Error, io};
 
 use flannel_netlink::{KernelError, OpenError};
+use rustix::io::Errno;
 
 /// Why the eBPF engine cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +42,8 @@ impl BpfError {
     pub(super) fn load(program: &'static str, error: &(dyn Error + 'static)) -> Self {
         let mut cause = Some(error);
         while let Some(error) = cause {
-            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-            if kind == Some(io::ErrorKind::PermissionDenied) {
+            // A program that the verifier refuses is EACCES.
+            if error.downcast_ref().and_then(Errno::from_io_error) == Some(Errno::PERM) {
                 return Self::NotPermitted;
             }
             cause = error.source();
@@ -56,3 +57,20 @@ impl BpfError {
 
 /// Characters.
 const MAX_REASON: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn what_the_verifier_refuses_is_not_a_lack_of_rights() {
+        let refused = |errno: Errno| {
+            let error = SyscallError { call: "bpf_prog_load", io_error: errno.into() };
+            BpfError::load("flannel_decap", &error)
+        };
+        assert!(matches!(refused(Errno::PERM), BpfError::NotPermitted));
+        assert!(matches!(refused(Errno::ACCESS), BpfError::Load { .. }));
+    }
+}
