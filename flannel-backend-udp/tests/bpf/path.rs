@@ -83,9 +83,13 @@ async fn a_rule_of_the_host_chooses_the_path_to_a_peer() {
             let family = if to.is_ipv4() { "ipv4" } else { "ipv6" };
             let rule = format!("meta nfproto {family} udp dport 8285 counter");
             cluster.run(2, &format!("nft add rule inet t forward {rule}"));
-            cluster.world.pod(0).ping(to).await.unwrap();
+            for _ in 0..5 {
+                cluster.world.pod(0).ping(to).await.unwrap();
+            }
+            // All of them: the first waits for a neighbour, and is sent in another way than the last.
             let counted = cluster.run(2, "nft list chain inet t forward");
-            assert!(!counted.contains("packets 0 "), "{userspace:?}, {family}: {counted}");
+            assert!(counted.contains("packets 5 "), "{userspace:?}, {family}: {counted}");
+            cluster.run(2, "nft flush chain inet t forward");
         }
         assert_eq!(cluster.stats(0).by_ebpf >= 2, userspace.is_empty());
     }
