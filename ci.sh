@@ -165,7 +165,8 @@ part_static() {
         export "${linker//-/_}=${target/-unknown/}-gcc"
     fi
     # Rust brings lld for this target, which keeps one of functions that are the same, and packs the list of addresses to set.
-    local link=(); [[ $target == x86_64-*-linux-gnu ]] && link=(-C "link-arg=-Wl,--icf=all,-z,pack-relative-relocs")
+    local link=(); [[ $target == x86_64-*-linux-gnu ]] &&
+        link=(-C "link-arg=-Wl,--icf=all,-z,pack-relative-relocs,-T,$PWD/dist/seldom-run.ld")
     local program out
     mkdir -p target/static
     for program in flannel-node flannel-cni; do
