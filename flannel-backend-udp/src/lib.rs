@@ -65,12 +65,12 @@
 //! # Why the kernel's bareudp is no engine
 //!
 //! A device of that kind (Linux 5.7) sends and receives the datagrams of all peers, in both families, by routes with `encap ip`. The
-//! host's firewall sees them as it sees vxlan's. Where it receives, packets lose the mark, and TCP between pods is as fast as with vxlan. But no
-//! kernel of Debian 12 has it, 6.1 or 6.12. Built for 6.1, it leaves inner checksums to the uplink, as FOU does, and veth leaves them
-//! unfinished: peers that read a socket, such as flanneld, answer pings, and no TCP connects. With `tx off` the device finishes them, and carries a third of
-//! the TCP. No userspace engine fits beside it for such peers and for what is unusual, because the port is the device's. It is the port of
-//! all peers, it takes datagrams from anybody, and routers cut those that it sends, so that pods do not learn the path MTU. Where the uplink
-//! cannot segment a tunnel's packets, IPv6 is segmented as if it were IPv4, and lost.
+//! host's firewall sees them as it sees vxlan's. Where it receives, packets lose the mark, and TCP between pods is as fast as with
+//! vxlan. But no kernel of Debian 12 has it, 6.1 or 6.12. Built for 6.1, it leaves inner checksums to the uplink, as FOU does, and veth
+//! leaves them unfinished: peers that read a socket, such as flanneld, answer pings, and no TCP connects. With `tx off` the device
+//! finishes them, and carries a third of the TCP. No userspace engine fits beside it for such peers and for what is unusual, because
+//! the port is the device's. It is the port of all peers, it takes datagrams from anybody, and routers cut those that it sends, so that
+//! pods do not learn the path MTU. Where the uplink cannot segment a tunnel's packets, IPv6 is segmented as if it were IPv4, and lost.
 //!
 //! # The self-test
 //!
