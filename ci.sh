@@ -485,7 +485,7 @@ for line in sys.stdin:
 part_vm() {
     [ -n "$machine_logs" ] || part_vm_start
     [ -n "$machine_logs" ] || return 0
-    local machine log ran failed=0 seconds wanted status command
+    local machine log ran failed=0 seconds wanted status command said
     for machine in "${machines[@]}"; do
         wait "${machine%%:*}" || failed=1
         log=$machine_logs/${machine#*:}
@@ -501,8 +501,9 @@ part_vm() {
     for command in 7:300:'exit 7' 124:10:'while :; do :; done' 125:300:'echo c >/proc/sysrq-trigger'; do
         IFS=: read -r wanted seconds command <<<"$command"
         status=0
-        flannel-testbed/vm.sh "${machines[0]#*:}" "$seconds" "$command" >/dev/null 2>&1 || status=$?
+        said=$(flannel-testbed/vm.sh "${machines[0]#*:}" "$seconds" "$command" 2>&1) || status=$?
         [ "$status" = "$wanted" ] || { echo "the machine ended with $status instead of $wanted: $command"; return 1; }
+        [ "$wanted" != 125 ] || grep -qF "Kernel panic" <<<"$said" || { echo "the kernel's log of a panic is missing"; return 1; }
     done
 }
 
@@ -516,11 +517,11 @@ optimised() {
     cargo test -q -p flannel-store --all-features "${faster[@]}" "$@"
 }
 
-# The lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
+# Migrations, and the lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
 part_simulate() {
     local runs=${FLANNEL_SIM_RUNS:-2000} first=$(($(date +%s) * 1000))
-    optimised --lib --test cluster --test racing --no-run
-    optimised --test racing
+    optimised --lib --test cluster --test migration --test racing --no-run
+    optimised --test migration --test racing
     optimised --lib model -- --nocapture | grep -oE '[0-9]+ nodes, [0-9]+ subnets.*|^test result.*'
     echo "$runs schedules, the same in every run"
     FLANNEL_SIM_RUNS=$runs optimised --test cluster -- --nocapture

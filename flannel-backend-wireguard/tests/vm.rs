@@ -4,6 +4,9 @@
 mod contract;
 #[path = "vm/drift.rs"]
 mod drift;
+#[path = "tun/lab.rs"]
+#[expect(dead_code, reason = "the tests on this kernel use all of it")]
+mod lab;
 #[path = "vm/many.rs"]
 mod many;
 #[path = "vm/sessions.rs"]
@@ -12,3 +15,5 @@ mod sessions;
 mod support;
 #[path = "vm/thousands.rs"]
 mod thousands;
+#[path = "vm/userspace.rs"]
+mod userspace;

@@ -2,6 +2,9 @@
 
 use crate::capture;
 
+#[path = "../netns/migrating.rs"]
+#[expect(dead_code, reason = "the tests on this kernel use all of it")]
+mod migrating;
 #[path = "../netns/outer_rules.rs"]
 mod outer_rules;
 #[path = "../netns/required_encryption.rs"]
@@ -11,7 +14,26 @@ mod required_encryption;
 mod support;
 
 mod once {
-    use super::{outer_rules, required_encryption};
+    use super::{
+        migrating::{Trouble, loses_nothing},
+        outer_rules, required_encryption,
+        support::VXLAN,
+    };
+
+    const WIREGUARD: &str =
+        r#"{"Network":"10.244.0.0/16","Backend":{"Type":"wireguard","Engine":"kernel"}}"#;
+
+    #[tokio::test]
+    #[ignore = "needs another kernel: run ./ci.sh vm"]
+    async fn a_node_that_is_killed_in_each_phase_of_a_migration_loses_no_packet() {
+        loses_nothing(&[VXLAN, WIREGUARD, VXLAN], Trouble::Killed).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs another kernel: run ./ci.sh vm"]
+    async fn a_node_that_lags_in_a_migration_is_waited_for_and_named() {
+        loses_nothing(&[VXLAN, WIREGUARD, VXLAN], Trouble::Lags).await;
+    }
 
     #[tokio::test]
     #[ignore = "needs another kernel: run ./ci.sh vm"]
@@ -25,8 +47,6 @@ mod once {
     #[tokio::test]
     #[ignore = "needs another kernel: run ./ci.sh vm"]
     async fn rules_of_the_host_drop_what_is_documented() {
-        let network =
-            r#"{"Network":"10.244.0.0/16","Backend":{"Type":"wireguard","Engine":"kernel"}}"#;
-        outer_rules::are_obeyed_as_documented(&[("`wireguard`, `kernel`", network)]).await;
+        outer_rules::are_obeyed_as_documented(&[("`wireguard`, `kernel`", WIREGUARD)]).await;
     }
 }

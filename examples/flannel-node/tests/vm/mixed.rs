@@ -1,6 +1,6 @@
 //! Nodes of this program and of flanneld with its wireguard backend.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, process::Command};
 
 use flannel_testbed::{Flanneld, Process};
 
@@ -79,6 +79,22 @@ async fn pods_of_both_programs_reach_each_other_by_one_device_over_either_family
 async fn pods_of_both_programs_reach_each_other_by_one_device_over_ipv6() {
     // flanneld announces ListenPortV6 for a device that listens on ListenPort.
     mixed(&with(&dual("wireguard"), r#""Mode":"ipv6","ListenPortV6":51820"#)).await;
+}
+
+/// As where a kernel has no WireGuard: flanneld ignores the name of the engine.
+#[tokio::test]
+#[ignore = "needs another kernel and the real flanneld: run ./ci.sh vm"]
+async fn pods_of_both_programs_reach_each_other_where_ours_encrypts_in_userspace() {
+    let network = with(&dual("wireguard"), r#""Engine":"userspace""#);
+    let (cluster, _theirs, _ours) = mixed(&network).await;
+    // Not the shell's own ip, which knows no details.
+    let kinds = async |n: usize| {
+        let mut ip = Command::new("ip");
+        ip.args(["-d", "link", "show", "flannel-wg"]);
+        cluster.host(n).run(ip).await.unwrap()
+    };
+    assert!(kinds(1).await.contains("tun type tun"), "{}", kinds(1).await);
+    assert!(kinds(0).await.contains("wireguard"), "{}", kinds(0).await);
 }
 
 /// By Kubernetes: flanneld has no such networks in etcd.
