@@ -10,6 +10,8 @@ mod floods;
 mod lab;
 #[path = "tun/many.rs"]
 mod many;
+#[path = "tun/paths.rs"]
+mod paths;
 #[path = "tun/peers.rs"]
 mod peers;
 #[path = "vm/thousands.rs"]

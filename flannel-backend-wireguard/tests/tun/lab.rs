@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use flannel_backend::{UplinkFinder, UplinkOptions, testing::KernelWorld};
+use flannel_backend::{Paths, UplinkFinder, UplinkOptions, testing::KernelWorld};
 use flannel_backend_wireguard::Wireguard;
 use flannel_core::{Backend, Lease, LeaseEvent, Network, NetworkConfig, Peers, Subnet, SyncReport};
 use flannel_testbed::{Blocks, Host, Pod, Testbed, probe::Ping};
@@ -72,7 +72,13 @@ impl Lab {
 
     /// Starts a node anew beside the one that runs, as an upgrade does.
     pub(crate) async fn restart(&mut self, n: usize) {
-        let backend = Arc::new(backend(self.testbed.host(n), &self.configs[n], &self.keys));
+        self.restart_with(n, Paths::default()).await;
+    }
+
+    /// The same with somebody who finds out about the ways to peers.
+    pub(crate) async fn restart_with(&mut self, n: usize, paths: Paths) {
+        let backend = backend(self.testbed.host(n), &self.configs[n], &self.keys);
+        let backend = Arc::new(backend.with_paths(paths));
         backend.advertise(Some(&self.leases[n])).await.unwrap();
         let network = backend.start(&self.leases[n]).await.unwrap();
         self.nodes[n] = Node { backend, network };
