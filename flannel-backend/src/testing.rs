@@ -163,7 +163,7 @@ where
 
     async fn reaches(&self, from: usize, to: usize) -> bool {
         let (from, to) = (&self.pods[from], &self.pods[to]);
-        let patience = Ping::default().timeout(Duration::from_millis(400));
+        let patience = Ping::default().timeout(Duration::from_secs(1));
         for (from, to) in [(from, to), (to, from)] {
             for ip in to.endpoint().ips() {
                 if from.ping_with(ip, patience).await.is_err() {
