@@ -113,6 +113,23 @@ async fn keys_are_rotated_without_a_lost_packet_and_none_is_in_the_clear() {
 
 #[tokio::test]
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
+async fn nodes_of_both_families_move_without_a_lost_packet() {
+    let dual = |backend: &str| -> &'static str {
+        let families = r#""EnableIPv6":true,"IPv6Network":"fd00:10:244::/48""#;
+        format!(
+            r#"{{"Network":"10.244.0.0/16",{families},"EnableNFTables":true,"Backend":{backend}}}"#
+        )
+        .leak()
+    };
+    let [vxlan, host_gw] = [r#"{"Type":"vxlan"}"#, r#"{"Type":"host-gw"}"#].map(dual);
+    let udp = dual(r#"{"Type":"udp","Engine":"ebpf"}"#);
+    let wireguard = dual(r#"{"Type":"wireguard","Engine":"userspace"}"#);
+    let networks = [udp, vxlan, wireguard, host_gw, udp, wireguard, vxlan, host_gw, vxlan];
+    loses_nothing(&networks, Trouble::Nothing).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn a_node_that_is_killed_or_lags_in_a_migration_of_udp_loses_no_packet() {
     for trouble in [Trouble::Killed, Trouble::Lags] {
         loses_nothing(&[EBPF, VXLAN, EBPF], trouble).await;

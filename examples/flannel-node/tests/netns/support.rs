@@ -103,9 +103,11 @@ impl Cluster {
 
     /// The lease of host `n`'s node as it is in the store.
     pub(crate) fn lease(&self, n: usize) -> String {
-        let block = self.subnet(n).ipv4().unwrap();
-        let key = format!("{}-{}", block.network(), block.prefix());
-        fs::read_to_string(self.folder.path().join("store/subnets").join(key)).unwrap()
+        let blocks = self.subnet(n);
+        let ipv4 = blocks.ipv4().map(|block| format!("{}-{}", block.network(), block.prefix()));
+        let ipv6 = blocks.ipv6().map(|block| format!("{}-{}", block.network(), block.prefix()));
+        let key: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
+        fs::read_to_string(self.folder.path().join("store/subnets").join(key.join("&"))).unwrap()
     }
 
     /// How many leases there are.
