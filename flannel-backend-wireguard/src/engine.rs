@@ -20,7 +20,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -112,7 +112,8 @@ struct Peers {
 }
 
 impl Engine {
-    /// Starts an engine in `namespace` with `peers`. One that serves the same device stops once this one runs.
+    /// Starts an engine in `namespace` with `peers`. One that serves the same device stops before this one carries packets: what comes in
+    /// between waits in queues.
     pub(crate) fn start(
         namespace: &Namespace,
         setup: Setup,
@@ -159,29 +160,50 @@ impl Engine {
         tun: Tun,
         sockets: Vec<Vec<PeerSocket>>,
     ) -> io::Result<()> {
+        // As long as there are two engines, the kernel gives each some of what peers send. An answer to a handshake of this one that the
+        // other gets is lost, and a handshake is repeated after 5 s only.
+        let alone = Arc::new(OnceLock::new());
+        let spawned = self.spawn_all(tun, sockets, &alone);
+        let took = spawned.and_then(|()| {
+            self.workers.take_over(namespace, &format!("flannel-wg.{}", self.setup.index))
+        });
+        let _ = alone.set(());
+        took
+    }
+
+    /// Starts threads that carry packets once this engine is `alone`.
+    fn spawn_all(
+        &mut self,
+        tun: Tun,
+        sockets: Vec<Vec<PeerSocket>>,
+        alone: &Arc<OnceLock<()>>,
+    ) -> io::Result<()> {
         let joins = (tun.tcp, tun.udp);
         for (n, (queue, sockets)) in tun.queues.into_iter().zip(sockets).enumerate() {
             let (queue, sockets): (_, Arc<[_]>) = (Arc::new(queue), sockets.into());
             let worker = |number| Worker::new(number, Arc::clone(&queue), Arc::clone(&sockets));
             if n == 0 {
                 let ticker = worker(0);
-                self.spawn("wg-ticker".into(), move |shared| ticker.tick(shared))?;
+                self.spawn("wg-ticker".into(), alone, move |shared| ticker.tick(shared))?;
             }
             let (outbound, inbound) = (worker(2 * n + 1), worker(2 * n + 2));
-            self.spawn(format!("wg-out-{n}"), move |shared| outbound.send(shared))?;
-            self.spawn(format!("wg-in-{n}"), move |shared| inbound.receive(shared, joins))?;
+            self.spawn(format!("wg-out-{n}"), alone, move |shared| outbound.send(shared))?;
+            self.spawn(format!("wg-in-{n}"), alone, move |shared| inbound.receive(shared, joins))?;
         }
-        self.workers.take_over(namespace, &format!("flannel-wg.{}", self.setup.index))
+        Ok(())
     }
 
     fn spawn(
         &mut self,
         name: String,
+        alone: &Arc<OnceLock<()>>,
         run: impl FnOnce(&Shared) -> Result<(), String> + Send + 'static,
     ) -> io::Result<()> {
+        let alone = Arc::clone(alone);
         self.workers.spawn(name, move |shared| {
             // What boringtun has to say of each handshake, at up to the level of errors, would be the peers' to choose.
             let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
+            alone.wait();
             run(shared)
         })
     }

@@ -22,16 +22,19 @@ async fn a_restart_costs_a_round_trip() {
     let mut lab = Lab::new(&[IPV4; 2]).await;
     assert!(lab.reaches(0, 1).await);
     let to = lab.pods[1].ip();
-    // Both ways: a request of one and an answer of the other, 100 times a second.
-    for n in [0, 1] {
-        let stream = probe::stream(&lab.pods[0], to, 100).unwrap();
+    // Both ways: a request of one and an answer of the other, often enough that some come while two engines have the device.
+    for n in [0, 1, 0, 1, 0, 1] {
+        let stream = probe::stream(&lab.pods[0], to, 1000).unwrap();
         stream.flowing().await;
         sleep(Duration::from_millis(300)).await;
         lab.restart(n).await;
-        sleep(Duration::from_secs(2)).await;
+        sleep(Duration::from_secs(1)).await;
         let report = stream.stop().await;
         println!("restart of {n}: {report:?}");
-        assert!(report.lost <= LOST, "{report:?}");
+        assert!(
+            report.lost < 500,
+            "{report:?}: less than half a second, where a handshake is repeated after five"
+        );
         assert!(lab.count(n, "packets_received") > 0, "the new engine carries packets");
     }
 }
