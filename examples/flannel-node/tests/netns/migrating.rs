@@ -97,6 +97,7 @@ pub(crate) async fn finished(cluster: &Cluster, network: &str) {
     // The sync after the last says so, and takes over the route that refuses.
     // Not by a shell: busybox's has an ip of its own, which knows no nexthops.
     let ip = async |n: usize, show: &str| {
+        #[expect(clippy::disallowed_methods, reason = "ip shows what administrators see")]
         let mut command = Command::new("ip");
         command.args(show.split(' '));
         cluster.host(n).run(command).await.unwrap()

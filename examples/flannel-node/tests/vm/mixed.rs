@@ -89,6 +89,7 @@ async fn pods_of_both_programs_reach_each_other_where_ours_encrypts_in_userspace
     let (cluster, _theirs, _ours) = mixed(&network).await;
     // Not the shell's own ip, which knows no details.
     let kinds = async |n: usize| {
+        #[expect(clippy::disallowed_methods, reason = "ip tells kinds of devices apart")]
         let mut ip = Command::new("ip");
         ip.args(["-d", "link", "show", "flannel-wg"]);
         cluster.host(n).run(ip).await.unwrap()
