@@ -50,9 +50,9 @@ impl MigratingNetwork {
         let base = running.backend.start(&running.own_lease(lease)).await?;
         let is_left = {
             let mut state = shared.state();
+            let published = Published::by(&lease.attrs);
             let beside = state.beside.as_ref();
-            let only = beside.map(|it| Published { first: &it.backend_type, second: None });
-            let is_left = only == Some(Published::by(&lease.attrs));
+            let is_left = beside.is_some_and(|it| published.is_only(&it.backend_type));
             // Peers have seen that it goes: it is taken down, and comes back as a new one. The second backend is not looked at: a lease
             // that names the base alone may be from before the second one was first published.
             if is_left && state.target == Side::Base {

@@ -204,12 +204,12 @@ async fn two_nodes_move_together_also_if_they_restart_in_each_round() {
     }
 }
 
-/// Peers have seen that it goes, and what it published goes with it: keys, for instance.
-#[tokio::test(start_paused = true)]
-async fn a_backend_that_the_lease_has_ceased_to_name_comes_back_as_a_new_one() {
-    let (hosts, source) = hosts();
-    let options = MigrationOptions::default();
-    let backend = Migrating::new(source, &config("one"), options).unwrap();
+/// Moves a node from one to two, up to where the first backend lingers.
+async fn lingering(
+    hosts: &[FakeBackend; 2],
+    source: Arc<Source>,
+) -> (Migrating, Box<dyn Network>, LeaseAttrs) {
+    let backend = Migrating::new(source, &config("one"), MigrationOptions::default()).unwrap();
     let mut attrs = backend.advertise(None).await.unwrap();
     let mut network = backend.start(&own(&attrs)).await.unwrap();
     network.migrate(&config("two")).unwrap();
@@ -217,22 +217,41 @@ async fn a_backend_that_the_lease_has_ceased_to_name_comes_back_as_a_new_one() {
         (attrs, _) = round(&backend, &mut network, attrs).await;
     }
     assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true), "it lingers");
-    network.migrate(&config("one")).unwrap();
-    (attrs, _) = round(&backend, &mut network, attrs).await;
-    assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true));
-    sleep(options.linger).await;
-    (attrs, _) = round(&backend, &mut network, attrs).await;
+    (backend, network, attrs)
+}
+
+/// Goes on until the backend that lingers, and is wanted again, was taken down and has come back.
+async fn comes_back(
+    hosts: &[FakeBackend; 2],
+    backend: &Migrating,
+    network: &mut Box<dyn Network>,
+    mut attrs: LeaseAttrs,
+) {
+    let linger = MigrationOptions::default().linger;
+    let report;
+    (attrs, report) = round(backend, network, attrs).await;
+    assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true), "it still lingers");
+    assert_eq!(report.migration.unwrap().then.as_deref(), Some("one"));
+    sleep(linger).await;
+    (attrs, _) = round(backend, network, attrs).await;
     assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), false), "it is taken down");
     for _ in 0..4 {
-        (attrs, _) = round(&backend, &mut network, attrs).await;
+        (attrs, _) = round(backend, network, attrs).await;
         assert!(hosts.iter().any(|host| host.routes().len() == 1), "the peer has a way");
     }
-    sleep(options.linger).await;
-    (attrs, _) = round(&backend, &mut network, attrs).await;
-    assert_eq!(
-        (said(&attrs), hosts.each_ref().map(FakeBackend::is_up)),
-        ("one".into(), [true, false])
-    );
+    sleep(linger).await;
+    (attrs, _) = round(backend, network, attrs).await;
+    let are_up = hosts.each_ref().map(FakeBackend::is_up);
+    assert_eq!((said(&attrs), are_up), ("one".into(), [true, false]));
+}
+
+/// Peers have seen that it goes, and what it published goes with it: keys, for instance.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_the_lease_has_ceased_to_name_comes_back_as_a_new_one() {
+    let (hosts, source) = hosts();
+    let (backend, mut network, attrs) = lingering(&hosts, source).await;
+    network.migrate(&config("one")).unwrap();
+    comes_back(&hosts, &backend, &mut network, attrs).await;
     assert_eq!(hosts[0].started().len(), 2);
 }
 
@@ -242,41 +261,16 @@ async fn what_the_lease_does_not_name_comes_back_as_a_new_one_also_after_a_resta
     // The backend is another one again before the restart, and before the first sync after it.
     for learns_late in [false, true] {
         let (hosts, source) = hosts();
-        let options = MigrationOptions::default();
-        let begin =
-            |wanted: &str| Migrating::new(source.clone(), &config(wanted), options).unwrap();
-        let backend = begin("one");
-        let mut attrs = backend.advertise(None).await.unwrap();
-        let mut network = backend.start(&own(&attrs)).await.unwrap();
-        network.migrate(&config("two")).unwrap();
-        for _ in 0..4 {
-            (attrs, _) = round(&backend, &mut network, attrs).await;
-        }
-        assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true), "it lingers");
-        drop(network);
-        let backend = begin(if learns_late { "two" } else { "one" });
-        attrs = backend.advertise(Some(&own(&attrs))).await.unwrap();
+        let (before, network, attrs) = lingering(&hosts, Arc::clone(&source)).await;
+        drop((before, network));
+        let wanted = config(if learns_late { "two" } else { "one" });
+        let backend = Migrating::new(source, &wanted, MigrationOptions::default()).unwrap();
+        let attrs = backend.advertise(Some(&own(&attrs))).await.unwrap();
         let mut network = backend.start(&own(&attrs)).await.unwrap();
         if learns_late {
             network.migrate(&config("one")).unwrap();
         }
-        let report;
-        (attrs, report) = round(&backend, &mut network, attrs).await;
-        assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), true), "it still lingers");
-        assert_eq!(report.migration.unwrap().then.as_deref(), Some("one"));
-        sleep(options.linger).await;
-        (attrs, _) = round(&backend, &mut network, attrs).await;
-        assert_eq!((said(&attrs), hosts[0].is_up()), ("two".into(), false), "it is taken down");
-        for _ in 0..4 {
-            (attrs, _) = round(&backend, &mut network, attrs).await;
-            assert!(hosts.iter().any(|host| host.routes().len() == 1), "the peer has a way");
-        }
-        sleep(options.linger).await;
-        (attrs, _) = round(&backend, &mut network, attrs).await;
-        assert_eq!(
-            (said(&attrs), hosts.each_ref().map(FakeBackend::is_up)),
-            ("one".into(), [true, false])
-        );
+        comes_back(&hosts, &backend, &mut network, attrs).await;
         assert_eq!(hosts[0].started().len(), 3, "first, after the restart, and as a new one");
     }
 }

@@ -41,6 +41,11 @@ impl<'a> Published<'a> {
         Self { first: &attrs.backend_type, second: attrs.second.as_deref().map(second) }
     }
 
+    /// Whether it is this backend and no other.
+    pub(crate) fn is_only(&self, name: &str) -> bool {
+        self.first == name && self.second.is_none()
+    }
+
     /// The backend by which the node wants to be sent to. It is never taken down while it is that.
     pub(crate) fn target(&self) -> &'a str {
         match self.second {
@@ -117,7 +122,7 @@ impl Situation<'_> {
                 waiting.push(peer.subnet);
             }
         }
-        let has_left = self.published == Published { first: self.name(self.target), second: None };
+        let has_left = self.published.is_only(self.name(self.target));
         // What the lease does not name any more is named again only for a peer that takes nothing else. Others wait until it comes back as
         // a new one.
         let layout = match has_left && late.is_empty() {
