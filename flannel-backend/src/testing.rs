@@ -16,7 +16,7 @@ use flannel_netlink::{
     Monitor, Notice, Subject, list_links,
     state::{Address, Link, Object, Route},
 };
-use flannel_testbed::{Blocks, Host, Pod, Testbed, probe::Ping};
+use flannel_testbed::{Blocks, Host, Pod, Testbed};
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::PROTOCOL;
@@ -163,10 +163,9 @@ where
 
     async fn reaches(&self, from: usize, to: usize) -> bool {
         let (from, to) = (&self.pods[from], &self.pods[to]);
-        let patience = Ping::default().timeout(Duration::from_secs(1));
         for (from, to) in [(from, to), (to, from)] {
             for ip in to.endpoint().ips() {
-                if from.ping_with(ip, patience).await.is_err() {
+                if from.ping(ip).await.is_err() {
                     return false;
                 }
             }
