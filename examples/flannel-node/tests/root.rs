@@ -107,11 +107,7 @@ async fn the_udp_backend_keeps_the_capability_for_programs_in_the_kernel() {
         assert!(status.contains(&format!("{set}:\t000000800000{}000", 1 + raw)), "{status}");
     }
     // The self-test had the rights that are gone by now, and so `auto` means programs.
-    let mut command = Command::new(program());
-    command.args(["status", "--json", "--subnet-file"]).arg(cluster.subnet_file(0));
-    let page = command.output().unwrap().stdout;
-    let page: serde_json::Value = serde_json::from_slice(&page).unwrap();
-    let properties = &page["backend_report"]["properties"];
+    let properties = &cluster.status(0).await["backend_report"]["properties"];
     let passed = properties["self_test"].as_str().unwrap();
     assert!(passed.starts_with("passed in ") && passed.ends_with(" ms"), "{passed}");
     assert_eq!(properties["engine"], "ebpf");
@@ -140,11 +136,7 @@ async fn a_node_without_the_rights_of_the_self_test_says_what_carries_packets() 
         command.arg(format!("--bounding-set=-all,+{rights}")).arg("--no-new-privs").arg("--");
         command.arg(node.get_program()).args(node.get_args());
         let node = cluster.run(0, command).await;
-        let mut status = Command::new(program());
-        status.args(["status", "--json", "--subnet-file"]).arg(cluster.subnet_file(0));
-        let page: serde_json::Value =
-            serde_json::from_slice(&status.output().unwrap().stdout).unwrap();
-        let properties = &page["backend_report"]["properties"];
+        let properties = &cluster.status(0).await["backend_report"]["properties"];
         assert_eq!(properties["engine"], engine, "{network}, {rights}: {properties}");
         let output = node.output();
         let reason = properties["ebpf_refused"].as_str();

@@ -186,10 +186,12 @@ async fn shown(network: &'static str, engine: &str) {
     let forged = forged(pods[0].ipv4().unwrap().octets());
     socket.send_to(&forged, (node.ip(), 8285)).unwrap();
 
-    let status = || -> Value { serde_json::from_str(&status(&cluster, &["--json"])).unwrap() };
-    eventually(async || status()["backend_report"]["counters"]["dropped_spoofed_source"] == 1)
-        .await;
-    let status = status();
+    eventually(async || {
+        let status = cluster.status(0).await;
+        status["backend_report"]["counters"]["dropped_spoofed_source"] == 1
+    })
+    .await;
+    let status = cluster.status(0).await;
     let udp = &status["backend_report"];
     let (properties, counters) = (&udp["properties"], &udp["counters"]);
     let refused = &properties["ebpf_refused"];
@@ -216,7 +218,7 @@ async fn shown(network: &'static str, engine: &str) {
     ] {
         assert!(metrics.lines().any(|it| it == line), "no line {line:?} in:\n{metrics}");
     }
-    let page = self::status(&cluster, &[]);
+    let page = status_page(&cluster);
     for words in [
         &format!("\nengine       {engine}\n"),
         "dropped_spoofed_source 1",
@@ -234,10 +236,10 @@ fn forged(to: [u8; 4]) -> Vec<u8> {
     packet
 }
 
-/// What the first host's node says of itself.
-fn status(cluster: &Cluster, args: &[&str]) -> String {
+/// What the first host's node says of itself to people.
+fn status_page(cluster: &Cluster) -> String {
     let mut command = Command::new(program());
-    command.arg("status").args(args).arg("--subnet-file").arg(cluster.subnet_file(0));
+    command.args(["status", "--subnet-file"]).arg(cluster.subnet_file(0));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

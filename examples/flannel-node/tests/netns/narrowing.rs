@@ -1,7 +1,6 @@
 //! Nodes that look at the ways to their peers while a link on the way changes what it takes.
-#![expect(clippy::disallowed_methods, reason = "these tests are about the program itself")]
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use flannel_testbed::{Process, probe::Ping};
 use serde_json::Value;
@@ -15,14 +14,6 @@ pub(crate) async fn probing(cluster: &Cluster, n: usize) -> Process {
     cluster.run(n, command).await
 }
 
-pub(crate) async fn status(cluster: &Cluster, n: usize) -> Value {
-    let mut command = Command::new(program());
-    command.args(["status", "--json", "--subnet-file"]).arg(cluster.subnet_file(n));
-    let mut process = cluster.host(n).spawn(command).unwrap();
-    process.wait().await.unwrap();
-    serde_json::from_str(&process.output().join("\n")).unwrap()
-}
-
 /// What the first node has found on the way to the other one.
 pub(crate) async fn path(cluster: &Cluster) -> Value {
     path_of(cluster, 0, "ipv4").await
@@ -30,7 +21,7 @@ pub(crate) async fn path(cluster: &Cluster) -> Value {
 
 /// What host `n` has found on the way to the other one.
 pub(crate) async fn path_of(cluster: &Cluster, n: usize, family: &str) -> Value {
-    status(cluster, n).await["peers"][0]["path"][family].clone()
+    cluster.status(n).await["peers"][0]["path"][family].clone()
 }
 
 pub(crate) async fn is_respected_in_five_seconds(network: &'static str) {

@@ -12,7 +12,7 @@ use flannel_testbed::{Pod, Process, probe::Ping};
 use serde_json::Value;
 
 use super::{
-    narrowing::{self, path, path_of, probing, status},
+    narrowing::{self, path, path_of, probing},
     support::{Cluster, HOST_GW, VXLAN, eventually, program},
 };
 
@@ -59,7 +59,7 @@ async fn nobody_is_asked_unless_it_is_wanted_and_who_does_not_answer_is_no_troub
          add rule bridge t c udp dport 8286 counter; add rule bridge t c udp dport 8472 counter",
     );
     let (mut nodes, pods) = cluster.start_all().await;
-    assert_eq!(status(&cluster, 0).await["probing"], Value::Null);
+    assert_eq!(cluster.status(0).await["probing"], Value::Null);
     assert_eq!(path(&cluster).await, Value::Null);
     pods[0].ping(pods[1].ip()).await.unwrap();
     let counted = nft(&cluster, "list ruleset");
@@ -187,7 +187,7 @@ async fn checksums_that_nobody_computes_are_found_and_computed() {
     first.line(PATIENCE, told).await.unwrap();
     let over = |line: &str| line.contains("packets through flannel.1 arrive again");
     first.line(PATIENCE, over).await.unwrap();
-    let probing = status(&cluster, 0).await["probing"].clone();
+    let probing = cluster.status(0).await["probing"].clone();
     assert_eq!(probing["software_checksums"], serde_json::json!(["ipv4"]), "{probing}");
 
     let leaves = async |n: usize| {

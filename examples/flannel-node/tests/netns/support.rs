@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
+use flannel_core::Subnet;
 use flannel_testbed::{Blocks, Host, Pod, Process, Testbed, probe};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
@@ -104,10 +106,18 @@ impl Cluster {
     /// The lease of host `n`'s node as it is in the store.
     pub(crate) fn lease(&self, n: usize) -> String {
         let blocks = self.subnet(n);
-        let ipv4 = blocks.ipv4().map(|block| format!("{}-{}", block.network(), block.prefix()));
-        let ipv6 = blocks.ipv6().map(|block| format!("{}-{}", block.network(), block.prefix()));
-        let key: Vec<_> = ipv4.into_iter().chain(ipv6).collect();
-        fs::read_to_string(self.folder.path().join("store/subnets").join(key.join("&"))).unwrap()
+        let key = Subnet::new(blocks.ipv4(), blocks.ipv6()).unwrap().to_string();
+        fs::read_to_string(self.folder.path().join("store/subnets").join(key)).unwrap()
+    }
+
+    /// What host `n`'s node says about itself.
+    pub(crate) async fn status(&self, n: usize) -> Value {
+        let mut command = Command::new(program());
+        command.args(["status", "--json", "--subnet-file"]).arg(self.subnet_file(n));
+        let mut process = self.host(n).spawn(command).unwrap();
+        let (ended, said) = (process.wait().await.unwrap(), process.output().join("\n"));
+        assert!(ended.success(), "{said}");
+        serde_json::from_str(&said).unwrap()
     }
 
     /// How many leases there are.
