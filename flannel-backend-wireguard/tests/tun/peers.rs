@@ -31,10 +31,8 @@ async fn a_restart_costs_a_round_trip() {
         sleep(Duration::from_secs(1)).await;
         let report = stream.stop().await;
         println!("restart of {n}: {report:?}");
-        assert!(
-            report.lost < 500,
-            "{report:?}: less than half a second, where a handshake is repeated after five"
-        );
+        // 100 ms, on a busy machine. A handshake that has to be repeated is after 5 s.
+        assert!(report.lost < 100, "{report:?}");
         assert!(lab.count(n, "packets_received") > 0, "the new engine carries packets");
     }
 }
