@@ -152,7 +152,7 @@ def attempt(what: str, action) -> list[str]:
 
 
 def dry_run(cluster: Cluster) -> None:
-    """The API server takes whatever the chart makes, without making it."""
+    """The API server takes whatever the chart makes, without making it; in another namespace, where nothing is that it would be merged with."""
     import manifests
 
     if not (manifests.TOOLS / "helm").exists():
@@ -164,7 +164,7 @@ def dry_run(cluster: Cluster) -> None:
     count = 0
     for name, values in manifests.VALUES.items():
         # What makes no sense without the Prometheus operator's definitions.
-        items = [each for each in manifests.rendered(values) if each["kind"] != "PodMonitor"]
+        items = [each for each in manifests.rendered(values, "default") if each["kind"] != "PodMonitor"]
         objects = {"apiVersion": "v1", "kind": "List", "items": items}
         try:
             cluster.kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict",
