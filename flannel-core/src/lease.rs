@@ -7,7 +7,6 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
-    sync::Arc,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
@@ -185,7 +184,7 @@ impl Serialize for LeaseAttrs {
 
 /// One JSON value, which only its backend understands, as Go's encoder writes it: compact, and with `<`, `>`, `&` escaped.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RawJson(Arc<str>);
+pub struct RawJson(Box<str>);
 
 /// A text that is not one JSON value.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

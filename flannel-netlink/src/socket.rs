@@ -82,14 +82,7 @@ impl KernelSocket {
             reason = "the replacement is unsafe; a Socket owns its one descriptor"
         )]
         let socket = AsyncFd::new(socket).map_err(failed)?;
-        Ok(Self {
-            socket,
-            buffer: Vec::with_capacity(DATAGRAM_BYTES),
-            port,
-            receive_bytes,
-            protocol,
-            heir: None,
-        })
+        Ok(Self { socket, buffer: Vec::new(), port, receive_bytes, protocol, heir: None })
     }
 
     pub(crate) fn options(&self) -> &Socket {
@@ -164,7 +157,12 @@ impl KernelSocket {
     }
 
     fn take_waiting(&mut self) -> io::Result<bool> {
-        read(self.socket.get_ref(), &mut self.buffer)
+        let is_there = read(self.socket.get_ref(), &mut self.buffer)?;
+        // Who waits needs no room. Where keys may be in it, it is kept until it is wiped.
+        if !is_there && self.protocol != Protocol::Generic {
+            self.buffer = Vec::new();
+        }
+        Ok(is_there)
     }
 }
 
@@ -199,6 +197,7 @@ fn hand_over(socket: &Socket) -> io::Result<[OwnedFd; 2]> {
 fn read(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<bool> {
     loop {
         buffer.clear();
+        buffer.reserve_exact(DATAGRAM_BYTES);
         match socket.recv_from(buffer, libc::MSG_TRUNC) {
             Ok((length, _)) if length > buffer.len() => {
                 return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
