@@ -514,7 +514,8 @@ optimised() {
     for crate in flannel-core flannel-store; do
         faster+=(--config "profile.dev.package.$crate.opt-level=2" --config "profile.dev.package.$crate.debug-assertions=false")
     done
-    cargo test -q -p flannel-store --all-features "${faster[@]}" "$@"
+    # With the two programs the features of what is linked in are those of all tests, and most of it need not be built anew.
+    cargo test -q -p flannel-store -p flannel-node -p flannel-bench --all-features "${faster[@]}" "$@"
 }
 
 # Migrations, and the lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
