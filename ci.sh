@@ -16,6 +16,18 @@ cargo() {
 # What did not run, with the reasons.
 skipped=()
 
+# What runs beside the parts: groups of processes, and a folder for what they say. Nothing of them is left when this has ended early.
+groups=() logs_beside=$(mktemp -d)
+end_groups() {
+    local group
+    for group in "${groups[@]}"; do kill -- "-$group" 2>/dev/null || true; done
+    rm -r "$logs_beside"
+}
+trap end_groups EXIT
+
+# A group of processes that took what time was left is waited for now.
+hurry() { pgrep -g "$1" | xargs -rn1 chrt --other -p 0 2>/dev/null || true; }
+
 # The seconds of processor time that everything has taken so far.
 processor() { awk -v tick="$(getconf CLK_TCK)" '{ print int(($16 + $17) / tick) }' "/proc/$$/stat"; }
 
@@ -411,9 +423,8 @@ part_kube() {
 # Debian's kernels that tests run on in a virtual machine.
 vm_kernels=(linux-image-cloud-amd64 linux-image-6.12-cloud-amd64)
 
-# The machines that were started, their logs, and what may be left of them when everything has ended early.
-machines=() machine_logs=
-trap '[ -z "$machine_logs" ] || { for machine in "${machines[@]}"; do kill -- "-${machine%%:*}" 2>/dev/null || true; done; rm -r "$machine_logs"; }' EXIT
+# The machines that were started.
+machines=()
 
 # On other kernels than this one: tests/vm.rs of every crate, and when asked for by name, suites that run on this kernel as well. Tests in
 # a module "once" run on one kernel only: those of the first suite on the first kernel, those of the second on the second, and so on.
@@ -468,34 +479,33 @@ for line in sys.stdin:
         if apt-cache show "$kernel" >/dev/null 2>&1; then known+=("$kernel"); else skip "apt-get knows no $kernel"; fi
     done
     [ ${#known[@]} -gt 0 ] || return 1
-    machine_logs=$(mktemp -d)
     # All machines at once: each takes one processor, and their time does not depend on how fast they are. Each is a group of processes.
     set -m
     for kernel in "${known[@]}"; do
         flannel-testbed/vm.sh "$kernel" 3600 "suites=0; for suite in /vm/*:*; do
             echo \$suite; once=; [ \$((suites++ % ${#known[@]})) = $n ] || once='--skip once::'
             \$suite --ignored ${FLANNEL_VM_TESTS:-} ${without[*]} \$once || failed=1
-        done; exit \$failed" "${programs[@]}" >"$machine_logs/$kernel" 2>&1 &
+        done; exit \$failed" "${programs[@]}" >"$logs_beside/$kernel" 2>&1 &
         n=$((n + 1))
         machines+=("$!:$kernel")
+        groups+=("$!")
     done
     set +m
 }
 
 part_vm() {
-    [ -n "$machine_logs" ] || part_vm_start
-    [ -n "$machine_logs" ] || return 0
+    [ ${#machines[@]} -gt 0 ] || part_vm_start
+    [ ${#machines[@]} -gt 0 ] || return 0
     local machine log ran failed=0 seconds wanted status command said
     for machine in "${machines[@]}"; do
+        hurry "${machine%%:*}"
         wait "${machine%%:*}" || failed=1
-        log=$machine_logs/${machine#*:}
+        log=$logs_beside/${machine#*:}
         cat "$log"
         ran=$(tests_passed "$log")
         echo "vm tests that ran on $(grep -om1 '^Linux [0-9].*' "$log"): $ran"
         [ "$ran" -gt 0 ] || failed=1
     done
-    rm -r "$machine_logs"
-    machine_logs=
     [ "$failed" = 0 ] || return 1
     # What goes wrong in the machine goes wrong here.
     for command in 7:300:'exit 7' 124:10:'while :; do :; done' 125:300:'echo c >/proc/sysrq-trigger'; do
@@ -614,6 +624,28 @@ part_deny() {
     fi
 }
 
+# Parts that neither measure time nor need what other parts build: another of this script does them, in what time the others leave.
+beside=(clippy doc features msrv miri) beside_group=
+
+part_beside_start() {
+    set -m
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/beside chrt --idle 0 ./ci.sh "${beside[@]}" >"$logs_beside/beside" 2>&1 &
+    set +m
+    beside_group=$!
+    groups+=("$!")
+}
+
+part_beside() {
+    [ -n "$beside_group" ] || part_beside_start
+    local failed=0
+    hurry "$beside_group"
+    wait "$beside_group" || failed=1
+    cat "$logs_beside/beside"
+    mapfile -t -O ${#skipped[@]} skipped < <(sed -n 's/^=== left out: //p' "$logs_beside/beside")
+    ran+=("${beside[@]}")
+    return $failed
+}
+
 # Each crate could be published: the package has all that it is built from, and says what it is.
 part_package() {
     cargo metadata --no-deps --format-version 1 | python3 -c '
@@ -655,13 +687,13 @@ part_demo() {
     fi
 }
 
-all=(tools fmt clippy test doc pure features package msrv miri deny dist simulate fuzz vm_start netns tun bpf root etcd flanneld kube cni manifests vm cluster demo)
+all=(tools fmt beside_start test vm_start pure package deny dist simulate fuzz netns tun bpf root etcd flanneld kube cni manifests cluster vm beside demo)
 everything=false
 [ $# -gt 0 ] || { everything=true; set -- "${all[@]}"; }
 [ "$*" = quick ] && set -- fmt clippy unit
 ran=()
 for part; do
-    declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: quick ${all[*]})"; exit 2; }
+    declare -F "part_$part" >/dev/null || { echo "no such part: $part (there are: quick ${all[*]} ${beside[*]})"; exit 2; }
     echo "=== $part"
     started=$SECONDS worked=$(processor)
     "part_$part"
