@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+# Most tests wait more than they work.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
 
 # What is tested is what Cargo.lock says.
 cargo() {
@@ -327,8 +329,8 @@ part_flanneld() {
     fi
     local log; log=$(mktemp)
     cargo test --workspace --all-features --test flanneld --no-run
-    # The programs wait more than they work. The udp backend needs a TUN device.
-    local tests=(cargo test --offline --workspace --all-features --test flanneld -- --ignored --test-threads 4)
+    # The udp backend needs a TUN device.
+    local tests=(cargo test --offline --workspace --all-features --test flanneld -- --ignored)
     if [ "$(id -u)" != 0 ]; then
         skip "the udp backend beside flanneld needs root: run ./ci.sh flanneld as root"
         unshare -rn "${tests[@]:0:2}" --locked "${tests[@]:2}" --skip tun_ 2>&1 | tee "$log"
@@ -391,7 +393,7 @@ part_cni() {
 # The store in etcd, on etcds that the tests start on loopback.
 part_etcd() {
     local log; log=$(mktemp)
-    cargo test --workspace --all-features --test etcd -- --ignored 2>&1 | tee "$log"
+    cargo test --workspace --all-features --test etcd -- --ignored --test-threads 8 2>&1 | tee "$log"
     local ran; ran=$(tests_passed "$log")
     rm -f "$log"
     echo "etcd tests that ran: $ran"
@@ -407,8 +409,7 @@ part_kube() {
     fi
     cargo test --workspace --all-features --test fake --test kubernetes 2>&1 | tee "$log"
     cargo test --workspace --all-features --test kube --no-run
-    # The programs wait more than they work.
-    local tests=(cargo test --offline --workspace --all-features --test kube -- --ignored --test-threads 4 "${without[@]}")
+    local tests=(cargo test --offline --workspace --all-features --test kube -- --ignored "${without[@]}")
     if [ "$(id -u)" = 0 ]; then
         "${tests[@]}" 2>&1 | tee -a "$log"
     else
@@ -606,7 +607,7 @@ part_miri() {
     if ! cargo +nightly miri --version >/dev/null 2>&1; then
         lacks "Miri: rustup toolchain install nightly --component miri,rust-src"; return
     fi
-    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --locked -p flannel-backend-udp -p flannel-tunnel --lib -- \
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 RUST_TEST_THREADS=1 cargo +nightly miri test --locked -p flannel-backend-udp -p flannel-tunnel --lib -- \
         checksum snapshot stats table wire
 }
 
