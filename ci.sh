@@ -527,7 +527,8 @@ optimised() {
         faster+=(--config "profile.dev.package.$crate.opt-level=2" --config "profile.dev.package.$crate.debug-assertions=false")
     done
     # With the two programs the features of what is linked in are those of all tests, and most of it need not be built anew.
-    cargo test -q -p flannel-store -p flannel-node -p flannel-bench --all-features "${faster[@]}" "$@"
+    # They wait for nothing, and a model's states are a lot of memory.
+    RUST_TEST_THREADS=$(nproc) cargo test -q -p flannel-store -p flannel-node -p flannel-bench --all-features "${faster[@]}" "$@"
 }
 
 # Migrations, and the lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
