@@ -240,9 +240,10 @@ part_bpf() {
         skip "ethtool is missing (apt-get install ethtool)"; return
     fi
     local log; log=$(mktemp)
-    # All crates, as for the other parts: with one alone, what it depends on would be built anew.
+    # All crates, as for the other parts: with one alone, what it depends on would be built anew. These work more than they wait, and a
+    # node tests its programs for 3 s.
     cargo test --offline --workspace --all-features --lib -- --ignored bpf:: 2>&1 | tee "$log"
-    cargo test --offline --workspace --all-features --test bpf -- --ignored 2>&1 | tee -a "$log"
+    cargo test --offline --workspace --all-features --test bpf -- --ignored --test-threads "$(nproc)" 2>&1 | tee -a "$log"
     local ran; ran=$(tests_passed "$log")
     rm -f "$log"
     echo "bpf tests that ran: $ran"
