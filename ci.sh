@@ -240,8 +240,8 @@ part_bpf() {
         skip "ethtool is missing (apt-get install ethtool)"; return
     fi
     local log; log=$(mktemp)
-    # All crates, as for the other parts: with one alone, what it depends on would be built anew. These work more than they wait, and a
-    # node tests its programs for 3 s.
+    # All crates, as for the other parts: with one alone, what it depends on would be built anew. A node's programs have 3 s to pass
+    # their test: no more nodes at once than processors can serve.
     cargo test --offline --workspace --all-features --lib -- --ignored bpf:: 2>&1 | tee "$log"
     cargo test --offline --workspace --all-features --test bpf -- --ignored --test-threads "$(nproc)" 2>&1 | tee -a "$log"
     local ran; ran=$(tests_passed "$log")
