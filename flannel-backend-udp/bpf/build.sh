@@ -4,4 +4,5 @@ set -euo pipefail
 output=$(realpath -m "$1")
 cd "$(dirname "$0")"
 include=$(cc -print-multiarch 2>/dev/null || true)
-clang-14 -target bpf -mcpu=v2 -O2 -g0 -fno-ident -Wall -Wextra -Werror ${include:+-I/usr/include/$include} -c udp.bpf.c -o "$output"
+# Without strict aliasing: fields are read as words.
+clang-14 -target bpf -mcpu=v2 -O2 -g0 -fno-ident -fno-strict-aliasing -Wall -Wextra -Werror ${include:+-I/usr/include/$include} -c udp.bpf.c -o "$output"

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use crate::config::SourceCheck;
 
 /// A value of `endpoints`.
-pub(super) type Endpoint = [u8; 20];
+pub(super) type Endpoint = [u8; 24];
 /// A value of `peers`.
 pub(super) type Peer = [u8; 64];
 
@@ -37,8 +37,8 @@ impl Config {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&self.tunnel.to_ne_bytes());
         bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
-        bytes[8..12].copy_from_slice(&self.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
-        bytes[12..28].copy_from_slice(&self.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+        bytes[8..24].copy_from_slice(&self.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+        bytes[24..28].copy_from_slice(&self.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
         bytes[28..30].copy_from_slice(&self.port.to_be_bytes());
         bytes
     }
@@ -60,10 +60,10 @@ pub(super) fn prefix(block: IpNetwork) -> (u32, [u8; 16]) {
 
 /// Where a block is reached, and whether the peer decapsulates in its kernel.
 pub(super) fn endpoint(at: SocketAddr, in_kernel: bool) -> Endpoint {
-    let mut bytes = [0; 20];
+    let mut bytes = [0; 24];
     bytes[..16].copy_from_slice(&address(at.ip()));
     bytes[16..18].copy_from_slice(&at.port().to_be_bytes());
-    bytes[18..].copy_from_slice(&u16::from(in_kernel).to_ne_bytes());
+    bytes[18..20].copy_from_slice(&u16::from(in_kernel).to_ne_bytes());
     bytes
 }
 
@@ -89,13 +89,13 @@ mod tests {
         };
         let bytes = config.bytes();
         assert_eq!(bytes[..8], [7_u32, 1 | 2 | 8].map(u32::to_ne_bytes).concat());
-        assert_eq!((&bytes[8..12], &bytes[28..]), (&[192, 0, 2, 1][..], &[0x20, 0x5d, 0, 0][..]));
+        assert_eq!(bytes[24..], [192, 0, 2, 1, 0x20, 0x5d, 0, 0]);
         let (len, block) = prefix("10.3.2.7/24".parse().unwrap());
         assert_eq!((len, &block[10..]), (120, &[0xff, 0xff, 10, 3, 2, 0][..]));
         assert_eq!(prefix("fd00:2::/64".parse().unwrap()).0, 64);
         let at = endpoint("192.0.2.2:8285".parse().unwrap(), true);
         assert_eq!(
-            (&at[12..18], &at[18..]),
+            (&at[12..18], &at[18..20]),
             (&[192, 0, 2, 2, 0x20, 0x5d][..], &1_u16.to_ne_bytes()[..])
         );
     }

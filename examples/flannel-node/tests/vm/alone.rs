@@ -1,5 +1,7 @@
 //! Nodes of this program alone, with the kernel's engine: what is tested on this kernel with the other one.
 
+use std::fs;
+
 use crate::capture;
 
 #[path = "../netns/migrating.rs"]
@@ -12,6 +14,23 @@ mod required_encryption;
 #[path = "../netns/support.rs"]
 #[expect(dead_code, reason = "the tests on this kernel use all of it")]
 mod support;
+
+use support::Cluster;
+
+const EBPF: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"udp","Engine":"ebpf"}}"#;
+
+#[tokio::test]
+#[ignore = "needs another kernel: run ./ci.sh vm"]
+async fn what_the_sandbox_leaves_is_enough_for_programs_in_the_kernel() {
+    let cluster = Cluster::new(2, EBPF).await;
+    let (nodes, _pods) = cluster.start_all().await;
+    for (n, node) in nodes.iter().enumerate() {
+        let status = fs::read_to_string(format!("/proc/{}/status", node.pid().unwrap())).unwrap();
+        // CAP_NET_ADMIN and CAP_BPF.
+        assert!(status.contains("CapPrm:\t0000008000001000"), "{status}");
+        assert_eq!(cluster.status(n).await["backend_report"]["properties"]["engine"], "ebpf");
+    }
+}
 
 mod once {
     use super::{

@@ -200,9 +200,11 @@ impl Judge {
             assert!(v4.has_right_checksum());
         }
         wire::decrement_ttl(&mut packet);
-        // Without a link header, room for the outer headers would be in front of the packet, and not behind these 14 bytes.
-        let from = if to.is_ipv4() { 0 } else { 14 };
-        assert_eq!(udp[8 + from..], packet[from..]);
+        // Without a link header, room for the outer headers would be in front of the packet, and not behind these 14 bytes, of which the
+        // program writes what a hop alters.
+        let altered = if to.is_ipv4() { 8..12 } else { 7..8 };
+        assert_eq!(udp[8..][altered.clone()], packet[altered]);
+        assert_eq!(udp[8 + 14..], packet[14..]);
     }
 }
 
