@@ -135,15 +135,7 @@ impl Engine {
             ("udp_gro", socket.is_some_and(PeerSocket::receives_joined)),
             ("udp_segment", socket.is_some_and(PeerSocket::sends_segments)),
         ];
-        let shared = Shared {
-            control: Control::new(2 * queues + 1).map_err(thread_error)?,
-            identity: Identity::new(&setup.private_key),
-            routing: Snapshot::default(),
-            peers: Mutex::new(Peers { next: rand_index(), ..Peers::default() }),
-            counters: (0..=2 * queues).map(|_| Counters::default()).collect(),
-            mtu: AtomicUsize::new(mtu as usize),
-            alarm: Alarm::new().map_err(thread_error)?,
-        };
+        let shared = Shared::new(&setup.private_key, 2 * queues + 1, mtu).map_err(thread_error)?;
         let mut engine = Self { workers: Workers::new(shared), setup, features };
         engine.set_peers(peers);
         let started = engine.start_threads(namespace, tun, sockets);
@@ -312,6 +304,19 @@ impl AsRef<Control> for Shared {
 }
 
 impl Shared {
+    /// For so many threads, and a device of this MTU, bytes.
+    fn new(private_key: &SecretKey, threads: usize, mtu: u32) -> io::Result<Self> {
+        Ok(Self {
+            control: Control::new(threads)?,
+            identity: Identity::new(private_key),
+            routing: Snapshot::default(),
+            peers: Mutex::new(Peers { next: rand_index(), ..Peers::default() }),
+            counters: (0..threads).map(|_| Counters::default()).collect(),
+            mtu: AtomicUsize::new(mtu as usize),
+            alarm: Alarm::new()?,
+        })
+    }
+
     fn lock_peers(&self) -> MutexGuard<'_, Peers> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,121 +1,148 @@
 //! What has to hold for every message from the network.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
-use flannel_netlink::wireguard::{PeerConfig, PublicKey, SecretKey};
+use flannel_netlink::wireguard::{PeerConfig, SecretKey};
 use tokio::time::Instant;
 
 use super::{
-    Identity,
-    session::{MAX_HANDSHAKE, OVERHEAD, Received, Session, State},
+    Identity, Shared,
+    counters::Count,
+    inbound::Opener,
+    outbound::Context,
+    routing::Routing,
+    session::{MAX_HANDSHAKE, OVERHEAD, Session},
 };
 
 /// Messages to a peer that has a session: each is a byte that says what it is, two bytes of length, and as many bytes.
 ///
-/// A message that the other end sent is opened once and carries what was sent. No other one is opened, and none ends the session.
+/// A message that the other end sent is opened once and carries what was sent. No other one is opened, none keeps those around it from
+/// being opened, and none ends the session.
 ///
 /// # Panics
 ///
 /// If that does not hold.
 pub(crate) fn messages(mut bytes: &[u8]) {
-    let (here, there) = connected();
-    let mut send = |_: SocketAddr, _: &[u8]| {};
+    let (mut here, there) = connected();
     while let [kind, high, low, rest @ ..] = bytes {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len()).min(MAX);
         let (own, rest) = rest.split_at(len);
         bytes = rest;
+        let [first, second, third] = [1, 2, 3].map(|number| ip_packet(number, PEER, own));
+        let sealed = |packet: &[u8]| seal(&there, packet);
+        let part = usize::from(kind >> 2);
         match kind & 3 {
-            // An empty one asks for what has waited.
-            0 if own.is_empty() => {}
-            // Of somebody else.
+            // Of somebody else, one or several that came as one.
             0 => {
-                let is_taken = open(&mut here.lock(), own).is_some();
-                assert!(!is_taken, "{own:x?} was opened");
-                let mut scratch = vec![0; own.len() + MAX_HANDSHAKE];
-                let answered =
-                    here.lock().handshake(own, FROM, &mut scratch, Instant::now(), &mut send);
-                // A cookie reply has a message authentication code as well.
-                assert!(answered.is_err(), "{own:x?} was a handshake");
+                let stride = if part == 0 { MAX } else { 4 * part };
+                assert!(here.open(own, stride).is_empty(), "{own:x?} was opened");
+                assert_eq!(here.count(Count::Handshakes), 0, "{own:x?} was a handshake");
             }
-            // As it was sent, twice.
+            // As it was sent, twice; and with a source that is not the peer's.
             1 => {
-                let packet = ip_packet(own);
-                let sealed = seal(&mut there.lock(), &packet);
-                assert_eq!(open(&mut here.lock(), &sealed), Some(packet));
-                assert_eq!(open(&mut here.lock(), &sealed), None, "twice");
+                let message = sealed(&first);
+                let twice = [&message[..], &message].concat();
+                assert_eq!(here.open(&twice, message.len()), [first], "once");
+                let spoofed = sealed(&ip_packet(4, STRANGER, own));
+                assert!(
+                    here.open(&spoofed, spoofed.len()).is_empty(),
+                    "it was no packet of the peer's"
+                );
             }
-            // Altered, or cut short.
+            // Altered.
             2 => {
-                let mut sealed = seal(&mut there.lock(), &ip_packet(own));
-                let at = usize::from(kind >> 2) * 7 % sealed.len();
-                sealed[at] ^= kind >> 2 | 1;
-                assert_eq!(open(&mut here.lock(), &sealed), None, "byte {at} altered");
+                let [before, mut altered, behind] =
+                    [&first, &second, &third].map(|one| sealed(one));
+                let at = part * 7 % altered.len();
+                altered[at] ^= kind >> 2 | 1;
+                let stride = altered.len();
+                let opened = here.open(&[before, altered, behind].concat(), stride);
+                assert_eq!(opened, [first, third], "byte {at} altered");
             }
+            // Cut short, which only the last of several can be.
             _ => {
-                let sealed = seal(&mut there.lock(), &ip_packet(own));
-                let len = usize::from(kind >> 2) % sealed.len();
-                assert_eq!(open(&mut here.lock(), &sealed[..len]), None, "{len} bytes");
+                let [before, cut] = [sealed(&first), sealed(&second)];
+                let len = part % cut.len();
+                let opened = here.open(&[&before, &cut[..len]].concat(), before.len());
+                assert_eq!(opened, [first], "{len} bytes");
             }
         }
-        assert!(here.lock().has_session());
+        assert!(here.session.lock().has_session());
+    }
+}
+
+/// An end of a session with all that a thread has who receives, but sockets and a device.
+struct Receiver {
+    shared: Shared,
+    session: Arc<Session>,
+    opener: Opener,
+}
+
+impl Receiver {
+    /// The packets in messages of `stride` bytes each.
+    fn open(&mut self, messages: &[u8], stride: usize) -> Vec<Vec<u8>> {
+        let routing = Routing::new([(INDEX, &self.session)]);
+        let (shared, counters) = (&self.shared, &self.shared.counters[0]);
+        let now = Instant::now();
+        let context = Context { shared, routing: &routing, sockets: &[], counters, now };
+        let (mut plain, mut opened) = (vec![0; messages.len()], Vec::new());
+        self.opener.open((messages, stride), FROM, (0, &mut plain), &mut opened, &context);
+        opened.iter().map(|piece| plain[piece.at..piece.at + piece.len].to_vec()).collect()
+    }
+
+    fn count(&self, count: Count) -> u64 {
+        self.shared.counters[0].values()[count as usize]
     }
 }
 
 /// Both ends of a session.
-fn connected() -> (Session, Session) {
+fn connected() -> (Receiver, Session) {
     let keys = [SecretKey::new([1; 32]), SecretKey::new([2; 32])];
-    let [here, there] = [&keys[0], &keys[1]].map(Identity::new);
-    let session = |identity, other: &SecretKey| {
+    let shared = Shared::new(&keys[0], 1, 1420).expect("descriptors");
+    let session = |identity: &Identity, other: &SecretKey| {
         let config = PeerConfig {
             key: super::public_key(other),
             preshared_key: None,
             endpoint: Some(FROM),
             keepalive: 0,
-            allowed_ips: BTreeSet::new(),
+            allowed_ips: BTreeSet::from(["10.244.1.0/24".parse().expect("a block")]),
         };
-        Session::new(identity, config, 7)
+        Session::new(identity, config, INDEX)
     };
-    let (a, b) = (session(&here, &keys[1]), session(&there, &keys[0]));
-    let _: PublicKey = a.key;
+    let here = session(&shared.identity, &keys[1]);
+    let there = session(&Identity::new(&keys[1]), &keys[0]);
     let mut scratch = [0; 4 * MAX_HANDSHAKE];
     let (now, mut message) = (Instant::now(), Vec::new());
     // The initiation, the response, and the keepalive that confirms it.
-    b.lock().begin(&mut scratch, now, &mut |_, sent| message = sent.to_vec());
+    there.lock().begin(&mut scratch, now, &mut |_, sent| message = sent.to_vec());
     let initiation = std::mem::take(&mut message);
     let mut keep = |_: SocketAddr, sent: &[u8]| message = sent.to_vec();
-    a.lock().handshake(&initiation, FROM, &mut scratch, now, &mut keep).expect("an initiation");
+    here.lock().handshake(&initiation, FROM, &mut scratch, now, &mut keep).expect("an initiation");
     let response = std::mem::take(&mut message);
     let mut keep = |_: SocketAddr, sent: &[u8]| message = sent.to_vec();
-    b.lock().handshake(&response, FROM, &mut scratch, now, &mut keep).expect("a response");
-    assert_eq!(open(&mut a.lock(), &message), Some(Vec::new()));
-    (a, b)
+    there.lock().handshake(&response, FROM, &mut scratch, now, &mut keep).expect("a response");
+    let mut here = Receiver { shared, session: Arc::new(here), opener: Opener::new() };
+    assert!(here.open(&message, message.len()).is_empty(), "a keepalive carries no packet");
+    assert!(here.session.lock().has_session());
+    (here, there)
 }
 
-/// An IPv4 packet that carries `data`.
-fn ip_packet(data: &[u8]) -> Vec<u8> {
+/// An IPv4 packet of this identification from `source` that carries `data`.
+fn ip_packet(number: u8, source: [u8; 4], data: &[u8]) -> Vec<u8> {
     let len = (20 + data.len() as u16).to_be_bytes();
-    let header = [0x45, 0, len[0], len[1], 0, 0, 0, 0, 64, 17, 0, 0, 10, 244, 1, 2, 10, 244, 2, 3];
-    [&header, data].concat()
+    let header = [0x45, 0, len[0], len[1], 0, number, 0, 0, 64, 17, 0, 0];
+    [&header, &source[..], &[10, 244, 2, 3], data].concat()
 }
 
-fn seal(state: &mut State, packet: &[u8]) -> Vec<u8> {
+fn seal(session: &Session, packet: &[u8]) -> Vec<u8> {
     let mut sealed = vec![0; packet.len() + OVERHEAD];
-    state.seal(packet, &mut sealed, Instant::now());
+    session.lock().seal(packet, &mut sealed, Instant::now());
     sealed
 }
 
-/// What the message carries, if it is opened; nothing for a keepalive.
-fn open(state: &mut State, message: &[u8]) -> Option<Vec<u8>> {
-    let index = message.get(4..8)?.try_into().ok().map(u32::from_le_bytes)?;
-    let (mut out, mut scratch) = (vec![0; message.len() + MAX_HANDSHAKE], [0; 2 * MAX_HANDSHAKE]);
-    let (now, mut send) = (Instant::now(), |_: SocketAddr, _: &[u8]| {});
-    match state.open(message, (index, FROM), &mut out, &mut scratch, now, &mut send) {
-        Ok(Received::Packet(len)) => Some(out[..len].to_vec()),
-        Ok(Received::Keepalive) => Some(Vec::new()),
-        Err(_) => None,
-    }
-}
-
+const PEER: [u8; 4] = [10, 244, 1, 2];
+const STRANGER: [u8; 4] = [10, 244, 3, 2];
+const INDEX: u32 = 7;
 const FROM: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)), 51820);
 /// Bytes of a packet.

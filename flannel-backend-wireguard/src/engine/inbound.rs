@@ -8,6 +8,7 @@ use flannel_tunnel::{
     delivery::{Delivery, Tally},
     gro::PacketRef,
     inbox::{self, Inbox, MAX_MESSAGE},
+    tun::Queue,
     wire::Ip,
     worker::Found,
 };
@@ -58,9 +59,9 @@ impl Inbound {
     }
 
     /// Receives from the sockets and writes to the device.
-    pub(super) fn run(&mut self, context: &Context<'_>) -> Result<Found, String> {
+    pub(super) fn run(&mut self, queue: &Queue, context: &Context<'_>) -> Result<Found, String> {
         let Self { inbox, plain, opened, opener, delivery } = self;
-        let (queue, counters) = (context.queue, context.counters);
+        let counters = context.counters;
         inbox.receive(context.sockets, |buffers, meta| {
             for (number, meta) in meta.iter().enumerate() {
                 let messages = (&buffers[number][..meta.len], meta.stride.max(1));

@@ -32,7 +32,6 @@ pub(super) struct Outbound {
 pub(super) struct Context<'a> {
     pub(super) shared: &'a Shared,
     pub(super) routing: &'a Routing,
-    pub(super) queue: &'a Queue,
     pub(super) sockets: &'a [PeerSocket],
     pub(super) counters: &'a Counters,
     pub(super) now: Instant,
@@ -50,10 +49,10 @@ impl Outbound {
     }
 
     /// Reads packets from the device until it is empty or a burst is full, and sends them.
-    pub(super) fn run(&mut self, context: &Context<'_>) -> Result<Found, String> {
+    pub(super) fn run(&mut self, queue: &Queue, context: &Context<'_>) -> Result<Found, String> {
         let end = Queue::HEADROOM + MAX_PACKET;
         let found = worker::burst(|| {
-            let (offload, len) = context.queue.read(&mut self.buffer[..end])?;
+            let (offload, len) = queue.read(&mut self.buffer[..end])?;
             if let Err(count) = self.take(offload, len, context) {
                 context.counters.add(count, 1);
             }

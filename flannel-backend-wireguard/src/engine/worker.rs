@@ -31,7 +31,8 @@ impl Worker {
         let (mut outbound, mut reader) = (Outbound::new(), shared.routing.reader());
         let watched = [(self.queue.as_fd(), "the device is gone")];
         worker::carry(&shared.control, &watched, |now| {
-            outbound.run(&self.context(shared, reader.get(&shared.routing), now))
+            let context = self.context(shared, reader.get(&shared.routing), now);
+            outbound.run(&self.queue, &context)
         })
     }
 
@@ -40,7 +41,8 @@ impl Worker {
         let (mut inbound, mut reader) = (Inbound::new(joins), shared.routing.reader());
         let watched = self.sockets.iter().map(|socket| (socket.as_fd(), "a socket is broken"));
         worker::carry(&shared.control, &watched.collect::<Vec<_>>(), |now| {
-            inbound.run(&self.context(shared, reader.get(&shared.routing), now))
+            let context = self.context(shared, reader.get(&shared.routing), now);
+            inbound.run(&self.queue, &context)
         })
     }
 
@@ -79,9 +81,8 @@ impl Worker {
         routing: &'a super::routing::Routing,
         now: Instant,
     ) -> Context<'a> {
-        let Self { number, queue, sockets } = self;
-        let counters = &shared.counters[*number];
-        Context { shared, routing, queue, sockets, counters, now }
+        let counters = &shared.counters[self.number];
+        Context { shared, routing, sockets: &self.sockets, counters, now }
     }
 }
 
