@@ -8,14 +8,17 @@ use std::{
 };
 
 use flannel_core::Backend;
-use flannel_testbed::probe::{Exchange, Ping};
+use flannel_testbed::{
+    Pod,
+    probe::{Exchange, Ping},
+};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
     safety::{NoChecksum, packet},
     wire::socket,
-    world::{Cluster, eventually},
+    world::{Cluster, eventually, run},
 };
 
 const CONFIG: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"userspace"}}"#;
@@ -94,11 +97,13 @@ async fn all_engines_count_alike() {
                 })
             })
             .await;
-            // Headers of IP, and of TCP with a timestamp. Some have more options, and some packets are sent again.
+            // Headers of IP, and of TCP with a timestamp. Some have more options, and on a busy machine some packets are sent again.
             let headers = if is_ipv4 { 52 } else { 72 };
             let sent = |what: &str| mirrored(&format!("{what}_sent"), (0, 3));
             let data = (sent("bytes") - sent("packets") * headers).checked_sub(3 << 20);
-            assert!(data.is_some_and(|more| more < 100_000), "{userspace:?}: {data:?}");
+            let again = sent_again(cluster.world.pod(0));
+            let most = 10_000 + again * 1500;
+            assert!(data.is_some_and(|more| more < most), "{userspace:?}: {data:?}, {again} again");
         }
         let stats = cluster.stats(0);
         let sent: u64 = stats.peers.values().map(|peer| peer.packets_sent).sum();
@@ -106,6 +111,15 @@ async fn all_engines_count_alike() {
         assert_eq!((sent, received), (stats.sent.packets, stats.received.packets));
         assert_eq!(stats.by_ebpf > 2000, userspace.len() < 4, "{userspace:?}: {}", stats.by_ebpf);
     }
+}
+
+/// How many segments of TCP a pod has sent more than once.
+fn sent_again(pod: &Pod) -> u64 {
+    let text = run(pod.namespace(), "cat /proc/net/snmp");
+    let mut tcp = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+    let (names, values) = (tcp.next().unwrap(), tcp.next().unwrap());
+    let named = |(name, _): &(&str, &str)| *name == "RetransSegs";
+    names.zip(values).find(named).unwrap().1.parse().unwrap()
 }
 
 /// Sends what has an expected count, most of it from the first host to the second.
