@@ -4,8 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
-# Most tests wait more than they work.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
 
 # What is tested is what Cargo.lock says.
 cargo() {
@@ -240,10 +238,9 @@ part_bpf() {
         skip "ethtool is missing (apt-get install ethtool)"; return
     fi
     local log; log=$(mktemp)
-    # All crates, as for the other parts: with one alone, what it depends on would be built anew. A node's programs have 3 s to pass
-    # their test: no more nodes at once than processors can serve.
+    # All crates, as for the other parts: with one alone, what it depends on would be built anew.
     cargo test --offline --workspace --all-features --lib -- --ignored bpf:: 2>&1 | tee "$log"
-    cargo test --offline --workspace --all-features --test bpf -- --ignored --test-threads "$(nproc)" 2>&1 | tee -a "$log"
+    cargo test --offline --workspace --all-features --test bpf -- --ignored 2>&1 | tee -a "$log"
     local ran; ran=$(tests_passed "$log")
     rm -f "$log"
     echo "bpf tests that ran: $ran"
@@ -330,8 +327,8 @@ part_flanneld() {
     fi
     local log; log=$(mktemp)
     cargo test --workspace --all-features --test flanneld --no-run
-    # The udp backend needs a TUN device.
-    local tests=(cargo test --offline --workspace --all-features --test flanneld -- --ignored)
+    # The programs wait more than they work. The udp backend needs a TUN device.
+    local tests=(cargo test --offline --workspace --all-features --test flanneld -- --ignored --test-threads 4)
     if [ "$(id -u)" != 0 ]; then
         skip "the udp backend beside flanneld needs root: run ./ci.sh flanneld as root"
         unshare -rn "${tests[@]:0:2}" --locked "${tests[@]:2}" --skip tun_ 2>&1 | tee "$log"
@@ -411,7 +408,8 @@ part_kube() {
     # These need nothing, and part_test has run them.
     [ "$everything" = true ] || cargo test --workspace --all-features --test fake --test kubernetes 2>&1 | tee "$log"
     cargo test --workspace --all-features --test kube --no-run
-    local tests=(cargo test --offline --workspace --all-features --test kube -- --ignored "${without[@]}")
+    # The programs wait more than they work.
+    local tests=(cargo test --offline --workspace --all-features --test kube -- --ignored --test-threads 4 "${without[@]}")
     if [ "$(id -u)" = 0 ]; then
         "${tests[@]}" 2>&1 | tee -a "$log"
     else
@@ -528,8 +526,7 @@ optimised() {
         faster+=(--config "profile.dev.package.$crate.opt-level=2" --config "profile.dev.package.$crate.debug-assertions=false")
     done
     # With the two programs the features of what is linked in are those of all tests, and most of it need not be built anew.
-    # They wait for nothing, and a model's states are a lot of memory.
-    RUST_TEST_THREADS=$(nproc) cargo test -q -p flannel-store -p flannel-node -p flannel-bench --all-features "${faster[@]}" "$@"
+    cargo test -q -p flannel-store -p flannel-node -p flannel-bench --all-features "${faster[@]}" "$@"
 }
 
 # Migrations, and the lease protocol: all schedules of a small cluster, and random ones of clusters of up to 100 nodes.
@@ -610,7 +607,7 @@ part_miri() {
     if ! cargo +nightly miri --version >/dev/null 2>&1; then
         lacks "Miri: rustup toolchain install nightly --component miri,rust-src"; return
     fi
-    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 RUST_TEST_THREADS=1 cargo +nightly miri test --locked -p flannel-backend-udp -p flannel-tunnel --lib -- \
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --locked -p flannel-backend-udp -p flannel-tunnel --lib -- \
         checksum snapshot stats table wire
 }
 
