@@ -10,13 +10,13 @@ mod counters;
 pub(crate) mod fuzzing;
 mod inbound;
 mod outbound;
+mod peers;
 mod routing;
 mod session;
 mod ticker;
 mod worker;
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
@@ -38,10 +38,10 @@ use flannel_tunnel::{
     tun::Tun,
     worker::Workers,
 };
-use ipnetwork::IpNetwork;
 
 use self::{
     counters::{Counters, NAMES},
+    peers::Peers,
     routing::Routing,
     session::Session,
     ticker::Alarm,
@@ -100,15 +100,6 @@ struct Identity {
     limiter: RateLimiter,
     /// For those that the other one has let pass.
     verified: Arc<RateLimiter>,
-}
-
-/// Peers by key, each with the 24 bits that its local indices begin with.
-#[derive(Default)]
-struct Peers {
-    sessions: BTreeMap<PublicKey, (u32, Arc<Session>)>,
-    /// Whose a block is.
-    owners: BTreeMap<IpNetwork, PublicKey>,
-    next: u32,
 }
 
 impl Engine {
@@ -213,7 +204,7 @@ impl Engine {
     pub(crate) fn set_peers(&self, changes: &[PeerChange]) {
         let shared = self.workers.shared();
         let mut peers = shared.lock_peers();
-        changes.iter().for_each(|change| peers.apply(change, shared));
+        changes.iter().for_each(|change| peers.apply(change, &shared.identity));
         if changes.is_empty() {
             return;
         }
@@ -310,7 +301,7 @@ impl Shared {
             control: Control::new(threads)?,
             identity: Identity::new(private_key),
             routing: Snapshot::default(),
-            peers: Mutex::new(Peers { next: rand_index(), ..Peers::default() }),
+            peers: Mutex::new(Peers::new()),
             counters: (0..threads).map(|_| Counters::default()).collect(),
             mtu: AtomicUsize::new(mtu as usize),
             alarm: Alarm::new()?,
@@ -344,35 +335,6 @@ impl Identity {
     }
 }
 
-impl Peers {
-    fn apply(&mut self, change: &PeerChange, shared: &Shared) {
-        let key = change.key();
-        self.owners.retain(|_, owner| *owner != key);
-        let config = match change {
-            PeerChange::Remove(_) => {
-                self.sessions.remove(&key);
-                return;
-            }
-            PeerChange::Set(config) => config,
-        };
-        for block in &config.allowed_ips {
-            let before = self.owners.insert(*block, key);
-            // The last peer that an address is given to has it.
-            if let Some((_, other)) = before.and_then(|other| self.sessions.get(&other)) {
-                other.lock().config.allowed_ips.remove(block);
-            }
-        }
-        if let Some((index, session)) = self.sessions.get(&key) {
-            session.configure(&shared.identity, config, *index);
-        } else {
-            let index = self.next;
-            self.next = (index + 1) & INDICES;
-            let session = Arc::new(Session::new(&shared.identity, config.clone(), index));
-            self.sessions.insert(key, (index, session));
-        }
-    }
-}
-
 /// The public key that belongs to a private one.
 pub(crate) fn public_key(private_key: &SecretKey) -> PublicKey {
     let private = x25519::StaticSecret::from(*private_key.bytes());
@@ -392,14 +354,5 @@ fn open(namespace: &Namespace, port: u16) -> io::Result<Vec<PeerSocket>> {
     Ok(sockets)
 }
 
-/// Where local indices begin: not where those of an earlier engine did, whose sessions peers may still use.
-fn rand_index() -> u32 {
-    let mut bytes = [0; 4];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    u32::from_ne_bytes(bytes) & INDICES
-}
-
-/// Local indices begin with 24 bits that say whose they are.
-const INDICES: u32 = 0x00ff_ffff;
 /// Handshakes a second above which the next ones are answered with a cookie: together they take a quarter of a processor.
 const HANDSHAKES_PER_SECOND: u64 = 1000;
