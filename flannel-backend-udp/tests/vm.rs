@@ -4,11 +4,9 @@
 
 use flannel_backend_udp::{Engine, SelfTest, Udp, uses_ebpf};
 use flannel_core::Backend;
+use flannel_testbed::eventually;
 
-use crate::{
-    nft::Nft,
-    world::{Cluster, eventually},
-};
+use crate::{nft::Nft, world::Cluster};
 
 #[path = "bpf/nft.rs"]
 mod nft;
@@ -40,5 +38,5 @@ async fn auto_means_programs_on_kernels_of_the_table() {
         assert!(matches!(backend.stats().engine, Some(Engine::Ebpf(_))));
     }
     assert!(cluster.reaches(0, 1).await);
-    eventually(|| cluster.stats(0).by_ebpf > 0).await;
+    eventually(async || cluster.stats(0).by_ebpf > 0).await;
 }

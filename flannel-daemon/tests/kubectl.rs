@@ -8,9 +8,12 @@ use std::{
 
 use flannel_daemon::kubectl::{BenchOptions, ClusterAccess, KubectlError, bench, explain, status};
 use flannel_kube::ClientConfig;
-use flannel_testbed::kube::{FakeApiServer, Request};
+use flannel_testbed::{
+    kube::{FakeApiServer, Request},
+    soon,
+};
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// Two nodes with flannel's pods, and a pod of somebody else on each.
 fn cluster() -> FakeApiServer {
@@ -56,10 +59,6 @@ fn pod(name: &str, node: &str, ip: &str, labels: Value) -> Value {
 fn access(server: &FakeApiServer) -> ClusterAccess {
     let config = ClientConfig::anonymous(server.url().parse().unwrap());
     ClusterAccess::new(config, "kube-flannel", None)
-}
-
-async fn soon<T>(work: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), work).await.expect("soon")
 }
 
 /// The path behind the API server's proxy to flannel's pod on this node.

@@ -14,7 +14,10 @@ use flannel_kube::{
     Client, ClientConfig, Credentials, Merged, NodeView, ObjectMeta, Projection, Reason,
     Reflection, Reflector, ReflectorOptions, RequestError, Resource,
 };
-use flannel_testbed::kube::{FakeApiServer, Refusal, Request};
+use flannel_testbed::{
+    kube::{FakeApiServer, Refusal, Request},
+    soon,
+};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -82,10 +85,6 @@ fn truth(server: &FakeApiServer, names: &[&str]) -> Known {
         Some((name.to_string(), (block, note)))
     };
     names.iter().filter_map(kept).collect()
-}
-
-async fn soon<T>(work: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(30), work).await.expect("soon")
 }
 
 /// Follows until what is known is true; the errors on the way are counted.

@@ -12,7 +12,10 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use flannel_core::{Lease, LeaseAttrs, LeaseEvent, Store, StoreError, Subnet, SubnetLease};
 use flannel_kube::{Client, ClientConfig};
 use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource, Notice};
-use flannel_testbed::kube::{FakeApiServer, Refusal};
+use flannel_testbed::{
+    kube::{FakeApiServer, Refusal},
+    soon,
+};
 use futures::{StreamExt, stream::BoxStream};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -91,10 +94,6 @@ fn at(last: u8) -> LeaseAttrs {
 fn lease(n: u8, last: u8) -> Lease {
     let subnet: Subnet = format!("10.3.{n}.0-24").parse().unwrap();
     Lease::new(subnet, at(last)).held_by(format!("n{n}").parse().unwrap())
-}
-
-async fn soon<T>(work: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(40), work).await.expect("soon")
 }
 
 async fn acquire(store: &KubernetesStore, last: u8) -> Box<dyn SubnetLease> {

@@ -8,8 +8,7 @@ use std::{
     time::Duration,
 };
 
-use flannel_testbed::{Etcd, Pod, Testbed, probe, subnet};
-use tokio::time::{sleep, timeout};
+use flannel_testbed::{Etcd, Pod, Testbed, eventually, probe, subnet};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
@@ -77,13 +76,4 @@ fn the_examples_are_short() {
 /// Waits until all pods reach each other.
 async fn connected(pods: &[Pod]) {
     eventually(async || probe::reachability(pods).await.complete()).await;
-}
-
-async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), wait).await.expect("within a minute");
 }

@@ -9,6 +9,7 @@ use std::{
     process::Command,
 };
 
+use flannel_testbed::eventually;
 use serde_json::Value;
 
 #[path = "vm/capture.rs"]
@@ -34,7 +35,7 @@ mod required_encryption;
 mod support;
 
 use migrating::{Trouble, loses_nothing};
-use support::{Cluster, HOST_GW, VXLAN, eventually, program};
+use support::{Cluster, HOST_GW, VXLAN, program};
 
 const USERSPACE: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"userspace"}}"#;
 const EBPF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"ebpf"}}"#;

@@ -9,7 +9,7 @@ use std::{
 
 use flannel_core::Backend;
 use flannel_testbed::{
-    Pod,
+    Pod, eventually,
     probe::{Exchange, Ping},
 };
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     safety::{NoChecksum, packet},
     wire::socket,
-    world::{Cluster, eventually, run},
+    world::{Cluster, run},
 };
 
 const CONFIG: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"udp","SourceCheck":"subnet","Engine":"userspace"}}"#;
@@ -88,7 +88,7 @@ async fn all_engines_count_alike() {
         // How a stream is cut is its kernel's to choose. What one end sends is what the other receives.
         for is_ipv4 in [true, false] {
             let mirrored = |name: &str, way| counts(&cluster, way, is_ipv4)[name];
-            eventually(|| {
+            eventually(async || {
                 ["packets", "bytes"].iter().all(|what| {
                     [(0, 3), (3, 0)].iter().all(|(from, to)| {
                         mirrored(&format!("{what}_sent"), (*from, *to))

@@ -11,7 +11,7 @@ use flannel_backend::filter::{self, Direction, Label};
 use flannel_backend_udp::DropReason;
 use flannel_netlink::Namespace;
 use flannel_testbed::{
-    OFFLOADS,
+    OFFLOADS, eventually,
     probe::{self, Exchange, ExchangeError},
 };
 use socket2::{Domain, Socket, Type};
@@ -183,7 +183,7 @@ async fn all_flows(userspace: &'static [&'static str]) {
     for group in ["224.0.0.251", "ff02::fb"] {
         send_multicast(cluster.host(0).namespace(), "flannel0", group.parse().unwrap());
     }
-    crate::world::eventually(|| cluster.stats(0).dropped(DropReason::NoRoute) >= dropped + 2).await;
+    eventually(async || cluster.stats(0).dropped(DropReason::NoRoute) >= dropped + 2).await;
     assert!(cluster.reaches(0, 1).await);
     assert!(failures.is_empty(), "{userspace:?}:\n{}", failures.join("\n"));
 }

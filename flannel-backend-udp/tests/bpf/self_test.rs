@@ -5,19 +5,17 @@ use std::{
     process::Command,
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
 };
 
 use flannel_backend_udp::{Engine, SelfTest, SelfTestError, Udp, uses_ebpf};
 use flannel_core::{Backend, Lease};
-use flannel_testbed::{Host, Testbed};
+use flannel_testbed::{Host, Testbed, eventually, soon};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use tokio::time::timeout;
 
 use crate::{
     nft::Nft,
     support,
-    world::{Cluster, eventually, run},
+    world::{Cluster, run},
 };
 
 fn auto(host: &Host) -> Udp {
@@ -27,7 +25,7 @@ fn auto(host: &Host) -> Udp {
 /// The self-test of a backend, which is started by this thread.
 async fn tested(backend: &Udp) -> Result<SelfTest, SelfTestError> {
     backend.begin_self_test();
-    eventually(|| backend.stats().self_test.is_some()).await;
+    eventually(async || backend.stats().self_test.is_some()).await;
     backend.stats().self_test.unwrap()
 }
 
@@ -63,7 +61,7 @@ async fn all_kinds_of_flows_pass_and_nothing_is_left() {
     println!("self-test of both families: {passed}");
     let seen = SEEN.lock().unwrap().clone();
     assert_eq!(seen.len(), 2);
-    eventually(|| !seen.iter().any(|inode| is_held(*inode))).await;
+    eventually(async || !seen.iter().any(|inode| is_held(*inode))).await;
     let properties = backend.report().properties;
     assert!(properties["self_test"].starts_with("passed in "), "{properties:?}");
     let without = tested(&auto(host)).await.unwrap();
@@ -163,7 +161,7 @@ async fn programs_that_are_refused_later_are_published_no_more() {
     assert!(matches!(stats.engine, Some(Engine::Userspace(_))));
     // The node asks again for what it publishes.
     let drifted = cluster.nodes.network(0).drifted();
-    timeout(Duration::from_secs(5), drifted).await.expect("it drifted").unwrap();
+    soon(drifted).await.unwrap();
     let attrs = cluster.backend(0).advertise(None).await.unwrap();
     assert!(!uses_ebpf(&attrs));
     // Others then finish what they send it.

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use flannel_backend::testing::KernelWorld;
@@ -84,16 +83,4 @@ pub(crate) fn run(namespace: &Namespace, command: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(done.status.success(), "{command}: {}", text(&done.stderr));
     text(&done.stdout)
-}
-
-/// Waits until it is so.
-pub(crate) async fn eventually(is_so: impl Fn() -> bool) {
-    let waits = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), waits)
-        .await
-        .expect("it is not so after 20 seconds");
 }

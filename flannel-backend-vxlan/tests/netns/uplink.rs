@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What the kernel may take on a busy machine.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(60);
 
 impl Kernel {
     async fn uplink_address(&mut self, text: &str) -> Address {

@@ -19,9 +19,9 @@ use flannel_netlink::wireguard::{PublicKey, SecretKey};
 use flannel_testbed::{
     Pod, Process,
     probe::{Ping, tcp_throughput},
-    wireguard_go,
+    soon, wireguard_go,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::lab::{DUAL, IPV4, Lab};
 
@@ -51,7 +51,7 @@ impl WireguardGo {
                 }
             }
         };
-        let mut stream = timeout(Duration::from_secs(20), connect()).await.unwrap();
+        let mut stream = soon(connect()).await;
         let private = SecretKey::new([0x42; 32]).clamped();
         let mut text = format!("set=1\nprivate_key={}\nlisten_port=51820\n", hex(private.bytes()));
         writeln!(text, "public_key={}", hex(peer.bytes())).unwrap();

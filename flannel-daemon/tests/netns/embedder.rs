@@ -8,7 +8,7 @@ use flannel_daemon::{
     explain::{ExplainOptions, LeaseSource, explain},
 };
 use flannel_store::{MemoryCluster, NewRecord, Registry};
-use flannel_testbed::{Blocks, Testbed};
+use flannel_testbed::{Blocks, Testbed, eventually};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
@@ -41,7 +41,7 @@ async fn an_embedder_brings_its_own_store_and_backend() -> anyhow::Result<()> {
     let daemon = Daemon::with(options, &stores, backends)?.in_namespace(host.namespace().clone());
     let handle = daemon.handle();
     let node = tokio::spawn(daemon.run_until(pending()));
-    super::eventually(async || handle.readiness().is_ready()).await;
+    eventually(async || handle.readiness().is_ready()).await;
 
     let status = handle.status_document().await;
     let block = status.lease.expect("a ready node has a lease").subnet.ipv4();

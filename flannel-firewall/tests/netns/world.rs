@@ -284,16 +284,6 @@ pub(crate) fn scope() -> Scope {
     Scope::new(&config(), &"10.244.1.0-24&fd00:10:244:1::-64".parse().unwrap())
 }
 
-/// Waits until `done`, for some seconds at most: a TCP connection that lost packets for half a second takes a second more.
-pub(crate) async fn eventually(mut done: impl AsyncFnMut() -> bool) -> bool {
-    let wait = async {
-        while !done().await {
-            sleep(POLL).await;
-        }
-    };
-    timeout(3 * REPAIR, wait).await.is_ok()
-}
-
 pub(crate) fn quiet(report: &FirewallReport) -> bool {
     report.writes() == 0 && report.read == 0 && report.is_exact()
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use flannel_testbed::soon;
+
 use super::*;
 
 const BAD: &str = "/api/v1/nodes/bad";

@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 
+use flannel_testbed::soon;
+
 use super::*;
 
 #[tokio::test]

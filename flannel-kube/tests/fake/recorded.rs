@@ -1,7 +1,7 @@
 //! What a real API server answered, replayed: by a server, and to the parsers. `recordings/record.py` records it anew.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use flannel_testbed::kube::Body;
+use flannel_testbed::{kube::Body, soon};
 
 use super::*;
 

@@ -39,7 +39,7 @@ impl Host {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        let eth0 = timeout(Duration::from_secs(10), running).await.expect("both ends run");
+        let eth0 = timeout(Duration::from_secs(60), running).await.expect("both ends run");
         let mut monitor = Monitor::open(&namespace).unwrap();
         let mut host = Self { namespace, connection, eth0 };
         let mut untold: Vec<IpNetwork> =
@@ -59,7 +59,7 @@ impl Host {
                 }
             }
         };
-        timeout(Duration::from_secs(10), told).await.expect("both addresses are told of");
+        timeout(Duration::from_secs(60), told).await.expect("both addresses are told of");
         host
     }
 

@@ -1,6 +1,7 @@
 //! What a node tells of itself: its condition and events.
 
 use super::*;
+use flannel_testbed::soon;
 
 #[tokio::test]
 async fn the_condition_is_told_once_and_kept() {

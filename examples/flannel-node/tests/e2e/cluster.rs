@@ -5,7 +5,6 @@ use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use flannel_testbed::{Blocks, Host, Pod, Process, Testbed};
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
 
 pub(crate) const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"host-gw"}}"#;
 
@@ -104,13 +103,4 @@ impl Cluster {
         }
         pods
     }
-}
-
-pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), wait).await.expect("within a minute");
 }

@@ -2,10 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use flannel_testbed::{Blocks, Testbed, probe};
+use flannel_testbed::{Blocks, Testbed, eventually, probe};
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::{Cluster, DUAL, DUAL_VXLAN, IPV4, IPV6, IPV6_VXLAN, TWO_SUBNETS, eventually};
+use crate::cluster::{Cluster, DUAL, DUAL_VXLAN, IPV4, IPV6, IPV6_VXLAN, TWO_SUBNETS};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]

@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
+use flannel_testbed::eventually;
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::{Cluster, DUAL, DUAL_VXLAN, IPV4, eventually};
+use crate::cluster::{Cluster, DUAL, DUAL_VXLAN, IPV4};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]

@@ -3,9 +3,10 @@
 
 use std::{fs, net::IpAddr, time::Duration};
 
+use flannel_testbed::eventually;
 use tokio::time::{Instant, sleep};
 
-use super::etcd_members::{NODES, TTL, Traffic, World, eventually, ip};
+use super::etcd_members::{NODES, TTL, Traffic, World, ip};
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]

@@ -9,16 +9,15 @@ use std::{
     time::Duration,
 };
 
-use flannel_testbed::{Blocks, Host, Pod, Process, Testbed, probe};
+use flannel_testbed::{Blocks, Host, Pod, Process, Testbed, eventually, probe};
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
 
 const NETWORK: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
 
 /// The shortest that a node takes, in seconds.
 pub(crate) const TTL: u64 = 5;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Nodes on hosts 0, 1 and 2, and members of etcd on hosts from 3 on.
 pub(crate) struct World {
@@ -191,15 +190,6 @@ impl World {
         };
         Some((field("\"Value\"")?, field("\"Lease\"")?))
     }
-}
-
-pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(LIMIT, wait).await.expect("within half a minute");
 }
 
 /// Packets in both directions, twenty a second each.

@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use super::support::{Cluster, eventually};
+use flannel_testbed::eventually;
+
+use super::support::Cluster;
 
 /// flanneld splits a command at white space and expands variables; with a script both do the same.
 const NETWORK: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"extension",

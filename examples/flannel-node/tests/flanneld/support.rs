@@ -3,9 +3,10 @@
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
-use flannel_testbed::{Blocks, Etcd, Flanneld, Host, Pod, Process, Testbed, probe, subnet};
+use flannel_testbed::{
+    Blocks, Etcd, Flanneld, Host, Pod, Process, Testbed, eventually, probe, subnet,
+};
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
 
 /// Hosts without nodes, and an etcd on host 0.
 pub(crate) struct Cluster {
@@ -93,13 +94,4 @@ pub(crate) fn dual(backend: &str) -> String {
 
 pub(crate) fn ipv4(backend: &str) -> String {
     format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"{backend}"}}}}"#)
-}
-
-pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), wait).await.expect("within a minute");
 }

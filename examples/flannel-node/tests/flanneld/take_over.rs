@@ -1,9 +1,6 @@
 //! One takes the host over from the other, without loss.
 
-use std::time::Duration;
-
-use flannel_testbed::{Flanneld, Process, probe};
-use tokio::time::timeout;
+use flannel_testbed::{Flanneld, Process, probe, soon};
 
 use super::support::{Cluster, dual, ipv4};
 
@@ -66,7 +63,7 @@ async fn take_over(network: &str, end: End, flannelds: &[&str]) {
     assert_eq!(leases.contains("192.0.2.50"), !flannelds.is_empty(), "{leases}");
     assert_eq!(leases.matches("PublicIP\"").count(), 2, "{leases}");
     assert_eq!(self::mac(&cluster).await, mac);
-    timeout(Duration::from_secs(60), streams.flowing()).await.expect("packets flow");
+    soon(streams.flowing()).await;
     let report = streams.stop().await;
     assert_eq!(report.lost, 0, "{report}");
 }

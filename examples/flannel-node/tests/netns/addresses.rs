@@ -3,12 +3,12 @@
 
 use std::{process::Command, time::Duration};
 
-use flannel_testbed::{Pod, Testbed, probe};
+use flannel_testbed::{Pod, Testbed, eventually, probe};
 use tokio::time::{Instant, sleep};
 
 use super::{
     renumbering,
-    support::{Cluster, HOST_GW, VXLAN, eventually, program},
+    support::{Cluster, HOST_GW, VXLAN, program},
 };
 
 /// The time until the pods reach each other again, both ways.

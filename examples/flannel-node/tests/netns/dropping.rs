@@ -8,9 +8,9 @@ use flannel_netlink::{
     list_routes,
     state::{IpFamily, Route, RouteKind},
 };
-use flannel_testbed::Process;
+use flannel_testbed::{Process, eventually};
 
-use super::support::{Cluster, eventually, program};
+use super::support::{Cluster, program};
 
 /// The routes of the first host that drop packets.
 async fn blackholes(cluster: &Cluster) -> Vec<Route> {

@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
-use flannel_testbed::probe;
-use tokio::time::{sleep, timeout};
+use flannel_testbed::{eventually, probe, soon};
+use tokio::time::sleep;
 
 use super::{
     capture::Capture,
     migrating::{all_streams, configure, finished, holder},
-    support::{Cluster, asked, eventually, program},
+    support::{Cluster, asked, program},
 };
 
 /// A node that is started with the option while the network moves from the backend `clear` to `encrypted` keeps its peers, names those
@@ -19,7 +19,7 @@ pub(crate) async fn ends_with_the_last_peer(clear: &'static str, encrypted: &'st
     let (mut nodes, pods) = cluster.start_all().await;
     let capture = Capture::start(&cluster.testbed, vec!["10.244.0.0/16".parse().unwrap()]);
     let streams = probe::streams_both_ways(&pods[0], &pods[1], 100).unwrap();
-    timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
+    soon(streams.flowing()).await;
     let socket = cluster.subnet_file(0).with_extension("sock");
     let readiness = || asked(&socket, "/readyz").1;
 
@@ -62,7 +62,7 @@ pub(crate) async fn get_new_keys(first: &'static str, second: &'static str) {
     let (nodes, pods) = cluster.start_all_with(&["-require-encryption"]).await;
     let capture = Capture::start(&cluster.testbed, vec!["10.244.0.0/16".parse().unwrap()]);
     let streams = all_streams(&pods);
-    timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
+    soon(streams.flowing()).await;
 
     let preshared_key = cluster.state_folder(0).with_file_name("psk");
     let key_files = ["wgkey", "wgkey-2"];
@@ -92,7 +92,7 @@ pub(crate) async fn get_new_keys(first: &'static str, second: &'static str) {
         for key in new {
             assert!(seen.insert(key), "it is a new one");
         }
-        timeout(Duration::from_secs(10), streams.flowing()).await.expect("packets flow");
+        soon(streams.flowing()).await;
     }
     let report = streams.stop().await;
     println!("{report}");

@@ -10,9 +10,9 @@ use flannel_netlink::{
         Address, AddressFilter, ForwardingEntry, IpFamily, MacAddress, Neighbour, Nexthop, Route,
     },
 };
-use flannel_testbed::{Pod, Process};
+use flannel_testbed::{Pod, Process, eventually};
 
-use super::support::{Cluster, HOST_GW, VXLAN, eventually, program};
+use super::support::{Cluster, HOST_GW, VXLAN, program};
 
 /// Two hosts whose nodes have brought up everything and are gone since, so that nobody repairs what a test breaks.
 struct Broken {

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use flannel_testbed::probe::{self, flow};
+use flannel_testbed::{
+    eventually,
+    probe::{self, flow},
+};
 use tokio::time::Instant;
 
-use super::support::{Cluster, HOST_GW, HOST_GW_NFT, asked, eventually, program};
+use super::support::{Cluster, HOST_GW, HOST_GW_NFT, asked, program};
 
 /// All rules on the first host, as the programs of others print them.
 async fn rules(cluster: &Cluster) -> String {

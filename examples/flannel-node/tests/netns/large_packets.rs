@@ -10,7 +10,7 @@ use std::{
 };
 
 use flannel_testbed::{
-    Pod,
+    Pod, eventually,
     probe::{Ping, PingError, ping},
 };
 use tokio::{
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     migrating::{configure, finished},
-    support::{Cluster, eventually},
+    support::Cluster,
 };
 
 /// A connection goes on without a pause of 5 s, as the kernel tells it what the new backend takes; so do packets of that size that

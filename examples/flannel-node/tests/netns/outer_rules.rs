@@ -2,9 +2,12 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use flannel_testbed::probe::{Ping, ping};
+use flannel_testbed::{
+    eventually,
+    probe::{Ping, ping},
+};
 
-use super::support::{Cluster, eventually, program};
+use super::support::{Cluster, program};
 
 /// The table of what is dropped: hook, priority and rule, and a cell for each of the networks.
 const DOCUMENTED: &str = include_str!("../../../../docs/firewall.md");

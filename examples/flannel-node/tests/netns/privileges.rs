@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use flannel_testbed::{Process, probe};
+use flannel_testbed::{Process, eventually, probe};
 
-use super::support::{Cluster, HOST_GW, VXLAN, asked, eventually, program};
+use super::support::{Cluster, HOST_GW, VXLAN, asked, program};
 
 /// `CAP_NET_ADMIN` of linux/capability.h, as the kernel shows it.
 const NET_ADMIN: &str = "0000000000001000";

@@ -8,16 +8,16 @@ use std::{
 };
 
 use flannel_netlink::{Features, link_by_name};
-use flannel_testbed::{Pod, Process, probe::Ping};
+use flannel_testbed::{Pod, Process, eventually, probe::Ping};
 use serde_json::Value;
 
 use super::{
     narrowing::{self, path, path_of, probing},
-    support::{Cluster, HOST_GW, VXLAN, eventually, program},
+    support::{Cluster, HOST_GW, VXLAN, program},
 };
 
 const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn end(mut node: Process) {
     node.terminate().unwrap();

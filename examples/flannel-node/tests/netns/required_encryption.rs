@@ -4,12 +4,12 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use flannel_testbed::{Blocks, Process, probe};
+use flannel_testbed::{Blocks, Process, eventually, probe};
 use tokio::time::sleep;
 
 use super::{
     capture::Capture,
-    support::{Cluster, eventually, program},
+    support::{Cluster, program},
 };
 
 const BLOCKS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];

@@ -11,10 +11,9 @@ use std::{
 };
 
 use flannel_core::Subnet;
-use flannel_testbed::{Blocks, Host, Pod, Process, Testbed, probe};
+use flannel_testbed::{Blocks, Host, Pod, Process, Testbed, eventually, probe};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
 
 pub(crate) const HOST_GW: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
 /// The same with rules in nftables.
@@ -151,13 +150,4 @@ pub(crate) fn asked(socket: &Path, path: &str) -> (u16, String) {
 /// The program under test.
 pub(crate) fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_flannel-node"))
-}
-
-pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), wait).await.expect("within a minute");
 }
