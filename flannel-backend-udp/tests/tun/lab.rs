@@ -122,7 +122,7 @@ impl Lab {
     }
 
     pub(crate) async fn reaches(&self, from: usize, to: usize) -> bool {
-        let how = flannel_testbed::probe::Ping::default().timeout(Duration::from_millis(200));
+        let how = flannel_testbed::probe::Ping::default().timeout(Duration::from_millis(500));
         self.pods[from].ping_with(self.pod_ip(to).into(), how).await.is_ok()
     }
 
