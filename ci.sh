@@ -342,7 +342,7 @@ part_flanneld() {
     fi
     cargo test --workspace --all-features --test flanneld --no-run
     # The programs wait more than they work. The udp backend needs a TUN device.
-    local within=() without=()
+    local within=(env) without=()
     if [ "$(id -u)" != 0 ]; then
         skip "the udp backend beside flanneld needs root: run ./ci.sh flanneld as root"
         within=(unshare -rn) without=(--skip tun_)
@@ -399,7 +399,7 @@ part_etcd() { real_tests cargo test --workspace --all-features --no-fail-fast --
 
 # Leases in Kubernetes, with an API server of the tests' own; beside the real flanneld where it can be built.
 part_kube() {
-    local within=() without=()
+    local within=(env) without=()
     build_flanneld || { lacks "the real flanneld could not be built"; without=(--skip both_programs); }
     if [ "$(id -u)" != 0 ] || ! { : <>/dev/net/tun; } 2>/dev/null; then
         skip "the udp backend beside flanneld needs root and /dev/net/tun"; without+=(--skip tun_)
