@@ -212,8 +212,8 @@ impl Client {
             }
         }
         let connected = async {
-            let io = dial(&self.shared.config).await?;
-            let connection = Connection::new(io).await.map_err(Reason::Broken)?;
+            let dialled = dial(&self.shared.config).await?;
+            let connection = Connection::new(dialled).await.map_err(Reason::Broken)?;
             self.over(connection, &call).await
         };
         connected.await.map_err(|reason| self.error(&call, reason))
@@ -309,6 +309,11 @@ impl Answer {
             Ok(None) => Ok(None),
             Err(_) => Err(self.failed(Reason::Silent { after: limit })),
         }
+    }
+
+    /// Lets nothing that comes wake anybody until the next chunk is waited for.
+    pub(crate) fn rest(&self) {
+        self.connection.rest();
     }
 
     pub(crate) fn failed(&self, reason: Reason) -> RequestError {

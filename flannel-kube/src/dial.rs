@@ -14,23 +14,24 @@ use tokio_rustls::{
     rustls::{self, ClientConfig as TlsConfig, pki_types::ServerName},
 };
 
-use crate::{ClientConfig, config::Source, error::Reason};
+use crate::{ClientConfig, config::Source, error::Reason, socket::Socket};
 
 /// What requests go over.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Connects.
-pub(crate) async fn dial(config: &ClientConfig) -> Result<Box<dyn Io>, Reason> {
+/// Connects. The socket is that of what requests go over.
+pub(crate) async fn dial(config: &ClientConfig) -> Result<(Box<dyn Io>, Socket), Reason> {
     let is_tls = config.server.scheme_str() == Some("https");
     let host = config.server.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = config.server.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
     let tcp = step("connect", TcpStream::connect((host, port))).await?;
     let settings = keep_alive(&tcp).and_then(|()| tcp.set_nodelay(true));
     settings.map_err(|source| Reason::Connect { step: "set up the connection", source })?;
+    let socket = Socket::new(tcp);
     if !is_tls {
-        return Ok(Box::new(tcp));
+        return Ok((Box::new(socket.clone()), socket));
     }
     let tls = Arc::new(tls_config(config)?);
     let name = config.tls_server_name.as_deref().unwrap_or(host).to_owned();
@@ -38,8 +39,8 @@ pub(crate) async fn dial(config: &ClientConfig) -> Result<Box<dyn Io>, Reason> {
         step: "agree on TLS",
         source: io::Error::other(error),
     })?;
-    let io = step("agree on TLS", TlsConnector::from(tls).connect(name, tcp)).await;
-    Ok(Box::new(io.map_err(of_tls)?))
+    let io = step("agree on TLS", TlsConnector::from(tls).connect(name, socket.clone())).await;
+    Ok((Box::new(io.map_err(of_tls)?), socket))
 }
 
 async fn step<T>(

@@ -15,7 +15,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 
-use crate::dial::Io;
+use crate::{dial::Io, socket::Socket};
 
 /// A connection over which one request at a time goes. Dropping it closes it.
 pub(crate) struct Connection {
@@ -23,6 +23,7 @@ pub(crate) struct Connection {
     /// What reads and writes; `None` once it has ended.
     driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
     gate: Arc<Gate>,
+    socket: Socket,
 }
 
 /// Passes on what wakes the driver, except while a body is looked at: whoever takes something from it wakes the driver, which is
@@ -56,12 +57,12 @@ impl Wake for Gate {
 }
 
 impl Connection {
-    pub(crate) async fn new(io: Box<dyn Io>) -> Result<Self, hyper::Error> {
+    pub(crate) async fn new((io, socket): (Box<dyn Io>, Socket)) -> Result<Self, hyper::Error> {
         let mut builder = http1::Builder::new();
         // Enough for what the kernel gives at once.
         builder.max_buf_size(BUFFER);
         let (sender, driver) = builder.handshake(TokioIo::new(io)).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), gate: Arc::default() })
+        Ok(Self { sender, driver: Some(Box::pin(driver)), gate: Arc::default(), socket })
     }
 
     pub(crate) async fn send(
@@ -97,10 +98,15 @@ impl Connection {
                 let waker = Waker::from(Arc::clone(&self.gate));
                 drive(&mut self.driver, &mut Context::from_waker(&waker));
                 let frame = look(body, &self.gate);
-                // It was another thread that had something for the driver.
-                if frame.is_pending() && self.gate.state().missed {
+                let mut gate = self.gate.state();
+                if frame.is_ready() {
+                    // Whoever has not asked for more yet is not woken for it.
+                    gate.task = None;
+                } else if gate.missed {
+                    // It was another thread that had something for the driver.
                     cx.waker().wake_by_ref();
                 }
+                drop(gate);
                 frame
             });
             match frame.await? {
@@ -112,6 +118,11 @@ impl Connection {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    /// Until something is asked of it again, nothing that comes wakes anybody.
+    pub(crate) fn rest(&self) {
+        self.socket.rest();
     }
 
     /// Whether another request may go over it.

@@ -21,6 +21,7 @@ mod objects;
 mod protobuf;
 mod reflector;
 mod request;
+mod socket;
 mod watch;
 
 /// What is parsed of an API server's answers, for fuzzers.

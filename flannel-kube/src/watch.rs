@@ -58,6 +58,11 @@ impl WatchStream {
         Ok(true)
     }
 
+    /// Lets nothing that comes wake anybody until [`receive`](Self::receive) is called.
+    pub(crate) fn rest(&self) {
+        self.answer.rest();
+    }
+
     /// Whether anything has come since it was opened.
     pub(crate) fn has_spoken(&self) -> bool {
         self.has_spoken

@@ -19,7 +19,7 @@ use flannel_testbed::{
     soon,
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Keeps the first block of addresses and one annotation.
 struct Blocks;
@@ -55,6 +55,7 @@ fn reflector(server: &FakeApiServer, metadata_only: bool) -> Reflector<Blocks> {
         quiet_limit: Duration::from_secs(2),
         page: 3,
         backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(100)),
+        ..ReflectorOptions::default()
     };
     Reflector::new(client(server), Resource::cluster("nodes"), Blocks, options)
 }
@@ -115,6 +116,36 @@ async fn a_snapshot_is_whole_by_stream_and_by_pages() {
         let pages = asked.iter().filter(|it| it.query.contains("limit=3")).count();
         assert_eq!(pages, if watch_list { 0 } else { 4 });
     }
+}
+
+#[tokio::test]
+async fn news_waits_behind_a_heartbeat_and_only_once() {
+    let server = server(2);
+    let lull = Duration::from_secs(4);
+    let options = ReflectorOptions { metadata_only: true, lull, ..ReflectorOptions::default() };
+    let client = client(&server);
+    let mut reflector = Reflector::new(client, Resource::cluster("nodes"), Blocks, options);
+    soon(reflector.next()).await.unwrap();
+    let beat = |n: u8| {
+        let labels = json!({"beat": n.to_string()});
+        server.patch("nodes", "n2", &json!({"metadata": {"labels": labels}}));
+    };
+    let mut told = Vec::new();
+    for before in ["nothing", "news", "a heartbeat"] {
+        if before == "a heartbeat" {
+            beat(0);
+            // It is read, and nothing of it is told.
+            assert!(timeout(lull / 4, reflector.next()).await.is_err());
+            (1..5).for_each(beat);
+        }
+        let since = Instant::now();
+        note(&server, "n1", before);
+        soon(reflector.next()).await.unwrap();
+        told.push(since.elapsed());
+    }
+    assert_eq!(known(&reflector), truth(&server, &["n1", "n2"]));
+    assert!(told[0].max(told[1]) < lull / 2, "{told:?}");
+    assert!(told[2] > lull / 2 && told[2] < 2 * lull, "{told:?}");
 }
 
 #[tokio::test]
@@ -263,7 +294,7 @@ async fn refusals_have_the_servers_words_and_busy_servers_are_asked_again() {
     assert_eq!(error.reason.to_string(), words);
     let busy = Refusal { retry_after: Some(1), ..Refusal::new(429, "TooManyRequests", "busy") };
     refuse(busy.clone(), 2);
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     soon(client.get(&nodes, "n1")).await.unwrap();
     assert!(began.elapsed() >= Duration::from_secs(2));
     let patient = Refusal { retry_after: Some(60), ..busy };
