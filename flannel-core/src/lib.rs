@@ -12,6 +12,7 @@ mod identity;
 mod lease;
 mod migration;
 mod node;
+mod notice;
 mod peer_fault;
 mod peers;
 mod public_address;
@@ -40,6 +41,7 @@ pub use node::{
     Liveness, Node, NodeError, NodeHandle, NodeOptions, OnLeaseLoss, Repair, Status, Stopped,
     Totals,
 };
+pub use notice::Notice;
 pub use peer_fault::{Family, PeerFault, PeerProblem};
 pub use peers::{FoldOutcome, NetworkShare, Peers, Revision, RouteScope};
 pub use public_address::{UnusableAddress, check_chosen_address, check_published};

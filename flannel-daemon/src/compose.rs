@@ -13,10 +13,7 @@ use flannel_core::{
 use flannel_firewall::{FirewallOptions, Firewalled, ModeChoice};
 use flannel_netlink::{Namespace, iface::InterfaceChanges};
 use flannel_probe::Prober;
-use flannel_store::{
-    KubernetesStore, LeaseOptions, NetworkCondition, Registry, RegistryError, RegistryStore,
-    network_config,
-};
+use flannel_store::{LeaseOptions, Registry, RegistryError, RegistryStore, network_config};
 use ipnetwork::IpNetwork;
 use tokio::{
     sync::watch,
@@ -26,7 +23,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    Backends, DaemonError, DaemonOptions, InvalidOptions,
+    Backends, DaemonError, DaemonOptions, InvalidOptions, Orchestrator,
     backend_source::{self, Source},
     error::chain,
     handle::{DaemonHandle, Facts},
@@ -57,8 +54,8 @@ pub(crate) struct Composed {
     pub(crate) node: Node,
     /// What looks at the paths to peers, if that is asked for.
     pub(crate) path_monitor: Option<PathMonitor>,
-    /// What tells the cluster whether the node has a network, if it is of one.
-    pub(crate) condition: Option<NetworkCondition>,
+    /// What wants to know whether the node is ready, if there is one.
+    pub(crate) orchestrator: Option<Box<dyn Orchestrator>>,
     /// No other process of this machine may use the name meanwhile.
     _kept: Option<KeptId>,
     /// Nor may another node of the network run on this host.
@@ -75,7 +72,7 @@ enum Connected {
 ///
 /// The network says which families an uplink needs, and the uplink names the node: so they come in this order.
 ///
-/// In a Kubernetes cluster, a task of `tasks` tells the node's events from then on.
+/// Where there is an orchestrator, a task of `tasks` has it show the node's notices from then on.
 pub(crate) async fn compose(
     parts: Parts,
     daemon: &DaemonHandle,
@@ -92,17 +89,23 @@ pub(crate) async fn compose(
         uplink_finder(&namespace, network, &options)?;
     }
     let store = plan.open().await?;
-    let condition = match &store {
-        OpenStore::Kubernetes(store, keeps_condition) => {
+    let (mut orchestrator, network) = (None, options.network.as_ref());
+    let (store, config) = match store {
+        OpenStore::Orchestrator(it) => {
             let (notices, present) = watch::channel(Vec::new());
-            tasks.spawn(store.events().keep(present));
+            tasks.spawn(it.show(present));
             tasks.spawn(daemon.clone().watch_notices(notices));
-            addresses_of_the_cluster(store, &mut options.uplink, daemon).await?;
-            keeps_condition.then(|| store.condition())
+            addresses_of_operators(&*it, &mut options.uplink, daemon).await?;
+            let connected = read_config(it.store(), it.node(), daemon).await?;
+            orchestrator = Some(it);
+            connected
         }
-        OpenStore::Registry(_) | OpenStore::Store(..) => None,
+        OpenStore::Registry(registry) => {
+            let registry = TimedRegistry::new(registry, daemon.store_metrics(), allowed);
+            connect(registry, network, daemon).await?
+        }
+        OpenStore::Store(store, id) => read_config(store, id, daemon).await?,
     };
-    let (store, config) = connect(store, options.network.as_ref(), daemon, allowed).await?;
     backends.check(&config)?;
     if options.require_encryption {
         options.firewall.tunnels = backends.tunnels(&config)?;
@@ -187,7 +190,7 @@ pub(crate) async fn compose(
     });
     let facts = Facts { id, store: options.store.to_string(), backend };
     daemon.runs(facts, node.handle());
-    Ok(Composed { node, path_monitor, condition, _kept: kept, host_lock })
+    Ok(Composed { node, path_monitor, orchestrator, _kept: kept, host_lock })
 }
 
 /// Finds the interface that the options ask for, in this network.
@@ -201,38 +204,27 @@ fn uplink_finder(
 
 /// Stores the network that is asked for if there is none, and reads the one that there is.
 async fn connect(
-    store: OpenStore,
+    registry: TimedRegistry,
     network: Option<&NetworkConfig>,
     daemon: &DaemonHandle,
-    allowed: Allowed,
 ) -> Result<(Connected, NetworkConfig), DaemonError> {
-    match store {
-        OpenStore::Registry(registry) => {
-            let registry = TimedRegistry::new(registry, daemon.store_metrics(), allowed);
-            if let Some(network) = network {
-                let mut retry = Retry::new(SET_UP_NETWORK, daemon);
-                while retry
-                    .outcome(init(&registry, network).await, is_retryable)
-                    .map_err(DaemonError::Config)?
-                    .is_none()
-                {
-                    sleep(PAUSE).await;
-                }
-            }
-            let mut retry = Retry::new(READ_CONFIG, daemon);
-            loop {
-                let read = network_config(&registry).await;
-                if let Some(config) = retry.outcome(read, StoreError::is_retryable)? {
-                    return Ok((Connected::Registry(registry), config));
-                }
-                sleep(PAUSE).await;
-            }
+    if let Some(network) = network {
+        let mut retry = Retry::new(SET_UP_NETWORK, daemon);
+        while retry
+            .outcome(init(&registry, network).await, is_retryable)
+            .map_err(DaemonError::Config)?
+            .is_none()
+        {
+            sleep(PAUSE).await;
         }
-        OpenStore::Kubernetes(store, _) => {
-            let id = store.node().clone();
-            read_config(Arc::new(store), id, daemon).await
+    }
+    let mut retry = Retry::new(READ_CONFIG, daemon);
+    loop {
+        let read = network_config(&registry).await;
+        if let Some(config) = retry.outcome(read, StoreError::is_retryable)? {
+            return Ok((Connected::Registry(registry), config));
         }
-        OpenStore::Store(store, id) => read_config(store, id, daemon).await,
+        sleep(PAUSE).await;
     }
 }
 
@@ -251,15 +243,15 @@ async fn read_config(
     }
 }
 
-/// Takes the addresses that an operator has annotated the node with, in the place of those of the options, as flanneld does.
-async fn addresses_of_the_cluster(
-    store: &KubernetesStore,
+/// Takes the addresses that operators want the node to publish, in the place of those of the options, as flanneld does.
+async fn addresses_of_operators(
+    orchestrator: &dyn Orchestrator,
     uplink: &mut UplinkOptions,
     daemon: &DaemonHandle,
 ) -> Result<(), DaemonError> {
     let mut retry = Retry::new(READ_NODE, daemon);
     loop {
-        let read = store.node_addresses().await;
+        let read = orchestrator.node_addresses().await;
         if let Some((ipv4, ipv6)) = retry.outcome(read, StoreError::is_retryable)? {
             uplink.public_ip = ipv4.or(uplink.public_ip);
             uplink.public_ipv6 = ipv6.or(uplink.public_ipv6);

@@ -121,8 +121,8 @@ impl Daemon {
             // Also where nobody is told: how long it has been so is known then.
             let (ready, is_ready) = tokio::sync::watch::channel(false);
             tasks.spawn(handle.clone().watch_readiness(ready));
-            if let Some(condition) = composed.condition {
-                tasks.spawn(condition.keep(is_ready.clone()));
+            if let Some(orchestrator) = composed.orchestrator {
+                tasks.spawn(orchestrator.heed(is_ready.clone()));
             }
             tasks.spawn(handle.follow());
             node.run_until(stop).await?;

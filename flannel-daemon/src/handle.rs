@@ -7,9 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use flannel_core::{Backend, NodeHandle, NodeId, Status, SubnetEnv};
+use flannel_core::{Backend, NodeHandle, NodeId, Notice, Status, SubnetEnv};
 use flannel_netlink::Namespace;
-use flannel_store::Notice;
 use tokio::{
     sync::{Notify, OwnedMutexGuard, watch},
     time::{Instant, sleep, timeout},

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use flannel_core::{Fault, FaultKind, PeerFault, PeerProblem, Status};
+use flannel_core::{Fault, FaultKind, Notice, PeerFault, PeerProblem, Status};
 use flannel_firewall::FIREWALL;
-use flannel_store::Notice;
 
 use crate::readiness::Readiness;
 

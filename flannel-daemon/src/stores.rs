@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, error::Error, fmt, future::Future, path::PathBu
 
 use flannel_core::{NetworkConfig, NodeId, Store};
 use flannel_store::{
-    EtcdRegistry, FileRegistry, FileStore, KubernetesStore, MemoryCluster, Registry, RegistryError,
+    EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Registry, RegistryError,
 };
 use futures::future::{BoxFuture, FutureExt};
 
-use crate::{InvalidOptions, StoreOptions, error::OpenStoreError};
+use crate::{InvalidOptions, Orchestrator, StoreOptions, error::OpenStoreError};
 
 /// Constructors of stores by name. An embedder [adds](Self::add) its own.
 #[derive(Clone)]
@@ -55,8 +55,8 @@ pub struct StorePlan {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenStore {
-    /// Nodes of a Kubernetes cluster: the cluster chooses subnets. With whether the node's condition is kept.
-    Kubernetes(KubernetesStore, bool),
+    /// An orchestrator, which chooses subnets, knows which node this is, and wants to know how it is.
+    Orchestrator(Box<dyn Orchestrator>),
     /// A key-value engine: the daemon allocates, fences and retries.
     Registry(Box<dyn Registry>),
     /// A store that chooses subnets itself, and knows which node this is.
@@ -99,7 +99,7 @@ impl Stores {
         let plan = self.plan(&StoreRequest { options, network: None, create: false })?;
         match plan.open().await? {
             OpenStore::Registry(registry) => Ok(registry),
-            OpenStore::Kubernetes(..) | OpenStore::Store(..) => {
+            OpenStore::Orchestrator(_) | OpenStore::Store(..) => {
                 Err(OpenStoreError::NoRegistry { store: options.to_string() })
             }
         }

@@ -2,3 +2,6 @@
 
 #[path = "netns/embedder.rs"]
 mod embedder;
+
+#[path = "netns/orchestrators.rs"]
+mod orchestrators;

@@ -34,7 +34,7 @@ use state_file::{LastState, StateFile};
 
 pub use annotations::InvalidAnnotationPrefix;
 pub use condition::NetworkCondition;
-pub use events::{NodeEvents, Notice};
+pub use events::NodeEvents;
 pub use network_source::NetworkSource;
 pub use node_name::{NodeName, NodeNameError};
 

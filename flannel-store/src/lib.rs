@@ -26,7 +26,7 @@ pub use file::{FileRegistry, FileStore, InitError};
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::{
     InvalidAnnotationPrefix, KubernetesOptions, KubernetesStore, NetworkCondition, NetworkSource,
-    NodeEvents, NodeName, NodeNameError, Notice,
+    NodeEvents, NodeName, NodeNameError,
 };
 pub use registry_store::{
     LeaseOptions, RegistryStore, StoreStats, network_config, watch_network_config,

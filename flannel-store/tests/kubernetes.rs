@@ -9,9 +9,9 @@ mod told;
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use flannel_core::{Lease, LeaseAttrs, LeaseEvent, Store, StoreError, Subnet, SubnetLease};
+use flannel_core::{Lease, LeaseAttrs, LeaseEvent, Notice, Store, StoreError, Subnet, SubnetLease};
 use flannel_kube::{Client, ClientConfig};
-use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource, Notice};
+use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource};
 use flannel_testbed::{
     kube::{FakeApiServer, Refusal},
     soon,

@@ -170,7 +170,7 @@ async fn stored(
             let records = registry.list().await?.records;
             Ok(Stored { place, config, records })
         }
-        OpenStore::Kubernetes(cluster, _) => of_store(&cluster, store.to_string()).await,
+        OpenStore::Orchestrator(it) => of_store(&*it.store(), store.to_string()).await,
         OpenStore::Store(own, _) => of_store(&*own, store.to_string()).await,
     }
 }

@@ -1,15 +1,22 @@
 //! The store of a Kubernetes cluster.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
-use flannel_core::NodeId;
+use async_trait::async_trait;
+use flannel_core::{NodeId, Notice, Store, StoreError};
 use flannel_kube::{Client, ClientConfig};
 use flannel_store::{KubernetesOptions, KubernetesStore, NetworkSource, NodeName, NodeNameError};
-use tokio::time::sleep;
+use futures::future::{self, BoxFuture, FutureExt};
+use tokio::{sync::watch, time::sleep};
 use tracing::warn;
 
 use super::{OpenStore, StorePlan, StoreRequest};
-use crate::{InvalidOptions, KubernetesConfig, error::chain, parent_folder};
+use crate::{InvalidOptions, KubernetesConfig, Orchestrator, error::chain, parent_folder};
 
 pub(super) fn plan(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptions> {
     if request.network.is_some() {
@@ -75,7 +82,43 @@ fn open(
         network: config.network,
         state_file: config.state_file,
     };
-    Ok(OpenStore::Kubernetes(KubernetesStore::new(client, options)?, config.keep_condition))
+    let store = KubernetesStore::new(client, options)?;
+    let cluster = Cluster { store, keep_condition: config.keep_condition };
+    Ok(OpenStore::Orchestrator(Box::new(cluster)))
+}
+
+/// A cluster whose nodes' annotations are the leases.
+#[derive(Debug)]
+struct Cluster {
+    store: KubernetesStore,
+    /// Whether the node's condition NetworkUnavailable is kept.
+    keep_condition: bool,
+}
+
+#[async_trait]
+impl Orchestrator for Cluster {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(self.store.clone())
+    }
+
+    fn node(&self) -> NodeId {
+        self.store.node().clone()
+    }
+
+    async fn node_addresses(&self) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), StoreError> {
+        self.store.node_addresses().await
+    }
+
+    fn show(&self, notices: watch::Receiver<Vec<Notice>>) -> BoxFuture<'static, ()> {
+        self.store.events().keep(notices).boxed()
+    }
+
+    fn heed(&self, ready: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
+        match self.keep_condition {
+            true => self.store.condition().keep(ready).boxed(),
+            false => future::ready(()).boxed(),
+        }
+    }
 }
 
 const PAUSE: Duration = Duration::from_secs(2);

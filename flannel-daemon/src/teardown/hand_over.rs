@@ -36,7 +36,7 @@ pub(super) async fn hand_over(
             let node = NodeId::new("teardown").expect("a word is a node id");
             Arc::new(RegistryStore::new(registry, node, LeaseOptions::default()))
         }
-        OpenStore::Kubernetes(store, _) => Arc::new(store),
+        OpenStore::Orchestrator(it) => it.store(),
         OpenStore::Store(store, _) => store,
     };
     let config = store.config().await?;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use flannel_core::Backoff;
+use flannel_core::{Backoff, Notice};
 use flannel_kube::{Client, RequestError, Resource};
 use serde_json::json;
 use tokio::{
@@ -17,17 +17,6 @@ use tokio::{
 use tracing::{debug, warn};
 
 use plan::{Plan, Write};
-
-/// Something that is the case with a node and that its operator should see.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Notice {
-    /// Which kind of thing it is, in one word such as `PeerUnusable`.
-    pub reason: &'static str,
-    /// What is the case, for people.
-    pub message: String,
-    /// Of what it is the end: it is only told after a notice with that reason. Notices without it are warnings.
-    pub ends: Option<&'static str>,
-}
 
 /// Keeps a Node's events. Made by [`KubernetesStore::events`](super::KubernetesStore::events).
 #[derive(Debug)]

@@ -5,9 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use flannel_core::Notice;
 use tokio::time::Instant;
-
-use super::Notice;
 
 /// What is the case, and what was written of it.
 #[derive(Debug, Default)]
