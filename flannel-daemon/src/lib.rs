@@ -5,6 +5,11 @@
 //! metrics. Its parts are usable alone: [`explain`](explain::explain), [`teardown`](teardown::teardown), [`operate`], and a
 //! [`DaemonHandle`] for what a running daemon knows.
 //!
+//! # Features
+//!
+//! * `etcd`: the store of that name. On by default.
+//! * `kubernetes`: the store of that name, and [`kubectl`]. On by default.
+//!
 //! # Examples
 //!
 //! ```no_run
@@ -39,6 +44,7 @@ mod health_server;
 mod host_lock;
 mod journal;
 mod key_rotation;
+#[cfg(feature = "kubernetes")]
 pub mod kubectl;
 mod metrics;
 mod node_id;
@@ -70,11 +76,14 @@ pub use daemon::Daemon;
 pub use error::{DaemonError, FileError, InvalidOptions, OpenStoreError};
 pub use flannel_backend::UplinkOptions;
 pub use flannel_firewall::{FirewallOptions, Masquerade};
+#[cfg(feature = "etcd")]
 pub use flannel_store::EtcdConfig;
 pub use handle::DaemonHandle;
 pub use journal::{Entry, Kind};
 pub use metrics::{MetricFamily, Metrics};
-pub use options::{DaemonOptions, KubernetesConfig, StoreOptions};
+#[cfg(feature = "kubernetes")]
+pub use options::KubernetesConfig;
+pub use options::{DaemonOptions, StoreOptions};
 pub use orchestrator::Orchestrator;
 pub use path_monitor::path_status::{PathStatus, ProbeStatus};
 pub use readiness::Readiness;

@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use flannel_backend::UplinkOptions;
 use flannel_core::{NetworkConfig, NodeId, OnLeaseLoss};
 use flannel_firewall::FirewallOptions;
-use flannel_store::{EtcdConfig, NetworkSource, NodeName};
+#[cfg(feature = "etcd")]
+use flannel_store::EtcdConfig;
+#[cfg(feature = "kubernetes")]
+use flannel_store::{NetworkSource, NodeName};
 
 /// What a daemon is to do. The defaults are flanneld's.
 #[derive(Clone, Debug)]
@@ -76,12 +79,15 @@ pub struct StoreOptions {
     /// What the store is opened with, such as a folder; empty where the name says all.
     pub location: String,
     /// How to reach etcd.
+    #[cfg(feature = "etcd")]
     pub etcd: EtcdConfig,
     /// How to use Kubernetes.
+    #[cfg(feature = "kubernetes")]
     pub kubernetes: KubernetesConfig,
 }
 
 /// How to use Kubernetes as a store. The defaults are flanneld's.
+#[cfg(feature = "kubernetes")]
 #[derive(Clone, Debug)]
 pub struct KubernetesConfig {
     /// The API server, if it is not the one of the kubeconfig or of the cluster that this pod is in.
@@ -100,6 +106,7 @@ pub struct KubernetesConfig {
     pub keep_condition: bool,
 }
 
+#[cfg(feature = "kubernetes")]
 impl Default for KubernetesConfig {
     fn default() -> Self {
         Self {
@@ -117,35 +124,42 @@ impl Default for KubernetesConfig {
 impl StoreOptions {
     /// The folder at `path`, shared by all nodes of this machine.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        let location = path.into().to_string_lossy().into_owned();
-        Self { name: "file".into(), location, ..Self::default() }
+        Self::new("file", path.into().to_string_lossy().into_owned())
     }
 
     /// The memory of this process, for a node on its own.
     pub fn memory() -> Self {
-        Self { name: "memory".into(), ..Self::default() }
+        Self::new("memory", String::new())
     }
 
     /// The Kubernetes cluster that this node is of.
+    #[cfg(feature = "kubernetes")]
     pub fn kubernetes(kubernetes: KubernetesConfig) -> Self {
-        Self { name: "kubernetes".into(), kubernetes, ..Self::default() }
+        Self { kubernetes, ..Self::new("kubernetes", String::new()) }
     }
 
     /// An etcd cluster.
+    #[cfg(feature = "etcd")]
     pub fn etcd(etcd: EtcdConfig) -> Self {
         Self { etcd, ..Self::default() }
+    }
+
+    fn new(name: &str, location: String) -> Self {
+        Self {
+            name: name.into(),
+            location,
+            #[cfg(feature = "etcd")]
+            etcd: EtcdConfig::default(),
+            #[cfg(feature = "kubernetes")]
+            kubernetes: KubernetesConfig::default(),
+        }
     }
 }
 
 impl Default for StoreOptions {
     /// etcd where flanneld looks for it.
     fn default() -> Self {
-        Self {
-            name: "etcd".into(),
-            location: String::new(),
-            etcd: EtcdConfig::default(),
-            kubernetes: KubernetesConfig::default(),
-        }
+        Self::new("etcd", String::new())
     }
 }
 
@@ -153,6 +167,7 @@ impl fmt::Display for StoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.name.as_str(), self.location.as_str()) {
             // Some endpoints have a password in them.
+            #[cfg(feature = "etcd")]
             ("etcd", _) => {
                 let (endpoints, prefix) = (self.etcd.endpoints.len(), &self.etcd.prefix);
                 write!(f, "etcd, {endpoints} endpoints, under {prefix}")

@@ -1,13 +1,14 @@
 //! The stores that a daemon can keep its lease in, by name.
 
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
 
 use std::{collections::BTreeMap, error::Error, fmt, future::Future, path::PathBuf, sync::Arc};
 
 use flannel_core::{NetworkConfig, NodeId, Store};
-use flannel_store::{
-    EtcdRegistry, FileRegistry, FileStore, MemoryCluster, Registry, RegistryError,
-};
+#[cfg(feature = "etcd")]
+use flannel_store::EtcdRegistry;
+use flannel_store::{FileRegistry, FileStore, MemoryCluster, Registry, RegistryError};
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::{InvalidOptions, Orchestrator, StoreOptions, error::OpenStoreError};
@@ -124,13 +125,14 @@ impl Stores {
 }
 
 impl Default for Stores {
-    /// Those of this project.
+    /// Those of this project that its features have.
     fn default() -> Self {
-        Self::empty()
-            .add("etcd", etcd)
-            .add("file", file)
-            .add("kubernetes", kubernetes::plan)
-            .add("memory", memory)
+        let stores = Self::empty().add("file", file).add("memory", memory);
+        #[cfg(feature = "etcd")]
+        let stores = stores.add("etcd", etcd);
+        #[cfg(feature = "kubernetes")]
+        let stores = stores.add("kubernetes", kubernetes::plan);
+        stores
     }
 }
 
@@ -185,6 +187,7 @@ impl fmt::Debug for StorePlan {
     }
 }
 
+#[cfg(feature = "etcd")]
 fn etcd(request: &StoreRequest<'_>) -> Result<StorePlan, InvalidOptions> {
     let config = &request.options.etcd;
     let registry = EtcdRegistry::new(config).map_err(InvalidOptions::new)?;
