@@ -137,6 +137,9 @@ real_tests() {
         names=$(tests_failed "$log")
         ran=$(echo "$names" | wc -w)
         if [ "$ran" = 0 ] || [ "$ran" -gt 3 ]; then return 1; fi
+        # A program that died says less than it ran.
+        [ "$(grep -cE '^running [0-9]+ tests?$' "$log")" = "$(grep -c '^test result: ' "$log")" ] || return 1
+        [ "$(awk '/^test result: FAILED/ { sum += $6 } END { print sum + 0 }' "$log")" = "$ran" ] || return 1
         printf '=== again: %s\n' $names
         "$@" --exact $names 2>&1 | tee "$log.again" || return 1
         [ "$(tests_passed "$log.again")" -ge "$ran" ] || return 1
@@ -623,6 +626,8 @@ part_deny() {
 beside=(clippy doc features msrv miri) beside_group=
 
 part_beside_start() {
+    # Two cargos that make the same folder at once disturb each other.
+    mkdir -p "${CARGO_TARGET_DIR:-target}/beside"
     set -m
     CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/beside chrt --idle 0 ./ci.sh "${beside[@]}" >"$logs_beside/beside" 2>&1 &
     set +m
