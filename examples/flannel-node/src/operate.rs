@@ -68,6 +68,8 @@ pub(crate) async fn config(command: ConfigCommand) -> Result<()> {
         ConfigCommand::Set { json, force, store } => {
             let registry = open(&store).await?;
             let backends = Backends::default();
+            // What is wrong with it is said below.
+            let _ = with_warnings(&json, || operate::check_config(&json, &backends));
             let was = operate::set_config(registry.as_ref(), &json, force, &backends).await?;
             say!(
                 "stored in {}; running nodes adopt what they can, and their status says what has to wait",

@@ -206,16 +206,20 @@ fn keys_that_nobody_reads_are_told() {
         let json = format!(
             r#"{{"Network":"10.3.0.0/16","SubnetLenght":25,"Backend":{{"Type":"{backend}","{key}":1}}}}"#
         );
-        let (code, _, stderr) = run(&["config", "check", &json], &[]);
-        assert_eq!(code, Some(0), "{stderr}");
-        let lines: Vec<_> = stderr.lines().map(str::trim).collect();
-        assert_eq!(
-            lines,
-            [
-                "WARN a network config has no such key key=\"SubnetLenght\"".to_owned(),
-                format!("WARN the {backend} backend has no such option key=\"{key}\""),
-            ]
-        );
+        let folder = tempfile::tempdir().unwrap();
+        let store = format!("--store=file:{}", folder.path().display());
+        for command in [&["config", "check", &json][..], &["config", "set", &json, &store]] {
+            let (code, _, stderr) = run(command, &[]);
+            assert_eq!(code, Some(0), "{stderr}");
+            let lines: Vec<_> = stderr.lines().map(str::trim).collect();
+            assert_eq!(
+                lines,
+                [
+                    "WARN a network config has no such key key=\"SubnetLenght\"".to_owned(),
+                    format!("WARN the {backend} backend has no such option key=\"{key}\""),
+                ]
+            );
+        }
     }
     let known = r#"{"network":"10.3.0.0/16","subnetlen":25,"Backend":{"type":"vxlan","vni":7}}"#;
     assert_eq!(run(&["config", "check", known], &[]).2, "");
