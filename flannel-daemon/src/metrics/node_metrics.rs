@@ -65,7 +65,9 @@ pub(super) const METRICS: &[Metric] = &[
         name: "flannel_peers_unserved",
         kind: "gauge",
         help: "Peers that are not, or not fully, reachable after the last sync.",
-        samples: |it| some(it.status.last_sync.as_ref().map(|sync| sync.problems.len() as f64)),
+        samples: |it| {
+            some(it.status.last_sync.as_ref().map(|sync| sync.peers_with_problems() as f64))
+        },
     },
     Metric {
         name: "flannel_leases_refused",
