@@ -155,7 +155,7 @@ impl ClientConfig {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::NotInCluster`].
+    /// [`ConfigError::NotInCluster`], or [`ConfigError::Server`] if the variables make no URL.
     pub fn in_cluster(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let set = |name| variable(name).filter(|value| !value.is_empty());
         let (Some(host), Some(port)) =

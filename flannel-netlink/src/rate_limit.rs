@@ -14,7 +14,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// The rate_limit of repairs against somebody who keeps breaking something: 20 at once, and 20 a second for as long as it goes on.
+    /// The limit of repairs against somebody who keeps breaking something: 20 at once, and 20 a second for as long as it goes on.
     /// So whoever breaks it ten times a second finds it whole each time, and a fault that comes alone never waits.
     pub const REPAIRS: Self = Self::new(20, Duration::from_millis(50));
 

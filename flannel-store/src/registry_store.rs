@@ -52,7 +52,7 @@ use record_errors::RecordErrors;
 ///    have lost its id, and an address belongs to one host.
 ///
 /// A lease that another node id owns is not taken otherwise. An own lease that does not fit the network's configuration any
-/// more is removed. Subnets whose leases have lapsed are given out last.
+/// more is removed, unless it is a reservation. Subnets whose leases have lapsed are given out last.
 ///
 /// # Overlapping leases
 ///
@@ -75,7 +75,7 @@ use record_errors::RecordErrors;
 /// Two processes with the same node id are one node to the protocol. So before a node takes a lease that may be another's, it
 /// writes that lease as it is, once, and waits for three seconds: a holder that lives writes it anew. That is done where the
 /// lease has our id and another address (a machine was cloned), our address and another id (the id was lost), or where both are
-/// our address, unless [`LeaseOptions::hint`] says that this node had the subnet. If there is an answer, acquiring fails with
+/// our address. The last two are not asked about if [`LeaseOptions::hint`] says that this node had the subnet. If there is an answer, acquiring fails with
 /// [`StoreError::NodeIdInUse`], or takes another subnet where the ids differ. Two processes with one id and one address are
 /// not told apart, unless the id is the address. A holder that cannot reach the store cannot answer: do not give its address
 /// to another host.

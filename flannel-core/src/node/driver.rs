@@ -197,7 +197,7 @@ impl Driver {
                 let served = session.peers.iter().map(|peer| peer.subnet);
                 let transports =
                     served.filter_map(|subnet| Some((subnet, network.transport(&subnet)?)));
-                // Whoever transport_requests may have gone meanwhile.
+                // Whoever asked may have gone meanwhile.
                 reply.send(transports.collect()).ok();
             }
             let operation = session.next_operation();
@@ -363,7 +363,7 @@ impl Drop for Driver {
     }
 }
 
-/// How long a node that was transport_requests to stop waits for a sync under way, and then for the store.
+/// How long a node that was asked to stop waits for a sync under way, and then for the store.
 /// Together less than the second in which supervisors and users expect a stop.
 const STOP_GRACE: Duration = Duration::from_millis(400);
 

@@ -32,7 +32,7 @@ pub(super) struct LeaseKeeper {
     began: Instant,
     /// Until when the lease can be trusted; `None` for ever, or if that is over and was said.
     trusted_until: Option<Instant>,
-    /// Whether to check once more after what is under way, which may have transport_requests the store too early.
+    /// Whether to check once more after what is under way, which may have asked the store too early.
     again: bool,
     /// The same, and there is no hurry.
     again_later: bool,

@@ -103,7 +103,7 @@ pub struct NodeHandle {
     pings: mpsc::Sender<oneshot::Sender<()>>,
 }
 
-/// What is left of a node that was transport_requests to stop: the data path is up, and the lease is held until it expires.
+/// What is left of a node that was asked to stop: the data path is up, and the lease is held until it expires.
 ///
 /// Dropping both parts keeps it so.
 #[derive(Debug, Default)]
@@ -178,7 +178,7 @@ impl Node {
     /// next run of a node puts that right.
     pub async fn run(self) -> Result<Infallible, NodeError> {
         self.run_until(std::future::pending()).await?;
-        unreachable!("a node ends without an error only if it is transport_requests to stop")
+        unreachable!("a node ends without an error only if it is asked to stop")
     }
 
     /// Runs until `stop` resolves, then finishes what is under way for less than a second.

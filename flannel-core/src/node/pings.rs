@@ -19,7 +19,7 @@ impl Pings {
     /// Dropping it loses nothing.
     pub(super) async fn answer(&mut self) {
         match self.0.recv().await {
-            // Whoever transport_requests may have gone meanwhile.
+            // Whoever asked may have gone meanwhile.
             Some(reply) => drop(reply.send(())),
             None => std::future::pending().await,
         }

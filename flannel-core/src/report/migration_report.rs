@@ -19,7 +19,8 @@ pub struct MigrationReport {
     pub moved: usize,
     /// How many peers there are.
     pub peers: usize,
-    /// How many peers are not done with the backend that is left.
+    /// How many peers are waited for: those that are still sent to by the backend that is left or, if there are none, those that are
+    /// not done with it.
     pub waiting: usize,
     /// The first of them, at most [`NAMED`](Self::NAMED).
     pub named: Vec<WaitingPeer>,

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How to reach a network's leases in etcd. The fields are flanneld's options of the same names, and so are their defaults.
+/// How to reach a network's leases in etcd. The fields are flanneld's `--etcd-*` options, and their defaults are flanneld's.
 #[derive(Clone, Debug)]
 pub struct EtcdConfig {
     /// The certificates that etcd's is to be signed by; those that the machine trusts if there are none. It works without a

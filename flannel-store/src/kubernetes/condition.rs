@@ -30,8 +30,8 @@ enum Wanted {
 
 impl NetworkCondition {
     /// Says that the network is available as soon as the node is `ready`, and whenever somebody says otherwise; that it is not, when
-    /// the node has not been ready for a minute after it was. Writes nothing that is the case, and never more often than every ten
-    /// seconds. Ends when `ready` does.
+    /// the node has not been ready for a minute after it was. Writes nothing that is the case, and waits ten
+    /// seconds after each write; one that failed is tried again after five to ten seconds at first, and then less often. Ends when `ready` does.
     ///
     /// # Cancel safety
     ///
