@@ -1,6 +1,11 @@
 //! Follows the leases of all nodes, and keeps the last state on disk.
 
-use std::{collections::VecDeque, pin::pin, time::Duration};
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, RandomState},
+    pin::pin,
+    time::Duration,
+};
 
 use flannel_core::{LeaseEvent, Store, StoreError};
 use flannel_kube::{Reflector, ReflectorOptions, Resource};
@@ -85,15 +90,16 @@ impl LeaseWatch {
                     self.ready.extend(view.events(change, self.reflector.objects()));
                     if !self.ready.is_empty() {
                         self.known = true;
-                        self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+                        self.save_at.get_or_insert_with(|| Instant::now() + save_after());
                     }
                 }
                 Some(Err(error)) => {
                     // Whoever starts while the API server is away goes on with what was known before.
-                    if !std::mem::replace(&mut self.known, true)
+                    if !self.known
                         && error.is_unreachable()
                         && let Some(last) = shared.last_state()
                     {
+                        self.known = true;
                         warn!(
                             leases = last.leases.len(),
                             "the API server is away, using the leases that were known before"
@@ -113,8 +119,12 @@ impl LeaseWatch {
         let published = shared.published();
         let view = LeaseView { own: shared.node.as_str(), published: published.as_ref(), families };
         let leases = view.leases(self.reflector.objects());
-        let network = shared.network.text(&shared.client).await.ok().flatten();
-        let addresses = self.store.node_addresses().await.unwrap_or_default();
+        // What cannot be read at the moment is as it was.
+        let before = || shared.last_state().unwrap_or_default();
+        let network = shared.network.text(&shared.client).await;
+        let network = network.unwrap_or_else(|_| before().network);
+        let addresses = self.store.node_addresses().await;
+        let addresses = addresses.unwrap_or_else(|_| before().addresses);
         let node = shared.node.to_string();
         let state = LastState { node, network, addresses, leases };
         let written = tokio::task::spawn_blocking(move || file.write(&state)).await;
@@ -137,5 +147,11 @@ async fn at(instant: Option<Instant>) {
 
 /// How long news of a node may wait behind another node's heartbeat. A cluster of 10,000 nodes has 33 of them a second.
 const LULL: Duration = Duration::from_millis(200);
-/// How long changes are gathered before the state is written.
+/// How long changes are gathered before the state is written: nodes ask the API server for what belongs to it, and should not all do so at
+/// once.
+fn save_after() -> Duration {
+    SAVE_AFTER + SAVE_AFTER.mul_f64(RandomState::new().hash_one(()) as f64 / u64::MAX as f64)
+}
+
+/// The least of it.
 const SAVE_AFTER: Duration = Duration::from_secs(5);

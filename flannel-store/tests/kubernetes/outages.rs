@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use flannel_core::{Lease, LeaseEvent, Store, Subnet};
 use flannel_kube::{Client, ClientConfig, Credentials};
-use flannel_store::KubernetesStore;
+use flannel_store::{KubernetesStore, NetworkSource};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::{
@@ -155,4 +155,37 @@ async fn clocks_of_others_do_not_matter() {
     truth.insert(lease(4, 4).subnet, lease(4, 4));
     follower.knows(&truth).await;
     keeping.abort();
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_when_the_last_state_is_written_stays_in_it() {
+    let mut cluster = Cluster::new(NETWORK);
+    cluster.server.add_node("n1", &["10.3.1.0/24"], true);
+    cluster.annotate("n1", &json!({"node-public-ip": "192.0.2.77"}));
+    cluster.add_peer(2, 2);
+    let map = json!({"metadata": {"name": "cfg"}, "data": {"net-conf.json": NETWORK}});
+    cluster.server.put("configmaps", "flannel/cfg", map);
+    let mut options = cluster.options("n1");
+    let file = options.state_file.clone().unwrap();
+    options.network = NetworkSource::ConfigMap { namespace: "flannel".into(), name: "cfg".into() };
+    let store = cluster.store_with(options.clone());
+    let mut follower = Follower::of(&store, lease(2, 2).subnet);
+    follower.knows(&known([lease(2, 2)])).await;
+    let kept = || fs::read_to_string(&file).unwrap_or_default();
+    super::until("the state is kept", || kept().contains("192.0.2.2\"")).await;
+    cluster.publish(2, 22);
+    follower.knows(&known([lease(2, 22)])).await;
+    // The stream that is open lasts, and all else is refused.
+    cluster.server.behave(|it| it.token = Some("of others".into()));
+    super::until("the state is written", || kept().contains("192.0.2.22\"")).await;
+    let state: serde_json::Value = serde_json::from_str(&kept()).unwrap();
+    assert_eq!(state["network"], NETWORK);
+    assert_eq!(state["addresses"][0], "192.0.2.77");
+    // And it is used, whatever was answered first.
+    let again = cluster.store_with(options);
+    let mut watch = again.watch();
+    assert!(watch.next().await.unwrap().is_err(), "it is refused");
+    cluster.server.stop();
+    assert_eq!(super::next(&mut watch).await, LeaseEvent::Reset(vec![lease(2, 22)]));
+    assert_eq!(again.config().await.unwrap(), NETWORK.parse().unwrap());
 }
