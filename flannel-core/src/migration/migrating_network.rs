@@ -144,15 +144,28 @@ impl Network for MigratingNetwork {
 
     fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
         let state = self.shared.state().clone();
+        let with_options = |config: &NetworkConfig| config.with_backend(options.clone());
+        let is_meant = |config: &&NetworkConfig| config.backend().kind() == options.kind();
+        let then = state.then.as_ref().filter(is_meant).map(with_options);
         let side = Side::ALL
             .into_iter()
             .find(|side| state.side(*side).is_some_and(|running| running.kind() == options.kind()));
-        let side = side.unwrap_or(Side::Base);
-        if let Some(network) = self.network(side) {
-            network.reconfigure(options)?;
+        if let Some(then) = &then {
+            self.shared.source.admit(then)?;
+        } else if side.is_none() {
+            let reason = format!("the node has {}", state.base.kind());
+            return Err(BackendError::Unsupported { backend: options.kind().into(), reason });
         }
-        if let Some(running) = self.shared.state().side_mut(side) {
-            running.recorded.config = running.recorded.config.with_backend(options.clone());
+        if let Some(side) = side {
+            if let Some(network) = self.network(side) {
+                network.reconfigure(options)?;
+            }
+            if let Some(running) = self.shared.state().side_mut(side) {
+                running.recorded.config = with_options(&running.recorded.config);
+            }
+        }
+        if then.is_some() {
+            self.shared.state().then = then;
         }
         self.remember();
         Ok(())

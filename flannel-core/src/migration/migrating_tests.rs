@@ -274,3 +274,31 @@ async fn what_the_lease_does_not_name_comes_back_as_a_new_one_also_after_a_resta
         assert_eq!(hosts[0].started().len(), 3, "first, after the restart, and as a new one");
     }
 }
+
+/// Nobody has it yet: they are for when it begins.
+#[tokio::test(start_paused = true)]
+async fn options_of_a_backend_that_is_to_come_are_for_no_other() {
+    let kinds = ["one", "two", "three"];
+    let hosts = kinds.map(|kind| FakeBackend::of_kind(kind, [192, 0, 2, 1].into()));
+    let source = kinds.into_iter().zip(hosts.clone()).collect();
+    let source = Arc::new(Source(source, Mutex::default()));
+    let options = MigrationOptions::default();
+    let backend = Migrating::new(source.clone(), &config("one"), options).unwrap();
+    let mut attrs = backend.advertise(None).await.unwrap();
+    let mut network = backend.start(&own(&attrs)).await.unwrap();
+    network.migrate(&config("two")).unwrap();
+    (attrs, _) = round(&backend, &mut network, attrs).await;
+    network.migrate(&config("three")).unwrap();
+    let changed = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"three","Port":7}}"#;
+    let changed: NetworkConfig = changed.parse().unwrap();
+    network.reconfigure(changed.backend()).unwrap();
+    assert_eq!(source.recall().unwrap().base.config, config("one"));
+    assert!(network.reconfigure(config("four").backend()).is_err());
+    for _ in 0..20 {
+        sleep(options.linger).await;
+        (attrs, _) = round(&backend, &mut network, attrs).await;
+    }
+    assert_eq!(said(&attrs), "three");
+    assert_eq!(hosts.each_ref().map(FakeBackend::is_up), [false, false, true]);
+    assert_eq!(source.recall().unwrap().base.config, changed);
+}
