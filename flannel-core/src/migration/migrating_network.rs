@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tokio::{
     select,
     time::{Instant, sleep_until},
@@ -40,8 +42,24 @@ pub(super) struct MigratingNetwork {
     pub(super) refused: BTreeSet<Subnet>,
     /// Since when the lease does not name the backend any more that is left.
     pub(super) left_at: Option<Instant>,
+    /// The network that is being taken down.
+    pub(super) leaving: Option<Leaving>,
     /// When to sync again.
     pub(super) look_at: Option<Instant>,
+}
+
+/// A network that nobody needs any more.
+pub(super) struct Leaving {
+    pub(super) kind: String,
+    /// Whether it was the first one, in whose place the other one is now.
+    pub(super) gives_way: bool,
+    pub(super) teardown: BoxFuture<'static, Result<(), BackendError>>,
+}
+
+impl fmt::Debug for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaving").field("kind", &self.kind).finish_non_exhaustive()
+    }
 }
 
 impl MigratingNetwork {
@@ -69,6 +87,7 @@ impl MigratingNetwork {
             plain_at: None,
             refused: BTreeSet::new(),
             left_at: is_left.then(Instant::now),
+            leaving: None,
             look_at: None,
         })
     }
@@ -90,6 +109,7 @@ impl Network for MigratingNetwork {
 
     async fn sync(&mut self, peers: &Peers) -> Result<SyncReport, BackendError> {
         self.look_at = None;
+        self.take_down(peers).await;
         let state = self.shared.state().clone();
         let Some(beside) = state.beside else {
             return self.sync_alone(&state.base, peers, RouteScope::Network).await;
@@ -187,18 +207,28 @@ impl Network for MigratingNetwork {
     }
 
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
+        let left = end(self.leaving).await;
         let beside = match self.beside {
             Some(network) => network.teardown().await,
             None => Ok(()),
         };
-        self.base.teardown().await.and(beside)
+        self.base.teardown().await.and(beside).and(left)
     }
 
     async fn hand_over(self: Box<Self>) -> Result<(), BackendError> {
+        let left = end(self.leaving).await;
         let beside = match self.beside {
             Some(network) => network.hand_over().await,
             None => Ok(()),
         };
-        self.base.hand_over().await.and(beside)
+        self.base.hand_over().await.and(beside).and(left)
+    }
+}
+
+/// Takes down what is left, if anything is.
+async fn end(leaving: Option<Leaving>) -> Result<(), BackendError> {
+    match leaving {
+        Some(leaving) => leaving.teardown.await,
+        None => Ok(()),
     }
 }

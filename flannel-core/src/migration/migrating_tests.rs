@@ -302,3 +302,26 @@ async fn options_of_a_backend_that_is_to_come_are_for_no_other() {
     assert_eq!(hosts.each_ref().map(FakeBackend::is_up), [false, false, true]);
     assert_eq!(source.recall().unwrap().base.config, changed);
 }
+
+/// A sync may be dropped at any await: it may be the last one of a migration.
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_down_when_a_sync_is_dropped_is_taken_down_by_the_next_one() {
+    let (hosts, source) = hosts();
+    let (backend, mut network, mut attrs) = lingering(&hosts, Arc::clone(&source)).await;
+    sleep(MigrationOptions::default().linger).await;
+    hosts[0].slow_syncs(Duration::from_secs(2));
+    for _ in 0..3 {
+        let last = round(&backend, &mut network, attrs.clone());
+        assert!(timeout(Duration::from_millis(500), last).await.is_err());
+    }
+    let is_remembered = source.recall().unwrap().beside.is_some();
+    assert!(is_remembered && hosts[0].is_up(), "a start would go on with it");
+    for _ in 0..2 {
+        (attrs, _) = round(&backend, &mut network, attrs).await;
+    }
+    assert_eq!(said(&attrs), "two");
+    assert_eq!(hosts.each_ref().map(FakeBackend::is_up), [false, true]);
+    assert_eq!(hosts.each_ref().map(|it| it.routes().len()), [0, 1], "the peer has a way");
+    assert_eq!(hosts.each_ref().map(|it| it.started().len()), [1, 1], "and nothing was made twice");
+    assert_eq!(source.recall().unwrap().beside, None);
+}

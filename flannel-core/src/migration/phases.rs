@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{
     Recorded,
-    migrating_network::MigratingNetwork,
+    migrating_network::{Leaving, MigratingNetwork},
     migration_plan::{Layout, MigrationPlan, Published, Side},
     shared_state::Running,
 };
@@ -96,29 +96,36 @@ impl MigratingNetwork {
             (state.side(target.other()).cloned(), state.side(target).cloned())
         };
         let (Some(left), Some(kept)) = (left, kept) else { return };
-        let old = match target {
-            Side::Base => beside,
-            Side::Beside => {
-                let old = mem::replace(&mut self.base, beside);
-                // Its route for the whole network is there before those to peers go.
-                if let Err(error) = self.sync_alone(&kept, peers, RouteScope::Both).await {
-                    warn!("cannot sync {} alone: {}", kept.kind(), error_chain(&error));
-                }
-                old
-            }
-        };
-        if let Err(error) = old.teardown().await {
-            warn!("cannot take down {}: {}", left.kind(), error_chain(&error));
-        }
-        info!(backend = kept.kind(), left = left.kind(), "migration finished");
-        let then = {
+        let gives_way = target == Side::Beside;
+        let old = if gives_way { mem::replace(&mut self.base, beside) } else { beside };
+        {
             let mut state = self.shared.state();
             (state.base, state.beside, state.target) = (kept, None, Side::Base);
             (state.layout, state.advertised) = (None, None);
-            state.then.take()
-        };
-        self.remember();
+        }
         (self.via, self.left_at) = (Some(BTreeMap::new()), None);
+        let kind = left.kind().to_owned();
+        self.leaving = Some(Leaving { kind, gives_way, teardown: old.teardown() });
+        self.take_down(peers).await;
+    }
+
+    /// Takes down the backend that was left, if there is one. Dropped midway, the next sync goes on with it.
+    pub(super) async fn take_down(&mut self, peers: &Peers) {
+        let Some(gives_way) = self.leaving.as_ref().map(|it| it.gives_way) else { return };
+        let kept = self.shared.state().base.clone();
+        // Its route for the whole network is there before those to peers go.
+        if gives_way && let Err(error) = self.sync_alone(&kept, peers, RouteScope::Both).await {
+            warn!("cannot sync {} alone: {}", kept.kind(), error_chain(&error));
+        }
+        if let Some(leaving) = &mut self.leaving {
+            if let Err(error) = (&mut leaving.teardown).await {
+                warn!("cannot take down {}: {}", leaving.kind, error_chain(&error));
+            }
+            info!(backend = kept.kind(), left = leaving.kind, "migration finished");
+        }
+        self.leaving = None;
+        let then = self.shared.state().then.take();
+        self.remember();
         self.look_at = Some(Instant::now());
         if let Some(config) = then {
             self.go_on_to(&config);

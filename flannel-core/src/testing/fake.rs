@@ -134,7 +134,7 @@ impl FakeBackend {
         self.host.state().failing_syncs = count;
     }
 
-    /// Lets every sync take `time` for each peer.
+    /// Lets every sync take `time` for each peer, and a teardown once.
     pub fn slow_syncs(&self, time: Duration) {
         self.host.state().sync_time = time;
     }
@@ -252,6 +252,8 @@ impl Network for FakeNetwork {
     }
 
     async fn teardown(self: Box<Self>) -> Result<(), BackendError> {
+        let pause = self.host.state().sync_time;
+        sleep(pause).await;
         let mut state = self.host.state();
         (state.routes, state.is_up) = (BTreeMap::new(), false);
         Ok(())
