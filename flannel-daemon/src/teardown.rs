@@ -10,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flannel_core::{LeaseAttrs, NodeId, SubnetEnv};
+use flannel_core::{LeaseAttrs, NodeId, Subnet, SubnetEnv};
 use flannel_firewall::{Firewall, FirewallOptions};
 use flannel_netlink::{Connection, Namespace, list_addresses, state::AddressFilter};
-use flannel_store::{Record, network_config};
+use flannel_store::{Record, Registry, network_config};
 use ipnetwork::IpNetwork;
 
 pub use error::TeardownError;
@@ -76,6 +76,11 @@ pub async fn teardown(
         remove(&socket)?;
         return Ok(());
     }
+    // Before anything goes: somebody may have to correct the options.
+    let lease = match options.release {
+        true => own_lease(options, stores, &env, &namespace).await?,
+        false => None,
+    };
     let networks = networks(options, stores, &env).await?;
     let removed =
         flannel_backend::remove_all(&namespace, &networks, options.require_encryption).await?;
@@ -91,8 +96,13 @@ pub async fn teardown(
     let nothing = FirewallOptions { forward: false, networks, ..FirewallOptions::default() };
     let rules = Firewall::open(&namespace, nothing).await?.teardown().await?;
     report(format!("removed {rules} rules of the firewall"));
-    if options.release {
-        release(options, stores, &env, &namespace, &mut report).await?;
+    match lease {
+        Some(OwnLease { registry, subnet, record }) => {
+            operate::delete(registry.as_ref(), &subnet, &record).await?;
+            report(format!("released {subnet}"));
+        }
+        None if options.release => report("there is no lease to release".into()),
+        None => {}
     }
     remove(&backend_source::file(&options.subnet_file))?;
     // Last, so that another attempt finds it.
@@ -128,22 +138,25 @@ async fn networks(
     Ok(v4.into_iter().chain(v6).collect())
 }
 
-/// Gives the subnet back that the subnet file names, if its lease is this node's.
-async fn release(
+/// This node's lease, where it is.
+struct OwnLease {
+    registry: Box<dyn Registry>,
+    subnet: Subnet,
+    record: Record,
+}
+
+/// The lease of the subnet that the subnet file names, if there is one; it has to be this node's.
+async fn own_lease(
     options: &TeardownOptions,
     stores: &Stores,
     env: &SubnetEnv,
     namespace: &Namespace,
-    report: &mut impl FnMut(String),
-) -> Result<(), TeardownError> {
+) -> Result<Option<OwnLease>, TeardownError> {
     let no_subnet = || TeardownError::NoSubnet { subnet_file: options.subnet_file.clone() };
     let held = env.held().ok_or_else(no_subnet)?;
     let registry = stores.open(&options.store).await?;
     let record = match operate::find(registry.as_ref(), &held).await {
-        Err(OperateError::NoLease { .. }) => {
-            report(format!("there is no lease {held}"));
-            return Ok(());
-        }
+        Err(OperateError::NoLease { .. }) => return Ok(None),
         found => found?,
     };
     let id = options.node_id.clone().or_else(|| node_id::known(options.state_dir.as_deref()));
@@ -153,9 +166,7 @@ async fn release(
     if !is_ours(&record, id.as_ref(), &addresses) {
         return Err(TeardownError::OtherNode { subnet: held, holder: record.owner });
     }
-    operate::delete(registry.as_ref(), &held, &record).await?;
-    report(format!("released {held}"));
-    Ok(())
+    Ok(Some(OwnLease { registry, subnet: held, record }))
 }
 
 /// Whether a lease is of the node with this name, or, if it is of one that goes by its address, of one with our addresses.

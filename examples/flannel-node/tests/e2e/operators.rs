@@ -187,8 +187,10 @@ async fn teardown_removes_what_a_node_made_and_nothing_else() {
         };
         assert_eq!(count(), 2);
         let store = format!("-store=file:{}", cluster.folder.path().join("store").display());
+        let running = host.snapshot().await.unwrap().to_string();
         let (code, said) = teardown(&[&store, "--release", "--node-id=other"]).await;
         assert_eq!((code, count()), (Some(1), 2), "{said}");
+        assert_eq!(host.snapshot().await.unwrap().to_string(), running, "nothing is removed");
         assert!(said.contains("does not look like this node"), "{said}");
         let state = format!("--state-dir={}", cluster.folder.path().join("0.state").display());
         let (code, said) = teardown(&[&store, "--release", &state]).await;
