@@ -38,6 +38,16 @@ pub enum TeardownError {
         /// The backend.
         backend: String,
     },
+    /// Two backends carry the packets of this node, and flanneld has one.
+    #[error(
+        "this node is on its way from {from} to {to}: start it again, and try again when flannel-node status shows no migration any more"
+    )]
+    Migrating {
+        /// The backend from before.
+        from: String,
+        /// The network's backend.
+        to: String,
+    },
     /// Our network namespace cannot be opened.
     #[error("cannot open our own network namespace")]
     Namespace(#[from] NamespaceError),

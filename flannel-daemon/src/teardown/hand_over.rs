@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use flannel_backend::{Paths, UplinkFinder, UplinkOptions};
 use flannel_core::{
-    Backend, BackendError, LeaseAttrs, LeaseEvent, NodeId, Peers, Place, Store, Subnet, SubnetEnv,
+    Backend, BackendError, LeaseAttrs, LeaseEvent, MigrationRecord, NetworkConfig, NodeId, Peers,
+    Place, Store, Subnet, SubnetEnv,
 };
 use flannel_firewall::{FirewallOptions, Firewalled, Masquerade, ModeChoice};
 use flannel_netlink::Namespace;
@@ -56,9 +57,7 @@ pub(super) async fn hand_over(
     let uplink = UplinkOptions { public_ip, public_ipv6, ..UplinkOptions::default() };
     let finder = UplinkFinder::new(namespace, &config, &uplink).map_err(InvalidOptions::new)?;
     let record = backend_source::recall(&options.subnet_file);
-    // What there is has its mark.
-    let alternate = record.is_some_and(|record| record.base.alternate);
-    let place = Place { beside: false, alternate };
+    let place = place(record.as_ref(), &config)?;
     let backend = Backends::default().build(&BackendRequest {
         config: &config,
         namespace,
@@ -98,9 +97,46 @@ pub(super) async fn hand_over(
     Ok(())
 }
 
+/// Where the only backend of a node is: what there is has its mark.
+fn place(record: Option<&MigrationRecord>, config: &NetworkConfig) -> Result<Place, TeardownError> {
+    let Some(MigrationRecord { base, beside }) = record else { return Ok(Place::default()) };
+    let (from, to) = (base.config.backend().kind(), config.backend().kind());
+    if beside.is_some() || from != to {
+        return Err(TeardownError::Migrating { from: from.into(), to: to.into() });
+    }
+    Ok(Place { beside: false, alternate: base.alternate })
+}
+
 fn told(held: &Subnet, peers: usize) -> String {
     format!("{held} and the ways to {peers} peers are as flanneld makes them: start it now")
 }
 
 /// How long the store may take to list its leases.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::Recorded;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_between_two_backends_is_not_handed_over() {
+        let config = |kind: &str| {
+            let json = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
+            json.parse::<NetworkConfig>().unwrap()
+        };
+        let recorded = |kind, alternate| Recorded { config: config(kind), alternate };
+        let (vxlan, moved) = (config("vxlan"), recorded("vxlan", true));
+        assert_eq!(place(None, &vxlan).unwrap(), Place::default());
+        let record = MigrationRecord { base: moved.clone(), beside: None };
+        assert!(place(Some(&record), &vxlan).unwrap().alternate);
+        for record in [
+            MigrationRecord { base: moved, beside: Some(recorded("host-gw", false)) },
+            MigrationRecord { base: recorded("host-gw", false), beside: None },
+        ] {
+            let error = place(Some(&record), &vxlan).unwrap_err().to_string();
+            assert!(error.contains("to vxlan: start it again"), "{error}");
+        }
+    }
+}
