@@ -1,7 +1,8 @@
 //! New keys for all nodes of a WireGuard network, by a move to the other name of the backend.
 
 use flannel_backend_wireguard::NAMES;
-use flannel_store::{ConfigText, Registry};
+use flannel_core::{LeaseAttrs, NetworkConfig};
+use flannel_store::{ConfigText, Lifetime, Registry};
 use serde_json::{Map, Value};
 
 use crate::{Backends, InvalidOptions, operate::OperateError};
@@ -25,11 +26,18 @@ pub async fn rotate_key(
         InvalidOptions::new(format!("there is no network config in {}", was.place))
     })?;
     let json = rotated(text, preshared_key)?;
+    let config: NetworkConfig = text.parse().map_err(InvalidOptions::new)?;
     backends.check(&json.parse().map_err(InvalidOptions::new)?)?;
     let leases = registry.list().await?.records;
-    let leases = leases.iter().filter_map(|record| record.lease().ok());
+    let leases = leases.iter().filter(|record| record.lifetime != Lifetime::Lapsed);
+    let leases = leases.filter_map(|record| record.lease().ok());
+    // Also those that have not begun: they would stay where they are.
+    let is_to_move = |attrs: &LeaseAttrs| {
+        let has_keys = NAMES.contains(&&*attrs.backend_type);
+        attrs.second.is_some() || has_keys && attrs.backend_type != config.backend().lease_type()
+    };
     let moving: Vec<_> =
-        leases.filter(|lease| lease.attrs.second.is_some()).map(|lease| lease.subnet).collect();
+        leases.filter(|lease| is_to_move(&lease.attrs)).map(|lease| lease.subnet).collect();
     if !moving.is_empty() {
         return Err(OperateError::Moving { leases: moving });
     }
@@ -65,7 +73,6 @@ fn member<'a>(object: &'a mut Map<String, Value>, name: &str) -> &'a mut Value {
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::NetworkConfig;
     use flannel_store::{MemoryCluster, NewRecord};
 
     use super::*;
@@ -107,11 +114,16 @@ mod tests {
         let lease = NewRecord { value: value.into(), owner: None, ttl: None };
         cluster.put("10.3.2.0-24", &lease);
         let error = rotate_key(&registry, None, &backends).await.unwrap_err();
-        assert!(error.to_string().contains("1 nodes have two backends (10.3.2.0-24)"), "{error}");
+        assert!(error.to_string().contains("1 nodes have not moved yet (10.3.2.0-24)"), "{error}");
         assert_eq!(stored().await, before);
 
-        cluster.remove("10.3.2.0-24");
+        let reserved = NewRecord { value: r#"{"PublicIP":"192.0.2.8"}"#.into(), ..lease.clone() };
+        cluster.put("10.3.3.0-24", &reserved);
+        let value = r#"{"PublicIP":"192.0.2.7","BackendType":"wireguard"}"#;
+        cluster.put("10.3.2.0-24", &NewRecord { value: value.into(), owner: None, ttl: None });
         rotate_key(&registry, Some(PSK), &backends).await.unwrap();
+        let error = rotate_key(&registry, None, &backends).await.unwrap_err();
+        assert!(error.to_string().contains("have not moved yet"), "it has not begun: {error}");
         let now: NetworkConfig = stored().await.parse().unwrap();
         assert_eq!(now.backend().kind(), "wireguard-2");
         assert!(stored().await.contains(PSK));

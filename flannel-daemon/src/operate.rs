@@ -27,7 +27,8 @@ pub enum OperateError {
     },
     /// Nodes have not finished the move to the backend that they are to leave.
     #[error(
-        "{} nodes have two backends ({}): try again when flannel-node status shows no migration any more",
+        "{} nodes have not moved yet ({}): try again when flannel-node status shows no migration any more, or release the leases of nodes \
+         that are gone",
         leases.len(),
         FirstFew(leases)
     )]
