@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     merge::fault,
-    migration_plan::{Published, Side},
+    migration_plan::{Layout, Published, Side},
     shared_state::Shared,
 };
 use crate::{
@@ -42,6 +42,8 @@ pub(super) struct MigratingNetwork {
     pub(super) refused: BTreeSet<Subnet>,
     /// Since when the lease does not name the backend any more that is left.
     pub(super) left_at: Option<Instant>,
+    /// What the driver was told to publish, and has not published yet.
+    pub(super) told: Option<Layout>,
     /// The network that is being taken down.
     pub(super) leaving: Option<Leaving>,
     /// When to sync again.
@@ -87,6 +89,7 @@ impl MigratingNetwork {
             plain_at: None,
             refused: BTreeSet::new(),
             left_at: is_left.then(Instant::now),
+            told: None,
             leaving: None,
             look_at: None,
         })
@@ -111,6 +114,9 @@ impl Network for MigratingNetwork {
         self.look_at = None;
         self.take_down(peers).await;
         let state = self.shared.state().clone();
+        if state.layout == state.advertised {
+            self.told = None;
+        }
         let Some(beside) = state.beside else {
             return self.sync_alone(&state.base, peers, RouteScope::Network).await;
         };
@@ -138,8 +144,10 @@ impl Network for MigratingNetwork {
     async fn drifted(&mut self) -> Result<(), BackendError> {
         {
             let state = self.shared.state();
-            if state.beside.is_some() && state.layout.is_some() && state.layout != state.advertised
-            {
+            // Once: what cannot be published at the moment is tried again by whoever was told.
+            let is_told = state.layout == state.advertised || state.layout == self.told;
+            if state.beside.is_some() && state.layout.is_some() && !is_told {
+                self.told = state.layout;
                 return Ok(());
             }
         }

@@ -112,6 +112,7 @@ async fn two_networks_are_one_until_the_node_has_moved() {
         timeout(Duration::from_secs(60), network.drifted()).await.is_err()
     };
     assert!(!is_pending(&mut network).await, "it has more to publish");
+    assert!(is_pending(&mut network).await, "and says so once");
     let attrs = backend.advertise(Some(peers.own())).await.unwrap();
     assert!(is_pending(&mut network).await);
 
