@@ -43,7 +43,9 @@ impl Cli {
         let args = without_empty(version_as_switch(args), command);
         let mut odd = Vec::new();
         let mut all = args.clone();
-        for name in command.get_arguments().filter_map(clap::Arg::get_long) {
+        // What is only asked for, such as --release, nobody means for all commands.
+        let with_values = command.get_arguments().filter(|arg| arg.get_action().takes_values());
+        for name in with_values.filter_map(clap::Arg::get_long) {
             let value = environment(&variable(name)).or_else(|| file.get(&variable(name)));
             let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
             if name == "env-file" || args.iter().any(|arg| names(arg, name)) {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use flannel_core::{ConfigError, NetworkConfig, NodeId};
 use flannel_daemon::teardown::TeardownOptions;
 use ipnetwork::IpNetwork;
@@ -46,8 +46,10 @@ pub(crate) struct TeardownArgs {
     #[arg(long, conflicts_with = "release")]
     pub(crate) keep_traffic: bool,
 
-    /// Leave unreachable routes to the network, so that what pods still send to each other does not follow a default route in the clear.
-    #[arg(long, conflicts_with = "keep_traffic")]
+    /// Without --keep-traffic: leave unreachable routes to the network, so that what pods still send to each other does not follow a default
+    /// route in the clear.
+    #[arg(long, value_name = "BOOL", value_parser = values::switch, action = ArgAction::Set,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(crate) require_encryption: bool,
 
     /// Give the subnet back as well, so that another node may have it at once.

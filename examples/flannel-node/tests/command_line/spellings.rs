@@ -198,3 +198,29 @@ fn kubectl_runs_the_program_by_a_name_of_its_own() {
         assert_eq!([args.options().from, args.options().to], ["a", "b"]);
     }
 }
+
+/// An operator's shell may have the node's variables, or be given its file.
+#[test]
+fn variables_of_a_node_are_good_for_every_command() {
+    let of_node = [
+        ("FLANNELD_REQUIRE_ENCRYPTION", "true"),
+        ("FLANNELD_NETWORK", r#"{"Network":"10.3.0.0/16"}"#),
+        ("FLANNELD_IP_MASQ", "true"),
+        ("FLANNELD_RELEASE", "true"),
+        ("FLANNELD_HELP", "true"),
+    ];
+    for command in [
+        &["teardown"][..],
+        &["teardown", "--keep-traffic"],
+        &["explain", "10.3.1.2", "10.3.2.2"],
+        &["leases", "list"],
+        &["config", "get"],
+        &["config", "set", "{}"],
+        &["status"],
+        &["demo"],
+    ] {
+        let cli = read(command, &of_node).unwrap();
+        let Some(Command::Teardown(args)) = cli.command else { continue };
+        assert!(args.require_encryption && !args.release);
+    }
+}
