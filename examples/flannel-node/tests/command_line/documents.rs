@@ -107,7 +107,7 @@ fn options(root: &Command) -> String {
         "# Options of flannel-node\n\n\
          Made of the definition of the command line: `UPDATE_GOLDEN=1 cargo test -p flannel-node documents`.\n\n\
          An option is given as `-name value`, `--name value` or `-name=value`, or by the variable in the environment. The command\n\
-         line wins over the environment, which counts for the commands too.\n\n\
+         line wins over the environment, which counts for the commands too. A BOOL needs the equals sign: `--ip-masq` or `--ip-masq=false`.\n\n\
          ## A node\n\n",
     );
     text += &table(root.get_arguments().filter(is_option));
