@@ -162,8 +162,15 @@ impl Exchange {
     fn retried(
         &self,
         data: impl Fn() -> String,
-        attempt: impl FnMut() -> io::Result<()>,
+        mut attempt: impl FnMut() -> io::Result<()>,
     ) -> Result<(), ExchangeError> {
+        // One that a signal ends, such as that of a child's end, is none: sockets with a timeout do not go on after that.
+        let attempt = || loop {
+            match attempt() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        };
         let mut results = std::iter::repeat_with(attempt).take(ATTEMPTS);
         let mut result = results.next().expect("an attempt");
         while let (Err(_), Some(next)) = (&result, results.next()) {
