@@ -80,6 +80,31 @@ class Manifests(unittest.TestCase):
         other_name = {"flannel": VALUES["wireguard"]["flannel"] | {"backend": "wireguard-2"}}
         self.assertEqual(net_conf(rendered(other_name))["Backend"], {"Type": "wireguard-2", "ListenPort": 4000, "Mode": "ipv4"})
 
+    def test_what_is_false_or_zero_is_a_value_as_well(self):
+        for values, expected in (
+            ({"podCidrv6": "fd00::/48", "flannel": {"netConf": {"EnableIPv6": False}}}, {"EnableIPv6": False}),
+            ({"flannel": {"directRouting": True, "netConf": {"Backend": {"DirectRouting": False}}}},
+             {"Backend": {"Type": "vxlan", "DirectRouting": False}}),
+            ({"flannel": {"vni": 7, "backendConfig": {"VNI": 0, "Type": "udp"}}}, {"Backend": {"Type": "vxlan", "VNI": 0}}),
+        ):
+            written = net_conf(rendered(values))
+            self.assertEqual({key: written[key] for key in expected}, expected)
+        other_type = container(rendered({"flannel": {"netConf": {"Backend": {"Type": "udp"}}}}))
+        self.assertIn({"name": "tun", "mountPath": "/dev/net/tun"}, other_type["volumeMounts"])
+
+    def test_a_key_with_nothing_behind_it_is_no_riddle(self):
+        def without_each(values: dict):
+            for key, value in values.items():
+                yield {key: None}
+                if isinstance(value, dict):
+                    yield from ({key: inner} for inner in without_each(value))
+
+        for values in without_each(yaml.safe_load((DIST / "chart/values.yaml").read_text())):
+            try:
+                rendered(values)
+            except Refused as refused:
+                self.assertIn("values don't meet the specifications of the schema", str(refused), values)
+
     def test_values_become_the_daemon_set(self):
         daemon = container(rendered(VALUES["host-gw"]))
         self.assertEqual(daemon["args"][2:5], ["--iface=eth1", "--iface=192.0.2.7", "--iface-regex=^10\\."])

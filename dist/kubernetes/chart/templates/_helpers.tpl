@@ -30,7 +30,7 @@ annotations:
 {{- $_ := set $backend $key $value }}
 {{- end }}
 {{- end }}
-{{- $conf := dict "Backend" (merge (dict "Type" $flannel.backend) $flannel.backendConfig $backend) }}
+{{- $conf := dict "Backend" (mergeOverwrite $backend (deepCopy ($flannel.backendConfig | default dict)) (dict "Type" $flannel.backend)) }}
 {{- if .Values.podCidr }}
 {{- $_ := set $conf "Network" .Values.podCidr }}
 {{- else }}
@@ -43,7 +43,7 @@ annotations:
 {{- if not (kindIs "invalid" $flannel.enableNFTables) }}
 {{- $_ := set $conf "EnableNFTables" $flannel.enableNFTables }}
 {{- end }}
-{{- mustToPrettyJson (merge (deepCopy $flannel.netConf) $conf) }}
+{{- mustToPrettyJson (mergeOverwrite $conf (deepCopy ($flannel.netConf | default dict))) }}
 {{- end }}
 
 {{/* For containers that only write to folders of the host. */}}
