@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn what_is_invalid_is_named_with_what_would_be_valid() {
         for (json, words) in [
-            (r#"{"SubnetAddCommand":["a"]}"#, "SubnetAddCommand is [\"a\"], expected a command"),
+            (r#"{"SubnetAddCommand":["a"]}"#, "SubnetAddCommand is an array, expected a command"),
             (r#"{"ShutdownCommand":"a\u0000"}"#, "expected a command without NUL characters"),
             (r#"{"Timeout":0}"#, "Timeout is 0, expected a whole number from 1 to 3600"),
         ] {

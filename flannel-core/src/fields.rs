@@ -160,7 +160,17 @@ impl<'de> Deserialize<'de> for Fields {
 }
 
 pub(crate) fn invalid(key: &str, value: &str, expected: impl Into<String>) -> FieldError {
-    FieldError::Invalid { key: key.into(), value: shorten(value), expected: expected.into() }
+    FieldError::Invalid { key: key.into(), value: recognizable(value), expected: expected.into() }
+}
+
+/// A JSON value as an error repeats it: objects in the wrong place may have secrets.
+fn recognizable(value: &str) -> String {
+    match value.as_bytes().first() {
+        Some(b'{') => "an object".into(),
+        Some(b'[') => "an array".into(),
+        _ if value.contains('{') => "a string with an object in it".into(),
+        _ => shorten(value),
+    }
 }
 
 /// `text` cut to a length that fits one log line.

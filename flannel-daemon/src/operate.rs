@@ -104,7 +104,7 @@ pub async fn reserve(
 ) -> Result<(), OperateError> {
     let config = network_config(registry).await?;
     if !config.admits(key) {
-        let config = serde_json::to_string(&config).expect("a network config is valid JSON");
+        let config = serde_json::to_string(&config.without_secrets()).expect("it is valid JSON");
         return Err(OperateError::NotHandedOut { subnet: *key, config });
     }
     write_reservation(
