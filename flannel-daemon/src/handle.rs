@@ -128,9 +128,10 @@ impl DaemonHandle {
     }
 
     /// Remembers that `what` is not to be had yet, or is at last.
-    pub(crate) fn lack(&self, what: &'static str, reason: Option<String>) {
+    pub(crate) fn lack(&self, what: &'static str, reason: Option<String>, store_is_away: bool) {
         let mut state = self.state();
-        state.journal.lack(what, reason.as_deref(), SystemTime::now(), Instant::now());
+        let (at, now) = (SystemTime::now(), Instant::now());
+        state.journal.lack(what, reason.as_deref(), store_is_away, at, now);
         match reason {
             Some(reason) => drop(state.lacking.insert(what, reason)),
             None => drop(state.lacking.remove(what)),

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use flannel_core::{Activity, Fault, Status, Subnet};
+use flannel_core::{Fault, FaultKind, Status, Subnet};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use tokio::time::Instant;
 
@@ -17,6 +17,8 @@ pub(crate) struct Journal {
     next_repair: u64,
     faults: Vec<Fault>,
     lacking: BTreeMap<&'static str, String>,
+    /// What of that is lacking because the store does not answer.
+    away: BTreeSet<&'static str>,
     subnet: Option<Subnet>,
     offline_since: Option<Instant>,
     outages: u64,
@@ -96,6 +98,7 @@ impl Journal {
         &mut self,
         what: &'static str,
         reason: Option<&str>,
+        store_is_away: bool,
         at: SystemTime,
         now: Instant,
     ) {
@@ -111,6 +114,10 @@ impl Journal {
                 }
             }
         }
+        match store_is_away {
+            true => self.away.insert(what),
+            false => self.away.remove(what),
+        };
         self.watch_store(now);
     }
 
@@ -130,8 +137,9 @@ impl Journal {
     }
 
     fn watch_store(&mut self, now: Instant) {
-        let offline = self.faults.iter().any(|fault| STORE.contains(&fault.activity))
-            || self.lacking.keys().any(|what| STORE_AT_START.contains(what));
+        // A store that says no has answered.
+        let offline = self.faults.iter().any(|fault| fault.kind == FaultKind::StoreAway)
+            || !self.away.is_empty();
         match (offline, self.offline_since) {
             (true, None) => {
                 self.offline_since = Some(now);
@@ -162,13 +170,6 @@ fn from_rfc3339<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Err
     humantime::parse_rfc3339(&text).map_err(D::Error::custom)
 }
 
-/// What needs the store.
-const STORE: [Activity; 4] =
-    [Activity::Acquire, Activity::Config, Activity::Renew, Activity::Watch];
-
-/// The same before there is a node.
-const STORE_AT_START: [&str; 3] = [READ_CONFIG, READ_NODE, SET_UP_NETWORK];
-
 /// What is done before there is a node.
 pub(crate) const FIND_UPLINK: &str = "find the uplink";
 pub(crate) const READ_CONFIG: &str = "read the network config";
@@ -180,7 +181,7 @@ const KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::{FaultKind, Lease, LeaseAttrs};
+    use flannel_core::{Activity, Lease, LeaseAttrs};
 
     use super::*;
 
@@ -217,15 +218,25 @@ mod tests {
     async fn an_outage_lasts_from_the_first_failure_of_the_store_to_the_last() {
         let (mut journal, mut status) = (Journal::default(), Status::default());
         let at = SystemTime::UNIX_EPOCH;
-        journal.lack(FIND_UPLINK, Some("no interface"), at, Instant::now());
+        journal.lack(FIND_UPLINK, Some("no interface"), false, at, Instant::now());
+        journal.lack(READ_CONFIG, Some("there is none"), false, at, Instant::now());
         assert_eq!((journal.offline(Instant::now()), journal.outages()), (None, 0));
-        journal.lack(READ_CONFIG, Some("refused"), at, Instant::now());
+        journal.lack(READ_CONFIG, Some("refused"), true, at, Instant::now());
         tokio::time::advance(Duration::from_secs(7)).await;
         assert_eq!(journal.offline(Instant::now()), Some(Duration::from_secs(7)));
         status.faults.push(fault(Activity::Renew, "refused"));
         journal.follow(&status, at, Instant::now());
-        journal.lack(READ_CONFIG, None, at, Instant::now());
+        journal.lack(READ_CONFIG, None, false, at, Instant::now());
         assert_eq!(journal.offline(Instant::now()), Some(Duration::from_secs(7)), "one outage");
+        // These stay until somebody does something, and the store answers meanwhile.
+        let answered = [FaultKind::ConfigChanged, FaultKind::NetworkFull, FaultKind::LeaseLost];
+        status.faults = answered
+            .map(|kind| {
+                Fault::new(kind, "config", "follow the config", "no").during(Activity::Config)
+            })
+            .into();
+        journal.follow(&status, at, Instant::now());
+        assert_eq!((journal.offline(Instant::now()), journal.outages()), (None, 1));
         status.faults.clear();
         journal.follow(&status, at, Instant::now());
         assert_eq!((journal.offline(Instant::now()), journal.outages()), (None, 1));

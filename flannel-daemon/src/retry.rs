@@ -2,6 +2,8 @@
 
 use std::{error::Error, time::Duration};
 
+use flannel_core::StoreError;
+use flannel_store::RegistryError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -44,7 +46,7 @@ impl<'a> Retry<'a> {
                 if let Some(length) = self.outage.end(now) {
                     info!("can {what} after {} s", length.as_secs());
                 }
-                self.daemon.lack(what, None);
+                self.daemon.lack(what, None, false);
                 Ok(Some(value))
             }
             Err(error) if !is_retryable(&error) => Err(error),
@@ -53,11 +55,17 @@ impl<'a> Retry<'a> {
                 if self.outage.failed(now) {
                     warn!("cannot {what}, retrying: {text}");
                 }
-                self.daemon.lack(what, Some(text));
+                self.daemon.lack(what, Some(text), store_is_away(&error));
                 Ok(None)
             }
         }
     }
+}
+
+fn store_is_away(error: &(dyn Error + 'static)) -> bool {
+    let registry = error.downcast_ref();
+    matches!(error.downcast_ref(), Some(StoreError::Unavailable { .. }))
+        || matches!(registry, Some(RegistryError::Unavailable { .. }))
 }
 
 impl Outage {
