@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeSet, time::SystemTime};
 
-use flannel_core::{NetworkConfig, SyncReport, Totals};
+use flannel_core::{Cidr, NetworkConfig, Subnet, SubnetRange, SyncReport, Totals};
 use flannel_firewall::FIREWALL;
 
 use super::{Metric, Sample, count, counter, each, escaped, of_firewall, one, some, switch};
@@ -59,7 +59,10 @@ pub(super) const METRICS: &[Metric] = &[
         name: "flannel_network_subnets",
         kind: "gauge",
         help: "For how many nodes the network has subnets, in the family that has fewer.",
-        samples: |it| some(it.status.config.as_ref().and_then(subnets)),
+        samples: |it| {
+            let held = it.status.lease.as_ref().map(|lease| lease.subnet);
+            some(it.status.config.as_ref().and_then(|config| subnets(config, held)))
+        },
     },
     Metric {
         name: "flannel_peers_unserved",
@@ -238,9 +241,16 @@ pub(super) const PROCESS: &[Metric] = &[
     },
 ];
 
-/// For how many nodes there are subnets.
-pub(super) fn subnets(config: &NetworkConfig) -> Option<f64> {
-    let ipv4 = config.ipv4().map(|range| range.count());
-    let ipv6 = config.ipv6().map(|range| range.count());
-    ipv4.into_iter().chain(ipv6).min().map(|count| count as f64)
+/// For how many nodes there are subnets, if `held` is one of them: where a cluster chooses them, it also chooses how large they are.
+pub(super) fn subnets(config: &NetworkConfig, held: Option<Subnet>) -> Option<f64> {
+    fn count<C: Cidr>(range: Option<&SubnetRange<C>>, held: Option<C>) -> Option<f64> {
+        let range = range?;
+        let other = held.map(|held| held.prefix_len()).filter(|len| *len != range.subnet_len());
+        Some(other.map_or(range.count() as f64, |len| {
+            2_f64.powi(i32::from(len) - i32::from(range.network().prefix_len()))
+        }))
+    }
+    let ipv4 = count(config.ipv4(), held.and_then(|held| held.ipv4()));
+    let ipv6 = count(config.ipv6(), held.and_then(|held| held.ipv6()));
+    ipv4.into_iter().chain(ipv6).min_by(f64::total_cmp)
 }

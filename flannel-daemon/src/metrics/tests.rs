@@ -80,11 +80,21 @@ fn numbers_are_written_as_prometheus_reads_them() {
 
 #[test]
 fn the_family_with_fewer_subnets_says_how_many_nodes_fit() {
-    let nodes = |json: &str| node_metrics::subnets(&json.parse().unwrap());
+    let nodes = |json: &str| node_metrics::subnets(&json.parse().unwrap(), None);
     let ipv6 = r#""EnableIPv6":true,"IPv6Network":"fd00::/60""#;
     assert_eq!(nodes(&format!(r#"{{"Network":"10.3.0.0/16",{ipv6}}}"#)), Some(15.0));
     assert_eq!(nodes(&format!(r#"{{"Network":"10.3.0.0/28",{ipv6}}}"#)), Some(3.0));
     assert_eq!(nodes(&format!(r#"{{"EnableIPv4":false,{ipv6}}}"#)), Some(15.0));
+    let config = r#"{"Network":"10.244.0.0/16"}"#.parse().unwrap();
+    for (held, expected) in
+        [("10.244.7.0-24", 255.0), ("10.244.7.64-26", 1024.0), ("10.244.4.0-22", 64.0)]
+    {
+        assert_eq!(
+            node_metrics::subnets(&config, Some(held.parse().unwrap())),
+            Some(expected),
+            "{held}"
+        );
+    }
 }
 
 #[test]
