@@ -50,8 +50,12 @@ impl Handshakes {
 
 /// Whether the keys of the peer's last handshake are still in use.
 pub(crate) fn has_session(peer: &Peer, wall_clock: Duration) -> bool {
-    let age = |at| wall_clock.saturating_sub(at);
-    peer.last_handshake.is_some_and(|at| age(at) < REJECT_AFTER_TIME)
+    // One in the future was before the clock was set back: nobody knows how long ago.
+    let is_recent = |at: Duration| {
+        wall_clock.saturating_sub(at) < REJECT_AFTER_TIME
+            && at.saturating_sub(wall_clock) < CLOCK_STEP
+    };
+    peer.last_handshake.is_some_and(is_recent)
 }
 
 /// The time since 1970, by which the kernel says when handshakes were.
@@ -62,6 +66,9 @@ pub(crate) fn wall_clock() -> Duration {
 /// Six attempts of WireGuard, which makes one every 5 s.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// More than passes between reading the clock and the kernel's answer.
+const CLOCK_STEP: Duration = Duration::from_secs(5);
+
 /// How long the keys of a handshake are used: WireGuard's paper, section 6.1.
 const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 
@@ -69,6 +76,16 @@ const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 mod tests {
     use super::*;
     use crate::difference::difference_tests::peer;
+
+    #[test]
+    fn a_handshake_before_the_clock_was_set_back_is_none() {
+        let now = Duration::from_secs(10_000);
+        for (seconds, is_recent) in [(9_821, true), (9_820, false), (10_001, true), (13_600, false)]
+        {
+            let peer = peer(1, 0, Some(Duration::from_secs(seconds)));
+            assert_eq!(has_session(&peer, now), is_recent, "{seconds}");
+        }
+    }
 
     #[test]
     fn only_a_peer_that_packets_were_sent_to_for_30_seconds_does_not_answer() {
