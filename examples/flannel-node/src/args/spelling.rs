@@ -45,10 +45,25 @@ impl Cli {
         let mut all = args.clone();
         // What is only asked for, such as --release, nobody means for all commands.
         let with_values = command.get_arguments().filter(|arg| arg.get_action().takes_values());
-        for name in with_values.filter_map(clap::Arg::get_long) {
+        let of_environment = |name: &str| {
             let value = environment(&variable(name)).or_else(|| file.get(&variable(name)));
-            let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
+            value.filter(|value| !value.is_empty())
+        };
+        let is_given =
+            |name| args.iter().any(|arg| names(arg, name)) || of_environment(name).is_some();
+        let knows_network = command.get_arguments().any(|arg| arg.get_long() == Some("network"));
+        for name in with_values.filter_map(clap::Arg::get_long) {
+            let Some(value) = of_environment(name) else { continue };
             if name == "env-file" || args.iter().any(|arg| names(arg, name)) {
+                continue;
+            }
+            let is_typed = |other: &&&str| args.iter().any(|arg| names(arg, other));
+            if let Some(rival) = rivals(name).iter().find(is_typed) {
+                odd.push(format!("{}: it is ignored beside --{rival}", variable(name)));
+                continue;
+            }
+            if name == "backend" && knows_network && !is_given("network") {
+                odd.push(format!("{}: it is ignored without --network", variable(name)));
                 continue;
             }
             if let Some(expected) = unreadable(name, &value) {
@@ -169,6 +184,17 @@ fn names(arg: &OsStr, name: &str) -> bool {
         return false;
     };
     flag.split_once('=').map_or(flag, |(flag, _)| flag) == name
+}
+
+/// On the command line these take the place of what the environment says of another flag.
+fn rivals(name: &str) -> &'static [&'static str] {
+    match name {
+        "kube-subnet-mgr" => &["store"],
+        "net-config-map" => &["net-config-path"],
+        "net-config-path" => &["net-config-map"],
+        "network" | "node-id" | "store" => &["kube-subnet-mgr"],
+        _ => &[],
+    }
 }
 
 /// Flags with a default that flanneld takes without a text as well.

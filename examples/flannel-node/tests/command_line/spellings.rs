@@ -53,6 +53,29 @@ fn the_environment_speaks_where_the_command_line_does_not() {
 }
 
 #[test]
+fn the_command_line_wins_over_what_does_not_go_with_it() {
+    for (variable, line, said) in [
+        (
+            "FLANNELD_NET_CONFIG_PATH=/x",
+            &["--kube-subnet-mgr", "--net-config-map=a/b"][..],
+            "beside --net-config-map",
+        ),
+        ("FLANNELD_STORE=file:/x", &["--kube-subnet-mgr"], "beside --kube-subnet-mgr"),
+        ("FLANNELD_KUBE_SUBNET_MGR=true", &["--store=file:/x"], "beside --store"),
+        ("FLANNELD_BACKEND=host-gw", &[], "without --network"),
+    ] {
+        let args = node(line, &[variable.split_once('=').unwrap()]);
+        let name = variable.split_once('=').unwrap().0;
+        let expected = format!("{name}: it is ignored {said}");
+        assert!(args.without_effect().contains(&expected), "{:?}", args.without_effect());
+    }
+    let network = ("FLANNELD_NETWORK", "10.3.0.0/16");
+    let args = node(&[], &[("FLANNELD_BACKEND", "host-gw"), network]);
+    assert_eq!(args.backend, "host-gw");
+    assert!(read(&["demo"], &[("FLANNELD_BACKEND", "host-gw")]).is_ok());
+}
+
+#[test]
 fn etcd_has_flanneld_s_options_and_defaults() {
     let etcd = node(&[], &[]).store.etcd();
     assert_eq!(etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
