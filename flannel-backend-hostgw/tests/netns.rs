@@ -296,7 +296,7 @@ async fn two_networks_in_one_namespace_leave_each_other_alone() {
             lease(n + 1, &LeaseAttrs { public_ip, ..attrs.clone() })
         };
         let mut peers = Peers::new(config, own);
-        peers.fold(LeaseEvent::Reset(vec![peer(1), peer(2)]));
+        peers.fold(LeaseEvent::reset(vec![peer(1), peer(2)]));
         let report = network.sync(&peers).await.unwrap();
         assert_eq!((report.added, report.removed, report.problems.len()), (4, 0, 0), "{report:?}");
         networks.push((network, peers));

@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn the_lowest_subnet_has_an_address_that_two_claim() {
         let (mut peers, mut claims) = (peers(), MacOwners::default());
-        peers.fold(LeaseEvent::Reset(vec![lease(1, 7, 1), lease(2, 7, 2), lease(3, 8, 3)]));
+        peers.fold(LeaseEvent::reset(vec![lease(1, 7, 1), lease(2, 7, 2), lease(3, 8, 3)]));
         assert!(claims.follow(&peers));
         assert_eq!(conflict(&claims, &peers, 1, 7), None);
         assert_eq!(conflict(&claims, &peers, 2, 7), Some(subnet(1)));
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn two_leases_of_one_node_share_its_address() {
         let (mut peers, mut claims) = (peers(), MacOwners::default());
-        peers.fold(LeaseEvent::Reset(vec![lease(1, 7, 1), lease(2, 7, 1)]));
+        peers.fold(LeaseEvent::reset(vec![lease(1, 7, 1), lease(2, 7, 1)]));
         claims.follow(&peers);
         assert_eq!(conflict(&claims, &peers, 2, 7), None);
     }
@@ -168,7 +168,7 @@ mod tests {
             for (changed, step) in steps {
                 match step {
                     Some((mac, remote)) => {
-                        peers.fold(LeaseEvent::Upsert(lease(changed, mac, remote + 1)))
+                        peers.fold(LeaseEvent::upsert(lease(changed, mac, remote + 1)))
                     }
                     None => peers.fold(LeaseEvent::Remove(subnet(changed))),
                 };

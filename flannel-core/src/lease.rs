@@ -7,6 +7,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
@@ -242,16 +243,28 @@ impl Serialize for RawJson {
     }
 }
 
-/// A change in the set of leases.
+/// A change in the set of leases. A store that keeps leases shares them with whoever hears of them.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeaseEvent {
     /// The subnet is nobody's any more. Of one that was not known to be somebody's this says nothing new.
     Remove(Subnet),
     /// These are all leases there are; whatever was known before is void.
-    Reset(Vec<Lease>),
+    Reset(Vec<Arc<Lease>>),
     /// A lease is new, or its attributes or holder changed.
-    Upsert(Lease),
+    Upsert(Arc<Lease>),
+}
+
+impl LeaseEvent {
+    /// A [`LeaseEvent::Reset`] of these.
+    pub fn reset(leases: impl IntoIterator<Item = impl Into<Arc<Lease>>>) -> Self {
+        Self::Reset(leases.into_iter().map(Into::into).collect())
+    }
+
+    /// A [`LeaseEvent::Upsert`] of this.
+    pub fn upsert(lease: impl Into<Arc<Lease>>) -> Self {
+        Self::Upsert(lease.into())
+    }
 }
 
 #[cfg(test)]

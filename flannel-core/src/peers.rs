@@ -117,7 +117,7 @@ impl Peers {
                 }
                 self.accepted.reserve_exact(leases.len().saturating_sub(self.accepted.len()));
                 for lease in leases {
-                    self.upsert(Arc::new(lease));
+                    self.upsert(lease);
                 }
                 own_differs
             }
@@ -126,7 +126,7 @@ impl Peers {
                     true => self.differs(&lease),
                     false => self.intrudes(&lease),
                 };
-                self.upsert(Arc::new(lease));
+                self.upsert(lease);
                 own_differs
             }
         };
@@ -240,8 +240,13 @@ impl Peers {
             None => {
                 self.refused.remove(&subnet);
                 match self.find(&subnet) {
-                    Ok(place) if self.accepted[place] == lease => return,
-                    Ok(place) => self.accepted[place] = lease,
+                    Ok(place) => {
+                        // Also where they are equal, so that the store's copy is the only one.
+                        let before = std::mem::replace(&mut self.accepted[place], lease);
+                        if before == self.accepted[place] {
+                            return;
+                        }
+                    }
                     Err(place) => self.accepted.insert(place, lease),
                 }
                 self.note(subnet);

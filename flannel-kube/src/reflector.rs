@@ -170,7 +170,7 @@ impl<P: Projection> Reflector<P> {
     async fn turn(&mut self) -> Result<Turn<P::Kept>, RequestError> {
         if let Phase::Snapshot = self.phase {
             let snapshot = self.snapshot().await?;
-            self.objects = snapshot.objects;
+            self.objects = snapshot.objects.into_iter().collect();
             self.incomplete.clear();
             self.phase = Phase::Watch {
                 version: snapshot.version,

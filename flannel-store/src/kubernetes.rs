@@ -191,7 +191,7 @@ impl Store for KubernetesStore {
                 let node = projection.project(json).map_err(|error| shared.odd(error))?;
                 let families = Families::of(&self.config().await?);
                 let view = LeaseView { own: shared.node.as_str(), published: None, families };
-                Ok(view.lease(shared.node.as_str(), &node))
+                Ok(view.lease(shared.node.as_str(), &node).map(Arc::unwrap_or_clone))
             }
             Err(error) if error.is_unreachable() && shared.last_state().is_some() => {
                 Ok(shared.last_lease())
@@ -292,7 +292,8 @@ impl Shared {
     /// The lease that this node had when the API server answered last.
     fn last_lease(&self) -> Option<Lease> {
         let leases = self.last_state()?.leases;
-        leases.into_iter().find(|lease| lease.node.as_ref() == Some(&self.node))
+        let own = leases.into_iter().find(|lease| lease.node.as_ref() == Some(&self.node));
+        own.map(Arc::unwrap_or_clone)
     }
 
     fn publishes(&self, attrs: &LeaseAttrs) {

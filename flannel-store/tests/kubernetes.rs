@@ -189,14 +189,14 @@ async fn peers_come_change_lose_what_makes_them_peers_and_come_anew() {
         "kube-subnet-manager": "true", "backend-type": "host-gw", "backend-data": "null", "public-ip": "192.0.2.2",
     });
     cluster.annotate("n2", &flannels);
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(2, 2)));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(lease(2, 2)));
     cluster.annotate("n2", &json!({"public-ip": "192.0.2.22"}));
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(2, 22)));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(lease(2, 22)));
     let gone = LeaseEvent::Remove(lease(2, 2).subnet);
     cluster.annotate("n2", &json!({"kube-subnet-manager": null}));
     assert_eq!(next(&mut watch).await, gone);
     cluster.annotate("n2", &flannels);
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(2, 2)));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(lease(2, 2)));
     // Another node of the same name, with another block.
     cluster.server.delete("nodes", "n2");
     assert_eq!(next(&mut watch).await, gone);
@@ -204,7 +204,7 @@ async fn peers_come_change_lose_what_makes_them_peers_and_come_anew() {
     cluster.annotate("n2", &flannels);
     let mut moved = lease(2, 2);
     moved.subnet = "10.3.9.0-24".parse().unwrap();
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(moved));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(moved));
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn a_peer_that_gets_another_family_is_not_there_twice() {
         "kube-subnet-manager": "true", "backend-type": "host-gw", "backend-data": "null", "public-ip": "192.0.2.2",
     });
     cluster.annotate("n2", &flannels);
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(2, 2)));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(lease(2, 2)));
     cluster.annotate("n2", &json!({"backend-v6-data": "null", "public-ipv6": "2001:db8::2"}));
     assert_eq!(next(&mut watch).await, LeaseEvent::Remove(lease(2, 2).subnet));
     let LeaseEvent::Upsert(dual) = next(&mut watch).await else { panic!() };
@@ -238,14 +238,14 @@ async fn an_operators_addresses_are_published_and_seen_as_ours() {
     let mut held = acquire(&store, 1).await;
     assert_eq!(cluster.annotation("n1", "public-ip").as_deref(), Some("198.51.100.7"));
     let mut watch = store.watch();
-    assert_eq!(next(&mut watch).await, LeaseEvent::Reset(vec![lease(1, 1)]), "as published");
+    assert_eq!(next(&mut watch).await, LeaseEvent::reset(vec![lease(1, 1)]), "as published");
     // It goes away: what peers read has to be written again.
     cluster.annotate("n1", &json!({"public-ip-overwrite": null}));
     let LeaseEvent::Upsert(seen) = next(&mut watch).await else { panic!() };
-    assert_ne!(seen, lease(1, 1));
+    assert_ne!(*seen, lease(1, 1));
     soon(held.renew()).await.unwrap();
     assert_eq!(cluster.annotation("n1", "public-ip").as_deref(), Some("192.0.2.1"));
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease(1, 1)));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(lease(1, 1)));
 }
 
 #[tokio::test]
@@ -288,14 +288,14 @@ async fn a_restart_while_the_api_server_is_away_goes_on_with_the_last_state() {
     let held = acquire(&store, 1).await;
     assert_eq!(*held.lease(), before);
     let mut watch = store.watch();
-    assert_eq!(next(&mut watch).await, LeaseEvent::Reset(known));
+    assert_eq!(next(&mut watch).await, LeaseEvent::reset(known));
     assert!(soon(watch.next()).await.unwrap().is_err(), "and it is said");
     cluster.server.resume().unwrap();
     cluster.server.delete("nodes", "n2");
     let gone = async {
         loop {
             match next(&mut watch).await {
-                LeaseEvent::Reset(leases) if leases == [before.clone()] => break,
+                LeaseEvent::Reset(leases) if leases == [before.clone().into()] => break,
                 LeaseEvent::Remove(subnet) if subnet == lease(2, 2).subnet => break,
                 _ => {}
             }

@@ -39,7 +39,7 @@ impl Bench {
 
     fn peers(&self, own: &Lease, peers: &[Lease]) -> Peers {
         let mut all = Peers::new(self.config.clone(), own.clone());
-        all.fold(LeaseEvent::Reset(peers.to_vec()));
+        all.fold(LeaseEvent::reset(peers.to_vec()));
         all
     }
 

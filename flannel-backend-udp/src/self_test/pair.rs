@@ -113,7 +113,7 @@ impl Pair {
             self.sides.iter().filter_map(|side| Some(side.node.as_ref()?.lease.clone())).collect();
         for node in self.sides.iter_mut().filter_map(|side| side.node.as_mut()) {
             let mut peers = Peers::new(self.config.clone(), node.lease.clone());
-            peers.fold(LeaseEvent::Reset(leases.clone()));
+            peers.fold(LeaseEvent::reset(leases.clone()));
             let report = node.network.sync(&peers).await?;
             if let Some(fault) = report.faults.first() {
                 return Err(fault.to_string().into());

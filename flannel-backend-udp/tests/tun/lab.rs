@@ -95,7 +95,7 @@ impl Lab {
 
     pub(crate) fn peers_of(&self, n: usize, leases: Vec<Lease>) -> Peers {
         let mut peers = Peers::new(self.config.clone(), self.leases[n].clone());
-        peers.fold(LeaseEvent::Reset(leases));
+        peers.fold(LeaseEvent::reset(leases));
         peers
     }
 

@@ -68,7 +68,7 @@ async fn of_two_nodes_with_one_ethernet_address_the_later_takes_another() {
     for _ in 0..2 {
         for n in 0..2 {
             let mut peers = Peers::new(world.config(), leases[n].clone());
-            peers.fold(LeaseEvent::Reset(leases.clone()));
+            peers.fold(LeaseEvent::reset(leases.clone()));
             networks[n].sync(&peers).await.unwrap();
             leases[n].attrs = backends[n].advertise(Some(&leases[n])).await.unwrap();
         }
@@ -76,7 +76,7 @@ async fn of_two_nodes_with_one_ethernet_address_the_later_takes_another() {
     assert_eq!(mac_of(&leases[0].attrs), copied, "the one with the lower subnet keeps it");
     assert_ne!(mac_of(&leases[1].attrs), copied);
     let mut peers = Peers::new(world.config(), leases[0].clone());
-    peers.fold(LeaseEvent::Reset(leases.clone()));
+    peers.fold(LeaseEvent::reset(leases.clone()));
     assert_eq!(networks[0].sync(&peers).await.unwrap().problems, []);
     assert!(world.reaches(0, 1).await);
     // And after a restart of both programs it stays so.

@@ -62,7 +62,7 @@ async fn routes_that_flanneld_made_are_taken_over_without_loss_and_stale_ones_go
     let backend = world.backend(0);
     let mut network = backend.start(&lease).await.unwrap();
     let mut peers = Peers::new(world.config(), lease);
-    peers.fold(flannel_core::LeaseEvent::Reset(vec![known]));
+    peers.fold(flannel_core::LeaseEvent::reset(vec![known]));
     let report = network.sync(&peers).await.unwrap();
     assert_eq!((report.faults.len(), report.problems.len()), (0, 0), "{report:?}");
     let report = probes.stop().await;

@@ -25,7 +25,7 @@ async fn switched(world: &impl NetworkWorld, nodes: &Nodes, backend: Arc<dyn Bac
         crate::support::changed(nodes.lease(n), |attrs| attrs.backend_type = kind.to_owned().into())
     });
     let mut known = flannel_core::Peers::new(world.config(), lease);
-    known.fold(flannel_core::LeaseEvent::Reset(peers.collect()));
+    known.fold(flannel_core::LeaseEvent::reset(peers));
     let report = network.sync(&known).await.unwrap();
     assert_eq!(report.problems, []);
     assert_eq!(network.sync(&known).await.unwrap().writes(), 0);

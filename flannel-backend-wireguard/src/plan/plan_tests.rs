@@ -43,7 +43,7 @@ fn peers(leases: impl IntoIterator<Item = Lease>) -> Peers {
     let config: NetworkConfig =
         r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:3::/48"}"#.parse().unwrap();
     let mut peers = Peers::new(config, lease(1));
-    peers.fold(LeaseEvent::Reset(leases.into_iter().collect()));
+    peers.fold(LeaseEvent::reset(leases));
     peers
 }
 

@@ -87,7 +87,7 @@ impl Lab {
 
     pub(crate) fn peers_of(&self, n: usize, leases: Vec<Lease>) -> Peers {
         let mut peers = Peers::new(self.configs[n].clone(), self.leases[n].clone());
-        peers.fold(LeaseEvent::Reset(leases));
+        peers.fold(LeaseEvent::reset(leases));
         peers
     }
 

@@ -78,7 +78,7 @@ async fn a_peer_is_reached_from_when_it_publishes_our_backend_as_its_second_one(
         lease(2, "two", None),
         lease(2, "one", None),
     ] {
-        peers.fold(LeaseEvent::Upsert(peer));
+        peers.fold(LeaseEvent::upsert(peer));
         network.sync(&peers).await.unwrap();
         let routes = host.routes();
         reached.push((routes.contains_key(&"10.3.2.0-24".parse().unwrap()), routes.len()));
@@ -98,8 +98,8 @@ async fn two_networks_are_one_until_the_node_has_moved() {
     assert_eq!((network.mtu(), network.is_migrating()), (1450, false));
     let seen = |own: Lease| {
         let mut peers = Peers::new(config("one"), own);
-        peers.fold(LeaseEvent::Upsert(lease(2, "one", Some("two"))));
-        peers.fold(LeaseEvent::Upsert(lease(3, "one", None)));
+        peers.fold(LeaseEvent::upsert(lease(2, "one", Some("two"))));
+        peers.fold(LeaseEvent::upsert(lease(3, "one", None)));
         peers
     };
     let peers = seen(own);
@@ -152,7 +152,7 @@ async fn round(
     let mut peers = Peers::new(config("two"), own(&attrs));
     let public_ip = Some([192, 0, 2, 2].into());
     let peer = LeaseAttrs { public_ip, ..attrs };
-    peers.fold(LeaseEvent::Upsert(Lease::new("10.3.2.0-24".parse().unwrap(), peer)));
+    peers.fold(LeaseEvent::upsert(Lease::new("10.3.2.0-24".parse().unwrap(), peer)));
     let report = network.sync(&peers).await.unwrap();
     assert!(report.problems.is_empty() && report.faults.is_empty(), "{report:?}");
     (backend.advertise(Some(peers.own())).await.unwrap(), report)

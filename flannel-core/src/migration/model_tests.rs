@@ -181,7 +181,7 @@ impl World {
         let mut peers = Peers::new(config, lease(n, self.latest(n)));
         let seen = self.nodes[n].seen;
         let leases = (0..NODES).map(|peer| lease(peer, &self.leases[peer][seen[peer]]));
-        peers.fold(LeaseEvent::Reset(leases.collect()));
+        peers.fold(LeaseEvent::reset(leases));
         peers
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -69,7 +70,7 @@ impl PendingRemovals {
                 if !gone.is_empty() {
                     self.all_in_bulk(now);
                 }
-                leases.extend(gone.into_iter().cloned());
+                leases.extend(gone.into_iter().cloned().map(Arc::new));
                 vec![LeaseEvent::Reset(leases)]
             }
             LeaseEvent::Upsert(lease) => {
@@ -133,7 +134,7 @@ fn replaces(lease: &Lease, peer: &Lease) -> bool {
     lease.subnet.overlaps(&peer.subnet) || same_node || same_address
 }
 
-fn is_replaced(peer: &Lease, leases: &[Lease]) -> bool {
+fn is_replaced(peer: &Lease, leases: &[Arc<Lease>]) -> bool {
     leases.iter().any(|lease| replaces(lease, peer))
 }
 
@@ -168,7 +169,7 @@ mod tests {
         fn new(peers: impl IntoIterator<Item = u8>) -> Self {
             let config = r#"{"Network":"10.3.0.0/16"}"#.parse().unwrap();
             let mut known = Peers::new(config, lease(1));
-            known.fold(LeaseEvent::Reset(peers.into_iter().map(lease).collect()));
+            known.fold(LeaseEvent::reset(peers.into_iter().map(lease)));
             let grace = Grace { single: SECOND, bulk: 120 * SECOND };
             Self { peers: known, removals: PendingRemovals::new(grace), now: Instant::now() }
         }
@@ -199,7 +200,7 @@ mod tests {
         let mut world = World::new(2..=9);
         // Half of them are not most.
         (2..=5).for_each(|n| world.event(remove(n)));
-        world.event(LeaseEvent::Upsert(lease(3)));
+        world.event(LeaseEvent::upsert(lease(3)));
         assert_eq!(world.after(0, &[]), [2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(world.removals.next(), Some(world.now + SECOND));
         assert_eq!(world.after(1, &[2]), [3, 6, 7, 8, 9], "an answer counts only for bulk");
@@ -209,8 +210,7 @@ mod tests {
     #[test]
     fn who_went_unseen_has_more_time() {
         let mut world = World::new(2..=9);
-        let with_us =
-            |peers: &[u8]| LeaseEvent::Reset(peers.iter().chain(&[1]).map(|n| lease(*n)).collect());
+        let with_us = |peers: &[u8]| LeaseEvent::reset(peers.iter().chain(&[1]).map(|n| lease(*n)));
         world.event(with_us(&[3, 4, 5, 6, 7, 8, 9]));
         assert_eq!(world.after(119, &[]), [2, 3, 4, 5, 6, 7, 8, 9]);
         // Others that go later have their own time, and who comes back is not waited for.
@@ -229,10 +229,10 @@ mod tests {
             if one_by_one {
                 (2..=4).for_each(|n| world.event(remove(n)));
             } else {
-                world.event(LeaseEvent::Reset(vec![lease(5)]));
+                world.event(LeaseEvent::reset(vec![lease(5)]));
             }
             assert_eq!(world.after(119, &[]), [2, 3, 4, 5]);
-            world.event(LeaseEvent::Upsert(lease(2)));
+            world.event(LeaseEvent::upsert(lease(2)));
             assert_eq!(world.after(1, &[3]), [2, 3, 5]);
             assert_eq!(world.after(119, &[]), [2, 3, 5], "asked again later");
             assert_eq!(world.after(1, &[]), [2, 5]);
@@ -252,17 +252,17 @@ mod tests {
         {
             let mut world = World::new(2..=4);
             world.event(LeaseEvent::Reset(vec![]));
-            world.event(LeaseEvent::Upsert(lease_now.clone()));
+            world.event(LeaseEvent::upsert(lease_now.clone()));
             assert_eq!(world.after(0, &[]), rest, "{lease_now:?}");
             let mut world = World::new(2..=4);
-            world.event(LeaseEvent::Reset(vec![lease_now.clone()]));
+            world.event(LeaseEvent::reset(vec![lease_now.clone()]));
             assert_eq!(world.after(0, &[]), rest, "{lease_now:?}");
         }
         let mut world = World::new(2..=4);
         world.event(LeaseEvent::Reset(vec![]));
         let shared = LeaseAttrs { ..lease(2).attrs };
         let other = Lease { attrs: shared, ..lease(88) };
-        world.event(LeaseEvent::Upsert(other));
+        world.event(LeaseEvent::upsert(other));
         assert_eq!(world.after(0, &[]), [2, 3, 4, 88], "two names at one address are two nodes");
     }
 

@@ -204,7 +204,7 @@ async fn serving(
     let node = node(store, backend);
     let mut handle = node.handle();
     tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(leases))).unwrap();
+    events.send(Ok(LeaseEvent::reset(leases))).unwrap();
     handle.wait_for(Status::is_ready).await.unwrap();
     handle
 }
@@ -233,7 +233,7 @@ async fn a_node_is_ready_after_lease_first_snapshot_and_first_sync() {
     assert_eq!(handle.status().lease, Some(lease(OWN, 1)));
     assert_eq!((handle.status().is_ready(), backend.syncs()), (false, 0));
 
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1), lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1), lease("10.3.2.0-24", 2)]))).unwrap();
     settle().await;
     assert_eq!((handle.status().is_ready(), handle.status().peers), (false, Some(1)));
     sleep(Duration::from_secs(1)).await;
@@ -249,7 +249,7 @@ async fn nothing_is_synced_before_the_peers_are_known() {
         routes.insert("10.3.2.0-24".parse().unwrap(), [192, 0, 2, 2].into());
     });
     tokio::spawn(node(store, backend.clone()).run());
-    events.send(Ok(LeaseEvent::Upsert(lease("10.3.3.0-24", 3)))).unwrap();
+    events.send(Ok(LeaseEvent::upsert(lease("10.3.3.0-24", 3)))).unwrap();
     events.send(Err(unavailable())).unwrap();
     sleep(Duration::from_secs(60)).await;
     assert_eq!((backend.syncs(), backend.routes().len()), (0, 1));
@@ -262,7 +262,7 @@ async fn a_burst_of_events_is_one_sync() {
     tokio::spawn(node(store, backend.clone()).run());
     events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
     for n in 2..250 {
-        events.send(Ok(LeaseEvent::Upsert(lease(&format!("10.3.{n}.0-24"), n)))).unwrap();
+        events.send(Ok(LeaseEvent::upsert(lease(&format!("10.3.{n}.0-24"), n)))).unwrap();
     }
     settle().await;
     assert_eq!((backend.syncs(), backend.routes().len()), (1, 248));
@@ -274,10 +274,10 @@ async fn events_during_a_sync_are_in_the_next_one() {
     let backend = fake();
     backend.slow_syncs(Duration::from_secs(1));
     tokio::spawn(node(store, backend.clone()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     settle().await;
-    events.send(Ok(LeaseEvent::Upsert(lease("10.3.4.0-24", 4)))).unwrap();
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.3.0-24", 3)]))).unwrap();
+    events.send(Ok(LeaseEvent::upsert(lease("10.3.4.0-24", 4)))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.3.0-24", 3)]))).unwrap();
     sleep(Duration::from_secs(3)).await;
     let keys = || backend.routes().into_keys().map(|key| key.to_string()).collect::<Vec<_>>();
     assert_eq!(
@@ -296,11 +296,11 @@ async fn a_peer_that_comes_back_at_once_is_served_all_the_time() {
     let handle = node.handle();
     tokio::spawn(node.run());
     let peer = lease("10.3.2.0-24", 2);
-    events.send(Ok(LeaseEvent::Reset(vec![peer.clone()]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![peer.clone()]))).unwrap();
     settle().await;
     events.send(Ok(LeaseEvent::Remove(peer.subnet))).unwrap();
     sleep(grace - Duration::from_millis(100)).await;
-    events.send(Ok(LeaseEvent::Upsert(peer.clone()))).unwrap();
+    events.send(Ok(LeaseEvent::upsert(peer.clone()))).unwrap();
     sleep(2 * grace).await;
     assert_eq!((backend.syncs(), backend.routes().len()), (1, 1));
 
@@ -319,7 +319,7 @@ async fn a_failing_sync_is_tried_again_until_it_succeeds() {
     let node = node(store, backend.clone());
     let mut handle = node.handle();
     tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     settle().await;
     assert_eq!(reason(&handle.status(), Activity::Sync), "cannot sync: refused by the test");
     assert!(!handle.status().is_ready());
@@ -335,7 +335,7 @@ async fn a_change_by_somebody_else_is_undone() {
     let (store, events) = store(&Held::new(OWN));
     let backend = fake();
     tokio::spawn(node(store, backend.clone()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     settle().await;
     backend.meddle(|routes| routes.clear());
     settle().await;
@@ -347,7 +347,7 @@ async fn changes_without_end_cost_a_bounded_number_of_syncs() {
     let (store, events) = store(&Held::new(OWN));
     let backend = fake();
     tokio::spawn(node(store, backend.clone()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     for _ in 0..1000 {
         sleep(Duration::from_millis(1)).await;
         backend.meddle(|routes| routes.clear());
@@ -362,7 +362,7 @@ async fn an_embedder_can_look_at_all_peers() {
     let handle = node.handle();
     tokio::spawn(node.run());
     events
-        .send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2), lease("10.4.2.0-24", 3)])))
+        .send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2), lease("10.4.2.0-24", 3)])))
         .unwrap();
     let peers = handle.peers().await.unwrap();
     assert_eq!(peers.iter().cloned().collect::<Vec<_>>(), [lease("10.3.2.0-24", 2)]);

@@ -24,7 +24,7 @@ fn keys(peers: &Peers) -> Vec<String> {
 fn our_own_lease_is_not_a_peer() {
     let mut peers = peers();
     let leases = vec![lease("10.3.1.0-24", "192.0.2.1"), lease("10.3.2.0-24", "192.0.2.2")];
-    let folded = peers.fold(LeaseEvent::Reset(leases));
+    let folded = peers.fold(LeaseEvent::reset(leases));
     assert_eq!(folded, FoldOutcome { peers_changed: true, own_differs: false });
     assert_eq!(keys(&peers), ["10.3.2.0-24"]);
 }
@@ -33,11 +33,11 @@ fn our_own_lease_is_not_a_peer() {
 fn an_own_lease_that_differs_is_told() {
     let mut peers = peers();
     assert!(peers.fold(LeaseEvent::Remove("10.3.1.0-24".parse().unwrap())).own_differs);
-    assert!(peers.fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.9"))).own_differs);
+    assert!(peers.fold(LeaseEvent::upsert(lease("10.3.1.0-24", "192.0.2.9"))).own_differs);
     assert!(peers.fold(LeaseEvent::Reset(vec![])).own_differs);
     let thief = lease("10.3.1.0-24", "192.0.2.1").held_by("thief".parse().unwrap());
-    assert!(peers.fold(LeaseEvent::Upsert(thief)).own_differs);
-    assert!(!peers.fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.1"))).own_differs);
+    assert!(peers.fold(LeaseEvent::upsert(thief)).own_differs);
+    assert!(!peers.fold(LeaseEvent::upsert(lease("10.3.1.0-24", "192.0.2.1"))).own_differs);
 }
 
 #[test]
@@ -45,25 +45,25 @@ fn a_lease_over_our_subnet_is_told_once_however_it_comes() {
     let own = lease("10.3.1.0-24", "192.0.2.1");
     let over = lease("10.3.0.0-23", "192.0.2.2");
     let events: [fn(Lease, Lease) -> LeaseEvent; 2] =
-        [|_, over| LeaseEvent::Upsert(over), |own, over| LeaseEvent::Reset(vec![own, over])];
+        [|_, over| LeaseEvent::upsert(over), |own, over| LeaseEvent::reset(vec![own, over])];
     for event in events {
         let mut peers = peers();
         let event = || event(own.clone(), over.clone());
         assert!(peers.fold(event()).own_differs, "{:?}", event());
         assert!(!peers.fold(event()).own_differs, "it is known: {:?}", event());
-        assert!(!peers.fold(LeaseEvent::Upsert(lease("10.3.4.0-23", "192.0.2.3"))).own_differs);
+        assert!(!peers.fold(LeaseEvent::upsert(lease("10.3.4.0-23", "192.0.2.3"))).own_differs);
     }
 }
 
 #[test]
 fn an_event_that_repeats_what_is_known_changes_nothing() {
     let mut peers = peers();
-    let event = LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2"));
+    let event = LeaseEvent::upsert(lease("10.3.2.0-24", "192.0.2.2"));
     assert!(peers.fold(event.clone()).peers_changed);
     assert!(!peers.fold(event).peers_changed);
     assert!(
         !peers
-            .fold(LeaseEvent::Reset(vec![
+            .fold(LeaseEvent::reset(vec![
                 lease("10.3.1.0-24", "192.0.2.1"),
                 lease("10.3.2.0-24", "192.0.2.2"),
             ]))
@@ -84,14 +84,14 @@ fn a_lease_that_would_harm_us_is_refused_by_name() {
         ("10.3.4.0-24", "255.255.255.255", "no node is reached at"),
         ("10.3.5.0-24", "192.0.2.1", "192.0.2.1 is our own address"),
     ] {
-        let folded = peers.fold(LeaseEvent::Upsert(lease(key, address)));
+        let folded = peers.fold(LeaseEvent::upsert(lease(key, address)));
         assert!(!folded.peers_changed, "{key}");
         let fault = peers.refused().find(|p| p.peer == key.parse().unwrap()).unwrap().fault;
         assert!(fault.to_string().contains(reason), "{fault}");
     }
     assert!(peers.is_empty());
     // A refused lease that is mended becomes a peer.
-    assert!(peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2"))).peers_changed);
+    assert!(peers.fold(LeaseEvent::upsert(lease("10.3.2.0-24", "192.0.2.2"))).peers_changed);
     assert_eq!(peers.refused().len(), 7);
 }
 
@@ -106,21 +106,21 @@ fn a_lease_over_our_own_address_is_refused() {
         ("10.9.0.0-30&fd00:3::-64", "10.9.0.1"),
         ("10.3.4.0-24&fd00:9::-64", "fd00:9::1"),
     ] {
-        peers.fold(LeaseEvent::Upsert(lease(key, "192.0.2.2")));
+        peers.fold(LeaseEvent::upsert(lease(key, "192.0.2.2")));
         let fault = peers.refused().find(|p| p.peer == key.parse().unwrap()).unwrap().fault;
         let expected = format!("its lease is refused: it contains our own address {address}");
         assert_eq!(fault.to_string(), expected);
     }
-    peers.fold(LeaseEvent::Upsert(lease("10.9.1.0-24&fd00:9:0:1::-64", "10.9.0.2")));
+    peers.fold(LeaseEvent::upsert(lease("10.9.1.0-24&fd00:9:0:1::-64", "10.9.0.2")));
     assert_eq!(keys(&peers), ["10.9.1.0-24&fd00:9:0:1::-64"]);
 }
 
 #[test]
 fn another_own_lease_makes_a_peer_of_what_was_refused() {
     let mut peers = peers();
-    peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")));
-    peers.fold(LeaseEvent::Upsert(lease("10.3.1.128-25", "192.0.2.3")));
-    peers.fold(LeaseEvent::Upsert(lease("10.3.1.0-24", "192.0.2.4")));
+    peers.fold(LeaseEvent::upsert(lease("10.3.2.0-24", "192.0.2.2")));
+    peers.fold(LeaseEvent::upsert(lease("10.3.1.128-25", "192.0.2.3")));
+    peers.fold(LeaseEvent::upsert(lease("10.3.1.0-24", "192.0.2.4")));
     peers.set_own(lease("10.3.2.0-24", "192.0.2.1"));
     assert_eq!(keys(&peers), ["10.3.1.0-24", "10.3.1.128-25"]);
     assert_eq!(peers.refused().len(), 0);
@@ -135,7 +135,7 @@ fn another_own_lease_makes_a_peer_of_what_was_refused() {
 fn an_older_lease_of_this_node_is_not_a_peer() {
     let node: crate::NodeId = "n1".parse().unwrap();
     let mut peers = Peers::new(config(), lease("10.3.1.0-24", "192.0.2.1").held_by(node.clone()));
-    peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.1").held_by(node)));
+    peers.fold(LeaseEvent::upsert(lease("10.3.2.0-24", "192.0.2.1").held_by(node)));
     assert_eq!((peers.len(), peers.refused().len()), (0, 1));
 }
 
@@ -144,23 +144,33 @@ fn changes_are_told_until_they_are_too_many() {
     let mut peers = peers();
     let start = peers.revision().clone();
     assert_eq!(peers.changed_since(&start), Some(BTreeSet::new()));
-    peers.fold(LeaseEvent::Upsert(lease("10.3.2.0-24", "192.0.2.2")));
+    peers.fold(LeaseEvent::upsert(lease("10.3.2.0-24", "192.0.2.2")));
     let middle = peers.revision().clone();
     peers.fold(LeaseEvent::Remove("10.3.2.0-24".parse().unwrap()));
-    peers.fold(LeaseEvent::Upsert(lease("10.3.3.0-24", "192.0.2.3")));
+    peers.fold(LeaseEvent::upsert(lease("10.3.3.0-24", "192.0.2.3")));
     let subnets = |keys: &[&str]| Some(keys.iter().map(|key| key.parse().unwrap()).collect());
     assert_eq!(peers.changed_since(&middle), subnets(&["10.3.2.0-24", "10.3.3.0-24"]));
     let other = Peers::new(config(), lease("10.3.1.0-24", "192.0.2.1"));
     assert_eq!(peers.changed_since(other.revision()), None);
     for n in 0..REMEMBERED_CHANGES {
-        peers.fold(LeaseEvent::Upsert(lease("10.3.9.0-24", &format!("192.0.3.{}", n % 2))));
+        peers.fold(LeaseEvent::upsert(lease("10.3.9.0-24", &format!("192.0.3.{}", n % 2))));
     }
     assert_eq!(peers.changed_since(&start), None);
 }
 
+#[test]
+fn leases_are_shared_with_the_store_also_after_it_listed_them_again() {
+    let mut peers = Peers::new(config(), lease("10.3.1.0-24", "192.0.2.1"));
+    for _ in 0..2 {
+        let of_store = Arc::new(lease("10.3.2.0-24", "192.0.2.2"));
+        peers.fold(LeaseEvent::reset([of_store.clone()]));
+        assert!(std::ptr::eq(peers.get(&of_store.subnet).unwrap(), &*of_store));
+    }
+}
+
 /// What [`Peers`] has to equal: the last known lease of each subnet.
 #[derive(Default)]
-struct Model(BTreeMap<Subnet, Lease>);
+struct Model(BTreeMap<Subnet, Arc<Lease>>);
 
 impl Model {
     fn fold(&mut self, event: &LeaseEvent) {
@@ -179,9 +189,9 @@ fn events() -> impl Strategy<Value = LeaseEvent> {
         lease(&format!("10.3.{subnet}.0-24"), &format!("192.0.2.{host}"))
     });
     prop_oneof![
-        4 => any_lease.clone().prop_map(LeaseEvent::Upsert),
+        4 => any_lease.clone().prop_map(LeaseEvent::upsert),
         3 => any_lease.clone().prop_map(|lease| LeaseEvent::Remove(lease.subnet)),
-        1 => proptest::collection::vec(any_lease, 0..10).prop_map(LeaseEvent::Reset),
+        1 => proptest::collection::vec(any_lease, 0..10).prop_map(LeaseEvent::reset),
     ]
 }
 
@@ -209,7 +219,7 @@ proptest! {
             let is_peer = |lease: &&Lease| {
                 lease.subnet != own.subnet && lease.attrs.public_ip != own.attrs.public_ip
             };
-            let expected: Vec<_> = model.0.values().filter(is_peer).collect();
+            let expected: Vec<_> = model.0.values().map(Arc::as_ref).filter(is_peer).collect();
             prop_assert_eq!(peers.iter().collect::<Vec<_>>(), expected.clone());
             prop_assert_eq!(follower.values().collect::<Vec<_>>(), expected);
         }
@@ -220,7 +230,7 @@ proptest! {
 fn what_one_of_two_networks_is_shown_says_who_is_on_standby_and_which_routes_it_has() {
     let mut peers = peers();
     for key in ["10.3.2.0-24", "10.3.3.0-24", "10.3.4.0-24"] {
-        peers.fold(LeaseEvent::Upsert(lease(key, "192.0.2.9")));
+        peers.fold(LeaseEvent::upsert(lease(key, "192.0.2.9")));
     }
     let [standby, served, hidden] =
         ["10.3.2.0-24", "10.3.3.0-24", "10.3.4.0-24"].map(|key| key.parse::<Subnet>().unwrap());

@@ -182,7 +182,9 @@ async fn of_store(
 ) -> Result<Stored, Box<dyn Error + Send + Sync>> {
     let config = store.config().await?;
     match store.watch().next().await.transpose()? {
-        Some(LeaseEvent::Reset(leases)) => Ok(Stored { place, config, records: records(leases) }),
+        Some(LeaseEvent::Reset(leases)) => {
+            Ok(Stored { place, config, records: records(leases.iter().map(AsRef::as_ref)) })
+        }
         event => {
             Err(format!("the first thing that a store says is all leases, not {event:?}").into())
         }
@@ -200,14 +202,14 @@ async fn of_node(daemon: &DaemonHandle) -> Result<Stored, Box<dyn Error + Send +
         lease.node.get_or_insert(facts.id);
         lease
     });
-    Ok(Stored { place: facts.store, config, records: records(peers.iter().cloned().chain(own)) })
+    Ok(Stored { place: facts.store, config, records: records(peers.iter().chain(&own)) })
 }
 
-fn records(leases: impl IntoIterator<Item = Lease>) -> Vec<Record> {
-    let record = |lease: Lease| Record {
+fn records<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Vec<Record> {
+    let record = |lease: &Lease| Record {
         key: lease.subnet.to_string(),
         value: serde_json::to_string(&lease.attrs).map_err(|error| error.to_string()),
-        owner: lease.node,
+        owner: lease.node.clone(),
         revision: 0,
         created: 0,
         lifetime: Lifetime::Bounded,

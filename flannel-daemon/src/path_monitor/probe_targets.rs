@@ -92,7 +92,7 @@ mod tests {
             "Backend":{"Type":"vxlan","MTU":1400,"DirectRouting":true}}"#;
         let config: NetworkConfig = config.parse().unwrap();
         let mut peers = Peers::new(config.clone(), lease(1));
-        peers.fold(LeaseEvent::Reset(vec![lease(2), lease(3), lease(4)]));
+        peers.fold(LeaseEvent::reset(vec![lease(2), lease(3), lease(4)]));
         let way = |v4, v6| Transport::new(v4, v6);
         let (tunnel, direct) = (Some(RoutingMode::Encapsulated), Some(RoutingMode::Direct));
         let transports = BTreeMap::from([

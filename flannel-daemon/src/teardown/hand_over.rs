@@ -46,9 +46,9 @@ pub(super) async fn hand_over(
         let Some(LeaseEvent::Reset(leases)) = first.transpose()? else {
             return Err(TeardownError::StoreSilent);
         };
-        let own = leases.iter().find(|lease| lease.subnet == held).cloned();
+        let own = leases.iter().find(|lease| lease.subnet == held);
         let own = own.ok_or(TeardownError::NoLease { subnet: held })?;
-        let mut peers = Peers::new(config.clone(), own);
+        let mut peers = Peers::new(config.clone(), own.as_ref().clone());
         peers.fold(LeaseEvent::Reset(leases));
         peers
     };

@@ -59,7 +59,7 @@ async fn one_sync_one_drift_and_one_teardown_are_of_both() {
         let mut network = backend.start(&own).await.unwrap();
         assert_eq!(world.everything().await, empty, "a start writes no rules");
         let mut peers = Peers::new(config(), own.clone());
-        peers.fold(LeaseEvent::Reset(vec![own, peer]));
+        peers.fold(LeaseEvent::reset(vec![own, peer]));
 
         let report = network.sync(&peers).await.unwrap();
         assert_eq!(report.added, 1, "peers are counted by themselves");

@@ -1,7 +1,5 @@
 //! The first look at all objects: all of them or none.
 
-use std::collections::BTreeMap;
-
 use super::{Projection, Reflector, accepted};
 use crate::{
     RequestError, Verb,
@@ -13,7 +11,8 @@ use crate::{
 
 /// All objects at one moment.
 pub(super) struct Snapshot<K> {
-    pub(super) objects: BTreeMap<Box<str>, K>,
+    /// Of several with one name the last counts. A map that grew with them would be half empty.
+    pub(super) objects: Vec<(Box<str>, K)>,
     /// That moment.
     pub(super) version: String,
     /// What follows, if it is on the way already.
@@ -47,7 +46,7 @@ impl<P: Projection> Reflector<P> {
         let mut call = Call::all(&self.resource, Verb::Watch, &query);
         call.accept = accepted(false, self.options.protobuf);
         let mut stream = WatchStream::open(&self.client, call).await?;
-        let mut objects = BTreeMap::new();
+        let mut objects = Vec::new();
         loop {
             let Some(event) = stream.event() else {
                 if stream.receive(QUIET_LIMIT).await? {
@@ -61,7 +60,7 @@ impl<P: Projection> Reflector<P> {
                 Ok(WatchEvent::Upserted(object)) => self.keep(&mut objects, object),
                 Ok(WatchEvent::Deleted(object)) => {
                     if let Ok(MetadataOf { metadata }) = MetadataOf::read(object) {
-                        objects.remove(&*metadata.name);
+                        objects.retain(|(name, _)| **name != *metadata.name);
                     }
                 }
                 Ok(WatchEvent::Bookmark { ends_initial: false, .. }) => {}
@@ -78,20 +77,20 @@ impl<P: Projection> Reflector<P> {
 
     /// By pages.
     async fn paged(&mut self) -> Result<Snapshot<P::Kept>, RequestError> {
-        let mut objects = BTreeMap::new();
+        let mut objects = Vec::new();
         let (client, resource) = (self.client.clone(), self.resource.clone());
         let page = self.options.page;
         let version = client.list(&resource, page, |item| self.keep(&mut objects, item)).await?;
         Ok(Snapshot { objects, version, stream: None })
     }
 
-    fn keep(&mut self, objects: &mut BTreeMap<Box<str>, P::Kept>, object: &str) {
+    fn keep(&mut self, objects: &mut Vec<(Box<str>, P::Kept)>, object: &str) {
         let name = match MetadataOf::read(object) {
             Ok(MetadataOf { metadata }) => Box::from(metadata.name),
             Err(error) => return self.note_malformed("of an unknown name", &error),
         };
         match self.projection.project(object) {
-            Ok(kept) => drop(objects.insert(name, kept)),
+            Ok(kept) => objects.push((name, kept)),
             Err(error) => self.note_malformed(&name, &error),
         }
     }

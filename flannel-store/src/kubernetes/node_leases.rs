@@ -1,9 +1,10 @@
 //! What of a node is kept, and what changes of nodes mean for leases.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
+    sync::Arc,
 };
 
 use flannel_core::{Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Subnet};
@@ -16,11 +17,18 @@ use super::annotations::AnnotationNames;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NodeLease {
     uid: Uid,
-    /// Its blocks of addresses; `None` until the cluster has given it some.
-    pub(crate) blocks: Option<Subnet>,
-    /// What it says about itself; `None` if it is no node of flannel's.
-    pub(crate) attrs: Option<Box<LeaseAttrs>>,
+    /// Its blocks of addresses with what it says about itself, which whoever hears of it shares; `None` until the cluster has given it
+    /// blocks.
+    lease: Option<Arc<Lease>>,
+    /// Whether it says anything, as a node of flannel's does.
+    is_published: bool,
     overwrites: (Overwrite, Overwrite),
+}
+
+impl NodeLease {
+    pub(crate) fn blocks(&self) -> Option<Subnet> {
+        self.lease.as_ref().map(|lease| lease.subnet)
+    }
 }
 
 /// Which Node of a name it is: a hash of the uid, since there are thousands of them.
@@ -61,7 +69,7 @@ impl Projection for NodeProjection {
     fn merge(&self, metadata: &ObjectMeta<'_>, known: Option<&NodeLease>) -> Merged<NodeLease> {
         // A node's blocks never change once they are there. Another node of the same name is another node.
         let blocks =
-            known.filter(|it| it.uid == Uid::of(&metadata.uid)).and_then(|known| known.blocks);
+            known.filter(|it| it.uid == Uid::of(&metadata.uid)).and_then(NodeLease::blocks);
         match blocks {
             Some(blocks) => Merged::Complete(self.node(metadata, Some(blocks))),
             None => Merged::Incomplete,
@@ -86,7 +94,11 @@ impl NodeProjection {
                 published.and_then(|it| it.public_ipv6.map(Into::into)),
             ),
         );
-        NodeLease { uid: Uid::of(&metadata.uid), blocks, attrs: attrs.map(Box::new), overwrites }
+        let is_published = attrs.is_some();
+        let lease = blocks.zip(NodeId::new(&*metadata.name).ok()).map(|(blocks, name)| {
+            Arc::new(Lease::new(blocks, attrs.unwrap_or_default()).held_by(name))
+        });
+        NodeLease { uid: Uid::of(&metadata.uid), lease, is_published, overwrites }
     }
 }
 
@@ -135,12 +147,14 @@ pub(crate) struct LeaseView<'a> {
 
 impl LeaseView<'_> {
     /// The lease of a node: of the families for which it has both a block and an address.
-    pub(crate) fn lease(&self, name: &str, node: &NodeLease) -> Option<Lease> {
-        let mut attrs = LeaseAttrs::clone(node.attrs.as_ref()?);
-        let blocks = self.families.of_blocks(node.blocks?)?;
+    pub(crate) fn lease(&self, name: &str, node: &NodeLease) -> Option<Arc<Lease>> {
+        let mut lease = node.lease.clone().filter(|_| node.is_published)?;
+        let blocks = self.families.of_blocks(lease.subnet)?;
         if name == self.own
             && let Some(published) = self.published
         {
+            let Lease { subnet, attrs, .. } = Arc::make_mut(&mut lease);
+            *subnet = blocks;
             // What an operator wants to be published instead is as good as what we published, once it is.
             match node.overwrites.0 {
                 Overwrite::None => {}
@@ -161,23 +175,34 @@ impl LeaseView<'_> {
                 attrs.public_ip = published.public_ip;
                 attrs.backend_data.clone_from(&published.backend_data);
             }
-            return Some(Lease::new(blocks, attrs).held_by(NodeId::new(name).ok()?));
+            return Some(lease);
         }
-        if !self.families.ipv4 || blocks.ipv4().is_none() {
+        // Copied only where anything is left out.
+        let says = |lease: &Lease| {
+            let attrs = &lease.attrs;
+            let ipv4 = attrs.public_ip.is_some() || attrs.backend_data.is_some();
+            (ipv4, attrs.public_ipv6.is_some() || attrs.backend_v6_data.is_some())
+        };
+        if blocks.ipv4().is_none() && says(&lease).0 {
+            let attrs = &mut Arc::make_mut(&mut lease).attrs;
             (attrs.public_ip, attrs.backend_data) = (None, None);
         }
-        if !self.families.ipv6 || blocks.ipv6().is_none() {
+        if blocks.ipv6().is_none() && says(&lease).1 {
+            let attrs = &mut Arc::make_mut(&mut lease).attrs;
             (attrs.public_ipv6, attrs.backend_v6_data) = (None, None);
         }
-        let ipv4 = blocks.ipv4().filter(|_| attrs.public_ip.is_some());
-        let ipv6 = blocks.ipv6().filter(|_| attrs.public_ipv6.is_some());
-        let lease = Lease::new(Subnet::new(ipv4, ipv6)?, attrs);
-        Some(lease.held_by(NodeId::new(name).ok()?))
+        let ipv4 = blocks.ipv4().filter(|_| lease.attrs.public_ip.is_some());
+        let ipv6 = blocks.ipv6().filter(|_| lease.attrs.public_ipv6.is_some());
+        let subnet = Subnet::new(ipv4, ipv6)?;
+        if subnet != lease.subnet {
+            Arc::make_mut(&mut lease).subnet = subnet;
+        }
+        Some(lease)
     }
 
     /// The leases of all nodes. Of nodes with the same blocks, which a cluster does not make, the first by name counts.
-    pub(crate) fn leases(&self, nodes: &BTreeMap<Box<str>, NodeLease>) -> Vec<Lease> {
-        let mut taken = std::collections::BTreeSet::new();
+    pub(crate) fn leases(&self, nodes: &BTreeMap<Box<str>, NodeLease>) -> Vec<Arc<Lease>> {
+        let mut taken = BTreeSet::new();
         let leases = nodes.iter().filter_map(|(name, node)| self.lease(name, node));
         leases.filter(|lease| taken.insert(lease.subnet)).collect()
     }
@@ -205,7 +230,7 @@ impl LeaseView<'_> {
             // Most often nobody else has it, and that takes a look at all.
             let near = nodes
                 .iter()
-                .filter(|(_, node)| node.blocks.is_some_and(|blocks| blocks.overlaps(&subnet)));
+                .filter(|(_, node)| node.blocks().is_some_and(|blocks| blocks.overlaps(&subnet)));
             let mut leases = near.filter_map(|(name, node)| self.lease(name, node));
             leases.find(|lease| lease.subnet == subnet)
         };
@@ -291,6 +316,15 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_of_which_nothing_is_left_out_is_the_nodes_own() {
+        let node = projection().project(&node("u", &["10.244.1.0/24"], &DUAL[..5])).unwrap();
+        for families in [(true, false), (true, true)] {
+            let lease = view(families).lease("n", &node).unwrap();
+            assert!(Arc::ptr_eq(&lease, node.lease.as_ref().unwrap()));
+        }
+    }
+
+    #[test]
     fn metadata_is_enough_for_a_node_that_is_known() {
         let projection = projection();
         let known = projection.project(&node("u", &["10.244.1.0/24"], &DUAL[..4])).unwrap();
@@ -300,7 +334,7 @@ mod tests {
         let Merged::Complete(merged) = merge(&changed, Some(&known)) else {
             panic!("the block is known")
         };
-        assert_eq!((merged.blocks, merged.attrs.is_some()), (known.blocks, true));
+        assert_eq!((merged.blocks(), merged.is_published), (known.blocks(), true));
         let another = node("v", &[], DUAL);
         assert_eq!(merge(&another, Some(&known)), Merged::Incomplete);
         assert_eq!(merge(&changed, None), Merged::Incomplete);
@@ -325,7 +359,7 @@ mod tests {
                 ("public-ip-overwrite", "198.51.100.7"),
             ];
             let node = projection().project(&node("u", &["10.244.1.0/24"], &annotations)).unwrap();
-            own.lease("n", &node).unwrap().attrs
+            own.lease("n", &node).unwrap().attrs.clone()
         };
         assert_eq!(attrs("198.51.100.7"), published);
         assert_ne!(attrs("192.0.2.1"), published, "it has to be written again");

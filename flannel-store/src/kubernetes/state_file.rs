@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use flannel_core::Lease;
@@ -22,7 +23,7 @@ pub(crate) struct LastState {
     /// What an operator says that the node's addresses are.
     pub(crate) addresses: (Option<Ipv4Addr>, Option<Ipv6Addr>),
     /// All leases, that of the node among them.
-    pub(crate) leases: Vec<Lease>,
+    pub(crate) leases: Vec<Arc<Lease>>,
 }
 
 /// Where it is kept.
@@ -70,7 +71,8 @@ mod tests {
         let file = StateFile(folder.path().join("kubernetes.json"));
         assert_eq!(file.read("n1"), None);
         let lease = Lease::new("10.244.1.0-24".parse().unwrap(), LeaseAttrs::default());
-        let state = LastState { node: "n1".into(), leases: vec![lease], ..LastState::default() };
+        let state =
+            LastState { node: "n1".into(), leases: vec![lease.into()], ..LastState::default() };
         file.write(&state).unwrap();
         assert_eq!((file.read("n1"), file.read("n2")), (Some(state), None));
         fs::write(&file.0, "{").unwrap();

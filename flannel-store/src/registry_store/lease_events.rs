@@ -104,7 +104,7 @@ impl<R: Registry> Watch<R> {
         self.state = State::Listing(self.backoff.after_failure(self.shared.random()));
     }
 
-    fn reset(&self, records: &[Record]) -> Vec<Lease> {
+    fn reset(&self, records: &[Record]) -> Vec<Arc<Lease>> {
         self.shared.resets.fetch_add(1, Ordering::Relaxed);
         records.iter().filter_map(|record| self.lease(record)).collect()
     }
@@ -121,11 +121,13 @@ impl<R: Registry> Watch<R> {
         key.parse().ok().map(LeaseEvent::Remove)
     }
 
-    fn lease(&self, record: &Record) -> Option<Lease> {
+    fn lease(&self, record: &Record) -> Option<Arc<Lease>> {
         if record.lifetime == Lifetime::Lapsed {
             return None;
         }
-        record.lease().inspect_err(|reason| self.shared.record_errors.note(record, reason)).ok()
+        let lease = record.lease();
+        let lease = lease.inspect_err(|reason| self.shared.record_errors.note(record, reason));
+        lease.ok().map(Arc::new)
     }
 }
 

@@ -144,7 +144,7 @@ async fn values_of_megabytes_cost_only_themselves() {
         let subnet = format!("10.3.{}.0-24", n + 1).parse().unwrap();
         assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Remove(subnet), "no lease");
     }
-    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Upsert(lease.lease().clone()));
+    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::upsert(lease.lease().clone()));
     // A watch that begins before all of them is sent them in one go.
     let mut late = registry.watch(flannel_store::Snapshot { records: vec![], revision: 2 });
     for _ in 0..12 {

@@ -117,7 +117,7 @@ async fn flannel_writing_over_a_lease_is_noticed() {
     let LeaseEvent::Upsert(now) = item(&mut watch).await.unwrap() else {
         panic!("expected an upsert");
     };
-    assert_eq!((now.subnet, now.node), (subnet, None), "the owner written before counts no more");
+    assert_eq!((now.subnet, &now.node), (subnet, &None), "the owner written before counts no more");
     let mut late = cluster.store("n3").watch();
     let LeaseEvent::Reset(listed) = item(&mut late).await.unwrap() else {
         panic!("expected a reset");
@@ -150,11 +150,11 @@ async fn an_owner_left_behind_by_flannel_disturbs_nobody() {
     cluster.ctl(&["lease", "revoke", &format!("{ours:x}")]);
     assert_eq!(cluster.kvs(&format!("{PREFIX}/subnet-owners/")), []);
     let other = acquire(&cluster.store("n3"), 3).await;
-    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Upsert(other.lease().clone()));
+    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::upsert(other.lease().clone()));
     // The node of flannel's lease may be one of ours now.
     let adopted = acquire(&cluster.store("n9"), 9).await;
     assert_eq!(adopted.lease().subnet, subnet);
-    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Upsert(adopted.lease().clone()));
+    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::upsert(adopted.lease().clone()));
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn neighbours_of_our_keys_are_let_be() {
     for key in strays {
         cluster.put(key, &at(2).to_string());
     }
-    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Upsert(lease.lease().clone()));
+    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::upsert(lease.lease().clone()));
     let subnet = lease.lease().subnet;
     lease.release().await.unwrap();
     assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Remove(subnet));

@@ -44,7 +44,7 @@ async fn rights_that_suffice_for_flanneld_suffice() {
     let subnet = lease.lease().subnet;
     for attrs in [at(1), at(101)] {
         let LeaseEvent::Upsert(seen) = item(&mut watch).await.unwrap() else { panic!("no upsert") };
-        assert_eq!((seen.subnet, seen.attrs), (subnet, attrs));
+        assert_eq!((seen.subnet, &seen.attrs), (subnet, &attrs));
     }
     lease.release().await.unwrap();
     assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Remove(subnet));

@@ -24,8 +24,8 @@ pub(crate) async fn until_known(
     loop {
         let event = item(watch).await;
         let known = match &event {
-            Ok(LeaseEvent::Reset(leases)) => leases.contains(lease),
-            Ok(LeaseEvent::Upsert(upsert)) => upsert == lease,
+            Ok(LeaseEvent::Reset(leases)) => leases.iter().any(|it| **it == *lease),
+            Ok(LeaseEvent::Upsert(upsert)) => **upsert == *lease,
             _ => false,
         };
         events.push(event);
@@ -89,10 +89,12 @@ impl Watcher {
             Err(error) => self.errors.push(chain(&error)),
             Ok(LeaseEvent::Remove(subnet)) => drop(self.known.remove(&subnet)),
             Ok(LeaseEvent::Reset(leases)) => {
-                let leases = leases.into_iter().map(|lease| (lease.subnet, lease.attrs));
+                let leases = leases.into_iter().map(|lease| (lease.subnet, lease.attrs.clone()));
                 self.known = leases.collect();
             }
-            Ok(LeaseEvent::Upsert(lease)) => drop(self.known.insert(lease.subnet, lease.attrs)),
+            Ok(LeaseEvent::Upsert(lease)) => {
+                self.known.insert(lease.subnet, lease.attrs.clone());
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ async fn damaged_files_cost_only_themselves() {
         let is_news = !matches!(item, Ok(event) if *event == nobodys);
         std::future::ready(is_news)
     });
-    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Reset(vec![one.lease().clone()]));
+    assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::reset(vec![one.lease().clone()]));
 
     let damages: [(&str, &dyn Fn()); 9] = [
         ("directory", &|| fs::create_dir(&path).unwrap()),
@@ -69,7 +69,7 @@ async fn damaged_files_cost_only_themselves() {
         assert_eq!(other.lease().subnet.to_string(), broken[1], "{damage}");
         let full = timeout(Duration::from_secs(20), three.acquire(&at_three)).await.expect(damage);
         assert!(matches!(full, Err(StoreError::Full { .. })), "{damage}");
-        assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Upsert(other.lease().clone()));
+        assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::upsert(other.lease().clone()));
         let LeaseEvent::Reset(leases) = item(&mut store.watch()).await.unwrap() else {
             panic!("{damage}: no reset");
         };
@@ -156,7 +156,7 @@ async fn a_folder_that_is_away_is_an_outage_and_comes_back() {
     let mut watch = store.watch();
     item(&mut watch).await.unwrap();
     let mut lease = store.acquire(&at(1)).await.unwrap();
-    let reset = LeaseEvent::Reset(vec![lease.lease().clone()]);
+    let reset = LeaseEvent::reset(vec![lease.lease().clone()]);
     for inner in ["subnets", ""] {
         let path = folder.path().join(inner);
         let away = path.with_extension("away");
@@ -191,7 +191,7 @@ async fn a_folder_that_another_process_made_anew_is_used_without_a_restart() {
     let store = folder.open("n1", LeaseOptions::default()).await;
     let mut lease = store.acquire(&at(1)).await.unwrap();
     let mut watch = store.watch();
-    let reset = LeaseEvent::Reset(vec![lease.lease().clone()]);
+    let reset = LeaseEvent::reset(vec![lease.lease().clone()]);
     assert_eq!(item(&mut watch).await.unwrap(), reset);
     let mut configs = store.watch_config();
     assert_eq!(configs.next().await.unwrap().unwrap(), NETWORK.parse().unwrap());
@@ -216,7 +216,7 @@ async fn a_folder_that_another_process_made_anew_is_used_without_a_restart() {
             Err(_) => {}
         }
     }
-    assert!([again, other].iter().all(|lease| known[&lease.lease().subnet] == *lease.lease()));
+    assert!([again, other].iter().all(|lease| *known[&lease.lease().subnet] == *lease.lease()));
     let mut configs = configs.filter(|config| std::future::ready(config.is_ok()));
     timeout(LIMIT, configs.next()).await.expect("the config is back");
 }
@@ -229,7 +229,7 @@ async fn a_disk_that_is_full_for_longer_than_a_lease_lasts_ends_no_lease() {
     let mut lease = store.acquire(&at(1)).await.unwrap();
     let mut watch = folder.open("n2", LeaseOptions::default()).await.watch();
     let known = item(&mut watch).await.unwrap();
-    assert_eq!(known, LeaseEvent::Reset(vec![lease.lease().clone()]));
+    assert_eq!(known, LeaseEvent::reset(vec![lease.lease().clone()]));
     // Whatever is written goes here first.
     let temporary = folder.path().join(".write");
     symlink("/dev/full", &temporary).unwrap();

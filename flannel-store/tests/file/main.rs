@@ -215,7 +215,7 @@ async fn a_lease_expires_in_the_watch_and_stays_its_nodes_until_somebody_needs_i
     item(&mut watch).await.unwrap();
     let start = Instant::now();
     let mut lease = store.acquire(&at(1)).await.unwrap();
-    let (subnet, upsert) = (lease.lease().subnet, LeaseEvent::Upsert(lease.lease().clone()));
+    let (subnet, upsert) = (lease.lease().subnet, LeaseEvent::upsert(lease.lease().clone()));
     assert_eq!(item(&mut watch).await.unwrap(), upsert);
     assert_eq!(item(&mut watch).await.unwrap(), LeaseEvent::Remove(subnet));
     let lasted = start.elapsed();

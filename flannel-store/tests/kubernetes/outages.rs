@@ -1,6 +1,6 @@
 //! Peers through everything that happens to an API server: whoever is there all the time is never lost, and in the end all is true.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use flannel_core::{Lease, LeaseEvent, Store, Subnet};
 use flannel_kube::{Client, ClientConfig, Credentials};
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{Cluster, NETWORK, lease};
 
-type Known = BTreeMap<Subnet, Lease>;
+type Known = BTreeMap<Subnet, Arc<Lease>>;
 
 /// What a watcher knows.
 struct Follower {
@@ -72,7 +72,7 @@ impl Cluster {
 }
 
 fn known(leases: impl IntoIterator<Item = Lease>) -> Known {
-    leases.into_iter().map(|lease| (lease.subnet, lease)).collect()
+    leases.into_iter().map(|lease| (lease.subnet, Arc::new(lease))).collect()
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn history_that_is_lost_all_the_time_costs_no_peer() {
         cluster.add_peer(n, n);
         cluster.server.compact();
         cluster.server.cut_streams();
-        truth.insert(lease(n, n).subnet, lease(n, n));
+        truth.insert(lease(n, n).subnet, lease(n, n).into());
         sleep(Duration::from_millis(30)).await;
     }
     follower.knows(&truth).await;
@@ -133,7 +133,7 @@ async fn clocks_of_others_do_not_matter() {
         let patch =
             json!({"metadata": {"creationTimestamp": time}, "status": {"conditions": [beat]}});
         cluster.server.patch("nodes", &format!("n{n}"), &patch);
-        truth.insert(lease(n, n).subnet, lease(n, n));
+        truth.insert(lease(n, n).subnet, lease(n, n).into());
     }
     let available = json!({
         "type": "NetworkUnavailable", "status": "False",
@@ -152,7 +152,7 @@ async fn clocks_of_others_do_not_matter() {
     cluster.server.compact();
     cluster.server.cut_streams();
     cluster.add_peer(4, 4);
-    truth.insert(lease(4, 4).subnet, lease(4, 4));
+    truth.insert(lease(4, 4).subnet, lease(4, 4).into());
     follower.knows(&truth).await;
     keeping.abort();
 }
@@ -186,6 +186,6 @@ async fn what_cannot_be_read_when_the_last_state_is_written_stays_in_it() {
     let mut watch = again.watch();
     assert!(watch.next().await.unwrap().is_err(), "it is refused");
     cluster.server.stop();
-    assert_eq!(super::next(&mut watch).await, LeaseEvent::Reset(vec![lease(2, 22)]));
+    assert_eq!(super::next(&mut watch).await, LeaseEvent::reset(vec![lease(2, 22)]));
     assert_eq!(again.config().await.unwrap(), NETWORK.parse().unwrap());
 }

@@ -39,7 +39,7 @@ async fn a_wiped_store_takes_no_peer_away_while_its_config_is_gone_and_two_minut
     configs.send(Ok(config())).unwrap();
     sleep(Duration::from_secs(119)).await;
     assert_eq!((backend.routes().len(), handle.status().fault(Activity::Config)), (4, None));
-    events.send(Ok(LeaseEvent::Upsert(lease("10.3.2.0-24", 2)))).unwrap();
+    events.send(Ok(LeaseEvent::upsert(lease("10.3.2.0-24", 2)))).unwrap();
     sleep(Duration::from_secs(2)).await;
     assert_eq!(backend.routes().len(), 1, "who has not come back is gone");
 }
@@ -58,14 +58,14 @@ async fn an_old_snapshot_takes_no_peer_away_that_comes_back_or_answers() {
     let mut node = node(store, backend.clone());
     node.options.liveness = Some(Arc::new(Answers(lease("10.3.4.0-24", 4))));
     tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(four_peers()))).unwrap();
+    events.send(Ok(LeaseEvent::reset(four_peers()))).unwrap();
     settle().await;
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     for n in [3, 5] {
         sleep(Duration::from_secs(40)).await;
         assert_eq!(backend.routes().len(), 4);
         if n == 3 {
-            events.send(Ok(LeaseEvent::Upsert(lease("10.3.3.0-24", 3)))).unwrap();
+            events.send(Ok(LeaseEvent::upsert(lease("10.3.3.0-24", 3)))).unwrap();
         }
     }
     sleep(Duration::from_secs(600)).await;

@@ -24,7 +24,7 @@ async fn a_lease_is_renewed_at_a_third_of_its_life() {
     let held = Held::new(OWN);
     let (store, events) = store(&held);
     tokio::spawn(node(store, fake()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     sleep(Duration::from_secs(900)).await;
     // Every 27 to 33 s.
     let renewals = held.renewals.load(Ordering::SeqCst);
@@ -36,7 +36,7 @@ async fn a_lease_without_an_end_is_left_alone() {
     let held = Held { ttl: None, ..Held::new(OWN) };
     let (store, events) = store(&held);
     tokio::spawn(node(store, fake()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     sleep(Duration::from_secs(100_000)).await;
     assert_eq!(held.renewals.load(Ordering::SeqCst), 0);
 }
@@ -112,7 +112,7 @@ async fn an_own_lease_that_looks_gone_is_checked_at_once() {
     let held = Held::new(OWN);
     let (store, events) = store(&held);
     tokio::spawn(node(store, fake()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     settle().await;
     events.send(Ok(LeaseEvent::Remove(OWN.parse().unwrap()))).unwrap();
     settle().await;
@@ -130,7 +130,7 @@ async fn a_lost_lease_is_taken_anew_and_the_data_path_stays_meanwhile() {
 
     held.revoked.store(1, Ordering::SeqCst);
     let thief = lease(OWN, 66).held_by("thief".parse().unwrap());
-    events.send(Ok(LeaseEvent::Upsert(thief))).unwrap();
+    events.send(Ok(LeaseEvent::upsert(thief))).unwrap();
     settle().await;
     assert_eq!(handle.status().lease, None);
     let lost = "the lease of 10.3.1.0-24 is gone: it was deleted, or has expired";
@@ -154,7 +154,7 @@ async fn a_lost_lease_ends_the_node_if_asked_for() {
     let backend = fake();
     let node = Node::from_parts(Arc::new(store), Arc::new(backend.clone()), options);
     let run = tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     held.revoked.store(1, Ordering::SeqCst);
     let error = run.await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the lease of 10.3.1.0-24 was lost");

@@ -38,7 +38,7 @@ async fn the_loop_answers_wherever_it_waits() {
     tokio::spawn(serving.run());
     settle().await;
     assert_eq!(handle.ping().await, Some(()));
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     settle().await;
     let asked = Instant::now();
     assert_eq!(handle.ping().await, Some(()));
@@ -51,7 +51,7 @@ async fn how_long_the_lease_is_good_for_is_shown_and_renewals_wake_nobody() {
     let node = node(store, fake());
     let mut handle = node.handle();
     tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     let ready = handle.wait_for(Status::is_ready).await.unwrap();
     let left = ready.trusted_until.unwrap() - Instant::now();
     assert!(left > Duration::from_secs(88) && left < Duration::from_secs(90), "{left:?}");
@@ -90,7 +90,7 @@ async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
     let node = node(store, backend);
     let mut handle = node.handle();
     tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     let status = handle.wait_for(|status| status.syncs == 6).await.unwrap();
     assert_eq!((status.totals.read, status.totals.added, status.totals.removed), (18, 12, 6));
     assert_eq!(
@@ -117,7 +117,7 @@ async fn how_packets_reach_peers_is_told_when_asked() {
     let mut handle = serving.handle();
     tokio::spawn(serving.run());
     let peer = lease("10.3.2.0-24", 2);
-    events.send(Ok(LeaseEvent::Reset(vec![peer.clone()]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![peer.clone()]))).unwrap();
     handle.wait_for(Status::is_ready).await.unwrap();
     let syncs = backend.syncs();
     let told = Some(vec![(peer.subnet, Transport::new(Some(RoutingMode::Direct), None))]);
@@ -127,7 +127,7 @@ async fn how_packets_reach_peers_is_told_when_asked() {
     // During a sync the answer is that of after it.
     backend.slow_syncs(Duration::from_secs(20));
     let other = lease("10.3.3.0-24", 3);
-    events.send(Ok(LeaseEvent::Upsert(other.clone()))).unwrap();
+    events.send(Ok(LeaseEvent::upsert(other.clone()))).unwrap();
     settle().await;
     assert_eq!(backend.syncs(), syncs + 1, "it is under way");
     let transports = handle.transports().await.unwrap();

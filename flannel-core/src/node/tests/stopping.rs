@@ -80,7 +80,7 @@ async fn a_node_that_is_asked_to_stop_leaves_lease_and_data_path() {
     let backend = fake();
     backend.slow_syncs(Duration::from_millis(300));
     let node = node(store, backend.clone());
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     let stopped = node.run_until(sleep(Duration::from_millis(100))).await.unwrap();
     // The sync that was under way is finished.
     assert_eq!(backend.routes().len(), 1);
@@ -111,7 +111,7 @@ async fn stopping_waits_for_nothing_that_hangs() {
     let backend = fake();
     backend.slow_syncs(Duration::from_secs(3600));
     let node = node(store, backend.clone());
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     let stop = node.run_until(sleep(Duration::from_millis(100)));
     timeout(Duration::from_secs(1), stop).await.expect("within a second").unwrap();
 }

@@ -151,7 +151,7 @@ async fn a_watch_that_has_worked_again_is_asked_soon_after_an_error() {
     (0..9).for_each(|_| events.send(Err(unavailable())).unwrap());
     sleep(Duration::from_secs(10)).await;
     for n in [2, 3] {
-        events.send(Ok(LeaseEvent::Upsert(lease(&format!("10.3.{n}.0-24"), n)))).unwrap();
+        events.send(Ok(LeaseEvent::upsert(lease(&format!("10.3.{n}.0-24"), n)))).unwrap();
         events.send(Err(unavailable())).unwrap();
     }
     sleep(Duration::from_millis(300)).await;
@@ -171,7 +171,7 @@ async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
         // Enough for the node to come to an end if nothing slows it down.
         assert!(opened.len() < 100, "opened again and again");
         let lasts = Duration::from_secs(if opened.len() == 7 { 100 } else { 0 });
-        let reset = LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]);
+        let reset = LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]);
         let end = stream::once(sleep(lasts)).filter_map(async |()| None);
         stream::iter([Ok(reset)]).chain(end).boxed()
     });
@@ -192,9 +192,9 @@ async fn a_loss_that_shows_during_a_renewal_is_checked_after_it() {
     let held = Held { renew_time: Duration::from_secs(2), ..Held::new(OWN) };
     let (store, events) = store(&held);
     tokio::spawn(node(store, fake()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     settle().await;
-    events.send(Ok(LeaseEvent::Upsert(lease(OWN, 66)))).unwrap();
+    events.send(Ok(LeaseEvent::upsert(lease(OWN, 66)))).unwrap();
     sleep(Duration::from_secs(1)).await;
     assert_eq!(held.renewals.load(Ordering::SeqCst), 1, "under way");
     events.send(Ok(LeaseEvent::Remove(OWN.parse().unwrap()))).unwrap();
@@ -210,7 +210,7 @@ async fn a_short_lease_is_not_left_unrenewed_when_a_store_comes_back() {
     let away = Arc::clone(&held.away);
     let (store, events) = store(&held);
     tokio::spawn(node(store, fake()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     settle().await;
     away.store(true, Ordering::SeqCst);
     sleep(Duration::from_secs(1000)).await;
@@ -225,10 +225,10 @@ async fn an_own_lease_that_is_written_as_it_is_is_checked_without_hurry() {
     let held = Held { renew_time: Duration::from_millis(100), ..Held::new(OWN) };
     let (store, events) = store(&held);
     tokio::spawn(node(store, fake()).run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease(OWN, 1)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     sleep(Duration::from_secs(10)).await;
     for _ in 0..40 {
-        events.send(Ok(LeaseEvent::Upsert(lease(OWN, 1)))).unwrap();
+        events.send(Ok(LeaseEvent::upsert(lease(OWN, 1)))).unwrap();
         sleep(Duration::from_millis(100)).await;
     }
     let renewals = held.renewals.load(Ordering::SeqCst);
@@ -249,8 +249,8 @@ async fn a_lease_that_is_lost_again_and_again_is_taken_at_growing_intervals() {
     let events = send.clone();
     store.expect_acquire().returning(move |_| {
         counter.fetch_add(1, Ordering::SeqCst);
-        let took = LeaseEvent::Upsert(lease(OWN, 1));
-        let lost = LeaseEvent::Upsert(lease(OWN, 66));
+        let took = LeaseEvent::upsert(lease(OWN, 1));
+        let lost = LeaseEvent::upsert(lease(OWN, 66));
         let send = send.clone();
         // The other node with our name is as fast as we are.
         tokio::spawn(async move {
@@ -287,7 +287,7 @@ async fn what_hangs_is_named() {
     let node = node(store, backend);
     let mut handle = node.handle();
     tokio::spawn(node.run());
-    events.send(Ok(LeaseEvent::Reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
+    events.send(Ok(LeaseEvent::reset(vec![lease("10.3.2.0-24", 2)]))).unwrap();
     let failed = |status: &Status| status.fault(Activity::Sync).is_some();
     let status = handle.wait_for(failed).await.unwrap();
     assert_eq!(reason(&status, Activity::Sync), "cannot sync the data path: deadline has elapsed");

@@ -67,7 +67,7 @@ impl Nodes {
     /// What `host` has to serve if it knows exactly `leases`.
     pub fn peers(&self, host: usize, leases: impl IntoIterator<Item = Lease>) -> Peers {
         let mut peers = Peers::new(self.config.clone(), self.leases[host].clone());
-        peers.fold(LeaseEvent::Reset(leases.into_iter().collect()));
+        peers.fold(LeaseEvent::reset(leases));
         peers
     }
 

@@ -1,6 +1,6 @@
 //! Clauses about following the leases of all nodes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, stream::BoxStream};
 
@@ -17,7 +17,7 @@ pub async fn a_renewal_disturbs_nobody<F: StoreFixture>() {
     let mut watch = fixture.store("n2").await.watch();
     assert_eq!(next(&mut watch).await, LeaseEvent::Reset(Vec::new()));
     let mut lease = acquire(&*fixture.store("n1").await, 1).await;
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease.lease().clone()));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(lease.lease().clone()));
     let before = fixture.entries().await;
     for _ in 0..3 {
         soon("renew", lease.renew()).await.unwrap();
@@ -25,7 +25,7 @@ pub async fn a_renewal_disturbs_nobody<F: StoreFixture>() {
     soon("publish what is published", lease.publish(&at(1))).await.unwrap();
     assert_eq!(fixture.entries().await, before);
     let other = acquire(&*fixture.store("n3").await, 3).await;
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(other.lease().clone()));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(other.lease().clone()));
     let subnet = other.lease().subnet;
     soon("release", other.release()).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseEvent::Remove(subnet));
@@ -37,10 +37,10 @@ pub async fn a_watcher_sees_leases_come_change_and_go<F: StoreFixture>() {
     let mut watch = fixture.store("n2").await.watch();
     assert_eq!(next(&mut watch).await, LeaseEvent::Reset(Vec::new()));
     let mut lease = acquire(&*fixture.store("n1").await, 1).await;
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease.lease().clone()));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(lease.lease().clone()));
     soon("publish", lease.publish(&at(2))).await.unwrap();
     assert_eq!(lease.lease().attrs, at(2));
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(lease.lease().clone()));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(lease.lease().clone()));
     let subnet = lease.lease().subnet;
     soon("release", lease.release()).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseEvent::Remove(subnet));
@@ -89,13 +89,13 @@ pub async fn an_entry_that_is_no_lease_costs_only_itself<F: StoreFixture>() {
     assert_eq!(store.previous().await.unwrap(), None);
 
     let one = acquire(&*store, 1).await;
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(one.lease().clone()));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(one.lease().clone()));
     for value in ["", "{", "[]", "\u{1}", r#"{"PublicIP":7}"#, &oversized] {
         fixture.put(&broken.to_string(), value).await;
         fixture.put("foo", value).await;
     }
     let two = acquire(&*fixture.store("n2").await, 2).await;
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(two.lease().clone()));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(two.lease().clone()));
     let late = fixture.store("n3").await;
     let full = soon("acquire", late.acquire(&at(3))).await.unwrap_err();
     assert!(matches!(full, StoreError::Full { .. }), "{full:?}");
@@ -105,13 +105,13 @@ pub async fn an_entry_that_is_no_lease_costs_only_itself<F: StoreFixture>() {
     fixture.put(&subnet.to_string(), &oversized).await;
     assert_eq!(next(&mut watch).await, LeaseEvent::Remove(subnet));
     fixture.put(&subnet.to_string(), &at(2).to_string()).await;
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(Lease::new(subnet, at(2))));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(Lease::new(subnet, at(2))));
     for key in stray {
         fixture.remove(key).await;
     }
     fixture.remove(&broken.to_string()).await;
     let three = acquire(&*fixture.store("n3").await, 3).await;
-    assert_eq!(next(&mut watch).await, LeaseEvent::Upsert(three.lease().clone()));
+    assert_eq!(next(&mut watch).await, LeaseEvent::upsert(three.lease().clone()));
 }
 
 /// Nothing stays behind a watch that was dropped.
@@ -170,7 +170,7 @@ pub async fn the_first_item_is_a_reset<F: StoreFixture>() {
         panic!("the first item is not a reset");
     };
     leases.sort_by_key(|lease| lease.subnet);
-    let mut expected = [one.lease().clone(), two.lease().clone()];
+    let mut expected = [one.lease().clone(), two.lease().clone()].map(Arc::new);
     expected.sort_by_key(|lease| lease.subnet);
     assert_eq!(leases, expected);
 }
@@ -196,13 +196,13 @@ pub async fn two_watchers_agree<F: StoreFixture>() {
     late_seen.until_it_is_true(&fixture, &mut late).await;
     assert_eq!(close_seen, late_seen);
     let held: BTreeMap<_, _> =
-        leases.iter().map(|lease| (lease.lease().subnet, lease.lease().clone())).collect();
+        leases.iter().map(|it| (it.lease().subnet, Arc::new(it.lease().clone()))).collect();
     assert_eq!(close_seen.0, held);
 }
 
 /// What a watcher knows.
 #[derive(Debug, Default, PartialEq)]
-struct Seen(BTreeMap<Subnet, Lease>);
+struct Seen(BTreeMap<Subnet, Arc<Lease>>);
 
 impl Seen {
     fn fold(&mut self, event: LeaseEvent) {
