@@ -63,11 +63,12 @@ impl PendingRemovals {
                 self.pending.retain(|subnet, _| !listed.contains(subnet));
                 let gone = peers.iter().filter(|peer| !listed.contains(&peer.subnet));
                 let gone: Vec<_> = gone.filter(|peer| !is_replaced(peer, &leases)).collect();
-                for peer in &gone {
-                    self.wait(peer.subnet, now);
-                }
-                // Nobody saw them go. A store restored from a backup lacks those who came later and may be the last to hear of it.
-                if !gone.is_empty() {
+                // Nobody saw these go. A store restored from a backup lacks those who came later and may be the last to hear of it. Who
+                // waited before does so no longer for being missed again.
+                let unseen = |peer: &&&Lease| !self.pending.contains_key(&peer.subnet);
+                let unseen: Vec<_> = gone.iter().filter(unseen).map(|peer| peer.subnet).collect();
+                if !unseen.is_empty() {
+                    unseen.into_iter().for_each(|subnet| self.wait(subnet, now));
                     self.all_in_bulk(now);
                 }
                 leases.extend(gone.into_iter().cloned().map(Arc::new));
@@ -220,6 +221,18 @@ mod tests {
         assert_eq!(world.after(118, &[3]).len(), 7);
         assert_eq!(world.after(1, &[3]), [2, 3, 4, 5, 6, 7, 8], "it answers");
         assert_eq!(world.after(120, &[]), [2, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn who_is_missed_again_waits_no_longer_for_that() {
+        let mut world = World::new(2..=9);
+        let with_us = |peers: &[u8]| LeaseEvent::reset(peers.iter().chain(&[1]).map(|n| lease(*n)));
+        world.event(with_us(&[3, 4, 5, 6, 7, 8, 9]));
+        assert_eq!(world.after(100, &[]).len(), 8);
+        world.event(remove(9));
+        world.event(with_us(&[3, 4, 5, 6, 7, 8]));
+        assert_eq!(world.after(1, &[]), [2, 3, 4, 5, 6, 7, 8], "it was seen to go");
+        assert_eq!(world.after(19, &[]), [3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
