@@ -59,6 +59,8 @@ pub struct Reflector<P: Projection> {
     incomplete: IncompleteObjects,
     /// Whether an error was told, and not yet that it is over.
     failed: bool,
+    /// The version behind which a stream said last what it should not.
+    failed_behind: Option<String>,
     backoff: Backoff,
     from: Instant,
     /// Whether what came last changed nothing, and until when the stream is not looked at for that.
@@ -123,6 +125,7 @@ impl<P: Projection> Reflector<P> {
             streams_lists: true,
             incomplete: IncompleteObjects::default(),
             failed: false,
+            failed_behind: None,
             from: Instant::now(),
             is_idle: false,
             lull: None,
@@ -242,13 +245,21 @@ impl<P: Projection> Reflector<P> {
             Err(error) => {
                 let error = open.failed(Reason::Decode(error));
                 *stream = None;
+                self.goes_no_further();
                 return Err(error);
             }
             Ok(WatchEvent::Error(status)) => {
                 let begins_anew = status.is_expired() || status.is_from_the_future;
+                let is_overload = status.code == 429;
                 let error = open.failed(Reason::Status(status));
                 *stream = None;
-                return if begins_anew { Ok(self.begin_anew(&error)) } else { Err(error) };
+                if begins_anew {
+                    return Ok(self.begin_anew(&error));
+                }
+                if !is_overload {
+                    self.goes_no_further();
+                }
+                return Err(error);
             }
             Ok(WatchEvent::Bookmark { version: now, .. }) => {
                 if !now.is_empty() {
@@ -334,6 +345,16 @@ impl<P: Projection> Reflector<P> {
                 if begins_anew { Ok(self.begin_anew(&error)) } else { Err(error) }
             }
         }
+    }
+
+    /// The server said what it should not. If it does so twice behind one version, it will again, and all objects are read anew.
+    fn goes_no_further(&mut self) {
+        let Phase::Watch { version, .. } = &self.phase else { return };
+        let version = Some(version.clone());
+        if self.failed_behind == version {
+            self.phase = Phase::Snapshot;
+        }
+        self.failed_behind = version;
     }
 
     /// The watch cannot go on where it was.

@@ -63,6 +63,8 @@ pub struct Behaviour {
     pub forbidden: Vec<(String, String)>,
     /// How many of the next watches are told at once that what they go on from is gone.
     pub expired_watches: usize,
+    /// Whether watches that go on from somewhere end with an error of the server's.
+    pub broken_watches: bool,
     /// Whether lists are compressed for everybody, as by a proxy that does more than it should.
     pub compresses_unasked: bool,
     /// How long it thinks before each answer.
@@ -349,6 +351,7 @@ impl Default for Behaviour {
             allowed: None,
             forbidden: Vec::new(),
             expired_watches: 0,
+            broken_watches: false,
             compresses_unasked: false,
             delay: Duration::ZERO,
             unanswered: None,

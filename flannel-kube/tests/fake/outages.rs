@@ -81,6 +81,20 @@ async fn a_server_that_is_away_is_told_once_more_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn what_a_watch_cannot_get_past_is_listed() {
+    for metadata_only in [false, true] {
+        let mut server = server(3);
+        let mut reflector = reflector(&server, metadata_only);
+        soon(reflector.next()).await.unwrap();
+        server.behave(|it| it.broken_watches = true);
+        server.stop();
+        server.add_node("n4", &["10.244.4.0/24"], true);
+        server.resume().unwrap();
+        until_true(&mut reflector, &server, &["n1", "n2", "n3", "n4"]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_comes_back_with_an_older_state_is_listed_again() {
     for metadata_only in [false, true] {
         let server = server(9);

@@ -78,6 +78,11 @@ pub(super) async fn watch(
     if is_expired {
         return expired(connection, format, version).await;
     }
+    if !is_initial && shared.state().behaviour.broken_watches {
+        let refusal = Refusal::new(500, "InternalError", "unable to encode watch object");
+        connection.chunk(&format.frame("ERROR", &status(&refusal).to_string())?).await?;
+        return connection.end().await;
+    }
     let until = query("timeoutSeconds").and_then(|it| it.parse().ok()).unwrap_or(1800);
     let until = Instant::now() + Duration::from_secs(until);
     let mut next_bookmark = Instant::now() + shared.state().behaviour.bookmark_every;
