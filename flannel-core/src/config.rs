@@ -85,6 +85,41 @@ impl NetworkConfig {
         fields.names().filter(unknown).map(Into::into).collect()
     }
 
+    /// Reads the configuration of a network whose subnets are chosen by a cluster: what it says about their size and range does not
+    /// count, as with flannel's Kubernetes subnet manager.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] as when it is parsed.
+    pub fn of_cluster(text: &str) -> Result<Self, ConfigError> {
+        Self::read(text, true)
+    }
+
+    fn read(text: &str, is_clusters: bool) -> Result<Self, ConfigError> {
+        let fields = Fields::parse(text)?;
+        let wanted4 = fields.boolean("EnableIPv4", true)?;
+        let wanted6 = fields.boolean("EnableIPv6", false)?;
+        // Malformed members are refused even where the family is off, as flannel does.
+        let mut ipv4 = Keys::IPV4.read(&fields, |text| text.parse::<Ipv4Addr>().ok())?;
+        let mut ipv6 = Keys::IPV6.read(&fields, |text| text.parse::<Ipv6Addr>().ok())?;
+        if is_clusters {
+            ipv4 = Written { network: ipv4.network, ..Written::default() };
+            ipv6 = Written { network: ipv6.network, ..Written::default() };
+        }
+        if !wanted4 && !wanted6 {
+            return Err(ConfigError::NoFamily);
+        }
+        Ok(Self {
+            ipv4: wanted4.then(|| Keys::IPV4.range(ipv4)).transpose()?,
+            ipv6: wanted6.then(|| Keys::IPV6.range(ipv6)).transpose()?,
+            enable_nftables: match fields.raw("EnableNFTables") {
+                None => None,
+                Some(_) => Some(fields.boolean("EnableNFTables", false)?),
+            },
+            backend: BackendConfig::read(fields.present("Backend"))?,
+        })
+    }
+
     /// The IPv4 subnets, if IPv4 is enabled.
     pub fn ipv4(&self) -> Option<&SubnetRange<Ipv4Network>> {
         self.ipv4.as_ref()
@@ -147,24 +182,7 @@ impl FromStr for NetworkConfig {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let fields = Fields::parse(text)?;
-        let wanted4 = fields.boolean("EnableIPv4", true)?;
-        let wanted6 = fields.boolean("EnableIPv6", false)?;
-        // Malformed members are refused even where the family is off, as flannel does.
-        let ipv4 = Keys::IPV4.read(&fields, |text| text.parse::<Ipv4Addr>().ok())?;
-        let ipv6 = Keys::IPV6.read(&fields, |text| text.parse::<Ipv6Addr>().ok())?;
-        if !wanted4 && !wanted6 {
-            return Err(ConfigError::NoFamily);
-        }
-        Ok(Self {
-            ipv4: wanted4.then(|| Keys::IPV4.range(ipv4)).transpose()?,
-            ipv6: wanted6.then(|| Keys::IPV6.range(ipv6)).transpose()?,
-            enable_nftables: match fields.raw("EnableNFTables") {
-                None => None,
-                Some(_) => Some(fields.boolean("EnableNFTables", false)?),
-            },
-            backend: BackendConfig::read(fields.present("Backend"))?,
-        })
+        Self::read(text, false)
     }
 }
 

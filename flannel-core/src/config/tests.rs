@@ -144,6 +144,21 @@ fn malformed_members_are_refused_even_where_the_family_is_off() {
 }
 
 #[test]
+fn a_cluster_that_chooses_subnets_is_told_nothing_about_them() {
+    for (network, members) in [
+        ("10.244.0.0/24", r#","SubnetLen":24"#),
+        ("10.244.0.0/16", r#","SubnetMin":"10.244.0.7","SubnetMax":"10.245.0.0""#),
+        ("10.244.0.0/16", ""),
+    ] {
+        let text = format!(r#"{{"Network":"{network}"{members}}}"#);
+        assert_eq!(parse(&text).is_err(), !members.is_empty());
+        let config = NetworkConfig::of_cluster(&text).unwrap();
+        assert_eq!(config.ipv4().unwrap().network().to_string(), network);
+    }
+    assert!(NetworkConfig::of_cluster(r#"{"Network":"10.244.0.0/16","SubnetLen":"x"}"#).is_err());
+}
+
+#[test]
 fn the_backend_keeps_its_options_and_its_type_is_lower_case() {
     let config = parse(r#"{"Network":"10.3.0.0/16","backend":{"type":"VXLAN","vni":7}}"#).unwrap();
     assert_eq!(config.backend().kind(), "vxlan");
@@ -166,6 +181,21 @@ fn secrets_are_stored_and_not_shown() {
     let open =
         parse(r#"{"Network":"10.3.0.0/16","Backend":{ "Type" : "x", "PSK":null }}"#).unwrap();
     assert!(open.backend().to_string().contains(r#""PSK":null"#));
+}
+
+#[test]
+fn an_error_shows_no_secret_that_is_in_the_wrong_place() {
+    let backend = r#"{"Type":"wireguard","PSK":"aGlkZGVu"}"#;
+    let text = serde_json::to_string(backend).unwrap();
+    for member in [
+        format!(r#""Backend":[{backend}]"#),
+        format!(r#""Backend":{text}"#),
+        format!(r#""Backend":{{"Type":{backend}}}"#),
+        format!(r#""SubnetLen":{backend}"#),
+    ] {
+        let shown = message(&format!(r#"{{"Network":"10.3.0.0/16",{member}}}"#));
+        assert!(shown.contains(" is a") && !shown.contains("aGlkZGVu"), "{shown}");
+    }
 }
 
 #[test]

@@ -58,7 +58,8 @@ impl NetworkSource {
         let place = self.to_string();
         match text {
             None => Err(StoreError::ConfigMissing { place }),
-            Some(text) => text.parse().map_err(|source| StoreError::Config { place, source }),
+            Some(text) => NetworkConfig::of_cluster(text)
+                .map_err(|source| StoreError::Config { place, source }),
         }
     }
 
