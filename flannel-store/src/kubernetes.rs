@@ -23,8 +23,11 @@ use flannel_core::{
     Lease, LeaseAttrs, LeaseEvent, NetworkConfig, NodeId, Store, StoreError, Subnet, SubnetLease,
 };
 use flannel_kube::{Client, NodeView, Projection, RequestError, Resource};
-use futures::stream::BoxStream;
-use tokio::time::{Instant, sleep};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
 use tracing::warn;
 
 use annotations::AnnotationNames;
@@ -69,6 +72,10 @@ pub(crate) struct Shared {
     state_file: Option<StateFile>,
     /// What this node published last.
     published: Mutex<Option<LeaseAttrs>>,
+    /// The operator's addresses that are none, as far as they were told.
+    unusable: Mutex<Vec<(String, String)>>,
+    /// Another network configuration was seen than is in the last state.
+    config_changed: Notify,
 }
 
 /// Why the cluster has given this node no subnet.
@@ -106,6 +113,8 @@ impl KubernetesStore {
             network,
             state_file: state_file.map(StateFile),
             published: Mutex::default(),
+            unusable: Mutex::default(),
+            config_changed: Notify::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -250,7 +259,18 @@ impl Store for KubernetesStore {
     }
 
     fn watch_config(&self) -> BoxStream<'static, Result<NetworkConfig, StoreError>> {
-        self.shared.network.watch(self.shared.client.clone())
+        let shared = Arc::clone(&self.shared);
+        let configs = shared.network.watch(shared.client.clone());
+        // The next start may have to do with the last state.
+        configs.inspect_ok(move |_| shared.config_changed.notify_one()).boxed()
+    }
+}
+
+/// Waits until then, and for ever if there is no such moment.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -294,6 +314,18 @@ impl Shared {
         let leases = self.last_state()?.leases;
         let own = leases.into_iter().find(|lease| lease.node.as_ref() == Some(&self.node));
         own.map(Arc::unwrap_or_clone)
+    }
+
+    /// Says once which of the operator's addresses are none.
+    fn tell_unusable(&self, unusable: Vec<(String, String)>) {
+        let mut told = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in unusable.iter().filter(|it| !told.contains(it)) {
+            warn!(
+                "the node publishes its own address: its annotation {name} is {value:?}, which is no address of that family: correct \
+                 or remove it"
+            );
+        }
+        *told = unusable;
     }
 
     fn publishes(&self, attrs: &LeaseAttrs) {

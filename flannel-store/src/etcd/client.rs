@@ -96,7 +96,7 @@ impl Client {
         })
     }
 
-    /// Makes a call, on other members too if need be. It ends within [`PATIENCE`].
+    /// Makes a call, on other members too if need be. It ends within [`PATIENCE`], and what making one connection takes.
     pub(super) async fn call<T, F>(&self, rpc: impl Fn(Rpc) -> F) -> Result<Answer<T>, CallError>
     where
         F: Future<Output = Result<T, Status>>,

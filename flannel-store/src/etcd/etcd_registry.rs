@@ -210,7 +210,8 @@ impl Registry for EtcdRegistry {
             return Err(denied);
         };
         warn!(
-            "this user may not read {}: as with flanneld, this node has its lease by its public address alone",
+            "this user may not read {}: as with flanneld, this node has its lease by its public address alone, until it is started \
+             again",
             self.keys.owners()
         );
         Ok(listed)

@@ -78,15 +78,13 @@ impl AnnotationNames {
         let json = |data: &Option<RawJson>| {
             data.as_ref().map_or_else(|| "null".to_owned(), ToString::to_string)
         };
-        let overwritten = |suffix: &str| {
-            self.get(present, suffix).filter(|value| !value.is_empty()).map(str::to_owned)
-        };
+        let (overwrite, overwrite_v6) = self.overwrites(present);
         set(MANAGED, "true".into());
         set(BACKEND_TYPE, attrs.backend_type.clone().into_owned());
         if attrs.backend_type != "vxlan" || attrs.backend_data.is_some() {
             set(BACKEND_DATA, json(&attrs.backend_data));
-            let own = || attrs.public_ip.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string();
-            set(PUBLIC_IP, overwritten(PUBLIC_IP_OVERWRITE).unwrap_or_else(own));
+            let published = overwrite.or(attrs.public_ip).unwrap_or(Ipv4Addr::UNSPECIFIED);
+            set(PUBLIC_IP, published.to_string());
         }
         let has_ipv6 = match &*attrs.backend_type {
             "vxlan" => attrs.backend_v6_data.is_some(),
@@ -97,8 +95,15 @@ impl AnnotationNames {
         };
         if has_ipv6 {
             set(BACKEND_V6_DATA, json(&attrs.backend_v6_data));
-            let own = || attrs.public_ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).to_string();
-            set(PUBLIC_IPV6, overwritten(PUBLIC_IPV6_OVERWRITE).unwrap_or_else(own));
+            let published = overwrite_v6.or(attrs.public_ipv6).unwrap_or(Ipv6Addr::UNSPECIFIED);
+            set(PUBLIC_IPV6, published.to_string());
+        } else if attrs.public_ipv6.is_none() && !attrs.backend_type.starts_with("wireguard") {
+            // An address that the node had and has no more. It cannot go: without it flanneld leaves out the whole node. And flanneld's
+            // wireguard ends by one that is unspecified, and needs none to see that a peer is silent.
+            let before = self.get(present, PUBLIC_IPV6).filter(|it| !it.is_empty());
+            if before.is_some() {
+                set(PUBLIC_IPV6, Ipv6Addr::UNSPECIFIED.to_string());
+            }
         }
         let has_second = self.get(present, SECOND_BACKEND).is_some_and(|text| !text.is_empty());
         match &attrs.second {
@@ -133,6 +138,17 @@ impl AnnotationNames {
             backend_v6_data: data(BACKEND_V6_DATA),
             second: second.map(Box::new),
         })
+    }
+
+    /// What an operator wants to be published instead of the node's own addresses and is none, with the annotation's name.
+    pub(crate) fn unusable_overwrites(&self, present: &Present<'_>) -> Vec<(String, String)> {
+        let unusable = |suffix: &str, is_address: fn(&str) -> bool| {
+            let text = self.get(present, suffix)?;
+            (!text.is_empty() && !is_address(text)).then(|| (self.name(suffix), text.to_owned()))
+        };
+        let ipv4 = unusable(PUBLIC_IP_OVERWRITE, |text| text.parse::<Ipv4Addr>().is_ok());
+        let ipv6 = unusable(PUBLIC_IPV6_OVERWRITE, |text| text.parse::<Ipv6Addr>().is_ok());
+        ipv4.into_iter().chain(ipv6).collect()
     }
 
     /// Which addresses an operator wants to be published instead of the node's own.
@@ -267,6 +283,38 @@ mod tests {
         let written = names().missing(&vxlan(), &present);
         assert_eq!(written[&names().name(PUBLIC_IP)], "198.51.100.7");
         assert_eq!(names().overwrites(&present).0, Some([198, 51, 100, 7].into()));
+        assert!(names().unusable_overwrites(&present).is_empty());
+        let name = names().name(PUBLIC_IP_OVERWRITE);
+        let present = Present::from([(name.clone().into(), "198.51.100.7 ".into())]);
+        let written = names().missing(&vxlan(), &present);
+        assert_eq!(written[&names().name(PUBLIC_IP)], "192.0.2.1", "peers could not read it");
+        assert_eq!(names().unusable_overwrites(&present), [(name, "198.51.100.7 ".into())]);
+    }
+
+    #[test]
+    fn an_address_that_a_node_had_is_withdrawn() {
+        let both = LeaseAttrs {
+            backend_type: "host-gw".into(),
+            backend_data: None,
+            public_ipv6: Some("2001:db8::1".parse().unwrap()),
+            ..vxlan()
+        };
+        let mut present = Present::new();
+        for (attrs, addresses) in [
+            (LeaseAttrs { public_ipv6: None, ..both.clone() }, 1),
+            (both.clone(), 2),
+            (LeaseAttrs { public_ipv6: None, ..both.clone() }, 1),
+            (LeaseAttrs { public_ip: None, ..both }, 1),
+        ] {
+            let written = names().missing(&attrs, &present);
+            present.extend(written.into_iter().map(|(name, value)| (name.into(), value.into())));
+            let read = names().read(&present).unwrap();
+            assert_eq!((read.public_ip, read.public_ipv6), (attrs.public_ip, attrs.public_ipv6));
+            let known =
+                usize::from(read.public_ip.is_some()) + usize::from(read.public_ipv6.is_some());
+            assert_eq!(known, addresses);
+            assert!(names().missing(&attrs, &present).is_empty(), "nothing is written twice");
+        }
     }
 
     #[test]

@@ -4,13 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use flannel_core::Backoff;
 use flannel_kube::{Client, NodeView, Projection, Reflector, ReflectorOptions, Resource};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-use super::events::random;
+use super::{at, events::random};
 
 /// Keeps the condition true. Made by [`KubernetesStore::condition`](super::KubernetesStore::condition).
 #[derive(Debug)]
@@ -130,13 +127,6 @@ impl Projection for ConditionProjection {
         let node: NodeView<'_> = serde_json::from_str(object)?;
         let found = node.status.conditions.iter().find(|it| it.kind == CONDITION);
         Ok(found.map(|condition| (&*condition.status).into()))
-    }
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }
 

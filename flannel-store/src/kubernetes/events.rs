@@ -10,12 +10,10 @@ use std::{
 use flannel_core::{Backoff, Notice};
 use flannel_kube::{Client, RequestError, Resource};
 use serde_json::json;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tracing::{debug, warn};
 
+use super::at;
 use plan::{Plan, Write};
 
 /// Keeps a Node's events. Made by [`KubernetesStore::events`](super::KubernetesStore::events).
@@ -114,13 +112,6 @@ pub(super) fn random() -> u64 {
 fn shortened(text: &str, bytes: usize) -> &str {
     let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Where events of objects without a namespace are.

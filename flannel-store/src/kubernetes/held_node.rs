@@ -42,6 +42,7 @@ impl HeldNode {
             return Err(revoked());
         }
         let missing = shared.names.missing(attrs, &node.metadata.annotations);
+        shared.tell_unusable(shared.names.unusable_overwrites(&node.metadata.annotations));
         // Before it is written: what the watch shows then is what we published.
         shared.publishes(attrs);
         if missing.is_empty() {

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
     pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,10 +14,10 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Families, KubernetesStore, LastState, LeaseView, NodeProjection, unavailable};
+use super::{Families, KubernetesStore, LastState, LeaseView, NodeProjection, at, unavailable};
 
 /// All leases, and then what becomes of them.
 pub(super) fn watch(store: KubernetesStore) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
@@ -72,15 +73,19 @@ impl LeaseWatch {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
+            let shared = Arc::clone(&self.store.shared);
             let change = {
                 let mut change = pin!(self.reflector.next());
                 tokio::select! {
                     biased;
                     change = &mut change => Some(change),
                     () = at(self.save_at) => None,
+                    () = shared.config_changed.notified(), if self.known => {
+                        self.save_at.get_or_insert_with(|| Instant::now() + save_after());
+                        continue;
+                    }
                 }
             };
-            let shared = &self.store.shared;
             match change {
                 None => self.save(families).await,
                 Some(Ok(change)) => {
@@ -135,13 +140,6 @@ impl LeaseWatch {
             }
             _ => {}
         }
-    }
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }
 
