@@ -245,10 +245,11 @@ pub(super) const PROCESS: &[Metric] = &[
 pub(super) fn subnets(config: &NetworkConfig, held: Option<Subnet>) -> Option<f64> {
     fn count<C: Cidr>(range: Option<&SubnetRange<C>>, held: Option<C>) -> Option<f64> {
         let range = range?;
-        let other = held.map(|held| held.prefix_len()).filter(|len| *len != range.subnet_len());
-        Some(other.map_or(range.count() as f64, |len| {
-            2_f64.powi(i32::from(len) - i32::from(range.network().prefix_len()))
-        }))
+        let others = held.map(|held| held.prefix_len()).filter(|len| *len != range.subnet_len());
+        Some(match others {
+            None => range.count() as f64,
+            Some(len) => 2_f64.powi(i32::from(len) - i32::from(range.network().prefix_len())),
+        })
     }
     let ipv4 = count(config.ipv4(), held.and_then(|held| held.ipv4()));
     let ipv6 = count(config.ipv6(), held.and_then(|held| held.ipv6()));
