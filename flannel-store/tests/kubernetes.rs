@@ -274,14 +274,24 @@ async fn a_restart_while_the_api_server_is_away_goes_on_with_the_last_state() {
     let LeaseEvent::Reset(known) = next(&mut watch).await else { panic!() };
     assert_eq!(known.len(), 2);
     let file = cluster.folder.path().join("n1.json");
-    let saving = async {
-        tokio::select! {
-            _ = async { loop { watch.next().await; } } => {}
-            () = until("the state is written", || file.exists()) => {}
-        }
-    };
-    soon(saving).await;
-    drop((watch, store));
+    let mut configs = store.watch_config();
+    for network in [NETWORK, r#"{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan"}}"#] {
+        fs::write(cluster.folder.path().join("net-conf.json"), network).unwrap();
+        let is_written = || {
+            let state = fs::read(&file).unwrap_or_default();
+            let state: Value = serde_json::from_slice(&state).unwrap_or_default();
+            state["network"] == network
+        };
+        let saving = async {
+            tokio::select! {
+                _ = async { loop { watch.next().await; } } => {}
+                _ = async { loop { configs.next().await; } } => {}
+                () = until("the state is written", is_written) => {}
+            }
+        };
+        soon(saving).await;
+    }
+    drop((configs, watch, store));
     cluster.server.stop();
     let store = cluster.store("n1");
     assert_eq!(store.previous().await.unwrap(), Some(before.clone()));
