@@ -7,6 +7,7 @@ use std::{
 };
 
 use flannel_core::Backend;
+use flannel_netlink::Namespace;
 use flannel_testbed::{
     Pod,
     probe::{self, Ping},
@@ -60,12 +61,9 @@ async fn large_sends_arrive_as_they_are() {
 #[ignore = "needs root for /dev/net/tun: run ./ci.sh tun as root"]
 async fn not_one_byte_is_on_the_wire_in_the_clear() {
     let mut lab = Lab::new(&[IPV4; 2]).await;
-    // All that enters and leaves the host.
-    let all = Some(Protocol::from(i32::from(0x0003_u16.to_be())));
-    let open = || Socket::new(Domain::PACKET, Type::RAW, all);
-    let mut capture = lab.testbed.host(0).namespace().run(open).unwrap().unwrap();
-    capture.set_recv_buffer_size(64 << 20).unwrap();
-    capture.set_nonblocking(true).unwrap();
+    // All between the hosts, and all that enters and leaves one of them and its devices.
+    let (between, host) = (lab.testbed.switch(), lab.testbed.host(0).namespace());
+    let (between, host) = (capture(between), capture(host));
     let (from, to) = (socket(&lab.pods[0]), socket(&lab.pods[1]));
     let data = MARK.repeat(60);
     let send = || from.send_to(&data, to.local_addr().unwrap()).unwrap();
@@ -79,24 +77,37 @@ async fn not_one_byte_is_on_the_wire_in_the_clear() {
         send();
     }
     assert_eq!(to.recv(&mut [0; 2000]).unwrap(), data.len());
-    let (mut on_uplink, mut inside, mut frame) = (0, 0, vec![0; 65_536]);
-    while let Ok(len) = capture.read(&mut frame) {
-        let frame = &frame[..len];
-        let is_clear = frame.windows(MARK.len()).any(|window| window == MARK);
-        // Outer packets have an Ethernet header, and UDP of WireGuard's port in them; those of the pod are on the veth and the TUN device.
+    let is_clear = |frame: &Vec<u8>| frame.windows(MARK.len()).any(|window| window == MARK);
+    // An Ethernet header, and UDP of WireGuard's port in IPv4.
+    let is_encrypted = |frame: &&Vec<u8>| {
         let port = 51820_u16.to_be_bytes();
-        let is_outer = frame.len() > 38 && frame[12..14] == [8, 0] && frame[36..38] == port;
-        if is_outer {
-            assert!(!is_clear, "{frame:x?}");
-            on_uplink += 1;
-        } else {
-            inside += usize::from(is_clear);
-            let is_to_host =
-                frame.len() > 34 && frame[12..14] == [8, 0] && frame[30..33] == [192, 0, 2];
-            assert!(!(is_clear && is_to_host), "{frame:x?}");
-        }
+        frame.len() > 38 && frame[12..14] == [8, 0] && frame[36..38] == port
+    };
+    let (between, host) = (frames(between), frames(host));
+    assert!(!between.iter().any(is_clear), "in the clear between hosts");
+    let encrypted = between.iter().filter(is_encrypted).count();
+    // On the veth of the pod, and on the TUN device.
+    let inside = host.iter().filter(|frame| is_clear(frame)).count();
+    assert!(encrypted >= 4 && inside >= 20, "{encrypted} encrypted, {inside} of the pod");
+}
+
+/// A socket that gets all that enters and leaves the devices of a namespace.
+fn capture(of: &Namespace) -> Socket {
+    let all = Some(Protocol::from(i32::from(0x0003_u16.to_be())));
+    let open = || Socket::new(Domain::PACKET, Type::RAW, all);
+    let capture = of.run(open).unwrap().unwrap();
+    capture.set_recv_buffer_size(64 << 20).unwrap();
+    capture.set_nonblocking(true).unwrap();
+    capture
+}
+
+/// What a socket has.
+fn frames(mut capture: Socket) -> Vec<Vec<u8>> {
+    let (mut frames, mut frame) = (Vec::new(), vec![0; 65_536]);
+    while let Ok(len) = capture.read(&mut frame) {
+        frames.push(frame[..len].to_vec());
     }
-    assert!(on_uplink >= 4 && inside >= 20, "{on_uplink} encrypted, {inside} of the pod");
+    frames
 }
 
 const MARK: &[u8] = b"plain text of a pod";
