@@ -76,7 +76,7 @@ enum To {
 
 const MARK: &str = "meta mark set mark or 0x4000";
 const MASQUERADE: (&str, &str) =
-    ("postrouting", "meta mark & 0x4000 == 0x4000 masquerade fully-random");
+    ("postrouting", "meta mark & 0x4000 == 0x4000 counter masquerade fully-random");
 
 const KINDS: [Kind; 10] = [
     Kind { name: "pod to pod", ..PLAIN },
@@ -90,38 +90,38 @@ const KINDS: [Kind; 10] = [
     Kind { name: "pod to host", to: To::Gateway, ..PLAIN },
     Kind {
         name: "masquerade all",
-        rules: &[("postrouting", "oifname flannel0 masquerade fully-random")],
+        rules: &[("postrouting", "oifname flannel0 counter masquerade fully-random")],
         ..PLAIN
     },
     Kind {
         name: "SNAT to the uplink's address",
-        rules: &[("postrouting", "oifname flannel0 snat to UPLINK")],
+        rules: &[("postrouting", "oifname flannel0 counter snat to UPLINK")],
         ..PLAIN
     },
     Kind {
         name: "node port",
         from: From::Host(2),
         to: To::NodePort,
-        rules: &[("prerouting", "th dport 30080 MARK dnat to POD"), MASQUERADE],
+        rules: &[("prerouting", "th dport 30080 MARK counter dnat to POD"), MASQUERADE],
         ..PLAIN
     },
     Kind {
         name: "service from the host",
         from: From::Host(0),
         to: To::Service,
-        rules: &[("output", "FAMILY daddr SERVICE MARK dnat to POD"), MASQUERADE],
+        rules: &[("output", "FAMILY daddr SERVICE MARK counter dnat to POD"), MASQUERADE],
         ..PLAIN
     },
     Kind {
         name: "service from a pod",
         to: To::Service,
-        rules: &[("prerouting", "FAMILY daddr SERVICE dnat to POD")],
+        rules: &[("prerouting", "FAMILY daddr SERVICE counter dnat to POD")],
         ..PLAIN
     },
     Kind {
         name: "DNAT behind the tunnel",
         to: To::GatewayOfPod,
-        rules: &[("prerouting", "iifname flannel0 FAMILY daddr GATEWAY dnat to POD")],
+        rules: &[("prerouting", "iifname flannel0 FAMILY daddr GATEWAY counter dnat to POD")],
         rules_at: 1,
         ..PLAIN
     },
@@ -175,6 +175,10 @@ async fn all_flows(userspace: &'static [&'static str]) {
                     "{}, {family}, {offloads:?}: programs carried {carried} packets only",
                     kind.name
                 ));
+            }
+            let rules = cluster.run(kind.rules_at, "nft list ruleset");
+            if rules.contains("counter packets 0 ") {
+                failures.push(format!("{}, {family}: nothing is translated: {rules}", kind.name));
             }
             cluster.run(kind.rules_at, "nft flush ruleset");
         }

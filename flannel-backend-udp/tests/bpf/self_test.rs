@@ -57,7 +57,6 @@ async fn all_kinds_of_flows_pass_and_nothing_is_left() {
     });
     let passed = tested(&backend).await.unwrap();
     assert_eq!(passed.nat_not_tried, None);
-    assert!(passed.took < SelfTest::LIMIT, "{passed}");
     println!("self-test of both families: {passed}");
     let seen = SEEN.lock().unwrap().clone();
     assert_eq!(seen.len(), 2);

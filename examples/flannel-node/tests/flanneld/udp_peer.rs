@@ -37,7 +37,12 @@ async fn tun_all_kinds_of_packets_pass_between_flanneld_and_both_engines_of_udp(
                     failures.extend(failed.into_iter().map(|why| {
                         format!("{engine} {way} flanneld, {kind}, {offloads:?}: {why}")
                     }));
-                    cluster.shell(from, "nft flush ruleset").await;
+                    // flanneld's own rules count as well.
+                    let list = "nft list table ip t; nft flush ruleset";
+                    let rules = cluster.shell(from, list).await;
+                    if rules.contains("counter packets 0 ") {
+                        failures.push(format!("{engine}, {kind}: nothing is translated: {rules}"));
+                    }
                 }
             }
         }
@@ -61,11 +66,11 @@ fn hops(from: &Pod, to: &Pod) -> Option<u32> {
 /// What the host of a client translates, after the hook.
 const KINDS: [(&str, &str); 3] = [
     ("as it is", ""),
-    ("masqueraded", "postrouting priority 100; oifname flannel0 masquerade fully-random"),
+    ("masqueraded", "postrouting priority 100; oifname flannel0 counter masquerade fully-random"),
     (
         "node port",
-        "prerouting priority -100; meta l4proto { tcp, udp } th dport 30080 meta mark set 0x4000 dnat to POD; }
-         chain second { type nat hook postrouting priority 100; meta mark 0x4000 masquerade fully-random",
+        "prerouting priority -100; meta l4proto { tcp, udp } th dport 30080 meta mark set 0x4000 counter dnat to POD; }
+         chain second { type nat hook postrouting priority 100; meta mark 0x4000 counter masquerade fully-random",
     ),
 ];
 
