@@ -172,6 +172,22 @@ mod tests {
     use super::*;
     use crate::testing::packets;
 
+    #[test]
+    fn a_batch_is_no_more_than_one_call_takes() {
+        // By the number of packets, and by their bytes.
+        for (len, counts) in [(100, [64, 16]), (1428, [44, 36])] {
+            let (to, mut sent) = (SocketAddr::from(([192, 0, 2, 2], 8285)), Vec::new());
+            let mut batches = Batches::default();
+            let mut send = |batch: &Batch| sent.push(batch.count());
+            for _ in 0..80 {
+                let mut packet = packets::udp4([10, 3, 1, 2], [10, 3, 2, 3], 64, &vec![7; len]);
+                batches.add(&mut packet, &Offload::default(), to, &mut send).unwrap();
+            }
+            batches.flush(&mut send);
+            assert_eq!(sent, counts, "{len} bytes");
+        }
+    }
+
     proptest! {
         #[test]
         fn all_packets_come_out_whole_and_in_the_order_of_their_peer(

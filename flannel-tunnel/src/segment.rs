@@ -299,6 +299,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_checksum_of_udp_that_is_0_is_written_as_the_other_zero() {
+        let udp = |data: &[u8]| packets::udp4([10, 3, 1, 2], [10, 3, 2, 3], 64, data);
+        // The checksum without data, as data, makes it 0.
+        let mut packet = udp(&udp(&[0; 2])[26..28]);
+        let ip = Ip::new_checked(&packet).unwrap();
+        let pseudo = ip.pseudo_sum(wire::UDP, ip.payload().len());
+        assert_eq!(cut(&packet, GSO_UDP, 100)[0][26..28], [0xff; 2]);
+        wire::put_u16(&mut packet, 26, pseudo);
+        let (checksum_start, checksum_offset) = (20, 6);
+        let offload =
+            Offload { needs_checksum: true, checksum_start, checksum_offset, ..Offload::default() };
+        complete_checksum(&mut packet, &offload).unwrap();
+        assert_eq!(packet[26..28], [0xff; 2]);
+    }
+
     proptest! {
         #[test]
         fn parts_joined_are_the_whole(
