@@ -61,16 +61,12 @@ impl BackendConfig {
 
     /// The same with a sign in the place of each secret, for people to read.
     pub(super) fn without_secrets(&self) -> Self {
-        let shown = |json: &String| match self.options() {
-            options if options.names().any(is_secret) => {
-                options.print(
-                    |name, value| {
-                        if is_secret(name) && value != "null" { HIDDEN } else { value }
-                    },
-                )
-            }
-            _ => json.clone(),
-        };
+        let shown =
+            |_: &String| {
+                self.options().print(|name, value| {
+                    if is_secret(name) && value != "null" { HIDDEN } else { value }
+                })
+            };
         Self { kind: self.kind.clone(), json: self.json.as_ref().map(shown) }
     }
 
