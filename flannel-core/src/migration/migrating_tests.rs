@@ -15,7 +15,7 @@ use crate::{
 
 /// Has these backends, by kind, and a memory.
 #[derive(Debug)]
-struct Source(Vec<(&'static str, FakeBackend)>, Mutex<Option<MigrationRecord>>);
+pub(super) struct Source(Vec<(&'static str, FakeBackend)>, Mutex<Option<MigrationRecord>>);
 
 impl BackendSource for Source {
     fn build(&self, config: &NetworkConfig, _: Place) -> Result<Arc<dyn Backend>, BackendError> {
@@ -35,14 +35,14 @@ impl BackendSource for Source {
 }
 
 /// Hosts with a backend each, and the source that makes them.
-fn hosts() -> ([FakeBackend; 2], Arc<Source>) {
+pub(super) fn hosts() -> ([FakeBackend; 2], Arc<Source>) {
     let kinds = ["one", "two"];
     let hosts = kinds.map(|kind| FakeBackend::of_kind(kind, [192, 0, 2, 1].into()));
     let source = kinds.into_iter().zip(hosts.clone()).collect();
     (hosts, Arc::new(Source(source, Mutex::default())))
 }
 
-fn config(kind: &str) -> NetworkConfig {
+pub(super) fn config(kind: &str) -> NetworkConfig {
     format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"{kind}"}}}}"#).parse().unwrap()
 }
 

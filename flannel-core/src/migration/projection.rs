@@ -24,14 +24,6 @@ pub(super) fn attrs_of(attrs: &LeaseAttrs, backend_type: &str) -> Option<LeaseAt
     })
 }
 
-/// The same of a lease.
-pub(super) fn lease_of(lease: &Arc<Lease>, backend_type: &str) -> Option<Arc<Lease>> {
-    if lease.attrs.second.is_none() && lease.attrs.backend_type == backend_type {
-        return Some(Arc::clone(lease));
-    }
-    Some(with_attrs(lease, attrs_of(&lease.attrs, backend_type)?))
-}
-
 /// The lease with other attributes.
 pub(super) fn with_attrs(lease: &Lease, attrs: LeaseAttrs) -> Arc<Lease> {
     Arc::new(Lease { attrs, ..lease.clone() })

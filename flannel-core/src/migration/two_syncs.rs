@@ -13,7 +13,7 @@ use super::{
     merge::{add, fault},
     migrating_network::MigratingNetwork,
     migration_plan::{MigrationPlan, Published, Side, Situation},
-    projection::{attrs_of, lease_of, with_attrs},
+    projection::{attrs_of, with_attrs},
     shared_state::Running,
 };
 use crate::{
@@ -38,7 +38,11 @@ impl MigratingNetwork {
         }
         let share = NetworkShare { scope, ..NetworkShare::default() };
         let shown = |lease: &Arc<Lease>| {
-            Some(lease_of(lease, &base.backend_type).unwrap_or_else(|| Arc::clone(lease)))
+            let attrs = match lease.attrs.second {
+                Some(_) => attrs_of(&lease.attrs, &base.backend_type),
+                None => None,
+            };
+            Some(attrs.map_or_else(|| Arc::clone(lease), |attrs| with_attrs(lease, attrs)))
         };
         self.base.sync(&peers.shared(base.own_lease(peers.own()), share, shown)).await
     }
@@ -225,3 +229,6 @@ fn plan_that_waits(
 
 /// How often it is looked whether a peer accepts packets by now, which nobody tells.
 const AWAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;
