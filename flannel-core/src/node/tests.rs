@@ -23,6 +23,7 @@ use crate::{
 
 mod accidents;
 mod lease_holding;
+mod logged;
 mod shown;
 mod stopping;
 mod trouble;
