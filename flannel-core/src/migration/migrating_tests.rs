@@ -183,6 +183,7 @@ async fn two_nodes_move_together_also_if_they_restart_in_each_round() {
             (attrs, report) = round(&backend, &mut network, attrs).await;
             let engines = backend.report().properties["kind"].clone();
             let progress = report.migration.map(|it| {
+                assert_eq!(it.then, None);
                 format!(
                     "{} to {}, {} of {}, {} waited for",
                     it.from, it.to, it.moved, it.peers, it.waiting

@@ -55,3 +55,47 @@ pub(super) fn layout_of(published: Published<'_>, types: [&Cow<'static, str>; 2]
         (Some(first), _) => Layout::Only(first),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::SecondRole;
+
+    #[test]
+    fn a_layout_is_found_again_in_what_is_published() {
+        let attrs = |name: &'static str| {
+            let public_ip = Some([192, 0, 2, 1].into());
+            Some(LeaseAttrs { public_ip, backend_type: name.into(), ..LeaseAttrs::default() })
+        };
+        let (types, sides) = ([&"one".into(), &"two".into()], || [attrs("one"), attrs("two")]);
+        let published = |layout| compose(layout, sides()).unwrap();
+        let roles = [SecondRole::Next, SecondRole::InUse, SecondRole::Unused];
+        for first in Side::ALL {
+            let both = roles.map(|role| Layout::Both { first, role });
+            for layout in both.into_iter().chain([Layout::Only(first)]) {
+                let attrs = published(layout);
+                assert_eq!(layout_of(Published::by(&attrs), types), layout);
+                // Each side finds in it what it has published.
+                for side in Side::ALL.into_iter().filter(|it| layout != Layout::Only(it.other())) {
+                    assert_eq!(attrs_of(&attrs, types[side as usize]), sides()[side as usize]);
+                }
+            }
+        }
+        // A third backend is none of ours.
+        let both = Layout::Both { first: Side::Base, role: SecondRole::Next };
+        let attrs = published(both);
+        for (types, side) in [
+            (["one", "three"], Side::Base),
+            (["three", "one"], Side::Beside),
+            (["three", "four"], Side::Base),
+        ] {
+            let types = types.map(Cow::Borrowed);
+            let layout = layout_of(Published::by(&attrs), types.each_ref());
+            assert_eq!(layout, Layout::Only(side), "{types:?}");
+        }
+        assert_eq!(attrs_of(&attrs, "three"), None);
+        // A second backend that cannot say what it publishes is left out.
+        let [one, _] = sides();
+        assert_eq!(compose(both, [one.clone(), None]), one);
+    }
+}

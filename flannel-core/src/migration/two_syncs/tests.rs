@@ -4,9 +4,10 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
-    LeaseAttrs, LeaseEvent, Network, PeerFault, PeerProblem, SecondBackend, SecondRole,
+    BackendConfig, LeaseAttrs, LeaseEvent, Network, NetworkConfig, PeerFault, PeerProblem,
+    SecondBackend, SecondRole,
     migration::{
-        MigrationOptions,
+        MigrationOptions, MigrationRecord, Recorded,
         migrating_tests::{config, hosts},
         migration_plan::Layout,
         shared_state::Shared,
@@ -98,6 +99,11 @@ impl Network for Recorder {
         std::future::pending().await
     }
 
+    fn reconfigure(&mut self, options: &BackendConfig) -> Result<(), BackendError> {
+        self.log.lock().unwrap().push(options.to_string());
+        Ok(())
+    }
+
     fn foresee(&self, attrs: &LeaseAttrs) -> Option<LeaseAttrs> {
         let backend_type = format!("{}, foreseen", self.name).into();
         self.foresees.then(|| LeaseAttrs { backend_type, ..attrs.clone() })
@@ -122,7 +128,7 @@ async fn node(
 ) -> (MigratingNetwork, [Running; 2], Arc<Mutex<Vec<String>>>) {
     let (_, source) = hosts();
     let running = ["one", "two"].map(|kind| {
-        let recorded = super::super::Recorded { config: config(kind), alternate: false };
+        let recorded = Recorded { config: config(kind), alternate: false };
         Running::new(source.as_ref(), recorded, true).unwrap()
     });
     let shared = Shared::new(source, &config("one"), MigrationOptions::default()).unwrap();
@@ -366,4 +372,20 @@ async fn who_gains_peers_is_told_first_and_nobody_loses_its_way() {
         let told = case.run().await;
         assert_eq!(told, case.told, "{} beside {:?}", case.own, case.others);
     }
+}
+
+#[tokio::test]
+async fn new_options_go_to_the_network_of_their_backend_and_are_remembered() {
+    let (mut network, [_, two], log) = node(recorders()).await;
+    network.shared.state().beside = Some(two);
+    let changed = ["one", "two"].map(|kind| {
+        let json = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"KIND","Port":7}}"#;
+        json.replace("KIND", kind).parse::<NetworkConfig>().unwrap()
+    });
+    for config in &changed {
+        network.reconfigure(config.backend()).unwrap();
+    }
+    assert_eq!(*log.lock().unwrap(), changed.each_ref().map(|it| it.backend().to_string()));
+    let MigrationRecord { base, beside } = network.shared.source.recall().unwrap();
+    assert_eq!([base.config, beside.unwrap().config], changed);
 }
