@@ -293,6 +293,27 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_of_the_backend_is_of_what_somebody_has_to_look_at() {
+        let reason = || "no".into();
+        for (error, kind, object) in [
+            (
+                BackendError::Unsupported { backend: "udp".into(), reason: "no".into() },
+                FaultKind::BackendUnusable,
+                "backend",
+            ),
+            (BackendError::Interface { source: reason() }, FaultKind::AddressMissing, "uplink"),
+            (
+                BackendError::Kernel { operation: "add a route".into(), source: reason() },
+                FaultKind::KernelRefused,
+                "data path",
+            ),
+        ] {
+            let Fault { kind: found, object: of, remedy, .. } = Fault::of(Activity::Start, &error);
+            assert_eq!((found, &*of, remedy), (kind, object, None), "{error}");
+        }
+    }
+
+    #[test]
     fn a_fault_reads_as_one_line_and_survives_its_json() {
         let source = "timed out".into();
         let away = StoreError::Unavailable { operation: "read the leases".into(), source };

@@ -110,6 +110,15 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_an_address_is_told_from_others() {
+        for address in ["192.0.2.1", "fd00::1"] {
+            let address = address.parse::<std::net::IpAddr>().unwrap();
+            assert_eq!(NodeId::from(address).address(), Some(address));
+        }
+        assert_eq!(NodeId::new("192-0-2-1").unwrap().address(), None);
+    }
+
+    #[test]
     fn the_spread_of_a_name_never_changes() {
         for (name, spread) in [
             ("n1", "d54dff04e03b4a3ef5c08557ac1e5104"),

@@ -292,7 +292,8 @@ mod tests {
                         "backendData": { "VNI" : 1, "VtepMAC" : "a b" } , "BackendV6Data": null} "#;
         let attrs: LeaseAttrs = text.parse().unwrap();
         assert_eq!(attrs.public_ip, Some(Ipv4Addr::new(1, 2, 3, 4)));
-        assert_eq!(attrs.backend_data.unwrap().as_str(), r#"{"VNI":1,"VtepMAC":"a b"}"#);
+        let data = attrs.backend_data.unwrap();
+        assert_eq!([data.as_str(), &data.to_string()], [r#"{"VNI":1,"VtepMAC":"a b"}"#; 2]);
         assert_eq!(attrs.backend_v6_data, None);
         assert_eq!("{}".parse::<LeaseAttrs>().unwrap(), LeaseAttrs::default());
     }
