@@ -176,6 +176,7 @@ mod tests {
         let blocks: Vec<_> = dual.blocks().map(|block| block.to_string()).collect();
         assert_eq!(blocks, ["10.12.13.0/24", "fd00:12:13::/56"]);
         assert_eq!(dual.ipv6(), Some("fd00:12:13::/56".parse().unwrap()));
+        assert_eq!(format!("{dual:?}"), dual.to_string());
     }
 
     #[test]

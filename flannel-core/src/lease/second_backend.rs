@@ -125,9 +125,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_member_panics_and_what_is_read_is_printed_alike(text in "\\PC{0,60}") {
+        fn no_member_panics_and_what_is_read_is_printed_alike(text in "\\PC{0,60}", quoted in any::<bool>()) {
+            let value = if quoted { serde_json::to_string(&text).unwrap() } else { text };
+            let text = format!(r#"{{"Type":{value},"Role":"next","Data":{value}}}"#);
             if let Ok(second) = text.parse::<SecondBackend>() {
                 prop_assert_eq!(second.to_string().parse::<SecondBackend>().unwrap(), second);
+            } else {
+                prop_assert!(!quoted, "{}", text);
             }
         }
     }

@@ -35,11 +35,14 @@ impl BackendSource for Source {
 }
 
 /// Hosts with a backend each, and the source that makes them.
-pub(super) fn hosts() -> ([FakeBackend; 2], Arc<Source>) {
-    let kinds = ["one", "two"];
+fn hosts_of<const N: usize>(kinds: [&'static str; N]) -> ([FakeBackend; N], Arc<Source>) {
     let hosts = kinds.map(|kind| FakeBackend::of_kind(kind, [192, 0, 2, 1].into()));
     let source = kinds.into_iter().zip(hosts.clone()).collect();
     (hosts, Arc::new(Source(source, Mutex::default())))
+}
+
+pub(super) fn hosts() -> ([FakeBackend; 2], Arc<Source>) {
+    hosts_of(["one", "two"])
 }
 
 pub(super) fn config(kind: &str) -> NetworkConfig {
@@ -280,10 +283,7 @@ async fn what_the_lease_does_not_name_comes_back_as_a_new_one_also_after_a_resta
 /// Nobody has it yet: they are for when it begins.
 #[tokio::test(start_paused = true)]
 async fn options_of_a_backend_that_is_to_come_are_for_no_other() {
-    let kinds = ["one", "two", "three"];
-    let hosts = kinds.map(|kind| FakeBackend::of_kind(kind, [192, 0, 2, 1].into()));
-    let source = kinds.into_iter().zip(hosts.clone()).collect();
-    let source = Arc::new(Source(source, Mutex::default()));
+    let (hosts, source) = hosts_of(["one", "two", "three"]);
     let options = MigrationOptions::default();
     let backend = Migrating::new(source.clone(), &config("one"), options).unwrap();
     let mut attrs = backend.advertise(None).await.unwrap();
@@ -303,6 +303,27 @@ async fn options_of_a_backend_that_is_to_come_are_for_no_other() {
     assert_eq!(said(&attrs), "three");
     assert_eq!(hosts.each_ref().map(FakeBackend::is_up), [false, false, true]);
     assert_eq!(source.recall().unwrap().base.config, changed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_third_backend_waits_for_what_a_restarted_node_has_begun() {
+    let (hosts, source) = hosts_of(["one", "two", "three"]);
+    let options = MigrationOptions::default();
+    let begin = |kind| Migrating::new(source.clone(), &config(kind), options).unwrap();
+    let mut backend = begin("one");
+    let mut attrs = backend.advertise(None).await.unwrap();
+    let mut network = backend.start(&own(&attrs)).await.unwrap();
+    network.migrate(&config("two")).unwrap();
+    (attrs, _) = round(&backend, &mut network, attrs).await;
+    drop(network);
+    backend = begin("three");
+    network = backend.start(&own(&attrs)).await.unwrap();
+    for _ in 0..20 {
+        (attrs, _) = round(&backend, &mut network, attrs).await;
+        sleep(options.linger).await;
+    }
+    assert_eq!(said(&attrs), "three");
+    assert_eq!(hosts.each_ref().map(FakeBackend::is_up), [false, false, true]);
 }
 
 /// A sync may be dropped at any await: it may be the last one of a migration.

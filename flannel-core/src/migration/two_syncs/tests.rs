@@ -321,6 +321,14 @@ async fn who_gains_peers_is_told_first_and_nobody_loses_its_way() {
             told: "Network: 2 one | Peers: 3 two | two>one: one, two; 2 added | again after 1s",
             ..back
         },
+        // What we say that we send nobody by is not used before we say otherwise.
+        Sync {
+            own: "1 two-one",
+            others: &["2 two>one"],
+            before: Some(&[("2", Beside)]),
+            told: "Peers: 2 two | Network: | two+one: two; 2 added",
+            ..plain
+        },
         // The kernel refuses the way to a peer.
         Sync {
             others: both,
@@ -388,4 +396,13 @@ async fn new_options_go_to_the_network_of_their_backend_and_are_remembered() {
     assert_eq!(*log.lock().unwrap(), changed.each_ref().map(|it| it.backend().to_string()));
     let MigrationRecord { base, beside } = network.shared.source.recall().unwrap();
     assert_eq!([base.config, beside.unwrap().config], changed);
+    // On the way back and forth as well, if they are others.
+    log.lock().unwrap().clear();
+    for (config, side) in
+        [(&changed[0], Side::Base), (&changed[1], Side::Beside), (&config("one"), Side::Base)]
+    {
+        network.migrate(config).unwrap();
+        assert_eq!(network.shared.state().target, side);
+    }
+    assert_eq!(*log.lock().unwrap(), [config("one").backend().to_string()]);
 }

@@ -62,6 +62,18 @@ async fn how_long_the_lease_is_good_for_is_shown_and_renewals_wake_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_lease_wakes_those_who_wait_for_a_change_once() {
+    let (store, events) = store(&Held::new(OWN));
+    let mut handle = serving((store, &events), fake(), vec![lease(OWN, 1)]).await;
+    let second = Duration::from_secs(1);
+    while timeout(second, handle.changed()).await.is_ok() {}
+    for is_news in [true, false] {
+        events.send(Ok(LeaseEvent::upsert(lease("10.4.2.0-24", 2)))).unwrap();
+        assert_eq!(timeout(second, handle.changed()).await.is_ok(), is_news);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
     let mut backend = MockBackend::new();
     backend.expect_advertise().returning(|_| Ok(attrs(1)));

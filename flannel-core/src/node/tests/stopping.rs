@@ -13,8 +13,12 @@ async fn what_waiting_can_help_is_waited_for() {
         1 => Err(StoreError::ConfigMissing { place: "/x".into() }),
         _ => Ok(config()),
     });
-    store.expect_previous().returning(|| Ok(None));
-    store.expect_acquire().returning(|_| Ok(Box::new(Held::new(OWN))));
+    let [mut previous, mut acquired] = [(); 2].map(|()| Some(unavailable()));
+    store.expect_previous().returning(move || previous.take().map_or(Ok(None), Err));
+    store.expect_acquire().returning(move |_| match acquired.take() {
+        Some(error) => Err(error),
+        None => Ok(Box::new(Held::new(OWN))),
+    });
     store.expect_watch_config().returning(|| stream::pending().boxed());
     store.expect_watch().returning(|| {
         stream::iter([Ok(LeaseEvent::Reset(vec![]))]).chain(stream::pending()).boxed()
@@ -40,6 +44,13 @@ async fn what_somebody_has_to_correct_ends_the_node() {
     let error = node(store, fake()).run().await.unwrap_err();
     let text = crate::error_chain(&error);
     assert!(text.contains("/net/config") && text.contains("Network is missing"), "{text}");
+
+    let mut store = empty_store();
+    store.expect_acquire().returning(|_| {
+        Err(StoreError::Denied { operation: "write a lease".into(), source: "read only".into() })
+    });
+    let text = crate::error_chain(&node(store, fake()).run().await.unwrap_err());
+    assert!(text.contains("write a lease: read only"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
