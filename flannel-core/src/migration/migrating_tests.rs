@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{sleep, timeout};
 
-use super::{BackendSource, Migrating, MigrationOptions, MigrationRecord, Place};
+use super::{BackendSource, Migrating, MigrationOptions, MigrationRecord, Place, Recorded};
 use crate::{
     Backend, BackendError, Lease, LeaseAttrs, LeaseEvent, Network, NetworkConfig, Peers,
     SecondBackend, SecondRole, SyncReport, testing::FakeBackend,
@@ -20,8 +20,10 @@ pub(super) struct Source(Vec<(&'static str, FakeBackend)>, Mutex<Option<Migratio
 impl BackendSource for Source {
     fn build(&self, config: &NetworkConfig, _: Place) -> Result<Arc<dyn Backend>, BackendError> {
         let kind = config.backend().kind();
-        let (_, backend) = self.0.iter().find(|(known, _)| *known == kind).unwrap();
-        Ok(Arc::new(backend.clone()))
+        let (backend, reason) = (kind.into(), "it is not in this test".into());
+        let found = self.0.iter().find(|(known, _)| *known == kind);
+        let (_, host) = found.ok_or(BackendError::Unsupported { backend, reason })?;
+        Ok(Arc::new(host.clone()))
     }
 
     fn remember(&self, record: &MigrationRecord) -> Result<(), BackendError> {
@@ -92,9 +94,11 @@ async fn a_peer_is_reached_from_when_it_publishes_our_backend_as_its_second_one(
 #[tokio::test(start_paused = true)]
 async fn two_networks_are_one_until_the_node_has_moved() {
     let (hosts, source) = hosts();
+    let record = || source.recall().unwrap();
     hosts[0].set_mtu(1450);
     hosts[1].set_mtu(1370);
-    let backend = Migrating::new(source, &config("one"), MigrationOptions::default()).unwrap();
+    let backend =
+        Migrating::new(source.clone(), &config("one"), MigrationOptions::default()).unwrap();
     let own = backend.advertise(None).await.unwrap();
     let own = Lease::new("10.3.1.0-24".parse().unwrap(), own);
     let mut network = backend.start(&own).await.unwrap();
@@ -111,11 +115,14 @@ async fn two_networks_are_one_until_the_node_has_moved() {
     network.migrate(&config("two")).unwrap();
     network.sync(&peers).await.unwrap();
     assert_eq!((network.mtu(), network.is_migrating()), (1370, true), "the smaller one");
+    assert_eq!((record().base.alternate, record().beside.unwrap().alternate), (false, true));
     let is_pending = async |network: &mut Box<dyn Network>| {
         timeout(Duration::from_secs(60), network.drifted()).await.is_err()
     };
     assert!(!is_pending(&mut network).await, "it has more to publish");
     assert!(is_pending(&mut network).await, "and says so once");
+    network.sync(&peers).await.unwrap();
+    assert!(is_pending(&mut network).await, "also after a sync");
     let attrs = backend.advertise(Some(peers.own())).await.unwrap();
     assert!(is_pending(&mut network).await);
 
@@ -258,6 +265,42 @@ async fn a_backend_that_the_lease_has_ceased_to_name_comes_back_as_a_new_one() {
     network.migrate(&config("one")).unwrap();
     comes_back(&hosts, &backend, &mut network, attrs).await;
     assert_eq!(hosts[0].started().len(), 2);
+}
+
+/// A peer that takes nothing else is no reason to make it anew.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_a_peer_needs_again_is_turned_back_to_at_once() {
+    let (hosts, source) = hosts();
+    let (backend, mut network, mut attrs) = lingering(&hosts, source).await;
+    network.migrate(&config("one")).unwrap();
+    let mut peers = Peers::new(config("two"), own(&attrs));
+    peers.fold(LeaseEvent::upsert(lease(2, "one", None)));
+    let report = network.sync(&peers).await.unwrap();
+    assert_eq!(report.migration.unwrap().then, None);
+    attrs = backend.advertise(Some(&own(&attrs))).await.unwrap();
+    for _ in 0..6 {
+        (attrs, _) = round(&backend, &mut network, attrs).await;
+        sleep(MigrationOptions::default().linger).await;
+    }
+    let are_up = hosts.each_ref().map(FakeBackend::is_up);
+    assert_eq!((said(&attrs), are_up), ("one".into(), [true, false]));
+    assert_eq!(hosts[0].started().len(), 1);
+}
+
+/// Its program is gone, for instance. What marks its routes is not what marks the other one's.
+#[test]
+fn a_backend_from_before_that_cannot_be_made_is_left_and_the_other_one_is_itself() {
+    let recorded = |kind, alternate| Recorded { config: config(kind), alternate };
+    for (base, beside) in [("gone", "two"), ("two", "gone")] {
+        for alternate in [false, true] {
+            let (_, source) = hosts();
+            let [base, beside] = [base, beside].map(|it| recorded(it, alternate == (it == "two")));
+            source.remember(&MigrationRecord { base, beside: Some(beside) }).unwrap();
+            Migrating::new(source.clone(), &config("two"), MigrationOptions::default()).unwrap();
+            let kept = MigrationRecord { base: recorded("two", alternate), beside: None };
+            assert_eq!(source.recall(), Some(kept));
+        }
+    }
 }
 
 /// The node does not remember that it lingers: its lease says so.

@@ -214,7 +214,7 @@ const KEPT_REPAIRS: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PeerFault;
+    use crate::{FaultKind, PeerFault};
 
     #[test]
     fn a_problem_is_news_when_it_begins_and_its_peer_when_it_is_served_again() {
@@ -227,6 +227,26 @@ mod tests {
         let before = [problem(1, "x", early), problem(2, "x", early), problem(3, "x", early)];
         let now = [problem(2, "x", late), problem(3, "x", late), problem(3, "y", late)];
         assert_eq!(compare(&before, &now), (vec![&now[2]], vec![before[0].peer]));
+    }
+
+    #[test]
+    fn faults_change_when_one_comes_or_goes_and_not_when_they_are_seen_again() {
+        let fault = |object: &str| Fault::new(FaultKind::KernelRefused, object, "write", "no");
+        let mut status = Status::default();
+        for (objects, changes) in [
+            (vec!["a"], true),
+            (vec!["a"], false),
+            (vec!["a", "b"], true),
+            (vec!["b"], true),
+            (vec!["c"], true),
+            (vec![], true),
+            (vec![], false),
+        ] {
+            let faults = objects.iter().map(|it| fault(it)).collect();
+            assert_eq!(status.set_faults(Activity::Sync, faults), changes, "{objects:?}");
+            let now: Vec<_> = status.faults.iter().map(|it| &*it.object).collect();
+            assert_eq!(now, objects);
+        }
     }
 
     #[test]

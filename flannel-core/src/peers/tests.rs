@@ -38,6 +38,13 @@ fn an_own_lease_that_differs_is_told() {
     let thief = lease("10.3.1.0-24", "192.0.2.1").held_by("thief".parse().unwrap());
     assert!(peers.fold(LeaseEvent::upsert(thief)).own_differs);
     assert!(!peers.fold(LeaseEvent::upsert(lease("10.3.1.0-24", "192.0.2.1"))).own_differs);
+    // Not every store knows who holds a lease.
+    let ours = lease("10.3.1.0-24", "192.0.2.1");
+    let held = ours.clone().held_by("n1".parse().unwrap());
+    peers.set_own(held.clone());
+    for seen in [ours, held] {
+        assert!(!peers.fold(LeaseEvent::upsert(seen.clone())).own_differs, "{seen:?}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::{
         migration_plan::Layout,
         shared_state::Shared,
     },
+    testing::MockBackend,
 };
 
 /// How a second backend is written after the first one here.
@@ -405,4 +406,24 @@ async fn new_options_go_to_the_network_of_their_backend_and_are_remembered() {
         assert_eq!(network.shared.state().target, side);
     }
     assert_eq!(*log.lock().unwrap(), [config("one").backend().to_string()]);
+}
+
+#[tokio::test]
+async fn a_second_backend_that_does_not_say_what_it_publishes_publishes_what_it_did() {
+    let (network, [_, two], _) = node(recorders()).await;
+    let shared = network.shared;
+    let mut silent = MockBackend::new();
+    silent
+        .expect_advertise()
+        .returning(|_| Err(BackendError::Interface { source: "there is none".into() }));
+    shared.state().beside = Some(Running { backend: Arc::new(silent), ..two });
+    shared.state().layout = Some(Layout::Both { first: Side::Base, role: SecondRole::Next });
+    let told = async |previous: Option<&Lease>| {
+        written(&Lease::new(subnet("1"), shared.advertise(previous).await.unwrap()))
+    };
+    assert_eq!(told(None).await, "1 one");
+    assert_eq!(told(Some(&lease("1 one>two"))).await, "1 one>two");
+    assert_eq!(told(None).await, "1 one>two", "as before");
+    shared.state().layout = Some(Layout::Only(Side::Beside));
+    assert!(shared.advertise(None).await.is_err());
 }

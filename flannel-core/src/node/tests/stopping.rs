@@ -51,6 +51,13 @@ async fn what_somebody_has_to_correct_ends_the_node() {
     });
     let text = crate::error_chain(&node(store, fake()).run().await.unwrap_err());
     assert!(text.contains("write a lease: read only"), "{text}");
+
+    let mut backend = MockBackend::new();
+    backend.expect_advertise().returning(|_| {
+        Err(BackendError::Unsupported { backend: "udp".into(), reason: "no TUN".into() })
+    });
+    let text = crate::error_chain(&node(empty_store(), backend).run().await.unwrap_err());
+    assert!(text.contains("no TUN"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! What goes wrong while something else is under way.
 
+use futures::FutureExt;
+
 use super::*;
 use crate::FaultKind;
 use crate::{BackendError, Peers, SyncReport, testing::MockNetwork};
@@ -84,6 +86,26 @@ async fn an_address_that_changed_while_the_store_was_away_is_published() {
     events.send(Ok(LeaseEvent::Reset(vec![]))).unwrap();
     settle().await;
     assert_eq!(*held.published.lock().unwrap(), [attrs(77)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_to_publish_is_asked_again_until_it_is_known() {
+    let mut backend = MockBackend::new();
+    let mut calls = 0;
+    backend.expect_advertise().returning(move |_| {
+        calls += 1;
+        if calls == 2 {
+            Err(BackendError::Interface { source: "gone".into() })
+        } else {
+            Ok(attrs(1))
+        }
+    });
+    backend.expect_start().returning(|lease| fake().start(lease).now_or_never().unwrap());
+    let (store, events) = store(&Held::new(OWN));
+    let mut handle = serving((store, &events), backend, vec![lease(OWN, 1)]).await;
+    let is_at_fault = |status: &Status| status.fault(Activity::Advertise).is_some();
+    assert!(is_at_fault(&handle.status()));
+    handle.wait_for(|status| !is_at_fault(status)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
