@@ -106,7 +106,10 @@ mod tests {
         for text in ["", "a b", "a\n", "ü", &"x".repeat(254)] {
             assert!(NodeId::new(text).is_err(), "{text}");
         }
-        assert_eq!(NodeId::new("worker-7.rack_2").unwrap().as_str(), "worker-7.rack_2");
+        let id = NodeId::new("worker-7.rack_2").unwrap();
+        assert_eq!(id.as_str(), "worker-7.rack_2");
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!((&*json, serde_json::from_str(&json).ok()), (r#""worker-7.rack_2""#, Some(id)));
     }
 
     #[test]

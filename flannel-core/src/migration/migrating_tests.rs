@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{BackendSource, Migrating, MigrationOptions, MigrationRecord, Place, Recorded};
 use crate::{
-    Backend, BackendError, Lease, LeaseAttrs, LeaseEvent, Network, NetworkConfig, Peers,
+    Backend, BackendError, Lease, LeaseAttrs, LeaseEvent, Network, NetworkConfig, PeerFault, Peers,
     SecondBackend, SecondRole, SyncReport, testing::FakeBackend,
 };
 
@@ -138,6 +138,16 @@ async fn two_networks_are_one_until_the_node_has_moved() {
     // Each of them was meddled with.
     assert!(!is_pending(&mut network).await && !is_pending(&mut network).await);
     assert!(is_pending(&mut network).await);
+
+    // Who has neither of both is told of the one that is moved to.
+    let mut peers = seen(peers.own().clone());
+    peers.fold(LeaseEvent::upsert(lease(4, "three", None)));
+    for ours in ["two", "one"] {
+        network.migrate(&config(ours)).unwrap();
+        let [problem] = &network.sync(&peers).await.unwrap().problems[..] else { panic!("one") };
+        let fault = PeerFault::OtherBackend { ours: ours.into(), theirs: "three".into() };
+        assert_eq!((problem.peer, &problem.fault), (lease(4, "", None).subnet, &fault));
+    }
 
     network.teardown().await.unwrap();
     assert_eq!(hosts.each_ref().map(FakeBackend::is_up), [false; 2]);
