@@ -1,12 +1,6 @@
 //! Follows the leases of all nodes, and keeps the last state on disk.
 
-use std::{
-    collections::VecDeque,
-    hash::{BuildHasher, RandomState},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use flannel_core::{LeaseEvent, Store, StoreError};
 use flannel_kube::{Reflector, ReflectorOptions, Resource};
@@ -17,7 +11,10 @@ use futures::{
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Families, KubernetesStore, LastState, LeaseView, NodeProjection, at, unavailable};
+use super::{
+    Families, KubernetesStore, LastState, LeaseView, NodeProjection, at, events::random,
+    unavailable,
+};
 
 /// All leases, and then what becomes of them.
 pub(super) fn watch(store: KubernetesStore) -> BoxStream<'static, Result<LeaseEvent, StoreError>> {
@@ -148,7 +145,7 @@ const LULL: Duration = Duration::from_millis(200);
 /// How long changes are gathered before the state is written: nodes ask the API server for what belongs to it, and should not all do so at
 /// once.
 fn save_after() -> Duration {
-    SAVE_AFTER + SAVE_AFTER.mul_f64(RandomState::new().hash_one(()) as f64 / u64::MAX as f64)
+    SAVE_AFTER + SAVE_AFTER.mul_f64(random() as f64 / u64::MAX as f64)
 }
 
 /// The least of it.
