@@ -155,6 +155,9 @@ fn a_cluster_that_chooses_subnets_is_told_nothing_about_them() {
         let config = NetworkConfig::of_cluster(&text).unwrap();
         assert_eq!(config.ipv4().unwrap().network().to_string(), network);
     }
+    let dual = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48","IPv6SubnetLen":1}"#;
+    let ipv6 = *NetworkConfig::of_cluster(dual).unwrap().ipv6().unwrap();
+    assert_eq!((ipv6.network().to_string(), ipv6.subnet_len()), ("fd00::/48".into(), 64));
     assert!(NetworkConfig::of_cluster(r#"{"Network":"10.244.0.0/16","SubnetLen":"x"}"#).is_err());
 }
 

@@ -297,6 +297,20 @@ async fn a_backend_that_a_peer_needs_again_is_turned_back_to_at_once() {
     assert_eq!(hosts[0].started().len(), 1);
 }
 
+#[test]
+fn a_backend_that_was_changed_while_the_node_was_down_is_put_beside_with_the_other_mark() {
+    let recorded = |kind, alternate| Recorded { config: config(kind), alternate };
+    for alternate in [false, true] {
+        for (wanted, beside) in [("one", None), ("two", Some(recorded("two", !alternate)))] {
+            let (_, source) = hosts();
+            let base = recorded("one", alternate);
+            source.remember(&MigrationRecord { base: base.clone(), beside: None }).unwrap();
+            Migrating::new(source.clone(), &config(wanted), MigrationOptions::default()).unwrap();
+            assert_eq!(source.recall(), Some(MigrationRecord { base, beside }));
+        }
+    }
+}
+
 /// Its program is gone, for instance. What marks its routes is not what marks the other one's.
 #[test]
 fn a_backend_from_before_that_cannot_be_made_is_left_and_the_other_one_is_itself() {

@@ -231,7 +231,9 @@ mod tests {
 
     #[test]
     fn faults_change_when_one_comes_or_goes_and_not_when_they_are_seen_again() {
-        let fault = |object: &str| Fault::new(FaultKind::KernelRefused, object, "write", "no");
+        let fault = |object: &str| {
+            Fault::new(FaultKind::KernelRefused, object, "write", "no").during(Activity::Watch)
+        };
         let mut status = Status::default();
         for (objects, changes) in [
             (vec!["a"], true),
@@ -243,10 +245,18 @@ mod tests {
             (vec![], false),
         ] {
             let faults = objects.iter().map(|it| fault(it)).collect();
-            assert_eq!(status.set_faults(Activity::Sync, faults), changes, "{objects:?}");
-            let now: Vec<_> = status.faults.iter().map(|it| &*it.object).collect();
+            let since = status.fault(Activity::Watch).map(|it| it.since);
+            assert_eq!(status.set_faults(Activity::Watch, faults), changes, "{objects:?}");
+            let now: Vec<_> = status.faults.iter().map(|it| (it.activity, &*it.object)).collect();
+            let objects: Vec<_> = objects.iter().map(|it| (Activity::Watch, *it)).collect();
             assert_eq!(now, objects);
+            let first = status.faults.first().map(|it| it.since);
+            assert!(first.is_none_or(|it| it > SystemTime::UNIX_EPOCH));
+            assert!(changes || first == since, "it is as old as it was");
         }
+        // Whatever a backend says that it was doing.
+        status.set_faults(Activity::Sync, vec![fault("a")]);
+        assert_eq!(status.faults[0].activity, Activity::Sync);
     }
 
     #[test]

@@ -39,3 +39,15 @@ impl RouteScope {
         matches!(self, Self::Peers | Self::Both)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_says_which_routes_there_are() {
+        let routes = |scope: RouteScope| (scope.has_network(), scope.has_peers());
+        let scopes = [RouteScope::Network, RouteScope::Peers, RouteScope::Both];
+        assert_eq!(scopes.map(routes), [(true, false), (false, true), (true, true)]);
+    }
+}

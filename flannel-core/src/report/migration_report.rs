@@ -112,6 +112,8 @@ mod tests {
             "from vxlan to host-gw: 1 of 4 peers are sent to by host-gw, vxlan is still needed by node-2 (10.3.2.0-24), 192.0.2.3 \
              (10.3.3.0-24) and 1 more"
         );
+        report.waiting = 2;
+        assert!(report.to_string().ends_with(", 192.0.2.3 (10.3.3.0-24)"), "{report}");
         (report.moved, report.waiting, report.leaving) = (4, 0, true);
         report.then = Some("udp".into());
         assert_eq!(

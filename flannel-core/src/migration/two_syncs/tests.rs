@@ -281,6 +281,27 @@ async fn who_gains_peers_is_told_first_and_nobody_loses_its_way() {
         },
         // Back.
         Sync { told: "Network: 2 one, 3 one | Peers: | one-two: one, one; 2 added", ..back },
+        // Against the way of the node itself.
+        Sync {
+            own: "1 one+two",
+            others: &["2 one>two"],
+            target: Base,
+            told: "Peers: 2 two | Network: | one+two: two; 2 added",
+            ..plain
+        },
+        // That nobody is sent to by the one that is left is said before it is named no more.
+        Sync {
+            own: "1 two+one",
+            others: &["4 two"],
+            told: "Peers: 4 two | Network: | two-one: two; 2 added",
+            ..plain
+        },
+        Sync {
+            own: "1 two-one",
+            others: &["4 two"],
+            told: "Peers: 4 two | Network: | two: two; 2 added",
+            ..plain
+        },
         // Some move to either side.
         Sync {
             others: &["2 one>two", "3 two>one", "4 one"],

@@ -171,6 +171,10 @@ async fn options_that_the_backend_takes_up_are_in_force_and_others_are_said() {
         network.expect_drifted().returning(|| {
             Err(BackendError::Kernel { operation: "hear".into(), source: "deaf".into() })
         });
+        network.expect_migrate().returning(|config| match config.backend().kind() {
+            "other" => Ok(()),
+            kind => Err(BackendError::Unsupported { backend: kind.into(), reason: "no".into() }),
+        });
         network.expect_reconfigure().returning(move |options: &BackendConfig| {
             match options.options().integer("MTU", 0..=9000) {
                 Ok(Some(new)) => {
@@ -206,6 +210,19 @@ async fn options_that_the_backend_takes_up_are_in_force_and_others_are_said() {
     sleep(Duration::from_secs(1)).await;
     let text = handle.status().fault(Activity::Config).unwrap().to_string();
     assert!(text.contains(r#""PSK":"…""#) && !text.contains("aGlkZGVu"), "{text}");
+
+    // Another backend is not a matter of options.
+    for (kind, refused) in [("third", true), ("other", false)] {
+        let json = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
+        let wanted: NetworkConfig = json.parse().unwrap();
+        configs.send(Ok(wanted.clone())).unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let status = handle.status();
+        assert_eq!(status.config != Some(wanted), refused);
+        let said = status.fault(Activity::Config).map(|it| it.operation.clone());
+        let expected = "adopt Backend.Type third from the network config";
+        assert_eq!(said.as_deref(), refused.then_some(expected));
+    }
 }
 
 #[tokio::test(start_paused = true)]

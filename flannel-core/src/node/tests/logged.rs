@@ -112,3 +112,16 @@ async fn a_problem_is_logged_when_it_begins_and_when_it_is_over_and_a_sync_when_
         .chain(line("INFO and 2 more peers"));
     assert_eq!(log.lines(), expected.collect::<Vec<_>>());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_is_logged_when_it_is_another_and_not_with_each_renewal() {
+    let (log, _guard) = Log::begin();
+    let (store, events) = store(&Held::new(OWN));
+    let backend = fake();
+    serving((store, &events), backend.clone(), vec![lease(OWN, 1)]).await;
+    backend.set_address([192, 0, 2, 9].into());
+    sleep(Duration::from_secs(300)).await;
+    let lines = log.lines();
+    let published: Vec<_> = lines.iter().filter(|it| it.starts_with("INFO published")).collect();
+    assert!(matches!(&published[..], [line] if line.contains("192.0.2.9")), "{lines:?}");
+}

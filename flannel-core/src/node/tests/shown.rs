@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Family, PeerFault, PeerProblem, RoutingMode, Status, SyncReport, Transport,
+    Family, PeerFault, PeerProblem, RoutingMode, Status, SyncReport, Totals, Transport,
     testing::MockNetwork,
 };
 
@@ -83,7 +83,7 @@ async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
         let mut number = 0;
         network.expect_sync().returning(move |_| {
             let mut report = SyncReport::default();
-            (report.read, report.added, report.removed) = (3, 2, 1);
+            (report.read, report.added, report.replaced, report.removed) = (3, 2, 5, 1);
             report.count("firewall_rules_added", 4);
             for _ in 0..10 {
                 report.repaired.add("route", format!("route {number}"));
@@ -104,7 +104,8 @@ async fn what_syncs_do_is_added_up_and_the_last_repairs_are_kept() {
     tokio::spawn(node.run());
     events.send(Ok(LeaseEvent::reset(vec![lease(OWN, 1)]))).unwrap();
     let status = handle.wait_for(|status| status.syncs == 6).await.unwrap();
-    assert_eq!((status.totals.read, status.totals.added, status.totals.removed), (18, 12, 6));
+    let Totals { read, added, replaced, removed, .. } = status.totals.clone();
+    assert_eq!((read, added, replaced, removed, status.writes), (18, 12, 30, 6, 48));
     assert_eq!(
         (status.totals.counters["firewall_rules_added"], status.repaired["route"]),
         (24, 60)

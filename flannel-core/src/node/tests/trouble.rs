@@ -207,6 +207,7 @@ async fn a_watch_that_ends_is_opened_again_at_growing_intervals() {
     let waits: Vec<_> = opened.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(waits[5] >= Duration::from_secs(3), "the waits grow: {waits:?}");
     assert!(waits[6] < Duration::from_millis(100_300), "and start over: {waits:?}");
+    assert!(waits[13..].iter().all(|it| *it > Duration::from_secs(10)), "and stay long: {waits:?}");
 }
 
 #[tokio::test(start_paused = true)]
