@@ -4,6 +4,7 @@ mod reconcile;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use flannel_core::error_chain;
 use flannel_netlink::{LogLimit, Namespace};
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{info, warn};
@@ -105,9 +106,18 @@ impl Firewall {
         let iptables = match options.mode {
             ModeChoice::Nftables => Iptables::default(),
             ModeChoice::Auto | ModeChoice::Iptables => {
-                Iptables::find(namespace, &options, "", &runs).await.map_err(|error| {
-                    FirewallError::kernel("find out about iptables")(error.into())
-                })?
+                match Iptables::find(namespace, &options, "", &runs).await {
+                    Ok(iptables) => iptables,
+                    // Who has a choice is not kept from starting by what is not needed.
+                    Err(error) if options.mode == ModeChoice::Auto && client.is_some() => {
+                        let error = error_chain(&error);
+                        warn!(%error, "iptables does not say what it is, so nftables keeps the rules");
+                        Iptables::default()
+                    }
+                    Err(error) => {
+                        return Err(FirewallError::kernel("find out about iptables")(error.into()));
+                    }
+                }
             }
         };
         let mode = match options.mode {

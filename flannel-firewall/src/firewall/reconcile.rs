@@ -1,6 +1,6 @@
 //! One look at everything, which writes what differs.
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Firewall;
 use crate::{
@@ -82,7 +82,8 @@ impl Firewall {
             }
             None => {}
         }
-        if !self.cleaned && outcome.report.faults.is_empty() {
+        // Where nothing is wanted, nothing has to be there first.
+        if !self.cleaned && (families.is_empty() || outcome.report.faults.is_empty()) {
             let mut clean = Outcome::default();
             self.clean(&mut clean).await;
             self.cleaned = !clean.has_leftovers;
@@ -97,10 +98,19 @@ impl Firewall {
     async fn keep_tracking(&mut self, families: &[Family]) {
         let Some(client) = &mut self.client else { return };
         for family in families {
-            if self.guarded.insert(*family)
-                && let Err(error) = tables::keep_tracking(client, *family, &self.options.name).await
-            {
-                info!(%family, %error, "flows do not survive if rules are flushed; needs Linux 5.12");
+            if self.guarded.contains(family) {
+                continue;
+            }
+            match tables::keep_tracking(client, *family, &self.options.name).await {
+                // It may be in a moment.
+                Err(error) if error.outcome_unknown() => {
+                    debug!(%family, %error, "cannot keep tracking flows")
+                }
+                Err(error) => {
+                    info!(%family, %error, "flows do not survive if rules are flushed; needs Linux 5.12");
+                    self.guarded.insert(*family);
+                }
+                Ok(()) => drop(self.guarded.insert(*family)),
             }
         }
     }

@@ -15,6 +15,26 @@ async fn open(world: &World, mode: ModeChoice) -> Firewall {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn what_cannot_be_removed_does_not_keep_the_rest() {
+    let world = World::new(Mode::IptablesNft).await;
+    open(&world, ModeChoice::Nftables).await.sync(&scope()).await;
+    let mut firewall = open(&world, ModeChoice::Iptables).await;
+    world.replace_tool("iptables-restore", "echo no >&2; exit 4");
+    assert!(!firewall.sync(&scope()).await.is_exact());
+    let tables = world.run("nft list tables").await;
+    assert!(tables.contains("flannel-ipv4"), "it has to be there until then: {tables}");
+    // There is something to remove.
+    world.restore_tool("iptables-restore", "nft");
+    world.run("iptables -t nat -N FLANNEL-POSTRTG").await;
+    world.replace_tool("iptables-restore", "echo no >&2; exit 4");
+    let left = firewall.teardown().await.unwrap_err().to_string();
+    assert!(left.contains("iptables"), "{left}");
+    let tables = world.run("nft list tables").await;
+    assert!(!tables.contains("flannel-ipv"), "{tables}");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn what_works_keeps_the_rules_if_nobody_has_decided() {
     let world = World::new(Mode::IptablesNft).await;
     world.run(NATIVE).await;
@@ -46,6 +66,21 @@ async fn what_ceases_to_work_is_left() {
     assert!(world.masquerades().await);
     let all = world.everything().await;
     assert!(!all.contains("FLANNEL-"), "what iptables had is gone: {all}");
+
+    // A program that does not even say its version is the same.
+    for name in ["iptables", "ip6tables"] {
+        let world = World::new(Mode::IptablesNft).await;
+        world.replace_tool(name, "exit 1");
+        let report = open(&world, ModeChoice::Auto).await.sync(&scope()).await;
+        assert_eq!(
+            (report.is_exact(), report.mode),
+            (true, Some(FirewallMode::Nftables)),
+            "{report:?}"
+        );
+        let options = FirewallOptions { mode: ModeChoice::Iptables, ..world.options() };
+        let asked = Firewall::open(world.node().namespace(), options).await;
+        assert!(asked.is_err(), "who asks for it is told");
+    }
 
     // A program that fails again and again is the same.
     let world = World::new(Mode::IptablesNft).await;
