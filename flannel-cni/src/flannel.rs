@@ -49,7 +49,8 @@ async fn add(call: &Call, config: &Flannel) -> Result<AddResult, Error> {
 
 async fn check(call: &Call, config: &Flannel) -> Result<(), Error> {
     let id = &call.environment.container_id;
-    let Some(mut delegated) = Records::new(&config.data_dir, &call.config.name).read(id)? else {
+    let records = Records::new(&config.data_dir, &call.config.name);
+    let Some(mut delegated) = records.read(id)?.filter(|record| records.is_ours(record)) else {
         let folder = config.data_dir.display();
         return Err(Error::new(Code::NotAsExpected, format!("no record of {id} in {folder}")));
     };
@@ -65,17 +66,18 @@ async fn check(call: &Call, config: &Flannel) -> Result<(), Error> {
 async fn del(call: &Call, config: &Flannel) -> Result<(), Error> {
     let records = Records::new(&config.data_dir, &call.config.name);
     let id = &call.environment.container_id;
-    let delegated = match records.read(id) {
-        Ok(Some(delegated)) => delegated,
-        // It was done already, or ADD never came so far.
-        Ok(None) => return records.remove(id),
-        // What a full disk left of it. The delegate needs no more than what is to be had without.
-        Err(error) if error.code == Code::Decoding => for_removal(call, config)?,
+    let (delegated, is_ours) = match records.read(id) {
+        Ok(Some(delegated)) if records.is_ours(&delegated) => (delegated, true),
+        // It is named after the container alone: there may be several interfaces, also of other networks. The delegate needs no more than
+        // what is to be had without, and has nothing to do if there is nothing.
+        Ok(other) => (for_removal(call, config)?, other.is_none()),
+        // What a full disk left of it.
+        Err(error) if error.code == Code::Decoding => (for_removal(call, config)?, true),
         Err(error) => return Err(error),
     };
     delegate::run(call, Verb::Del, Role::Main, &kind(&delegated)?, delegated).await?;
     // Only now: a DEL that failed is repeated.
-    records.remove(id)
+    if is_ours { records.remove(id) } else { Ok(()) }
 }
 
 /// What the delegate is told to remove things, also when the node has no subnet any more.

@@ -60,6 +60,11 @@ impl<'a> Records<'a> {
         })
     }
 
+    /// Whether a record is of this network. Others may have theirs in the same folder.
+    pub(super) fn is_ours(&self, record: &Map<String, Value>) -> bool {
+        record.get("name").and_then(Value::as_str) == Some(self.network)
+    }
+
     /// Removes the record of a container, and what a plugin left that was killed before there was one.
     pub(super) fn remove(&self, id: &str) -> Result<(), Error> {
         remove(&self.unfinished(id))?;
@@ -75,14 +80,11 @@ impl<'a> Records<'a> {
         for file in listing.filter_map(Result::ok) {
             let name = file.file_name();
             let Some(name) = name.to_str() else { continue };
-            let of_network = |record: &Map<String, Value>| {
-                record.get("name").and_then(Value::as_str) == Some(self.network)
-            };
             let unfinished = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
             let is_gone = match unfinished.and_then(|name| name.split_once(':')) {
                 Some((network, id)) => network == self.network && !valid.contains(id),
                 None if valid.contains(name) => false,
-                None => self.read(name).ok().flatten().as_ref().is_some_and(of_network),
+                None => self.read(name).ok().flatten().is_some_and(|record| self.is_ours(&record)),
             };
             if is_gone {
                 remove(&file.path())?;

@@ -225,6 +225,37 @@ fn a_record_that_cannot_be_read_does_not_keep_the_pod() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn every_interface_of_a_container_goes() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    write_env(&node, ENV);
+    let (one, other) = (config(&node, json!({})), config(&node, json!({"name": "cbr1"})));
+    let attachments = [("eth0", &one), ("net1", &one), ("net2", &other)];
+    let run = |verb, (interface, config): (&str, &Value)| {
+        let environment = [("CNI_IFNAME", interface)];
+        Reply::of(node.start(&["flannel"], verb, &pod, config, &environment)).ok()
+    };
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        attachments.map(|attachment| run("ADD", attachment));
+        let addresses = || {
+            let of = |network| node.folder.path().join("networks").join(network);
+            let files = [of("cbr0"), of("cbr1")].map(|folder| fs::read_dir(folder).unwrap());
+            let names = files.into_iter().flatten().map(|it| it.unwrap().file_name());
+            names.filter(|name| name.to_str().is_some_and(|it| it.starts_with("10."))).count()
+        };
+        assert_eq!(addresses(), 3);
+        for (left, attachment) in order.iter().rev().enumerate().rev().zip(order) {
+            run("DEL", attachments[attachment]);
+            assert_eq!(addresses(), left.0, "{order:?}");
+        }
+        let links = ip(&pod.namespace, "link show");
+        let names = links.as_array().unwrap().iter().map(|link| link["ifname"].clone());
+        assert_eq!(names.collect::<Vec<_>>(), ["lo"]);
+        assert_eq!(record(&node, "c1"), None);
+    }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn what_add_would_refuse_today_can_be_deleted() {
     for refused in [
         json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1000}}}),
