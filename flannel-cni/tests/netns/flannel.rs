@@ -235,7 +235,9 @@ fn every_interface_of_a_container_goes() {
         Reply::of(node.start(&["flannel"], verb, &pod, config, &environment)).ok()
     };
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
-        attachments.map(|attachment| run("ADD", attachment));
+        for attachment in attachments {
+            run("ADD", attachment);
+        }
         let addresses = || {
             let of = |network| node.folder.path().join("networks").join(network);
             let files = [of("cbr0"), of("cbr1")].map(|folder| fs::read_dir(folder).unwrap());
