@@ -200,7 +200,7 @@ fn every_key_that_is_read_is_documented_and_no_other() {
             r#"{{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48","{key}":[]}}"#
         );
         let error = config.parse::<NetworkConfig>().expect_err("a list is no value of any key");
-        assert!(error.to_string().contains(&format!("{key} is [")), "{key}: {error}");
+        assert!(error.to_string().contains(&format!("{key} is an array")), "{key}: {error}");
     }
     network.extend(documented("## Backend"));
     let mut keys = keys_in("flannel-core/src/config.rs");
