@@ -121,13 +121,13 @@ impl Devices {
     /// Deletes the devices; all of them, even if one is refused.
     pub(crate) async fn delete(&mut self) -> Result<(), BackendError> {
         let mut result = Ok(());
+        let connection = opened(&mut self.connection, &self.namespace)?;
         for device in &mut self.devices {
             device.last = None;
             let refused = |error: KernelError| BackendError::Kernel {
                 operation: format!("delete device {}", device.name),
                 source: error.into(),
             };
-            let connection = opened(&mut self.connection, &self.namespace)?;
             let deleted = match link_by_name(connection, &device.name).await {
                 Ok(Some(link)) if is_of(&link, &self.settings) => {
                     delete_link(connection, link.index).await
@@ -202,7 +202,16 @@ impl Devices {
             operation: format!("set up device {name}"),
             source: error.into(),
         };
-        let actual = link_by_name(connection, &device.name).await.map_err(refused)?;
+        let actual = match link_by_name(connection, &device.name).await {
+            Ok(actual) => actual,
+            // It is there until the kernel says that it is not, and so is what leads through it.
+            Err(error) => {
+                if let Some((wanted, link)) = &device.last {
+                    device.add_to(state, *wanted, link);
+                }
+                return Err(refused(error));
+            }
+        };
         let now = Instant::now();
         let left = device.last.as_ref().filter(|(before, _)| *before == wanted);
         if let Some((_, left)) = left {
