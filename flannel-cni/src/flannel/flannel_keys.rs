@@ -23,7 +23,9 @@ impl Flannel {
     pub(super) fn read(config: &Config) -> Result<Self, Error> {
         let keys: Keys = config.keys()?;
         keys.refuse()?;
-        Ok(Self::of(keys))
+        // As the runtime wrote it: names of annotations are among its keys.
+        let runtime_config = config.object.get("runtimeConfig").and_then(Value::as_object).cloned();
+        Ok(Self { runtime_config, ..Self::of(keys) })
     }
 
     /// What removals go by: pods have to go whatever `ADD` would refuse by now, and routes are nothing that has to.

@@ -90,6 +90,13 @@ mod tests {
     }
 
     #[test]
+    fn what_the_runtime_says_is_handed_on_as_it_is() {
+        let keys = json!({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"Owner": "x", "owner": "y"}, "PortMappings": [{"HostPort": 1}]}});
+        let rendered: Value = serde_json::from_str(&rendered(keys.clone(), IPV4).unwrap()).unwrap();
+        assert_eq!(rendered["runtimeConfig"], keys["runtimeConfig"]);
+    }
+
+    #[test]
     fn what_the_user_says_is_kept() {
         let keys = json!({
             "cniVersion": "1.0.0", "runtimeConfig": {"mac": "c2:00:00:00:00:01"},
