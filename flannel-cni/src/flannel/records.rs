@@ -51,7 +51,11 @@ impl<'a> Records<'a> {
     pub(super) fn read(&self, id: &str) -> Result<Option<Map<String, Value>>, Error> {
         let path = self.path(id);
         let text = match fs::read(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) =>
+            {
+                return Ok(None);
+            }
             text => text.map_err(|error| failed("read", &path, &error))?,
         };
         serde_json::from_slice(&text).map(Some).map_err(|error| {
@@ -106,7 +110,10 @@ impl<'a> Records<'a> {
 /// Removes a file that may be gone already.
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path, &error)),
+        // What has a name that no file can have was never there.
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => {
+            Err(failed("remove", path, &error))
+        }
         _ => Ok(()),
     }
 }

@@ -258,6 +258,17 @@ fn every_interface_of_a_container_goes() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn what_no_file_can_be_named_after_is_gone() {
+    let node = Node::new();
+    fs::create_dir(node.folder.path().join("flannel")).unwrap();
+    for (id, network) in [(255, 4), (64, 200), (300, 4)] {
+        let keys = json!({"name": "n".repeat(network)});
+        node.run("flannel", "DEL", &Pod::new(&"c".repeat(id)), &config(&node, keys)).ok();
+    }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn what_add_would_refuse_today_can_be_deleted() {
     for refused in [
         json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1000}}}),
