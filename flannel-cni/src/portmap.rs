@@ -48,19 +48,21 @@ async fn add(call: &Call, config: &Portmap) -> Result<AddResult, Error> {
     if config.mappings.is_empty() {
         return Ok(previous);
     }
-    match config.backend(&call.host).await? {
-        Backend::Iptables => {
-            for (family, plan) in plans(call, config) {
-                iptables::add(&call.host, family, &plan).await?;
+    let added = async {
+        match config.backend(&call.host).await? {
+            Backend::Iptables => {
+                for (family, plan) in plans(call, config) {
+                    iptables::add(&call.host, family, &plan).await?;
+                }
+                Ok(())
             }
+            Backend::Nftables => add_rules(call, config).await,
         }
-        Backend::Nftables => {
-            if let Err(error) = add_rules(call, config).await {
-                // What failed is what the runtime is told.
-                let _ = del(call).await;
-                return Err(error);
-            }
-        }
+    };
+    if let Err(error) = added.await {
+        // What failed is what the runtime is told.
+        let _ = del(call).await;
+        return Err(error);
     }
     conntrack::forget(&call.host, &config.mappings).await;
     if config.snat {

@@ -195,6 +195,22 @@ fn containers_that_come_and_go_at_once_do_not_disturb_each_other() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+fn what_one_family_refuses_is_taken_back_in_the_other() {
+    for kind in ["nft", "legacy"] {
+        let machine = Machine::new(kind);
+        let (pod, previous) = pod_with_server(&machine.node);
+        let mut config = config(&previous, mappings());
+        config["conditionsV6"] = json!(["--no-such-condition"]);
+        machine.run("portmap", "ADD", &pod, &config).refused();
+        for family in ["iptables", "ip6tables"] {
+            let rules = machine.of_family(family, "-S");
+            assert!(!rules.contains("CNI-DN"), "{kind} {family}: {rules}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 fn gc_removes_what_the_runtime_does_not_list_and_nothing_else() {
     for (kind, backend) in [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")] {
         let machine = Machine::new(kind);
