@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use flannel_backend::{Uplink, UplinkFinder};
-use flannel_core::{Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, RawJson};
+use flannel_core::{
+    Backend, BackendError, Lease, LeaseAttrs, Network, NetworkConfig, RawJson, error_chain,
+};
 use flannel_netlink::Namespace;
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
@@ -14,7 +16,7 @@ use crate::{
     command::{Shell, shown},
     config::Commands,
     network::ExtensionNetwork,
-    plan::Target,
+    plan::{Served, Target},
     record::Record,
 };
 
@@ -87,7 +89,10 @@ impl Backend for Extension {
             .map_err(|error| unwritable("read", &self.state_file, error))?;
         if record.commands != self.commands {
             // They are the ones who know how to remove what they made.
-            remove_peers(self.finder.namespace(), &mut record).await;
+            if let Some(error) = remove_peers(self.finder.namespace(), &mut record).await {
+                let error = error_chain(&error);
+                warn!(%error, "the commands are others now: what those before made for a peer may be left");
+            }
             record.served.clear();
         }
         record.commands = self.commands.clone();
@@ -140,15 +145,23 @@ async fn remove_peers(namespace: &Namespace, record: &mut Record) -> Option<Back
     let text = record.commands.subnet_remove.clone()?;
     let shell = Shell { namespace: namespace.clone(), timeout: record.commands.timeout };
     let mut failed = None;
-    for (subnet, served) in std::mem::take(&mut record.served) {
+    for (subnet, served) in record.served.clone() {
+        // Whoever goes on if this ends here knows whom it cannot be sure of, and begins with the next.
+        record.served.insert(subnet, Served { is_sure: false, ..served.clone() });
+        let mut saved = record.save();
         let target = &served.target;
-        if let Err(source) = shell.run(&text, &target.variables(), &target.data).await {
+        match shell.run(&text, &target.variables(), &target.data).await {
             // Of who was not added for sure there may be nothing to remove.
-            if served.is_sure {
+            Err(source) if served.is_sure => {
                 let operation = format!("run SubnetRemoveCommand for {subnet}");
                 failed.get_or_insert(BackendError::Kernel { operation, source: source.into() });
                 record.served.insert(subnet, served);
             }
+            _ => drop(record.served.remove(&subnet)),
+        }
+        saved = saved.and(record.save());
+        if let Err(error) = saved {
+            failed.get_or_insert(unwritable("write", record.path(), error));
         }
     }
     failed

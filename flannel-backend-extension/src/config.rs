@@ -26,7 +26,7 @@ impl Commands {
             })?;
             Ok(text.filter(|text| !text.trim().is_empty()))
         };
-        let seconds = options.integer("Timeout", 1..=3600)?.unwrap_or(TIMEOUT_SECONDS);
+        let seconds = options.integer("Timeout", 1..=TIMEOUT_SECONDS)?.unwrap_or(TIMEOUT_SECONDS);
         Ok(Self {
             pre_startup: command("PreStartupCommand")?,
             post_startup: command("PostStartupCommand")?,
@@ -62,7 +62,7 @@ const KNOWN: [&str; 8] = [
 ];
 
 /// Loading a kernel module and calling a cloud's API take seconds; a command that takes longer than this hangs.
-const TIMEOUT_SECONDS: u64 = 30;
+const TIMEOUT_SECONDS: u64 = 25;
 
 #[cfg(test)]
 mod tests {
@@ -81,7 +81,7 @@ mod tests {
             ..Commands::default()
         };
         assert_eq!(read(json), Ok(expected));
-        assert_eq!(read("{}").unwrap().timeout, Duration::from_secs(30));
+        assert_eq!(read("{}").unwrap().timeout, Duration::from_secs(25));
     }
 
     #[test]
@@ -89,7 +89,7 @@ mod tests {
         for (json, words) in [
             (r#"{"SubnetAddCommand":["a"]}"#, "SubnetAddCommand is an array, expected a command"),
             (r#"{"ShutdownCommand":"a\u0000"}"#, "expected a command without NUL characters"),
-            (r#"{"Timeout":0}"#, "Timeout is 0, expected a whole number from 1 to 3600"),
+            (r#"{"Timeout":0}"#, "Timeout is 0, expected a whole number from 1 to 25"),
         ] {
             let said = read(json).unwrap_err();
             assert!(said.contains(words), "{said}");

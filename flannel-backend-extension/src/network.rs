@@ -39,6 +39,7 @@ struct Failed {
     fault: PeerFault,
     attempts: u32,
     backoff: Backoff,
+    pause: Duration,
     again: Instant,
 }
 
@@ -122,10 +123,13 @@ impl ExtensionNetwork {
         report: &mut SyncReport,
     ) {
         let was_sure = self.record.served.get(&step.subnet()).is_some_and(|it| it.is_sure);
+        let has_failed = self.failures.contains_key(&step.subnet());
+        // Before it runs: if this is given up meanwhile, the next sync has the others' turn.
+        self.fail(step.subnet());
         let (subnet, name, done) = match step {
             Step::Remove(subnet) => {
                 // Of who was not added for sure there may be nothing to remove.
-                let counts = was_sure || self.failures.contains_key(&subnet);
+                let counts = was_sure || has_failed;
                 let removed = self.remove(subnet).await;
                 (subnet, "SubnetRemoveCommand", if counts { removed } else { Ok(()) })
             }
@@ -152,8 +156,10 @@ impl ExtensionNetwork {
             }
             (Err(error), _) => {
                 let operation = format!("run {name}");
-                let fault = PeerFault::Kernel { operation, reason: error.to_string() };
-                self.fail(subnet, fault);
+                if let Some(failed) = self.failures.get_mut(&subnet) {
+                    failed.fault = PeerFault::Kernel { operation, reason: error.to_string() };
+                    failed.again = Instant::now() + failed.pause;
+                }
             }
         }
         if let Step::Remove(_) = step {
@@ -167,16 +173,21 @@ impl ExtensionNetwork {
         }
     }
 
-    fn fail(&mut self, subnet: Subnet, fault: PeerFault) {
+    /// Counts an attempt that has not succeeded yet.
+    fn fail(&mut self, subnet: Subnet) {
         let failed = self.failures.entry(subnet).or_insert_with(|| Failed {
-            fault: fault.clone(),
+            fault: PeerFault::Kernel {
+                operation: "run the peer's commands".into(),
+                reason: "they took longer than a sync may".into(),
+            },
             attempts: 0,
             backoff: Backoff::new(SHORTEST, LONGEST),
+            pause: Duration::ZERO,
             again: Instant::now(),
         });
-        failed.fault = fault;
         failed.attempts += 1;
-        failed.again = Instant::now() + failed.backoff.after_failure(u64::MAX);
+        failed.pause = failed.backoff.after_failure(u64::MAX);
+        failed.again = Instant::now() + self.shell.timeout + failed.pause;
     }
 
     fn save(&self) -> Result<(), BackendError> {

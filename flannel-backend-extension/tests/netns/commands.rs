@@ -1,6 +1,6 @@
 //! Which commands are run when, and with what.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use flannel_backend_extension::remove_all;
 use flannel_core::{
@@ -8,6 +8,7 @@ use flannel_core::{
 };
 use flannel_testbed::Testbed;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::support::{IPV4, extension, lines};
 
@@ -148,7 +149,7 @@ async fn a_failed_add_is_named_and_run_again_after_a_removal_and_costs_nobody_el
         if report.problems.is_empty() {
             break report;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert_eq!((report.replaced, report.wants_retry()), (1, false));
     assert_eq!(bench.log()[2..], ["remove 10.244.7.0/24", "add 10.244.7.0/24"]);
@@ -210,4 +211,51 @@ async fn who_is_made_by_other_commands_is_removed_by_those() {
     network.sync(&bench.peers(&own, &[peer(7, None)])).await.unwrap();
     let expected = ["remove 10.244.7.0/24 192.0.2.7", "new 10.244.7.0/24"];
     assert_eq!(bench.log()[before..], expected);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_command_that_outlasts_a_sync_costs_nobody_else() {
+    let bench = Bench::new(
+        r#""SubnetAddCommand": "[ $SUBNET != 10.244.7.0/24 ] || sleep 600; echo $SUBNET >> DIR/log""#,
+    )
+    .await;
+    let backend = bench.backend();
+    let own = bench.own(&backend).await;
+    let mut network = backend.start(&own).await.unwrap();
+    let peers = bench.peers(&own, &[peer(7, None), peer(8, None), peer(9, None)]);
+    // As a node does after 30 s.
+    timeout(Duration::from_secs(1), network.sync(&peers)).await.unwrap_err();
+    let others_turn = timeout(Duration::from_secs(10), network.sync(&peers));
+    let report = others_turn.await.expect("the next sync does not wait for it").unwrap();
+    assert_eq!(bench.log(), ["10.244.8.0/24", "10.244.9.0/24"]);
+    let problems: Vec<_> = report.problems.iter().map(|it| it.peer.to_string()).collect();
+    assert_eq!(problems, ["10.244.7.0-24"]);
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_teardown_goes_on_where_it_failed() {
+    let bench = Bench::new(
+        r#""SubnetAddCommand": "mkdir DIR/${SUBNET%%/*}",
+        "SubnetRemoveCommand": "rmdir DIR/${SUBNET%%/*}""#,
+    )
+    .await;
+    let backend = bench.backend();
+    let own = bench.own(&backend).await;
+    let mut network = backend.start(&own).await.unwrap();
+    let peers = bench.peers(&own, &[peer(7, None), peer(8, None), peer(9, None)]);
+    assert_eq!(network.sync(&peers).await.unwrap().problems, []);
+    drop(network);
+    let (namespace, record) =
+        (bench.testbed.host(0).namespace(), bench.folder.path().join("record"));
+    let stuck = bench.folder.path().join("10.244.8.0/stuck");
+    fs::create_dir(&stuck).unwrap();
+    for _ in 0..2 {
+        let error = remove_all(namespace, &record).await.unwrap_err().to_string();
+        assert!(error.contains("10.244.8.0-24"), "only that is left: {error}");
+    }
+    fs::remove_dir(stuck).unwrap();
+    remove_all(namespace, &record).await.unwrap();
+    assert!(!record.exists());
 }
