@@ -281,6 +281,15 @@ const EXPLAINED: &[Explained] = &[
         ours: "nothing|",
     },
     Explained {
+        id: "every-interface",
+        group: "flannel",
+        case: "no file",
+        step: "*DEL*",
+        path: "files/net1/*",
+        theirs: "nothing",
+        ours: "|100750|40755",
+    },
+    Explained {
         id: "masquerade-gone",
         group: "bridge masquerade|bridge spoof check",
         case: "*",
