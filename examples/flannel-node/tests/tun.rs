@@ -231,7 +231,7 @@ async fn shown(network: &'static str, engine: &str) {
 
 /// A UDP packet of four bytes from a subnet that no peer has.
 fn forged(to: [u8; 4]) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 32, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 244, 250, 9];
+    let mut packet = vec![0x45, 0, 0, 32, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 244, 0, 9];
     packet.extend(to);
     packet.extend([0, 9, 0, 9, 0, 12, 0, 0, 1, 2, 3, 4]);
     packet

@@ -143,8 +143,8 @@ async fn teardown_removes_what_a_node_made_and_nothing_else() {
     for network in [DUAL, DUAL_VXLAN] {
         let cluster = Cluster::new(2, network).await;
         let host = cluster.host(0);
-        // Somebody else's, in the middle of the network.
-        host.add_route("10.244.250.0/24".parse::<ipnetwork::IpNetwork>().unwrap(), cluster.host(1))
+        // Somebody else's, to a part of the network that no node gets.
+        host.add_route("10.244.0.0/24".parse::<ipnetwork::IpNetwork>().unwrap(), cluster.host(1))
             .await
             .unwrap();
         let before = host.snapshot().await.unwrap().to_string();

@@ -50,13 +50,13 @@ async fn both_run_the_same_commands_with_the_same_environment_and_input() {
         let key = format!("/coreos.com/network/subnets/{}-{}", block.network(), block.prefix());
         cluster.etcd.ctl(&["get", "--print-value-only", &key]).await.unwrap()
     };
-    let third = "/coreos.com/network/subnets/10.244.200.0-24";
+    let third = "/coreos.com/network/subnets/10.244.0.0-24";
     let value = r#"{"PublicIP":"192.0.2.200","PublicIPv6":null,"BackendType":"extension","BackendData":"$(reboot) `reboot`; \"'\\\nline"}"#;
     cluster.etcd.ctl(&["put", third, value]).await.unwrap();
-    eventually(async || (0..2).all(|n| read(n).contains("add 10.244.200.0/24"))).await;
+    eventually(async || (0..2).all(|n| read(n).contains("add 10.244.0.0/24"))).await;
     eventually(async || (0..2).all(|n| read(n).matches("[add ").count() == 2)).await;
     cluster.etcd.ctl(&["del", third]).await.unwrap();
-    eventually(async || (0..2).all(|n| read(n).contains("remove 10.244.200.0/24"))).await;
+    eventually(async || (0..2).all(|n| read(n).contains("remove 10.244.0.0/24"))).await;
     eventually(async || (0..2).all(|n| read(n).ends_with("line\n") || read(n).ends_with("\\\n")))
         .await;
 
