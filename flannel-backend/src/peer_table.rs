@@ -35,6 +35,8 @@ pub struct PeerTable {
     log: LogLimit,
     /// What the node wants for itself.
     own: Vec<Object>,
+    /// Where something is placed for it.
+    own_keys: BTreeSet<Key>,
     /// The routing table that our routes are in.
     number: u32,
     /// Whether there are to be routes that drop what no pod has.
@@ -69,6 +71,7 @@ impl PeerTable {
             drifts: Repaired::default(),
             log: LogLimit::default(),
             own: Vec::new(),
+            own_keys: BTreeSet::new(),
             number,
             drops_unused: false,
             guarded: Vec::new(),
@@ -111,8 +114,11 @@ impl PeerTable {
             Object::from(route)
         });
         let guards = self.guards().map(|it| guard(it, self.protocol, self.number).into());
-        let objects = self.own.iter().copied().chain(blackholes).chain(guards).collect();
-        self.place(Holder::NODE, objects);
+        let objects: Vec<_> = self.own.iter().copied().chain(blackholes).chain(guards).collect();
+        let objects = self.shape_all(objects);
+        let keys = objects.iter().map(Object::key).collect();
+        let before = std::mem::replace(&mut self.own_keys, keys);
+        self.place(Holder::NODE, before, objects);
     }
 
     /// The networks that are guarded: none while another network of the node has the routes for that.
@@ -150,17 +156,12 @@ impl PeerTable {
         }
         match self.planned.as_ref().and_then(|planned| peers.changed_since(planned)) {
             Some(changed) => {
-                for subnet in changed {
-                    self.follow(subnet, peers.get(&subnet).map(&plan).unwrap_or_default());
-                }
+                let plan = |subnet| (subnet, peers.get(&subnet).map(&plan).unwrap_or_default());
+                self.follow(changed.into_iter().map(plan));
             }
             None => {
-                for subnet in self.gone(peers) {
-                    self.follow(subnet, PeerPlan::default());
-                }
-                for peer in peers.iter() {
-                    self.follow(peer.subnet, plan(peer));
-                }
+                let gone = self.gone(peers).into_iter().map(|it| (it, PeerPlan::default()));
+                self.follow(gone.chain(peers.iter().map(|peer| (peer.subnet, plan(peer)))));
                 self.placement.close_gaps();
             }
         }
@@ -186,35 +187,23 @@ impl PeerTable {
 
     /// How packets reach the peer that holds `subnet`, from what is wanted for it; `None` if nothing is.
     pub fn transport(&self, subnet: &Subnet) -> Option<Transport> {
-        let (number, keys) = self.placement.keys_of(Holder::peer(*subnet))?;
-        let encapsulates = |link: u32| {
-            keys.iter().any(|key| matches!(key, Key::ForwardingEntry(at, _) if *at == link))
-        };
-        let mut transport = Transport::new(None, None);
-        for key in keys {
-            let Some((whose, Object::Route(route))) = self.table.wanted_tagged(key) else {
-                continue;
+        let number = self.placement.number_of(Holder::peer(*subnet))?;
+        let way = |block| {
+            let key = self.table.route_to(block)?;
+            let (whose, Object::Route(route)) = self.table.wanted_tagged(&key)? else {
+                return None;
             };
-            if whose != number {
-                continue;
-            }
             let link = match route.via {
-                Via::Nexthop(id) => {
-                    self.table.wanted(&Key::Nexthop(id)).and_then(|nexthop| nexthop.link())
-                }
+                Via::Nexthop(id) => self.table.wanted(&Key::Nexthop(id))?.link(),
                 _ => route.link,
             };
-            let way = if link.is_some_and(encapsulates) {
-                RoutingMode::Encapsulated
-            } else {
-                RoutingMode::Direct
-            };
-            match route.destination {
-                IpNetwork::V4(_) => transport.ipv4 = Some(way),
-                IpNetwork::V6(_) => transport.ipv6 = Some(way),
-            }
-        }
-        (transport.ipv4.is_some() || transport.ipv6.is_some()).then_some(transport)
+            let is_ours = link.is_some_and(|link| self.table.is_our_device(link));
+            let way = if is_ours { RoutingMode::Encapsulated } else { RoutingMode::Direct };
+            (whose == number).then_some(way)
+        };
+        let ipv4 = subnet.ipv4().and_then(|block| way(block.into()));
+        let ipv6 = subnet.ipv6().and_then(|block| way(block.into()));
+        (ipv4.is_some() || ipv6.is_some()).then_some(Transport::new(ipv4, ipv6))
     }
 
     /// Removes all that carries our mark but [guards](Self::with_guards), which the node's next backend takes over.
@@ -278,24 +267,46 @@ impl PeerTable {
             .collect()
     }
 
-    fn follow(&mut self, subnet: Subnet, PeerPlan { objects, faults }: PeerPlan) {
-        self.place(Holder::peer(subnet), objects);
-        if faults.is_empty() {
-            self.faults.remove(&subnet);
-        } else {
-            self.faults.insert(subnet, faults);
+    /// Takes in the plans of some peers.
+    fn follow(&mut self, mut plans: impl Iterator<Item = (Subnet, PeerPlan)>) {
+        loop {
+            let some: Vec<_> = plans.by_ref().take(PLANS_AT_ONCE).collect();
+            if some.is_empty() {
+                return;
+            }
+            let holders = some.iter().map(|(subnet, _)| Holder::peer(*subnet));
+            let mut before = self.placement.keys_of(holders, self.table.wanted_tags());
+            for (subnet, PeerPlan { objects, faults }) in some {
+                let before = before.remove(&Holder::peer(subnet)).unwrap_or_default();
+                let objects = self.shape_all(objects);
+                self.place(Holder::peer(subnet), before, objects);
+                if faults.is_empty() {
+                    self.faults.remove(&subnet);
+                } else {
+                    self.faults.insert(subnet, faults);
+                }
+            }
         }
     }
 
-    fn place(&mut self, holder: Holder, objects: Vec<Object>) {
-        let objects: Vec<_> = objects.into_iter().flat_map(|object| self.shape(object)).collect();
-        let changes = self.placement.place(holder, objects, |key| self.table.wanted_tagged(key));
+    fn place(
+        &mut self,
+        holder: Holder,
+        before: impl IntoIterator<Item = Key>,
+        objects: Vec<Object>,
+    ) {
+        let placed = |key: &Key| self.table.wanted_tagged(key);
+        let changes = self.placement.place(holder, before, objects, placed);
         for key in &changes.forget {
             self.table.forget(key);
         }
         for (number, object) in changes.want {
             self.table.want_tagged(number, object);
         }
+    }
+
+    fn shape_all(&mut self, objects: Vec<Object>) -> Vec<Object> {
+        objects.into_iter().flat_map(|object| self.shape(object)).collect()
     }
 
     /// A route through a gateway as a route through a nexthop object and that object, where the kernel has such.
@@ -329,6 +340,9 @@ fn unreadable(error: TableError) -> BackendError {
 /// The property of a report that says how routes refer to their gateways: by `nexthop` objects, which stay fast with many peers
 /// (Linux 5.3 and newer), or `plain`.
 pub const NEXT_HOPS: &str = "next_hops";
+
+/// Looking at all that is wanted costs some hundred times as much as the plan of a peer.
+const PLANS_AT_ONCE: usize = 256;
 
 /// The metric of a route that counts only where there is no other: that of a bridge with the same block goes before it.
 pub(crate) const LAST: u32 = 1 << 30;

@@ -1,6 +1,6 @@
 //! Which peer wants which object: pure bookkeeping.
 
-use std::{collections::BTreeMap, mem};
+use std::collections::BTreeMap;
 
 use flannel_core::{PeerFault, Subnet};
 use flannel_netlink::state::{Key, Object};
@@ -39,17 +39,11 @@ impl Holder {
 #[derive(Debug, Default)]
 pub(crate) struct Placement {
     /// By number. Those that are free hold nothing.
-    held: Vec<Held>,
+    holders: Vec<Holder>,
     /// The numbers of all that hold something, in the order of the holders: four bytes each, which a tree would not do with.
     order: Vec<u32>,
     free: Vec<u32>,
     losers: BTreeMap<Key, BTreeMap<Holder, Object>>,
-}
-
-#[derive(Debug)]
-struct Held {
-    holder: Holder,
-    keys: Box<[Key]>,
 }
 
 /// What a table has to be told after a holder changed its mind.
@@ -61,11 +55,12 @@ pub(crate) struct Changes {
 }
 
 impl Placement {
-    /// `holder` wants exactly `objects` from now on. `placed` says what the table that follows the changes wants at a key, and
-    /// the number of the holder.
+    /// `holder`, who wanted something at each of the keys `before`, wants exactly `objects` from now on. `placed` says what the table that
+    /// follows the changes wants at a key, and the number of the holder.
     pub(crate) fn place(
         &mut self,
         holder: Holder,
+        before: impl IntoIterator<Item = Key>,
         objects: impl IntoIterator<Item = Object>,
         placed: impl Fn(&Key) -> Option<(u32, Object)>,
     ) -> Changes {
@@ -86,11 +81,9 @@ impl Placement {
                 number
             }
         };
-        let keys = next.iter().map(|(key, _)| *key).collect();
-        let before = mem::replace(&mut self.held[number as usize].keys, keys);
-        for key in &before {
-            if next.binary_search_by_key(key, |(key, _)| *key).is_err() {
-                self.release(holder, key, &placed, &mut changes);
+        for key in before {
+            if next.binary_search_by_key(&key, |(key, _)| *key).is_err() {
+                self.release(holder, &key, &placed, &mut changes);
             }
         }
         for (key, object) in &next {
@@ -103,10 +96,33 @@ impl Placement {
         changes
     }
 
-    /// What a holder wants, whether it gets it or not, with the holder's number.
-    pub(crate) fn keys_of(&self, holder: Holder) -> Option<(u32, &[Key])> {
-        let number = self.order[self.find(holder).ok()?];
-        Some((number, &self.held[number as usize].keys))
+    /// Where each of `holders` wants something, whether it gets it or not. `placed` are the keys that the table wants something at,
+    /// with the numbers of those who got it: all of them are looked at, so many holders cost little more than one. To keep the keys
+    /// of ten thousand peers takes a megabyte.
+    pub(crate) fn keys_of(
+        &self,
+        holders: impl IntoIterator<Item = Holder>,
+        placed: impl Iterator<Item = (u32, Key)>,
+    ) -> BTreeMap<Holder, Vec<Key>> {
+        let known =
+            holders.into_iter().filter_map(|holder| Some((self.number_of(holder)?, vec![])));
+        let mut keys: BTreeMap<u32, Vec<Key>> = known.collect();
+        if !keys.is_empty() {
+            for (number, key) in placed {
+                keys.entry(number).and_modify(|keys| keys.push(key));
+            }
+            for (key, losers) in &self.losers {
+                for number in losers.keys().filter_map(|loser| self.number_of(*loser)) {
+                    keys.entry(number).and_modify(|keys| keys.push(*key));
+                }
+            }
+        }
+        keys.into_iter().map(|(number, keys)| (*self.holder(number), keys)).collect()
+    }
+
+    /// The number of a holder that wants something.
+    pub(crate) fn number_of(&self, holder: Holder) -> Option<u32> {
+        self.find(holder).ok().map(|place| self.order[place])
     }
 
     /// All that want anything.
@@ -126,7 +142,7 @@ impl Placement {
 
     /// Gives back memory that was needed to grow.
     pub(crate) fn close_gaps(&mut self) {
-        self.held.shrink_to_fit();
+        self.holders.shrink_to_fit();
         self.order.shrink_to_fit();
     }
 
@@ -135,16 +151,16 @@ impl Placement {
     }
 
     fn holder(&self, number: u32) -> &Holder {
-        &self.held[number as usize].holder
+        &self.holders[number as usize]
     }
 
     fn number(&mut self, holder: Holder) -> u32 {
         if let Some(number) = self.free.pop() {
-            self.held[number as usize].holder = holder;
+            self.holders[number as usize] = holder;
             return number;
         }
-        self.held.push(Held { holder, keys: Box::default() });
-        u32::try_from(self.held.len() - 1).expect("there are fewer subnets than numbers")
+        self.holders.push(holder);
+        u32::try_from(self.holders.len() - 1).expect("there are fewer subnets than numbers")
     }
 
     fn claim(
@@ -183,8 +199,8 @@ impl Placement {
         if winner != Some(holder) {
             losers.and_then(|losers| losers.remove(&holder));
         } else if let Some((heir, object)) = losers.and_then(BTreeMap::pop_first) {
-            let heir = self.find(heir).expect("who lost a key holds it all the same");
-            changes.want.push((self.order[heir], object));
+            let heir = self.number_of(heir).expect("who lost a key holds it all the same");
+            changes.want.push((heir, object));
         } else {
             changes.forget.push(*key);
         }
@@ -219,8 +235,11 @@ mod tests {
 
     impl Table {
         fn place(&mut self, placement: &mut Placement, n: u8, objects: &[Object]) -> Changes {
+            let keys = self.0.iter().map(|(key, (number, _))| (*number, *key));
+            let before = placement.keys_of([holder(n)], keys).remove(&holder(n));
             let placed = |key: &Key| self.0.get(key).copied();
-            let changes = placement.place(holder(n), objects.iter().copied(), placed);
+            let (before, objects) = (before.unwrap_or_default(), objects.iter().copied());
+            let changes = placement.place(holder(n), before, objects, placed);
             for key in &changes.forget {
                 assert!(self.0.remove(key).is_some(), "{key} was not wanted");
             }

@@ -169,6 +169,11 @@ impl Table {
         self.observed.wanted_keys()
     }
 
+    /// The same, each behind the tag of what is wanted there.
+    pub fn wanted_tags(&self) -> impl Iterator<Item = (u32, Key)> {
+        self.observed.wanted_tags()
+    }
+
     /// What is wanted under this key.
     pub fn wanted(&self, key: &Key) -> Option<Object> {
         self.observed.wanted(key)
@@ -182,6 +187,11 @@ impl Table {
     /// The wanted route that leads to all of `block`; of several the narrowest.
     pub fn route_to(&self, block: IpNetwork) -> Option<Key> {
         self.observed.route_to(block)
+    }
+
+    /// Whether this is the index of one of the mark's devices, as of the last listing and what the kernel told since.
+    pub fn is_our_device(&self, link: u32) -> bool {
+        self.observed.our_devices().contains(&link)
     }
 
     /// Takes these blocks for those of this host's own pods: routes of others there are no matter of the owner's.

@@ -91,7 +91,11 @@ impl ObservedTable {
     }
 
     pub(crate) fn wanted_keys(&self) -> impl Iterator<Item = Key> {
-        self.entries.wanted_keys()
+        self.wanted_tags().map(|(_, key)| key)
+    }
+
+    pub(crate) fn wanted_tags(&self) -> impl Iterator<Item = (u32, Key)> {
+        self.entries.wanted_tags()
     }
 
     /// What is wanted under `key`, and what the kernel holds there in its order.

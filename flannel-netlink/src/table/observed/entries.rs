@@ -108,8 +108,8 @@ impl Entries {
         there.find(|(_, entry)| entry.wanted).map(|(key, _)| *key)
     }
 
-    pub(super) fn wanted_keys(&self) -> impl Iterator<Item = Key> {
-        self.entries.iter().filter(|(_, entry)| entry.wanted).map(|(key, _)| *key)
+    pub(super) fn wanted_tags(&self) -> impl Iterator<Item = (u32, Key)> {
+        self.entries.iter().filter(|(_, entry)| entry.wanted).map(|(key, entry)| (entry.tag, *key))
     }
 
     /// What is wanted under `key`, and what the kernel holds there in its order.
