@@ -148,7 +148,7 @@ async fn remove_peers(namespace: &Namespace, record: &mut Record) -> Option<Back
     for (subnet, served) in record.served.clone() {
         // Whoever goes on if this ends here knows whom it cannot be sure of, and begins with the next.
         record.served.insert(subnet, Served { is_sure: false, ..served.clone() });
-        let mut saved = record.save();
+        let before = record.save();
         let target = &served.target;
         match shell.run(&text, &target.variables(), &target.data).await {
             // Of who was not added for sure there may be nothing to remove.
@@ -159,9 +159,9 @@ async fn remove_peers(namespace: &Namespace, record: &mut Record) -> Option<Back
             }
             _ => drop(record.served.remove(&subnet)),
         }
-        saved = saved.and(record.save());
-        if let Err(error) = saved {
-            failed.get_or_insert(unwritable("write", record.path(), error));
+        let after = record.save();
+        if let Err(error) = before.and(after) {
+            failed.get_or_insert_with(|| unwritable("write", record.path(), error));
         }
     }
     failed
