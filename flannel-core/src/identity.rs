@@ -1,16 +1,16 @@
 //! Who a node is, apart from its addresses.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 /// A node's name in the store: what makes a lease ours after our address changed.
 ///
 /// Printable ASCII without white space, 1 to 253 characters, so that it fits file names, keys and logs. Two nodes of one network
-/// must not share one. Where nothing better is configured, a node's public address serves, which is how flannel tells nodes apart.
+/// must not share one. Cloning costs a reference count. Where nothing better is configured, a node's public address serves, which is how flannel tells nodes apart.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NodeId(Box<str>);
+pub struct NodeId(Arc<str>);
 
 /// A text that cannot name a node.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -25,10 +25,10 @@ impl NodeId {
     /// # Errors
     ///
     /// [`InvalidNodeId`] if it is empty, too long, or has other characters than printable ASCII.
-    pub fn new(text: impl Into<String>) -> Result<Self, InvalidNodeId> {
+    pub fn new(text: impl Into<Arc<str>>) -> Result<Self, InvalidNodeId> {
         let text = text.into();
         if (1..=253).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
-            Ok(Self(text.into()))
+            Ok(Self(text))
         } else {
             Err(InvalidNodeId { text: crate::fields::shorten(&text) })
         }
@@ -70,7 +70,7 @@ impl fmt::Display for NodeId {
 
 impl From<NodeId> for String {
     fn from(id: NodeId) -> Self {
-        id.0.into()
+        id.as_str().into()
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     hash::{BuildHasher, RandomState},
+    sync::Arc,
     time::Duration,
 };
 
@@ -51,7 +52,7 @@ pub struct Reflector<P: Projection> {
     resource: Resource,
     projection: P,
     options: ReflectorOptions,
-    objects: BTreeMap<Box<str>, P::Kept>,
+    objects: BTreeMap<Arc<str>, P::Kept>,
     phase: Phase,
     /// Whether the server streams lists, as far as is known.
     streams_lists: bool,
@@ -73,14 +74,14 @@ pub struct Reflector<P: Projection> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Reflection<K> {
     /// The object with this name has gone; it was this.
-    Deleted(Box<str>, K),
+    Deleted(Arc<str>, K),
     /// Anything may have changed.
     Reset,
     /// The object with this name is new, or was this.
-    Upserted(Box<str>, Option<K>),
+    Upserted(Arc<str>, Option<K>),
 }
 
-type Name = Box<str>;
+type Name = Arc<str>;
 
 enum Phase {
     Snapshot,
@@ -134,7 +135,7 @@ impl<P: Projection> Reflector<P> {
     }
 
     /// What is kept of each object, by name. Empty before the first [`Reflection::Reset`].
-    pub fn objects(&self) -> &BTreeMap<Box<str>, P::Kept> {
+    pub fn objects(&self) -> &BTreeMap<Arc<str>, P::Kept> {
         &self.objects
     }
 
@@ -286,8 +287,8 @@ impl<P: Projection> Reflector<P> {
                 .map_or(Turn::Again, |before| Turn::Changed(Reflection::Deleted(name, before))));
         }
         let kept = match self.options.metadata_only {
-            true => Ok(self.projection.merge(&metadata, self.objects.get(&name))),
-            false => self.projection.project(object).map(Merged::Complete),
+            true => Ok(self.projection.merge(&name, &metadata, self.objects.get(&name))),
+            false => self.projection.project(&name, object).map(Merged::Complete),
         };
         match kept {
             Ok(Merged::Complete(kept)) => {
@@ -306,7 +307,7 @@ impl<P: Projection> Reflector<P> {
     fn complete(&mut self, name: Name, object: &[u8]) -> Turn<P::Kept> {
         let projected = str::from_utf8(object)
             .map_err(serde::de::Error::custom)
-            .and_then(|object| self.projection.project(object));
+            .and_then(|object| self.projection.project(&name, object));
         match projected {
             Ok(kept) => self.upsert(name, kept),
             Err(error) => self.malformed_object(name, &error),

@@ -7,7 +7,7 @@ mod outages;
 #[path = "fake/recorded.rs"]
 mod recorded;
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use flannel_core::Backoff;
 use flannel_kube::{
@@ -27,13 +27,18 @@ struct Blocks;
 impl Projection for Blocks {
     type Kept = (String, String);
 
-    fn project(&self, object: &str) -> Result<Self::Kept, serde_json::Error> {
+    fn project(&self, _: &Arc<str>, object: &str) -> Result<Self::Kept, serde_json::Error> {
         let node: NodeView<'_> = serde_json::from_str(object)?;
         let note = node.metadata.annotations.get("note").map(ToString::to_string);
         Ok((node.spec.pod_cidr.into_owned(), note.unwrap_or_default()))
     }
 
-    fn merge(&self, metadata: &ObjectMeta<'_>, known: Option<&Self::Kept>) -> Merged<Self::Kept> {
+    fn merge(
+        &self,
+        _: &Arc<str>,
+        metadata: &ObjectMeta<'_>,
+        known: Option<&Self::Kept>,
+    ) -> Merged<Self::Kept> {
         match known {
             Some((block, _)) if !block.is_empty() => {
                 let note = metadata.annotations.get("note").map(ToString::to_string);
@@ -243,7 +248,7 @@ async fn cut_and_silent_streams_and_lost_history_lose_nothing() {
 
 #[tokio::test]
 async fn half_a_list_is_no_snapshot() {
-    let server = std::sync::Arc::new(server(3));
+    let server = Arc::new(server(3));
     server.behave(|it| it.watch_list = false);
     let mut reflector = reflector(&server, false);
     soon(reflector.next()).await.unwrap();
@@ -254,7 +259,7 @@ async fn half_a_list_is_no_snapshot() {
     server.compact();
     // The first page comes, and then nobody knows any more what the second one belongs to.
     server.behave(|it| it.delay = Duration::from_millis(50));
-    let disturbed = std::sync::Arc::clone(&server);
+    let disturbed = Arc::clone(&server);
     let disturber = tokio::spawn(async move {
         let mut times = 0;
         while times < 2 {

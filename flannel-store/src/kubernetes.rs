@@ -197,7 +197,9 @@ impl Store for KubernetesStore {
             Ok(json) => {
                 let json = str::from_utf8(&json).unwrap_or_default();
                 let projection = NodeProjection { names: shared.names.clone() };
-                let node = projection.project(json).map_err(|error| shared.odd(error))?;
+                let node = projection
+                    .project(&shared.node.as_str().into(), json)
+                    .map_err(|error| shared.odd(error))?;
                 let families = Families::of(&self.config().await?);
                 let view = LeaseView { own: shared.node.as_str(), published: None, families };
                 Ok(view.lease(shared.node.as_str(), &node).map(Arc::unwrap_or_clone))

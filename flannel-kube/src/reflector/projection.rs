@@ -1,5 +1,7 @@
 //! What is kept of objects.
 
+use std::sync::Arc;
+
 #[cfg(doc)]
 use super::ReflectorOptions;
 use crate::ObjectMeta;
@@ -9,16 +11,21 @@ pub trait Projection: Send + Sync + 'static {
     /// What is kept of one.
     type Kept: PartialEq + Send + Sync;
 
-    /// What is to be kept of this object, as JSON.
+    /// What is to be kept of the object with this name, given as JSON.
     ///
     /// # Errors
     ///
     /// If it is no object of this kind; then it counts as not there.
-    fn project(&self, object: &str) -> Result<Self::Kept, serde_json::Error>;
+    fn project(&self, name: &Arc<str>, object: &str) -> Result<Self::Kept, serde_json::Error>;
 
     /// The same if only its metadata is given, and what was kept before. Only called with
     /// [`metadata_only`](ReflectorOptions::metadata_only).
-    fn merge(&self, _metadata: &ObjectMeta<'_>, _known: Option<&Self::Kept>) -> Merged<Self::Kept> {
+    fn merge(
+        &self,
+        _name: &Arc<str>,
+        _metadata: &ObjectMeta<'_>,
+        _known: Option<&Self::Kept>,
+    ) -> Merged<Self::Kept> {
         Merged::Incomplete
     }
 }

@@ -1,5 +1,7 @@
 //! The first look at all objects: all of them or none.
 
+use std::sync::Arc;
+
 use super::{Projection, Reflector, accepted};
 use crate::{
     RequestError, Verb,
@@ -12,7 +14,7 @@ use crate::{
 /// All objects at one moment.
 pub(super) struct Snapshot<K> {
     /// Of several with one name the last counts. A map that grew with them would be half empty.
-    pub(super) objects: Vec<(Box<str>, K)>,
+    pub(super) objects: Vec<(Arc<str>, K)>,
     /// That moment.
     pub(super) version: String,
     /// What follows, if it is on the way already.
@@ -84,12 +86,12 @@ impl<P: Projection> Reflector<P> {
         Ok(Snapshot { objects, version, stream: None })
     }
 
-    fn keep(&mut self, objects: &mut Vec<(Box<str>, P::Kept)>, object: &str) {
+    fn keep(&mut self, objects: &mut Vec<(Arc<str>, P::Kept)>, object: &str) {
         let name = match MetadataOf::read(object) {
-            Ok(MetadataOf { metadata }) => Box::from(metadata.name),
+            Ok(MetadataOf { metadata }) => Arc::from(metadata.name),
             Err(error) => return self.note_malformed("of an unknown name", &error),
         };
-        match self.projection.project(object) {
+        match self.projection.project(&name, object) {
             Ok(kept) => objects.push((name, kept)),
             Err(error) => self.note_malformed(&name, &error),
         }

@@ -1,6 +1,9 @@
 //! The node's condition NetworkUnavailable, which keeps pods away from nodes without a network.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use flannel_core::Backoff;
 use flannel_kube::{Client, NodeView, Projection, Reflector, ReflectorOptions, Resource};
@@ -123,7 +126,7 @@ struct ConditionProjection;
 impl Projection for ConditionProjection {
     type Kept = Option<Box<str>>;
 
-    fn project(&self, object: &str) -> Result<Self::Kept, serde_json::Error> {
+    fn project(&self, _: &Arc<str>, object: &str) -> Result<Self::Kept, serde_json::Error> {
         let node: NodeView<'_> = serde_json::from_str(object)?;
         let found = node.status.conditions.iter().find(|it| it.kind == CONDITION);
         Ok(found.map(|condition| (&*condition.status).into()))

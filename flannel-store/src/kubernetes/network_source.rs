@@ -1,6 +1,6 @@
 //! Where the network's configuration is: a file, or a ConfigMap.
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use flannel_core::{NetworkConfig, StoreError};
 use flannel_kube::{Client, Projection, Reflector, ReflectorOptions, Resource};
@@ -126,7 +126,7 @@ struct ConfigProjection;
 impl Projection for ConfigProjection {
     type Kept = Option<String>;
 
-    fn project(&self, object: &str) -> Result<Option<String>, serde_json::Error> {
+    fn project(&self, _: &Arc<str>, object: &str) -> Result<Option<String>, serde_json::Error> {
         let mut map: ConfigMapView = serde_json::from_str(object)?;
         Ok(map.data.remove(MEMBER))
     }

@@ -61,24 +61,34 @@ pub(crate) struct NodeProjection {
 impl Projection for NodeProjection {
     type Kept = NodeLease;
 
-    fn project(&self, object: &str) -> Result<NodeLease, serde_json::Error> {
+    fn project(&self, name: &Arc<str>, object: &str) -> Result<NodeLease, serde_json::Error> {
         let node = NodeView::without_status(object)?;
-        Ok(self.node(&node.metadata, blocks(&node.spec)))
+        Ok(self.node(name, &node.metadata, blocks(&node.spec)))
     }
 
-    fn merge(&self, metadata: &ObjectMeta<'_>, known: Option<&NodeLease>) -> Merged<NodeLease> {
+    fn merge(
+        &self,
+        name: &Arc<str>,
+        metadata: &ObjectMeta<'_>,
+        known: Option<&NodeLease>,
+    ) -> Merged<NodeLease> {
         // A node's blocks never change once they are there. Another node of the same name is another node.
         let blocks =
             known.filter(|it| it.uid == Uid::of(&metadata.uid)).and_then(NodeLease::blocks);
         match blocks {
-            Some(blocks) => Merged::Complete(self.node(metadata, Some(blocks))),
+            Some(blocks) => Merged::Complete(self.node(name, metadata, Some(blocks))),
             None => Merged::Incomplete,
         }
     }
 }
 
 impl NodeProjection {
-    fn node(&self, metadata: &ObjectMeta<'_>, blocks: Option<Subnet>) -> NodeLease {
+    fn node(
+        &self,
+        name: &Arc<str>,
+        metadata: &ObjectMeta<'_>,
+        blocks: Option<Subnet>,
+    ) -> NodeLease {
         let attrs = self.names.read(&metadata.annotations);
         let (ipv4, ipv6) = self.names.overwrites(&metadata.annotations);
         let overwrite = |wanted: Option<IpAddr>, published: Option<IpAddr>| match wanted {
@@ -95,7 +105,7 @@ impl NodeProjection {
             ),
         );
         let is_published = attrs.is_some();
-        let lease = blocks.zip(NodeId::new(&*metadata.name).ok()).map(|(blocks, name)| {
+        let lease = blocks.zip(NodeId::new(Arc::clone(name)).ok()).map(|(blocks, name)| {
             Arc::new(Lease::new(blocks, attrs.unwrap_or_default()).held_by(name))
         });
         NodeLease { uid: Uid::of(&metadata.uid), lease, is_published, overwrites }
@@ -201,7 +211,7 @@ impl LeaseView<'_> {
     }
 
     /// The leases of all nodes. Of nodes with the same blocks, which a cluster does not make, the first by name counts.
-    pub(crate) fn leases(&self, nodes: &BTreeMap<Box<str>, NodeLease>) -> Vec<Arc<Lease>> {
+    pub(crate) fn leases(&self, nodes: &BTreeMap<Arc<str>, NodeLease>) -> Vec<Arc<Lease>> {
         let mut taken = BTreeSet::new();
         let leases = nodes.iter().filter_map(|(name, node)| self.lease(name, node));
         leases.filter(|lease| taken.insert(lease.subnet)).collect()
@@ -211,7 +221,7 @@ impl LeaseView<'_> {
     pub(crate) fn events(
         &self,
         change: Reflection<NodeLease>,
-        nodes: &BTreeMap<Box<str>, NodeLease>,
+        nodes: &BTreeMap<Arc<str>, NodeLease>,
     ) -> Vec<LeaseEvent> {
         let (name, before) = match change {
             Reflection::Reset => return vec![LeaseEvent::Reset(self.leases(nodes))],
@@ -251,6 +261,10 @@ mod tests {
         NodeProjection { names: AnnotationNames::new("flannel.alpha.coreos.com").unwrap() }
     }
 
+    fn projected(json: &str) -> NodeLease {
+        projection().project(&"n".into(), json).unwrap()
+    }
+
     fn node(uid: &str, blocks: &[&str], annotations: &[(&str, &str)]) -> String {
         let annotations: BTreeMap<String, &str> = annotations
             .iter()
@@ -280,7 +294,7 @@ mod tests {
     }
 
     fn subnet_of(view: &LeaseView<'_>, json: &str) -> Option<String> {
-        let node = projection().project(json).unwrap();
+        let node = projected(json);
         view.lease("n", &node).map(|lease| lease.subnet.to_string())
     }
 
@@ -317,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_lease_of_which_nothing_is_left_out_is_the_nodes_own() {
-        let node = projection().project(&node("u", &["10.244.1.0/24"], &DUAL[..5])).unwrap();
+        let node = projected(&node("u", &["10.244.1.0/24"], &DUAL[..5]));
         for families in [(true, false), (true, true)] {
             let lease = view(families).lease("n", &node).unwrap();
             assert!(Arc::ptr_eq(&lease, node.lease.as_ref().unwrap()));
@@ -325,12 +339,20 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_kept_once() {
+        let name = "n".into();
+        let node = projection().project(&name, &node("u", &["10.244.1.0/24"], DUAL)).unwrap();
+        let id = node.lease.as_ref().unwrap().node.as_ref().unwrap();
+        assert!(std::ptr::eq(id.as_str(), &*name));
+    }
+
+    #[test]
     fn metadata_is_enough_for_a_node_that_is_known() {
-        let projection = projection();
-        let known = projection.project(&node("u", &["10.244.1.0/24"], &DUAL[..4])).unwrap();
+        let known = projected(&node("u", &["10.244.1.0/24"], &DUAL[..4]));
         let changed = node("u", &[], DUAL);
-        let merge =
-            |json: &str, known| projection.merge(&MetadataOf::read(json).unwrap().metadata, known);
+        let merge = |json: &str, known| {
+            projection().merge(&"n".into(), &MetadataOf::read(json).unwrap().metadata, known)
+        };
         let Merged::Complete(merged) = merge(&changed, Some(&known)) else {
             panic!("the block is known")
         };
@@ -338,7 +360,7 @@ mod tests {
         let another = node("v", &[], DUAL);
         assert_eq!(merge(&another, Some(&known)), Merged::Incomplete);
         assert_eq!(merge(&changed, None), Merged::Incomplete);
-        let without = projection.project(&node("u", &[], DUAL)).unwrap();
+        let without = projected(&node("u", &[], DUAL));
         assert_eq!(merge(&changed, Some(&without)), Merged::Incomplete);
     }
 
@@ -358,7 +380,7 @@ mod tests {
                 ("public-ip", address),
                 ("public-ip-overwrite", "198.51.100.7"),
             ];
-            let node = projection().project(&node("u", &["10.244.1.0/24"], &annotations)).unwrap();
+            let node = projected(&node("u", &["10.244.1.0/24"], &annotations));
             own.lease("n", &node).unwrap().attrs.clone()
         };
         assert_eq!(attrs("198.51.100.7"), published);
@@ -374,7 +396,7 @@ mod tests {
             let view = view((true, true));
             let (mut nodes, mut folded) = (BTreeMap::new(), BTreeMap::new());
             for (name, block, address, is_dual, is_gone) in changes {
-                let name: Box<str> = format!("n{name}").into();
+                let name: Arc<str> = format!("n{name}").into();
                 let ipv4 = format!("10.244.{block}.0/24");
                 let ipv6 = format!("fd00:{block}::/64");
                 let both = [ipv4.as_str(), ipv6.as_str()];
@@ -387,7 +409,7 @@ mod tests {
                     let Some(before) = nodes.remove(&name) else { continue };
                     Reflection::Deleted(name, before)
                 } else {
-                    let before = nodes.insert(name.clone(), projection().project(&json).unwrap());
+                    let before = nodes.insert(name.clone(), projected(&json));
                     Reflection::Upserted(name, before)
                 };
                 for event in view.events(change, &nodes) {

@@ -104,7 +104,7 @@ pub async fn a_renewal_of_a_lost_lease_is_revoked<F: StoreFixture>() {
             assert_eq!(lost, subnet);
             match loss {
                 Loss::Gone => assert_eq!(owner, None),
-                Loss::Replaced => assert_ne!(owner, NodeId::new(&name).ok()),
+                Loss::Replaced => assert_ne!(owner, NodeId::new(&*name).ok()),
                 Loss::Taken => assert_eq!(owner, NodeId::new("thief").ok()),
             }
             assert_eq!(fixture.entries().await, before, "{operation:?} wrote something");
