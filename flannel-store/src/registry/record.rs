@@ -92,7 +92,9 @@ impl Record {
             .as_ref()
             .map_err(|reason| RecordError::Unreadable { reason: reason.clone() })?;
         let mut lease = Lease::new(subnet, value.parse()?);
-        lease.node = self.owner.clone().filter(|owner| owner.address().is_none());
+        // A copy, because the owners of ten thousand records lie between their values: what is left of those is 1.5 MB of holes.
+        let owner = self.owner.as_ref().filter(|owner| owner.address().is_none());
+        lease.node = owner.and_then(|owner| NodeId::new(owner.as_str()).ok());
         Ok(lease)
     }
 
