@@ -163,8 +163,8 @@ fn peer(backend: &str, number: u32) -> Result<ClusterNode> {
 
 /// The device of a host on the link.
 const UPLINK: &str = "eth0";
-/// By then a node has done what it does after its start, such as keeping its state.
-const SETTLE: Duration = Duration::from_secs(8);
+/// By then a node has done what it does after its start: it keeps its state after ten seconds at the latest.
+const SETTLE: Duration = Duration::from_secs(12);
 /// Between the steps of a Node that is added.
 const PAUSE: Duration = Duration::from_millis(100);
 
