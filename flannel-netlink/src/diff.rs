@@ -36,7 +36,7 @@ impl Op {
 /// A part of the order that [`diff()`] describes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Stage {
-    /// Stale routes go, and what stands in the way of others is replaced.
+    /// Stale routes go.
     Prepare,
     /// What is wanted comes.
     Put,
@@ -62,7 +62,7 @@ impl Stage {
         steps_for(wanted, found, ops);
         let mut at = first;
         while let Some(op) = ops.get(at) {
-            if self.has(op, wanted) {
+            if self.has(op) {
                 at += 1;
             } else {
                 ops.remove(at);
@@ -70,12 +70,11 @@ impl Stage {
         }
     }
 
-    fn has(self, op: &Op, wanted: Option<&Object>) -> bool {
+    fn has(self, op: &Op) -> bool {
         match op {
             Op::Delete(Object::Route(_)) => self == Self::Prepare,
             Op::Delete(_) => self == Self::Remove,
-            Op::Replace(object) if wanted == Some(object) => self == Self::Put,
-            Op::Replace(_) => self == Self::Prepare,
+            Op::Replace(_) => self == Self::Put,
         }
     }
 }

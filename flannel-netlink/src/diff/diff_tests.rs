@@ -203,3 +203,22 @@ fn a_route_that_loses_its_settings_is_never_away() {
     assert_eq!(diff(&[after], &[before]), [Op::Replace(between), Op::Replace(after)]);
     assert_eq!(diff(&[after], &[between]), [Op::Replace(after)]);
 }
+
+#[test]
+fn a_route_that_takes_over_no_settings_is_replaced_at_once() {
+    let plain = Route::new("10.1.0.0/24".parse().unwrap(), PROTOCOL).via_nexthop(100);
+    let with_mtu = |route: Route| Route { mtu: Some(1400), ..route };
+    let ipv6 = Route::new("fd00:1::/64".parse().unwrap(), PROTOCOL).via_nexthop(100);
+    let by_gateway = plain.via_gateway("192.0.2.2".parse().unwrap(), LINK);
+    for (before, after) in [
+        (with_mtu(ipv6), ipv6),
+        (with_mtu(by_gateway), by_gateway),
+        (with_mtu(plain), Route { mtu: Some(1300), ..plain }),
+        (with_mtu(by_gateway), plain),
+        (with_mtu(Route { protocol: Route::BOOT, ..plain }), plain),
+        (Route { scope: 253, ..plain }, plain),
+    ] {
+        let (before, after) = (Object::from(before), Object::from(after));
+        assert_eq!(diff(&[after], &[before]), [Op::Replace(after)], "{before}");
+    }
+}
