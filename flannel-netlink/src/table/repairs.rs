@@ -29,3 +29,21 @@ impl RepairLimiter {
         self.0.retain(|_, rate_limit| !rate_limit.is_calm(now));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_is_changed_all_the_time_delays_no_other() {
+        let (mut repairs, now) = (RepairLimiter::default(), Instant::now());
+        let [changed, other] = [1, 2].map(Key::Nexthop);
+        while repairs.due(&changed, now).is_none() {
+            repairs.repaired(changed, now);
+        }
+        repairs.repaired(other, now);
+        assert_eq!(repairs.due(&other, now), None);
+        repairs.forget(&changed);
+        assert_eq!(repairs.due(&changed, now), None);
+    }
+}
