@@ -94,3 +94,73 @@ fn is_flannels(route: &Route, our_devices: &BTreeSet<u32>) -> bool {
         && route.via == Via::Gateway(route.destination.ip())
         && route.link.is_some_and(|link| our_devices.contains(&link))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::state::{Address, MacAddress, Nexthop};
+
+    const OURS: u32 = 3;
+    const THEIRS: u32 = 4;
+
+    fn mark() -> Mark {
+        Mark {
+            nexthops: 10..=20,
+            devices: ["flannel.1".into()].into(),
+            ..Mark::new(90, ["10.1.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()])
+        }
+    }
+
+    fn owns(object: impl Into<Object>) -> bool {
+        mark().owns(&object.into(), &[OURS].into())
+    }
+
+    #[test]
+    fn an_object_that_differs_in_one_thing_is_not_ours() {
+        let gateway: IpAddr = "10.1.2.0".parse().unwrap();
+        let address = |link, text: &str| Address::new(link, text.parse().unwrap());
+        assert!(owns(address(OURS, "10.1.0.1/32")));
+        assert!(!owns(address(THEIRS, "10.1.0.1/32")));
+        assert!(!owns(address(OURS, "10.2.0.1/32")));
+        assert!(!owns(address(OURS, "10.1.0.1/8")));
+
+        let entry = |link, first| ForwardingEntry::new(link, MacAddress::new([first; 6]), gateway);
+        assert!(owns(entry(OURS, 2)));
+        assert!(!owns(entry(THEIRS, 2)));
+        assert!(!owns(entry(OURS, 1)), "of a group");
+        assert!(!owns(ForwardingEntry { permanent: false, ..entry(OURS, 2) }));
+
+        let neighbour = |link| Neighbour::new(link, gateway, MacAddress::new([2; 6]));
+        assert!(owns(neighbour(OURS)));
+        assert!(!owns(neighbour(THEIRS)));
+        assert!(!owns(Neighbour { permanent: false, ..neighbour(OURS) }));
+
+        let nexthop = |id, protocol| Nexthop::new(id, THEIRS, gateway, protocol);
+        assert!(owns(nexthop(20, 90)));
+        assert!(!owns(nexthop(21, 90)));
+        assert!(!owns(nexthop(20, 91)));
+    }
+
+    #[test]
+    fn a_route_is_ours_by_its_protocol_or_as_flanneld_makes_it_on_our_device() {
+        let route = |text: &str| Route::new(text.parse().unwrap(), 90);
+        for ours in ["10.1.2.0/24", "10.1.0.0/16", "fd00:1::/64"] {
+            assert!(owns(route(ours)), "{ours}");
+        }
+        for theirs in ["10.2.0.0/24", "10.0.0.0/8", "fd00:2::/64", "0.0.0.0/0"] {
+            assert!(!owns(route(theirs)), "{theirs}");
+        }
+        assert!(!owns(Route { table: 100, ..route("10.1.2.0/24") }));
+        let boot = Route { protocol: Route::BOOT, ..route("10.1.2.0/24") };
+        assert!(!owns(boot));
+        let by = |last, link| boot.via_gateway([10, 1, 2, last].into(), link);
+        let flannels = Route { onlink: true, ..by(0, OURS) };
+        assert!(owns(flannels));
+        assert!(!owns(Route { onlink: true, ..by(0, THEIRS) }));
+        assert!(!owns(Route { onlink: true, ..by(1, OURS) }));
+        assert!(!owns(by(0, OURS)), "not onlink");
+        assert!(!owns(Route { protocol: Route::BOOT + 1, ..flannels }));
+    }
+}
