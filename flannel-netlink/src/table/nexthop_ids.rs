@@ -91,6 +91,17 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_keeps_its_number_when_another_of_its_objects_goes() {
+        let mut ids = NexthopIds::new(10..=12);
+        ids.number(1, gateway(1));
+        let other = Nexthop::new(11, 1, gateway(1), 90);
+        ids.note(&other, true);
+        ids.free(&other);
+        assert_eq!(ids.number(1, gateway(1)), Some(10));
+        assert_eq!(ids.number(1, gateway(2)), Some(11));
+    }
+
+    #[test]
     fn an_empty_range_has_no_numbers() {
         #[expect(clippy::reversed_empty_ranges, reason = "the default mark has an empty range")]
         let mut ids = NexthopIds::new(1..=0);

@@ -304,6 +304,29 @@ fn devices_that_nothing_of_ours_needs_cost_no_listing() {
 }
 
 #[test]
+fn a_device_is_needed_until_the_last_object_that_names_it_is_forgotten() {
+    let gone = || Notice::Removed { subject: Subject::Link(link(2, "eth0", true)), port: 0 };
+    for (forgotten, is_needed) in [(0, true), (1, true), (2, false)] {
+        let (mut observed, _) = synced();
+        // It names the same device as what it takes the place of.
+        observed.want(route(1, 2, PROTOCOL), 0);
+        for object in &[route(1, 2, PROTOCOL), nexthop(1, 1)][..forgotten] {
+            observed.forget(&object.key());
+        }
+        observed.fold(gone(), OURS);
+        assert_eq!(observed.stale(), is_needed, "{forgotten}");
+    }
+}
+
+#[test]
+fn a_nexthop_object_that_we_delete_takes_nothing_along() {
+    let (mut observed, _) = synced();
+    let subject = Subject::Object(nexthop(1, 1));
+    observed.fold(Notice::Removed { subject, port: OURS }, OURS);
+    assert!(!observed.stale());
+}
+
+#[test]
 fn a_watched_device_that_changes_is_news_once_per_state() {
     let (mut observed, _) = synced();
     observed.watch_link(link(DEVICE, "flannel.1", true));
@@ -354,6 +377,23 @@ fn what_failed_is_news_when_its_device_comes_up() {
     observed.fold(up, OURS);
     assert_eq!(observed.take_changes(|_| true)[0].change, DriftChange::MayWorkNow);
     assert_eq!(observed.take_changes(|_| true), []);
+}
+
+#[test]
+fn what_failed_is_news_when_its_device_gets_an_address() {
+    let address = |link| {
+        let address = crate::state::Address::new(link, "192.0.2.7/24".parse().unwrap());
+        let subject = Subject::Object(address.into());
+        Notice::Added { subject, replaces: false, port: THEIRS }
+    };
+    let (mut observed, _) = synced();
+    observed.fold(address(2), OURS);
+    observed.failed(route(1, 1, PROTOCOL).key());
+    assert_eq!(observed.take_changes(|_| true), [], "it was there before");
+    observed.fold(address(50), OURS);
+    assert_eq!(observed.take_changes(|_| true), [], "on another device");
+    observed.fold(address(2), OURS);
+    assert_eq!(observed.take_changes(|_| true)[0].change, DriftChange::MayWorkNow);
 }
 
 #[test]
