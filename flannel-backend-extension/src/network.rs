@@ -1,6 +1,6 @@
 //! The running data path: commands for all peers.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::Bound, time::Duration};
 
 use async_trait::async_trait;
 use flannel_backend::UplinkWatch;
@@ -29,6 +29,8 @@ pub(crate) struct ExtensionNetwork {
     monitor: Option<Monitor>,
     /// Whether peers have to be checked.
     is_suspicious: bool,
+    /// Whose check was running when a sync was given up, and how often it was.
+    checking: Option<(Subnet, u32)>,
     /// When they may be checked again.
     next_check: Instant,
 }
@@ -66,29 +68,42 @@ impl ExtensionNetwork {
             failures: BTreeMap::new(),
             monitor,
             is_suspicious: checks,
+            checking: None,
             next_check: Instant::now(),
         })
     }
 
-    /// Runs the check for all that is thought to be served.
+    /// Runs the check for all that is thought to be served. If it is given up meanwhile, the next sync goes on with the peer whose
+    /// check was running; the second time that counts as failed.
     async fn check(&mut self, wanted: &BTreeMap<Subnet, Target>, report: &mut SyncReport) {
         let Some(text) = self.record.commands.subnet_check.clone() else { return };
-        if !std::mem::take(&mut self.is_suspicious) {
+        if !self.is_suspicious {
             return;
         }
         let started = Instant::now();
-        for (subnet, served) in &mut self.record.served {
+        let given_up = self.checking;
+        let from = given_up.map_or(Bound::Unbounded, |(subnet, _)| Bound::Included(subnet));
+        for (subnet, served) in self.record.served.range_mut((from, Bound::Unbounded)) {
             if !served.is_sure || wanted.get(subnet) != Some(&served.target) {
                 continue;
             }
+            let times = given_up.filter(|(of, _)| of == subnet).map_or(0, |(_, times)| times);
+            self.checking = Some((*subnet, times + 1));
             report.read += 1;
             let Target { data, .. } = &served.target;
-            if let Err(error) = self.shell.run(&text, &served.target.variables(), data).await {
+            let failed = if times < 2 {
+                let checked = self.shell.run(&text, &served.target.variables(), data).await;
+                checked.err().map(|error| error.to_string())
+            } else {
+                Some("it took longer than a sync may".into())
+            };
+            if let Some(reason) = failed {
                 served.is_sure = false;
                 report.drifted += 1;
-                report.repaired.add("peer", format!("{subnet}: SubnetCheckCommand: {error}"));
+                report.repaired.add("peer", format!("{subnet}: SubnetCheckCommand: {reason}"));
             }
         }
+        (self.is_suspicious, self.checking) = (false, None);
         // Others may change the kernel's state all the time: a tenth of the time is for checks.
         self.next_check = Instant::now() + started.elapsed() * 9 + BURST;
     }

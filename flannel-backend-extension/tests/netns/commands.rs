@@ -235,6 +235,31 @@ async fn a_command_that_outlasts_a_sync_costs_nobody_else() {
 
 #[tokio::test]
 #[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
+async fn a_check_that_outlasts_a_sync_costs_nobody_else() {
+    let bench = Bench::new(
+        r#""SubnetCheckCommand": "[ $SUBNET != 10.244.7.0/24 ] || sleep 600; echo $SUBNET >> DIR/log""#,
+    )
+    .await;
+    let backend = bench.backend();
+    let own = bench.own(&backend).await;
+    let mut network = backend.start(&own).await.unwrap();
+    let peers = bench.peers(&own, &[peer(7, None), peer(8, None), peer(9, None)]);
+    network.sync(&peers).await.unwrap();
+    let addresses = ["192.0.2.1/24", "192.0.2.77/24"].map(|it| it.parse().unwrap());
+    bench.testbed.host(0).set_addresses(addresses).await.unwrap();
+    network.drifted().await.unwrap();
+    for _ in 0..2 {
+        timeout(Duration::from_secs(1), network.sync(&peers)).await.unwrap_err();
+        timeout(Duration::from_secs(10), network.drifted()).await.expect("there is more").unwrap();
+    }
+    let others_turn = timeout(Duration::from_secs(10), network.sync(&peers));
+    let report = others_turn.await.expect("the third does not wait for it").unwrap();
+    assert_eq!(bench.log(), ["10.244.8.0/24", "10.244.9.0/24"]);
+    assert_eq!((report.drifted, report.replaced), (1, 1), "it is added again");
+}
+
+#[tokio::test]
+#[ignore = "needs CAP_NET_ADMIN: run ./ci.sh netns"]
 async fn a_teardown_goes_on_where_it_failed() {
     let bench = Bench::new(
         r#""SubnetAddCommand": "mkdir DIR/${SUBNET%%/*}",
